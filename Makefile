@@ -1,0 +1,41 @@
+# `make demo` and `make test` each do all of their own set-up.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test lint types unit format clean
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		hypothesis mypy nir pytest ruff
+	touch $@
+
+demo: $(VENV)/installed
+	$(BIN)/crashsim train 64-100-50-10:sigmoid --data digits --out demo/digits
+	$(BIN)/crashsim score demo/digits --inputs digits --fault neuron-crash --p 0.01 --sites hidden \
+		--epsilon 0.5 --json demo/score.json --report demo/report.html
+
+test: lint types unit
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/installed-dev
+	$(BIN)/mypy
+
+unit: $(VENV)/installed-dev
+	$(BIN)/pytest -q
+
+format: $(VENV)/installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) demo dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
