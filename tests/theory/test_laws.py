@@ -1,0 +1,75 @@
+"""Laws: moments against direct sums and integrals, quadrature, and refusals."""
+
+import crashsim_theory as ct
+import numpy as np
+import pytest
+import sympy as sp
+
+
+def test_bernoulli_moments_are_those_of_the_two_point_sum():
+    p = np.array([0.0, 1e-3, 0.3, 1.0])
+    moments = ct.BERNOULLI.moments(p=p)
+    for order, found in zip((2, 3, 4), (moments.k2, moments.k3, moments.k4), strict=True):
+        np.testing.assert_allclose(found, p * (1 - p) ** order + (1 - p) * (-p) ** order)
+    np.testing.assert_array_equal(moments.mean, p)
+
+
+def test_normal_moments():
+    s = np.array([0.5, 2.0])
+    moments = ct.NORMAL.moments(s=s)
+    np.testing.assert_allclose(moments.k2, s**2)
+    np.testing.assert_array_equal(moments.k3, 0)
+    np.testing.assert_allclose(moments.k4, 3 * s**4)
+
+
+@pytest.mark.parametrize("law", [ct.BERNOULLI, ct.NORMAL])
+def test_cumulants_of_the_generating_function_agree_with_the_moments(law):
+    from crashsim_theory.laws import t
+
+    assert sp.simplify(sp.diff(law.cgf, t).subs(t, 0) - law.mean) == 0
+    assert sp.simplify(sp.diff(law.cgf, t, 2).subs(t, 0) - law.k2) == 0
+    fourth = sp.diff(law.cgf, t, 4).subs(t, 0)
+    assert sp.simplify(fourth - (law.k4 - 3 * law.k2**2)) == 0
+
+
+@pytest.mark.parametrize(
+    ("law", "parameters"),
+    [
+        (ct.BERNOULLI, {"p": np.array([0.2, 0.7])}),
+        (ct.NORMAL, {"s": np.array([0.5, 2.0])}),
+        (ct.law_from_moments("skewed", mean=1, k2=2, k3=1, k4=13), {}),
+    ],
+)
+def test_quadrature_reproduces_the_moments(law, parameters):
+    nodes, weights = law.nodes(**parameters)
+    moments = law.moments(**parameters)
+    np.testing.assert_allclose(weights.sum(0), 1)
+    np.testing.assert_allclose((weights * nodes).sum(0), moments.mean, atol=1e-12)
+    for order, wanted in ((2, moments.k2), (3, moments.k3), (4, moments.k4)):
+        found = (weights * (nodes - moments.mean) ** order).sum(0)
+        np.testing.assert_allclose(found, wanted, atol=1e-12)
+
+
+def test_moments_concatenate():
+    joined = ct.Moments.concatenate(
+        [ct.BERNOULLI.moments(p=np.full(3, 0.1)), ct.NORMAL.moments(s=np.full(2, 0.1))]
+    )
+    assert joined.k4.shape == (5,)
+    np.testing.assert_array_equal(joined.mean, [0.1, 0.1, 0.1, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: ct.BERNOULLI.moments(p=1.5), "p = 1.5: a probability lies between 0 and 1"),
+        (lambda: ct.BERNOULLI.moments(q=0.5), "Bernoulli takes"),
+        (lambda: ct.NORMAL.moments(s=-1.0), "must not be negative"),
+        (lambda: ct.NORMAL.moments(s=np.nan), "finite"),
+        (lambda: ct.Moments.concatenate([]), "at least one"),
+        (lambda: ct.law_from_moments("no", mean=0, k2=1, k3=2, k4=3).nodes(), "no law has"),
+        (lambda: ct.Law("x", (), sp.Symbol("q"), 1, 0, 3), "add .'q'. to parameters"),
+    ],
+)
+def test_refusals(call, words):
+    with pytest.raises(ct.TheoryError, match=words):
+        call()

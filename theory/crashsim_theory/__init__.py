@@ -1,0 +1,36 @@
+"""Symbolic theory of random faults in neural networks.
+
+A site a_i under fault becomes a_i + e_i v_i with an independent random fault coordinate e_i. This
+package derives the mean and variance of the output's displacement Delta(e) = F(e) - F(0) for any
+law of e_i, and bounds its tails. It needs sympy, numpy and scipy only.
+"""
+
+from crashsim_theory.contractions import Contraction
+from crashsim_theory.derivation import Derivation, derive
+from crashsim_theory.errors import TheoryError
+from crashsim_theory.laws import BERNOULLI, NORMAL, Law, Moments, law_from_moments
+from crashsim_theory.single import SingleAtMean, SingleAtZero, derive_single
+from crashsim_theory.tails.chebyshev import chebyshev, union
+from crashsim_theory.tails.coordinates import Bernoulli, Coordinates, Normal
+from crashsim_theory.tails.surrogate import LinearSurrogate
+
+__all__ = [
+    "BERNOULLI",
+    "NORMAL",
+    "Bernoulli",
+    "Contraction",
+    "Coordinates",
+    "Derivation",
+    "Law",
+    "LinearSurrogate",
+    "Moments",
+    "Normal",
+    "SingleAtMean",
+    "SingleAtZero",
+    "TheoryError",
+    "chebyshev",
+    "derive",
+    "derive_single",
+    "law_from_moments",
+    "union",
+]

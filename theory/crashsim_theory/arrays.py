@@ -1,0 +1,38 @@
+"""Array types and the input checks shared by the numeric modules."""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from crashsim_theory.errors import TheoryError
+
+Array: TypeAlias = npt.NDArray[np.float64]
+ArrayLike: TypeAlias = npt.ArrayLike
+
+
+def as_array(argument: str, value: Any) -> Array:
+    """`value` as a float64 array without NaN or infinity; raises TheoryError otherwise."""
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise TheoryError(argument, value, "give real numbers (an array or a scalar)") from None
+    if not np.all(np.isfinite(array)):
+        raise TheoryError(argument, value, "every entry must be finite")
+    return array
+
+
+def as_probability(argument: str, value: Any) -> Array:
+    """`value` as a float64 array with entries in [0, 1]; raises TheoryError otherwise."""
+    array = as_array(argument, value)
+    if np.any((array < 0) | (array > 1)):
+        raise TheoryError(argument, value, "a probability lies between 0 and 1")
+    return array
+
+
+def as_nonnegative(argument: str, value: Any) -> Array:
+    """`value` as a float64 array with entries >= 0; raises TheoryError otherwise."""
+    array = as_array(argument, value)
+    if np.any(array < 0):
+        raise TheoryError(argument, value, "must not be negative")
+    return array

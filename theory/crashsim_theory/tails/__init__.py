@@ -1,0 +1,1 @@
+"""Tail probabilities P(Delta >= eps) of linear surrogates: estimates, bounds and proofs."""

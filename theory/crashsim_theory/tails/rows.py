@@ -1,0 +1,92 @@
+"""Cumulants of many surrogates at once, in bounded memory."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.special import expit
+
+from crashsim_theory.arrays import Array
+
+CHUNK_BYTES = 200_000_000
+_TEMPORARIES = 8  # arrays of shape (rows, N) alive at once in `_cumulants`
+
+
+@dataclass(frozen=True)
+class Cumulants:
+    """K, K', K'', K''' at the requested points."""
+
+    k: Array
+    k1: Array
+    k2: Array
+    k3: Array
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Surrogates with their leading axes flattened: what the vectorised solvers work on."""
+
+    shift: Array  # (R,)
+    gains: Array  # (R, N) of the Bernoulli coordinates
+    normal_variance: Array  # (R,)
+    p: Array  # (N,)
+
+    @property
+    def negative(self) -> Rows:
+        """The rows of -L."""
+        return Rows(-self.shift, -self.gains, self.normal_variance, self.p)
+
+    @functools.cached_property
+    def logit(self) -> Array:
+        with np.errstate(divide="ignore"):
+            return np.asarray(np.log(self.p) - np.log1p(-self.p))
+
+    def maximum(self) -> tuple[Array, Array]:
+        """The largest value of L and the log of its probability, each (R,)."""
+        likely = self.p > 0
+        top = self.shift + np.where(self.gains > 0, self.gains, 0)[:, likely].sum(-1)
+        sure = self.p == 1
+        top = top + np.where(self.gains < 0, self.gains, 0)[:, sure].sum(-1)
+        with np.errstate(divide="ignore"):
+            log_p, log_q = np.log(self.p), np.log1p(-self.p)
+        forced = np.where(self.gains > 0, log_p, np.where(self.gains < 0, log_q, 0.0))
+        log_atom = np.where(likely & ~sure, forced, 0.0).sum(-1)
+        unbounded = self.normal_variance > 0
+        return np.where(unbounded, np.inf, top), np.where(unbounded, -np.inf, log_atom)
+
+    def cumulants(self, rows: Array | Any, t: Array) -> Cumulants:
+        """K and its derivatives of surrogate rows[j] at t[j]; shapes (J,)."""
+        parts = [self._cumulants(rows[s], t[s]) for s in chunks(len(t), self.p.size)]
+        if not parts:
+            empty = np.zeros(0)
+            return Cumulants(empty, empty, empty, empty)
+        return Cumulants(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+    def _cumulants(self, rows: Any, t: Array) -> tuple[Array, Array, Array, Array]:
+        g = self.gains[rows]
+        x = t[:, np.newaxis] * g
+        tilted = expit(x + self.logit)
+        # log(1 - p + p e^x) without overflow, and without cancellation near x = 0.
+        small = np.expm1(-np.abs(x))
+        with np.errstate(divide="ignore"):
+            logs = np.maximum(x, 0) + np.log1p(np.where(x > 0, 1 - self.p, self.p) * small)
+        logs = np.where(self.p == 1, x, logs)
+        spread = tilted * (1 - tilted) * g * g
+        v = self.normal_variance[rows]
+        return (
+            self.shift[rows] * t + logs.sum(-1) + v * t * t / 2,
+            self.shift[rows] + (tilted * g).sum(-1) + v * t,
+            spread.sum(-1) + v,
+            (spread * (1 - 2 * tilted) * g).sum(-1),
+        )
+
+
+def chunks(count: int, width: int) -> Iterator[slice]:
+    """Slices of `count` rows of `width` float64 that keep temporaries under CHUNK_BYTES."""
+    step = max(1, CHUNK_BYTES // (8 * _TEMPORARIES * max(width, 1)))
+    for start in range(0, count, step):
+        yield slice(start, min(start + step, count))
