@@ -1,0 +1,214 @@
+"""One rectangular block of work, masks x inputs, with every number an engine needs.
+
+All randomness is drawn here, before any engine runs: engines are deterministic functions of a
+block, which is why they can be compared spike by spike, and why a result does not depend on how
+the work was cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .chip import Chip, Projection, round_to_grid
+from .errors import HardwareError
+from .faults import ChipFaults
+
+__all__ = ["Activity", "Block", "Phases", "blocks"]
+
+Floats = NDArray[Any]
+Phases = Literal["half", "random"]
+
+MASKS = 64
+"""Masks that share one stream of random numbers; blocks start at multiples of it."""
+
+_PHASE, _RELEASE = 1, 2
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Copies of a chip, for masks x inputs = (m, b); everything in units of v_th and dt.
+
+    drives: per hidden layer, constant drive, broadcastable to (m, b, n_l).
+    phases: per hidden layer, membrane at the start, (m, b, n_l).
+    thresholds: per hidden layer, (m, 1, n_l) or None for 1 everywhere; +inf never fires, -inf
+        always does.
+    alive: per projection, (m, *weight.shape) or None, False where a synapse is dead.
+    release_failure: probability that a spike is lost at a synapse.
+    first_mask, first_input: where the block lies, for `survivals`.
+    """
+
+    masks: int
+    inputs: int
+    drives: tuple[Floats, ...]
+    phases: tuple[Floats, ...]
+    thresholds: tuple[Floats | None, ...]
+    alive: tuple[NDArray[np.bool_] | None, ...]
+    release_failure: float
+    first_mask: int
+    first_input: int
+    seed: int
+
+    def survivals(self, projection: int, step: int, synapses: int) -> NDArray[np.bool_]:
+        """Which spikes cross which synapse in `step`: (m, b, synapses), True for a release."""
+        drawn = np.empty((self.masks, self.inputs, synapses), dtype=np.bool_)
+        for b in range(self.inputs):
+            for start in range(0, self.masks, MASKS):
+                stop = min(start + MASKS, self.masks)
+                stream = _stream(
+                    self.seed,
+                    _RELEASE,
+                    [(self.first_mask + start) // MASKS, self.first_input + b],
+                    (projection << 32) + step,
+                )
+                uniform = stream.random((stop - start, synapses), dtype=np.float32)
+                drawn[start:stop, b] = uniform >= self.release_failure
+        return drawn
+
+
+@dataclass(frozen=True, eq=False)
+class Activity:
+    """What an engine returns for a block.
+
+    counts: per hidden layer, spikes (ON minus OFF), (m, b, n_l).
+    readout: (m, b, K), the charge that reached the readout, when release fails at random; None
+        when the readout is a function of the counts.
+    trains: per hidden layer, signed spikes (duration, m, b, n_l) as int8, when recorded.
+    """
+
+    counts: tuple[Floats, ...]
+    readout: Floats | None = None
+    trains: tuple[NDArray[np.int8], ...] | None = None
+
+
+def _stream(seed: int, purpose: int, place: list[int], detail: int) -> np.random.Generator:
+    # the lowest counter word is the generator's own; the other three say where it starts
+    return np.random.Generator(
+        np.random.Philox(key=[seed, purpose], counter=[0, detail, *reversed(place)])
+    )
+
+
+def tolerance(fraction_bits: int | None) -> float:
+    """How far below its threshold a neuron already fires.
+
+    Half a grid step on fixed-point layers, where no membrane can lie in between: rounding of the
+    physical units (20 mV is not a binary fraction) can then never turn a tie into a miss.
+    """
+    return 2.0 ** -(31 if fraction_bits is None else fraction_bits + 1)
+
+
+def blocks(
+    chip: Chip,
+    inputs: Floats,
+    faults: ChipFaults,
+    *,
+    phases: Phases,
+    seed: int,
+    replica: int,
+    copies: int,
+) -> Iterator[Block]:
+    """Blocks of at most about `copies` copies that together cover masks x inputs (B, n_in)."""
+    if phases not in ("half", "random"):
+        raise HardwareError(f'phases must be "half" or "random", got {phases!r}')
+    if seed < 0:
+        raise HardwareError(f"seed must be >= 0, got {seed}")
+    width = max(1, min(len(inputs), copies // min(faults.count, MASKS)))
+    height = max(MASKS, copies // width // MASKS * MASKS)
+    for first_mask in range(0, faults.count, height):
+        rows = slice(first_mask, min(first_mask + height, faults.count))
+        thresholds = tuple(
+            _thresholds(chip, faults, layer, rows) for layer in range(len(chip.hidden))
+        )
+        alive = tuple(
+            None if (dead := faults.layer("dead_synapses", index)) is None else ~dead[rows]
+            for index in range(len(chip.projections))
+        )
+        for first_input in range(0, len(inputs), width):
+            x = inputs[first_input : first_input + width]
+            drives = [chip.hidden[0].projection.drive(x, alive[0])]
+            drives += [layer.projection.bias[None, None] for layer in chip.hidden[1:]]
+            m, b = rows.stop - rows.start, len(x)
+            yield Block(
+                masks=m,
+                inputs=b,
+                drives=tuple(drives),
+                phases=tuple(
+                    _phases(chip, layer, thresholds[layer], phases, seed, replica, m, b, rows.start, first_input)
+                    for layer in range(len(chip.hidden))
+                ),
+                thresholds=thresholds,
+                alive=alive,
+                release_failure=faults.release_failure,
+                first_mask=rows.start,
+                first_input=first_input,
+                seed=seed,
+            )
+
+
+def _thresholds(chip: Chip, faults: ChipFaults, layer: int, rows: slice) -> Floats | None:
+    dead, stuck, factor = (
+        None if (array := faults.layer(name, layer)) is None else array[rows]
+        for name in ("dead", "stuck", "thresholds")
+    )
+    if dead is None and stuck is None and factor is None:
+        return None
+    size = (rows.stop - rows.start, chip.hidden[layer].size)
+    theta = np.ones(size)
+    if factor is not None:
+        # never round to a threshold of zero
+        bits = chip.hidden[layer].projection.fraction_bits
+        theta = np.maximum(round_to_grid(factor, bits), 0.0 if bits is None else 2.0**-bits)
+    if stuck is not None:
+        theta = np.where(stuck, -np.inf, theta)
+    if dead is not None:  # a neuron that is both is dead
+        theta = np.where(dead, np.inf, theta)
+    return theta[:, None, :]
+
+
+def _phases(
+    chip: Chip,
+    layer: int,
+    theta: Floats | None,
+    phases: Phases,
+    seed: int,
+    replica: int,
+    m: int,
+    b: int,
+    first_mask: int,
+    first_input: int,
+) -> Floats:
+    size = chip.hidden[layer].size
+    if phases == "half":
+        fraction = np.full((m, b, size), 0.5)
+    else:
+        fraction = np.empty((m, b, size))
+        for start in range(0, m, MASKS):
+            for column in range(b):
+                place = [(first_mask + start) // MASKS, first_input + column]
+                stream = _stream(seed, _PHASE, place, (replica << 32) + layer)
+                stop = min(start + MASKS, m)
+                fraction[start:stop, column] = stream.random((stop - start, size))
+    if theta is not None and not np.isin(theta, (1.0, np.inf, -np.inf)).all():
+        fraction = fraction * np.where(np.isfinite(theta), theta, 1.0)
+    bits = chip.hidden[layer].projection.fraction_bits
+    # floor, not nearest: a phase of a full threshold would be a spike that no input caused
+    return fraction if bits is None else np.floor(np.ldexp(fraction, bits)) * 2.0**-bits
+
+
+def connections(projection: Projection) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Source and target neuron of every physical synapse, (S,) each, in C order of (in, out)."""
+    source, target = np.nonzero(projection.matrix())
+    return source, target
+
+
+def matrices(projection: Projection, alive: NDArray[np.bool_] | None) -> Floats:
+    """The projection as (n_in, n_out), or (m, n_in, n_out) when synapses are dead."""
+    if alive is None or projection.weight is None:
+        return projection.matrix()
+    n_in = int(np.prod(projection.shape))
+    eye = np.broadcast_to(np.eye(n_in), (len(alive), n_in, n_in))
+    return projection.charge(eye, alive)

@@ -1,0 +1,222 @@
+"""A converted chip: layers of spiking neurons, fixed-point synapses, a linear readout."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import HardwareError
+from .network import Network
+from .neurons import PointNeuron
+from .transforms import Shape, Transform, chain, output_shape, weight_of, with_weight
+
+__all__ = ["Chip", "Physics", "Projection", "Spiking", "quantise", "round_to_grid"]
+
+Floats = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Physics:
+    """The physical scale of the membrane: what turns units of v_th and dt into volts and amperes.
+
+    capacitance in farad, threshold in volt, dt in second. Counts do not depend on the first two.
+    """
+
+    capacitance: float = 100e-12
+    threshold: float = 20e-3
+    dt: float = 1e-3
+
+    def __post_init__(self) -> None:
+        for name in ("capacitance", "threshold", "dt"):
+            value = getattr(self, name)
+            if not (np.isfinite(value) and value > 0):
+                raise HardwareError(f"{name} must be a positive number in SI units, got {value!r}")
+
+    @property
+    def charge(self) -> float:
+        """Coulomb per unit of weight: C v_th, what lifts a membrane from rest to threshold."""
+        return self.capacitance * self.threshold
+
+
+def round_to_grid(values: Floats, fraction_bits: int | None) -> Floats:
+    """The nearest multiples of 2**-fraction_bits; unchanged when fraction_bits is None."""
+    if fraction_bits is None:
+        return values
+    return np.round(np.ldexp(values, fraction_bits)) * 2.0**-fraction_bits
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """The synapses into one layer: charge = transforms(spikes) + a constant drive.
+
+    transforms: without biases, at most one of them weighted; weights in v_th per spike (or in
+        output units, into the readout).
+    bias: (n_out,) constant drive per step.
+    shape: of the layer the spikes come from.
+    fraction_bits: weights and drives are multiples of 2**-fraction_bits, so sums of them are exact
+        in any order: the three engines can agree to the last spike. None for real numbers.
+    """
+
+    transforms: tuple[Transform, ...]
+    bias: Floats
+    shape: Shape
+    fraction_bits: int | None = None
+
+    @property
+    def weight(self) -> Floats | None:
+        """The stored weight of the one weighted transform, if there is one."""
+        weights = (weight_of(transform) for transform in self.transforms)
+        return next((weight for weight in weights if weight is not None), None)
+
+    @property
+    def output_shape(self) -> Shape:
+        """The shape of the layer the charge goes to."""
+        shape = self.shape
+        for transform in self.transforms:
+            shape = output_shape(transform, shape)
+        return shape
+
+    def with_weight(self, weight: Floats) -> Projection:
+        """The same wiring with other stored weights."""
+        return replace(
+            self,
+            transforms=tuple(
+                transform if weight_of(transform) is None else with_weight(transform, weight)
+                for transform in self.transforms
+            ),
+        )
+
+    def charge(self, spikes: Floats, alive: NDArray[np.bool_] | None = None) -> Floats:
+        """Charges (..., n_out) of spikes (..., n_in), without the constant drive.
+
+        alive: (M, *weight.shape), False where a synapse is dead; then spikes are (M, B, n_in).
+        """
+        weight = None
+        if alive is not None and self.weight is not None:
+            weight = (self.weight * alive).astype(spikes.dtype)
+        return chain(self.transforms, spikes, self.shape, weight, bias=False)
+
+    def matrix(self) -> Floats:
+        """The whole map as one (n_in, n_out) matrix, for spikes from the left."""
+        return self.charge(np.eye(math.prod(self.shape)))
+
+    def drive(self, x: Floats, alive: NDArray[np.bool_] | None = None) -> Floats:
+        """Constant drive of analog inputs x (B, n_in), rounded to the grid: (1 or M, B, n_out)."""
+        return round_to_grid(self.charge(x[None], alive) + self.bias, self.fraction_bits)
+
+
+@dataclass(frozen=True, eq=False)
+class Spiking:
+    """One hidden layer on the chip: its synapses, its neurons, and what a spike is worth.
+
+    scale: activation of the network's neuron at one spike per step: a = scale * rate.
+    offset: steps after the start of the run before these neurons may emit: the settling of the
+        synaptic filters up to here (latency not counted).
+    """
+
+    projection: Projection
+    neuron: PointNeuron
+    scale: float
+    offset: int = 0
+
+    @property
+    def size(self) -> int:
+        """Neurons in the layer."""
+        return int(self.projection.bias.size)
+
+    @property
+    def stuck_value(self) -> float:
+        """The activation that a neuron firing at its highest rate stands for."""
+        return self.scale * self.neuron.max_rate
+
+
+@dataclass(frozen=True, eq=False)
+class Chip:
+    """A network on spiking hardware.
+
+    Layer l+1 integrates from one step after layer l starts (spikes take one step to arrive) to one
+    step after it stops, so every spike counts and a constant rate is read without the (T - 1) / T
+    bias of a common window. Outputs are the readout of the mean rates.
+
+    hidden: spiking layers, first to last. The first is driven by analog inputs as constant
+        currents.
+    readout: linear and non-spiking; maps counts * scale / duration to the outputs.
+    steps: length T of the readout window, in steps of physics.dt.
+    input_shape: of one input.
+    physics: capacitance, threshold and time step.
+    network: the network it was converted from; None if it was read from a graph without one.
+    """
+
+    hidden: tuple[Spiking, ...]
+    readout: Projection
+    steps: int
+    input_shape: Shape
+    physics: Physics
+    network: Network | None = None
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Neurons in each hidden layer."""
+        return tuple(layer.size for layer in self.hidden)
+
+    @property
+    def projections(self) -> tuple[Projection, ...]:
+        """The synapses into every layer, the readout last."""
+        return (*(layer.projection for layer in self.hidden), self.readout)
+
+    @property
+    def f_max(self) -> float:
+        """The highest firing rate of the chip, in hertz: 1 / (dt + t_ref)."""
+        return max(layer.neuron.max_rate for layer in self.hidden) / self.physics.dt
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of one run, latency not counted."""
+        return self.steps + self.hidden[-1].offset
+
+    def duration(self, layer: int) -> int:
+        """Steps in which hidden layer `layer` emits and its spikes are counted."""
+        return self.total_steps - self.hidden[layer].offset
+
+    def rates(self, counts: tuple[Floats, ...]) -> tuple[Floats, ...]:
+        """Spike counts (..., n_l) as activations in the network's units, layer by layer."""
+        return tuple(
+            layer.scale / self.duration(index) * count
+            for index, (layer, count) in enumerate(zip(self.hidden, counts, strict=True))
+        )
+
+    def read(self, last: Floats, alive: NDArray[np.bool_] | None = None) -> Floats:
+        """Outputs (..., K) from the counts of the last hidden layer (..., n_L)."""
+        index = len(self.hidden) - 1
+        mean = last * (self.hidden[index].scale / self.duration(index))
+        return self.readout.charge(mean, alive) + self.readout.bias
+
+
+def quantise(chip: Chip, bits: int) -> Chip:
+    """The chip with its weights stored in `bits` bits each.
+
+    Uniform symmetric quantisation per weight array: w -> s round(w / s), with
+    s = max|w| / (2**(bits - 1) - 1). Drives (biases) keep their precision. Raises HardwareError
+    for fewer than 2 bits.
+    """
+    if bits < 2:
+        raise HardwareError(f"weight_bits must be at least 2 (a sign and a magnitude), got {bits}")
+
+    def coarse(projection: Projection) -> Projection:
+        if projection.weight is None:
+            return projection
+        weight = quantised(projection.weight, bits)
+        return projection.with_weight(round_to_grid(weight, projection.fraction_bits))
+
+    hidden = tuple(replace(layer, projection=coarse(layer.projection)) for layer in chip.hidden)
+    return replace(chip, hidden=hidden, readout=coarse(chip.readout))
+
+
+def quantised(weight: Floats, bits: int) -> Floats:
+    """`weight` on the symmetric uniform grid of `bits` bits that just holds its largest entry."""
+    step = np.abs(weight).max(initial=0.0) / (2 ** (bits - 1) - 1)
+    return weight if step == 0.0 else step * np.round(weight / step)

@@ -1,0 +1,199 @@
+"""What can be broken on a chip, as arrays: one row per mask, so that runs pair mask by mask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .chip import Chip
+from .errors import HardwareError
+
+__all__ = [
+    "ChipFaults",
+    "sample_core_deaths",
+    "sample_dead",
+    "sample_dead_synapses",
+    "sample_mismatch",
+    "sample_stuck",
+]
+
+Bools = NDArray[np.bool_]
+Floats = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class ChipFaults:
+    """M fault patterns ("masks") for one chip; every field may be left out.
+
+    dead: per hidden layer (M, n_l) or None, True where a neuron never fires (activation 0).
+    stuck: per hidden layer (M, n_l) or None, True where a neuron fires at its highest rate
+        (activation ``Spiking.stuck_value``).
+    thresholds: per hidden layer (M, n_l) or None, factor on the firing threshold (mismatch); the
+        rate is divided by it. Reset by subtraction takes off the same charge.
+    dead_synapses: per projection, the readout last, (M, *weight.shape) or None, True where a
+        stored weight reads as 0.
+    release_failure: probability that a spike is lost at a synapse, independently for every spike
+        and every synapse. Constant input currents carry no spikes and lose none.
+    weight_bits: weights stored with that many bits (the same on every mask).
+    masks: M; needed only when no array says it.
+
+    Raises HardwareError where the numbers of masks differ or a value has no meaning.
+    """
+
+    dead: Sequence[Any] | None = None
+    stuck: Sequence[Any] | None = None
+    thresholds: Sequence[Any] | None = None
+    dead_synapses: Sequence[Any] | None = None
+    release_failure: float = 0.0
+    weight_bits: int | None = None
+    masks: int | None = None
+
+    def __post_init__(self) -> None:
+        found: dict[int, str] = {} if self.masks is None else {int(self.masks): "masks"}
+        for name in ("dead", "stuck", "thresholds", "dead_synapses"):
+            arrays = getattr(self, name)
+            if arrays is None:
+                continue
+            dtype = np.float64 if name == "thresholds" else np.bool_
+            kept = tuple(None if a is None else np.asarray(a, dtype=dtype) for a in arrays)
+            object.__setattr__(self, name, kept)
+            for array in kept:
+                if array is not None:
+                    found.setdefault(len(array), name)
+        if len(found) > 1:
+            raise HardwareError(
+                "all fault arrays need the same number of masks along their first axis, got "
+                + " and ".join(f"{count} ({name})" for count, name in found.items())
+            )
+        object.__setattr__(self, "masks", next(iter(found), 1))
+        if self.masks is not None and self.masks < 1:
+            raise HardwareError(f"at least one mask is needed, got {self.masks}")
+        if not 0.0 <= self.release_failure < 1.0:
+            raise HardwareError(
+                f"release_failure must be a probability in [0, 1), got {self.release_failure}"
+            )
+        for array in self.thresholds or ():
+            if array is not None and not (array > 0.0).all():
+                raise HardwareError(
+                    "thresholds must be positive factors; clip the mismatch or use `dead` for "
+                    "neurons whose threshold cannot be reached"
+                )
+
+    @property
+    def count(self) -> int:
+        """M, the number of masks."""
+        return int(self.masks or 1)
+
+    def check(self, chip: Chip) -> None:
+        """Raises HardwareError unless every array fits a layer of `chip`."""
+        neurons = [(size,) for size in chip.sizes]
+        weights = [None if p.weight is None else p.weight.shape for p in chip.projections]
+        for name, shapes in (
+            ("dead", neurons),
+            ("stuck", neurons),
+            ("thresholds", neurons),
+            ("dead_synapses", weights),
+        ):
+            arrays = getattr(self, name) or ()
+            if len(arrays) > len(shapes):
+                raise HardwareError(
+                    f"{name} has {len(arrays)} entries, but the chip has {len(shapes)} layers for it"
+                )
+            for index, array in enumerate(arrays):
+                if array is not None and array.shape[1:] != shapes[index]:
+                    raise HardwareError(
+                        f"{name}[{index}] must have shape (M, *{shapes[index]}), got {array.shape}"
+                    )
+
+    def layer(self, name: str, index: int) -> Floats | None:
+        """The array of field `name` at layer `index`, or None where there is no such fault."""
+        arrays = getattr(self, name)
+        return None if arrays is None or index >= len(arrays) else arrays[index]
+
+    def without(self, *names: str) -> ChipFaults:
+        """The same masks with the named fields left out."""
+        blank: dict[str, Any] = {
+            name: 0.0 if name == "release_failure" else None for name in names
+        }
+        return replace(self, **blank, masks=self.count)
+
+
+def _bernoulli(p: float, shape: tuple[int, ...], seed: int, stream: int) -> Bools:
+    if not 0.0 <= p <= 1.0:
+        raise HardwareError(f"a fault probability must be in [0, 1], got {p}")
+    return _generator(seed, stream).random(shape) < p
+
+
+def _generator(seed: int, stream: int) -> np.random.Generator:
+    if seed < 0:
+        raise HardwareError(f"seed must be >= 0, got {seed}")
+    return np.random.Generator(np.random.Philox(key=[seed, stream]))
+
+
+def sample_dead(
+    chip: Chip, p: float, masks: int, seed: int, layers: Sequence[int] | None = None
+) -> ChipFaults:
+    """Neurons of the hidden `layers` (default all) die independently with probability p."""
+    return ChipFaults(dead=_neurons(chip, p, masks, seed, layers, stream=100), masks=masks)
+
+
+def sample_stuck(
+    chip: Chip, p: float, masks: int, seed: int, layers: Sequence[int] | None = None
+) -> ChipFaults:
+    """Neurons of the hidden `layers` (default all) fire without pause with probability p each."""
+    return ChipFaults(stuck=_neurons(chip, p, masks, seed, layers, stream=200), masks=masks)
+
+
+def _neurons(
+    chip: Chip, p: float, masks: int, seed: int, layers: Sequence[int] | None, stream: int
+) -> list[Bools | None]:
+    chosen = range(len(chip.sizes)) if layers is None else layers
+    return [
+        _bernoulli(p, (masks, size), seed, stream + index) if index in chosen else None
+        for index, size in enumerate(chip.sizes)
+    ]
+
+
+def sample_dead_synapses(chip: Chip, p: float, masks: int, seed: int) -> ChipFaults:
+    """Every stored weight, the readout's included, reads as 0 with probability p."""
+    arrays = [
+        None
+        if projection.weight is None
+        else _bernoulli(p, (masks, *projection.weight.shape), seed, 300 + index)
+        for index, projection in enumerate(chip.projections)
+    ]
+    return ChipFaults(dead_synapses=arrays, masks=masks)
+
+
+def sample_mismatch(chip: Chip, std: float, masks: int, seed: int) -> ChipFaults:
+    """Thresholds v_th (1 + std N(0, 1)), cut off at a tenth of v_th."""
+    if not std >= 0.0:
+        raise HardwareError(f"the relative mismatch std must be >= 0, got {std}")
+    arrays = [
+        np.maximum(1.0 + std * _generator(seed, 400 + index).standard_normal((masks, size)), 0.1)
+        for index, size in enumerate(chip.sizes)
+    ]
+    return ChipFaults(thresholds=arrays, masks=masks)
+
+
+def sample_core_deaths(
+    chip: Chip, p: float, masks: int, seed: int, core_size: int = 256
+) -> ChipFaults:
+    """Whole cores of `core_size` neurons die together, each with probability p.
+
+    Neurons are placed core by core in layer order, C order within a layer, and no core is shared
+    by two layers. Var Delta is then p (1 - p) times the sum over *cores* of the squared summed
+    effects, not over neurons.
+    """
+    if core_size < 1:
+        raise HardwareError(f"core_size must be at least 1 neuron, got {core_size}")
+    dead: list[Bools] = []
+    for index, size in enumerate(chip.sizes):
+        cores = -(-size // core_size)
+        fallen = _bernoulli(p, (masks, cores), seed, 500 + index)
+        dead.append(np.repeat(fallen, core_size, axis=1)[:, :size])
+    return ChipFaults(dead=dead, masks=masks)

@@ -1,0 +1,181 @@
+"""A feed-forward network as plain arrays, and its exact forward pass under faults.
+
+This is what the chip is converted from and the reference it is compared with. Nothing here knows
+spikes, and nothing here imports brian2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import HardwareError
+from .transforms import (
+    AveragePool,
+    Conv,
+    Dense,
+    Flatten,
+    Scale,
+    Shape,
+    SumPool,
+    Transform,
+    chain,
+    output_shape,
+)
+
+__all__ = [
+    "Activation",
+    "AveragePool",
+    "Conv",
+    "Dense",
+    "Flatten",
+    "Forward",
+    "Layer",
+    "Network",
+    "Scale",
+    "SumPool",
+]
+
+Activation = Literal["relu", "sigmoid", "tanh", "linear"]
+Floats = NDArray[Any]
+
+
+def _sigmoid(z: Floats) -> Floats:
+    # exp of a non-positive number on both sides, so that no input overflows
+    e = np.exp(-np.abs(z))
+    return np.where(z >= 0, 1.0, e) / (1.0 + e)
+
+
+ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
+    "relu": lambda z: np.maximum(z, 0.0),
+    "sigmoid": _sigmoid,
+    "tanh": np.tanh,
+    "linear": lambda z: z,
+}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """a = activation(transforms(s)): linear maps into one population of neurons.
+
+    Pooling and flattening that follow a layer's neurons belong to the *next* layer: they are
+    wiring. "linear" marks the readout, which does not spike.
+    """
+
+    transforms: tuple[Transform, ...]
+    activation: Activation = "relu"
+
+    def __post_init__(self) -> None:
+        transforms = self.transforms
+        single = isinstance(transforms, Dense | Conv | SumPool | Flatten | Scale)
+        object.__setattr__(self, "transforms", (transforms,) if single else tuple(transforms))
+        if self.activation not in get_args(Activation):
+            raise HardwareError(
+                f"activation must be one of {', '.join(get_args(Activation))}, "
+                f"got {self.activation!r}"
+            )
+
+
+@dataclass(frozen=True)
+class Forward:
+    """Activations of every hidden layer, (..., n_l) each, and the outputs, (..., K)."""
+
+    hidden: tuple[Floats, ...]
+    outputs: Floats
+
+
+@dataclass(frozen=True)
+class Network:
+    """Layers in order; the last one, with activation "linear", is the readout.
+
+    Parameters
+    ----------
+    layers: hidden layers, then the readout.
+    input_shape: of one input, (features,) or (channels, height, width).
+
+    Raises HardwareError where a layer does not fit the shape it is given.
+    """
+
+    layers: Sequence[Layer]
+    input_shape: Shape
+    shapes: tuple[Shape, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise HardwareError("a Network needs at least a readout layer, got layers=[]")
+        shape = tuple(int(n) for n in self.input_shape)
+        if not shape or min(shape) < 1:
+            raise HardwareError(f"input_shape must be positive sizes, got {self.input_shape!r}")
+        object.__setattr__(self, "layers", tuple(self.layers))
+        object.__setattr__(self, "input_shape", shape)
+        shapes = [shape]
+        for index, layer in enumerate(self.layers):
+            for transform in layer.transforms:
+                try:
+                    shape = output_shape(transform, shape)
+                except HardwareError as error:
+                    raise HardwareError(f"layer {index}: {error}") from None
+            shapes.append(shape)
+        object.__setattr__(self, "shapes", tuple(shapes))
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Neurons in each hidden layer."""
+        return tuple(math.prod(shape) for shape in self.shapes[1:-1])
+
+    def forward(
+        self,
+        x: Floats,
+        dead: Sequence[Floats | None] | None = None,
+        *,
+        gain: Sequence[Floats | None] | None = None,
+        offset: Sequence[Floats | None] | None = None,
+        weights: Sequence[Floats | None] | None = None,
+    ) -> Forward:
+        """The exact network on x (B, *input_shape), clean or under faults.
+
+        Without faults the results are (B, n). With them they are (M, B, n): hidden layer l gives
+        ``gain[l] * a + offset[l]``, each (M, n_l) or None, and ``dead[l]`` (M, n_l), True where
+        the output is 0. ``weights[l]`` replaces the weight of layer l (readout included), with or
+        without a leading axis of masks.
+        """
+        inputs = flat_inputs(self, x)
+        faulty = any(faults is not None for faults in (dead, gain, offset, weights))
+        s = inputs[None] if faulty else inputs
+        hidden: list[Floats] = []
+        for index, layer in enumerate(self.layers):
+            weight = _at(weights, index)
+            z = chain(layer.transforms, s, self.shapes[index], weight)
+            s = ACTIVATIONS[layer.activation](z)
+            if index == len(self.layers) - 1:
+                break
+            if (factor := _at(gain, index)) is not None:
+                s = s * factor[:, None, :]
+            if (shift := _at(offset, index)) is not None:
+                s = s + shift[:, None, :]
+            if (mask := _at(dead, index)) is not None:
+                s = s * ~np.asarray(mask, dtype=bool)[:, None, :]
+            hidden.append(s)
+        return Forward(tuple(hidden), s)
+
+
+def _at(items: Sequence[Floats | None] | None, index: int) -> Floats | None:
+    return None if items is None or index >= len(items) else items[index]
+
+
+def flat_inputs(network: Network, x: Any) -> Floats:
+    """x (B, *input_shape) as float64 (B, n); raises HardwareError for another shape or NaN."""
+    inputs = np.asarray(x, dtype=np.float64)
+    if inputs.shape[1:] != network.input_shape or len(inputs) == 0:
+        raise HardwareError(
+            f"inputs must have shape (B, {', '.join(map(str, network.input_shape))}) with B >= 1, "
+            f"got {inputs.shape}"
+        )
+    if not np.isfinite(inputs).all():
+        raise HardwareError("inputs contain NaN or infinity; clean them before the chip sees them")
+    return inputs.reshape(len(inputs), -1)

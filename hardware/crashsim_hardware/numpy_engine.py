@@ -1,0 +1,195 @@
+"""The chip's dynamics in plain numpy: the oracle of the other engines, and their speed limit.
+
+The layers are feed-forward and their windows aligned, so that the one-step latency between two
+layers drops out: in the time of its own window each layer sees the spikes of the layer before at
+once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .block import Activity, Block, connections, matrices, tolerance
+from .chip import Chip, Projection, Spiking
+from .network import ACTIVATIONS
+
+__all__ = ["COPIES", "Delivery", "simulate"]
+
+Floats = NDArray[Any]
+
+COPIES = 256
+"""Copies per block: the state of a small network then stays in the processor's cache."""
+
+MATRIX = 1 << 22
+"""Largest projection, in entries, that is expanded to one matrix for the BLAS."""
+
+
+class Delivery:
+    """Spikes (m, b, n_in) -> charges (m, b, n_out) through one projection, ready to be repeated."""
+
+    def __init__(
+        self, projection: Projection, block: Block, index: int, dtype: type[np.floating[Any]]
+    ) -> None:
+        self._projection, self._block, self._index, self._dtype = projection, block, index, dtype
+        self._alive = block.alive[index]
+        shared = 1 if self._alive is None else block.masks
+        entries = int(np.prod(projection.shape)) * projection.bias.size
+        self._matrix: Floats | None = None
+        if block.release_failure > 0.0:
+            self._source, self._target = connections(projection)
+            weights = matrices(projection, self._alive)[..., self._source, self._target]
+            self._weights = weights if weights.ndim == 1 else weights[:, None]
+        elif entries * shared <= MATRIX:
+            self._matrix = matrices(projection, self._alive).astype(dtype)
+            self._charge = np.empty((block.masks, block.inputs, projection.bias.size), dtype)
+
+    def __call__(self, spikes: Floats, step: int) -> Floats:
+        if self._block.release_failure > 0.0:
+            return self._released(spikes, step)
+        if self._matrix is None:
+            return self._projection.charge(spikes, self._alive)
+        if self._matrix.ndim == 3:
+            return np.matmul(spikes, self._matrix, out=self._charge)
+        flat = spikes.reshape(-1, spikes.shape[-1])
+        np.matmul(flat, self._matrix, out=self._charge.reshape(len(flat), -1))
+        return self._charge
+
+    def _released(self, spikes: Floats, step: int) -> Floats:
+        m, b, n_out = self._block.masks, self._block.inputs, self._projection.bias.size
+        crossed = self._block.survivals(self._index, step, len(self._source))
+        charge = spikes[..., self._source] * self._weights * crossed
+        rows = np.arange(m * b)[:, None] * n_out + self._target
+        total = np.bincount(rows.ravel(), charge.ravel(), minlength=m * b * n_out)
+        return total.reshape(m, b, n_out).astype(self._dtype)
+
+
+class _Population:
+    """The neurons of one layer, all copies."""
+
+    def __init__(
+        self, layer: Spiking, block: Block, index: int, dtype: type[np.floating[Any]]
+    ) -> None:
+        self.neuron = neuron = layer.neuron
+        self.offset = layer.offset
+        self.drive = block.drives[index].astype(dtype)
+        self.v = block.phases[index].astype(dtype)
+        if neuron.synapse is not None:
+            # the drive has been on for ever: the filter starts where it would settle
+            self.u = np.broadcast_to(block.drives[index], self.v.shape).copy()
+        self.slack = tolerance(layer.projection.fraction_bits)
+        theta = block.thresholds[index]
+        self.theta: Any = dtype(1.0) if theta is None else theta.astype(dtype)
+        # only a mismatched threshold makes the charge of a reset differ from 1
+        plain = theta is None or not np.any(np.isfinite(theta) & (theta != 1.0))
+        self.unit: Any = None if plain else np.where(np.isfinite(self.theta), self.theta, dtype(1))
+        self.floor: Any = None
+        if neuron.bipolar:
+            stopped = theta is not None
+            floor = np.where(np.isfinite(self.theta), 0.0, -np.inf) if stopped else 0.0
+            self.floor = np.asarray(floor - self.slack, dtype=dtype)
+        self.theta = np.asarray(self.theta - dtype(self.slack), dtype=dtype)
+        self.ready = np.zeros(self.v.shape, np.int64) if neuron.refractory else None
+        self.fired = np.empty(self.v.shape, np.bool_)
+        self.spikes = np.zeros_like(self.v)
+        self.count = np.zeros_like(self.v)
+
+    def step(self, charge: Floats | None, now: int) -> Floats | None:
+        """One step of the window; the signed spikes, or None before the layer may emit."""
+        neuron, v = self.neuron, self.v
+        emitting = now >= self.offset
+        if neuron.synapse is None:
+            if charge is not None:
+                v += charge
+            if neuron.leak:
+                v *= 1.0 - neuron.leak
+            v += self.drive
+        else:
+            if charge is not None:
+                self.u += neuron.synapse * charge
+            if emitting:
+                if neuron.leak:
+                    v *= 1.0 - neuron.leak
+                v += neuron.gain * ACTIVATIONS[neuron.curve](self.u)
+            self.u += neuron.synapse * (self.drive - self.u)
+        return self._fire(now) if emitting else None
+
+    def _fire(self, now: int) -> Floats:
+        v, spikes = self.v, self.spikes
+        np.greater_equal(v, self.theta, out=self.fired)
+        if self.ready is not None:
+            self.fired &= self.ready <= now
+        np.copyto(spikes, self.fired)
+        if self.floor is not None:
+            below = v < self.floor
+            if self.ready is not None:
+                below &= self.ready <= now
+            spikes -= below
+            self.fired |= below
+        if self.ready is not None:
+            self.ready[self.fired] = now + 1 + self.neuron.refractory
+        if self.neuron.reset == "zero":
+            v[self.fired] = 0.0
+        elif self.unit is None:
+            v -= spikes
+        else:
+            v -= spikes * self.unit
+        self.count += spikes
+        return spikes
+
+
+def _precision(chip: Chip, block: Block) -> type[np.floating[Any]]:
+    """float32 if every sum of the run is exact in its 24 bits, else float64.
+
+    On fixed-point layers both give the same spikes; float32 is twice as fast.
+    """
+    if block.release_failure > 0.0 or any(b is not None for b in block.thresholds) and any(
+        theta is not None and np.any(np.isfinite(theta) & (theta != 1.0))
+        for theta in block.thresholds
+    ):
+        return np.float64
+    for index, layer in enumerate(chip.hidden):
+        bits = layer.projection.fraction_bits
+        if bits is None or not layer.neuron.on_grid:
+            return np.float64
+        reach = float(np.abs(block.drives[index]).max())
+        if index:
+            projection = layer.projection
+            weight = projection.weight
+            absolute = projection if weight is None else projection.with_weight(np.abs(weight))
+            reach += float(absolute.charge(np.ones(int(np.prod(projection.shape)))).max())
+        if (reach * chip.duration(index) + 2.0) * 2.0**bits >= 2.0**23:
+            return np.float64
+    return np.float32
+
+
+def simulate(chip: Chip, block: Block, *, trains: bool = False) -> Activity:
+    """Run one block; `trains` keeps every spike, not only the counts."""
+    dtype = _precision(chip, block)
+    layers = [_Population(layer, block, i, dtype) for i, layer in enumerate(chip.hidden)]
+    last = len(layers)
+    wires = [
+        Delivery(projection, block, index, dtype)
+        for index, projection in enumerate(chip.projections)
+        if 0 < index < last or (index == last and block.release_failure > 0.0)
+    ]
+    readout: Floats | None = None
+    if block.release_failure > 0.0:
+        readout = np.zeros((block.masks, block.inputs, chip.readout.bias.size))
+    kept: list[list[NDArray[np.int8]]] = [[] for _ in layers]
+    for now in range(chip.total_steps):
+        spikes: Floats | None = None
+        for index, population in enumerate(layers):
+            charge = wires[index - 1](spikes, now) if spikes is not None else None
+            spikes = population.step(charge, now)
+            if trains and spikes is not None:
+                kept[index].append(spikes.astype(np.int8))
+        if readout is not None and spikes is not None:
+            readout += wires[-1](spikes, now)
+    return Activity(
+        tuple(population.count.astype(np.float64) for population in layers),
+        readout,
+        tuple(np.stack(steps) for steps in kept) if trains else None,
+    )

@@ -1,0 +1,151 @@
+"""Run masks x inputs on a chip, with any of the three engines."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .block import Activity, Block, Phases, blocks
+from .chip import Chip, quantise
+from .errors import HardwareError
+from .faults import ChipFaults
+
+__all__ = ["Engine", "RunResult", "as_faults", "run"]
+
+Floats = NDArray[Any]
+Engine = Literal["brian2", "brian2-synapses", "numpy"]
+
+COPIES: dict[str, int] = {"numpy": 256, "brian2": 512, "brian2-synapses": 64}
+
+
+@dataclass(frozen=True, eq=False)
+class RunResult:
+    """What M masks of B inputs gave.
+
+    outputs: (M, B, K), the readout in the network's units.
+    counts: per hidden layer, spikes (M, B, n_l), or None when not asked for.
+    rates: the same as activations in the network's units, or None.
+    """
+
+    outputs: Floats
+    counts: tuple[Floats, ...] | None = None
+    rates: tuple[Floats, ...] | None = None
+
+
+class Simulator(Protocol):
+    """An engine, ready for blocks of one chip."""
+
+    def __call__(self, block: Block, *, trains: bool = False) -> Activity:
+        """Simulate one block."""
+
+
+def as_faults(chip: Chip, faults: Any) -> ChipFaults:
+    """`faults` as ChipFaults: None is one clean mask, a sequence of arrays is `dead` neurons."""
+    if faults is None:
+        return ChipFaults(masks=1)
+    if not isinstance(faults, ChipFaults):
+        faults = ChipFaults(dead=faults)
+    faults.check(chip)
+    return faults
+
+
+def as_inputs(chip: Chip, inputs: Any) -> Floats:
+    """Inputs (B, *input_shape) as finite float64 (B, n); raises HardwareError otherwise."""
+    x = np.asarray(inputs, dtype=np.float64)
+    if x.shape[1:] != chip.input_shape or len(x) == 0:
+        raise HardwareError(
+            f"inputs must have shape (B, {', '.join(map(str, chip.input_shape))}) with B >= 1, "
+            f"got {x.shape}"
+        )
+    if not np.isfinite(x).all():
+        raise HardwareError("inputs contain NaN or infinity; clean them before the chip sees them")
+    return x.reshape(len(x), -1)
+
+
+@contextmanager
+def simulator(chip: Chip, engine: str, copies: int) -> Iterator[Simulator]:
+    """The engine of that name for `chip`; anything it changed is restored on leaving."""
+    if engine == "numpy":
+        from . import numpy_engine
+
+        yield lambda block, trains=False: numpy_engine.simulate(chip, block, trains=trains)
+    elif engine in ("brian2", "brian2-synapses"):
+        # imported on use: brian2 takes a second to load and installs a signal handler
+        module = importlib.import_module(".brian2_engine", __package__)
+        opened = module.session(chip, copies=copies, synapses=engine == "brian2-synapses")
+        with cast(AbstractContextManager[Simulator], opened) as opened_simulator:
+            yield opened_simulator
+    else:
+        raise HardwareError(
+            f'engine must be "brian2", "brian2-synapses" or "numpy", got {engine!r}'
+        )
+
+
+def run(
+    chip: Chip,
+    inputs: Any,
+    faults: Any = None,
+    *,
+    engine: Engine = "brian2",
+    seed: int = 0,
+    phases: Phases = "half",
+    record: bool = False,
+    replica: int = 0,
+    copies: int | None = None,
+) -> RunResult:
+    """Outputs of `chip` for every mask and input.
+
+    Parameters
+    ----------
+    inputs: (B, *chip.input_shape).
+    faults: ChipFaults; or a sequence of dead-neuron masks, (M, n_l) or None per hidden layer; or
+        None for the clean chip (M = 1).
+    engine: "brian2" delivers spikes with dense matrix products between NeuronGroups,
+        "brian2-synapses" with `Synapses` objects, "numpy" without brian2. All give the same
+        spikes.
+    seed: of the initial phases and of release failures.
+    phases: initial membranes at half the threshold ("half": the smallest error of one clean
+        read) or uniform in [0, v_th) ("random": unbiased counts, for statistics).
+    record: also return spike counts and rates.
+    replica: another independent draw of phases and releases for the same seed.
+    copies: masks x inputs simulated at once; changes memory and speed, never results.
+
+    Raises HardwareError for arrays that do not fit the chip.
+    """
+    x = as_inputs(chip, inputs)
+    broken = as_faults(chip, faults)
+    if broken.weight_bits is not None:
+        chip = quantise(chip, broken.weight_bits)
+    size = copies or COPIES.get(engine, 256)
+    outputs = np.empty((broken.count, len(x), chip.readout.bias.size))
+    counts = (
+        [np.empty((broken.count, len(x), size)) for size in chip.sizes] if record else None
+    )
+    work = blocks(chip, x, broken, phases=phases, seed=seed, replica=replica, copies=size)
+    with simulator(chip, engine, size) as simulate:
+        for block in work:
+            rows = slice(block.first_mask, block.first_mask + block.masks)
+            columns = slice(block.first_input, block.first_input + block.inputs)
+            activity = simulate(block)
+            outputs[rows, columns] = readout(chip, block, activity)
+            if counts is not None:
+                for kept, count in zip(counts, activity.counts, strict=True):
+                    kept[rows, columns] = count
+    if counts is None:
+        return RunResult(outputs)
+    return RunResult(outputs, tuple(counts), chip.rates(tuple(counts)))
+
+
+def readout(chip: Chip, block: Block, activity: Activity) -> Floats:
+    """Outputs (m, b, K) of a block."""
+    if activity.readout is None:
+        return chip.read(activity.counts[-1], block.alive[-1])
+    last = len(chip.hidden) - 1
+    worth = chip.hidden[last].scale / chip.duration(last)
+    return activity.readout * worth + chip.readout.bias
