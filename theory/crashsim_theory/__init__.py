@@ -12,6 +12,7 @@ from crashsim_theory.laws import BERNOULLI, NORMAL, Law, Moments, law_from_momen
 from crashsim_theory.single import SingleAtMean, SingleAtZero, derive_single
 from crashsim_theory.tails.chebyshev import chebyshev, union
 from crashsim_theory.tails.coordinates import Bernoulli, Coordinates, Normal
+from crashsim_theory.tails.exact import linear_exact
 from crashsim_theory.tails.surrogate import LinearSurrogate
 
 __all__ = [
@@ -32,5 +33,6 @@ __all__ = [
     "derive",
     "derive_single",
     "law_from_moments",
+    "linear_exact",
     "union",
 ]
