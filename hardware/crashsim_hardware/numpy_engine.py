@@ -16,12 +16,10 @@ from .block import Activity, Block, connections, matrices, tolerance
 from .chip import Chip, Projection, Spiking
 from .network import ACTIVATIONS
 
-__all__ = ["COPIES", "Delivery", "simulate"]
+__all__ = ["Delivery", "exact_precision", "simulate"]
 
 Floats = NDArray[Any]
 
-COPIES = 256
-"""Copies per block: the state of a small network then stays in the processor's cache."""
 
 MATRIX = 1 << 22
 """Largest projection, in entries, that is expanded to one matrix for the BLAS."""
@@ -78,13 +76,16 @@ class _Population:
         self.v = block.phases[index].astype(dtype)
         if neuron.synapse is not None:
             # the drive has been on for ever: the filter starts where it would settle
-            self.u = np.broadcast_to(block.drives[index], self.v.shape).copy()
-        self.slack = tolerance(layer.projection.fraction_bits)
+            self.u = np.broadcast_to(block.drives[index], self.v.shape).astype(np.float64)
+            self.push = neuron.gain * ACTIVATIONS[neuron.curve](block.drives[index])
+        # where float32 holds, sums are exact and a tie needs no tolerance
+        self.slack = 0.0 if dtype is np.float32 else tolerance(layer.projection.fraction_bits)
         theta = block.thresholds[index]
         self.theta: Any = dtype(1.0) if theta is None else theta.astype(dtype)
         # only a mismatched threshold makes the charge of a reset differ from 1
-        plain = theta is None or not np.any(np.isfinite(theta) & (theta != 1.0))
-        self.unit: Any = None if plain else np.where(np.isfinite(self.theta), self.theta, dtype(1))
+        self.unit: Any = None
+        if _mismatched(theta):
+            self.unit = np.where(np.isfinite(self.theta), self.theta, dtype(1))
         self.floor: Any = None
         if neuron.bipolar:
             stopped = theta is not None
@@ -112,8 +113,9 @@ class _Population:
             if emitting:
                 if neuron.leak:
                     v *= 1.0 - neuron.leak
-                v += neuron.gain * ACTIVATIONS[neuron.curve](self.u)
-            self.u += neuron.synapse * (self.drive - self.u)
+                v += self.push if charge is None else neuron.gain * ACTIVATIONS[neuron.curve](self.u)
+            if charge is not None:
+                self.u += neuron.synapse * (self.drive - self.u)
         return self._fire(now) if emitting else None
 
     def _fire(self, now: int) -> Floats:
@@ -140,34 +142,45 @@ class _Population:
         return spikes
 
 
-def _precision(chip: Chip, block: Block) -> type[np.floating[Any]]:
+def _mismatched(theta: Floats | None) -> bool:
+    return theta is not None and bool(np.any(np.isfinite(theta) & (theta != 1.0)))
+
+
+def exact_precision(chip: Chip, block: Block) -> type[np.floating[Any]]:
     """float32 if every sum of the run is exact in its 24 bits, else float64.
 
     On fixed-point layers both give the same spikes; float32 is twice as fast.
     """
-    if block.release_failure > 0.0 or any(b is not None for b in block.thresholds) and any(
-        theta is not None and np.any(np.isfinite(theta) & (theta != 1.0))
-        for theta in block.thresholds
-    ):
+    if block.release_failure > 0.0 or any(map(_mismatched, block.thresholds)):
         return np.float64
     for index, layer in enumerate(chip.hidden):
         bits = layer.projection.fraction_bits
         if bits is None or not layer.neuron.on_grid:
             return np.float64
-        reach = float(np.abs(block.drives[index]).max())
+        up, down = float(block.drives[index].max()), -float(block.drives[index].min())
         if index:
-            projection = layer.projection
-            weight = projection.weight
-            absolute = projection if weight is None else projection.with_weight(np.abs(weight))
-            reach += float(absolute.charge(np.ones(int(np.prod(projection.shape)))).max())
-        if (reach * chip.duration(index) + 2.0) * 2.0**bits >= 2.0**23:
+            up, down = _reach(layer.projection)
+        # per step a membrane falls by at most `down`, and rises by `up` less the spike it fires
+        climb = up if layer.neuron.refractory else max(up - 1.0, 0.0)
+        furthest = 2.0 + up + chip.duration(index) * max(climb, down)
+        if furthest * 2.0**bits >= 2.0**24:
             return np.float64
     return np.float32
 
 
+def _reach(projection: Projection) -> tuple[float, float]:
+    """The largest rise and fall of a target in one step, over all patterns of unsigned spikes."""
+    spikes, weight = np.ones(int(np.prod(projection.shape))), projection.weight
+    if weight is None:
+        return float((projection.charge(spikes) + projection.bias).max()), 0.0
+    rise = projection.with_weight(np.maximum(weight, 0.0)).charge(spikes) + projection.bias
+    fall = projection.with_weight(np.maximum(-weight, 0.0)).charge(spikes) - projection.bias
+    return float(rise.max()), float(fall.max())
+
+
 def simulate(chip: Chip, block: Block, *, trains: bool = False) -> Activity:
     """Run one block; `trains` keeps every spike, not only the counts."""
-    dtype = _precision(chip, block)
+    dtype = exact_precision(chip, block)
     layers = [_Population(layer, block, i, dtype) for i, layer in enumerate(chip.hidden)]
     last = len(layers)
     wires = [

@@ -1,0 +1,287 @@
+"""The chip in brian2, with physical units.
+
+One NeuronGroup per layer holds all copies of it, copy by copy. Spikes travel in one of two ways:
+
+- dense: one matrix product per projection and step, in a network operation of the synapses slot;
+- `Synapses` objects, one synapse per connection and copy, brian2's own event-driven delivery.
+
+Equations, for delta synapses (I the constant current, C and v_th as in `Physics`):
+
+    dv/dt = I / C - v / tau_m                          v += w v_th per spike
+
+and for filtered ones (u dimensionless, F = gain v_th / dt):
+
+    du/dt = (drive - u) / tau_s                        u += (dt / tau_s) w per spike
+    dv/dt = F curve(u) - v / tau_m
+
+each integrated by forward Euler: for the perfect integrator that is exact, and for the others it
+is the definition of the digital neuron (`PointNeuron`). Layer l runs during its own window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .block import Activity, Block, connections, matrices, tolerance
+from .brian2_loading import brian2_at_rest
+from .chip import Chip
+from .neurons import PointNeuron
+from .numpy_engine import Delivery, exact_precision
+
+__all__ = ["equations", "session"]
+
+Floats = NDArray[Any]
+
+_CURVES = {"linear": "u", "sigmoid": "1 / (1 + exp(-u))", "tanh": "tanh(u)"}
+
+
+def equations(neuron: PointNeuron) -> str:
+    """The brian2 equations of `neuron`; parameters are set per neuron, constants per chip."""
+    leak = " - (active / tau_m) * v" if neuron.leak else ""
+    if neuron.synapse is None:
+        model = f"dv/dt = (active / C) * I{leak} : volt\nI : amp\n"
+    else:
+        model = (
+            f"du/dt = (drive - u) / tau_s : 1\ndrive : 1\n"
+            f"dv/dt = (active * F) * ({_CURVES[neuron.curve]}){leak} : volt\n"
+        )
+    model += "active = int(t_in_timesteps >= start) * int(t_in_timesteps < stop) : 1 (shared)\n"
+    model += "theta : volt\nunit : volt\n"
+    if neuron.bipolar:
+        model += "theta_off : volt\npolarity = int(v >= theta) - int(v < theta_off) : 1\n"
+    return model
+
+
+@contextmanager
+def session(chip: Chip, *, copies: int, synapses: bool) -> Iterator[_Session]:
+    """An engine for `chip`: networks are built once per block size and reused."""
+    del copies  # a network is as large as its block
+    with brian2_at_rest() as brian2:
+        yield _Session(brian2, chip, synapses)
+
+
+class _Session:
+    """Keeps the network built last, as long as blocks of its kind follow."""
+
+    def __init__(self, brian2: Any, chip: Chip, synapses: bool) -> None:
+        self._brian2, self._chip, self._synapses = brian2, chip, synapses
+        self._key: tuple[Any, ...] | None = None
+        self._network: _Copies | None = None
+
+    def __call__(self, block: Block, *, trains: bool = False) -> Activity:
+        key = (block.masks, block.inputs, block.release_failure > 0.0)
+        if self._network is None or key != self._key:
+            self._network = _Copies(self._brian2, self._chip, block, self._synapses)
+            self._key = key
+        return self._network.simulate(block, trains)
+
+
+class _Copies:
+    """One brian2 Network that holds masks x inputs copies of the chip."""
+
+    def __init__(self, brian2: Any, chip: Chip, block: Block, synapses: bool) -> None:
+        self._brian2, self._chip, self._synapses = brian2, chip, synapses
+        self._dt = chip.physics.dt * brian2.second
+        self._v_th = chip.physics.threshold
+        clock = brian2.Clock(dt=self._dt)
+        last = len(chip.hidden) - 1
+        self._latest = last + chip.total_steps  # the last layer's window ends with the run
+        self._shapes = [(block.masks, block.inputs, size) for size in chip.sizes]
+        self._groups = [
+            self._group(index, int(np.prod(shape)), clock)
+            for index, shape in enumerate(self._shapes)
+        ]
+        self._wires: list[Any] = []
+        self._crossing: list[Any] = []
+        objects = list(self._groups)
+        if synapses:
+            targets = [*self._groups[1:]]
+            if block.release_failure > 0.0:
+                outputs = block.masks * block.inputs * chip.readout.bias.size
+                self._readout = brian2.NeuronGroup(outputs, "y : 1", clock=clock)
+                targets.append(self._readout)
+                objects.append(self._readout)
+            self._wires = [
+                self._synapse(index + 1, self._groups[index], target, block, clock)
+                for index, target in enumerate(targets)
+            ]
+            objects += self._wires
+        # after the threshold and before the reset, while v still tells ON from OFF
+        after_threshold = brian2.NetworkOperation(
+            self._observe, clock=clock, when="after_thresholds"
+        )
+        self._network = brian2.Network(*objects, after_threshold)
+        self._network.store()
+
+    def _group(self, index: int, size: int, clock: Any) -> Any:
+        brian2, layer, physics = self._brian2, self._chip.hidden[index], self._chip.physics
+        neuron = layer.neuron
+        constants: dict[str, Any] = {
+            "start": index + layer.offset,
+            "stop": index + self._chip.total_steps,
+            "C": physics.capacitance * brian2.farad,
+            "F": neuron.gain * physics.threshold * brian2.volt / self._dt,
+        }
+        if neuron.leak:
+            constants["tau_m"] = self._dt / neuron.leak
+        if neuron.synapse is not None:
+            constants["tau_s"] = self._dt / neuron.synapse
+        fires = "v >= theta or v < theta_off" if neuron.bipolar else "v >= theta"
+        if neuron.reset == "zero":
+            reset = "v = 0*volt"
+        else:
+            reset = "v -= polarity * unit" if neuron.bipolar else "v -= unit"
+        # brian2 lets a neuron fire again `refractory` after a spike, PointNeuron one step later
+        silent = (neuron.refractory + 1) * self._dt if neuron.refractory else False
+        return brian2.NeuronGroup(
+            size,
+            equations(neuron),
+            threshold=f"active > 0 and ({fires})",
+            reset=reset,
+            refractory=silent,
+            method="euler",
+            namespace={name: value for name, value in constants.items()},
+            clock=clock,
+        )
+
+    def _synapse(self, index: int, source: Any, target: Any, block: Block, clock: Any) -> Any:
+        """Synapses of projection `index`, in the order (copy, connection)."""
+        brian2, projection = self._brian2, self._chip.projections[index]
+        presynaptic = self._chip.hidden[index - 1].neuron
+        effect = "crossed * w" if block.release_failure > 0.0 else "w"
+        if presynaptic.bipolar:
+            effect += " * polarity_pre"
+        if index == len(self._chip.hidden):
+            on_pre, constants = f"y_post += {effect}", {}
+        elif (filtered := self._chip.hidden[index].neuron.synapse) is not None:
+            on_pre, constants = f"u_post += jump * {effect}", {"jump": filtered}
+        else:
+            on_pre, constants = f"v_post += v_th * {effect}", {"v_th": self._v_th * brian2.volt}
+        wires = brian2.Synapses(
+            source, target, "w : 1\ncrossed : 1", on_pre=on_pre, namespace=constants, clock=clock
+        )
+        pre, post = connections(projection)
+        copies = np.arange(block.masks * block.inputs)[:, None]
+        n_in = int(np.prod(projection.shape))
+        wires.connect(
+            i=(copies * n_in + pre).ravel(), j=(copies * projection.bias.size + post).ravel()
+        )
+        return wires
+
+    def simulate(self, block: Block, trains: bool) -> Activity:
+        """Set the block's state, run, and read the counts."""
+        chip = self._chip
+        self._network.restore()
+        self._block, self._trains = block, trains
+        self._set_state(block)
+        self._count = [np.zeros(shape) for shape in self._shapes]
+        self._kept: list[list[NDArray[np.int8]]] = [[] for _ in self._shapes]
+        if self._synapses:
+            self._set_synapses(block)
+        else:
+            dtype = exact_precision(chip, block)
+            self._spikes = [np.zeros(shape, dtype) for shape in self._shapes]
+            self._delivery = [
+                Delivery(projection, block, index, dtype)
+                for index, projection in enumerate(chip.projections)
+                if 0 < index < len(self._groups) or (index and block.release_failure > 0.0)
+            ]
+        released = block.release_failure > 0.0
+        self._received = np.zeros((block.masks, block.inputs, chip.readout.bias.size))
+        self._now = 0
+        self._network.run(self._latest * self._dt, namespace={})
+        readout = None
+        if released:
+            readout = self._received
+            if self._synapses:
+                readout = np.array(self._readout.y[:]).reshape(self._received.shape)
+        return Activity(
+            tuple(self._count),
+            readout,
+            tuple(np.stack(steps) for steps in self._kept) if trains else None,
+        )
+
+    def _set_state(self, block: Block) -> None:
+        physics = self._chip.physics
+        for index, (group, shape) in enumerate(zip(self._groups, self._shapes, strict=True)):
+            layer = self._chip.hidden[index]
+
+            def whole(values: Any, shape: tuple[int, ...] = shape) -> Floats:
+                return np.broadcast_to(values, shape).reshape(-1)
+
+            theta = block.thresholds[index]
+            theta = np.ones(1) if theta is None else theta
+            slack = tolerance(layer.projection.fraction_bits)
+            _assign(group, "v", whole(block.phases[index]) * self._v_th)
+            _assign(group, "theta", whole(theta - slack) * self._v_th)
+            _assign(group, "unit", whole(np.where(np.isfinite(theta), theta, 1.0)) * self._v_th)
+            if layer.neuron.bipolar:
+                off = np.where(np.isfinite(theta), 0.0, -np.inf) - slack
+                _assign(group, "theta_off", whole(off) * self._v_th)
+            drive = whole(block.drives[index])
+            if layer.neuron.synapse is None:
+                _assign(group, "I", drive * (physics.charge / physics.dt))
+            else:
+                _assign(group, "drive", drive)
+                _assign(group, "u", drive)
+
+    def _set_synapses(self, block: Block) -> None:
+        for index, wires in enumerate(self._wires, start=1):
+            projection = self._chip.projections[index]
+            source, target = connections(projection)
+            weights = matrices(projection, block.alive[index])[..., source, target]
+            if weights.ndim == 2:
+                weights = weights[:, None]
+            shape = (block.masks, block.inputs, len(source))
+            _assign(wires, "w", np.broadcast_to(weights, shape).reshape(-1))
+
+    def _observe(self) -> None:
+        """Count the spikes of this step and, without Synapses, deliver them."""
+        now, self._now = self._now, self._now + 1
+        for index, group in enumerate(self._groups):
+            layer = self._chip.hidden[index]
+            step = now - index  # in the time of the layer's own window
+            if not layer.offset <= step < self._chip.total_steps:
+                continue
+            fired = group.spikes
+            polarity: Any = 1
+            if layer.neuron.bipolar:
+                values = group.variables
+                v, off = (values[name].get_value()[fired] for name in ("v", "theta_off"))
+                polarity = np.where(v < off, -1, 1)
+            self._count[index].reshape(-1)[fired] += polarity
+            if self._trains:
+                train = np.zeros(self._shapes[index], np.int8)
+                train.reshape(-1)[fired] = polarity
+                self._kept[index].append(train)
+            if self._synapses:
+                if self._block.release_failure > 0.0 and index < len(self._wires):
+                    size = self._wires[index].variables["w"].get_value().size
+                    per_copy = size // (self._block.masks * self._block.inputs)
+                    crossed = self._block.survivals(index + 1, step, per_copy)
+                    _assign(self._wires[index], "crossed", crossed.reshape(-1).astype(float))
+            elif index < len(self._delivery):
+                self._deliver(index, fired, polarity, step)
+
+    def _deliver(self, index: int, fired: Any, polarity: Any, step: int) -> None:
+        spikes = self._spikes[index]
+        spikes.fill(0)
+        spikes.reshape(-1)[fired] = polarity
+        charge = self._delivery[index](spikes, step)
+        if index + 1 == len(self._groups):
+            self._received += charge
+            return
+        neuron = self._chip.hidden[index + 1].neuron
+        name, worth = ("v", self._v_th) if neuron.synapse is None else ("u", neuron.synapse)
+        state = self._groups[index + 1].variables[name].get_value()
+        state += worth * charge.reshape(-1).astype(np.float64, copy=False)
+
+
+def _assign(owner: Any, name: str, values: Floats) -> None:
+    # straight into the state array: the values are already in SI base units
+    owner.variables[name].set_value(values)
