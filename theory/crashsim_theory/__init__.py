@@ -5,6 +5,7 @@ package derives the mean and variance of the output's displacement Delta(e) = F(
 law of e_i, and bounds its tails. It needs sympy, numpy and scipy only.
 """
 
+from crashsim_theory.activations import Activation, activation, leaky_relu
 from crashsim_theory.contractions import Contraction
 from crashsim_theory.derivation import Derivation, derive
 from crashsim_theory.errors import TheoryError
@@ -18,6 +19,7 @@ from crashsim_theory.tails.surrogate import LinearSurrogate
 __all__ = [
     "BERNOULLI",
     "NORMAL",
+    "Activation",
     "Bernoulli",
     "Contraction",
     "Coordinates",
@@ -29,10 +31,12 @@ __all__ = [
     "SingleAtMean",
     "SingleAtZero",
     "TheoryError",
+    "activation",
     "chebyshev",
     "derive",
     "derive_single",
     "law_from_moments",
+    "leaky_relu",
     "linear_exact",
     "union",
 ]

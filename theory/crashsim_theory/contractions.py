@@ -41,7 +41,7 @@ class Factor:
     @property
     def latex(self) -> str:
         letters = "".join(LETTERS[index] for index in self.indices)
-        head = {"F": "F", "m": "m"}.get(self.name) or f"\\kappa_{{{self.name[1]}"
+        head = {"F": "F", "D": "D", "m": "m"}.get(self.name) or f"\\kappa_{{{self.name[1]}"
         base = f"{head}_{{{letters}}}" if "kappa" not in head else f"{head},{letters}}}"
         return base + (f"^{{{self.power}}}" if self.power > 1 else "")
 
