@@ -20,6 +20,7 @@ is the definition of the digital neuron (`PointNeuron`). Layer l runs during its
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -117,6 +118,7 @@ class _Copies:
         )
         self._network = brian2.Network(*objects, after_threshold)
         self._network.store()
+        gc.freeze()  # the network is garbage-free too: see brian2_at_rest
 
     def _group(self, index: int, size: int, clock: Any) -> Any:
         brian2, layer, physics = self._brian2, self._chip.hidden[index], self._chip.physics

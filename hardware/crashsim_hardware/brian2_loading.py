@@ -62,7 +62,6 @@ def brian2_at_rest() -> Iterator[Any]:
             f"brian2 is set to the {device}; call brian2.set_device('runtime') before a run here"
         )
     kept = {name: brian2.prefs[name] for name in ("codegen.target", "core.default_float_dtype")}
-    gc.collect()
     gc.freeze()
     try:
         brian2.prefs["codegen.target"] = "numpy"

@@ -21,7 +21,7 @@ __all__ = ["Engine", "RunResult", "as_faults", "run"]
 Floats = NDArray[Any]
 Engine = Literal["brian2", "brian2-synapses", "numpy"]
 
-COPIES: dict[str, int] = {"numpy": 256, "brian2": 512, "brian2-synapses": 64}
+COPIES: dict[str, int] = {"numpy": 256, "brian2": 1024, "brian2-synapses": 64}
 
 
 @dataclass(frozen=True, eq=False)
