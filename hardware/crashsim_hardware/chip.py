@@ -113,14 +113,14 @@ class Projection:
 class Spiking:
     """One hidden layer on the chip: its synapses, its neurons, and what a spike is worth.
 
-    scale: activation of the network's neuron at one spike per step: a = scale * rate.
+    scale: (n,), activation of the network's neuron at one spike per step: a = scale * rate.
     offset: steps after the start of the run before these neurons may emit: the settling of the
         synaptic filters up to here (latency not counted).
     """
 
     projection: Projection
     neuron: PointNeuron
-    scale: float
+    scale: Floats
     offset: int = 0
 
     @property
@@ -129,8 +129,8 @@ class Spiking:
         return int(self.projection.bias.size)
 
     @property
-    def stuck_value(self) -> float:
-        """The activation that a neuron firing at its highest rate stands for."""
+    def stuck_value(self) -> Floats:
+        """The activation that a neuron firing at its highest rate stands for, (n,)."""
         return self.scale * self.neuron.max_rate
 
 
@@ -144,7 +144,7 @@ class Chip:
 
     hidden: spiking layers, first to last. The first is driven by analog inputs as constant
         currents.
-    readout: linear and non-spiking; maps counts * scale / duration to the outputs.
+    readout: linear and non-spiking; maps spikes per step to the outputs.
     steps: length T of the readout window, in steps of physics.dt.
     input_shape: of one input.
     physics: capacitance, threshold and time step.
@@ -192,8 +192,7 @@ class Chip:
     def read(self, last: Floats, alive: NDArray[np.bool_] | None = None) -> Floats:
         """Outputs (..., K) from the counts of the last hidden layer (..., n_L)."""
         index = len(self.hidden) - 1
-        mean = last * (self.hidden[index].scale / self.duration(index))
-        return self.readout.charge(mean, alive) + self.readout.bias
+        return self.readout.charge(last / self.duration(index), alive) + self.readout.bias
 
 
 def quantise(chip: Chip, bits: int) -> Chip:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .chip import Chip, quantised
+from .chip import Chip, Projection, quantised
 from .errors import HardwareError
 from .network import Forward
 from .running import as_faults
@@ -22,7 +22,7 @@ def reference(chip: Chip, inputs: Any, faults: Any = None) -> Forward:
     """Activations and outputs, (M, B, n_l) and (M, B, K), of `chip.network` under `faults`.
 
     dead: a = 0. stuck: a = `stuck_value`. thresholds: a / theta. dead_synapses: w = 0.
-    weight_bits: w quantised. release_failure: w (1 - q) behind spiking layers, the *mean* of what
+    weight_bits: w quantised as the chip stores it, on its normalised scale. release_failure: w (1 - q) behind spiking layers, the *mean* of what
     is delivered; its fluctuations are the chip's alone.
 
     Raises HardwareError if the chip has no network, or a fault does not fit.
@@ -61,8 +61,17 @@ def reference(chip: Chip, inputs: Any, faults: Any = None) -> Forward:
             weights.append(None)
             continue
         if broken.weight_bits is not None:
-            weight = quantised(weight, broken.weight_bits)
+            weight = weight * _coarsening(chip.projections[index], broken.weight_bits)
         if missing is not None:
             weight = weight * ~missing.astype(bool)
         weights.append(weight * (1.0 - broken.release_failure) if index else weight)
     return network.forward(inputs, gain=gains, offset=offsets, weights=weights)
+
+
+def _coarsening(projection: Projection, bits: int) -> Floats:
+    """Factor on every weight by which storing it in `bits` bits changes it; 1 where it is 0."""
+    stored = projection.weight
+    if stored is None:
+        return np.ones(())
+    present = stored != 0.0
+    return np.where(present, quantised(stored, bits) / np.where(present, stored, 1.0), 1.0)

@@ -146,6 +146,4 @@ def readout(chip: Chip, block: Block, activity: Activity) -> Floats:
     """Outputs (m, b, K) of a block."""
     if activity.readout is None:
         return chip.read(activity.counts[-1], block.alive[-1])
-    last = len(chip.hidden) - 1
-    worth = chip.hidden[last].scale / chip.duration(last)
-    return activity.readout * worth + chip.readout.bias
+    return activity.readout / chip.duration(len(chip.hidden) - 1) + chip.readout.bias

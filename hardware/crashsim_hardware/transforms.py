@@ -220,9 +220,8 @@ def _convolve(conv: Conv, x: Floats, weight: Floats) -> Floats:
         if kernels.ndim == 3:  # one kernel per mask: (M, out, k) against (M, B, hw, k)
             kernels = kernels[:, None]
         mixed.append(np.matmul(columns, np.swapaxes(kernels, -1, -2)))
-    return np.swapaxes(np.concatenate(mixed, axis=-1), -1, -2).reshape(
-        *lead, conv.weight.shape[0], height, width
-    )
+    y = np.swapaxes(np.concatenate(mixed, axis=-1), -1, -2)
+    return y.reshape(*y.shape[:-1], height, width)
 
 
 def apply(
