@@ -137,7 +137,18 @@ def blocks(
                 inputs=b,
                 drives=tuple(drives),
                 phases=tuple(
-                    _phases(chip, layer, thresholds[layer], phases, seed, replica, m, b, rows.start, first_input)
+                    _phases(
+                        chip,
+                        layer,
+                        thresholds[layer],
+                        phases,
+                        seed,
+                        replica,
+                        m,
+                        b,
+                        rows.start,
+                        first_input,
+                    )
                     for layer in range(len(chip.hidden))
                 ),
                 thresholds=thresholds,

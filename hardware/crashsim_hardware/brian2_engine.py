@@ -147,7 +147,7 @@ class _Copies:
             reset=reset,
             refractory=silent,
             method="euler",
-            namespace={name: value for name, value in constants.items()},
+            namespace=constants,
             clock=clock,
         )
 

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from .chip import Chip, Physics, Projection, Spiking, round_to_grid
 from .errors import HardwareError
-from .network import Layer, Network, flat_inputs
+from .network import Layer, Network
 from .neurons import (
-    PointNeuron,
     current_to_frequency,
     integrate_and_fire,
     leaky_integrate_and_fire,
@@ -91,9 +90,7 @@ def convert(
     for index, layer in enumerate(network.layers[:-1]):
         if layer.activation == "relu":
             if neuron == "lif":
-                neurons.append(
-                    leaky_integrate_and_fire(tau_mem, physics.dt, refractory=dead_steps)
-                )
+                neurons.append(leaky_integrate_and_fire(tau_mem, physics.dt, refractory=dead_steps))
             elif neuron == "if":
                 neurons.append(integrate_and_fire(refractory=dead_steps))
             else:
@@ -118,8 +115,10 @@ def convert(
     for index, model in enumerate(neurons):
         size = network.sizes[index]
         if model.synapse is None:
-            scale = headroom / model.max_rate * _largest(
-                network, index, activations[index], normalisation
+            scale = (
+                headroom
+                / model.max_rate
+                * _largest(network, index, activations[index], normalisation)
             )
             unit = scale
             # a constant current is in the membrane at once; a delivered charge leaks one step
@@ -262,14 +261,3 @@ def _leading(values: Floats, shape: Shape, wanted: Shape) -> Floats:
     channels = shape[0] if len(shape) == 3 else wanted[0]
     each = values.reshape(channels, -1)[:, 0]
     return each if len(wanted) == 3 else np.repeat(each, wanted[0] // channels)
-
-
-def input_currents(chip: Chip, x: Any) -> Floats:
-    """The constant input currents of the first layer, in ampere: (B, n_1)."""
-    inputs = np.asarray(x, dtype=np.float64)
-    if chip.network is not None:
-        inputs = flat_inputs(chip.network, inputs)
-    drive: Floats = chip.hidden[0].projection.drive(inputs.reshape(len(inputs), -1))[0]
-    return drive * chip.physics.charge / chip.physics.dt
-
-

@@ -59,7 +59,9 @@ class ChipFaults:
             if arrays is None:
                 continue
             dtype = np.float64 if name == "thresholds" else np.bool_
-            kept = tuple(None if a is None else np.asarray(a, dtype=dtype) for a in arrays)
+            kept: tuple[Floats | None, ...] = tuple(
+                None if a is None else np.asarray(a, dtype=dtype) for a in arrays
+            )
             object.__setattr__(self, name, kept)
             for array in kept:
                 if array is not None:
@@ -101,7 +103,8 @@ class ChipFaults:
             arrays = getattr(self, name) or ()
             if len(arrays) > len(shapes):
                 raise HardwareError(
-                    f"{name} has {len(arrays)} entries, but the chip has {len(shapes)} layers for it"
+                    f"{name} has {len(arrays)} entries, "
+                    f"but the chip has {len(shapes)} layers for it"
                 )
             for index, array in enumerate(arrays):
                 if array is not None and array.shape[1:] != shapes[index]:
@@ -116,9 +119,7 @@ class ChipFaults:
 
     def without(self, *names: str) -> ChipFaults:
         """The same masks with the named fields left out."""
-        blank: dict[str, Any] = {
-            name: 0.0 if name == "release_failure" else None for name in names
-        }
+        blank: dict[str, Any] = {name: 0.0 if name == "release_failure" else None for name in names}
         return replace(self, **blank, masks=self.count)
 
 

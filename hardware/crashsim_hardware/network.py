@@ -48,7 +48,8 @@ Floats = NDArray[Any]
 def _sigmoid(z: Floats) -> Floats:
     # exp of a non-positive number on both sides, so that no input overflows
     e = np.exp(-np.abs(z))
-    return np.where(z >= 0, 1.0, e) / (1.0 + e)
+    y: Floats = np.where(z >= 0, 1.0, e) / (1.0 + e)
+    return y
 
 
 ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
@@ -144,7 +145,7 @@ class Network:
         the output is 0. ``weights[l]`` replaces the weight of layer l (readout included), with or
         without a leading axis of masks.
         """
-        inputs = flat_inputs(self, x)
+        inputs = flat_inputs(x, self.input_shape)
         faulty = any(faults is not None for faults in (dead, gain, offset, weights))
         s = inputs[None] if faulty else inputs
         hidden: list[Floats] = []
@@ -168,12 +169,12 @@ def _at(items: Sequence[Floats | None] | None, index: int) -> Floats | None:
     return None if items is None or index >= len(items) else items[index]
 
 
-def flat_inputs(network: Network, x: Any) -> Floats:
-    """x (B, *input_shape) as float64 (B, n); raises HardwareError for another shape or NaN."""
+def flat_inputs(x: Any, shape: Shape) -> Floats:
+    """x (B, *shape) as float64 (B, n); raises HardwareError for another shape, or NaN."""
     inputs = np.asarray(x, dtype=np.float64)
-    if inputs.shape[1:] != network.input_shape or len(inputs) == 0:
+    if inputs.shape[1:] != shape or len(inputs) == 0:
         raise HardwareError(
-            f"inputs must have shape (B, {', '.join(map(str, network.input_shape))}) with B >= 1, "
+            f"inputs must have shape (B, {', '.join(map(str, shape))}) with B >= 1, "
             f"got {inputs.shape}"
         )
     if not np.isfinite(inputs).all():

@@ -159,7 +159,8 @@ def current_to_frequency(
     """A neuron with a saturating rate curve: dv/dt = v_th f_max curve(u), tau du/dt = I - u.
 
     u is the low-passed synaptic current in units of the pre-activation. The membrane integrates
-    the *rate*, so the spike train is as regular as a clock's, not Poisson: f_max = 1 / (dt + t_ref).
+    the *rate*, so the spike train is as regular as a clock's, not Poisson, and
+    f_max = 1 / (dt + t_ref).
     A small ripple of u around its mean biases the rate by curve''(u) Var(u) / 2; a longer tau
     makes it smaller and the settling longer.
 

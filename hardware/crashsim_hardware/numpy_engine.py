@@ -113,7 +113,9 @@ class _Population:
             if emitting:
                 if neuron.leak:
                     v *= 1.0 - neuron.leak
-                v += self.push if charge is None else neuron.gain * ACTIVATIONS[neuron.curve](self.u)
+                v += (
+                    self.push if charge is None else neuron.gain * ACTIVATIONS[neuron.curve](self.u)
+                )
             if charge is not None:
                 self.u += neuron.synapse * (self.drive - self.u)
         return self._fire(now) if emitting else None

@@ -22,8 +22,9 @@ def reference(chip: Chip, inputs: Any, faults: Any = None) -> Forward:
     """Activations and outputs, (M, B, n_l) and (M, B, K), of `chip.network` under `faults`.
 
     dead: a = 0. stuck: a = `stuck_value`. thresholds: a / theta. dead_synapses: w = 0.
-    weight_bits: w quantised as the chip stores it, on its normalised scale. release_failure: w (1 - q) behind spiking layers, the *mean* of what
-    is delivered; its fluctuations are the chip's alone.
+    weight_bits: w quantised as the chip stores it, on its normalised scale. release_failure:
+    w (1 - q) behind spiking layers, the *mean* of what is delivered; its fluctuations are the
+    chip's alone.
 
     Raises HardwareError if the chip has no network, or a fault does not fit.
     """

@@ -15,6 +15,7 @@ from .block import Activity, Block, Phases, blocks
 from .chip import Chip, quantise
 from .errors import HardwareError
 from .faults import ChipFaults
+from .network import flat_inputs
 
 __all__ = ["Engine", "RunResult", "as_faults", "run"]
 
@@ -49,23 +50,9 @@ def as_faults(chip: Chip, faults: Any) -> ChipFaults:
     """`faults` as ChipFaults: None is one clean mask, a sequence of arrays is `dead` neurons."""
     if faults is None:
         return ChipFaults(masks=1)
-    if not isinstance(faults, ChipFaults):
-        faults = ChipFaults(dead=faults)
-    faults.check(chip)
-    return faults
-
-
-def as_inputs(chip: Chip, inputs: Any) -> Floats:
-    """Inputs (B, *input_shape) as finite float64 (B, n); raises HardwareError otherwise."""
-    x = np.asarray(inputs, dtype=np.float64)
-    if x.shape[1:] != chip.input_shape or len(x) == 0:
-        raise HardwareError(
-            f"inputs must have shape (B, {', '.join(map(str, chip.input_shape))}) with B >= 1, "
-            f"got {x.shape}"
-        )
-    if not np.isfinite(x).all():
-        raise HardwareError("inputs contain NaN or infinity; clean them before the chip sees them")
-    return x.reshape(len(x), -1)
+    broken = faults if isinstance(faults, ChipFaults) else ChipFaults(dead=faults)
+    broken.check(chip)
+    return broken
 
 
 @contextmanager
@@ -118,15 +105,13 @@ def run(
 
     Raises HardwareError for arrays that do not fit the chip.
     """
-    x = as_inputs(chip, inputs)
+    x = flat_inputs(inputs, chip.input_shape)
     broken = as_faults(chip, faults)
     if broken.weight_bits is not None:
         chip = quantise(chip, broken.weight_bits)
     size = copies or COPIES.get(engine, 256)
     outputs = np.empty((broken.count, len(x), chip.readout.bias.size))
-    counts = (
-        [np.empty((broken.count, len(x), size)) for size in chip.sizes] if record else None
-    )
+    counts = [np.empty((broken.count, len(x), size)) for size in chip.sizes] if record else None
     work = blocks(chip, x, broken, phases=phases, seed=seed, replica=replica, copies=size)
     with simulator(chip, engine, size) as simulate:
         for block in work:

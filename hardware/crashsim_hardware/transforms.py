@@ -186,7 +186,9 @@ def output_shape(transform: Transform, shape: Shape) -> Shape:
         for a in (0, 1)
     )
     if min(size) < 1:
-        raise HardwareError(f"{name} window {tuple(kernel)} is larger than its padded input {shape}")
+        raise HardwareError(
+            f"{name} window {tuple(kernel)} is larger than its padded input {shape}"
+        )
     return (outputs, *size)
 
 
@@ -202,7 +204,7 @@ def _windows(
     if any(pad != (0, 0) for pad in pads):
         x = np.pad(x, pads)
     span = tuple(dilation[a] * (kernel[a] - 1) + 1 for a in (0, 1))
-    view = sliding_window_view(x, span, axis=(-2, -1))
+    view: Floats = sliding_window_view(x, span, axis=(-2, -1))  # type: ignore[call-overload]
     steps = [slice(None, None, _axis(transform.stride, a)) for a in (0, 1)]
     return view[..., steps[0], steps[1], :: dilation[0], :: dilation[1]]
 
@@ -225,22 +227,24 @@ def _convolve(conv: Conv, x: Floats, weight: Floats) -> Floats:
 
 
 def apply(
-    transform: Transform, x: Floats, weight: Floats | None = None, *, bias: bool = True
+    transform: Transform, x: Floats, axes: int, weight: Floats | None = None, *, bias: bool = True
 ) -> Floats:
-    """`transform` of signals x (..., *shape_in) -> (..., *shape_out).
+    """`transform` of signals x (..., *shape_in) -> (..., *shape_out); shape_in has `axes` axes.
 
     `weight` replaces the stored weight; with a leading axis, (M, *weight.shape), each mask of
     x (M, B, *shape_in) meets its own. The result keeps the precision of x and the weight.
     """
+    y: Floats
     if isinstance(transform, Flatten):
-        return x.reshape(*x.shape[:-3], -1) if x.ndim >= 3 else x
+        return x.reshape(*x.shape[: x.ndim - axes], -1)
     if isinstance(transform, Scale):
         factor = transform.scale if weight is None else weight
         if factor.ndim > transform.scale.ndim:
             factor = factor.reshape(
                 factor.shape[0], *(1,) * (x.ndim - factor.ndim), *factor.shape[1:]
             )
-        return x * factor
+        y = x * factor
+        return y
     if isinstance(transform, Dense):
         matrix = transform.weight if weight is None else weight
         y = np.matmul(x, np.swapaxes(matrix, -1, -2))
@@ -267,11 +271,7 @@ def chain(
     y = x.reshape(*x.shape[:-1], *shape)
     for transform in transforms:
         override = weight if isinstance(transform, Dense | Conv | Scale) else None
-        lead = y.ndim - len(shape)
-        if isinstance(transform, Flatten):  # shapes without three axes need the count of leading
-            y = y.reshape(*y.shape[:lead], -1)
-        else:
-            y = apply(transform, y, override, bias=bias)
+        y = apply(transform, y, len(shape), override, bias=bias)
         shape = output_shape(transform, shape)
     return y.reshape(*y.shape[: y.ndim - len(shape)], -1)
 
