@@ -6,10 +6,23 @@ law of e_i, and bounds its tails. It needs sympy, numpy and scipy only.
 """
 
 from crashsim_theory.activations import Activation, activation, leaky_relu
+from crashsim_theory.certificates import Certificate, Envelope, certify, certify_class
 from crashsim_theory.contractions import Contraction
 from crashsim_theory.derivation import Derivation, derive
 from crashsim_theory.errors import TheoryError
 from crashsim_theory.laws import BERNOULLI, NORMAL, Law, Moments, law_from_moments
+from crashsim_theory.networks import (
+    Affine,
+    AvgPool2d,
+    Conv2d,
+    CrashFaults,
+    Flatten,
+    Linear,
+    MaxPool2d,
+    Network,
+    Residual,
+    neuron_crashes,
+)
 from crashsim_theory.single import SingleAtMean, SingleAtZero, derive_single
 from crashsim_theory.tails.chebyshev import chebyshev, union
 from crashsim_theory.tails.coordinates import Bernoulli, Coordinates, Normal
@@ -20,23 +33,37 @@ __all__ = [
     "BERNOULLI",
     "NORMAL",
     "Activation",
+    "Affine",
+    "AvgPool2d",
     "Bernoulli",
+    "Certificate",
     "Contraction",
+    "Conv2d",
     "Coordinates",
+    "CrashFaults",
     "Derivation",
+    "Envelope",
+    "Flatten",
     "Law",
+    "Linear",
     "LinearSurrogate",
+    "MaxPool2d",
     "Moments",
+    "Network",
     "Normal",
+    "Residual",
     "SingleAtMean",
     "SingleAtZero",
     "TheoryError",
     "activation",
+    "certify",
+    "certify_class",
     "chebyshev",
     "derive",
     "derive_single",
     "law_from_moments",
     "leaky_relu",
     "linear_exact",
+    "neuron_crashes",
     "union",
 ]

@@ -1,0 +1,116 @@
+"""Proved Chernoff quantiles of many linear forms in crash indicators at once.
+
+For forms c + v . b, an event U = u_0 + g . b >= theta known to be rare, and every s >= 0, r > 0:
+
+    P(U >= theta, c + v . b >= tau)
+        <= exp(Lambda(s g + r v) - s (theta - u_0) - r (tau - c)),
+    Lambda(y) = sum log(1 - p + p e^y).
+
+Setting this to eta gives tau. With s = 0 it is the plain Chernoff quantile.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import expit
+
+from crashsim_theory.arrays import Array
+from crashsim_theory.crown import LinearForms
+from crashsim_theory.tails.rows import Rows, chunks
+
+UNIT = 2.0**-53
+_STEPS = 6
+
+
+@dataclass(frozen=True)
+class RareEvent:
+    """U = constant + gains . b >= threshold, tilted by s; s = 0 is the certain event."""
+
+    gains: Array
+    gap: float  # theta - u_0, rounded down
+    tilt: float
+
+    @staticmethod
+    def certain(coordinates: int) -> RareEvent:
+        return RareEvent(np.zeros(coordinates), 0.0, 0.0)
+
+    def log_bound(self, p: Array) -> float:
+        """log of Chernoff's bound on the event's probability, rounded up."""
+        shift = self.tilt * self.gains
+        value, error = log_mgf(p, shift[np.newaxis])
+        exponent = value[0] - self.tilt * self.gap
+        error = error[0] + 4 * UNIT * (abs(value[0]) + abs(self.tilt * self.gap))
+        return float(min(0.0, exponent + error))
+
+    def tilted(self, p: Array) -> Array:
+        """The crash probabilities under which the event is typical."""
+        with np.errstate(divide="ignore"):
+            logit = np.log(p) - np.log1p(-p)
+        return np.asarray(expit(logit + self.tilt * self.gains))
+
+
+def log_mgf(p: Array, exponents: Array) -> tuple[Array, Array]:
+    """Lambda(y) = sum_i log(1 - p_i + p_i e^{y_i}) for rows y (r, C), and a bound on its error.
+
+    Each term lies between 0 and y_i and is computed to a few units in the last place of y_i
+    (log1p and expm1 of numpy err by at most 4 units), the sum by n more.
+    """
+    small = np.expm1(-np.abs(exponents))
+    with np.errstate(divide="ignore"):
+        terms = np.maximum(exponents, 0) + np.log1p(np.where(exponents > 0, 1 - p, p) * small)
+    terms = np.where(p == 1, exponents, terms)
+    # Where a probability is near 1, 1 - p + p e^y may be close to 0: its logarithm loses digits.
+    loss = np.where(exponents > 0, 1 - p, p) / np.maximum(
+        1 + np.where(exponents > 0, 1 - p, p) * small, 1e-300
+    )
+    error = ((exponents.shape[-1] + 16) * np.abs(exponents) + 16 * np.minimum(loss, 1e300)).sum(-1)
+    return terms.sum(-1), UNIT * error
+
+
+def upper_quantile(forms: LinearForms, p: Array, event: RareEvent, log_eta: float) -> Array:
+    """tau (r,) with P(event and constant + gains . b >= tau) <= eta for every row, proved.
+
+    Never above the largest value the form can take at all.
+    """
+    gains = forms.gains
+    largest = _largest(gains)
+    offset = np.zeros(len(gains))
+    tau = largest.copy()
+    exponent = max(event.log_bound(p) - log_eta, 1e-3)
+    tilted = event.tilted(p) if event.tilt else p
+    rows = Rows(offset, gains, offset, tilted)
+    at = np.arange(len(gains))
+    spread = rows.cumulants(at, offset).k2
+    moving = spread > 0
+    r = np.where(moving, np.sqrt(2 * exponent / np.where(moving, spread, 1.0)), 0.0)
+    for _ in range(_STEPS):
+        found = rows.cumulants(at, r)
+        excess = r * found.k1 - found.k - exponent
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            step = np.where(moving, r - excess / (r * found.k2), 0.0)
+        r = np.where(np.isfinite(step), np.clip(step, r / 4, r * 4), r)
+    shift = event.tilt * event.gains
+    for part in chunks(len(gains), gains.shape[1]):
+        y = shift + r[part, np.newaxis] * gains[part]
+        value, error = log_mgf(p, y)
+        constant = -event.tilt * event.gap - log_eta
+        error = error + 8 * UNIT * (np.abs(value) + abs(event.tilt * event.gap) + abs(log_eta))
+        # y itself is rounded; Lambda moves by no more than y does.
+        error = error + 2 * UNIT * np.abs(y).sum(-1)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            candidate = (value + constant + error) / r[part]
+        candidate = np.where(moving[part], candidate, largest[part])
+        tau[part] = np.minimum(largest[part], candidate + 4 * UNIT * np.abs(candidate))
+    return np.asarray(np.nextafter(forms.constant + tau, np.inf))
+
+
+def _largest(gains: Array) -> Array:
+    total = np.maximum(gains, 0).sum(-1)
+    return np.asarray(total * (1 + (gains.shape[1] + 8) * UNIT))
+
+
+def expected(forms: LinearForms, p: Array) -> Array:
+    """E of the forms under crash probabilities p, (r,)."""
+    return np.asarray(forms.constant + forms.gains @ p)
