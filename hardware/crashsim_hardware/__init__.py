@@ -5,6 +5,7 @@ The package imports numpy alone; brian2 is loaded by the first run that uses it.
 
 from .chip import Chip, Physics, quantise
 from .conversion import convert
+from .devices import Device, device, devices, sample_bit_errors, sample_stuck_cells
 from .errors import HardwareError, HardwareWarning
 from .faults import (
     ChipFaults,
@@ -15,29 +16,46 @@ from .faults import (
     sample_stuck,
 )
 from .network import AveragePool, Conv, Dense, Flatten, Layer, Network, Scale, SumPool
+from .raster import Raster, Spikes, raster
+from .reference import reference
 from .running import RunResult, run
+from .statistics import CrashStatistics, Moment, SpikingGap, crash_statistics, spiking_gap
 
 __all__ = [
     "AveragePool",
     "Chip",
     "ChipFaults",
     "Conv",
+    "CrashStatistics",
     "Dense",
+    "Device",
     "Flatten",
     "HardwareError",
     "HardwareWarning",
     "Layer",
+    "Moment",
     "Network",
     "Physics",
+    "Raster",
     "RunResult",
     "Scale",
+    "Spikes",
+    "SpikingGap",
     "SumPool",
     "convert",
+    "crash_statistics",
+    "device",
+    "devices",
     "quantise",
+    "raster",
+    "reference",
     "run",
+    "sample_bit_errors",
     "sample_core_deaths",
     "sample_dead",
     "sample_dead_synapses",
     "sample_mismatch",
     "sample_stuck",
+    "sample_stuck_cells",
+    "spiking_gap",
 ]

@@ -37,7 +37,8 @@ class Block:
     phases: per hidden layer, membrane at the start, (m, b, n_l).
     thresholds: per hidden layer, (m, 1, n_l) or None for 1 everywhere; +inf never fires, -inf
         always does.
-    alive: per projection, (m, *weight.shape) or None, False where a synapse is dead.
+    weights: per projection, what is read instead of the stored weight, (m, *weight.shape), or
+        None.
     release_failure: probability that a spike is lost at a synapse.
     first_mask, first_input: where the block lies, for `survivals`.
     """
@@ -47,7 +48,7 @@ class Block:
     drives: tuple[Floats, ...]
     phases: tuple[Floats, ...]
     thresholds: tuple[Floats | None, ...]
-    alive: tuple[NDArray[np.bool_] | None, ...]
+    weights: tuple[Floats | None, ...]
     release_failure: float
     first_mask: int
     first_input: int
@@ -123,13 +124,13 @@ def blocks(
         thresholds = tuple(
             _thresholds(chip, faults, layer, rows) for layer in range(len(chip.hidden))
         )
-        alive = tuple(
-            None if (dead := faults.layer("dead_synapses", index)) is None else ~dead[rows]
-            for index in range(len(chip.projections))
+        weights = tuple(
+            faults.read_weight(projection, index, rows)
+            for index, projection in enumerate(chip.projections)
         )
         for first_input in range(0, len(inputs), width):
             x = inputs[first_input : first_input + width]
-            drives = [chip.hidden[0].projection.drive(x, alive[0])]
+            drives = [chip.hidden[0].projection.drive(x, weights[0])]
             drives += [layer.projection.bias[None, None] for layer in chip.hidden[1:]]
             m, b = rows.stop - rows.start, len(x)
             yield Block(
@@ -152,7 +153,7 @@ def blocks(
                     for layer in range(len(chip.hidden))
                 ),
                 thresholds=thresholds,
-                alive=alive,
+                weights=weights,
                 release_failure=faults.release_failure,
                 first_mask=rows.start,
                 first_input=first_input,
@@ -216,10 +217,10 @@ def connections(projection: Projection) -> tuple[NDArray[np.intp], NDArray[np.in
     return source, target
 
 
-def matrices(projection: Projection, alive: NDArray[np.bool_] | None) -> Floats:
-    """The projection as (n_in, n_out), or (m, n_in, n_out) when synapses are dead."""
-    if alive is None or projection.weight is None:
+def matrices(projection: Projection, weight: Floats | None) -> Floats:
+    """The projection as (n_in, n_out), or (m, n_in, n_out) when every mask reads its own weight."""
+    if weight is None:
         return projection.matrix()
     n_in = int(np.prod(projection.shape))
-    eye = np.broadcast_to(np.eye(n_in), (len(alive), n_in, n_in))
-    return projection.charge(eye, alive)
+    eye = np.broadcast_to(np.eye(n_in), (len(weight), n_in, n_in))
+    return projection.charge(eye, weight)

@@ -236,7 +236,7 @@ class _Copies:
         for index, wires in enumerate(self._wires, start=1):
             projection = self._chip.projections[index]
             source, target = connections(projection)
-            weights = matrices(projection, block.alive[index])[..., source, target]
+            weights = matrices(projection, block.weights[index])[..., source, target]
             if weights.ndim == 2:
                 weights = weights[:, None]
             shape = (block.masks, block.inputs, len(source))

@@ -57,6 +57,8 @@ class Projection:
         output units, into the readout).
     bias: (n_out,) constant drive per step.
     shape: of the layer the spikes come from.
+    gain: chip weight per network weight, broadcast against the weight; None for a chip that was
+        not converted from a network.
     fraction_bits: weights and drives are multiples of 2**-fraction_bits, so sums of them are exact
         in any order: the three engines can agree to the last spike. None for real numbers.
     """
@@ -65,6 +67,7 @@ class Projection:
     bias: Floats
     shape: Shape
     fraction_bits: int | None = None
+    gain: Floats | None = None
 
     @property
     def weight(self) -> Floats | None:
@@ -90,23 +93,21 @@ class Projection:
             ),
         )
 
-    def charge(self, spikes: Floats, alive: NDArray[np.bool_] | None = None) -> Floats:
+    def charge(self, spikes: Floats, weight: Floats | None = None) -> Floats:
         """Charges (..., n_out) of spikes (..., n_in), without the constant drive.
 
-        alive: (M, *weight.shape), False where a synapse is dead; then spikes are (M, B, n_in).
+        weight: (M, *weight.shape), what is read instead of the stored weight; then spikes are
+        (M or 1, B, n_in).
         """
-        weight = None
-        if alive is not None and self.weight is not None:
-            weight = (self.weight * alive).astype(spikes.dtype)
         return chain(self.transforms, spikes, self.shape, weight, bias=False)
 
     def matrix(self) -> Floats:
         """The whole map as one (n_in, n_out) matrix, for spikes from the left."""
         return self.charge(np.eye(math.prod(self.shape)))
 
-    def drive(self, x: Floats, alive: NDArray[np.bool_] | None = None) -> Floats:
+    def drive(self, x: Floats, weight: Floats | None = None) -> Floats:
         """Constant drive of analog inputs x (B, n_in), rounded to the grid: (1 or M, B, n_out)."""
-        return round_to_grid(self.charge(x[None], alive) + self.bias, self.fraction_bits)
+        return round_to_grid(self.charge(x[None], weight) + self.bias, self.fraction_bits)
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,10 +190,10 @@ class Chip:
             for index, (layer, count) in enumerate(zip(self.hidden, counts, strict=True))
         )
 
-    def read(self, last: Floats, alive: NDArray[np.bool_] | None = None) -> Floats:
+    def read(self, last: Floats, weight: Floats | None = None) -> Floats:
         """Outputs (..., K) from the counts of the last hidden layer (..., n_L)."""
         index = len(self.hidden) - 1
-        return self.readout.charge(last / self.duration(index), alive) + self.readout.bias
+        return self.readout.charge(last / self.duration(index), weight) + self.readout.bias
 
 
 def quantise(chip: Chip, bits: int) -> Chip:

@@ -202,8 +202,8 @@ def _projection(
     layer: Layer = network.layers[index]
     shape = network.shapes[index]
     bias = chain(layer.transforms, np.zeros(math.prod(shape)), shape) * per_unit + extra
-    transforms = fold(layer.transforms, shape, spike, per_unit / kept, bits)
-    return Projection(transforms, round_to_grid(bias, bits), shape, bits)
+    transforms, gain = fold(layer.transforms, shape, spike, per_unit / kept, bits)
+    return Projection(transforms, round_to_grid(bias, bits), shape, bits, gain)
 
 
 def fold(
@@ -212,11 +212,12 @@ def fold(
     source: Floats,
     target: Floats,
     fraction_bits: int | None = None,
-) -> tuple[Transform, ...]:
+) -> tuple[tuple[Transform, ...], Floats]:
     """diag(target) transforms diag(source) for layers of `shape`, with every factor in one weight.
 
     source (n_in,) and target (n_out,) must be constant within a channel. Averages become sums:
-    spikes are whole numbers and sums of them too, so that all rounding is in that weight.
+    spikes are whole numbers and sums of them too, so that all rounding is in that weight. Also
+    returns the factor on that weight, broadcast against it.
     """
     start = shape
     areas = [t.area for t in transforms if isinstance(t, AveragePool)]
@@ -237,17 +238,19 @@ def fold(
     columns, rows = _leading(source, start, before), _leading(target, shape, after)
     transform = folded[weighted]
     if isinstance(transform, Dense):
-        weight = rows[:, None] * transform.weight * columns
+        gain = rows[:, None] * columns
     elif isinstance(transform, Conv):
         groups = transform.groups
         channels = np.repeat(columns.reshape(groups, -1), len(rows) // groups, axis=0)
-        weight = rows[:, None, None, None] * transform.weight * channels[:, :, None, None]
+        gain = rows[:, None, None, None] * channels[:, :, None, None]
     elif isinstance(transform, Scale):
-        weight = transform.scale * (rows * columns).reshape(-1, *(1,) * (len(before) - 1))
+        gain = (rows * columns).reshape(-1, *(1,) * (len(before) - 1))
     else:
         raise HardwareError(f"{type(transform).__name__} carries no weight")
-    folded[weighted] = with_weight(transform, round_to_grid(weight * factor, fraction_bits))
-    return tuple(folded)
+    gain = gain * factor
+    weight = transform.scale if isinstance(transform, Scale) else transform.weight
+    folded[weighted] = with_weight(transform, round_to_grid(weight * gain, fraction_bits))
+    return tuple(folded), gain
 
 
 def _leading(values: Floats, shape: Shape, wanted: Shape) -> Floats:

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .chip import Chip
+from .chip import Chip, Projection, round_to_grid
 from .errors import HardwareError
 
 __all__ = [
     "ChipFaults",
+    "generator",
     "sample_core_deaths",
     "sample_dead",
     "sample_dead_synapses",
@@ -34,8 +35,9 @@ class ChipFaults:
         (activation ``Spiking.stuck_value``).
     thresholds: per hidden layer (M, n_l) or None, factor on the firing threshold (mismatch); the
         rate is divided by it. Reset by subtraction takes off the same charge.
-    dead_synapses: per projection, the readout last, (M, *weight.shape) or None, True where a
-        stored weight reads as 0.
+    weights: per projection, the readout last, (M, *weight.shape) or None: what each mask reads
+        instead of the stored ``Projection.weight``, in the same units (stuck cells, bit errors).
+    dead_synapses: per projection, (M, *weight.shape) or None, True where a weight reads as 0.
     release_failure: probability that a spike is lost at a synapse, independently for every spike
         and every synapse. Constant input currents carry no spikes and lose none.
     weight_bits: weights stored with that many bits (the same on every mask).
@@ -47,6 +49,7 @@ class ChipFaults:
     dead: Sequence[Any] | None = None
     stuck: Sequence[Any] | None = None
     thresholds: Sequence[Any] | None = None
+    weights: Sequence[Any] | None = None
     dead_synapses: Sequence[Any] | None = None
     release_failure: float = 0.0
     weight_bits: int | None = None
@@ -54,11 +57,11 @@ class ChipFaults:
 
     def __post_init__(self) -> None:
         found: dict[int, str] = {} if self.masks is None else {int(self.masks): "masks"}
-        for name in ("dead", "stuck", "thresholds", "dead_synapses"):
+        for name in ("dead", "stuck", "thresholds", "weights", "dead_synapses"):
             arrays = getattr(self, name)
             if arrays is None:
                 continue
-            dtype = np.float64 if name == "thresholds" else np.bool_
+            dtype = np.float64 if name in ("thresholds", "weights") else np.bool_
             kept: tuple[Floats | None, ...] = tuple(
                 None if a is None else np.asarray(a, dtype=dtype) for a in arrays
             )
@@ -98,6 +101,7 @@ class ChipFaults:
             ("dead", neurons),
             ("stuck", neurons),
             ("thresholds", neurons),
+            ("weights", weights),
             ("dead_synapses", weights),
         ):
             arrays = getattr(self, name) or ()
@@ -117,19 +121,40 @@ class ChipFaults:
         arrays = getattr(self, name)
         return None if arrays is None or index >= len(arrays) else arrays[index]
 
-    def without(self, *names: str) -> ChipFaults:
-        """The same masks with the named fields left out."""
-        blank: dict[str, Any] = {name: 0.0 if name == "release_failure" else None for name in names}
-        return replace(self, **blank, masks=self.count)
+    def read_weight(self, projection: Projection, index: int, rows: slice) -> Floats | None:
+        """What the masks `rows` read at projection `index`, (m, *weight.shape); None: as stored."""
+        stored, read, dead = (
+            projection.weight,
+            self.layer("weights", index),
+            self.layer("dead_synapses", index),
+        )
+        if stored is None or (read is None and dead is None):
+            return None
+        weight = (
+            stored[None] if read is None else round_to_grid(read[rows], projection.fraction_bits)
+        )
+        return weight if dead is None else np.where(dead[rows], 0.0, weight)
+
+    def only(self, mask: int) -> ChipFaults:
+        """One of the masks alone."""
+        kept: dict[str, Any] = {
+            name: None
+            if arrays is None
+            else [None if array is None else array[mask : mask + 1] for array in arrays]
+            for name in ("dead", "stuck", "thresholds", "weights", "dead_synapses")
+            for arrays in (getattr(self, name),)
+        }
+        return replace(self, **kept, masks=1)
 
 
 def _bernoulli(p: float, shape: tuple[int, ...], seed: int, stream: int) -> Bools:
     if not 0.0 <= p <= 1.0:
         raise HardwareError(f"a fault probability must be in [0, 1], got {p}")
-    return _generator(seed, stream).random(shape) < p
+    return generator(seed, stream).random(shape) < p
 
 
-def _generator(seed: int, stream: int) -> np.random.Generator:
+def generator(seed: int, stream: int) -> np.random.Generator:
+    """The Philox stream number `stream` of `seed`."""
     if seed < 0:
         raise HardwareError(f"seed must be >= 0, got {seed}")
     return np.random.Generator(np.random.Philox(key=[seed, stream]))
@@ -175,7 +200,7 @@ def sample_mismatch(chip: Chip, std: float, masks: int, seed: int) -> ChipFaults
     if not std >= 0.0:
         raise HardwareError(f"the relative mismatch std must be >= 0, got {std}")
     arrays = [
-        np.maximum(1.0 + std * _generator(seed, 400 + index).standard_normal((masks, size)), 0.1)
+        np.maximum(1.0 + std * generator(seed, 400 + index).standard_normal((masks, size)), 0.1)
         for index, size in enumerate(chip.sizes)
     ]
     return ChipFaults(thresholds=arrays, masks=masks)

@@ -32,23 +32,24 @@ class Delivery:
         self, projection: Projection, block: Block, index: int, dtype: type[np.floating[Any]]
     ) -> None:
         self._projection, self._block, self._index, self._dtype = projection, block, index, dtype
-        self._alive = block.alive[index]
-        shared = 1 if self._alive is None else block.masks
+        weight = block.weights[index]
+        self._weight = None if weight is None else weight.astype(dtype)
+        shared = 1 if weight is None else block.masks
         entries = int(np.prod(projection.shape)) * projection.bias.size
         self._matrix: Floats | None = None
         if block.release_failure > 0.0:
             self._source, self._target = connections(projection)
-            weights = matrices(projection, self._alive)[..., self._source, self._target]
+            weights = matrices(projection, weight)[..., self._source, self._target]
             self._weights = weights if weights.ndim == 1 else weights[:, None]
         elif entries * shared <= MATRIX:
-            self._matrix = matrices(projection, self._alive).astype(dtype)
+            self._matrix = matrices(projection, weight).astype(dtype)
             self._charge = np.empty((block.masks, block.inputs, projection.bias.size), dtype)
 
     def __call__(self, spikes: Floats, step: int) -> Floats:
         if self._block.release_failure > 0.0:
             return self._released(spikes, step)
         if self._matrix is None:
-            return self._projection.charge(spikes, self._alive)
+            return self._projection.charge(spikes, self._weight)
         if self._matrix.ndim == 3:
             return np.matmul(spikes, self._matrix, out=self._charge)
         flat = spikes.reshape(-1, spikes.shape[-1])
@@ -154,6 +155,8 @@ def exact_precision(chip: Chip, block: Block) -> type[np.floating[Any]]:
     On fixed-point layers both give the same spikes; float32 is twice as fast.
     """
     if block.release_failure > 0.0 or any(map(_mismatched, block.thresholds)):
+        return np.float64
+    if any(weight is not None for weight in block.weights[1:]):
         return np.float64
     for index, layer in enumerate(chip.hidden):
         bits = layer.projection.fraction_bits

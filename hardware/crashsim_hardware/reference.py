@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .chip import Chip, Projection, quantised
+from .chip import Chip, quantised
 from .errors import HardwareError
 from .network import Forward
 from .running import as_faults
@@ -22,6 +22,7 @@ def reference(chip: Chip, inputs: Any, faults: Any = None) -> Forward:
     """Activations and outputs, (M, B, n_l) and (M, B, K), of `chip.network` under `faults`.
 
     dead: a = 0. stuck: a = `stuck_value`. thresholds: a / theta. dead_synapses: w = 0.
+    weights: as read, in the network's units.
     weight_bits: w quantised as the chip stores it, on its normalised scale. release_failure:
     w (1 - q) behind spiking layers, the *mean* of what is delivered; its fluctuations are the
     chip's alone.
@@ -37,42 +38,36 @@ def reference(chip: Chip, inputs: Any, faults: Any = None) -> Forward:
     broken = as_faults(chip, faults)
     gains: list[Floats] = []
     offsets: list[Floats] = []
-    for index, layer in enumerate(chip.hidden):
-        gain = np.ones((broken.count, layer.size))
+    for index, spiking in enumerate(chip.hidden):
+        gain = np.ones((broken.count, spiking.size))
         offset = np.zeros_like(gain)
         if (theta := broken.layer("thresholds", index)) is not None:
             gain = gain / theta
         if (stuck := broken.layer("stuck", index)) is not None:
-            gain, offset = np.where(stuck, 0.0, gain), np.where(stuck, layer.stuck_value, offset)
+            gain, offset = np.where(stuck, 0.0, gain), np.where(stuck, spiking.stuck_value, offset)
         if (dead := broken.layer("dead", index)) is not None:
             gain, offset = np.where(dead, 0.0, gain), np.where(dead, 0.0, offset)
         gains.append(gain)
         offsets.append(offset)
     weights: list[Floats | None] = []
-    for index, ann_layer in enumerate(network.layers):
-        stored = (weight_of(transform) for transform in ann_layer.transforms)
-        weight = next((array for array in stored if array is not None), None)
-        missing = broken.layer("dead_synapses", index)
-        if weight is None:
-            if missing is not None or broken.release_failure > 0.0:
+    for index, (layer, projection) in enumerate(zip(network.layers, chip.projections, strict=True)):
+        own = (weight_of(transform) for transform in layer.transforms)
+        weight = next((array for array in own if array is not None), None)
+        stored, scale = projection.weight, projection.gain
+        if weight is None or stored is None or scale is None:
+            if broken.read_weight(projection, index, slice(None)) is not None:
                 raise HardwareError(
                     f"layer {index} of the network has no weights of its own, so its synapses on "
                     "the chip have no counterpart to fail"
                 )
             weights.append(None)
             continue
-        if broken.weight_bits is not None:
-            weight = weight * _coarsening(chip.projections[index], broken.weight_bits)
-        if missing is not None:
-            weight = weight * ~missing.astype(bool)
-        weights.append(weight * (1.0 - broken.release_failure) if index else weight)
+        kept = stored if broken.weight_bits is None else quantised(stored, broken.weight_bits)
+        changed = projection if broken.weight_bits is None else projection.with_weight(kept)
+        read = broken.read_weight(changed, index, slice(None))
+        read = kept if read is None else read
+        # differences, so that the chip's own rounding stays out of the reference
+        safe = np.where(scale == 0.0, 1.0, scale)
+        faulty = np.where(read == 0.0, 0.0, weight + (read - stored) / safe)
+        weights.append(faulty * (1.0 - broken.release_failure) if index else faulty)
     return network.forward(inputs, gain=gains, offset=offsets, weights=weights)
-
-
-def _coarsening(projection: Projection, bits: int) -> Floats:
-    """Factor on every weight by which storing it in `bits` bits changes it; 1 where it is 0."""
-    stored = projection.weight
-    if stored is None:
-        return np.ones(())
-    present = stored != 0.0
-    return np.where(present, quantised(stored, bits) / np.where(present, stored, 1.0), 1.0)

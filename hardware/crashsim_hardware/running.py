@@ -130,5 +130,5 @@ def run(
 def readout(chip: Chip, block: Block, activity: Activity) -> Floats:
     """Outputs (m, b, K) of a block."""
     if activity.readout is None:
-        return chip.read(activity.counts[-1], block.alive[-1])
+        return chip.read(activity.counts[-1], block.weights[-1])
     return activity.readout / chip.duration(len(chip.hidden) - 1) + chip.readout.bias
