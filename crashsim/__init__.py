@@ -1,0 +1,57 @@
+"""How far a neural network's output moves when its hardware fails at random.
+
+    >>> import torch, crashsim
+    >>> from crashsim import NeuronCrash
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
+    >>> score = crashsim.score(net.eval(), torch.ones(2, 4), NeuronCrash(p=0.01), sites="hidden")
+    >>> score.find("exact", "variance").kind
+    'exact'
+
+The nouns: a **fault** (``NeuronCrash`` and others) strikes **sites** of a model; model, inputs and
+faults make a **FaultSpace**; methods turn it into **estimates**, and a **score** holds them all.
+"""
+
+from crashsim.agreement import Agreement, rank_loss
+from crashsim.enumeration import ExactDistribution, enumerate_exact
+from crashsim.errors import CrashsimError, CrashsimWarning
+from crashsim.estimate import Estimate
+from crashsim.faults import (
+    AdditiveNoise,
+    BitFlip,
+    Fault,
+    GainNoise,
+    NeuronCrash,
+    SignFlip,
+    StuckAt,
+    WeightCrash,
+)
+from crashsim.montecarlo import monte_carlo
+from crashsim.score import Score, score
+from crashsim.sites import Site, find_sites
+from crashsim.space import FaultSpace
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AdditiveNoise",
+    "Agreement",
+    "BitFlip",
+    "CrashsimError",
+    "CrashsimWarning",
+    "Estimate",
+    "ExactDistribution",
+    "Fault",
+    "FaultSpace",
+    "GainNoise",
+    "NeuronCrash",
+    "Score",
+    "SignFlip",
+    "Site",
+    "StuckAt",
+    "WeightCrash",
+    "enumerate_exact",
+    "find_sites",
+    "monte_carlo",
+    "rank_loss",
+    "score",
+]

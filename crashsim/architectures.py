@@ -1,0 +1,84 @@
+"""Architecture specs: ``64-100-50-10:sigmoid`` is a feed-forward network."""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from crashsim.errors import ArgumentError
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky-relu": nn.LeakyReLU,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "elu": nn.ELU,
+    "softplus": nn.Softplus,
+    "linear": nn.Identity,
+}
+_SPEC = re.compile(r"(?P<sizes>\d+(-\d+)+)(:(?P<activation>[a-z-]+))?")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A feed-forward network of fully connected layers.
+
+    Attributes:
+        sizes: numbers of inputs, of neurons of each hidden layer, and of outputs.
+        activation: of the hidden layers; the outputs are linear.
+    """
+
+    sizes: tuple[int, ...]
+    activation: str = "relu"
+
+    def __str__(self) -> str:
+        return f"{'-'.join(map(str, self.sizes))}:{self.activation}"
+
+    def build(self, seed: int = 0) -> nn.Sequential:
+        """A network with torch's default initialisation, drawn from ``seed`` alone."""
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        pairs = list(zip(self.sizes, self.sizes[1:], strict=False))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for i, (fan_in, fan_out) in enumerate(pairs, start=1):
+                layers[f"linear{i}"] = nn.Linear(fan_in, fan_out)
+                if i < len(pairs):
+                    layers[f"{self.activation.replace('-', '_')}{i}"] = ACTIVATIONS[
+                        self.activation
+                    ]()
+        return nn.Sequential(layers).eval()
+
+
+def is_architecture(spec: str) -> bool:
+    """Whether a string has the form of an architecture spec."""
+    return _SPEC.fullmatch(spec) is not None
+
+
+def parse_architecture(spec: str) -> Architecture:
+    """Reads ``inputs-hidden-...-outputs[:activation]``.
+
+    Raises:
+        ArgumentError: not of that form, a size of zero, or an unknown activation.
+    """
+    match = _SPEC.fullmatch(spec)
+    if match is None:
+        raise ArgumentError(
+            f"architecture {spec!r}: write sizes and activation as in '64-100-50-10:sigmoid'"
+        )
+    sizes = tuple(int(size) for size in match["sizes"].split("-"))
+    if min(sizes) < 1:
+        raise ArgumentError(f"architecture {spec!r}: every layer needs at least one neuron")
+    activation = match["activation"] or "relu"
+    if activation not in ACTIVATIONS:
+        raise ArgumentError(
+            f"architecture {spec!r}: activation {activation!r} is not known; "
+            f"choose among {', '.join(ACTIVATIONS)}"
+        )
+    return Architecture(sizes, activation)

@@ -1,0 +1,179 @@
+"""Data sets: the embedded digits, MNIST-like idx files, numpy files."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from crashsim.errors import ArgumentError, FileError
+
+Split = Literal["train", "test"]
+_SPLIT_SEED = 0
+_TEST_SHARE = 0.2
+_IMAGE_NAMES = {"train": "train-images", "test": "t10k-images"}
+
+
+@dataclass(frozen=True)
+class Data:
+    """Examples and, if known, their classes.
+
+    Attributes:
+        name: as the user called it.
+        inputs: (n, ...) float32.
+        targets: (n,) int64 classes, or None.
+    """
+
+    name: str
+    inputs: Tensor
+    targets: Tensor | None = None
+
+    def first(self, count: int) -> Data:
+        """The first ``count`` examples (all, if there are fewer)."""
+        targets = None if self.targets is None else self.targets[:count]
+        return replace(self, inputs=self.inputs[:count], targets=targets)
+
+
+def load_data(spec: str, split: Split = "test") -> Data:
+    """Reads a data set by name.
+
+    Args:
+        spec: ``digits`` (scikit-learn's 1,797 images of 8 x 8, as vectors in [0, 1]);
+            ``mnist:FOLDER`` (idx files, gzipped or not); ``digits-images`` and
+            ``mnist-images:FOLDER`` (the same as (1, height, width) images, for convolutional
+            networks); a ``.npy`` file of inputs; an ``.npz`` file with ``inputs`` or ``x`` and,
+            optionally, ``targets`` or ``y``.
+        split: which part. Digits, and a folder that holds only one of MNIST's two files, are
+            split four to one after a fixed shuffle; numpy files are used whole.
+
+    Raises:
+        FileError: a file is missing or damaged.
+        ArgumentError: an unknown name.
+    """
+    name, _, folder = spec.partition(":")
+    if name in ("digits", "digits-images"):
+        data = _digits(spec, split)
+    elif name in ("mnist", "mnist-images"):
+        if not folder:
+            raise ArgumentError(f"data={spec!r}: say where the idx files are, as {name}:FOLDER")
+        data = _idx(spec, Path(folder), split)
+    elif Path(spec).suffix in (".npy", ".npz"):
+        return _numpy(spec)
+    else:
+        raise ArgumentError(
+            f"data={spec!r} is not known; give 'digits', 'digits-images', 'mnist:FOLDER', "
+            "'mnist-images:FOLDER', or a .npy or .npz file"
+        )
+    if name.endswith("-images"):
+        return replace(data, inputs=data.inputs.unsqueeze(1))
+    return replace(data, inputs=data.inputs.flatten(1))
+
+
+def _digits(spec: str, split: Split) -> Data:
+    from sklearn.datasets import load_digits
+
+    images, targets = load_digits(return_X_y=True)
+    images = images.reshape(-1, 8, 8) / 16
+    return _part(spec, images, targets, split)
+
+
+def _part(spec: str, images: NDArray[Any], targets: NDArray[Any], split: Split) -> Data:
+    """One side of a fixed four-to-one split."""
+    order = np.random.default_rng(_SPLIT_SEED).permutation(len(images))
+    cut = round(_TEST_SHARE * len(images))
+    chosen = order[:cut] if split == "test" else order[cut:]
+    return _data(spec, images[chosen], targets[chosen])
+
+
+def _data(spec: str, inputs: NDArray[Any], targets: NDArray[Any] | None) -> Data:
+    return Data(
+        spec,
+        torch.from_numpy(np.ascontiguousarray(inputs, dtype=np.float32)),
+        None if targets is None else torch.from_numpy(targets.astype(np.int64)),
+    )
+
+
+def _idx(spec: str, folder: Path, split: Split) -> Data:
+    if not folder.is_dir():
+        raise FileError(f"data={spec!r}: {str(folder)!r} is no folder")
+    own, other = _IMAGE_NAMES[split], _IMAGE_NAMES["test" if split == "train" else "train"]
+    if _find(folder, own):
+        images, targets = _read_pair(folder, own)
+        return _data(spec, images / 255, targets)
+    if _find(folder, other):
+        images, targets = _read_pair(folder, other)
+        return _part(spec, images / 255, targets, split)
+    raise FileError(
+        f"data={spec!r}: {str(folder)!r} holds neither train-images nor t10k-images idx files; "
+        "download MNIST's four .gz files into it"
+    )
+
+
+def _find(folder: Path, start: str) -> Path | None:
+    return next(iter(sorted(folder.glob(f"{start}*idx*"))), None)
+
+
+def _read_pair(folder: Path, start: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    image_file = _find(folder, start)
+    label_file = _find(folder, start.replace("images", "labels"))
+    if image_file is None or label_file is None:
+        raise FileError(
+            f"data: {str(folder)!r} holds {start} without its labels; add "
+            f"{start.replace('images', 'labels')}-idx1-ubyte.gz"
+        )
+    images, labels = _read_idx(image_file), _read_idx(label_file)
+    if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels) or not len(images):
+        raise FileError(
+            f"data: {image_file.name} has shape {images.shape} and {label_file.name} "
+            f"{labels.shape}; they do not belong together"
+        )
+    return images, labels
+
+
+def _read_idx(path: Path) -> NDArray[Any]:
+    """An idx file of unsigned bytes: two zero bytes, type 8, number of axes, their sizes, data."""
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        zero, kind, axes = struct.unpack_from(">HBB", raw)
+        shape = struct.unpack_from(f">{axes}I", raw, 4)
+        if zero != 0 or kind != 8:
+            raise ValueError("no idx file of unsigned bytes")
+        return np.frombuffer(raw, np.uint8, offset=4 + 4 * axes).reshape(shape)
+    except (OSError, EOFError, ValueError, struct.error) as error:
+        raise FileError(f"data: cannot read {str(path)!r} as an idx file ({error})") from error
+
+
+def _numpy(spec: str) -> Data:
+    try:
+        loaded = np.load(spec, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return _checked(spec, loaded, None)
+        with loaded:
+            found = {name: loaded[name] for name in loaded.files}
+    except (OSError, ValueError, EOFError) as error:
+        raise FileError(f"data: cannot read {spec!r} as a numpy file ({error})") from error
+    inputs = next((found[name] for name in ("inputs", "x", "X") if name in found), None)
+    if inputs is None:
+        raise FileError(f"data={spec!r} holds {sorted(found)}; name the examples 'inputs' or 'x'")
+    targets = next((found[name] for name in ("targets", "y", "Y") if name in found), None)
+    return _checked(spec, inputs, targets)
+
+
+def _checked(spec: str, inputs: NDArray[Any], targets: NDArray[Any] | None) -> Data:
+    if inputs.ndim == 0 or inputs.size == 0:
+        raise ArgumentError(f"data={spec!r}: inputs of shape {inputs.shape} hold no examples")
+    if inputs.dtype.kind not in "fiub":
+        raise ArgumentError(f"data={spec!r}: inputs of type {inputs.dtype} are not numbers")
+    if targets is not None and targets.shape != inputs.shape[:1]:
+        raise ArgumentError(
+            f"data={spec!r}: targets of shape {targets.shape} for {len(inputs)} inputs; "
+            "give one class for each"
+        )
+    return _data(spec, inputs, targets)

@@ -1,0 +1,194 @@
+"""Estimate: a number, what it is, and how sure we are of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from crashsim.points import Floats
+
+Kind = Literal["exact", "proof", "bound", "statistical", "estimate"]
+Quantity = Literal["mean", "variance", "tail", "class-change", "quantile"]
+
+METHODS = (
+    "exact",
+    "norm",
+    "absolute",
+    "taylor",
+    "single",
+    "pairs",
+    "mean-point-taylor",
+    "mean-point-curvature",
+    "mean-point-single",
+    "remainder",
+    "monte-carlo",
+    "importance-sampling",
+    "certified-sampling",
+    "chebyshev",
+    "chernoff",
+    "saddlepoint",
+    "linear-exact",
+    "certificate",
+    "hardware",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """One number of a score.
+
+    Attributes:
+        method: how it was computed (one of ``METHODS``).
+        quantity: ``mean`` of Delta, ``variance`` of Delta, ``tail`` = P(|Delta| >= epsilon),
+            ``class-change`` = P(the predicted class changes), ``quantile`` of |Delta|.
+        input: index of the input, or ``"all"``: the average over inputs.
+        output: index of the output; ``"all"``: the sum over outputs (variance), any output
+            (tail), or not specific to an output (class-change).
+        value: the number itself.
+        low, high: an interval, or None where the kind has none.
+        kind: ``exact`` (no error but rounding); ``proof`` (a rigorous bound); ``bound`` (a bound
+            under the assumption in ``note``); ``statistical`` (an interval with a confidence);
+            ``estimate`` (an approximation without a guarantee).
+        confidence: of a statistical interval.
+        level: the epsilon of a tail, or the probability of a quantile.
+        note: the assumption of a bound, or what else must be known to read the number.
+    """
+
+    method: str
+    quantity: Quantity
+    input: int | Literal["all"]
+    output: int | Literal["all", "loss"]
+    value: float
+    low: float | None
+    high: float | None
+    kind: Kind
+    confidence: float | None = None
+    level: float | None = None
+    note: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        interval = "" if self.low is None else f" [{self.low:.3g}, {self.high:.3g}]"
+        return f"{self.method} {self.quantity} = {self.value:.4g}{interval} ({self.kind})"
+
+
+@dataclass(frozen=True)
+class Values:
+    """Numbers with their intervals, of one shape; ``low`` and ``high`` are None together."""
+
+    value: Floats
+    low: Floats | None = None
+    high: Floats | None = None
+
+
+def estimates_of(
+    method: str,
+    quantity: Quantity,
+    kind: Kind,
+    *,
+    per_input: Values | None = None,
+    pooled: Values | None = None,
+    total: Values | None = None,
+    confidence: float | None = None,
+    level: float | None = None,
+    note: str | None = None,
+) -> list[Estimate]:
+    """The estimates of one method and quantity.
+
+    Args:
+        per_input: (B, K), or (B,) for what is not specific to an output.
+        pooled: averaged over inputs, (K,), or () for what is not specific to an output.
+        total: averaged over inputs, for output ``"all"``, ().
+    """
+
+    def make(where: int | Literal["all"], output: Any, values: Values, at: Any) -> Estimate:
+        low, high = values.low, values.high
+        return Estimate(
+            method,
+            quantity,
+            where,
+            output,
+            float(values.value[at]),
+            None if low is None else float(low[at]),
+            None if high is None else float(high[at]),
+            kind,
+            confidence,
+            level,
+            note,
+        )
+
+    found: list[Estimate] = []
+    if per_input is not None:
+        for at in np.ndindex(per_input.value.shape):
+            output = at[1] if len(at) == 2 else "all"
+            found.append(make(at[0], output, per_input, at))
+    if pooled is not None:
+        for at in np.ndindex(pooled.value.shape):
+            found.append(make("all", at[0] if at else "all", pooled, at))
+    if total is not None:
+        found.append(make("all", "all", total, ()))
+    return found
+
+
+def deterministic(
+    method: str,
+    quantity: Quantity,
+    kind: Kind,
+    values: Floats,
+    *,
+    level: float | None = None,
+    note: str | None = None,
+) -> list[Estimate]:
+    """Estimates without intervals from (B, K) or (B,) values, pooled by averaging over inputs.
+
+    The pooled variance over all outputs is the sum over outputs; the pooled tail over all outputs
+    is the union bound over outputs.
+    """
+    pooled = values.mean(0)
+    total = None
+    if values.ndim == 2 and quantity == "variance":
+        total = Values(np.asarray(pooled.sum()))
+    elif values.ndim == 2 and quantity == "tail":
+        total = Values(np.asarray(np.minimum(values.sum(1), 1.0).mean()))
+        if values.shape[1] > 1 and kind == "exact":
+            total = None  # a union of exact tails is no longer exact
+    found = estimates_of(
+        method,
+        quantity,
+        kind,
+        per_input=Values(values),
+        pooled=Values(pooled),
+        level=level,
+        note=note,
+    )
+    if quantity == "tail":
+        note = "; ".join(filter(None, (note, "summed over outputs")))
+    return found + estimates_of(method, quantity, kind, total=total, level=level, note=note)
+
+
+def values_of(
+    estimates: Sequence[Estimate], method: str, quantity: str, field: str = "value"
+) -> Floats | None:
+    """A field of the per-input estimates of a method and quantity as (B, K), or (B, 1).
+
+    None where there are none; NaN where a single one is missing or has no interval.
+    """
+    chosen = [
+        e
+        for e in estimates
+        if e.method == method and e.quantity == quantity and isinstance(e.input, int)
+    ]
+    if not chosen:
+        return None
+    outputs = [e.output if isinstance(e.output, int) else 0 for e in chosen]
+    rows = [int(e.input) for e in chosen]
+    table = np.full((max(rows) + 1, max(outputs) + 1), np.nan)
+    for e, row, column in zip(chosen, rows, outputs, strict=True):
+        number = getattr(e, field)
+        table[row, column] = np.nan if number is None else number
+    return table

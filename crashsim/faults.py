@@ -1,0 +1,309 @@
+"""What can go wrong, and how often.
+
+A fault acts on *fault coordinates*: independent random numbers e_i, one per struck scalar (or per
+group of scalars), that turn a value a into ``a + e * v(a)`` with a displacement v. A fault knows
+the law of its coordinates and its displacement; it holds no run state, and is hashable.
+
+=================  ===============  =============================
+fault              e                displacement v(a)
+=================  ===============  =============================
+NeuronCrash        Bernoulli(p)     -a
+WeightCrash        Bernoulli(p)     -a
+StuckAt            Bernoulli(p)     value - a
+SignFlip           Bernoulli(p)     -2 a
+BitFlip            Bernoulli(p)     change of the bit (one e per bit)
+GainNoise          Normal(0, std²)  a
+AdditiveNoise      Normal(0, std²)  1
+=================  ===============  =============================
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import ClassVar, Literal
+
+import torch
+from crashsim_theory import BERNOULLI, NORMAL, Law
+from torch import Tensor
+
+from crashsim.errors import ArgumentError
+
+Strikes = Literal["neurons", "weights", "both"]
+Group = Literal["unit", "channel"] | int
+
+
+@dataclass(frozen=True)
+class Fault(ABC):
+    """One kind of fault. Subclasses are frozen dataclasses whose first field is its rate."""
+
+    law: ClassVar[Law]
+    strikes: ClassVar[Strikes] = "both"
+    parameter: ClassVar[str]  # the field that is the law's parameter, and the law's name for it
+    name: ClassVar[str]  # what the command line calls it
+
+    @property
+    def law_parameters(self) -> dict[str, float]:
+        """Numerical parameters of the coordinates' law, as ``Law.moments`` wants them."""
+        return {str(self.law.parameters[0]): self.rate}
+
+    @property
+    def rate(self) -> float:
+        """The law's parameter: the probability of a crash, or the noise's standard deviation."""
+        return float(getattr(self, self.parameter))
+
+    @property
+    def is_bernoulli(self) -> bool:
+        return self.law is BERNOULLI
+
+    @abstractmethod
+    def displacement(self, value: Tensor) -> Tensor:
+        """v(a), of the shape of ``value``."""
+
+    def coordinate_count(self, shape: tuple[int, ...]) -> int:
+        """Number of fault coordinates of a site of this shape."""
+        return math.prod(shape)
+
+    def perturb(self, value: Tensor, e: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """The faulty value.
+
+        Args:
+            value: (..., *shape), the clean value.
+            e: (..., n) with n = ``coordinate_count(shape)``; leading axes broadcast.
+            shape: the site's shape, without batch axes.
+        """
+        return value + e.reshape(*e.shape[:-1], *shape) * self.displacement(value)
+
+    def to_dict(self) -> dict[str, object]:
+        return {"fault": self.name, **{f.name: getattr(self, f.name) for f in fields(self)}}
+
+
+@dataclass(frozen=True)
+class _BernoulliFault(Fault):
+    """A fault that strikes each coordinate independently with probability ``p``."""
+
+    law: ClassVar[Law] = BERNOULLI
+    parameter: ClassVar[str] = "p"
+    p: float
+
+    def __post_init__(self) -> None:
+        _require_number(type(self).__name__, "p", self.p)
+        if not 0 <= self.p <= 1:
+            raise ArgumentError(
+                f"{type(self).__name__}: p={self.p!r} is no probability; give a number in [0, 1]"
+            )
+
+
+@dataclass(frozen=True)
+class NeuronCrash(_BernoulliFault):
+    """A neuron dies: its output is 0 with probability ``p``.
+
+    Args:
+        p: probability of a crash of each group.
+        group: what dies together. ``"unit"``: every scalar on its own; ``"channel"``: a whole
+            channel (the first axis of the site's shape); an integer: that many consecutive units
+            (a core of a neuromorphic chip).
+    """
+
+    strikes: ClassVar[Strikes] = "neurons"
+    name: ClassVar[str] = "neuron-crash"
+    group: Group = "unit"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        integer = isinstance(self.group, int) and not isinstance(self.group, bool)
+        if not (self.group in ("unit", "channel") or (integer and int(self.group) >= 1)):
+            raise ArgumentError(
+                f"NeuronCrash: group={self.group!r} is not known; "
+                "give 'unit', 'channel' or the number of consecutive units that die together"
+            )
+
+    def _group_size(self, shape: tuple[int, ...]) -> int:
+        if self.group == "unit":
+            return 1
+        return math.prod(shape[1:]) if self.group == "channel" else int(self.group)
+
+    def coordinate_count(self, shape: tuple[int, ...]) -> int:
+        return -(-math.prod(shape) // self._group_size(shape))
+
+    def perturb(self, value: Tensor, e: Tensor, shape: tuple[int, ...]) -> Tensor:
+        size = self._group_size(shape)
+        if size > 1:
+            e = e.repeat_interleave(size, dim=-1)[..., : math.prod(shape)]
+        return super().perturb(value, e, shape)
+
+    def displacement(self, value: Tensor) -> Tensor:
+        return -value
+
+
+@dataclass(frozen=True)
+class WeightCrash(_BernoulliFault):
+    """A weight (synapse) is lost: it reads 0 with probability ``p``."""
+
+    strikes: ClassVar[Strikes] = "weights"
+    name: ClassVar[str] = "weight-crash"
+
+    def displacement(self, value: Tensor) -> Tensor:
+        return -value
+
+
+@dataclass(frozen=True)
+class StuckAt(_BernoulliFault):
+    """A neuron or weight reads ``value`` whatever it should be, with probability ``p``."""
+
+    name: ClassVar[str] = "stuck-at"
+    value: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_number("StuckAt", "value", self.value)
+
+    def displacement(self, value: Tensor) -> Tensor:
+        return self.value - value
+
+
+@dataclass(frozen=True)
+class SignFlip(_BernoulliFault):
+    """A neuron or weight changes sign with probability ``p`` (a simple Byzantine fault)."""
+
+    name: ClassVar[str] = "sign-flip"
+
+    def displacement(self, value: Tensor) -> Tensor:
+        return -2 * value
+
+
+@dataclass(frozen=True)
+class BitFlip(_BernoulliFault):
+    """Each bit of a stored weight flips with probability ``p``.
+
+    The weight tensor is taken as stored in two's complement fixed point of ``bits`` bits with the
+    symmetric scale ``max|w| / (2^(bits-1) - 1)``. Flipping bit j adds or subtracts ``2^j`` scales
+    (the sign bit the other way round), so the bits' changes add up: one coordinate per bit. The
+    clean network keeps its unquantised weights; only the changes are those of the stored word.
+    """
+
+    strikes: ClassVar[Strikes] = "weights"
+    name: ClassVar[str] = "bit-flip"
+    bits: int = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.bits, int) or not 2 <= self.bits <= 32:
+            raise ArgumentError(f"BitFlip: bits={self.bits!r}; give an integer from 2 to 32")
+
+    def coordinate_count(self, shape: tuple[int, ...]) -> int:
+        return math.prod(shape) * self.bits
+
+    def displacement(self, value: Tensor) -> Tensor:
+        """Change of the value by each bit's flip, (*shape, bits), least significant bit first."""
+        wide = value.double()
+        top = 2 ** (self.bits - 1)
+        scale = wide.abs().max() / (top - 1)
+        word = torch.where(scale > 0, wide / scale, 0.0).round().clamp(-top, top - 1).long()
+        powers = 2 ** torch.arange(self.bits, device=value.device)
+        is_set = (word.unsqueeze(-1) & powers) != 0
+        change = torch.where(is_set, -powers, powers)
+        change[..., -1] = -change[..., -1]  # the sign bit weighs -2^(bits-1)
+        steps: Tensor = (change * scale).to(value.dtype)
+        return steps
+
+    def perturb(self, value: Tensor, e: Tensor, shape: tuple[int, ...]) -> Tensor:
+        e = e.reshape(*e.shape[:-1], *shape, self.bits)
+        return value + (e * self.displacement(value)).sum(-1)
+
+
+@dataclass(frozen=True)
+class _NormalFault(Fault):
+    """A fault that adds Gaussian noise of standard deviation ``std`` times a displacement."""
+
+    law: ClassVar[Law] = NORMAL
+    parameter: ClassVar[str] = "std"
+    std: float
+
+    def __post_init__(self) -> None:
+        _require_number(type(self).__name__, "std", self.std)
+        if not 0 <= self.std < math.inf:
+            raise ArgumentError(
+                f"{type(self).__name__}: std={self.std!r}; give a finite standard deviation >= 0"
+            )
+
+
+@dataclass(frozen=True)
+class GainNoise(_NormalFault):
+    """A value is multiplied by 1 + Normal(0, std²) (device mismatch)."""
+
+    name: ClassVar[str] = "gain-noise"
+
+    def displacement(self, value: Tensor) -> Tensor:
+        return value
+
+
+@dataclass(frozen=True)
+class AdditiveNoise(_NormalFault):
+    """Normal(0, std²) is added to a value (read noise), in the units of the value."""
+
+    name: ClassVar[str] = "additive-noise"
+
+    def displacement(self, value: Tensor) -> Tensor:
+        return torch.ones_like(value)
+
+
+FAULTS: Mapping[str, type[Fault]] = {
+    kind.name: kind
+    for kind in (NeuronCrash, WeightCrash, StuckAt, SignFlip, BitFlip, GainNoise, AdditiveNoise)
+}
+
+
+def parse_fault(
+    spec: str, default_p: float | None = None, group: str | None = None
+) -> tuple[str | None, Fault]:
+    """Reads ``[SITES=]KIND[:NAME=VALUE,...]``, as the command line takes it.
+
+    Args:
+        spec: such as ``neuron-crash``, ``conv*=neuron-crash:p=0.01`` or ``bit-flip:p=1e-4,bits=8``.
+        default_p: the probability where the spec gives none.
+        group: the group of neuron crashes where the spec gives none.
+
+    Returns:
+        the sites, if given, and the fault.
+
+    Raises:
+        ArgumentError: not of that form, an unknown kind or name, or a value out of range.
+    """
+    head, _, tail = spec.partition(":")
+    where, separator, kind = head.rpartition("=")
+    if kind not in FAULTS:
+        raise ArgumentError(
+            f"fault={spec!r}: {kind!r} is not known; choose among {', '.join(FAULTS)}"
+        )
+    cls = FAULTS[kind]
+    known = {f.name for f in fields(cls)}
+    values: dict[str, object] = {}
+    for item in filter(None, tail.split(",")):
+        name, equals, text = item.partition("=")
+        if not equals or name not in known:
+            raise ArgumentError(f"fault={spec!r}: {item!r}: give NAME=VALUE with {sorted(known)}")
+        values[name] = _value(spec, name, text)
+    if "p" in known and default_p is not None:
+        values.setdefault("p", default_p)
+    if "group" in known and group is not None:
+        values.setdefault("group", _value(spec, "group", group))
+    if cls.parameter not in values:
+        raise ArgumentError(f"fault={spec!r}: say how strong, as {kind}:{cls.parameter}=0.1")
+    return (where if separator else None), cls(**values)
+
+
+def _value(spec: str, name: str, text: str) -> object:
+    if name == "group" and not text.isdigit():
+        return text
+    try:
+        return int(text) if name in ("bits", "group") else float(text)
+    except ValueError:
+        raise ArgumentError(f"fault={spec!r}: {name}={text!r} is not a number") from None
+
+
+def _require_number(owner: str, argument: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+        raise ArgumentError(f"{owner}: {argument}={value!r} is not a number")

@@ -1,0 +1,69 @@
+"""A score as one self-contained HTML file."""
+
+from __future__ import annotations
+
+from importlib import resources
+
+import jinja2
+
+from crashsim.report import tables
+from crashsim.report.text import footer
+from crashsim.score import Score
+from crashsim.verdict import best, describe_faults, percent
+
+
+def to_html(score: Score) -> str:
+    """The report: no network, no script, pictures inline."""
+    from crashsim.report import plots
+
+    source = resources.files("crashsim.report").joinpath("template.html").read_text()
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    formulas = [
+        {
+            "method": method,
+            "description": tables.DESCRIPTIONS.get(method, ""),
+            "picture": plots.formula(text["latex"]),
+            "text": text["text"],
+        }
+        for method, text in score.formulas.items()
+    ]
+    return environment.from_string(source).render(
+        score=score,
+        asked=describe_faults(score),
+        headline=_headline(score),
+        columns=tables.columns(score),
+        rows=tables.rows(score),
+        descriptions=tables.DESCRIPTIONS,
+        legend=tables.LEGEND,
+        number=tables.number,
+        formulas=formulas,
+        footer=footer(score),
+        curves=plots.tail_curves(score),
+        histogram=plots.histogram(score),
+        scatter=plots.scatter(score),
+        shares=plots.shares(score),
+    )
+
+
+def _headline(score: Score) -> list[dict[str, str]]:
+    """The few numbers at the top: label, value, and where it comes from."""
+    found = []
+    for label, quantity in (
+        ("predicted class changes", "class-change"),
+        (f"some output moves by {score.epsilon or 0:g}", "tail"),
+        ("Var Δ, all outputs", "variance"),
+    ):
+        estimate = best(score, quantity)
+        if estimate is None:
+            continue
+        show = tables.number if quantity == "variance" else percent
+        source = f"{estimate.method} ({estimate.kind})"
+        if estimate.low is not None and estimate.high is not None and estimate.kind != "exact":
+            source = (
+                f"{estimate.method}, {percent(estimate.confidence or 0)} interval "
+                f"{show(estimate.low)} to {show(estimate.high)}"
+            )
+        found.append({"label": label, "value": show(estimate.value), "source": source})
+    return found

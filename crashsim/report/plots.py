@@ -1,0 +1,217 @@
+"""The pictures of a report, as inline SVG."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import StringIO
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from crashsim.estimate import values_of
+from crashsim.score import Score
+
+COLOURS = {
+    "exact": "#111111",
+    "monte-carlo": "#111111",
+    "saddlepoint": "#0f766e",
+    "chernoff": "#2563eb",
+    "chebyshev": "#dc2626",
+    "linear-exact": "#7c3aed",
+    "certificate": "#9333ea",
+    "hardware": "#b45309",
+    "taylor": "#dc2626",
+    "single": "#d97706",
+    "mean-point-taylor": "#2563eb",
+    "mean-point-single": "#0f766e",
+}
+_FLOOR = 1e-9
+_STYLE: Any = {
+    "font.family": "sans-serif",
+    "font.size": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#94a3b8",
+    "axes.labelcolor": "#334155",
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.axisbelow": True,
+    "xtick.color": "#475569",
+    "ytick.color": "#475569",
+    "grid.color": "#e2e8f0",
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "svg.fonttype": "path",  # the same picture whatever fonts the reader has
+    "svg.hashsalt": "crashsim",  # the same file for the same score
+}
+
+
+@contextmanager
+def _figure(width: float, height: float, columns: int = 1) -> Iterator[tuple[Figure, Any]]:
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.subplots(1, columns)
+        yield figure, axes
+
+
+def _svg(figure: Figure) -> str:
+    with mpl.rc_context(_STYLE):
+        buffer = StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    # The page scales pictures: a fixed size in points would not fit a narrow window.
+    return re.sub(r' (?:width|height)="[^"]+pt"', "", text, count=2)
+
+
+def tail_curves(score: Score) -> str | None:
+    """P(|Delta| >= epsilon) against epsilon on a log scale, every method on it."""
+    curves = score.curves
+    if curves is None:
+        return None
+    with _figure(7.4, 4.2) as (figure, axes):
+        grid = np.array(curves.epsilon)
+        for method, values in curves.methods.items():
+            if method == "monte-carlo":
+                continue
+            y = np.array(values)
+            axes.semilogy(
+                grid, np.where(y > _FLOOR / 10, y, np.nan), color=COLOURS[method], label=method,
+                lw=1.8, ls="-" if method in ("exact", "saddlepoint") else "--",
+            )  # fmt: skip
+        if "monte-carlo" in curves.methods and curves.low is not None and curves.high is not None:
+            y = np.array(curves.methods["monte-carlo"])
+            low, high = np.array(curves.low), np.array(curves.high)
+            axes.fill_between(
+                grid, np.maximum(low, _FLOOR / 10), high, color="#111111", alpha=0.12, lw=0,
+                label=f"monte-carlo, {100 * score.confidence:.3g}% interval",
+            )  # fmt: skip
+            axes.semilogy(
+                grid, np.where(y > 0, y, np.nan), "o", ms=3, color="#111111", label="monte-carlo"
+            )
+        if score.epsilon is not None and score.epsilon <= grid[-1]:
+            axes.axvline(score.epsilon, color="#64748b", lw=1, ls=":")
+            axes.annotate(
+                f" ε = {score.epsilon:g}", (score.epsilon, 1.7), color="#64748b", va="bottom",
+                annotation_clip=False,
+            )  # fmt: skip
+        axes.set_ylim(_FLOOR, 1.5)
+        axes.set_xlim(0, grid[-1])
+        axes.grid(True, which="major")
+        axes.set_xlabel(f"ε, in units of output {curves.output}")
+        axes.set_ylabel("P(|Δ| ≥ ε)")
+        axes.legend(loc="lower left")
+        return _svg(figure)
+
+
+def histogram(score: Score) -> str | None:
+    """Delta of the output that moves most, with the predicted laws over it."""
+    h = score.histogram
+    if h is None:
+        return None
+    with _figure(7.4, 3.2) as (figure, axes):
+        edges = np.array(h.edges)
+        centres = (edges[1:] + edges[:-1]) / 2
+        axes.stairs(h.counts, edges, fill=True, color="#cbd5e1", label="monte-carlo samples")
+        if h.saddlepoint is not None:
+            axes.plot(
+                centres, h.saddlepoint, color=COLOURS["saddlepoint"], lw=1.8, label="saddlepoint"
+            )
+        if h.normal is not None:
+            axes.plot(centres, h.normal, color="#dc2626", lw=1.2, ls="--", label="normal law")
+        # Most samples may lie in one bin (no crash at all): a log scale shows the others too.
+        axes.set_yscale("symlog", linthresh=10)
+        axes.set_ylim(0, max(h.counts) * 1.6)
+        axes.set_xlabel(f"Δ of output {h.output} on input {h.input}")
+        axes.set_ylabel("samples per bin")
+        axes.legend(loc="upper right")
+        return _svg(figure)
+
+
+def scatter(score: Score) -> str | None:
+    """Each input's and output's mean and variance, theory against Monte Carlo."""
+    methods = [
+        m
+        for m in ("taylor", "single", "mean-point-taylor", "mean-point-single")
+        if values_of(score.estimates, m, "variance") is not None
+    ]
+    if not methods or values_of(score.estimates, "monte-carlo", "variance") is None:
+        return None
+    with _figure(7.4, 3.7, columns=2) as (figure, panels):
+        for axes, quantity, title in zip(
+            panels, ("mean", "variance"), ("E Δ", "Var Δ"), strict=True
+        ):
+            measured = values_of(score.estimates, "monte-carlo", quantity)
+            assert measured is not None
+            x = measured.ravel()
+            if quantity == "variance" and not (x > 0).any():
+                continue
+            for method in methods:
+                values = values_of(score.estimates, method, quantity)
+                assert values is not None
+                best = method == methods[-1]
+                axes.plot(
+                    x, values.ravel(), "o", ms=3, mew=0, alpha=0.8 if best else 0.4,
+                    color=COLOURS[method], label=method,
+                )  # fmt: skip
+            ends = np.array([x[x > 0].min() if quantity == "variance" else x.min(), x.max()])
+            axes.plot(ends, ends, color="#64748b", lw=1, zorder=0)
+            if quantity == "variance":
+                axes.set_xscale("log")
+                axes.set_yscale("log")
+            axes.set_title(title)
+            axes.set_xlabel("Monte Carlo")
+            axes.set_ylabel("theory")
+            axes.grid(True)
+        panels[0].legend(loc="upper left")
+        return _svg(figure)
+
+
+def shares(score: Score) -> str | None:
+    """The share of the variance that each site and the leading coordinates contribute."""
+    sites = [s for s in score.sites if s["share"] is not None]
+    if not sites or not any(s["share"] for s in sites):
+        return None
+    sites = sorted(sites, key=lambda s: -s["share"])[:10]
+    top = score.top[:10]
+    with _figure(7.4, 0.9 + 0.24 * max(len(sites), len(top), 3), columns=2) as (figure, panels):
+        left = [f"{s['name']} ({s['coordinates']})" for s in sites]
+        right = [f"{t['site']}{t['index']}" for t in top]
+        for axes, labels, values, title in (
+            (panels[0], left, [s["share"] for s in sites], "by site (coordinates)"),
+            (panels[1], right, [t["share"] for t in top], "the ten that matter most"),
+        ):
+            axes.barh(range(len(labels)), [100 * v for v in values], color="#0f766e", height=0.62)
+            axes.set_yticks(range(len(labels)), labels)
+            axes.set_ylim(max(len(sites), len(top), 3) - 0.4, -0.6)
+            axes.set_title(title)
+            axes.set_xlabel("% of Var Δ")
+            axes.grid(True, axis="x")
+        return _svg(figure)
+
+
+def formula(latex: str) -> str | None:
+    """A formula drawn; None where matplotlib cannot draw it."""
+    lines = [line.replace("&", "") for line in _lines(latex)]
+    try:
+        with mpl.rc_context({**_STYLE, "mathtext.fontset": "cm"}):
+            figure = Figure(figsize=(7.4, 0.42 * len(lines)))
+            for i, line in enumerate(lines):
+                y = 1 - (i + 0.5) / len(lines)
+                figure.text(0.0, y, f"${line}$", fontsize=12, va="center", color="#0f172a")
+            return _svg(figure)
+    except ValueError:
+        return None
+
+
+def _lines(latex: str) -> list[str]:
+    """The lines of an aligned environment, in the dialect that mathtext reads."""
+    body = re.sub(r"\\(begin|end)\{[a-z*]+\}", "", latex)
+    body = re.sub(r"\\[Bb]ig+[lr]?", "", body)
+    body = body.replace(r"\operatorname{Var}", r"\mathrm{Var}")
+    return [line.strip().rstrip("\\").strip() for line in body.split("\\\\") if line.strip()]

@@ -1,0 +1,110 @@
+"""What the tables of a score say, whatever shows them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from crashsim.estimate import METHODS, Estimate
+from crashsim.score import Score
+
+# How each kind is marked beside its number.
+MARKS = {
+    "exact": "=",
+    "proof": "≤!",
+    "bound": "≤",
+    "statistical": "±",
+    "estimate": "≈",
+}
+LEGEND = (
+    ("=", "exact up to rounding"),
+    ("≤!", "proved bound"),
+    ("≤", "bound, under an assumption"),
+    ("±", "measured, with its confidence interval"),
+    ("≈", "estimate without a guarantee"),
+)
+DESCRIPTIONS = {
+    "exact": "sum over all fault patterns",
+    "norm": "product of layer norms (paper b1)",
+    "absolute": "product of absolute weights (paper b2)",
+    "taylor": "first order at the clean network (paper b3)",
+    "single": "one fault at a time (paper b4)",
+    "mean-point-taylor": "first order at the mean point",
+    "mean-point-single": "one fault at a time, around the mean point",
+    "chebyshev": "the paper's tail bound, from mean and variance",
+    "chernoff": "tail bound from the cumulant generating function",
+    "saddlepoint": "Lugannani-Rice tail estimate",
+    "monte-carlo": "random faults injected",
+    "hardware": "the same faults on a spiking chip model",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number as shown: the mark of its kind, the value, its interval."""
+
+    mark: str
+    value: str
+    interval: str = ""
+    title: str = ""
+
+    def __str__(self) -> str:
+        return " ".join(part for part in (self.mark, self.value, self.interval) if part)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A quantity, pooled over inputs."""
+
+    title: str
+    quantity: str
+    output: int | str
+
+
+def columns(score: Score) -> list[Column]:
+    """The quantities of the main table."""
+    found = []
+    if score.curves is not None:
+        k = score.curves.output
+        found.append(Column(f"E Δ, output {k}", "mean", k))
+        found.append(Column(f"Var Δ, output {k}", "variance", k))
+    else:
+        found.append(Column("E Δ, output 0", "mean", 0))
+    found.append(Column("Var Δ, all outputs", "variance", "all"))
+    if score.epsilon is not None:
+        k = score.curves.output if score.curves else 0
+        found.append(Column(f"P(|Δ| ≥ {score.epsilon:g}), output {k}", "tail", k))
+    if any(e.quantity == "class-change" for e in score.estimates):
+        found.append(Column("P(class changes)", "class-change", "all"))
+    return found
+
+
+def rows(score: Score) -> list[tuple[str, list[Cell | None]]]:
+    """Each method with its cells, one for each column; methods without any are left out."""
+    by_name = {(e.method, e.quantity, e.output): e for e in score.estimates if e.input == "all"}
+    found = []
+    for method in METHODS:
+        cells = [
+            cell(by_name.get((method, c.quantity, c.output)))  # type: ignore[arg-type]
+            for c in columns(score)
+        ]
+        if any(cells):
+            found.append((method, cells))
+    return found
+
+
+def cell(estimate: Estimate | None) -> Cell | None:
+    """A number with its kind and interval; None for None."""
+    if estimate is None:
+        return None
+    interval = ""
+    if estimate.low is not None and estimate.high is not None and estimate.kind != "exact":
+        interval = f"[{number(estimate.low)}, {number(estimate.high)}]"
+    elif estimate.kind == "statistical" and estimate.low is not None:
+        interval = f"[{number(estimate.low)}, ∞)"
+    title = estimate.kind + (f": {estimate.note}" if estimate.note else "")
+    return Cell(MARKS[estimate.kind], number(estimate.value), interval, title)
+
+
+def number(value: float) -> str:
+    """Three significant digits."""
+    return "0" if value == 0 else f"{value:.3g}"

@@ -1,0 +1,116 @@
+"""A score in a terminal."""
+
+from __future__ import annotations
+
+from io import StringIO
+
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from crashsim.agreement import Agreement
+from crashsim.report.tables import LEGEND, columns, rows
+from crashsim.score import Score
+
+
+def to_text(score: Score, width: int = 100) -> str:
+    """Plain text of the given width."""
+    console = Console(file=StringIO(), width=width, color_system=None, force_terminal=False)
+    console.print(render(score))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+
+
+def render(score: Score) -> RenderableType:
+    """The score as rich renderables, for a console that knows its width and colours."""
+    parts: list[RenderableType] = [
+        Panel(Text(score.verdict), title=f"crashsim: {score.model['name']}", title_align="left"),
+        _methods(score),
+        Text("  ".join(f"{mark} {meaning}" for mark, meaning in LEGEND), style="dim"),
+    ]
+    if score.agreement:
+        parts += [Text(), _agreement(score.agreement)]
+    if any(site["share"] is not None for site in score.sites):
+        parts += [Text(), _shares(score)]
+    for warning in score.warnings:
+        parts += [Text(), Text(f"warning: {warning}", style="yellow")]
+    if score.skipped:
+        parts += [Text(), _skipped(score)]
+    parts += [Text(), Text(footer(score), style="dim")]
+    return Group(*parts)
+
+
+def _methods(score: Score) -> Table:
+    table = _table(f"Average over {score.inputs['count']} inputs")
+    table.add_column("method", no_wrap=True)
+    for column in columns(score):
+        table.add_column(column.title, justify="left")
+    for method, cells in rows(score):
+        table.add_row(method, *("" if c is None else str(c) for c in cells))
+    return table
+
+
+def _agreement(found: list[Agreement]) -> Table:
+    table = _table("Against Monte Carlo, over every input and output")
+    for title in ("method", "quantity"):
+        table.add_column(title, no_wrap=True)
+    for title in ("inside", "worst", "ratio", "rel. error", "(noise)", "correlation", "rank loss"):
+        table.add_column(title, justify="right")
+    for a in found:
+        table.add_row(
+            a.method,
+            a.quantity,
+            f"{a.inside:.0%}",
+            f"{a.worst:.1f}x",
+            *(
+                "" if x is None else f"{x:.3g}"
+                for x in (a.ratio, a.relative_error, a.noise, a.correlation, a.rank_loss)
+            ),
+        )
+    table.caption = (
+        "inside: share of values within Monte Carlo's interval (bounds: not below it); "
+        "worst: distance in half-widths"
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def _shares(score: Score) -> Table:
+    table = _table("Where the variance comes from")
+    for title in ("site", "fault"):
+        table.add_column(title)
+    for title in ("coordinates", "share"):
+        table.add_column(title, justify="right")
+    table.add_column("")
+    for site in sorted(score.sites, key=lambda s: -(s["share"] or 0))[:12]:
+        share = site["share"] or 0.0
+        table.add_row(
+            site["name"], site["fault"], str(site["coordinates"]), f"{share:.1%}",
+            "█" * round(20 * share),
+        )  # fmt: skip
+    return table
+
+
+def _skipped(score: Score) -> Text:
+    reasons: dict[str, list[str]] = {}
+    for method, reason in score.skipped.items():
+        reasons.setdefault(reason, []).append(method)
+    lines = [f"not computed: {', '.join(m)} ({reason})" for reason, m in reasons.items()]
+    return Text("\n".join(lines), style="dim")
+
+
+def footer(score: Score) -> str:
+    """Seed, samples and times, in a line."""
+    parts = [f"seed {score.seed}"]
+    if score.samples:
+        why = f" (stopped: {score.stopped})" if score.stopped != "samples" else ""
+        parts.append(f"{score.samples:,} Monte Carlo samples{why}")
+        parts.append(f"{100 * score.confidence:.4g}% intervals")
+    parts.append(f"{sum(score.timings.values()):.1f} s")
+    parts.append(f"crashsim {score.versions.get('crashsim', '?')}")
+    return ", ".join(parts)
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)

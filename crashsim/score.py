@@ -1,0 +1,441 @@
+"""Score: the result of one analysis, every method side by side."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from importlib import metadata
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from crashsim import analytic
+from crashsim.agreement import Agreement, agreements
+from crashsim.enumeration import ExactDistribution, enumerate_space
+from crashsim.errors import ArgumentError, CrashsimWarning, FileError
+from crashsim.estimate import Estimate
+from crashsim.faults import NeuronCrash
+from crashsim.layer_bounds import NotApplicableError, layer_bounds
+from crashsim.montecarlo import MonteCarlo, check_epsilon, monte_carlo
+from crashsim.pictures import Curves, Histogram, curves_of, histogram_of
+from crashsim.plan import Plan, plan
+from crashsim.points import check_seed
+from crashsim.space import Faults, FaultSpace
+
+SCHEMA = 1
+CONFIDENCE = 0.95
+_TOP = 20  # fault coordinates listed by their share of the variance
+_THEORY_OFF = 0.5  # share of theory's values inside Monte Carlo's intervals below which we warn
+_MATERIAL = 0.05  # relative error below which a disagreement is not worth a warning
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Score:
+    """All estimates of one analysis, with what they were computed from.
+
+    Plain data throughout: ``to_dict`` and ``from_dict`` are inverse, so a report can be made from
+    a saved score.
+
+    Attributes:
+        model: its class, number of parameters and, if known, where it came from.
+        inputs: their number, shape and, if known, where they came from.
+        faults: for each placement, the fault's fields and its pattern.
+        sites: for each placement, the site's name, kind and shape, its number of coordinates, and
+            its share of the variance.
+        coordinates: N.
+        outputs: K.
+        seed, epsilon, confidence: as asked.
+        samples, stopped: of Monte Carlo, and why it stopped.
+        estimates: every number.
+        agreement: every method against Monte Carlo.
+        top: the fault coordinates with the largest shares of the variance.
+        covariance: by method, (K, K) of Delta across outputs, averaged over inputs.
+        formulas: by method, what was derived, as text and LaTeX.
+        curves, histogram: for the pictures of the report.
+        skipped: methods not computed, with the reason.
+        warnings: what deserves attention.
+        timings: seconds by method.
+        versions: of crashsim and the packages its numbers depend on.
+    """
+
+    model: dict[str, Any]
+    inputs: dict[str, Any]
+    faults: list[dict[str, Any]]
+    sites: list[dict[str, Any]]
+    coordinates: int
+    outputs: int
+    seed: int
+    epsilon: float | None
+    confidence: float
+    samples: int
+    stopped: str | None
+    estimates: list[Estimate]
+    agreement: list[Agreement]
+    top: list[dict[str, Any]]
+    covariance: dict[str, list[list[float]]]
+    formulas: dict[str, dict[str, str]]
+    curves: Curves | None
+    histogram: Histogram | None
+    skipped: dict[str, str]
+    warnings: list[str]
+    timings: dict[str, float]
+    versions: dict[str, str]
+
+    def find(
+        self,
+        method: str,
+        quantity: str,
+        input: int | str = "all",
+        output: int | str = "all",
+    ) -> Estimate | None:
+        """The estimate with these names, or None."""
+        return next(
+            (
+                e
+                for e in self.estimates
+                if (e.method, e.quantity, e.input, e.output) == (method, quantity, input, output)
+            ),
+            None,
+        )
+
+    @property
+    def verdict(self) -> str:
+        """The answer in one or two sentences."""
+        from crashsim.verdict import verdict
+
+        return verdict(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, lists, numbers and strings; what ``--json`` writes."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        plain["estimates"] = [e.to_dict() for e in self.estimates]
+        plain["agreement"] = [a.to_dict() for a in self.agreement]
+        plain["curves"] = self.curves and asdict(self.curves)
+        plain["histogram"] = self.histogram and asdict(self.histogram)
+        return cast(dict[str, Any], finite({"schema": SCHEMA, "verdict": self.verdict, **plain}))
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Score:
+        """The score that ``to_dict`` wrote.
+
+        Raises:
+            FileError: not a score, or one of another schema.
+        """
+        if not isinstance(plain, Mapping) or plain.get("schema") != SCHEMA:
+            found = plain.get("schema") if isinstance(plain, Mapping) else type(plain).__name__
+            raise FileError(
+                f"score: schema {found!r} is not {SCHEMA}; "
+                "give a file that `crashsim score --json` of this version wrote"
+            )
+        try:
+            values = {f.name: plain[f.name] for f in fields(cls)}
+            values["estimates"] = [Estimate(**e) for e in plain["estimates"]]
+            values["agreement"] = [
+                Agreement(**{**a, "worst_at": tuple(a["worst_at"])}) for a in plain["agreement"]
+            ]
+            values["curves"] = plain["curves"] and Curves(**plain["curves"])
+            values["histogram"] = plain["histogram"] and Histogram(**plain["histogram"])
+        except (KeyError, TypeError) as error:
+            raise FileError(f"score: incomplete or damaged ({error})") from error
+        return cls(**values)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the score as JSON."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Score:
+        """Reads a score from JSON. Raises FileError if it cannot."""
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text()))
+        except (OSError, ValueError) as error:
+            if isinstance(error, FileError):
+                raise
+            raise FileError(f"score: cannot read {str(path)!r} ({error})") from error
+
+    def to_text(self, width: int = 100) -> str:
+        """Tables for a terminal of this width."""
+        from crashsim.report.text import to_text
+
+        return to_text(self, width)
+
+    def to_html(self) -> str:
+        """A self-contained HTML report."""
+        from crashsim.report.html import to_html
+
+        return to_html(self)
+
+    def __str__(self) -> str:
+        return self.to_text()
+
+
+def score(
+    model: nn.Module,
+    inputs: Tensor | NDArray[Any],
+    faults: Faults | None = None,
+    sites: str = "hidden",
+    epsilon: float | None = None,
+    methods: Iterable[str] | None = None,
+    samples: int | None = None,
+    rel_width: float | None = None,
+    seed: int = 0,
+    *,
+    confidence: float = CONFIDENCE,
+    progress: Progress | None = None,
+    names: Mapping[str, str] | None = None,
+) -> Score:
+    """How far the outputs move under random faults, by theory and by Monte Carlo.
+
+    Args:
+        model: any module with one tensor in and one out, in evaluation mode.
+        inputs: (B, ...) tensor or array.
+        faults: a fault, struck at ``sites``, or a mapping from sites to faults; by default
+            ``NeuronCrash(p=0.01)``.
+        sites: name or glob of the sites; see ``crashsim.sites.select_sites``.
+        epsilon: also P(|Delta| >= epsilon), in the units of the outputs.
+        methods: names of methods; by default all that apply and are affordable.
+        samples: number of Monte Carlo samples (by default 10,000, fewer for large models).
+        rel_width: stop Monte Carlo at this relative half-width of the pooled variances.
+        seed: of Monte Carlo; the same seed gives the same numbers.
+        confidence: of Monte Carlo's intervals.
+        progress: called with a method's name, the steps done and their number.
+        names: what to call the ``model`` and the ``inputs`` in reports.
+
+    Raises:
+        CrashsimError: an argument makes no sense, or the model cannot be analysed.
+
+    Example:
+        >>> import torch, crashsim
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+        >>> result = crashsim.score(net.eval(), torch.ones(1, 4), crashsim.NeuronCrash(p=0.1))
+        >>> result.find("exact", "variance").kind
+        'exact'
+    """
+    check_epsilon(epsilon)
+    seed = check_seed(seed)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", CrashsimWarning)
+        space = FaultSpace(model, inputs, NeuronCrash(p=0.01) if faults is None else faults, sites)
+        result = _score(
+            space,
+            plan(space, methods, samples, rel_width),
+            epsilon=epsilon,
+            rel_width=rel_width,
+            seed=seed,
+            confidence=confidence,
+            progress=progress or (lambda *_: None),
+            names=names or {},
+        )
+    ours = [w for w in caught if issubclass(w.category, CrashsimWarning)]
+    for other in (w for w in caught if w not in ours):
+        warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
+    result.warnings[:0] = [str(w.message) for w in ours]
+    for message in result.warnings:
+        warnings.warn(message, CrashsimWarning, stacklevel=2)
+    return result
+
+
+def _score(
+    space: FaultSpace,
+    plan: Plan,
+    *,
+    epsilon: float | None,
+    rel_width: float | None,
+    seed: int,
+    confidence: float,
+    progress: Progress,
+    names: Mapping[str, str],
+) -> Score:
+    wanted = set(plan.methods)
+    skipped = dict(plan.skipped)
+    timings: dict[str, float] = {}
+    analysis = analytic.Analysis()
+    wide = analytic.double_precision(space)
+    exact: ExactDistribution | None = None
+    sampled: MonteCarlo | None = None
+
+    def timed(name: str, work: Callable[[], Any]) -> Any:
+        progress(name, 0, 1)
+        start = time.perf_counter()
+        result = work()
+        timings[name] = time.perf_counter() - start
+        progress(name, 1, 1)
+        return result
+
+    if "exact" in wanted:
+        exact = timed("exact", lambda: enumerate_space(space))
+        analysis.estimates += exact.estimates(epsilon)
+    if wanted & {"norm", "absolute"}:
+        try:
+            bounds = timed("layer bounds", lambda: layer_bounds(space))
+            analysis.estimates += [e for e in bounds if e.method in wanted]
+        except NotApplicableError as error:
+            skipped.update({m: str(error) for m in ("norm", "absolute") if m in wanted})
+    if "taylor" in wanted:
+        timed("taylor", lambda: analytic.taylor(wide, analysis))
+    if "single" in wanted:
+        timed("single", lambda: analytic.single(wide, analysis))
+    # Tails and shares need a surrogate: the differences' if they are computed, else the gradient's.
+    tails = wanted & set(analytic.TAIL_METHODS)
+    if "mean-point-taylor" in wanted or (tails and "mean-point-single" not in wanted):
+        timed("mean-point-taylor", lambda: analytic.mean_point_taylor(wide, analysis))
+        if "mean-point-taylor" not in wanted:
+            analysis.estimates = [e for e in analysis.estimates if e.method != "mean-point-taylor"]
+    if "mean-point-single" in wanted:
+        timed("mean-point-single", lambda: analytic.mean_point_single(wide, analysis))
+    if tails:
+        timed("tails", lambda: analytic.tails(wide, analysis, tails, epsilon))
+    if "monte-carlo" in wanted:
+        sampled = timed(
+            "monte-carlo",
+            lambda: monte_carlo(
+                space,
+                epsilon=epsilon,
+                samples=plan.samples,
+                rel_width=rel_width,
+                seed=seed,
+                confidence=confidence,
+                progress=lambda done, total: progress("monte-carlo", done, total),
+            ),
+        )
+        analysis.estimates += sampled.estimates
+    if space.K == 1:
+        skipped["class-change"] = "the model has a single output, so no class to change"
+    agreement = agreements(analysis.estimates)
+    covariance = {}
+    if analysis.covariance is not None:
+        covariance[analysis.source] = analysis.covariance.tolist()
+    if sampled is not None:
+        covariance["monte-carlo"] = sampled.covariance.mean(0).tolist()
+    return Score(
+        model=_describe_model(space, names),
+        inputs={
+            "source": names.get("inputs"),
+            "count": space.B,
+            "shape": list(space.inputs.shape[1:]),
+        },
+        faults=[p.fault.to_dict() | {"site": p.site.name} for p in space.placements],
+        sites=_describe_sites(space, analysis),
+        coordinates=space.N,
+        outputs=space.K,
+        seed=seed,
+        epsilon=epsilon,
+        confidence=confidence if sampled is None else sampled.confidence,
+        samples=0 if sampled is None else sampled.samples,
+        stopped=None if sampled is None else sampled.stopped,
+        estimates=analysis.estimates,
+        agreement=agreement,
+        top=_top(space, analysis),
+        covariance=covariance,
+        formulas=analysis.formulas,
+        curves=curves_of(space, analysis, sampled, exact),
+        histogram=histogram_of(space, analysis, sampled),
+        skipped=skipped,
+        warnings=_doubts(agreement, sampled, epsilon),
+        timings=timings,
+        versions=_versions(),
+    )
+
+
+def _doubts(
+    agreement: list[Agreement], sampled: MonteCarlo | None, epsilon: float | None
+) -> list[str]:
+    """Warnings that follow from the numbers themselves."""
+    found = []
+    for a in agreement:
+        linear = a.method in ("mean-point-taylor", "mean-point-single")
+        off = a.inside < _THEORY_OFF and (a.relative_error or 0) > max(_MATERIAL, a.noise or 0)
+        if linear and off:
+            found.append(
+                f"{a.method} {a.quantity}: only {a.inside:.0%} of its values lie in Monte Carlo's "
+                f"intervals (relative error {a.relative_error:.0%}): the network is too curved for "
+                "first-order theory at these faults; trust Monte Carlo"
+            )
+    if sampled is not None and epsilon is not None:
+        total = next(
+            e
+            for e in sampled.estimates
+            if (e.quantity, e.input, e.output) == ("tail", "all", "all")
+        )
+        if total.value * sampled.samples < 10:
+            found.append(
+                f"samples={sampled.samples}: fewer than 10 samples moved an output by "
+                f"epsilon={epsilon:g}, so Monte Carlo's tail is an upper limit more than a value; "
+                "ask for more samples, or rely on saddlepoint and chernoff"
+            )
+    return found
+
+
+def _describe_model(space: FaultSpace, names: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "name": names.get("model") or type(space.model).__name__,
+        "class": type(space.model).__name__,
+        "parameters": sum(p.numel() for p in space.model.parameters()),
+        "dtype": str(space.dtype).removeprefix("torch."),
+    }
+
+
+def _describe_sites(space: FaultSpace, analysis: analytic.Analysis) -> list[dict[str, Any]]:
+    shares = analysis.shares
+    return [
+        {
+            "name": p.site.name,
+            "kind": p.site.kind,
+            "shape": list(p.site.shape),
+            "fault": p.fault.name,
+            "coordinates": p.size,
+            "share": None if shares is None else float(shares[p.start : p.stop].sum()),
+        }
+        for p in space.placements
+    ]
+
+
+def _top(space: FaultSpace, analysis: analytic.Analysis) -> list[dict[str, Any]]:
+    """The coordinates with the largest shares of the variance, largest first."""
+    shares = analysis.shares
+    if shares is None:
+        return []
+    found = []
+    for i in np.argsort(-shares, kind="stable")[:_TOP]:
+        p = next(p for p in space.placements if p.start <= i < p.stop)
+        local = int(i) - p.start
+        exact_index = p.size == p.site.size and len(p.site.shape) > 0
+        index = np.unravel_index(local, p.site.shape) if exact_index else (local,)
+        found.append(
+            {"site": p.site.name, "index": [int(j) for j in index], "share": float(shares[i])}
+        )
+    return found
+
+
+def _versions() -> dict[str, str]:
+    packages = ("crashsim", "torch", "numpy", "scipy", "sympy", "brian2")
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def finite(value: Any) -> Any:
+    """The same plain data with null for what JSON cannot say (infinity, NaN)."""
+    if isinstance(value, Mapping):
+        return {str(k): finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    raise ArgumentError(f"score: cannot write {type(value).__name__} as JSON")

@@ -1,0 +1,397 @@
+"""FaultSpace: a model, its inputs and the faults, as a function F(e) of the fault coordinates."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from copy import copy
+from typing import Any
+
+import numpy as np
+import torch
+from crashsim_theory import Moments
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from crashsim.errors import ArgumentError, CrashsimWarning, ModelError
+from crashsim.faults import Fault
+from crashsim.points import Floats, Integers, Placement, Points
+from crashsim.sites import Action, Site, find_sites, perturbing, select_sites
+
+Faults = Fault | Mapping[str, Fault]
+
+# Scalars of activations in flight at once: small enough for the cache, large enough to batch.
+_BATCH_SCALARS = 2**21
+_GRADIENT_SCALARS = 2**25
+_STEP_VALUES = 2**22  # outputs held at once
+
+
+class FaultSpace:
+    """F(e): the outputs of a model on a batch of inputs under fault coordinates e.
+
+    F(0) is the clean output, Delta(e) = F(e) - F(0). The model is never changed: its parameters
+    are passed in from outside (``torch.func.functional_call``) and its hooks are removed after
+    each evaluation.
+
+    Args:
+        model: any module with one tensor in and one out, in evaluation mode.
+        inputs: (B, ...) tensor or array. All inputs meet the same faults, as on one chip.
+        faults: one fault (struck at ``sites``), or a mapping from site names or globs to faults.
+        sites: name or glob of the sites that a single fault strikes; see ``select_sites``.
+        dtype: floating-point type to compute in; by default the model's own.
+
+    Attributes:
+        placements: the faults at their sites, in the order of their coordinates.
+        N: number of fault coordinates.
+        B, K: number of inputs and of outputs (all axes after the batch, flattened).
+        mean_point: (N,) E e.
+        moments: the coordinates' mean and central moments, each (N,).
+
+    Raises:
+        ArgumentError: inputs or faults make no sense.
+        SiteError: a name matches no site that the fault can strike.
+        ModelError: the model is in training mode, has weights or outputs that are not finite, is
+            random, or mixes its inputs.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Tensor | NDArray[Any],
+        faults: Faults,
+        sites: str = "hidden",
+        *,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        _check_model(model)
+        self.model = model
+        self.dtype = dtype or _dtype_of(model)
+        self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        self.inputs = _check_inputs(inputs).to(self.device)
+        if self.inputs.is_floating_point():
+            self.inputs = self.inputs.to(self.dtype)
+        # Buffers are cloned, so a model that counts its calls in one counts in ours.
+        self._tensors = {
+            name: self._cast(tensor.detach().clone() if is_buffer else tensor.detach())
+            for named, is_buffer in (
+                (model.named_parameters(), False),
+                (model.named_buffers(), True),
+            )
+            for name, tensor in named
+        }
+        with torch.no_grad():
+            clean = self._check_outputs()
+            self.available_sites = find_sites(model, self.inputs, self._call)
+        self.placements = _place(faults, sites, self.available_sites)
+        self.N = self.placements[-1].stop
+        self.B, self.K = clean.shape
+        self.moments = Moments.concatenate([_moments(placement) for placement in self.placements])
+        self.mean_point: Floats = self.moments.mean
+        self._clean = clean.double().cpu().numpy()
+        self._scalars = sum(s.size for s in self.available_sites if s.kind != "parameter") or 1
+        self._has_parameters = any(p.site.kind == "parameter" for p in self.placements)
+
+    def with_dtype(self, dtype: torch.dtype) -> FaultSpace:
+        """The same space, computed in another floating-point type."""
+        if dtype == self.dtype:
+            return self
+        space = copy(self)
+        space.dtype = dtype
+        if self.inputs.is_floating_point():
+            space.inputs = self.inputs.to(dtype)
+        space._tensors = {name: space._cast(tensor) for name, tensor in self._tensors.items()}
+        with torch.no_grad():
+            space._clean = space._check_outputs().double().cpu().numpy()
+        return space
+
+    def clean(self) -> Floats:
+        """F(0): (B, K)."""
+        return self._clean
+
+    def outputs(self, points: Points) -> Floats:
+        """F at each point: (S, B, K).
+
+        Raises:
+            ModelError: an output is not finite.
+        """
+        result = np.empty((points.count, self.B, self.K))
+        batch = min(self.B, max(1, _BATCH_SCALARS // self._scalars))
+        rows = max(1, _BATCH_SCALARS // (self._scalars * batch))
+        weights = _PatchedWeights(self, points.base) if self._has_parameters else None
+        with torch.no_grad():
+            for low in range(0, self.B, batch):
+                inputs = self.inputs[low : low + batch]
+                step = 1 if weights else rows
+                for start in range(0, points.count, step):
+                    part = points.part(start, min(start + step, points.count))
+                    e = torch.from_numpy(self._neuron_coordinates(part))
+                    e = e.to(self.device, self.dtype)[:, None]
+                    tensors = weights.apply(part) if weights else self._tensors
+                    out = self._run(inputs, e, tensors)
+                    result[start : start + part.count, low : low + batch] = out.cpu().numpy()
+                    if weights:
+                        weights.restore()
+        if not np.isfinite(result).all():
+            raise ModelError(
+                "model: its outputs are not finite (NaN or infinity) under some faults, "
+                "though the clean outputs are; look for a division or logarithm after the sites"
+            )
+        return result
+
+    def gradients(self, at: Floats) -> Iterator[tuple[slice, Floats]]:
+        """dF/de at a point, for a few inputs at a time.
+
+        Yields:
+            the slice of inputs, and their gradients (b, K, N). One forward and K backward passes
+            for all inputs of a slice; with faults in parameters, for every single input.
+        """
+        point = torch.from_numpy(at).to(self.device, self.dtype)
+        batch = 1 if self._has_parameters else max(1, _GRADIENT_SCALARS // (self.K * self.N))
+        for low in range(0, self.B, batch):
+            inputs = self.inputs[low : low + batch]
+            # Each input has coordinates of its own, so one backward pass serves all inputs.
+            e = point.repeat(1, len(inputs), 1).requires_grad_()
+            with torch.enable_grad():
+                tensors = self._perturbed_weights(e[0, 0]) if self._has_parameters else {}
+                out = self._run(inputs, e, {**self._tensors, **tensors}).sum((0, 1))
+                rows = [
+                    torch.autograd.grad(out[k], e, retain_graph=True, allow_unused=True)[0]
+                    if out.requires_grad
+                    else None
+                    for k in range(self.K)
+                ]
+            dense = [torch.zeros_like(e) if row is None else row for row in rows]
+            gradient = torch.stack([row[0] for row in dense], dim=1)
+            yield slice(low, low + len(inputs)), gradient.double().cpu().numpy()
+
+    def single_changes(self, base: Floats, values: Floats) -> Iterator[tuple[Integers, Floats]]:
+        """F at ``base`` with one coordinate changed, for many coordinates at a time.
+
+        Args:
+            base: (N,) the common point.
+            values: (N,) the changed values; coordinates that would not change are left out.
+
+        Yields:
+            some coordinates' indices (n,), and the outputs (n, B, K).
+        """
+        changed = np.flatnonzero(values != base)
+        step = max(1, _STEP_VALUES // (self.B * self.K))
+        for start in range(0, len(changed), step):
+            columns = changed[start : start + step]
+            yield columns, self.outputs(Points.one_at_a_time(base, columns, values[columns]))
+
+    def _run(self, inputs: Tensor, e: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Outputs (S, b, K) of inputs (b, ...) under neuron coordinates e (S, 1 or b, N)."""
+        count, batch = e.shape[0], inputs.shape[0]
+        x = inputs.repeat(count, *[1] * (inputs.dim() - 1))  # a copy: the model may change it
+        actions: dict[Site, Action] = {}
+        for site in dict.fromkeys(p.site for p in self.placements if p.site.kind != "parameter"):
+            placed = [p for p in self.placements if p.site == site]
+
+            def act(value: Tensor, placed: list[Placement] = placed, site: Site = site) -> Tensor:
+                faulty = value.reshape(count, batch, *site.shape)
+                for p in placed:
+                    faulty = p.fault.perturb(faulty, e[..., p.start : p.stop], site.shape)
+                return faulty.reshape(value.shape)
+
+            if site.kind == "input":
+                x = act(x)
+            else:
+                actions[site] = act
+        with perturbing(self.model, actions):
+            output = functional_call(self.model, dict(tensors), (x,))
+        flat: Tensor = output.reshape(count, batch, -1)
+        return flat
+
+    def _neuron_coordinates(self, points: Points) -> Floats:
+        """(S, N) coordinates for ``_run``, which reads none of them where all are of parameters."""
+        if all(p.site.kind == "parameter" for p in self.placements):
+            return np.zeros((points.count, 1))
+        return points.dense()
+
+    def _perturbed_weights(self, e: Tensor) -> dict[str, Tensor]:
+        """Parameters at a point e (N,), differentiable in e."""
+        changed: dict[str, Tensor] = {}
+        for p in self.placements:
+            if p.site.kind == "parameter":
+                clean = self._tensors[p.site.module]
+                faulty = p.fault.perturb(clean, e[p.start : p.stop], p.site.shape)
+                changed[p.site.module] = changed.get(p.site.module, clean) + (faulty - clean)
+        return changed
+
+    def _cast(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+
+    def _call(self, x: Tensor) -> Any:
+        return functional_call(self.model, self._tensors, (x,))
+
+    def _check_outputs(self) -> Tensor:
+        """The clean outputs (B, K), after the checks that only running the model can make."""
+        with torch.random.fork_rng(devices=[]):
+            first, second, alone = (
+                self._call(x.clone()) for x in (self.inputs, self.inputs, self.inputs[:1])
+            )
+        if not isinstance(first, Tensor):
+            raise ModelError(
+                f"model: returns {type(first).__name__}, not one tensor; "
+                "wrap it in a module whose forward returns the tensor to be analysed"
+            )
+        batch = len(self.inputs)
+        if first.dim() == 0 or first.shape[0] != batch or first.numel() == 0:
+            raise ModelError(
+                f"model: returns shape {tuple(first.shape)} for {batch} inputs; "
+                f"the first axis must be the batch, as in ({batch}, outputs)"
+            )
+        if not first.is_floating_point():
+            raise ModelError(
+                f"model: returns {first.dtype}; return real-valued outputs (logits), not classes"
+            )
+        first, second = first.reshape(batch, -1), second.reshape(batch, -1)
+        if not torch.isfinite(first).all():
+            bad = (~torch.isfinite(first)).any(1).nonzero().flatten().tolist()
+            raise ModelError(
+                f"model: its clean outputs are not finite (NaN or infinity) for inputs {bad[:5]}; "
+                "look at the inputs' scale and the weights"
+            )
+        if not torch.equal(first, second):
+            raise ModelError(
+                "model: gives different outputs for the same inputs, so a change of output cannot "
+                "be attributed to faults; call model.eval() or remove its randomness"
+            )
+        scale = first.abs().max() + 1e-30
+        if (alone.reshape(1, -1) - first[:1]).abs().max() > 1e-2 * scale:
+            raise ModelError(
+                "model: an input's output depends on the other inputs of the batch; "
+                "normalise with fixed statistics (eval mode with track_running_stats=True)"
+            )
+        return first
+
+
+class _PatchedWeights:
+    """Parameters at a base point, patched for one sample at a time and put back afterwards.
+
+    A sample changes few weights, so patching costs the number of changes, not of weights.
+    """
+
+    def __init__(self, space: FaultSpace, base: Floats) -> None:
+        self._placements = [p for p in space.placements if p.site.kind == "parameter"]
+        self._base = base
+        point = torch.from_numpy(base).to(space.device, space.dtype)
+        at_base = space._perturbed_weights(point)
+        self._work = {name: tensor.clone() for name, tensor in at_base.items()}
+        self._tensors = {**space._tensors, **self._work}
+        self._steps = {
+            p: p.fault.displacement(space._tensors[p.site.module]).reshape(-1)
+            for p in self._placements
+        }
+        self._undo: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def apply(self, point: Points) -> dict[str, Tensor]:
+        """All tensors of the model at a single point."""
+        for p in self._placements:
+            first, last = np.searchsorted(point.columns, [p.start, p.stop])
+            columns = point.columns[first:last]
+            change = point.values[first:last] - self._base[columns]
+            steps = self._steps[p]
+            local = torch.from_numpy(columns - p.start).to(steps.device)
+            flat = self._work[p.site.module].view(-1)
+            # Several coordinates may act on one weight (its bits): their changes add up.
+            units = local // (p.size // flat.numel())
+            self._undo.append((flat, units, flat[units]))
+            flat.index_add_(0, units, torch.from_numpy(change).to(steps) * steps[local])
+        return self._tensors
+
+    def restore(self) -> None:
+        for flat, units, values in reversed(self._undo):
+            flat[units] = values
+        self._undo.clear()
+
+
+def _check_model(model: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    for name, tensor in model.named_parameters():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ModelError(
+                f"model: parameter {name!r} holds NaN or infinity; load or train it again"
+            )
+    random = [name or "the model" for name, m in model.named_modules() if _depends_on_mode(m)]
+    if random:
+        raise ModelError(
+            f"model: in training mode, where {random[0]!r} ({len(random)} such layers) is random "
+            "or depends on the batch; call model.eval() first"
+        )
+    if model.training and any(True for _ in model.children()):
+        warnings.warn(
+            "model: in training mode; no layer of it behaves differently there, so the result "
+            "stands, but call model.eval() to be sure",
+            CrashsimWarning,
+            stacklevel=4,
+        )
+
+
+def _depends_on_mode(module: nn.Module) -> bool:
+    """True for a layer in training mode that is random or uses statistics of the batch."""
+    if not module.training:
+        return False
+    if isinstance(module, nn.modules.dropout._DropoutNd):
+        return module.p > 0
+    if isinstance(module, nn.MultiheadAttention | nn.RNNBase):
+        return float(module.dropout) > 0
+    return isinstance(module, nn.modules.batchnorm._BatchNorm | nn.RReLU) or (
+        isinstance(module, nn.modules.instancenorm._InstanceNorm) and module.track_running_stats
+    )
+
+
+def _dtype_of(model: nn.Module) -> torch.dtype:
+    floating = (p.dtype for p in model.parameters() if p.is_floating_point())
+    return next(floating, torch.float32)
+
+
+def _check_inputs(inputs: object) -> Tensor:
+    if isinstance(inputs, np.ndarray):
+        if inputs.dtype.kind not in "fiub":
+            raise ArgumentError(f"inputs: dtype {inputs.dtype} is not numeric")
+        inputs = torch.from_numpy(np.ascontiguousarray(inputs))
+    if not isinstance(inputs, Tensor):
+        raise ArgumentError(
+            f"inputs: expected a tensor or array of shape (B, ...), got {type(inputs).__name__}"
+        )
+    if inputs.dim() == 0 or inputs.numel() == 0:
+        raise ArgumentError(
+            f"inputs: shape {tuple(inputs.shape)} holds no examples; give at least one, as (B, ...)"
+        )
+    if inputs.is_complex():
+        raise ArgumentError("inputs: complex numbers are not supported; give real ones")
+    if not torch.isfinite(inputs).all():
+        raise ArgumentError("inputs: hold NaN or infinity; clean the data first")
+    return inputs.detach()
+
+
+def _place(faults: Faults, sites: str, available: list[Site]) -> list[Placement]:
+    """Faults at their sites, sites in order of execution within each name."""
+    if isinstance(faults, Fault):
+        faults = {sites: faults}
+    if not isinstance(faults, Mapping) or not faults:
+        raise ArgumentError(
+            f"faults={faults!r}: give a fault such as NeuronCrash(p=0.01), or a mapping from site "
+            "names to faults"
+        )
+    placements: list[Placement] = []
+    start = 0
+    for pattern, fault in faults.items():
+        if not isinstance(fault, Fault) or not isinstance(pattern, str):
+            raise ArgumentError(f"faults: {pattern!r}: {fault!r} is not a site name and a fault")
+        for site in select_sites(available, pattern, fault.strikes):
+            stop = start + fault.coordinate_count(site.shape)
+            placements.append(Placement(site, fault, start, stop))
+            start = stop
+    return placements
+
+
+def _moments(placement: Placement) -> Moments:
+    parameters = placement.fault.law_parameters
+    return placement.fault.law.moments(
+        **{name: np.full(placement.size, value) for name, value in parameters.items()}
+    )

@@ -1,0 +1,130 @@
+"""Plain training of a classifier, enough to have realistic networks to score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from crashsim.data import Data
+from crashsim.errors import ArgumentError
+from crashsim.sites import ACTIVATION_MODULES
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train: Adam on the cross-entropy.
+
+    Attributes:
+        epochs: passes through the data.
+        learning_rate: of Adam, decayed to zero along a cosine.
+        batch: examples in a step.
+        weight_decay: of AdamW.
+        dropout: probability with which hidden neurons are dropped while training (inverse scaling).
+        seed: of the order of examples and the dropout.
+    """
+
+    epochs: int = 40
+    learning_rate: float = 5e-3
+    batch: int = 64
+    weight_decay: float = 0.0
+    dropout: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, smallest in (("epochs", 1), ("batch", 1)):
+            if getattr(self, name) < smallest:
+                raise ArgumentError(f"{name}={getattr(self, name)!r}; give at least {smallest}")
+        if not self.learning_rate > 0:
+            raise ArgumentError(f"learning_rate={self.learning_rate!r}; give a positive number")
+        if not 0 <= self.dropout < 1:
+            raise ArgumentError(f"dropout={self.dropout!r}; give a probability below 1")
+        if not self.weight_decay >= 0:
+            raise ArgumentError(f"weight_decay={self.weight_decay!r}; give a number >= 0")
+
+
+def train_classifier(
+    model: nn.Module, data: Data, recipe: Recipe | None = None, progress: Progress | None = None
+) -> float:
+    """Trains a model in place; returns the last epoch's mean loss. Global RNG state is kept.
+
+    Args:
+        model: (B, ...) to (B, K) logits; left in evaluation mode.
+        data: inputs with targets in 0 .. K - 1.
+        recipe: how to train.
+        progress: called with the epochs done and their number.
+
+    Raises:
+        ArgumentError: the data has no targets, or they do not fit the model's outputs.
+    """
+    recipe = recipe or Recipe()
+    targets = check_targets(model, data)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs)
+    handles = [
+        module.register_forward_hook(
+            lambda _, __, output: F.dropout(output, recipe.dropout, training=True)
+        )
+        for module in model.modules()
+        if recipe.dropout and isinstance(module, ACTIVATION_MODULES)
+    ]
+    loss = torch.zeros(())
+    try:
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            torch.manual_seed(recipe.seed)
+            model.train()
+            for epoch in range(recipe.epochs):
+                total = 0.0
+                for chosen in torch.randperm(len(targets)).split(recipe.batch):
+                    optimizer.zero_grad()
+                    loss = F.cross_entropy(model(data.inputs[chosen]), targets[chosen])
+                    loss.backward()
+                    optimizer.step()
+                    total += loss.item() * len(chosen)
+                schedule.step()
+                if progress:
+                    progress(epoch + 1, recipe.epochs)
+    finally:
+        for handle in handles:
+            handle.remove()
+        model.eval()
+        for parameter in model.parameters():
+            parameter.grad = None
+    return total / len(targets)
+
+
+def accuracy(model: nn.Module, data: Data) -> float:
+    """Share of examples whose largest output is their class."""
+    targets = check_targets(model, data)
+    with torch.no_grad():
+        predicted = model(data.inputs).argmax(1)
+    return float((predicted == targets).float().mean())
+
+
+def check_targets(model: nn.Module, data: Data) -> Tensor:
+    """The targets, if the data has any and they fit the model; else ArgumentError."""
+    if data.targets is None:
+        raise ArgumentError(
+            f"data={data.name!r} has no targets; give an .npz file with 'inputs' and 'targets'"
+        )
+    try:
+        with torch.no_grad():
+            outputs = model(data.inputs[:2]).shape[-1]
+    except RuntimeError as error:
+        raise ArgumentError(
+            f"data={data.name!r}: inputs of shape {tuple(data.inputs.shape[1:])} do not fit the "
+            f"model ({str(error).splitlines()[0]})"
+        ) from error
+    largest = int(data.targets.max())
+    if largest >= outputs or int(data.targets.min()) < 0:
+        raise ArgumentError(
+            f"data={data.name!r}: classes up to {largest}, but the model has {outputs} outputs"
+        )
+    return data.targets

@@ -1,0 +1,103 @@
+"""The answer of a score in plain words."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from crashsim.estimate import Estimate
+
+if TYPE_CHECKING:
+    from crashsim.score import Score
+
+# The method whose number is quoted, best first.
+PREFERENCE = (
+    "exact",
+    "monte-carlo",
+    "mean-point-single",
+    "mean-point-taylor",
+    "saddlepoint",
+    "single",
+    "taylor",
+    "chernoff",
+    "chebyshev",
+    "absolute",
+    "norm",
+)
+
+
+def best(score: Score, quantity: str, output: int | str = "all") -> Estimate | None:
+    """The most trustworthy estimate of a quantity pooled over inputs."""
+    for method in PREFERENCE:
+        found = score.find(method, quantity, output=output)
+        if found is not None:
+            return found
+    return None
+
+
+def verdict(score: Score) -> str:
+    """What happens to the network, with how much, how often and how sure."""
+    sentences = []
+    variance = best(score, "variance")
+    if variance is not None:
+        size = math.sqrt(max(variance.value, 0))
+        sentences.append(
+            f"Under {describe_faults(score)}, the outputs move by {size:.3g} "
+            "(standard deviation over all outputs together"
+            f"; {_source(variance, 0.5)})."
+        )
+    change = best(score, "class-change")
+    if change is not None:
+        sentences.append(
+            f"The predicted class changes with probability {percent(change.value)} "
+            f"({_source(change)})."
+        )
+    tail = best(score, "tail")
+    if tail is not None:
+        which = "the output" if score.outputs == 1 else "some output"
+        sentences.append(
+            f"{which.capitalize()} moves by {score.epsilon:g} or more with probability "
+            f"{percent(tail.value)} ({_source(tail)})."
+        )
+    leading = max(
+        (s for s in score.sites if s["share"] is not None), key=lambda s: s["share"], default=None
+    )
+    if leading is not None and len(score.sites) > 1 and leading["share"] > 0:
+        sentences.append(
+            f"{percent(leading['share'])} of the variance comes from {leading['name']}."
+        )
+    return " ".join(sentences) or "Nothing was computed."
+
+
+def describe_faults(score: Score) -> str:
+    """``1% neuron-crash of 150 coordinates (sigmoid1, sigmoid2)``, for each kind of fault."""
+    groups: dict[str, list[int]] = {}
+    for i, fault in enumerate(score.faults):
+        own = {k: v for k, v in fault.items() if k not in ("site", "fault")}
+        rate = percent(own.pop("p")) if "p" in own else f"std {own.pop('std'):g}"
+        extra = "".join(f", {k} {v}" for k, v in own.items() if (k, v) != ("group", "unit"))
+        groups.setdefault(f"{rate} {fault['fault']}{extra}", []).append(i)
+    parts = []
+    for label, members in groups.items():
+        count = sum(score.sites[i]["coordinates"] for i in members)
+        names = [score.sites[i]["name"] for i in members]
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        parts.append(f"{label} on {count} coordinates ({shown})")
+    return " and ".join(parts)
+
+
+def percent(value: float) -> str:
+    """A probability as people write it: 3.2%, or 1.3e-06 where percent would hide it."""
+    return f"{value:.2g}" if 0 < value < 1e-4 else f"{100 * value:.3g}%"
+
+
+def _source(estimate: Estimate, power: float = 1.0) -> str:
+    """``monte-carlo, 95% interval 0.1 to 0.2``; the interval raised to ``power``."""
+    kind = estimate.kind
+    if estimate.low is None or estimate.high is None or kind == "exact":
+        return f"{estimate.method}, {kind}"
+    low, high = estimate.low**power, estimate.high**power
+    percents = estimate.quantity in ("tail", "class-change")
+    low_text, high_text = (percent(x) if percents else f"{x:.3g}" for x in (low, high))
+    level = percent(estimate.confidence or 0)
+    return f"{estimate.method}, {level} interval {low_text} to {high_text}"
