@@ -11,26 +11,53 @@ The nouns: a **fault** (``NeuronCrash`` and others) strikes **sites** of a model
 faults make a **FaultSpace**; methods turn it into **estimates**, and a **score** holds them all.
 """
 
-from crashsim.agreement import Agreement, rank_loss
-from crashsim.enumeration import ExactDistribution, enumerate_exact
-from crashsim.errors import CrashsimError, CrashsimWarning
-from crashsim.estimate import Estimate
-from crashsim.faults import (
-    AdditiveNoise,
-    BitFlip,
-    Fault,
-    GainNoise,
-    NeuronCrash,
-    SignFlip,
-    StuckAt,
-    WeightCrash,
-)
-from crashsim.montecarlo import monte_carlo
-from crashsim.score import Score, score
-from crashsim.sites import Site, find_sites
-from crashsim.space import FaultSpace
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from crashsim.agreement import Agreement, rank_loss
+    from crashsim.enumeration import ExactDistribution, enumerate_exact
+    from crashsim.errors import CrashsimError, CrashsimWarning
+    from crashsim.estimate import Estimate
+    from crashsim.faults import (
+        AdditiveNoise,
+        BitFlip,
+        Fault,
+        GainNoise,
+        NeuronCrash,
+        SignFlip,
+        StuckAt,
+        WeightCrash,
+    )
+    from crashsim.montecarlo import monte_carlo
+    from crashsim.scoring import Score, score
+    from crashsim.sites import Site, find_sites
+    from crashsim.space import FaultSpace
 
 __version__ = "0.1.0"
+
+# Where each public name lives. They load on first use, so that `crashsim --help` does not wait
+# for torch, nor `import crashsim` for anything it may not need.
+_HOMES = {
+    "agreement": ("Agreement", "rank_loss"),
+    "enumeration": ("ExactDistribution", "enumerate_exact"),
+    "errors": ("CrashsimError", "CrashsimWarning"),
+    "estimate": ("Estimate",),
+    "faults": (
+        "AdditiveNoise",
+        "BitFlip",
+        "Fault",
+        "GainNoise",
+        "NeuronCrash",
+        "SignFlip",
+        "StuckAt",
+        "WeightCrash",
+    ),
+    "montecarlo": ("monte_carlo",),
+    "scoring": ("Score", "score"),
+    "sites": ("Site", "find_sites"),
+    "space": ("FaultSpace",),
+}
 
 __all__ = [
     "AdditiveNoise",
@@ -55,3 +82,16 @@ __all__ = [
     "rank_loss",
     "score",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            value = getattr(import_module(f"crashsim.{module}"), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module 'crashsim' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

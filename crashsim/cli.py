@@ -50,24 +50,27 @@ InputsOption = Annotated[
 LimitOption = Annotated[int, typer.Option(min=1, help="Use the first so many inputs.")]
 FaultOption = Annotated[list[str] | None, typer.Option(help=FAULT_HELP)]
 POption = Annotated[
-    float | None, typer.Option(help="Probability of the fault, where --fault gives none. [0.01]")
+    float | None,
+    typer.Option(help="Probability of the fault, where --fault gives none. (default 0.01)"),
 ]
 SitesOption = Annotated[
     str | None,
     typer.Option(
-        help="Where: hidden, input, weights, or a name or glob. [hidden; weights for faults of "
-        "weights]"
+        help="Where: hidden, input, weights, or a name or glob. (default: hidden; "
+        "weights for faults of weights)"
     ),
 ]
 GroupOption = Annotated[
     str | None,
-    typer.Option(help="Neurons that crash together: unit, channel, or a number (a core). [unit]"),
+    typer.Option(
+        help="Neurons that crash together: unit, channel, or a number (a core). (default: unit)"
+    ),
 ]
 EpsilonOption = Annotated[
     float | None, typer.Option(help="Also P(|change| >= EPSILON), in units of the outputs.")
 ]
 SamplesOption = Annotated[
-    int | None, typer.Option(help="Monte Carlo samples. [10000, fewer for large models]")
+    int | None, typer.Option(help="Monte Carlo samples. (default: 10000, fewer for large models)")
 ]
 RelWidthOption = Annotated[
     float | None, typer.Option(help="Sample until variances are known to this relative width.")
@@ -95,7 +98,7 @@ def score(
     samples: SamplesOption = None,
     rel_width: RelWidthOption = None,
     methods: Annotated[
-        str | None, typer.Option(help="Comma-separated methods. [all that apply]")
+        str | None, typer.Option(help="Comma-separated methods (default: all that apply)")
     ] = None,
     train: TrainOption = None,
     inits: Annotated[
@@ -154,7 +157,7 @@ def compare(
     inits: Annotated[int, typer.Option(min=1, help="Initialisations of each architecture.")] = 1,
     by: Annotated[
         Literal["variance", "class-change"] | None,
-        typer.Option(help="What to rank by. [class-change for classifiers]"),
+        typer.Option(help="What to rank by. (default: class-change for classifiers)"),
     ] = None,
     seed: SeedOption = 0,
     json_file: JsonOption = None,
@@ -195,7 +198,7 @@ def compare(
     result = compare_scores(scores, by, accuracies, spreads)
     _out().print(render_comparison(result))
     if json_file:
-        from crashsim.score import finite
+        from crashsim.scoring import finite
 
         _write(json_file, json.dumps(finite(result.to_dict()), indent=1))
 
@@ -269,7 +272,7 @@ def report(
     out: Annotated[Path, typer.Option("-o", "--out", help="The HTML file.")] = Path("report.html"),
 ) -> None:
     """Turn a saved score into an HTML report."""
-    from crashsim.score import Score
+    from crashsim.scoring import Score
 
     _check_writable(out)
     _write(out, Score.load(score_file).to_html())
@@ -390,7 +393,7 @@ def _score(
     progress: Callable[[str, int, int], None],
     name: str,
 ) -> Any:
-    from crashsim.score import score as compute
+    from crashsim.scoring import score as compute
 
     with warnings.catch_warnings():
         # The score holds its warnings, and rendering shows them.

@@ -13,7 +13,7 @@ from scipy import stats
 
 from crashsim.errors import ArgumentError
 from crashsim.estimate import Estimate
-from crashsim.score import Score
+from crashsim.scoring import Score
 
 By = Literal["variance", "class-change"]
 _ALPHA = 0.05

@@ -59,13 +59,11 @@ class ExactDistribution:
 
     def tail(self, epsilon: float) -> Floats:
         """P(|Delta| >= epsilon), (B, K)."""
-        moved: NDArray[np.bool_] = np.abs(self.deltas) >= epsilon
-        return self._expect(moved)
+        return self._expect(np.asarray(np.abs(self.deltas) >= epsilon))
 
     def any_tail(self, epsilon: float) -> Floats:
         """P(some output moves by epsilon or more), (B,)."""
-        moved: NDArray[np.bool_] = (np.abs(self.deltas) >= epsilon).any(2)
-        return self._expect(moved)
+        return self._expect(np.any(np.abs(self.deltas) >= epsilon, axis=2))
 
     @property
     def class_change(self) -> Floats:
@@ -133,7 +131,7 @@ def enumerate_exact(
 def can_enumerate(space: FaultSpace, limit: int = MAX_COORDINATES) -> bool:
     """Whether the space has few enough outcomes to sum over them all."""
     return (
-        space.N <= limit
+        limit >= space.N
         and all(p.fault.is_bernoulli for p in space.placements)
         and space.B * space.K <= _MAX_VALUES >> space.N
     )

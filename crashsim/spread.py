@@ -8,7 +8,7 @@ import numpy as np
 from rich.table import Table
 
 from crashsim.report.tables import columns, number
-from crashsim.score import Score
+from crashsim.scoring import Score
 from crashsim.verdict import best
 
 

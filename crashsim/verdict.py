@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from crashsim.estimate import Estimate
 
 if TYPE_CHECKING:
-    from crashsim.score import Score
+    from crashsim.scoring import Score
 
 # The method whose number is quoted, best first.
 PREFERENCE = (

@@ -8,7 +8,7 @@ import jinja2
 
 from crashsim.report import tables
 from crashsim.report.text import footer
-from crashsim.score import Score
+from crashsim.scoring import Score
 from crashsim.verdict import best, describe_faults, percent
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from crashsim.estimate import values_of
-from crashsim.score import Score
+from crashsim.scoring import Score
 
 COLOURS = {
     "exact": "#111111",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from crashsim.estimate import METHODS, Estimate
-from crashsim.score import Score
+from crashsim.scoring import Score
 
 # How each kind is marked beside its number.
 MARKS = {

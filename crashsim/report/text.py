@@ -11,7 +11,7 @@ from rich.text import Text
 
 from crashsim.agreement import Agreement
 from crashsim.report.tables import LEGEND, columns, rows
-from crashsim.score import Score
+from crashsim.scoring import Score
 
 
 def to_text(score: Score, width: int = 100) -> str:
