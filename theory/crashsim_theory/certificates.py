@@ -197,11 +197,10 @@ class _Proof:
         best: Envelope | None = None
         budget = 1e-8
         for _ in range(rounds):
-            forms, spent = self._attempt(budget)
-            envelope = self._envelope(forms, spent, COARSE_CELLS)
+            envelope = self._attempt(budget)
             if best is None or envelope.probability < best.probability:
                 best = envelope
-            share = min(max(0.1 * envelope.tail, 1e-30), 1e-2)
+            share = min(max(0.1 * envelope.tail, 1e-30), 1e-1)
             if 0.3 < share / budget < 3:
                 break
             budget = share
@@ -209,17 +208,19 @@ class _Proof:
         tail = self._tail(best.surrogate, cells)
         return Envelope(best.surrogate, min(tail, best.tail), best.exceptions)
 
-    def _attempt(self, budget: float) -> tuple[LinearForms, float]:
-        """U after all passes, with the exceptions' total probability."""
+    def _attempt(self, budget: float) -> Envelope:
+        """The best envelope after 1, 2, ... passes, with the exceptions spent until then."""
         log_eta = math.log(budget / (self.passes * self.events))
         event = RareEvent.certain(len(self.p))
         intervals = self._start()
-        for _ in range(self.passes):
+        envelopes = []
+        for done in range(1, self.passes + 1):
             intervals = self._narrow(intervals, event, log_eta)
             forms = self._output(intervals)
+            spent = math.exp(log_eta) * done * self.events * (1 + 1e-12)
+            envelopes.append(self._envelope(forms, spent, COARSE_CELLS))
             event = self._event(forms)
-        spent = math.exp(log_eta) * self.passes * self.events * (1 + 1e-12)
-        return forms, spent
+        return min(envelopes, key=lambda envelope: envelope.tail + envelope.exceptions)
 
     def _start(self) -> Intervals:
         masked = self.masked

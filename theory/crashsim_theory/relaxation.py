@@ -72,15 +72,16 @@ def _residual_range(phi: Activation, s: Array, low: Array, high: Array) -> tuple
     if stationary is not None:
         places = [np.broadcast_to(z, s.shape) for z in (low, high)]
         return _over(phi, s, places + [np.clip(z, low, high) for z in stationary])
-    fractions = np.linspace(0, 1, GRID)
-    places = [np.broadcast_to(low + (high - low) * f, s.shape) for f in fractions]
-    bottom, top = _over(phi, s, places)
+    z = low + (high - low) * np.linspace(0, 1, GRID)[:, None]
+    values = phi(z)[:, None] - s * z[:, None]
+    bottom, top = values.min(0), values.max(0)
     gap = phi.supremum(2) * ((high - low) / (GRID - 1)) ** 2 / 8
     return bottom - gap, top + gap
 
 
 def _over(phi: Activation, s: Array, places: list[Any]) -> tuple[Array, Array]:
-    values = np.stack([phi(z) - s * z for z in places])
+    z = np.stack(places)
+    values = phi(z) - s * z
     return values.min(0), values.max(0)
 
 
