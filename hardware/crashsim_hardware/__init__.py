@@ -16,6 +16,8 @@ from .faults import (
     sample_stuck,
 )
 from .network import AveragePool, Conv, Dense, Flatten, Layer, Network, Scale, SumPool
+from .nir_reading import rate_network, read_nir
+from .nir_writing import nir_graph, write_nir
 from .raster import Raster, Spikes, raster
 from .reference import reference
 from .running import RunResult, run
@@ -46,8 +48,11 @@ __all__ = [
     "crash_statistics",
     "device",
     "devices",
+    "nir_graph",
     "quantise",
     "raster",
+    "rate_network",
+    "read_nir",
     "reference",
     "run",
     "sample_bit_errors",
@@ -58,4 +63,5 @@ __all__ = [
     "sample_stuck",
     "sample_stuck_cells",
     "spiking_gap",
+    "write_nir",
 ]

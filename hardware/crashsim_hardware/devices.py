@@ -142,7 +142,8 @@ def sample_stuck_cells(chip: Chip, low: float, high: float, masks: int, seed: in
         draw = generator(seed, 600 + index).random((2, masks, *stored.shape))
         cells = np.maximum(np.stack([stored, -stored])[:, None], 0.0)
         cells = np.where(draw < low, largest, np.where(draw < low + high, 0.0, cells))
-        return cells[0] - cells[1]
+        difference: Floats = cells[0] - cells[1]
+        return difference
 
     return ChipFaults(weights=[read(p, i) for i, p in enumerate(chip.projections)], masks=masks)
 
@@ -167,8 +168,9 @@ def sample_bit_errors(chip: Chip, rate: float, masks: int, seed: int, bits: int 
         words = np.broadcast_to(word, (masks, *stored.shape)).copy()
         stream = generator(seed, 700 + index)
         for bit in range(bits):
-            words ^= (stream.random(words.shape) < rate).astype(np.int64) << bit
-        signed = words - ((words >> (bits - 1)) << bits)
+            flipped: Floats = np.less(stream.random(words.shape), rate)
+            words ^= flipped.astype(np.int64) << bit
+        signed: Floats = words - ((words >> (bits - 1)) << bits)
         return step * signed
 
     return ChipFaults(weights=[read(p, i) for i, p in enumerate(chip.projections)], masks=masks)

@@ -226,6 +226,8 @@ def spiking_gap(
     error = np.sqrt(paired.var(axis=0, ddof=1) / broken.count + chip_side.noise / reads)
     quantile = float(stats.t.ppf(0.5 + confidence / 2.0, broken.count - 1))
     square, total = float((mean**2).sum()), float(variance.sum())
+    if total <= 1e-24 * square:  # every mask is the same: rounding is no variance
+        total = 0.0
     return SpikingGap(
         statistics=chip_side,
         mean=mean,

@@ -1,0 +1,394 @@
+"""Reading a chip from a NIR graph (Pedersen et al., Nature Communications 15:8122, 2024).
+
+NIR says its dynamics in continuous time. Here, as in the libraries that write it, a spike is a
+current of amplitude 1 for one step dt, so that per step, in units of the threshold,
+
+    IF        v <- v + (r dt / v_th) W s
+    LIF       v <- (1 - dt/tau) v + (dt/tau) (v_leak + r W s) / v_th
+    CubaLIF   u <- u + (dt/tau_syn) (w_in W s - u)
+              v <- (1 - dt/tau_mem) v + (dt/tau_mem) (v_leak + r u) / v_th
+    LI        read in its steady state: output = v_leak + r W <s>
+
+and analog inputs x take the place of s at the first layer.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .chip import Chip, Physics, Projection, Spiking, round_to_grid
+from .conversion import fold
+from .errors import HardwareError, HardwareWarning
+from .network import Layer, Network
+from .neurons import PointNeuron
+from .transforms import (
+    AveragePool,
+    Conv,
+    Dense,
+    Flatten,
+    Scale,
+    Shape,
+    SumPool,
+    Transform,
+    chain,
+    output_shape,
+)
+
+__all__ = ["load_nir", "rate_network", "read_nir"]
+
+Floats = NDArray[Any]
+Reset = Literal["subtract", "zero"]
+
+DT = 1e-4
+"""The step that snnTorch and nirtorch assume when they turn decay factors into time constants."""
+
+
+def load_nir() -> Any:
+    """The nir package, or an error that says how to get it."""
+    try:
+        import nir
+    except ImportError as error:
+        raise HardwareError("reading and writing NIR needs `pip install crashsim[nir]`") from error
+    return nir
+
+
+def read_nir(
+    source: str | Path | Any,
+    *,
+    steps: int = 100,
+    dt: float | None = None,
+    reset: Reset | None = None,
+) -> Chip:
+    """The chip of a NIR file or graph.
+
+    Parameters
+    ----------
+    source: a path, or a `nir.NIRGraph`: a chain Input -> ... -> Output of Affine, Linear, Scale,
+        Conv2d, SumPool2d, AvgPool2d, Flatten, IF, LIF, CubaLIF and LI nodes.
+    steps: T, the length of the readout window.
+    dt: time step in seconds; default the graph's metadata, else 1e-4.
+    reset: what a spike leaves behind. NIR can only say "zero"; graphs from libraries that
+        subtract the threshold look the same, so this must be given where the metadata does not.
+
+    Raises HardwareError, naming the node, for anything that cannot be read.
+    """
+    nir = load_nir()
+    graph = nir.read(source) if isinstance(source, str | Path) else source
+    metadata = {key: _plain(value) for key, value in dict(graph.metadata or {}).items()}
+    step = float(metadata.get("dt", DT)) if dt is None else dt
+    kept = reset or metadata.get("reset")
+    bits = metadata.get("fraction_bits")
+    nodes = _chain(nir, graph)
+    shape = tuple(int(n) for n in np.atleast_1d(nodes[0][1].input_type["input"]))
+    building = _Building(nir, step, kept, None if bits is None else int(bits), shape)
+    for name, node in nodes[1:-1]:
+        building.add(name, node)
+    return building.finish(steps)
+
+
+def _plain(value: Any) -> Any:
+    value = value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _chain(nir: Any, graph: Any) -> list[tuple[str, Any]]:
+    """The nodes in order; raises HardwareError unless they form one chain."""
+    following: dict[str, str] = {}
+    for source, target in graph.edges:
+        if source in following or target in following.values():
+            raise HardwareError(
+                f"the graph branches or merges at the edge {source} -> {target}; only chains of "
+                "layers can be read (no recurrence, no skip connection)"
+            )
+        following[source] = target
+    starts = [name for name, node in graph.nodes.items() if isinstance(node, nir.Input)]
+    if len(starts) != 1:
+        raise HardwareError(f"a graph needs exactly one Input node, got {len(starts)}")
+    order = [starts[0]]
+    while order[-1] in following and len(order) <= len(graph.nodes):
+        order.append(following[order[-1]])
+    if not isinstance(graph.nodes[order[-1]], nir.Output):
+        raise HardwareError(f"the chain from the Input ends at {order[-1]!r}, not at an Output")
+    return [(name, graph.nodes[name]) for name in order]
+
+
+@dataclass
+class _Building:
+    """A chip half read: the layers so far, and the transforms since the last neurons."""
+
+    nir: Any
+    dt: float
+    reset: str | None
+    bits: int | None
+    shape: Shape
+    hidden: list[Spiking] = field(default_factory=list)
+    pending: list[Transform] = field(default_factory=list)
+    source: Shape = ()
+    leaky_readout: Projection | None = None
+
+    def __post_init__(self) -> None:
+        self.source = self.shape
+
+    def add(self, name: str, node: Any) -> None:
+        nir = self.nir
+        if self.leaky_readout is not None:
+            raise HardwareError(f"node {name!r} follows an LI readout; only the Output may")
+        if isinstance(node, nir.IF | nir.LIF | nir.CubaLIF):
+            self._spiking(name, node)
+        elif isinstance(node, nir.LI):
+            self.leaky_readout = self._project(
+                np.ones(1), _flat(node.r, self.shape), _flat(node.v_leak, self.shape), None
+            )
+        else:
+            transform = _transform(nir, name, node)
+            try:
+                self.shape = output_shape(transform, self.shape)
+            except HardwareError as error:
+                raise HardwareError(f"node {name!r}: {error}") from None
+            _append(self.pending, transform, name)
+
+    def _spiking(self, name: str, node: Any) -> None:
+        nir = self.nir
+        if self.reset not in ("subtract", "zero"):
+            raise HardwareError(
+                f"node {name!r}: the graph does not say whether a spike resets the membrane to "
+                'zero or subtracts the threshold; pass reset="zero" (what NIR prescribes) or '
+                'reset="subtract" (what converted networks and snnTorch\'s default mean)'
+            )
+        if node.v_reset is not None and np.any(np.asarray(node.v_reset) != 0.0):
+            raise HardwareError(f"node {name!r} resets to {node.v_reset}; only 0 is supported")
+        threshold = _flat(node.v_threshold, self.shape)
+        if not (threshold > 0.0).all():
+            raise HardwareError(f"node {name!r} has a threshold that is not positive")
+        reset: Reset = "subtract" if self.reset == "subtract" else "zero"
+        extra = np.zeros(1)
+        if isinstance(node, nir.IF):
+            neuron = PointNeuron(reset=reset)
+            rows = _flat(node.r, self.shape) * self.dt / threshold
+        else:
+            lif = isinstance(node, nir.LIF)
+            leak = self.dt / _one(node.tau if lif else node.tau_mem, name, "time constants")
+            rows = leak * _flat(node.r, self.shape) / threshold
+            extra = leak * _flat(node.v_leak, self.shape) / threshold
+            if lif:
+                neuron = PointNeuron(leak=leak, reset=reset)
+            else:
+                synapse = self.dt / _one(node.tau_syn, name, "synaptic time constants")
+                neuron = PointNeuron(leak=leak, synapse=synapse, reset=reset)
+                rows = rows * _flat(node.w_in, self.shape)
+        # PointNeuron lets a delivered charge leak once before the threshold, a NIR spike does not
+        waits = neuron.leak if self.hidden and neuron.synapse is None else 0.0
+        bits = self.bits if neuron.on_grid else None
+        projection = self._project(np.full(1, 1.0 / (1.0 - waits)), rows, extra, bits)
+        offset = self.hidden[-1].offset + neuron.settling if self.hidden else 0
+        self.hidden.append(Spiking(projection, neuron, np.ones(rows.size), offset))
+        self.pending, self.source = [], self.shape
+
+    def _project(
+        self, arriving: Floats, rows: Floats, extra: Floats, bits: int | None
+    ) -> Projection:
+        """Pending transforms times `rows`; `arriving` scales the charges but not the bias."""
+        transforms = tuple(self.pending)
+        zero = np.zeros(math.prod(self.source))
+        bias = chain(transforms, zero, self.source) * rows + extra
+        stored, _ = fold(
+            transforms, self.source, np.ones(zero.size), rows * np.ones(bias.size) * arriving, bits
+        )
+        return Projection(stored, round_to_grid(bias, bits), self.source, bits)
+
+    def finish(self, steps: int) -> Chip:
+        if not self.hidden:
+            raise HardwareError("the graph has no spiking neurons (IF, LIF or CubaLIF)")
+        readout = self.leaky_readout or self._project(
+            np.ones(1), np.ones(math.prod(self.shape)), np.zeros(1), None
+        )
+        physics = Physics(dt=self.dt)
+        first = self.hidden[0].projection
+        return Chip(tuple(self.hidden), readout, steps, first.shape, physics)
+
+
+def _flat(values: Any, shape: Shape) -> Floats:
+    """One value per neuron, (n,), from a scalar or an array of the layer's shape."""
+    array = np.asarray(values, dtype=np.float64)
+    if array.size == 1:
+        return np.full(math.prod(shape), float(array.reshape(-1)[0]))
+    if array.size != math.prod(shape):
+        raise HardwareError(f"neuron parameters of shape {array.shape} do not fit {shape}")
+    return array.reshape(-1)
+
+
+def _one(values: Any, name: str, what: str) -> float:
+    array = np.asarray(values, dtype=np.float64).reshape(-1)
+    if np.ptp(array) > 1e-9 * np.abs(array).max():
+        raise HardwareError(f"node {name!r} has different {what}; one per layer is supported")
+    return float(array[0])
+
+
+def _transform(nir: Any, name: str, node: Any) -> Transform:
+    if isinstance(node, nir.Affine):
+        return Dense(node.weight, np.asarray(node.bias).reshape(-1))
+    if isinstance(node, nir.Linear):
+        return Dense(node.weight)
+    if isinstance(node, nir.Scale):
+        return Scale(node.scale)
+    if isinstance(node, nir.Flatten):
+        return Flatten()
+    if isinstance(node, nir.Conv2d):
+        return Conv(
+            node.weight,
+            np.broadcast_to(np.asarray(node.bias, dtype=np.float64), node.weight.shape[:1]),
+            stride=_pair(node.stride),
+            padding=_padding(node, name),
+            dilation=_pair(node.dilation),
+            groups=int(node.groups),
+        )
+    if isinstance(node, nir.SumPool2d | nir.AvgPool2d):
+        kind = SumPool if isinstance(node, nir.SumPool2d) else AveragePool
+        return kind(_pair(node.kernel_size), _pair(node.stride), _pair(node.padding))
+    raise HardwareError(
+        f"node {name!r} is a {type(node).__name__}, which cannot be read; supported are Affine, "
+        "Linear, Scale, Conv2d, SumPool2d, AvgPool2d, Flatten, IF, LIF, CubaLIF and LI"
+    )
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    both = np.broadcast_to(np.asarray(value, dtype=int).reshape(-1), (2,))
+    return int(both[0]), int(both[1])
+
+
+def _padding(node: Any, name: str) -> tuple[int, int]:
+    padding = _plain(node.padding)
+    if not isinstance(padding, str):
+        return _pair(padding)
+    if padding == "valid":
+        return 0, 0
+    span = [d * (k - 1) for d, k in zip(_pair(node.dilation), node.weight.shape[2:], strict=True)]
+    if any(s % 2 for s in span) or _pair(node.stride) != (1, 1):
+        raise HardwareError(f'node {name!r}: padding "same" needs an odd kernel and stride 1')
+    return span[0] // 2, span[1] // 2
+
+
+def _append(pending: list[Transform], transform: Transform, name: str) -> None:
+    """Add a transform, multiplied into the weighted one before it: one synapse, one weight."""
+    before = next((t for t in pending if isinstance(t, Dense | Conv | Scale)), None)
+    if before is None or not isinstance(transform, Dense | Conv | Scale):
+        pending.append(transform)
+        return
+    place = next(i for i, t in enumerate(pending) if t is before)
+    merged = _merge(before, transform) if place == len(pending) - 1 else None
+    if merged is None:
+        raise HardwareError(
+            f"node {name!r}: {type(before).__name__} and {type(transform).__name__} follow each "
+            "other without neurons in between and cannot be multiplied into one set of weights"
+        )
+    pending[place] = merged
+
+
+def _merge(first: Transform, second: Transform) -> Transform | None:
+    if isinstance(first, Scale) and isinstance(second, Scale):
+        return Scale(first.scale * second.scale)
+    if isinstance(first, Scale) and isinstance(second, Dense) and first.scale.ndim <= 1:
+        return replace(second, weight=second.weight * first.scale)
+    if isinstance(first, Dense) and isinstance(second, Scale) and second.scale.ndim <= 1:
+        rows = np.broadcast_to(second.scale, first.weight.shape[:1])
+        bias = None if first.bias is None else first.bias * rows
+        return Dense(first.weight * rows[:, None], bias)
+    if isinstance(first, Dense) and isinstance(second, Dense):
+        weight = second.weight @ first.weight
+        moved = 0.0 if first.bias is None else second.weight @ first.bias
+        own = 0.0 if second.bias is None else second.bias
+        return Dense(weight, np.broadcast_to(moved + own, weight.shape[:1]))
+    if isinstance(first, Conv) and isinstance(second, Scale) and second.scale.size == 1:
+        gain = float(second.scale.reshape(-1)[0])
+        return replace(
+            first,
+            weight=first.weight * gain,
+            bias=None if first.bias is None else first.bias * gain,
+        )
+    if isinstance(first, Scale) and isinstance(second, Conv) and first.scale.size == 1:
+        return replace(second, weight=second.weight * float(first.scale.reshape(-1)[0]))
+    return None
+
+
+def rate_network(chip: Chip) -> Network:
+    """The network whose activations are the chip's mean rates, in spikes per step.
+
+    Exact in the limit of long windows for perfect integrators with reset by subtraction, which
+    become ReLU, and for sigmoid and tanh neurons; for leaky ones it is the mean-field line
+    drive - leak / 2. Saturation at the highest rate is left out. Raises HardwareError for reset to
+    zero, whose rate curve is no activation of a network layer.
+    """
+    layers = []
+    for index, layer in enumerate(chip.hidden):
+        neuron, projection = layer.neuron, layer.projection
+        if neuron.reset == "zero":
+            raise HardwareError(
+                f"hidden layer {index} resets to zero and loses the charge above threshold: its "
+                "rate curve is no ReLU, so the theory has no network to work on"
+            )
+        gain = 1.0 - neuron.leak if neuron.synapse is None and index else 1.0
+        shift = -neuron.leak / 2.0
+        if neuron.curve == "linear":
+            activation: Literal["relu", "sigmoid", "tanh"] = "relu"
+        else:
+            activation = neuron.curve
+            if neuron.gain != 1.0:
+                raise HardwareError(f"hidden layer {index} has a scaled {neuron.curve} curve")
+        if neuron.leak:
+            warnings.warn(
+                f"hidden layer {index} is leaky; its rate curve is replaced by the line "
+                "drive - leak / 2 above the rheobase",
+                HardwareWarning,
+                stacklevel=2,
+            )
+        layers.append(Layer(_with_bias(projection, gain, shift, index), activation))
+    layers.append(Layer(_with_bias(chip.readout, 1.0, 0.0, len(layers)), "linear"))
+    return Network(layers, chip.input_shape)
+
+
+def _with_bias(
+    projection: Projection, gain: float, shift: float, index: int
+) -> tuple[Transform, ...]:
+    """The projection's transforms, weights times `gain`, with its drive put back as a bias."""
+    return attach_bias(
+        projection.transforms, projection.bias + shift, projection.shape, gain, f"layer {index}"
+    )
+
+
+def attach_bias(
+    transforms: tuple[Transform, ...], bias: Floats, shape: Shape, gain: float, where: str
+) -> tuple[Transform, ...]:
+    """`transforms` times `gain` with a flat `bias` (n_out,) carried by the weighted transform.
+
+    Raises HardwareError where no bias of that transform gives it.
+    """
+    result: list[Transform] = []
+    for position, transform in enumerate(transforms):
+        if isinstance(transform, Dense):
+            value = bias if bias.size == len(transform.weight) else None
+            transform = Dense(transform.weight * gain, value)
+        elif isinstance(transform, Conv):
+            # a sum over a window adds the bias once per cell
+            pools = [t for t in transforms[position + 1 :] if isinstance(t, SumPool)]
+            area = math.prod(
+                1 if isinstance(t, AveragePool) else int(np.prod(t.kernel)) for t in pools
+            )
+            each = bias.reshape(len(transform.weight), -1)[:, 0] / area
+            transform = replace(transform, weight=transform.weight * gain, bias=each)
+        elif isinstance(transform, Scale):
+            transform = Scale(transform.scale * gain)
+        result.append(transform)
+    produced = chain(tuple(result), np.zeros(math.prod(shape)), shape)
+    if not np.allclose(produced, bias, rtol=1e-12, atol=1e-12):
+        raise HardwareError(
+            f"{where}: its constant drives differ within a channel (or have no weights to go "
+            "with), and no bias of the layer can say that"
+        )
+    return tuple(result)

@@ -1,0 +1,133 @@
+"""Writing a chip as a NIR graph."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .chip import Chip, Projection, Spiking
+from .errors import HardwareError
+from .nir_reading import attach_bias, load_nir
+from .transforms import Conv, Dense, Flatten, Scale, SumPool, output_shape
+
+__all__ = ["nir_graph", "write_nir"]
+
+Floats = NDArray[Any]
+
+
+def write_nir(chip: Chip, path: str | Path) -> None:
+    """Write `chip` to a NIR file; see `nir_graph`."""
+    load_nir().write(str(path), nir_graph(chip))
+
+
+def nir_graph(chip: Chip) -> Any:
+    """`chip` as a `nir.NIRGraph` in units of its threshold, with dt and the reset as metadata.
+
+    The layers' scales are part of the weights: the graph computes the same outputs from the same
+    inputs. Raises HardwareError for what NIR cannot say: current-to-frequency neurons, a
+    refractory period, different resets.
+    """
+    nir = load_nir()
+    resets = {layer.neuron.reset for layer in chip.hidden}
+    if len(resets) != 1:
+        raise HardwareError("a NIR graph written here has one kind of reset, this chip has two")
+    metadata: dict[str, Any] = {"dt": chip.physics.dt, "reset": resets.pop()}
+    bits = chip.hidden[0].projection.fraction_bits
+    if bits is not None:
+        metadata["fraction_bits"] = bits
+    names, nodes = ["input"], {"input": nir.Input({"input": np.array(chip.input_shape)})}
+
+    def add(kind: str, node: Any) -> None:
+        name = f"{len(names)}_{kind}"
+        names.append(name)
+        nodes[name] = node
+
+    for index, layer in enumerate(chip.hidden):
+        for kind, node in _wiring(nir, layer.projection, _kept(layer, index), f"layer {index}"):
+            add(kind, node)
+        add("neurons", _neurons(nir, layer, index, chip.physics.dt))
+    for kind, node in _wiring(nir, chip.readout, 1.0, "the readout"):
+        add(kind, node)
+    names.append("output")
+    nodes["output"] = nir.Output({"output": np.array(chip.readout.output_shape)})
+    edges = list(itertools.pairwise(names))
+    return nir.NIRGraph(nodes, edges, metadata=metadata)
+
+
+def _kept(layer: Spiking, index: int) -> float:
+    """What is left of a charge after the leak between delivery and threshold; see read_nir."""
+    return 1.0 - layer.neuron.leak if index and layer.neuron.synapse is None else 1.0
+
+
+def _neurons(nir: Any, layer: Spiking, index: int, dt: float) -> Any:
+    neuron, shape = layer.neuron, layer.projection.output_shape
+    if neuron.curve != "linear" or neuron.gain != 1.0:
+        raise HardwareError(
+            f"hidden layer {index} has {neuron.curve} current-to-frequency neurons, which NIR has "
+            "no node for; only ReLU networks can be written"
+        )
+    if neuron.refractory:
+        raise HardwareError(f"hidden layer {index} is refractory, which NIR cannot say")
+    one = np.ones(shape)
+    if neuron.synapse is not None:
+        if not neuron.leak:
+            raise HardwareError(f"hidden layer {index}: a CubaLIF node needs a leaky membrane")
+        return nir.CubaLIF(
+            tau_syn=one * dt / neuron.synapse,
+            tau_mem=one * dt / neuron.leak,
+            r=one / neuron.leak,
+            v_leak=0.0 * one,
+            v_threshold=one,
+            v_reset=0.0 * one,
+            w_in=one,
+        )
+    if neuron.leak:
+        return nir.LIF(
+            tau=one * dt / neuron.leak,
+            r=one / neuron.leak,
+            v_leak=0.0 * one,
+            v_threshold=one,
+            v_reset=0.0 * one,
+        )
+    return nir.IF(r=one / dt, v_threshold=one, v_reset=0.0 * one)
+
+
+def _wiring(nir: Any, projection: Projection, gain: float, where: str) -> list[tuple[str, Any]]:
+    transforms = attach_bias(projection.transforms, projection.bias, projection.shape, gain, where)
+    nodes: list[tuple[str, Any]] = []
+    shape = projection.shape
+    for transform in transforms:
+        if isinstance(transform, Dense):
+            bias = np.zeros(len(transform.weight)) if transform.bias is None else transform.bias
+            nodes.append(("affine", nir.Affine(transform.weight, bias)))
+        elif isinstance(transform, Conv):
+            conv = nir.Conv2d(
+                input_shape=shape[1:],
+                weight=transform.weight,
+                stride=transform.stride,
+                padding=transform.padding,
+                dilation=transform.dilation,
+                groups=transform.groups,
+                bias=np.zeros(len(transform.weight)) if transform.bias is None else transform.bias,
+            )
+            # nir infers the shape from the first kernel axis and forgets the groups
+            conv.input_type = {"input": np.array(shape)}
+            conv.output_type = {"output": np.array(output_shape(transform, shape))}
+            nodes.append(("conv", conv))
+        elif isinstance(transform, SumPool):
+            pool = nir.SumPool2d(
+                kernel_size=np.array(transform.kernel),
+                stride=np.array(transform.stride),
+                padding=np.array(transform.padding),
+            )
+            nodes.append(("sumpool", pool))
+        elif isinstance(transform, Flatten):
+            nodes.append(("flatten", nir.Flatten({"input": np.array(shape)}, start_dim=0)))
+        elif isinstance(transform, Scale):
+            nodes.append(("scale", nir.Scale(np.broadcast_to(transform.scale, shape).copy())))
+        shape = output_shape(transform, shape)
+    return nodes
