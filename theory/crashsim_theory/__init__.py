@@ -23,6 +23,7 @@ from crashsim_theory.networks import (
     Residual,
     neuron_crashes,
 )
+from crashsim_theory.remainders import Remainder, doubling_ratio, remainder, symbolic_remainder
 from crashsim_theory.single import SingleAtMean, SingleAtZero, derive_single
 from crashsim_theory.tails.chebyshev import chebyshev, union
 from crashsim_theory.tails.coordinates import Bernoulli, Coordinates, Normal
@@ -51,6 +52,7 @@ __all__ = [
     "Moments",
     "Network",
     "Normal",
+    "Remainder",
     "Residual",
     "SingleAtMean",
     "SingleAtZero",
@@ -61,9 +63,12 @@ __all__ = [
     "chebyshev",
     "derive",
     "derive_single",
+    "doubling_ratio",
     "law_from_moments",
     "leaky_relu",
     "linear_exact",
     "neuron_crashes",
+    "remainder",
+    "symbolic_remainder",
     "union",
 ]

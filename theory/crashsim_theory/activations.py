@@ -91,12 +91,17 @@ class Activation:
         """(min, max) of phi' on [low, high], elementwise, rounded outward (kinks included)."""
         return self._range(1, low, high)
 
+    def derivative_bound(self, order: int, low: ArrayLike, high: ArrayLike) -> Array:
+        """sup |phi^(order)| on [low, high], elementwise, rounded up; order 1, 2 or 3."""
+        bottom, top = self._range(order, low, high)
+        return np.asarray(np.maximum(np.abs(bottom), np.abs(top)))
+
     def _range(self, order: int, low: ArrayLike, high: ArrayLike) -> tuple[Array, Array]:
         l, u = as_array("low", low), as_array("high", high)  # noqa: E741
         l, u = np.broadcast_arrays(l, u)  # noqa: E741
         if np.any(l > u):
             raise TheoryError("low", low, "must not exceed high")
-        ends = [self(l), self(u)] if order == 0 else [self.derivative(1, z) for z in (l, u)]
+        ends = [self(z) if order == 0 else self.derivative(order, z) for z in (l, u)]
         bottom, top = np.minimum(*ends), np.maximum(*ends)
         for point, values in _extrema(self, order):
             inside = self._contains(point, l, u)
