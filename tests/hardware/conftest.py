@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,9 +38,7 @@ def _digits(activation: str, widths: tuple[int, ...], seed: int) -> Trained:
         model.fit(x[:1300], y[:1300])
     layers = [
         Layer(Dense(weight.T, bias), activation if index < len(widths) else "linear")
-        for index, (weight, bias) in enumerate(
-            zip(model.coefs_, model.intercepts_, strict=True)
-        )
+        for index, (weight, bias) in enumerate(zip(model.coefs_, model.intercepts_, strict=True))
     ]
     return Trained(Network(layers, (64,)), x[:1300], x[1300:])
 
@@ -65,7 +64,7 @@ def small_network(activation: str = "relu", seed: int = 0) -> Network:
             Dense(rng.normal(0.0, 1.0 / np.sqrt(n), (m, n)), rng.normal(0.1, 0.1, m)),
             activation if index < 2 else "linear",
         )
-        for index, (n, m) in enumerate(zip(sizes[:-1], sizes[1:], strict=True))
+        for index, (n, m) in enumerate(itertools.pairwise(sizes))
     ]
     return Network(layers, (5,))
 
@@ -75,16 +74,24 @@ def convolutional(activation: str = "relu", seed: int = 0) -> Network:
     rng = np.random.Generator(np.random.Philox(key=[seed, 1]))
     return Network(
         [
-            Layer(Conv(rng.normal(0, 0.5, (4, 1, 3, 3)), rng.normal(0, 0.1, 4), padding=1), activation),
+            Layer(
+                Conv(rng.normal(0, 0.5, (4, 1, 3, 3)), rng.normal(0, 0.1, 4), padding=1), activation
+            ),
             Layer(
                 (
                     AveragePool(2),
-                    Conv(rng.normal(0, 0.5, (6, 2, 3, 3)), rng.normal(0, 0.1, 6), padding=1, groups=2),
+                    Conv(
+                        rng.normal(0, 0.5, (6, 2, 3, 3)), rng.normal(0, 0.1, 6), padding=1, groups=2
+                    ),
                 ),
                 activation,
             ),
             Layer(
-                (AveragePool(2), Flatten(), Dense(rng.normal(0, 0.4, (10, 24)), rng.normal(0, 0.1, 10))),
+                (
+                    AveragePool(2),
+                    Flatten(),
+                    Dense(rng.normal(0, 0.4, (10, 24)), rng.normal(0, 0.1, 10)),
+                ),
                 activation,
             ),
             Layer(Dense(rng.normal(0, 0.5, (3, 10)), np.zeros(3)), "linear"),

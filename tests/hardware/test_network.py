@@ -98,14 +98,20 @@ def test_dead_neurons_are_zeros(tiny, rng):
     [
         (lambda: Network([], (3,)), "at least a readout"),
         (lambda: Network([Layer(Dense(np.ones((2, 4))))], (3,)), r"layer 0: Dense expects \(4,\)"),
-        (lambda: Network([Layer(Conv(np.ones((2, 1, 9, 9))))], (1, 5, 5)), "larger than its padded"),
+        (
+            lambda: Network([Layer(Conv(np.ones((2, 1, 9, 9))))], (1, 5, 5)),
+            "larger than its padded",
+        ),
         (lambda: Layer(Flatten(), "softmax"), "'softmax'"),
         (lambda: Dense(np.full((2, 2), np.nan)), "NaN"),
         (lambda: Dense(np.ones((2, 2)), np.ones(3)), "one entry per output"),
         (lambda: Conv(np.ones((3, 1, 2, 2)), groups=2), "divide the 3 output"),
         (lambda: SumPool(0), "SumPool.kernel"),
         (lambda: Network([Layer(Scale(np.ones(4)))], (3,)), "does not fit"),
-        (lambda: Network([Layer(Dense(np.ones((1, 2))), "linear")], (2,)).forward(np.ones(2)), "shape"),
+        (
+            lambda: Network([Layer(Dense(np.ones((1, 2))), "linear")], (2,)).forward(np.ones(2)),
+            "shape",
+        ),
     ],
 )
 def test_wrong_layers_are_named(build, message):

@@ -26,7 +26,9 @@ def alone(neuron: PointNeuron, steps: int, bits: int | None = None, drives: int 
 
 
 @settings(max_examples=50, deadline=None)
-@given(drive=st.floats(-2.0, 1.0), steps=st.integers(1, 300), phase=st.sampled_from(["half", "random"]))
+@given(
+    drive=st.floats(-2.0, 1.0), steps=st.integers(1, 300), phase=st.sampled_from(["half", "random"])
+)
 def test_integrate_and_fire_counts_are_a_floor(drive, steps, phase):
     """Count = floor(v_0 + T u): the closed form of the perfect integrator."""
     chip = alone(integrate_and_fire(), steps, bits=20)
@@ -107,7 +109,9 @@ def test_dense_weight_of_one_fires_its_target():
         Projection((Scale(np.ones(1)),), np.zeros(1), (1,), 10), integrate_and_fire(), np.ones(1)
     )
     second = Spiking(
-        Projection((Dense(np.ones((1, 1))),), np.zeros(1), (1,), 10), integrate_and_fire(), np.ones(1)
+        Projection((Dense(np.ones((1, 1))),), np.zeros(1), (1,), 10),
+        integrate_and_fire(),
+        np.ones(1),
     )
     readout = Projection((Scale(np.ones(1)),), np.zeros(1), (1,))
     chip = Chip((first, second), readout, 64, (1,), Physics())

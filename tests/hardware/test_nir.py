@@ -1,0 +1,215 @@
+"""NIR graphs: round trips, and graphs that other libraries wrote."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from crashsim_hardware import (
+    HardwareError,
+    HardwareWarning,
+    convert,
+    nir_graph,
+    rate_network,
+    read_nir,
+    run,
+    sample_dead,
+    write_nir,
+)
+from crashsim_hardware.neurons import current_based_lif
+
+nir = pytest.importorskip("nir")
+
+
+@pytest.mark.parametrize("neuron", ["if", "lif"])
+def test_round_trip_keeps_every_spike(digits, tmp_path, neuron):
+    net = digits("relu")
+    chip = convert(net.network, net.train, 50, neuron=neuron)
+    write_nir(chip, tmp_path / "chip.nir")
+    again = read_nir(tmp_path / "chip.nir", steps=50)
+    assert again.physics.dt == chip.physics.dt
+    assert again.sizes == chip.sizes
+    faults = sample_dead(chip, 0.1, 5, 0)
+    ours, theirs = (
+        run(c, net.test[:4], faults, engine="numpy", record=True) for c in (chip, again)
+    )
+    for one, two in zip(ours.counts, theirs.counts, strict=True):
+        assert one.any()
+        assert np.array_equal(one, two)
+    np.testing.assert_allclose(ours.outputs, theirs.outputs, rtol=1e-9, atol=1e-9)
+
+
+def test_round_trip_of_convolutions(conv, rng, tmp_path):
+    x = rng.random((20, 1, 8, 8))
+    chip = convert(conv("relu"), x, 40)
+    # a layer's bias is one number per channel in NIR
+    write_nir(chip, tmp_path / "conv.nir")
+    again = read_nir(tmp_path / "conv.nir", steps=40)
+    ours, theirs = (run(c, x[:3], engine="numpy", record=True) for c in (chip, again))
+    for one, two in zip(ours.counts, theirs.counts, strict=True):
+        assert np.array_equal(one, two)
+
+
+def test_current_based_neurons_round_trip(digits, tmp_path):
+    net = digits("relu", (20,))
+    chip = convert(net.network, net.train, 60)
+    cuba = current_based_lif(0.005, 0.05, 1e-3)
+    hidden = tuple(
+        replace(layer, neuron=cuba, projection=replace(layer.projection, fraction_bits=None))
+        for layer in chip.hidden
+    )
+    chip = replace(chip, hidden=hidden)
+    write_nir(chip, tmp_path / "cuba.nir")
+    again = read_nir(tmp_path / "cuba.nir", steps=60)
+    ours, theirs = (run(c, net.test[:4], engine="numpy", record=True) for c in (chip, again))
+    assert ours.counts[0].any()
+    assert np.array_equal(ours.counts[0], theirs.counts[0])
+
+
+def test_the_rate_network_is_the_converted_one(digits):
+    """A chip read back yields a network with the same outputs: the theory can work on it."""
+    net = digits("relu")
+    chip = read_nir(nir_graph(convert(net.network, net.train, 50)))
+    network = rate_network(chip)
+    exact = net.network.forward(net.test).outputs
+    np.testing.assert_allclose(network.forward(net.test).outputs, exact, atol=0.02)
+    spiking = run(replace(chip, steps=2000), net.test[:20], engine="numpy").outputs[0]
+    np.testing.assert_allclose(spiking, exact[:20], atol=0.03 * exact.std())
+
+
+def test_leaky_rate_networks_are_approximate(digits):
+    net = digits("relu")
+    chip = read_nir(nir_graph(convert(net.network, net.train, 1000, neuron="lif")), steps=1000)
+    with pytest.warns(HardwareWarning, match="leaky"):
+        network = rate_network(chip)
+    exact = network.forward(net.test[:20]).outputs
+    spiking = run(chip, net.test[:20], engine="numpy").outputs[0]
+    assert np.sqrt(((spiking - exact) ** 2).mean()) < 0.02 * exact.std()
+
+
+def foreign(nodes):
+    """A chain as another library would write it, without our metadata."""
+    names = [str(i) for i in range(len(nodes))]
+    edges = [*itertools.pairwise(names)]
+    return nir.NIRGraph(dict(zip(names, nodes, strict=True)), edges)
+
+
+def lif(n, tau=1e-3, dt=1e-4):
+    one = np.ones(n)
+    return nir.LIF(tau=tau * one, r=tau / dt * one, v_leak=0 * one, v_threshold=one)
+
+
+def test_a_foreign_graph_runs_as_its_own_recursion(rng, tmp_path):
+    """mem <- beta mem + W s, spike and reset at 1: the loop that such libraries run."""
+    weight, second = rng.normal(0.3, 0.4, (6, 3)), rng.normal(0.2, 0.5, (2, 6))
+    graph = foreign(
+        [
+            nir.Input({"input": np.array([3])}),
+            nir.Linear(weight),
+            lif(6),
+            nir.Affine(second, np.array([0.05, -0.1])),
+            lif(2, tau=5e-4),
+            nir.Output({"output": np.array([2])}),
+        ]
+    )
+    nir.write(str(tmp_path / "foreign.nir"), graph)
+    x, steps = np.array([0.5, 0.3, 0.8]), 60
+    with pytest.raises(HardwareError, match='reset="zero"'):
+        read_nir(tmp_path / "foreign.nir")
+    for reset in ("zero", "subtract"):
+        chip = read_nir(tmp_path / "foreign.nir", steps=steps, reset=reset)
+        assert chip.physics.dt == 1e-4
+        result = run(chip, x[None], engine="brian2", record=True)
+        first, last = np.full(6, 0.5), np.full(2, 0.5)  # both start at half the threshold
+        counts = np.zeros(6), np.zeros(2)
+        for _ in range(steps):
+            first = 0.9 * first + weight @ x
+            s = (first >= 1 - 2.0**-31).astype(float)
+            first = np.where(s > 0, 0.0, first) if reset == "zero" else first - s
+            last = 0.8 * last + second @ s + [0.05, -0.1]
+            z = (last >= 1 - 2.0**-31).astype(float)
+            last = np.where(z > 0, 0.0, last) if reset == "zero" else last - z
+            counts[0][:] += s
+            counts[1][:] += z
+        assert counts[1].any()
+        assert np.array_equal(result.counts[0][0, 0], counts[0])
+        assert np.array_equal(result.counts[1][0, 0], counts[1])
+        np.testing.assert_allclose(result.outputs[0, 0], counts[1] / steps)
+
+
+def test_a_graph_written_by_snntorch():
+    torch = pytest.importorskip("torch")
+    snntorch = pytest.importorskip("snntorch")
+    export = pytest.importorskip("snntorch.export_nir")
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Linear(4, 5),
+        snntorch.Leaky(beta=0.9, init_hidden=True),
+        torch.nn.Linear(5, 2),
+        snntorch.Leaky(beta=0.8, init_hidden=True, output=True),
+    )
+    graph = export.export_to_nir(model, torch.ones(4))
+    chip = read_nir(graph, reset="subtract", steps=80)
+    assert chip.sizes == (5, 2)
+    assert chip.hidden[0].neuron.leak == pytest.approx(0.1)
+    np.testing.assert_allclose(
+        chip.hidden[0].projection.weight, model[0].weight.detach().numpy(), rtol=1e-6
+    )
+    counts = run(chip, np.full((1, 4), 2.0), engine="numpy", record=True).counts
+    assert counts[0].any()
+
+
+def test_every_supported_node(rng):
+    one = np.ones(4)
+    graph = foreign(
+        [
+            nir.Input({"input": np.array([2, 6, 6])}),
+            nir.Conv2d((6, 6), rng.normal(size=(4, 2, 3, 3)), 1, "same", 1, 1, np.full(4, 0.1)),
+            nir.AvgPool2d(np.array([2, 2]), np.array([2, 2]), np.array([0, 0])),
+            nir.IF(r=np.full((4, 3, 3), 1e4), v_threshold=np.ones((4, 3, 3))),
+            nir.SumPool2d(np.array([3, 3]), np.array([3, 3]), np.array([0, 0])),
+            nir.Flatten({"input": np.array([4, 1, 1])}, 0),
+            nir.Scale(np.full(4, 0.5)),
+            nir.Linear(rng.normal(size=(4, 4))),
+            nir.CubaLIF(1e-3 * one, 2e-3 * one, 20 * one, 0 * one, one, w_in=10 * one),
+            nir.Affine(rng.normal(size=(2, 4)), np.zeros(2)),
+            nir.LI(np.full(2, 1e-3), np.ones(2), np.array([0.0, 0.5])),
+            nir.Output({"output": np.array([2])}),
+        ]
+    )
+    graph = nir.NIRGraph(graph.nodes, graph.edges, metadata={}, type_check=False)
+    chip = read_nir(graph, reset="subtract", steps=30)
+    assert chip.sizes == (36, 4)
+    x = rng.random((2, 2, 6, 6))
+    ours, theirs = (run(chip, x, engine=e, record=True) for e in ("numpy", "brian2"))
+    assert ours.counts[0].any()
+    assert ours.counts[1].any()
+    assert all(map(np.array_equal, ours.counts, theirs.counts))
+    np.testing.assert_allclose(chip.readout.bias, [0.0, 0.5])
+
+
+def test_what_cannot_be_read_or_written_is_named(tiny, conv, rng):
+    three = np.array([3])
+    io = nir.Input({"input": three}), nir.Output({"output": three})
+    with pytest.raises(HardwareError, match="no spiking neurons"):
+        read_nir(foreign([io[0], nir.Linear(np.eye(3)), io[1]]), reset="zero")
+    with pytest.raises(HardwareError, match="is a Delay"):
+        read_nir(foreign([io[0], nir.Delay(np.ones(3)), io[1]]), reset="zero")
+    with pytest.raises(HardwareError, match="different time constants"):
+        mixed = nir.LIF(np.array([1e-3, 2e-3, 3e-3]), np.ones(3), np.zeros(3), np.ones(3))
+        read_nir(foreign([io[0], mixed, io[1]]), reset="zero")
+    looped = nir.NIRGraph(
+        {"i": io[0], "n": lif(3), "w": nir.Linear(np.eye(3)), "o": io[1]},
+        [("i", "n"), ("n", "w"), ("w", "n"), ("n", "o")],
+    )
+    with pytest.raises(HardwareError, match="branches or merges"):
+        read_nir(looped, reset="zero")
+    with pytest.raises(HardwareError, match="sigmoid current-to-frequency"):
+        nir_graph(convert(tiny("sigmoid"), rng.normal(size=(5, 5)), 5))
+    with pytest.raises(HardwareError, match="refractory"):
+        nir_graph(convert(tiny("relu"), rng.normal(size=(50, 5)), 5, refractory=1e-3))
+    zero = read_nir(foreign([io[0], lif(3), io[1]]), reset="zero")
+    with pytest.raises(HardwareError, match="resets to zero"):
+        rate_network(zero)
