@@ -7,10 +7,20 @@ law of e_i, and bounds its tails. It needs sympy, numpy and scipy only.
 
 from crashsim_theory.activations import Activation, activation, leaky_relu
 from crashsim_theory.certificates import Certificate, Envelope, certify, certify_class
+from crashsim_theory.continuous import (
+    ContinuousLimit,
+    balance,
+    continuous_limit,
+    decay_exponents,
+    roughness,
+    smoothing_residual,
+)
 from crashsim_theory.contractions import Contraction
 from crashsim_theory.derivation import Derivation, derive
 from crashsim_theory.errors import TheoryError
+from crashsim_theory.groups import group_hessian, group_sum
 from crashsim_theory.laws import BERNOULLI, NORMAL, Law, Moments, law_from_moments
+from crashsim_theory.mixture import CommonRate
 from crashsim_theory.networks import (
     Affine,
     AvgPool2d,
@@ -23,21 +33,42 @@ from crashsim_theory.networks import (
     Residual,
     neuron_crashes,
 )
+from crashsim_theory.questions import (
+    VarianceShare,
+    Width,
+    eps_chebyshev,
+    largest_p,
+    largest_p_chebyshev,
+    largest_p_expression,
+    largest_p_of_gains,
+    variance_shares,
+    width_needed,
+)
 from crashsim_theory.remainders import Remainder, doubling_ratio, remainder, symbolic_remainder
+from crashsim_theory.replicas import (
+    PUBLISHED_LIMIT,
+    median_failure,
+    published_replicas,
+    replicas_needed,
+)
 from crashsim_theory.single import SingleAtMean, SingleAtZero, derive_single
 from crashsim_theory.tails.chebyshev import chebyshev, union
 from crashsim_theory.tails.coordinates import Bernoulli, Coordinates, Normal
 from crashsim_theory.tails.exact import linear_exact
 from crashsim_theory.tails.surrogate import LinearSurrogate
+from crashsim_theory.tails.theorem import TheoremTail, theorem_tail
 
 __all__ = [
     "BERNOULLI",
     "NORMAL",
+    "PUBLISHED_LIMIT",
     "Activation",
     "Affine",
     "AvgPool2d",
     "Bernoulli",
     "Certificate",
+    "CommonRate",
+    "ContinuousLimit",
     "Contraction",
     "Conv2d",
     "Coordinates",
@@ -56,19 +87,40 @@ __all__ = [
     "Residual",
     "SingleAtMean",
     "SingleAtZero",
+    "TheoremTail",
     "TheoryError",
+    "VarianceShare",
+    "Width",
     "activation",
+    "balance",
     "certify",
     "certify_class",
     "chebyshev",
+    "continuous_limit",
+    "decay_exponents",
     "derive",
     "derive_single",
     "doubling_ratio",
+    "eps_chebyshev",
+    "group_hessian",
+    "group_sum",
+    "largest_p",
+    "largest_p_chebyshev",
+    "largest_p_expression",
+    "largest_p_of_gains",
     "law_from_moments",
     "leaky_relu",
     "linear_exact",
+    "median_failure",
     "neuron_crashes",
+    "published_replicas",
     "remainder",
+    "replicas_needed",
+    "roughness",
+    "smoothing_residual",
     "symbolic_remainder",
+    "theorem_tail",
     "union",
+    "variance_shares",
+    "width_needed",
 ]
