@@ -54,7 +54,7 @@ def equations(neuron: PointNeuron) -> str:
     model += "active = int(t_in_timesteps >= start) * int(t_in_timesteps < stop) : 1 (shared)\n"
     model += "theta : volt\nunit : volt\n"
     if neuron.bipolar:
-        model += "theta_off : volt\npolarity = int(v >= theta) - int(v < theta_off) : 1\n"
+        model += "theta_off : volt\npolarity : 1\n"
     return model
 
 
@@ -112,11 +112,14 @@ class _Copies:
                 for index, target in enumerate(targets)
             ]
             objects += self._wires
-        # after the threshold and before the reset, while v still tells ON from OFF
-        after_threshold = brian2.NetworkOperation(
-            self._observe, clock=clock, when="after_thresholds"
-        )
-        self._network = brian2.Network(*objects, after_threshold)
+        operation = brian2.NetworkOperation
+        # before the reset, while v still tells ON from OFF
+        objects.append(operation(self._observe, clock=clock, when="after_thresholds"))
+        if not synapses:
+            objects.append(operation(self._deliver, clock=clock, when="synapses"))
+        self._network = brian2.Network(*objects)
+        # brian2 resets last; a reset to zero would then wipe out the charge that just arrived
+        self._network.schedule = ["start", "groups", "thresholds", "resets", "synapses", "end"]
         self._network.store()
         gc.freeze()  # the network is garbage-free too: see brian2_at_rest
 
@@ -243,7 +246,8 @@ class _Copies:
             _assign(wires, "w", np.broadcast_to(weights, shape).reshape(-1))
 
     def _observe(self) -> None:
-        """Count the spikes of this step and, without Synapses, deliver them."""
+        """Count the spikes of this step, and tell their polarity."""
+        self._fired: list[tuple[int, Any, Any, int]] = []
         now, self._now = self._now, self._now + 1
         for index, group in enumerate(self._groups):
             layer = self._chip.hidden[index]
@@ -256,6 +260,7 @@ class _Copies:
                 values = group.variables
                 v, off = (values[name].get_value()[fired] for name in ("v", "theta_off"))
                 polarity = np.where(v < off, -1, 1)
+                values["polarity"].get_value()[fired] = polarity
             self._count[index].reshape(-1)[fired] += polarity
             if self._trains:
                 train = np.zeros(self._shapes[index], np.int8)
@@ -268,9 +273,14 @@ class _Copies:
                     crossed = self._block.survivals(index + 1, step, per_copy)
                     _assign(self._wires[index], "crossed", crossed.reshape(-1).astype(float))
             elif index < len(self._delivery):
-                self._deliver(index, fired, polarity, step)
+                self._fired.append((index, fired, polarity, step))
 
-    def _deliver(self, index: int, fired: Any, polarity: Any, step: int) -> None:
+    def _deliver(self) -> None:
+        """Carry this step's spikes to the next layers with one product each."""
+        for fired in self._fired:
+            self._carry(*fired)
+
+    def _carry(self, index: int, fired: Any, polarity: Any, step: int) -> None:
         spikes = self._spikes[index]
         spikes.fill(0)
         spikes.reshape(-1)[fired] = polarity

@@ -55,7 +55,7 @@ def nir_graph(chip: Chip) -> Any:
     names.append("output")
     nodes["output"] = nir.Output({"output": np.array(chip.readout.output_shape)})
     edges = list(itertools.pairwise(names))
-    return nir.NIRGraph(nodes, edges, metadata=metadata)
+    return nir.NIRGraph(nodes, edges, metadata=metadata, type_check=False)
 
 
 def _kept(layer: Spiking, index: int) -> float:

@@ -52,7 +52,7 @@ class CrashStatistics:
     mean, variance: (B, K) each, in output units and their square.
     clean: (B, K), the mean clean output of the chip.
     noise: (B, K), variance of one read through spiking noise alone.
-    outputs: (M, B, K), the mean of the two reads of every mask, for pairing mask by mask.
+    reads: the two reads of every mask, (M, B, K) each, from independent initial phases.
     masks, confidence, steps: M, the intervals' nominal confidence, and the window T.
     """
 
@@ -60,10 +60,15 @@ class CrashStatistics:
     variance: Moment
     clean: Floats
     noise: Floats
-    outputs: Floats
+    reads: tuple[Floats, Floats]
     masks: int
     confidence: float
     steps: int
+
+    @property
+    def outputs(self) -> Floats:
+        """The mean of the two reads of every mask, (M, B, K), for pairing mask by mask."""
+        return (self.reads[0] + self.reads[1]) / 2.0
 
 
 def crash_statistics(
@@ -140,7 +145,7 @@ def _moments(
         variance=_variance_interval(variance, np.sqrt(spread), quantile),
         clean=base,
         noise=((first - second) ** 2).mean(axis=0) / 2.0,
-        outputs=both,
+        reads=(first, second),
         masks=masks,
         confidence=confidence,
         steps=steps,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +22,8 @@ from crashsim_hardware import (
 from crashsim_hardware.neurons import current_based_lif
 
 nir = pytest.importorskip("nir")
+
+ENGINES = ("numpy", "brian2", "brian2-synapses")
 
 
 @pytest.mark.parametrize("neuron", ["if", "lif"])
@@ -118,10 +121,10 @@ def test_a_foreign_graph_runs_as_its_own_recursion(rng, tmp_path):
     x, steps = np.array([0.5, 0.3, 0.8]), 60
     with pytest.raises(HardwareError, match='reset="zero"'):
         read_nir(tmp_path / "foreign.nir")
-    for reset in ("zero", "subtract"):
+    for reset, engine in itertools.product(("zero", "subtract"), ENGINES):
         chip = read_nir(tmp_path / "foreign.nir", steps=steps, reset=reset)
         assert chip.physics.dt == 1e-4
-        result = run(chip, x[None], engine="brian2", record=True)
+        result = run(chip, x[None], engine=engine, record=True)
         first, last = np.full(6, 0.5), np.full(2, 0.5)  # both start at half the threshold
         counts = np.zeros(6), np.zeros(2)
         for _ in range(steps):
@@ -146,11 +149,13 @@ def test_a_graph_written_by_snntorch():
     torch.manual_seed(0)
     model = torch.nn.Sequential(
         torch.nn.Linear(4, 5),
-        snntorch.Leaky(beta=0.9, init_hidden=True),
+        snntorch.Leaky(0.9 * torch.ones(5), torch.ones(5), init_hidden=True),
         torch.nn.Linear(5, 2),
-        snntorch.Leaky(beta=0.8, init_hidden=True, output=True),
+        snntorch.Leaky(0.8 * torch.ones(2), torch.ones(2), init_hidden=True, output=True),
     )
-    graph = export.export_to_nir(model, torch.ones(4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # snntorch calls the old nirtorch
+        graph = export.export_to_nir(model, torch.ones(4))
     chip = read_nir(graph, reset="subtract", steps=80)
     assert chip.sizes == (5, 2)
     assert chip.hidden[0].neuron.leak == pytest.approx(0.1)
@@ -197,8 +202,8 @@ def test_what_cannot_be_read_or_written_is_named(tiny, conv, rng):
         read_nir(foreign([io[0], nir.Linear(np.eye(3)), io[1]]), reset="zero")
     with pytest.raises(HardwareError, match="is a Delay"):
         read_nir(foreign([io[0], nir.Delay(np.ones(3)), io[1]]), reset="zero")
+    mixed = nir.LIF(np.array([1e-3, 2e-3, 3e-3]), np.ones(3), np.zeros(3), np.ones(3))
     with pytest.raises(HardwareError, match="different time constants"):
-        mixed = nir.LIF(np.array([1e-3, 2e-3, 3e-3]), np.ones(3), np.zeros(3), np.ones(3))
         read_nir(foreign([io[0], mixed, io[1]]), reset="zero")
     looped = nir.NIRGraph(
         {"i": io[0], "n": lif(3), "w": nir.Linear(np.eye(3)), "o": io[1]},

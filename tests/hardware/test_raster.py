@@ -10,7 +10,7 @@ from crashsim_hardware import HardwareError, convert, raster, run, sample_dead
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_rasters_and_counts_agree(tiny, rng, activation):
     chip = convert(tiny(activation), rng.normal(size=(50, 5)), 40, tau_syn=0.004)
-    x, faults = rng.normal(size=5), sample_dead(chip, 0.3, 3, 1)
+    x, faults = rng.normal(size=5), sample_dead(chip, 0.5, 3, 1)
     pictures = [
         raster(chip, x, faults, mask=2, engine=e) for e in ("numpy", "brian2", "brian2-synapses")
     ]
