@@ -72,6 +72,7 @@ class _Spread:
     norms: Tensor
 
 
+@torch.inference_mode(False)
 def layer_bounds(space: FaultSpace) -> list[Estimate]:
     """``norm`` and ``absolute`` for each input and output.
 
@@ -97,7 +98,7 @@ def layer_bounds(space: FaultSpace) -> list[Estimate]:
     size = spread.size.reshape(shape).double().cpu().numpy()
     square = spread.square.reshape(shape).double().cpu().numpy()
     norm = spread.norms.amin(1, keepdim=True).expand(-1, space.K).double().cpu().numpy()
-    note = "of |E Delta|, to first order in p, for activations of slope at most 1 (paper b1)"
+    note = "of |E Delta|, for any p (paper b1, with absolute weights)"
     return [
         *deterministic("norm", "mean", "bound", norm, note=note),
         *deterministic(
@@ -112,6 +113,7 @@ class _Propagation(fx.Interpreter):
 
     def __init__(self, graph: fx.GraphModule, space: FaultSpace) -> None:
         super().__init__(graph)
+        self.extra_traceback = False  # NotApplicableError says all there is to say
         self._space = space
         self._spreads: dict[fx.Node, _Spread | None] = {}
         self._calls: Counter[tuple[str, str | None]] = Counter()
@@ -121,7 +123,12 @@ class _Propagation(fx.Interpreter):
             for p in space.placements
             if p.site.kind not in ("parameter", "input")
         }
-        self._weights = {p.site.module: p for p in space.placements if p.site.kind == "parameter"}
+        # By identity: layers may share one parameter, which has a single name.
+        parameters = dict(space.model.named_parameters())
+        self._weights = {
+            id(parameters[p.site.module]): p for p in space.placements if p.site.kind == "parameter"
+        }
+        self._seen: set[int] = set()
         self._struck = 0
 
     def spread_of_output(self) -> _Spread:
@@ -165,20 +172,24 @@ class _Propagation(fx.Interpreter):
         spreads = [self._spreads.get(source) for source in sources]
         module = self.fetch_attr(str(n.target)) if n.op == "call_module" else None
         if isinstance(module, _AFFINE):
-            return self._affine(str(n.target), module, self.env[sources[0]], spreads[0])
+            return self._affine(module, self.env[sources[0]], spreads[0])
         known = [spread for spread in spreads if spread is not None]
+        if known and isinstance(value, tuple | list) and not isinstance(value, torch.Size):
+            raise NotApplicableError(f"no bound is known for {_what(n, module)}")
         if not known or not isinstance(value, Tensor):
             return None
         if n.target in _ADD:
+            terms = [s for s in map(self._spread_of, n.args) if s is not None]
+            if "alpha" in n.kwargs or any(s.size.shape != value.shape for s in terms):
+                raise NotApplicableError("no bound is known for a sum that scales or broadcasts")
             return _Spread(
-                sum((s.size for s in known), torch.zeros_like(value)),
-                sum((s.square for s in known), torch.zeros_like(value)),
-                torch.stack([s.norms for s in known]).sum(0),
+                sum((s.size for s in terms), torch.zeros_like(value)),
+                sum((s.square for s in terms), torch.zeros_like(value)),
+                torch.stack([s.norms for s in terms]).sum(0),
             )
         if n.target is torch.cat:
-            parts = [
-                s or _nothing(self.env[source]) for s, source in zip(spreads, sources, strict=True)
-            ]
+            pieces: Any = n.kwargs.get("tensors", n.args[0] if n.args else ())
+            parts = [self._spread_of(piece) or _nothing(self.env[piece]) for piece in pieces]
             axis = n.kwargs.get("dim", n.args[1] if len(n.args) > 1 else 0)
             return _Spread(
                 torch.cat([s.size for s in parts], dim=axis),
@@ -190,6 +201,9 @@ class _Propagation(fx.Interpreter):
                 f"no bound is known for {_what(n, module)} of two faulty values"
             )
         return self._single(n, module, value, known[0])
+
+    def _spread_of(self, argument: Any) -> _Spread | None:
+        return self._spreads.get(argument) if isinstance(argument, fx.Node) else None
 
     def _single(self, n: fx.Node, module: Any, value: Tensor, spread: _Spread) -> _Spread:
         """Through a node with one faulty argument."""
@@ -225,16 +239,11 @@ class _Propagation(fx.Interpreter):
             )
         if isinstance(module, nn.Flatten | nn.Unflatten) or n.target in _SHAPING:
             return _Spread(again(spread.size), again(spread.square), spread.norms)
-        if (
-            isinstance(module, nn.modules.pooling._MaxPoolNd)
-            and module.stride == module.kernel_size
-        ):
-            return _Spread(again(spread.size), again(spread.square), spread.norms)
+        if isinstance(module, nn.modules.pooling._MaxPoolNd):
+            return _max_pool(module, again, spread)
         raise NotApplicableError(f"no bound is known for {_what(n, module)}")
 
-    def _affine(
-        self, path: str, module: nn.Module, x: Tensor, spread: _Spread | None
-    ) -> _Spread | None:
+    def _affine(self, module: nn.Module, x: Tensor, spread: _Spread | None) -> _Spread | None:
         weight = module.weight
         assert isinstance(weight, Tensor)
         zero = {} if module.bias is None else {"bias": torch.zeros_like(module.bias)}  # type: ignore[arg-type]
@@ -249,14 +258,16 @@ class _Propagation(fx.Interpreter):
 
         passed = None
         if spread is not None:
-            exact = weight if isinstance(module, nn.Linear) else None
-            norms = _through(absolute, spread, exact)
+            norms = _through(absolute, spread, weight if isinstance(module, nn.Linear) else None)
             passed = _Spread(absolute(spread.size), squared(spread.square), norms)
-        placement = self._weights.get(f"{path}.weight")
+        placement = self._weights.get(id(weight))
+        if id(module.bias) in self._weights:
+            raise NotApplicableError("defined for weights, not for biases")
         if placement is None:
-            if f"{path}.bias" in self._weights:
-                raise NotApplicableError("defined for weights, not for biases")
             return passed
+        if id(weight) in self._seen:
+            raise NotApplicableError("no bound is known for faulty weights that are used twice")
+        self._seen.add(id(weight))
         self._struck += 1
         p = placement.fault.rate
         size, square = p * absolute(x.abs()), p * squared(x**2)
@@ -287,6 +298,27 @@ def _nothing(value: Tensor) -> _Spread:
     return _Spread(zero, zero, _norms(zero))
 
 
+def _max_pool(
+    module: nn.modules.pooling._MaxPoolNd, again: Callable[[Tensor], Tensor], spread: _Spread
+) -> _Spread:
+    """Through a max pool: |Delta max| is at most the largest |Delta| of the window.
+
+    The expectation of the largest may be as much as the sum of the expectations.
+    """
+    axes = spread.size.dim() - 2
+    kernel, stride, padding, dilation = (
+        (value,) * axes if isinstance(value, int) else tuple(value)
+        for value in (module.kernel_size, module.stride, module.padding, module.dilation)
+    )
+    if stride != kernel or set(dilation) != {1}:
+        raise NotApplicableError("no bound is known for a max pool whose windows overlap")
+    average = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[axes - 1]
+    count = math.prod(kernel)
+    total = count * average(spread.size, kernel, kernel, padding, module.ceil_mode)
+    growth = torch.tensor([1.0, math.sqrt(count), count]).to(spread.norms)
+    return _Spread(total, again(spread.square), growth * spread.norms)
+
+
 def _norms(value: Tensor) -> Tensor:
     """1-, 2- and infinity-norm of each example, (B, 3)."""
     flat = value.reshape(len(value), -1)
@@ -298,8 +330,9 @@ def _through(
 ) -> Tensor:
     """Norms after a linear layer, given by its absolute value |A| as an operator.
 
-    The largest row and column sums of |A| are its infinity- and 1-norm. The 2-norm is that of the
-    matrix, if given, else at most their geometric mean (Schur's test).
+    The largest row and column sums of |A| are its infinity- and 1-norm. The 2-norm is that of |A|,
+    if the matrix is given, else at most their geometric mean (Schur's test). The 2-norm of A itself
+    is no bound: crashes that pull a kink in opposite ways add up where A's entries cancel.
     """
     one = torch.ones_like(spread.size[:1])
     rows, pull, *_ = vjp(absolute, one)
@@ -307,7 +340,7 @@ def _through(
     norm_inf, norm_1 = rows.max(), columns.max()
     norm_2 = (norm_inf * norm_1).sqrt()
     if matrix is not None:
-        norm_2 = torch.linalg.matrix_norm(matrix, 2)
+        norm_2 = torch.linalg.matrix_norm(matrix.abs().double(), 2).to(norm_1)
     return spread.norms * torch.stack([norm_1, norm_2, norm_inf])
 
 
