@@ -55,6 +55,7 @@ class FaultSpace:
             random, or mixes its inputs.
     """
 
+    @torch.inference_mode(False)  # whose tensors could not be differentiated later
     def __init__(
         self,
         model: nn.Module,
@@ -65,6 +66,11 @@ class FaultSpace:
         dtype: torch.dtype | None = None,
     ) -> None:
         _check_model(model)
+        if not isinstance(sites, str):
+            raise ArgumentError(
+                f"sites={sites!r}: give a name or glob; for several, map each name "
+                "to its fault in faults"
+            )
         self.model = model
         self.dtype = dtype or _dtype_of(model)
         self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -73,7 +79,7 @@ class FaultSpace:
             self.inputs = self.inputs.to(self.dtype)
         # Buffers are cloned, so a model that counts its calls in one counts in ours.
         self._tensors = {
-            name: self._cast(tensor.detach().clone() if is_buffer else tensor.detach())
+            name: self._cast(_plain(tensor).clone() if is_buffer else _plain(tensor))
             for named, is_buffer in (
                 (model.named_parameters(), False),
                 (model.named_buffers(), True),
@@ -92,6 +98,7 @@ class FaultSpace:
         self._scalars = sum(s.size for s in self.available_sites if s.kind != "parameter") or 1
         self._has_parameters = any(p.site.kind == "parameter" for p in self.placements)
 
+    @torch.inference_mode(False)
     def with_dtype(self, dtype: torch.dtype) -> FaultSpace:
         """The same space, computed in another floating-point type."""
         if dtype == self.dtype:
@@ -129,7 +136,9 @@ class FaultSpace:
                     e = e.to(self.device, self.dtype)[:, None]
                     tensors = weights.apply(part) if weights else self._tensors
                     out = self._run(inputs, e, tensors)
-                    result[start : start + part.count, low : low + batch] = out.cpu().numpy()
+                    result[start : start + part.count, low : low + batch] = (
+                        out.double().cpu().numpy()
+                    )
                     if weights:
                         weights.restore()
         if not np.isfinite(result).all():
@@ -146,13 +155,13 @@ class FaultSpace:
             the slice of inputs, and their gradients (b, K, N). One forward and K backward passes
             for all inputs of a slice; with faults in parameters, for every single input.
         """
-        point = torch.from_numpy(at).to(self.device, self.dtype)
         batch = 1 if self._has_parameters else max(1, _GRADIENT_SCALARS // (self.K * self.N))
         for low in range(0, self.B, batch):
             inputs = self.inputs[low : low + batch]
-            # Each input has coordinates of its own, so one backward pass serves all inputs.
-            e = point.repeat(1, len(inputs), 1).requires_grad_()
-            with torch.enable_grad():
+            with torch.inference_mode(False), torch.enable_grad():
+                point = torch.from_numpy(at).to(self.device, self.dtype)
+                # Each input has coordinates of its own: one backward pass serves all inputs.
+                e = point.repeat(1, len(inputs), 1).requires_grad_()
                 tensors = self._perturbed_weights(e[0, 0]) if self._has_parameters else {}
                 out = self._run(inputs, e, {**self._tensors, **tensors}).sum((0, 1))
                 rows = [
@@ -215,9 +224,8 @@ class FaultSpace:
         changed: dict[str, Tensor] = {}
         for p in self.placements:
             if p.site.kind == "parameter":
-                clean = self._tensors[p.site.module]
-                faulty = p.fault.perturb(clean, e[p.start : p.stop], p.site.shape)
-                changed[p.site.module] = changed.get(p.site.module, clean) + (faulty - clean)
+                value = changed.get(p.site.module, self._tensors[p.site.module])
+                changed[p.site.module] = p.fault.perturb(value, e[p.start : p.stop], p.site.shape)
         return changed
 
     def _cast(self, tensor: Tensor) -> Tensor:
@@ -229,9 +237,16 @@ class FaultSpace:
     def _check_outputs(self) -> Tensor:
         """The clean outputs (B, K), after the checks that only running the model can make."""
         with torch.random.fork_rng(devices=[]):
-            first, second, alone = (
-                self._call(x.clone()) for x in (self.inputs, self.inputs, self.inputs[:1])
-            )
+            try:
+                first, second, alone = (
+                    self._call(x.clone()) for x in (self.inputs, self.inputs, self.inputs[:1])
+                )
+            except (RuntimeError, ValueError, TypeError, IndexError) as error:
+                reason = next(iter(str(error).splitlines()), type(error).__name__)
+                raise ModelError(
+                    f"inputs: the model fails on shape {tuple(self.inputs.shape)} of "
+                    f"{self.inputs.dtype} ({reason}); give inputs as its forward takes them"
+                ) from error
         if not isinstance(first, Tensor):
             raise ModelError(
                 f"model: returns {type(first).__name__}, not one tensor; "
@@ -285,11 +300,24 @@ class _PatchedWeights:
             p: p.fault.displacement(space._tensors[p.site.module]).reshape(-1)
             for p in self._placements
         }
-        self._undo: list[tuple[Tensor, Tensor, Tensor]] = []
+        # Where several faults strike one parameter, each acts on what the one before it left.
+        names = [p.site.module for p in self._placements]
+        self._stacked = sorted({name for name in names if names.count(name) > 1})
+        self._space = space
+        self._undo: list[tuple[Tensor, Tensor | slice, Tensor]] = []
 
     def apply(self, point: Points) -> dict[str, Tensor]:
         """All tensors of the model at a single point."""
+        if self._stacked:
+            e = torch.from_numpy(point.dense()[0]).to(self._space.device, self._space.dtype)
+            changed = self._space._perturbed_weights(e)
+            for name in self._stacked:
+                flat = self._work[name].view(-1)
+                self._undo.append((flat, slice(None), flat.clone()))
+                flat.copy_(changed[name].reshape(-1))
         for p in self._placements:
+            if p.site.module in self._stacked:
+                continue
             first, last = np.searchsorted(point.columns, [p.start, p.stop])
             columns = point.columns[first:last]
             change = point.values[first:last] - self._base[columns]
@@ -308,9 +336,19 @@ class _PatchedWeights:
         self._undo.clear()
 
 
+def _plain(tensor: Tensor) -> Tensor:
+    """The tensor without its graph, and fit for a new one: not made in inference mode."""
+    return tensor.clone() if tensor.is_inference() else tensor.detach()
+
+
 def _check_model(model: object) -> None:
     if not isinstance(model, nn.Module):
         raise ArgumentError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError(
+            "model: TorchScript does not let faults in; give the module before torch.jit, or "
+            "torch.export it"
+        )
     for name, tensor in model.named_parameters():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ModelError(
@@ -366,7 +404,7 @@ def _check_inputs(inputs: object) -> Tensor:
         raise ArgumentError("inputs: complex numbers are not supported; give real ones")
     if not torch.isfinite(inputs).all():
         raise ArgumentError("inputs: hold NaN or infinity; clean the data first")
-    return inputs.detach()
+    return _plain(inputs)
 
 
 def _place(faults: Faults, sites: str, available: list[Site]) -> list[Placement]:
