@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from crashsim.errors import ArgumentError
+from crashsim.points import check_seed
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -43,6 +44,7 @@ class Architecture:
 
     def build(self, seed: int = 0) -> nn.Sequential:
         """A network with torch's default initialisation, drawn from ``seed`` alone."""
+        seed = check_seed(seed)
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         pairs = list(zip(self.sizes, self.sizes[1:], strict=False))
         with torch.random.fork_rng(devices=[]):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import struct
+import zipfile
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -146,7 +148,7 @@ def _read_idx(path: Path) -> NDArray[Any]:
         if zero != 0 or kind != 8:
             raise ValueError("no idx file of unsigned bytes")
         return np.frombuffer(raw, np.uint8, offset=4 + 4 * axes).reshape(shape)
-    except (OSError, EOFError, ValueError, struct.error) as error:
+    except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
         raise FileError(f"data: cannot read {str(path)!r} as an idx file ({error})") from error
 
 
@@ -157,7 +159,7 @@ def _numpy(spec: str) -> Data:
             return _checked(spec, loaded, None)
         with loaded:
             found = {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise FileError(f"data: cannot read {spec!r} as a numpy file ({error})") from error
     inputs = next((found[name] for name in ("inputs", "x", "X") if name in found), None)
     if inputs is None:
@@ -176,4 +178,15 @@ def _checked(spec: str, inputs: NDArray[Any], targets: NDArray[Any] | None) -> D
             f"data={spec!r}: targets of shape {targets.shape} for {len(inputs)} inputs; "
             "give one class for each"
         )
+    if targets is not None and not _are_classes(targets):
+        raise ArgumentError(
+            f"data={spec!r}: targets of type {targets.dtype} are not classes; "
+            "give whole numbers from 0"
+        )
     return _data(spec, inputs, targets)
+
+
+def _are_classes(targets: NDArray[Any]) -> bool:
+    if targets.dtype.kind == "f":
+        return bool((targets == np.round(targets)).all())
+    return targets.dtype.kind in "iub"

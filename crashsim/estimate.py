@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -73,7 +74,9 @@ class Estimate:
         return asdict(self)
 
     def __str__(self) -> str:
-        interval = "" if self.low is None else f" [{self.low:.3g}, {self.high:.3g}]"
+        interval = ""
+        if self.low is not None:  # JSON has no infinity: there, an open interval has no high end
+            interval = f" [{self.low:.3g}, {math.inf if self.high is None else self.high:.3g}]"
         return f"{self.method} {self.quantity} = {self.value:.4g}{interval} ({self.kind})"
 
 

@@ -20,13 +20,16 @@ AdditiveNoise      Normal(0, std²)  1
 from __future__ import annotations
 
 import math
+import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from crashsim_theory import BERNOULLI, NORMAL, Law
+from numpy.typing import NDArray
 from torch import Tensor
 
 from crashsim.errors import ArgumentError
@@ -134,6 +137,10 @@ class NeuronCrash(_BernoulliFault):
             e = e.repeat_interleave(size, dim=-1)[..., : math.prod(shape)]
         return super().perturb(value, e, shape)
 
+    def expand(self, struck: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+        """Coordinates (..., n) as the units (..., size) they stand for."""
+        return np.repeat(struck, self._group_size(shape), axis=-1)[..., : math.prod(shape)]
+
     def displacement(self, value: Tensor) -> Tensor:
         return -value
 
@@ -159,6 +166,8 @@ class StuckAt(_BernoulliFault):
     def __post_init__(self) -> None:
         super().__post_init__()
         _require_number("StuckAt", "value", self.value)
+        if not math.isfinite(self.value):
+            raise ArgumentError(f"StuckAt: value={self.value!r}; give a finite number")
 
     def displacement(self, value: Tensor) -> Tensor:
         return self.value - value
@@ -305,5 +314,5 @@ def _value(spec: str, name: str, text: str) -> object:
 
 
 def _require_number(owner: str, argument: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or math.isnan(value):
         raise ArgumentError(f"{owner}: {argument}={value!r} is not a number")

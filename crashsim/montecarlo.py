@@ -333,12 +333,16 @@ def _check(
         isinstance(samples, bool) or not isinstance(samples, int | np.integer) or samples < 2
     ):
         raise ArgumentError(f"samples={samples!r}; give an integer of at least 2")
-    if rel_width is not None and not 0 < rel_width < 1:
+    if rel_width is not None and not _is_share(rel_width):
         raise ArgumentError(f"rel_width={rel_width!r}; give a number between 0 and 1, such as 0.02")
-    if not 0 < confidence < 1:
+    if not _is_share(confidence):
         raise ArgumentError(f"confidence={confidence!r}; give a number between 0 and 1")
     check_epsilon(epsilon)
     return samples or (DEFAULT_SAMPLES if rel_width is None else DEFAULT_BUDGET)
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, int | float | np.floating) and bool(0 < value < 1)
 
 
 def check_epsilon(epsilon: float | None) -> None:
