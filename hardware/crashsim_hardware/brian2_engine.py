@@ -32,7 +32,7 @@ from .block import Activity, Block, connections, matrices, tolerance
 from .brian2_loading import brian2_at_rest
 from .chip import Chip
 from .neurons import PointNeuron
-from .numpy_engine import Delivery, exact_precision
+from .numpy_engine import Delivery, exact_precision, has_mismatch
 
 __all__ = ["equations", "session"]
 
@@ -75,7 +75,8 @@ class _Session:
         self._network: _Copies | None = None
 
     def __call__(self, block: Block, *, trains: bool = False) -> Activity:
-        key = (block.masks, block.inputs, block.release_failure > 0.0)
+        mismatched = any(map(has_mismatch, block.thresholds))
+        key = (block.masks, block.inputs, block.release_failure > 0.0, mismatched)
         if self._network is None or key != self._key:
             self._network = _Copies(self._brian2, self._chip, block, self._synapses)
             self._key = key
@@ -93,6 +94,8 @@ class _Copies:
         last = len(chip.hidden) - 1
         self._latest = last + chip.total_steps  # the last layer's window ends with the run
         self._shapes = [(block.masks, block.inputs, size) for size in chip.sizes]
+        # gathering every neuron's own reset costs time that equal thresholds need not pay
+        self._unit = "unit" if any(map(has_mismatch, block.thresholds)) else "v_th"
         self._groups = [
             self._group(index, int(np.prod(shape)), clock)
             for index, shape in enumerate(self._shapes)
@@ -130,6 +133,7 @@ class _Copies:
             "start": index + layer.offset,
             "stop": index + self._chip.total_steps,
             "C": physics.capacitance * brian2.farad,
+            "v_th": physics.threshold * brian2.volt,
             "F": neuron.gain * physics.threshold * brian2.volt / self._dt,
         }
         if neuron.leak:
@@ -140,7 +144,7 @@ class _Copies:
         if neuron.reset == "zero":
             reset = "v = 0*volt"
         else:
-            reset = "v -= polarity * unit" if neuron.bipolar else "v -= unit"
+            reset = f"v -= polarity * {self._unit}" if neuron.bipolar else f"v -= {self._unit}"
         # brian2 lets a neuron fire again `refractory` after a spike, PointNeuron one step later
         silent = (neuron.refractory + 1) * self._dt if neuron.refractory else False
         return brian2.NeuronGroup(
@@ -184,13 +188,14 @@ class _Copies:
         self._network.restore()
         self._block, self._trains = block, trains
         self._set_state(block)
-        self._count = [np.zeros(shape) for shape in self._shapes]
         self._kept: list[list[NDArray[np.int8]]] = [[] for _ in self._shapes]
+        dtype = exact_precision(chip, block)
+        self._spikes = [np.zeros(shape, dtype) for shape in self._shapes]
+        self._count = [np.zeros(shape, dtype) for shape in self._shapes]
         if self._synapses:
             self._set_synapses(block)
         else:
-            dtype = exact_precision(chip, block)
-            self._spikes = [np.zeros(shape, dtype) for shape in self._shapes]
+            self._arrived = [np.empty(int(np.prod(shape))) for shape in self._shapes]
             self._delivery = [
                 Delivery(projection, block, index, dtype)
                 for index, projection in enumerate(chip.projections)
@@ -206,7 +211,7 @@ class _Copies:
             if self._synapses:
                 readout = np.array(self._readout.y[:]).reshape(self._received.shape)
         return Activity(
-            tuple(self._count),
+            tuple(count.astype(np.float64) for count in self._count),
             readout,
             tuple(np.stack(steps) for steps in self._kept) if trains else None,
         )
@@ -247,7 +252,7 @@ class _Copies:
 
     def _observe(self) -> None:
         """Count the spikes of this step, and tell their polarity."""
-        self._fired: list[tuple[int, Any, Any, int]] = []
+        self._emitting: list[tuple[int, int]] = []
         now, self._now = self._now, self._now + 1
         for index, group in enumerate(self._groups):
             layer = self._chip.hidden[index]
@@ -261,11 +266,12 @@ class _Copies:
                 v, off = (values[name].get_value()[fired] for name in ("v", "theta_off"))
                 polarity = np.where(v < off, -1, 1)
                 values["polarity"].get_value()[fired] = polarity
-            self._count[index].reshape(-1)[fired] += polarity
+            spikes = self._spikes[index]
+            spikes.fill(0)
+            spikes.reshape(-1)[fired] = polarity
+            self._count[index] += spikes
             if self._trains:
-                train = np.zeros(self._shapes[index], np.int8)
-                train.reshape(-1)[fired] = polarity
-                self._kept[index].append(train)
+                self._kept[index].append(spikes.astype(np.int8))
             if self._synapses:
                 if self._block.release_failure > 0.0 and index < len(self._wires):
                     size = self._wires[index].variables["w"].get_value().size
@@ -273,25 +279,24 @@ class _Copies:
                     crossed = self._block.survivals(index + 1, step, per_copy)
                     _assign(self._wires[index], "crossed", crossed.reshape(-1).astype(float))
             elif index < len(self._delivery):
-                self._fired.append((index, fired, polarity, step))
+                self._emitting.append((index, step))
 
     def _deliver(self) -> None:
         """Carry this step's spikes to the next layers with one product each."""
-        for fired in self._fired:
-            self._carry(*fired)
+        for index, step in self._emitting:
+            self._carry(index, step)
 
-    def _carry(self, index: int, fired: Any, polarity: Any, step: int) -> None:
-        spikes = self._spikes[index]
-        spikes.fill(0)
-        spikes.reshape(-1)[fired] = polarity
-        charge = self._delivery[index](spikes, step)
+    def _carry(self, index: int, step: int) -> None:
+        charge = self._delivery[index](self._spikes[index], step)
         if index + 1 == len(self._groups):
             self._received += charge
             return
         neuron = self._chip.hidden[index + 1].neuron
         name, worth = ("v", self._v_th) if neuron.synapse is None else ("u", neuron.synapse)
         state = self._groups[index + 1].variables[name].get_value()
-        state += worth * charge.reshape(-1).astype(np.float64, copy=False)
+        state += np.multiply(
+            charge.reshape(-1), worth, out=self._arrived[index + 1], dtype=np.float64
+        )
 
 
 def _assign(owner: Any, name: str, values: Floats) -> None:

@@ -93,6 +93,17 @@ class ChipFaults:
         """M, the number of masks."""
         return int(self.masks or 1)
 
+    @property
+    def empty(self) -> bool:
+        """Whether no mask holds any fault."""
+        if self.release_failure > 0.0 or self.weight_bits is not None or self.weights is not None:
+            return False
+        struck = (*(self.dead or ()), *(self.stuck or ()), *(self.dead_synapses or ()))
+        shifted = (theta for theta in self.thresholds or () if theta is not None)
+        return not any(array is not None and array.any() for array in struck) and all(
+            (theta == 1.0).all() for theta in shifted
+        )
+
     def check(self, chip: Chip) -> None:
         """Raises HardwareError unless every array fits a layer of `chip`."""
         neurons = [(size,) for size in chip.sizes]

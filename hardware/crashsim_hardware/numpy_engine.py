@@ -16,7 +16,7 @@ from .block import Activity, Block, connections, matrices, tolerance
 from .chip import Chip, Projection, Spiking
 from .network import ACTIVATIONS
 
-__all__ = ["Delivery", "exact_precision", "simulate"]
+__all__ = ["Delivery", "exact_precision", "has_mismatch", "simulate"]
 
 Floats = NDArray[Any]
 
@@ -85,7 +85,7 @@ class _Population:
         self.theta: Any = dtype(1.0) if theta is None else theta.astype(dtype)
         # only a mismatched threshold makes the charge of a reset differ from 1
         self.unit: Any = None
-        if _mismatched(theta):
+        if has_mismatch(theta):
             self.unit = np.where(np.isfinite(self.theta), self.theta, dtype(1))
         self.floor: Any = None
         if neuron.bipolar:
@@ -145,7 +145,8 @@ class _Population:
         return spikes
 
 
-def _mismatched(theta: Floats | None) -> bool:
+def has_mismatch(theta: Floats | None) -> bool:
+    """Whether a threshold differs from 1 in a neuron that can still reach it."""
     return theta is not None and bool(np.any(np.isfinite(theta) & (theta != 1.0)))
 
 
@@ -154,7 +155,7 @@ def exact_precision(chip: Chip, block: Block) -> type[np.floating[Any]]:
 
     On fixed-point layers both give the same spikes; float32 is twice as fast.
     """
-    if block.release_failure > 0.0 or any(map(_mismatched, block.thresholds)):
+    if block.release_failure > 0.0 or any(map(has_mismatch, block.thresholds)):
         return np.float64
     if any(weight is not None for weight in block.weights[1:]):
         return np.float64

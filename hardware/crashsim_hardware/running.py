@@ -22,7 +22,8 @@ __all__ = ["Engine", "RunResult", "as_faults", "run"]
 Floats = NDArray[Any]
 Engine = Literal["brian2", "brian2-synapses", "numpy"]
 
-COPIES: dict[str, int] = {"numpy": 256, "brian2": 1024, "brian2-synapses": 64}
+# masks x inputs at once: in the cache for numpy; few enough runs for brian2's fixed cost per run
+COPIES: dict[str, int] = {"numpy": 256, "brian2": 2048, "brian2-synapses": 64}
 
 
 @dataclass(frozen=True, eq=False)

@@ -87,7 +87,7 @@ def crash_statistics(
     (F1 - mean)(F2 - mean), taken on the logarithm where the estimate is positive and resolved.
     The clean output's own uncertainty is included.
 
-    Warns (HardwareWarning) when M is below 30, and when T is too short: when spiking noise
+    Warns (HardwareWarning) when M is below 30, when no mask holds a fault, and when T is too short: when spiking noise
     exceeds the effect, with the T that would do (the noise of a read falls as 1 / T).
     Raises HardwareError for fewer than 2 masks or a confidence outside (0, 1).
     """
@@ -104,6 +104,13 @@ def crash_statistics(
             HardwareWarning,
             stacklevel=2,
         )
+    if broken.empty:
+        warnings.warn(
+            f"none of the {broken.count} masks holds a fault, so only spiking noise is measured; "
+            "raise the rate or sample more masks",
+            HardwareWarning,
+            stacklevel=2,
+        )
     first, second = (
         run(chip, inputs, broken, engine=engine, seed=seed, phases="random", replica=r).outputs
         for r in (0, 1)
@@ -114,7 +121,7 @@ def crash_statistics(
         chip, inputs, ChipFaults(masks=reads), engine=engine, seed=seed, phases="random", replica=2
     ).outputs
     statistics = _moments(first, second, clean, confidence, chip.steps, released)
-    if not released:
+    if not released and not broken.empty:
         _warn_if_short(statistics)
     return statistics
 

@@ -144,6 +144,8 @@ def test_too_little_is_said(digits):
     chip = convert(net.network, net.train)
     with pytest.warns(HardwareWarning, match="10 masks are too few"):
         crash_statistics(chip, net.test[:1], sample_dead(chip, 0.1, 10, 0), engine="numpy")
+    with pytest.warns(HardwareWarning, match="none of the 40 masks holds a fault"):
+        crash_statistics(chip, net.test[:1], sample_dead(chip, 0.0, 40, 0), engine="numpy")
     with pytest.raises(HardwareError, match="at least 2 masks"):
         crash_statistics(chip, net.test[:1], None, engine="numpy")
     with pytest.raises(HardwareError, match="confidence"):
