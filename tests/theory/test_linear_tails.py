@@ -3,6 +3,7 @@
 import itertools
 
 import crashsim_theory as ct
+import mpmath
 import numpy as np
 import pytest
 from scipy import stats
@@ -172,3 +173,13 @@ def test_chebyshev_and_union():
 def test_refusals(call, words):
     with pytest.raises(ct.TheoryError, match=words):
         call(bernoulli_surrogate(np.random.default_rng(0)))
+
+
+def test_cumulants_keep_their_digits_at_extreme_p_and_tilt():
+    p = np.array([0.0, 1e-30, 1e-17, 1e-3, 1 - 1e-12, 1.0])
+    for gain in (1.0, -1.0, 1e-9):
+        for t in (50.0, 0.5, 1e-3, 900.0):
+            s = ct.LinearSurrogate(0.0, np.full(6, gain), ct.Coordinates([ct.Bernoulli(p)]))
+            with mpmath.workdps(500):
+                exact = [mpmath.log(1 - mpmath.mpf(q) * (1 - mpmath.exp(t * gain))) for q in p]
+            assert s.cumulants(t).k == pytest.approx(float(sum(exact)), rel=1e-12)

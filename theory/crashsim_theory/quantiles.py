@@ -18,7 +18,7 @@ from scipy.special import expit
 
 from crashsim_theory.arrays import Array
 from crashsim_theory.crown import LinearForms
-from crashsim_theory.tails.rows import Rows, chunks
+from crashsim_theory.tails.rows import Rows, chunks, log_mgf_terms
 
 UNIT = 2.0**-53
 _STEPS = 6
@@ -54,18 +54,16 @@ class RareEvent:
 def log_mgf(p: Array, exponents: Array) -> tuple[Array, Array]:
     """Lambda(y) = sum_i log(1 - p_i + p_i e^{y_i}) for rows y (r, C), and a bound on its error.
 
-    Each term lies between 0 and y_i and is computed to a few units in the last place of y_i
-    (log1p and expm1 of numpy err by at most 4 units), the sum by n more.
+    Each term lies between 0 and y_i and is computed to a few units in the last place of y_i, or of
+    log p and log (1 - p) where |y_i| > 1 (numpy's functions err by at most 4 units); the sum over
+    n terms adds n more.
     """
-    small = np.expm1(-np.abs(exponents))
+    terms = log_mgf_terms(p, exponents)
     with np.errstate(divide="ignore"):
-        terms = np.maximum(exponents, 0) + np.log1p(np.where(exponents > 0, 1 - p, p) * small)
-    terms = np.where(p == 1, exponents, terms)
-    # Where a probability is near 1, 1 - p + p e^y may be close to 0: its logarithm loses digits.
-    loss = np.where(exponents > 0, 1 - p, p) / np.maximum(
-        1 + np.where(exponents > 0, 1 - p, p) * small, 1e-300
-    )
-    error = ((exponents.shape[-1] + 16) * np.abs(exponents) + 16 * np.minimum(loss, 1e300)).sum(-1)
+        logs = np.abs(np.log(p)) + np.abs(np.log1p(-p))
+    logs = np.where(np.isfinite(logs), logs, 0.0)
+    size = np.abs(exponents)
+    error = ((exponents.shape[-1] + 16) * size + 16 * np.where(size > 1, logs, 0.0)).sum(-1)
     return terms.sum(-1), UNIT * error
 
 
@@ -101,7 +99,8 @@ def upper_quantile(forms: LinearForms, p: Array, event: RareEvent, log_eta: floa
         error = error + 2 * UNIT * np.abs(y).sum(-1)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             candidate = (value + constant + error) / r[part]
-        candidate = np.where(moving[part], candidate, largest[part])
+        known = moving[part] & np.isfinite(candidate)
+        candidate = np.where(known, candidate, largest[part])
         tau[part] = np.minimum(largest[part], candidate + 4 * UNIT * np.abs(candidate))
     return np.asarray(np.nextafter(forms.constant + tau, np.inf))
 

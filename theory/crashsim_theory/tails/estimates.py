@@ -19,6 +19,7 @@ RowFunction: TypeAlias = Callable[[Rows, Any, Array], Array]
 """(rows, index, value) -> result: acts on surrogate index[j] with value[j], for every j."""
 
 NEAR_MEAN = 1e-3  # |w| below which 1/u - 1/w is replaced by its limit
+QUANTILE_TOLERANCE = 1e-7  # of log P
 _STEPS = 100
 
 
@@ -125,17 +126,26 @@ def two_sided_quantile(rows: Rows, index: Any, delta: Array, tail: RowFunction) 
         low[up], at_low[up] = high[up], at_high[up]
         high[up] *= 2
         at_high[up] = log_tail(up, high[up]) - goal[up]
+    # Illinois: where the same end stays put twice, its value is halved to pull the secant over.
+    pull_low, pull_high = at_low.copy(), at_high.copy()
+    last = np.zeros(goal.shape)
     todo = np.flatnonzero(high > low)
     for step in range(_STEPS):
         if not todo.size:
             break
-        a, b, f_a, f_b = low[todo], high[todo], at_low[todo], at_high[todo]
-        share = np.clip(f_a / np.maximum(f_a - f_b, 1e-300), 0.02, 0.98) if step % 3 else 0.5
+        a, b, f_a, f_b = low[todo], high[todo], pull_low[todo], pull_high[todo]
+        share = np.clip(f_a / np.maximum(f_a - f_b, 1e-300), 1e-3, 0.999) if step % 8 else 0.5
         middle = a + (b - a) * share
         value = log_tail(todo, middle) - goal[todo]
         above = value > 0
-        low[todo], at_low[todo] = np.where(above, middle, a), np.where(above, value, f_a)
-        high[todo], at_high[todo] = np.where(above, b, middle), np.where(above, f_b, value)
-        todo = todo[high[todo] - low[todo] > 1e-9 * high[todo]]
+        low[todo], high[todo] = np.where(above, middle, a), np.where(above, b, middle)
+        moved = np.where(above, 1.0, -1.0)
+        again = np.where(moved == last[todo], 0.5, 1.0)
+        pull_low[todo] = np.where(above, value, f_a * again)
+        pull_high[todo] = np.where(above, f_b * again, value)
+        last[todo] = moved
+        met = ~above & (value > -QUANTILE_TOLERANCE)
+        narrow = high[todo] - low[todo] <= 1e-9 * high[todo]
+        todo = todo[~met & ~narrow]
     # The upper end of the bracket: a Chernoff quantile stays a bound.
     return np.asarray(high)

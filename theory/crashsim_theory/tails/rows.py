@@ -70,11 +70,7 @@ class Rows:
         g = self.gains[rows]
         x = t[:, np.newaxis] * g
         tilted = expit(x + self.logit)
-        # log(1 - p + p e^x) without overflow, and without cancellation near x = 0.
-        small = np.expm1(-np.abs(x))
-        with np.errstate(divide="ignore"):
-            logs = np.maximum(x, 0) + np.log1p(np.where(x > 0, 1 - self.p, self.p) * small)
-        logs = np.where(self.p == 1, x, logs)
+        logs = log_mgf_terms(self.p, x)
         spread = tilted * (1 - tilted) * g * g
         v = self.normal_variance[rows]
         return (
@@ -83,6 +79,16 @@ class Rows:
             spread.sum(-1) + v,
             (spread * (1 - 2 * tilted) * g).sum(-1),
         )
+
+
+def log_mgf_terms(p: Array, y: Array) -> Array:
+    """log(1 - p + p e^y) elementwise, without overflow, and without cancellation near y = 0."""
+    large = np.abs(y) > 1
+    terms = np.log1p(p * np.expm1(np.where(large, 0.0, y)))
+    with np.errstate(divide="ignore"):
+        log_p, log_q = np.log(p), np.log1p(-p)
+    np.logaddexp(log_q, log_p + y, out=terms, where=large)
+    return np.asarray(terms)
 
 
 def chunks(count: int, width: int) -> Iterator[slice]:
