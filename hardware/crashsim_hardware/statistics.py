@@ -87,8 +87,9 @@ def crash_statistics(
     (F1 - mean)(F2 - mean), taken on the logarithm where the estimate is positive and resolved.
     The clean output's own uncertainty is included.
 
-    Warns (HardwareWarning) when M is below 30, when no mask holds a fault, and when T is too short: when spiking noise
-    exceeds the effect, with the T that would do (the noise of a read falls as 1 / T).
+    Warns (HardwareWarning) when M is below 30, when no mask holds a fault, and when T is too
+    short: when spiking noise exceeds the effect, with the T that would do (the noise of a read
+    falls as 1 / T).
     Raises HardwareError for fewer than 2 masks or a confidence outside (0, 1).
     """
     broken = as_faults(chip, faults)
