@@ -20,7 +20,8 @@ class Agreement:
 
     Attributes:
         method, quantity: what is compared.
-        inside: share of values inside Monte Carlo's interval (for a bound: not below it).
+        inside: share of values inside Monte Carlo's interval (for a bound: not below it; for a
+            measurement: inside the interval of the difference).
         worst: the largest distance from Monte Carlo's value, in half-widths of its interval.
         worst_at: (input, output) of the worst.
         ratio: sum of the values over the sum of Monte Carlo's, of magnitudes for the mean.
@@ -65,7 +66,12 @@ def agreements(estimates: Sequence[Estimate]) -> list[Agreement]:
                 e.kind for e in estimates if (e.method, e.quantity) == (method, quantity)
             }
             assert values is not None
-            found.append(_agreement(method, quantity, values, reference, low, high, kinds))
+            if kinds == {"statistical"}:
+                own = [values_of(estimates, method, quantity, end) for end in ("low", "high")]
+                widened = _widened(values, reference, low, high, own[0], own[1])
+            else:
+                widened = low, high
+            found.append(_agreement(method, quantity, values, reference, *widened, kinds))
     return found
 
 
@@ -86,6 +92,22 @@ def correlation(first: Floats, second: Floats) -> float | None:
     if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return None
     return float(np.corrcoef(first, second)[0, 1])
+
+
+def _widened(
+    values: Floats,
+    reference: Floats,
+    low: Floats,
+    high: Floats,
+    own_low: Floats | None,
+    own_high: Floats | None,
+) -> tuple[Floats, Floats]:
+    """Monte Carlo's interval, widened by the other side's uncertainty (independent errors)."""
+    if own_low is None or own_high is None:
+        return low, high
+    below = np.hypot(reference - low, own_high - values)
+    above = np.hypot(high - reference, values - own_low)
+    return reference - below, reference + above
 
 
 def _agreement(

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -265,6 +266,11 @@ FAULTS: Mapping[str, type[Fault]] = {
 }
 
 
+_SPEC = re.compile(
+    rf"((?P<where>.+?)=)?(?P<kind>{'|'.join(FAULTS)})(:(?P<values>.*))?"  # sites may hold a colon
+)
+
+
 def parse_fault(
     spec: str, default_p: float | None = None, group: str | None = None
 ) -> tuple[str | None, Fault]:
@@ -281,12 +287,13 @@ def parse_fault(
     Raises:
         ArgumentError: not of that form, an unknown kind or name, or a value out of range.
     """
-    head, _, tail = spec.partition(":")
-    where, separator, kind = head.rpartition("=")
-    if kind not in FAULTS:
+    match = _SPEC.fullmatch(spec)
+    if match is None:
+        kind = spec.partition(":")[0].rpartition("=")[2]
         raise ArgumentError(
             f"fault={spec!r}: {kind!r} is not known; choose among {', '.join(FAULTS)}"
         )
+    where, kind, tail = match["where"], match["kind"], match["values"] or ""
     cls = FAULTS[kind]
     known = {f.name for f in fields(cls)}
     values: dict[str, object] = {}
@@ -301,7 +308,7 @@ def parse_fault(
         values.setdefault("group", _value(spec, "group", group))
     if cls.parameter not in values:
         raise ArgumentError(f"fault={spec!r}: say how strong, as {kind}:{cls.parameter}=0.1")
-    return (where if separator else None), cls(**values)
+    return where, cls(**values)
 
 
 def _value(spec: str, name: str, text: str) -> object:

@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -32,6 +32,7 @@ class NamedModel:
         architecture: if it was built from a spec.
         trained: False for a freshly initialised architecture.
         facts: what training recorded (data, accuracy, recipe).
+        chip: the spiking chip, if the model is the rate curves of one (a NIR graph).
     """
 
     name: str
@@ -39,6 +40,7 @@ class NamedModel:
     architecture: Architecture | None = None
     trained: bool = True
     facts: dict[str, Any] | None = None
+    chip: Any = None
 
 
 def save_model(
@@ -63,17 +65,24 @@ def save_model(
     return weights, description
 
 
-def load_model(spec: str, *, seed: int = 0, weights: str | None = None) -> NamedModel:
+def load_model(
+    spec: str,
+    *,
+    seed: int = 0,
+    weights: str | None = None,
+    reset: Literal["subtract", "zero"] | None = None,
+) -> NamedModel:
     """The model that a name stands for.
 
     Args:
         spec: an architecture (``64-100-50-10:sigmoid``, initialised from ``seed``); a model that
             ``crashsim train`` wrote (with or without its suffix); a ``torch.export`` archive
-            (``.pt2``); or ``package.module:factory`` or ``path.py:factory``, which imports the
-            user's own code and calls it.
+            (``.pt2``); a NIR graph (``.nir``); or ``package.module:factory`` or
+            ``path.py:factory``, which imports the user's own code and calls it.
         seed: of the initialisation of an architecture.
         weights: a state dict for a factory's model or an architecture (``.safetensors``, or
             ``.pt``/``.pth`` without pickled code).
+        reset: what a spike leaves behind, where a NIR graph does not say.
 
     Raises:
         FileError: a file is missing or damaged.
@@ -86,6 +95,11 @@ def load_model(spec: str, *, seed: int = 0, weights: str | None = None) -> Named
             _load_state(built, weights)
         return NamedModel(spec, built, architecture, trained=weights is not None)
     path = Path(spec)
+    if path.suffix == ".nir":
+        from crashsim.nir import read_chip
+
+        chip, rates = read_chip(path, reset)
+        return NamedModel(spec, rates, chip=chip)
     if path.suffix == ".pt2":
         return NamedModel(spec, _load_exported(path))
     if _stem(path).with_name(_stem(path).name + ".json").exists() and ":" not in path.name:

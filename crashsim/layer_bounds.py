@@ -18,6 +18,7 @@ import math
 import operator
 from collections import Counter
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,11 +90,12 @@ def layer_bounds(space: FaultSpace) -> list[Estimate]:
                 f"defined for crashes of single units and weights, not {p.fault}"
             )
     try:
-        graph = fx.symbolic_trace(space.model)
+        model = deepcopy(space.model)  # whose forward may set attributes and buffers
+        graph = fx.symbolic_trace(model)
     except Exception as error:  # whatever the user's forward raises on a symbolic input
         raise NotApplicableError(f"torch.fx cannot trace the model ({error})") from error
     with torch.no_grad():
-        spread = _Propagation(graph, space).spread_of_output()
+        spread = _Propagation(graph, model, space).spread_of_output()
     shape = (space.B, -1)
     size = spread.size.reshape(shape).double().cpu().numpy()
     square = spread.square.reshape(shape).double().cpu().numpy()
@@ -111,7 +113,7 @@ def layer_bounds(space: FaultSpace) -> list[Estimate]:
 class _Propagation(fx.Interpreter):
     """Runs the traced graph and carries a ``_Spread`` beside every value."""
 
-    def __init__(self, graph: fx.GraphModule, space: FaultSpace) -> None:
+    def __init__(self, graph: fx.GraphModule, model: nn.Module, space: FaultSpace) -> None:
         super().__init__(graph)
         self.extra_traceback = False  # NotApplicableError says all there is to say
         self._space = space
@@ -124,7 +126,7 @@ class _Propagation(fx.Interpreter):
             if p.site.kind not in ("parameter", "input")
         }
         # By identity: layers may share one parameter, which has a single name.
-        parameters = dict(space.model.named_parameters())
+        parameters = dict(model.named_parameters())
         self._weights = {
             id(parameters[p.site.module]): p for p in space.placements if p.site.kind == "parameter"
         }

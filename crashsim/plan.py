@@ -36,6 +36,7 @@ SCORED = (
     "chernoff",
     "saddlepoint",
     "monte-carlo",
+    "hardware",
 )
 
 
@@ -57,6 +58,7 @@ def plan(
     methods: Iterable[str] | None,
     samples: int | None,
     rel_width: float | None,
+    hardware: bool = False,
 ) -> Plan:
     """Chooses methods; those that are named are computed whatever they cost.
 
@@ -64,6 +66,8 @@ def plan(
         ArgumentError: an unknown method is named.
     """
     named = None if methods is None else _check(methods)
+    if hardware and named is not None:
+        named.add("hardware")
     cost = _operations(space)
     skipped: dict[str, str] = {}
     chosen = []
@@ -72,7 +76,10 @@ def plan(
             if method in named:
                 chosen.append(method)
             continue
-        reason = _reason_against(method, space, cost)
+        if method == "hardware":
+            reason = None if hardware else "ask for it with --hardware (hardware=True)"
+        else:
+            reason = _reason_against(method, space, cost)
         if reason:
             skipped[method] = reason
         else:
@@ -86,7 +93,7 @@ def _check(methods: Iterable[str]) -> set[str]:
     named = {methods} if isinstance(methods, str) else set(methods)
     unknown = sorted(named - set(SCORED))
     if unknown or not named:
-        raise ArgumentError(f"methods={unknown or []}: choose among {', '.join(SCORED)}")
+        raise ArgumentError(f"methods={unknown}: choose among {', '.join(SCORED)}")
     return named
 
 

@@ -137,6 +137,22 @@ def sample_block(placements: Sequence[Placement], seed: int, block: int) -> Poin
     )
 
 
+def sample_points(placements: Sequence[Placement], seed: int, count: int) -> Points:
+    """The first ``count`` samples of a seed, the same that Monte Carlo draws first."""
+    parts: list[Points] = []
+    while (drawn := sum(part.count for part in parts)) < count:
+        block = sample_block(placements, seed, len(parts))
+        parts.append(block.part(0, min(block.count, count - drawn)))
+    starts = np.cumsum([0, *(part.count for part in parts)])
+    return Points(
+        count,
+        parts[0].base,
+        np.concatenate([part.rows + start for part, start in zip(parts, starts, strict=False)]),
+        np.concatenate([part.columns for part in parts]),
+        np.concatenate([part.values for part in parts]),
+    )
+
+
 def _bernoulli_hits(rng: np.random.Generator, p: float, trials: int) -> Integers:
     """Sorted indices of the successes among ``trials`` independent Bernoulli(p) trials."""
     if p == 0 or trials == 0:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib import metadata
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,11 @@ from crashsim.pictures import Curves, Histogram, curves_of, histogram_of
 from crashsim.plan import Plan, plan
 from crashsim.points import check_seed
 from crashsim.space import Faults, FaultSpace
+
+if TYPE_CHECKING:
+    from crashsim_hardware import Chip
+
+    from crashsim.spiking import ChipRun
 
 SCHEMA = 1
 CONFIDENCE = 0.95
@@ -60,6 +65,7 @@ class Score:
         covariance: by method, (K, K) of Delta across outputs, averaged over inputs.
         formulas: by method, what was derived, as text and LaTeX.
         curves, histogram: for the pictures of the report.
+        hardware: what the spiking chip said; see ``crashsim.spiking.ChipRun.facts``.
         skipped: methods not computed, with the reason.
         warnings: what deserves attention.
         timings: seconds by method.
@@ -84,6 +90,7 @@ class Score:
     formulas: dict[str, dict[str, str]]
     curves: Curves | None
     histogram: Histogram | None
+    hardware: dict[str, Any] | None
     skipped: dict[str, str]
     warnings: list[str]
     timings: dict[str, float]
@@ -188,9 +195,11 @@ def score(
     rel_width: float | None = None,
     seed: int = 0,
     *,
+    hardware: bool = False,
     confidence: float = CONFIDENCE,
     progress: Progress | None = None,
     names: Mapping[str, str] | None = None,
+    chip: Chip | None = None,
 ) -> Score:
     """How far the outputs move under random faults, by theory and by Monte Carlo.
 
@@ -205,9 +214,12 @@ def score(
         samples: number of Monte Carlo samples (by default 10,000, fewer for large models).
         rel_width: stop Monte Carlo at this relative half-width of the pooled variances.
         seed: of Monte Carlo; the same seed gives the same numbers.
+        hardware: also run the faults on a spiking chip (``crashsim.spiking``, needs brian2), which
+            takes some seconds; the same as naming ``hardware`` among the methods.
         confidence: of Monte Carlo's intervals.
         progress: called with a method's name, the steps done and their number.
         names: what to call the ``model`` and the ``inputs`` in reports.
+        chip: the spiking chip, where the model is the rate curves of one (a NIR graph).
 
     Raises:
         CrashsimError: an argument makes no sense, or the model cannot be analysed.
@@ -226,13 +238,14 @@ def score(
         space = FaultSpace(model, inputs, NeuronCrash(p=0.01) if faults is None else faults, sites)
         result = _score(
             space,
-            plan(space, methods, samples, rel_width),
+            plan(space, methods, samples, rel_width, hardware),
             epsilon=epsilon,
             rel_width=rel_width,
             seed=seed,
             confidence=confidence,
             progress=progress or (lambda *_: None),
             names=names or {},
+            chip=chip,
         )
     ours = [w for w in caught if issubclass(w.category, CrashsimWarning)]
     for other in (w for w in caught if w not in ours):
@@ -253,6 +266,7 @@ def _score(
     confidence: float,
     progress: Progress,
     names: Mapping[str, str],
+    chip: Chip | None,
 ) -> Score:
     wanted = set(plan.methods)
     skipped = dict(plan.skipped)
@@ -307,6 +321,10 @@ def _score(
             ),
         )
         analysis.estimates += sampled.estimates
+    run: ChipRun | None = None
+    if "hardware" in wanted:
+        run = timed("hardware", lambda: _run_chip(space, seed, confidence, chip))
+        analysis.estimates += run.estimates
     if space.K == 1:
         skipped["class-change"] = "the model has a single output, so no class to change"
     agreement = agreements(analysis.estimates)
@@ -338,11 +356,18 @@ def _score(
         formulas=analysis.formulas,
         curves=curves_of(space, analysis, sampled, exact),
         histogram=histogram_of(space, analysis, sampled),
+        hardware=None if run is None else run.facts,
         skipped=skipped,
-        warnings=_doubts(agreement, sampled, epsilon),
+        warnings=_doubts(agreement, sampled, epsilon) + (run.warnings if run else []),
         timings=timings,
         versions=_versions(),
     )
+
+
+def _run_chip(space: FaultSpace, seed: int, confidence: float, chip: Chip | None) -> ChipRun:
+    from crashsim.spiking import run_chip
+
+    return run_chip(space, seed=seed, confidence=confidence, chip=chip)
 
 
 def _doubts(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import copy
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from crashsim.errors import ArgumentError, CrashsimWarning, ModelError
+from crashsim.errors import ArgumentError, CrashsimError, CrashsimWarning, ModelError
 from crashsim.faults import Fault
 from crashsim.points import Floats, Integers, Placement, Points
 from crashsim.sites import Action, Site, find_sites, perturbing, select_sites
@@ -86,7 +87,7 @@ class FaultSpace:
             )
             for name, tensor in named
         }
-        with torch.no_grad():
+        with torch.no_grad(), self._explaining_failures():
             clean = self._check_outputs()
             self.available_sites = find_sites(model, self.inputs, self._call)
         self.placements = _place(faults, sites, self.available_sites)
@@ -234,19 +235,28 @@ class FaultSpace:
     def _call(self, x: Tensor) -> Any:
         return functional_call(self.model, self._tensors, (x,))
 
+    @contextmanager
+    def _explaining_failures(self) -> Iterator[None]:
+        """What the model's own code raises on these inputs becomes a ModelError."""
+        try:
+            yield
+        except CrashsimError:
+            raise
+        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            remedy = "give inputs as its forward takes them"
+            if isinstance(self.model, torch.fx.GraphModule):
+                remedy += ", and export the model with a free batch size (dynamic_shapes)"
+            raise ModelError(
+                f"inputs: the model fails on shape {tuple(self.inputs.shape)} of "
+                f"{self.inputs.dtype} ({reason}); {remedy}"
+            ) from error
+
     def _check_outputs(self) -> Tensor:
         """The clean outputs (B, K), after the checks that only running the model can make."""
         with torch.random.fork_rng(devices=[]):
-            try:
-                first, second, alone = (
-                    self._call(x.clone()) for x in (self.inputs, self.inputs, self.inputs[:1])
-                )
-            except (RuntimeError, ValueError, TypeError, IndexError) as error:
-                reason = next(iter(str(error).splitlines()), type(error).__name__)
-                raise ModelError(
-                    f"inputs: the model fails on shape {tuple(self.inputs.shape)} of "
-                    f"{self.inputs.dtype} ({reason}); give inputs as its forward takes them"
-                ) from error
+            pair = self.inputs[:1].repeat(2, *[1] * (self.inputs.dim() - 1))
+            first, second, alone = (self._call(x.clone()) for x in (self.inputs, self.inputs, pair))
         if not isinstance(first, Tensor):
             raise ModelError(
                 f"model: returns {type(first).__name__}, not one tensor; "
@@ -262,6 +272,7 @@ class FaultSpace:
             raise ModelError(
                 f"model: returns {first.dtype}; return real-valued outputs (logits), not classes"
             )
+        mixed = alone.shape != (2, *first.shape[1:])
         first, second = first.reshape(batch, -1), second.reshape(batch, -1)
         if not torch.isfinite(first).all():
             bad = (~torch.isfinite(first)).any(1).nonzero().flatten().tolist()
@@ -275,7 +286,7 @@ class FaultSpace:
                 "be attributed to faults; call model.eval() or remove its randomness"
             )
         scale = first.abs().max() + 1e-30
-        if (alone.reshape(1, -1) - first[:1]).abs().max() > 1e-2 * scale:
+        if mixed or (alone.reshape(2, -1) - first[:1]).abs().max() > 1e-2 * scale:
             raise ModelError(
                 "model: an input's output depends on the other inputs of the batch; "
                 "normalise with fixed statistics (eval mode with track_running_stats=True)"
@@ -360,7 +371,8 @@ def _check_model(model: object) -> None:
             f"model: in training mode, where {random[0]!r} ({len(random)} such layers) is random "
             "or depends on the batch; call model.eval() first"
         )
-    if model.training and any(True for _ in model.children()):
+    exported = isinstance(model, torch.fx.GraphModule)  # whose flag says nothing and stays
+    if model.training and not exported and any(True for _ in model.children()):
         warnings.warn(
             "model: in training mode; no layer of it behaves differently there, so the result "
             "stands, but call model.eval() to be sure",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from importlib import resources
+from typing import Any
 
 import jinja2
 
-from crashsim.report import tables
+from crashsim.report import chip, tables
 from crashsim.report.text import footer
 from crashsim.scoring import Score
 from crashsim.verdict import best, describe_faults, percent
@@ -44,7 +45,20 @@ def to_html(score: Score) -> str:
         histogram=plots.histogram(score),
         scatter=plots.scatter(score),
         shares=plots.shares(score),
+        chip=score.hardware and _chip(score.hardware),
     )
+
+
+def _chip(facts: dict[str, Any]) -> dict[str, Any]:
+    from crashsim.report import plots
+
+    return {
+        "sentence": chip.sentence(facts),
+        "rows": chip.rows(facts),
+        "device": facts["device"],
+        "raster": plots.raster(facts),
+        "rates": plots.rates(facts),
+    }
 
 
 def _headline(score: Score) -> list[dict[str, str]]:

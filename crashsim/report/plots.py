@@ -195,6 +195,57 @@ def shares(score: Score) -> str | None:
         return _svg(figure)
 
 
+def raster(facts: dict[str, Any]) -> str:
+    """Spikes of one input on the intact and on the broken chip."""
+    layers = facts["raster"]["layers"]
+    duration = 1000 * facts["raster"]["duration"]
+    rows = sum(layer["neurons"] for layer in layers)
+    with _figure(7.4, 1.2 + min(0.03 * rows, 5.0), columns=2) as (figure, panels):
+        for axes, which, title in (
+            (panels[0], "clean", "intact"),
+            (panels[1], "crashed", "broken"),
+        ):
+            base, ticks = 0, []
+            for i, layer in enumerate(layers):
+                spikes = layer[which]
+                y = base + np.array(spikes["rows"])
+                axes.plot(
+                    1000 * np.array(spikes["times"]), y, "|", ms=2.6, mew=0.7, color="#0f172a"
+                )
+                if which == "crashed":
+                    for dead in layer["dead"]:
+                        axes.axhspan(base + dead - 0.5, base + dead + 0.5, color="#fca5a5", lw=0)
+                ticks.append((base + layer["neurons"] / 2, f"layer {i + 1}"))
+                base += layer["neurons"]
+                axes.axhline(base - 0.5, color="#94a3b8", lw=0.6)
+            axes.set_title(title)
+            axes.set_xlim(0, duration)
+            axes.set_ylim(base - 0.5, -0.5)
+            axes.set_xlabel("ms")
+            axes.set_yticks([at for at, _ in ticks], [label for _, label in ticks])
+            axes.tick_params(axis="y", length=0)
+        return _svg(figure)
+
+
+def rates(facts: dict[str, Any]) -> str:
+    """Each neuron's rate on the intact chip against its activation in the network."""
+    layers = facts["rates"]
+    with _figure(7.4, 2.9, columns=max(2, len(layers))) as (figure, panels):
+        for i, axes in enumerate(panels):
+            if i >= len(layers):
+                axes.set_axis_off()
+                continue
+            x, y = np.array(layers[i]["network"]), np.array(layers[i]["chip"])
+            ends = np.array([min(x.min(), y.min()), max(x.max(), y.max())])
+            axes.plot(ends, ends, color="#64748b", lw=1, zorder=0)
+            axes.plot(x, y, "o", ms=2.5, mew=0, alpha=0.6, color="#0f766e")
+            axes.set_title(f"layer {i + 1}")
+            axes.set_xlabel("activation, network")
+            axes.set_ylabel("spike rate, chip, as activation" if i == 0 else "")
+            axes.grid(True)
+        return _svg(figure)
+
+
 def formula(latex: str) -> str | None:
     """A formula drawn; None where matplotlib cannot draw it."""
     lines = [line.replace("&", "") for line in _lines(latex)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from io import StringIO
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
@@ -10,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from crashsim.agreement import Agreement
+from crashsim.report import chip
 from crashsim.report.tables import LEGEND, columns, rows
 from crashsim.scoring import Score
 
@@ -33,6 +35,8 @@ def render(score: Score) -> RenderableType:
         parts += [Text(), _agreement(score.agreement)]
     if any(site["share"] is not None for site in score.sites):
         parts += [Text(), _shares(score)]
+    if score.hardware:
+        parts += [Text(), render_chip(score.hardware)]
     for warning in score.warnings:
         parts += [Text(), Text(f"warning: {warning}", style="yellow")]
     if score.skipped:
@@ -98,6 +102,16 @@ def _skipped(score: Score) -> Text:
         reasons.setdefault(reason, []).append(method)
     lines = [f"not computed: {', '.join(m)} ({reason})" for reason, m in reasons.items()]
     return Text("\n".join(lines), style="dim")
+
+
+def render_chip(facts: dict[str, Any]) -> RenderableType:
+    """The chip against the network under the same masks."""
+    table = _table("The spiking chip against the network, mask by mask")
+    for title in ("measure", "value", "meaning"):
+        table.add_column(title, justify="right" if title == "value" else "left")
+    for row in chip.rows(facts):
+        table.add_row(*row)
+    return Group(table, Text(chip.sentence(facts), style="dim"))
 
 
 def footer(score: Score) -> str:

@@ -1,0 +1,243 @@
+"""The commands. Each reads its arguments, calls the library and shows the result.
+
+torch, sympy and the rest load inside the commands, so that --help is immediate.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from crashsim.cli.options import (
+    EpsilonOption,
+    FaultOption,
+    GroupOption,
+    InputsOption,
+    JsonOption,
+    LimitOption,
+    ModelArgument,
+    ModelsArgument,
+    POption,
+    RelWidthOption,
+    ResetOption,
+    SamplesOption,
+    SeedOption,
+    SitesOption,
+    TrainOption,
+    WeightsOption,
+)
+from crashsim.cli.reading import (
+    check_writable,
+    console,
+    progress_bars,
+    read_data,
+    read_faults,
+    read_model,
+    score_model,
+    write,
+)
+from crashsim.errors import ArgumentError
+
+
+def score(
+    model: ModelArgument,
+    inputs: InputsOption = "digits",
+    limit: LimitOption = 32,
+    fault: FaultOption = None,
+    p: POption = None,
+    sites: SitesOption = None,
+    group: GroupOption = None,
+    epsilon: EpsilonOption = None,
+    samples: SamplesOption = None,
+    rel_width: RelWidthOption = None,
+    methods: Annotated[
+        str | None, typer.Option(help="Comma-separated methods (default: all that apply)")
+    ] = None,
+    train: TrainOption = None,
+    inits: Annotated[
+        int, typer.Option(min=1, help="Score so many initialisations of an architecture.")
+    ] = 1,
+    weights: WeightsOption = None,
+    reset: ResetOption = None,
+    hardware: Annotated[
+        bool,
+        typer.Option("--hardware", help="Also run the same faults on a spiking chip (brian2)."),
+    ] = False,
+    seed: SeedOption = 0,
+    json_file: JsonOption = None,
+    report_file: Annotated[
+        Path | None, typer.Option("--report", help="Write an HTML report.")
+    ] = None,
+) -> None:
+    """Score a network: how far its output moves, how likely, and how sure that is."""
+    from crashsim.report.text import render
+    from crashsim.spread import spread_over
+
+    for file in (json_file, report_file):
+        check_writable(file)
+    faults = read_faults(fault, p, sites, group)
+    data = read_data(inputs).first(limit)
+    names = [m.strip() for m in methods.split(",")] if methods else None
+    results = []
+    for init in range(inits):
+        named = read_model(model, seed + init, train, weights, inits, reset)
+        with progress_bars() as progress:
+            results.append(
+                score_model(
+                    named,
+                    data,
+                    faults,
+                    progress,
+                    epsilon=epsilon,
+                    methods=names,
+                    samples=samples,
+                    rel_width=rel_width,
+                    seed=seed,
+                    hardware=hardware,
+                )
+            )
+        if init == 0:
+            console().print(render(results[0]))
+    if inits > 1:
+        console().print(spread_over(results))
+    if json_file:
+        plain = results[0].to_dict()
+        if inits > 1:
+            plain["inits"] = [result.to_dict() for result in results[1:]]
+        write(json_file, json.dumps(plain, indent=1))
+    if report_file:
+        write(report_file, results[0].to_html())
+
+
+def compare(
+    models: ModelsArgument,
+    inputs: InputsOption = "digits",
+    limit: LimitOption = 32,
+    fault: FaultOption = None,
+    p: POption = None,
+    sites: SitesOption = None,
+    group: GroupOption = None,
+    samples: SamplesOption = None,
+    train: TrainOption = None,
+    inits: Annotated[int, typer.Option(min=1, help="Initialisations of each architecture.")] = 1,
+    by: Annotated[
+        Literal["variance", "class-change"] | None,
+        typer.Option(help="What to rank by. (default: class-change for classifiers)"),
+    ] = None,
+    seed: SeedOption = 0,
+    json_file: JsonOption = None,
+) -> None:
+    """Rank models by how well they tolerate faults, with intervals."""
+    import torch
+
+    from crashsim.comparison import compare as compare_scores
+    from crashsim.report.comparison import render_comparison
+    from crashsim.training import accuracy
+
+    check_writable(json_file)
+    if len(set(models)) < len(models):
+        raise ArgumentError(f"models: {models} names one twice; give different models")
+    faults = read_faults(fault, p, sites, group)
+    data = read_data(inputs)
+    chosen = data.first(limit)
+    scores, accuracies, spreads = {}, {}, {}
+    for name in models:
+        group_scores, group_accuracy, group_spread = [], [], []
+        for init in range(inits):
+            named = read_model(name, seed + init, train, None, inits)
+            with progress_bars() as progress:
+                group_scores.append(
+                    score_model(
+                        named, chosen, faults, progress,
+                        methods=["monte-carlo"], samples=samples, seed=seed,
+                    )
+                )  # fmt: skip
+            with torch.no_grad():
+                clean = named.model(chosen.inputs.clone()).flatten(1)
+            group_spread.append(float(clean.var(0, correction=0).sum()))
+            if data.targets is not None:
+                group_accuracy.append(accuracy(named.model, data))
+        scores[name], spreads[name] = group_scores, group_spread
+        if group_accuracy:
+            accuracies[name] = group_accuracy
+    result = compare_scores(scores, by, accuracies, spreads)
+    console().print(render_comparison(result))
+    if json_file:
+        from crashsim.scoring import finite
+
+        write(json_file, json.dumps(finite(result.to_dict()), indent=1))
+
+
+def train(
+    architecture: Annotated[str, typer.Argument(help="Such as 64-100-50-10:sigmoid.")],
+    data: Annotated[str, typer.Option(help="digits, mnist:FOLDER or an .npz file.")] = "digits",
+    out: Annotated[Path, typer.Option(help="Writes OUT.safetensors and OUT.json.")] = Path("model"),
+    epochs: Annotated[int, typer.Option(help="Passes through the data.")] = 40,
+    learning_rate: Annotated[float, typer.Option(help="Of Adam.")] = 5e-3,
+    batch: Annotated[int, typer.Option(help="Examples in a step.")] = 64,
+    weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = 0.0,
+    dropout: Annotated[float, typer.Option(help="Of hidden neurons while training.")] = 0.0,
+    seed: SeedOption = 0,
+) -> None:
+    """Train an architecture and write a model file."""
+    from dataclasses import asdict
+
+    from crashsim.architectures import parse_architecture
+    from crashsim.data import load_data
+    from crashsim.files import save_model
+    from crashsim.training import Recipe, accuracy, train_classifier
+
+    built = parse_architecture(architecture)
+    recipe = Recipe(epochs, learning_rate, batch, weight_decay, dropout, seed)
+    training, test = load_data(data, "train"), load_data(data, "test")
+    model = built.build(seed)
+    with progress_bars() as progress:
+        loss = train_classifier(
+            model, training, recipe, lambda done, total: progress("training", done, total)
+        )
+    reached = accuracy(model, test)
+    facts = {"data": data, "accuracy": reached, "loss": loss, "recipe": asdict(recipe)}
+    weights, _ = save_model(out, model, built, facts)
+    console().print(
+        f"{built}: test accuracy {reached:.2%} on {len(test.inputs)} examples, "
+        f"training loss {loss:.3g}"
+    )
+    console().print(f"wrote {weights}", style="dim", highlight=False)
+
+
+def derive(
+    order: Annotated[int, typer.Option(help="Of the Taylor expansion: 1, 2 or 3.")] = 1,
+    fault: Annotated[str | None, typer.Option(help="A kind of fault; default: any law.")] = None,
+    point: Annotated[
+        Literal["mean", "zero"], typer.Option(help="Expand at the mean point or at no faults.")
+    ] = "mean",
+    latex: Annotated[bool, typer.Option("--latex", help="Print LaTeX.")] = False,
+) -> None:
+    """Derive the formulas for mean and variance symbolically, and print them."""
+    from crashsim_theory import TheoryError
+    from crashsim_theory import derive as derive_formulas
+
+    from crashsim.faults import FAULTS
+
+    if fault is not None and fault not in FAULTS:
+        raise ArgumentError(f"fault={fault!r} is not known; choose among {', '.join(FAULTS)}")
+    law = None if fault is None else FAULTS[fault].law
+    try:
+        formula = derive_formulas(order=order, point=point, law=law)
+    except TheoryError as error:
+        raise ArgumentError(str(error)) from error
+    typer.echo(formula.latex() if latex else formula.text())
+
+
+def report(
+    score_file: Annotated[Path, typer.Argument(help="JSON from `crashsim score --json`.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The HTML file.")] = Path("report.html"),
+) -> None:
+    """Turn a saved score into an HTML report."""
+    from crashsim.scoring import Score
+
+    check_writable(out)
+    write(out, Score.load(score_file).to_html())

@@ -1,0 +1,68 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+MODEL_HELP = (
+    "An architecture (64-100-50-10:sigmoid), a model from `crashsim train`, a torch.export .pt2 "
+    "or .nir file, or package.module:factory or path.py:factory (runs that code)."
+)
+FAULT_HELP = (
+    "[SITES=]KIND[:NAME=VALUE,...], repeatable. Kinds: neuron-crash, weight-crash, stuck-at, "
+    "sign-flip, bit-flip, gain-noise, additive-noise. For example: 'conv*=neuron-crash:p=0.01' "
+    "or 'gain-noise:std=0.1'."
+)
+
+ModelArgument = Annotated[str, typer.Argument(help=MODEL_HELP)]
+ModelsArgument = Annotated[list[str], typer.Argument(help=MODEL_HELP)]
+InputsOption = Annotated[
+    str,
+    typer.Option(
+        help="Examples: digits, digits-images, mnist:FOLDER, mnist-images:FOLDER, or a .npy or "
+        ".npz file."
+    ),
+]
+LimitOption = Annotated[int, typer.Option(min=1, help="Use the first so many inputs.")]
+FaultOption = Annotated[list[str] | None, typer.Option(help=FAULT_HELP)]
+POption = Annotated[
+    float | None,
+    typer.Option(help="Probability of the fault, where --fault gives none. (default 0.01)"),
+]
+SitesOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Where: hidden, input, weights, or a name or glob. (default: hidden; "
+        "weights for faults of weights)"
+    ),
+]
+GroupOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Neurons that crash together: unit, channel, or a number (a core). (default: unit)"
+    ),
+]
+EpsilonOption = Annotated[
+    float | None, typer.Option(help="Also P(|change| >= EPSILON), in units of the outputs.")
+]
+SamplesOption = Annotated[
+    int | None, typer.Option(help="Monte Carlo samples. (default: 10000, fewer for large models)")
+]
+RelWidthOption = Annotated[
+    float | None, typer.Option(help="Sample until variances are known to this relative width.")
+]
+SeedOption = Annotated[int, typer.Option(help="Same seed, same numbers.")]
+TrainOption = Annotated[
+    str | None, typer.Option(help="Train an architecture on this data first (digits, ...).")
+]
+WeightsOption = Annotated[
+    str | None, typer.Option(help="State dict for a factory's model (.safetensors or .pt).")
+]
+ResetOption = Annotated[
+    Literal["subtract", "zero"] | None,
+    typer.Option(help="What a spike leaves behind, where a .nir file does not say."),
+]
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Write everything as JSON.")]

@@ -1,0 +1,123 @@
+"""NIR graphs: spiking networks of other libraries, as chips and as torch models.
+
+The chip is read by ``crashsim_hardware``. Its rate curves make a torch model, on which theory and
+Monte Carlo work: exact for integrators with reset by subtraction in the limit of long windows.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import OrderedDict
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import crashsim_hardware as chips
+import numpy as np
+import torch
+from crashsim_hardware import Chip, HardwareError, HardwareWarning
+from torch import Tensor, nn
+
+from crashsim.errors import ArgumentError, CrashsimWarning, FileError, MissingExtraError
+from crashsim.points import Floats
+
+Reset = Literal["subtract", "zero"]
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+}
+
+
+class Scale(nn.Module):
+    """y = scale * x, with a scale broadcast against one example."""
+
+    def __init__(self, scale: Tensor) -> None:
+        super().__init__()
+        self.scale = nn.Buffer(scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale
+
+
+def read_chip(path: str | Path, reset: Reset | None = None) -> tuple[Chip, nn.Module]:
+    """The chip in a NIR file, and its rate curves as a torch model.
+
+    Args:
+        path: of the ``.nir`` file.
+        reset: what a spike leaves behind, where the file does not say: NIR has no word for reset
+            by subtraction.
+
+    Raises:
+        FileError: no readable NIR graph, or one with nodes that are not known.
+        ArgumentError: its neurons have no rate curve that is a layer's activation.
+        MissingExtraError: the package ``nir`` is not installed.
+    """
+    if not Path(path).exists():
+        raise FileError(f"model={str(path)!r} does not exist")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", HardwareWarning)
+            try:
+                chip = chips.read_nir(path, reset=reset)
+            except HardwareError as error:
+                if isinstance(error.__cause__, ImportError):
+                    raise MissingExtraError(str(error)) from error
+                raise FileError(f"model={str(path)!r}: {error}") from error
+            network = chips.rate_network(chip)
+    except HardwareError as error:
+        raise ArgumentError(f"model={str(path)!r}: {error}") from error
+    except (OSError, ValueError, KeyError) as error:
+        if isinstance(error, FileError):
+            raise
+        raise FileError(f"model={str(path)!r} is no NIR graph ({error})") from error
+    model = torch_model(network)
+    for message in caught:
+        warnings.warn(str(message.message), CrashsimWarning, stacklevel=2)
+    return replace(chip, network=network), model
+
+
+def torch_model(network: chips.Network) -> nn.Sequential:
+    """A network of plain arrays as a torch model in double precision."""
+    modules: OrderedDict[str, nn.Module] = OrderedDict()
+    for index, layer in enumerate(network.layers, start=1):
+        for part, transform in enumerate(layer.transforms):
+            suffix = f"_{part}" if len(layer.transforms) > 1 else ""
+            module = _module(transform)
+            modules[f"{type(module).__name__.lower()}{index}{suffix}"] = module
+        if layer.activation != "linear":
+            modules[f"{layer.activation}{index}"] = _ACTIVATIONS[layer.activation]()
+    return nn.Sequential(modules).double().eval()
+
+
+def _module(transform: object) -> nn.Module:
+    if isinstance(transform, chips.Dense):
+        out, fan_in = transform.weight.shape
+        return _filled(nn.Linear(fan_in, out), transform.weight, transform.bias)
+    if isinstance(transform, chips.Conv):
+        out, per_group, *kernel = transform.weight.shape
+        conv = nn.Conv2d(
+            per_group * transform.groups, out, (kernel[0], kernel[1]), transform.stride,
+            transform.padding, transform.dilation, transform.groups,
+        )  # fmt: skip
+        return _filled(conv, transform.weight, transform.bias)
+    if isinstance(transform, chips.SumPool):
+        pool = nn.AvgPool2d(transform.kernel, transform.stride, transform.padding)
+        if not isinstance(transform, chips.AveragePool):
+            pool.divisor_override = 1
+        return pool
+    if isinstance(transform, chips.Flatten):
+        return nn.Flatten()
+    if isinstance(transform, chips.Scale):
+        return Scale(torch.from_numpy(np.array(transform.scale)))
+    raise ArgumentError(f"model: {type(transform).__name__} has no torch counterpart")
+
+
+def _filled(module: nn.Linear | nn.Conv2d, weight: Floats, bias: Floats | None) -> nn.Module:
+    """The module with these weights; drawing the ones it was made with must leave no trace."""
+    module = module.double()
+    with torch.no_grad():
+        module.weight.copy_(torch.from_numpy(np.array(weight)))
+        assert module.bias is not None
+        module.bias.copy_(torch.from_numpy(np.zeros(len(weight)) if bias is None else bias))
+    return module

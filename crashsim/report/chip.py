@@ -1,0 +1,39 @@
+"""What the spiking chip said, in words and rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from crashsim.report.tables import number
+
+
+def sentence(facts: dict[str, Any]) -> str:
+    """How the chip was run, and how close it is without faults."""
+    device = f" ({facts['device']['title'].lower()})" if facts["device"] else ""
+    return (
+        f"The network as a chip of spiking neurons{device}, read for {facts['steps']} steps of "
+        f"1 ms. Without faults its outputs are off by {facts['clean_error']:.2%} of their own "
+        f"spread and it names the same class for {facts['clean_agreement']:.1%} of the inputs."
+    )
+
+
+def rows(facts: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """The gap between chip and network under the same masks: name, value, meaning."""
+    network_mean = np.abs(np.array(facts["network_mean"])).mean()
+    network_variance = np.array(facts["network_variance"]).sum(1).mean()
+    return [
+        ("slope of E Δ", _ratio(facts["slope"]), "chip against network; 1 is perfect"),
+        ("ratio of Var Δ", _ratio(facts["variance_ratio"]), "chip over network; 1 is perfect"),
+        ("correlation of E Δ", _ratio(facts["correlation"]), "over inputs and outputs"),
+        ("correlation of Δ", _ratio(facts["mask_correlation"]), "mask by mask, spiking noise in"),
+        ("mean |E Δ| of the network", number(float(network_mean)), "under these masks"),
+        ("Var Δ of the network", number(float(network_variance)), "all outputs, these masks"),
+        ("masks", str(facts["masks"]), "fault patterns, each read twice"),
+    ]
+
+
+def _ratio(value: float | None) -> str:
+    """Four digits; a dash where the faults do not vary or have no effect."""
+    return "-" if value is None or np.isnan(value) else f"{value:.4f}"

@@ -1,0 +1,391 @@
+"""The same faults on a spiking model of neuromorphic hardware.
+
+The model's layers go to ``crashsim_hardware`` as plain arrays and are converted into a chip of
+spiking neurons; the masks sampled for Monte Carlo break the chip's neurons and synapses, so the
+two can be compared mask by mask.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import crashsim_hardware as chips
+import numpy as np
+from crashsim_hardware import Chip, ChipFaults, HardwareError, HardwareWarning
+
+from crashsim import layers as torch_layers
+from crashsim.errors import ArgumentError
+from crashsim.estimate import Estimate, Values, estimates_of
+from crashsim.faults import Fault, NeuronCrash, WeightCrash
+from crashsim.intervals import (
+    clustered_proportion_interval,
+    mean_interval,
+    proportion_interval,
+    variance_interval,
+)
+from crashsim.layers import Key, Layer, UnsupportedLayerError, layers_of
+from crashsim.points import Floats, Placement, sample_points
+from crashsim.space import FaultSpace
+
+Engine = Literal["brian2", "numpy"]
+MASKS = 400
+STEPS = 100
+_RASTER_NEURONS = 120  # per layer, so that the picture stays small
+
+
+@dataclass(frozen=True)
+class ChipRun:
+    """What the chip said.
+
+    Attributes:
+        estimates: ``hardware`` mean, variance and class change.
+        facts: plain data for JSON and reports: ``steps``, ``masks``, ``engine``; how the clean
+            chip compares with the network (``clean_error``: root mean square over the outputs'
+            own; ``clean_agreement``: share of equal classes); how faults compare under the same
+            masks (``slope`` of E Delta, ``variance_ratio``, ``correlation`` of E Delta,
+            ``mask_correlation`` of Delta); ``device``, if one was named; and for the pictures
+            ``raster``, ``rates`` (spike rates as activations, against the network's).
+        warnings: of the conversion and of a window too short for the effect.
+    """
+
+    estimates: list[Estimate]
+    facts: dict[str, Any]
+    warnings: list[str] = field(default_factory=list)
+
+
+def chip_network(space: FaultSpace) -> tuple[chips.Network, list[Layer]]:
+    """The model as the chip's network, and the layers it came from.
+
+    Raises:
+        UnsupportedLayerError: a layer that no chip of this kind has; names it.
+    """
+    found = layers_of(space)
+    network_layers: list[chips.Layer] = []
+    transforms: list[Any] = []
+    is_image = len(space.inputs.shape) > 2
+    for layer in found:
+        operation = layer.operation
+        if isinstance(operation, torch_layers.Nonlinearity):
+            if operation.name not in ("relu", "sigmoid", "tanh"):
+                raise UnsupportedLayerError(
+                    f"model: {operation.name} at {layer.site[0]!r} has no spiking neuron; "
+                    "the chip has relu, sigmoid and tanh"
+                )
+            network_layers.append(chips.Layer(tuple(transforms), operation.name))  # type: ignore[arg-type]
+            transforms = []
+            continue
+        if isinstance(operation, torch_layers.Affine) and is_image:
+            transforms.append(chips.Flatten())
+        is_image = is_image and not isinstance(operation, torch_layers.Affine | torch_layers.Flat)
+        transforms.append(_transform(layer, transforms))
+        if isinstance(operation, torch_layers.ChannelScale):
+            del transforms[-2]  # folded into the scale's predecessor
+    network_layers.append(chips.Layer(tuple(transforms), "linear"))
+    try:
+        return chips.Network(network_layers, tuple(space.inputs.shape[1:])), found
+    except HardwareError as error:
+        raise UnsupportedLayerError(f"model: {error}") from error
+
+
+def _transform(layer: Layer, before: Sequence[Any]) -> Any:
+    operation = layer.operation
+    if isinstance(operation, torch_layers.Affine):
+        return chips.Dense(operation.weight, operation.bias)
+    if isinstance(operation, torch_layers.Convolution):
+        return chips.Conv(
+            operation.weight, operation.bias, operation.stride, operation.padding,
+            operation.dilation, operation.groups,
+        )  # fmt: skip
+    if isinstance(operation, torch_layers.Flat):
+        return chips.Flatten()
+    if isinstance(operation, torch_layers.Pool) and operation.kind == "average":
+        return chips.AveragePool(operation.kernel, operation.stride, operation.padding)
+    previous = before[-1] if before else None
+    if isinstance(operation, torch_layers.ChannelScale) and isinstance(
+        previous, chips.Dense | chips.Conv
+    ):
+        scale, bias = operation.scale, np.zeros(len(operation.scale))
+        bias = bias if previous.bias is None else previous.bias
+        column = scale.reshape(-1, *[1] * (previous.weight.ndim - 1))
+        weight, shifted = column * previous.weight, scale * bias + operation.shift
+        if isinstance(previous, chips.Dense):
+            return chips.Dense(weight, shifted)
+        return chips.Conv(
+            weight, shifted, previous.stride, previous.padding, previous.dilation, previous.groups
+        )
+    what = type(operation).__name__.lower()
+    raise UnsupportedLayerError(
+        f"model: {what} at {layer.site[0] or 'the top level'!r} cannot be put on the chip; it "
+        "takes Linear, Conv2d, batch normalisation behind them, average pooling and flatten"
+    )
+
+
+def run_chip(
+    space: FaultSpace,
+    *,
+    masks: int = MASKS,
+    steps: int = STEPS,
+    seed: int = 0,
+    confidence: float = 0.95,
+    engine: Engine = "brian2",
+    device: chips.Device | None = None,
+    chip: Chip | None = None,
+) -> ChipRun:
+    """Converts the model, breaks the chip, and compares it with the network mask by mask.
+
+    Args:
+        space: its inputs also set the conversion's scales.
+        masks: number of fault patterns; for the space's own faults, the first that Monte Carlo
+            draws from the same seed.
+        steps: length of the readout window in time steps of 1 ms.
+        seed: of masks and initial membrane phases.
+        confidence: of the intervals.
+        engine: ``brian2``, or ``numpy`` for the same spikes faster.
+        device: break the chip as this device breaks, instead of the space's faults.
+        chip: the chip to break, where the model came from one; else the model is converted.
+
+    Raises:
+        UnsupportedLayerError: the model cannot be converted.
+        ArgumentError: faults the chip cannot have, or counts out of range.
+    """
+    for name, value, least in (("masks", masks, 2), ("steps", steps, 2)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ArgumentError(f"{name}={value!r}; give an integer of at least {least}")
+    chip, found = (chip, layers_of(space)) if chip else chip_of(space, steps)
+    network = chip.network or chips.rate_network(chip)
+    chip = replace(chip, network=network)
+    inputs = space.inputs.double().cpu().numpy()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", HardwareWarning)
+        try:
+            broken = (
+                chip_faults(space, chip, found, masks, seed)
+                if device is None
+                else device.sample(chip, masks, seed)
+            )
+            gap = chips.spiking_gap(
+                chip, inputs, broken, seed=seed, confidence=confidence, engine=engine
+            )
+            clean = chips.run(chip, inputs, engine=engine, record=True)
+            drawn = chips.raster(chip, inputs[0], broken, mask=_telling(broken), engine=engine)
+        except HardwareError as error:
+            raise ArgumentError(f"hardware: {error}") from error
+    facts = {
+        "engine": engine,
+        "steps": steps,
+        "masks": masks,
+        "copy_runs": 2 * masks * len(inputs),
+        "device": None if device is None else _device_facts(device),
+        "slope": gap.slope,
+        "variance_ratio": gap.variance_ratio,
+        "correlation": gap.correlation,
+        "variance_correlation": gap.variance_correlation,
+        "mask_correlation": gap.mask_correlation,
+        "network_mean": gap.mean.tolist(),
+        "network_variance": gap.variance.tolist(),
+        **_clean_facts(space, clean.outputs[0]),
+        "rates": _rates(network, inputs, clean),
+        "raster": _raster_facts(drawn),
+    }
+    estimates = _estimates(space, gap.statistics, confidence)
+    return ChipRun(estimates, facts, [str(w.message) for w in caught])
+
+
+def chip_of(space: FaultSpace, steps: int = STEPS) -> tuple[Chip, list[Layer]]:
+    """The model as a chip, its scales set by the space's inputs; and the layers it came from.
+
+    Raises:
+        UnsupportedLayerError: a layer that no chip of this kind has; names it.
+    """
+    network, found = chip_network(space)
+    try:
+        return chips.convert(network, space.inputs.double().cpu().numpy(), steps), found
+    except HardwareError as error:
+        raise UnsupportedLayerError(f"model: {error}") from error
+
+
+def chip_faults(
+    space: FaultSpace, chip: Chip, found: Sequence[Layer], masks: int, seed: int
+) -> ChipFaults:
+    """The space's faults on the chip: the masks that Monte Carlo draws first from this seed.
+
+    Raises:
+        ArgumentError: a fault or site that the chip does not have.
+    """
+    neurons = [la.site for la in found if isinstance(la.operation, torch_layers.Nonlinearity)]
+    weights = _weights_by_projection(found)
+    dead: list[Any] = [None] * len(chip.sizes)
+    synapses: list[Any] = [None] * len(chip.projections)
+    e = sample_points(space.placements, seed, masks).dense()
+    for p in space.placements:
+        struck = e[:, p.start : p.stop] != 0
+        key: Key = (p.site.module, p.site.function, p.site.call)
+        if isinstance(p.fault, NeuronCrash) and key in neurons and p.site.kind == "activation":
+            index = neurons.index(key)
+            dead[index] = _either(dead[index], p.fault.expand(struck, p.site.shape))
+        elif isinstance(p.fault, WeightCrash) and p.site.module in weights:
+            index = weights[p.site.module]
+            synapses[index] = _either(synapses[index], struck.reshape(masks, *p.site.shape))
+        else:
+            raise ArgumentError(_cannot(p))
+    return ChipFaults(dead=dead, dead_synapses=synapses, masks=masks)
+
+
+def _cannot(p: Placement) -> str:
+    return (
+        f"faults: the chip cannot have {p.fault} at {p.site.name!r}; it has neuron crashes at "
+        "activations, and weight crashes; or name a device"
+    )
+
+
+def can_strike_chip(fault: Fault) -> bool:
+    """Whether a chip can have this fault."""
+    return isinstance(fault, NeuronCrash | WeightCrash)
+
+
+def _either(first: Any, second: Any) -> Any:
+    return second if first is None else first | second
+
+
+def _weights_by_projection(found: Sequence[Layer]) -> dict[str, int]:
+    """Index of the projection that each weight is in, for layers with a single weight."""
+    names: list[list[str]] = [[]]
+    for layer in found:
+        if isinstance(layer.operation, torch_layers.Nonlinearity):
+            names.append([])
+        elif layer.weight and not isinstance(layer.operation, torch_layers.ChannelScale):
+            names[-1].append(layer.weight)
+    return {group[0]: i for i, group in enumerate(names) if len(group) == 1}
+
+
+def _telling(broken: ChipFaults) -> int:
+    """A mask with about the usual number of dead neurons, to draw: the median one."""
+    counts = sum(
+        (np.asarray(d).sum(1) for d in broken.dead or () if d is not None),
+        start=np.zeros(broken.count),
+    )
+    return int(np.argsort(counts, kind="stable")[3 * broken.count // 4])
+
+
+def _estimates(
+    space: FaultSpace, found: chips.CrashStatistics, confidence: float
+) -> list[Estimate]:
+    alpha = 1 - confidence
+    n = found.masks
+    delta = found.outputs - found.clean
+    note = f"{found.steps} time steps, {n} masks"
+    mean = _values(found.mean)
+    spread = np.var(delta.mean(1), axis=0, ddof=1)
+    estimates = estimates_of(
+        "hardware", "mean", "statistical", per_input=mean,
+        pooled=mean_interval(mean.value.mean(0), spread, n, alpha),
+        confidence=confidence, note=note,
+    )  # fmt: skip
+    # Covariance of two reads of each mask: spiking noise cancels (crashsim_hardware.statistics).
+    first, second = (r - r.mean(0) for r in found.reads)
+    products = first * second * (n / (n - 1))
+    pooled = products.mean(1)
+    pooled = np.concatenate([pooled, pooled.sum(1, keepdims=True)], axis=1)
+    intervals = variance_interval(np.maximum(pooled.mean(0), 0), pooled.var(0, ddof=1), n, alpha)
+    assert intervals.low is not None
+    assert intervals.high is not None
+    estimates += estimates_of(
+        "hardware", "variance", "statistical", per_input=_values(found.variance),
+        pooled=Values(intervals.value[:-1], intervals.low[:-1], intervals.high[:-1]),
+        total=Values(intervals.value[-1], intervals.low[-1], intervals.high[-1]),
+        confidence=confidence, note=note,
+    )  # fmt: skip
+    if space.K > 1:
+        # A single read, as a chip is used; so spiking noise is in it.
+        changed = (found.reads[0] - found.clean + space.clean()).argmax(2) != space.clean().argmax(
+            1
+        )
+        shares = changed.mean(1)
+        estimates += estimates_of(
+            "hardware", "class-change", "statistical",
+            per_input=proportion_interval(changed.sum(0), n, alpha),
+            pooled=clustered_proportion_interval(
+                np.asarray(shares.mean()), np.asarray(shares.var(ddof=1)), n, alpha
+            ),
+            confidence=confidence, note=f"{note}; one read each, spiking noise included",
+        )  # fmt: skip
+    return estimates
+
+
+def _values(moment: chips.Moment) -> Values:
+    return Values(moment.value, moment.low, moment.high)
+
+
+def _clean_facts(space: FaultSpace, outputs: Floats) -> dict[str, float]:
+    """How far the clean chip is from the network."""
+    exact = space.clean()
+    size = math.sqrt(float(((exact - exact.mean(0)) ** 2).mean())) or math.nan
+    return {
+        "clean_error": math.sqrt(float(((outputs - exact) ** 2).mean())) / size,
+        "clean_agreement": float((outputs.argmax(1) == exact.argmax(1)).mean()),
+    }
+
+
+def _rates(
+    network: chips.Network, inputs: Floats, clean: chips.RunResult
+) -> list[dict[str, list[float]]]:
+    """Activations of the network and of the chip, a few hundred per layer."""
+    assert clean.rates is not None
+    exact = network.forward(inputs).hidden
+    found = []
+    for truth, rates in zip(exact, clean.rates, strict=True):
+        thin = max(1, truth.size // 400)
+        found.append(
+            {
+                "network": truth.ravel()[::thin].tolist(),
+                "chip": rates[0].ravel()[::thin].tolist(),
+            }
+        )
+    return found
+
+
+def _raster_facts(drawn: chips.Raster) -> dict[str, Any]:
+    """Spikes of the clean and the crashed chip, thinned to some neurons of each layer."""
+    layers = []
+    for clean, crashed, dead in zip(drawn.clean, drawn.crashed, drawn.dead, strict=True):
+        n = len(dead)
+        # Dead neurons first, then evenly spread ones: the picture is about the dead.
+        order = np.argsort(~dead, kind="stable")
+        kept = np.sort(order[np.unique(np.linspace(0, n - 1, min(n, _RASTER_NEURONS)).astype(int))])
+        row = np.full(n, -1)
+        row[kept] = np.arange(len(kept))
+        layers.append(
+            {
+                "neurons": len(kept),
+                "dead": row[dead & (row >= 0)].tolist(),
+                "clean": _thin_spikes(clean, row),
+                "crashed": _thin_spikes(crashed, row),
+            }
+        )
+    return {"duration": drawn.duration, "layers": layers}
+
+
+def _thin_spikes(spikes: chips.Spikes, row: Any) -> dict[str, list[float]]:
+    rows = row[spikes.neurons]
+    kept = rows >= 0
+    return {
+        "times": np.round(spikes.times[kept], 6).tolist(),
+        "rows": rows[kept].tolist(),
+    }
+
+
+def _device_facts(device: chips.Device) -> dict[str, Any]:
+    return {
+        "name": device.name,
+        "title": device.title,
+        "citation": device.citation,
+        "url": device.url,
+        "parameters": [
+            {"name": p.name, "value": p.value, "status": p.status, "note": p.note}
+            for p in device.parameters
+        ],
+    }
