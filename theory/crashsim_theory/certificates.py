@@ -1,7 +1,7 @@
 """Certificates: proved upper bounds on P(readout . Delta >= eps), without sampling.
 
 1. Every pre-activation is bounded by linear forms in the crash indicators (`crown`), and so,
-   outside exceptional events of total probability B, by an interval (`quantiles`).
+   outside exceptional events of total probability B, by an interval (`tails.quantiles`).
 2. With these intervals the output is bounded by a linear form U: P <= P(U >= eps) + B, where
    P(U >= eps) is bounded by integer dynamic programming (`tails.exact`).
 3. Only what happens together with U >= eps matters. Given U and the intervals of one pass, the next
@@ -22,12 +22,12 @@ import numpy as np
 
 from crashsim_theory.activations import Activation
 from crashsim_theory.arrays import Array, ArrayLike, as_array
-from crashsim_theory.crown import Intervals, LinearForms, MaskedNetwork
+from crashsim_theory.crown import Intervals, MaskedNetwork
 from crashsim_theory.errors import TheoryError
 from crashsim_theory.networks import AffineMap, CrashFaults, Network, Sum, WindowMaximum
-from crashsim_theory.quantiles import RareEvent, expected, upper_quantile
 from crashsim_theory.tails.coordinates import Bernoulli, Coordinates
 from crashsim_theory.tails.exact import sum_tail_above
+from crashsim_theory.tails.quantiles import LinearForms, RareEvent, expected, upper_quantile
 from crashsim_theory.tails.surrogate import LinearSurrogate, Side
 
 ROW_BLOCK = 512

@@ -33,20 +33,9 @@ from crashsim_theory.networks import (
     apply,
 )
 from crashsim_theory.relaxation import lines
+from crashsim_theory.tails.quantiles import LinearForms
 
 UNIT = 2.0**-53
-
-
-@dataclass(frozen=True)
-class LinearForms:
-    """constant + gains . b for r rows: constant (r,), gains (r, C)."""
-
-    constant: Array
-    gains: Array
-
-    @property
-    def negative(self) -> LinearForms:
-        return LinearForms(-self.constant, -self.gains)
 
 
 @dataclass
@@ -143,10 +132,6 @@ class MaskedNetwork:
                 continue
             self._operation_step(total, pending, at, coefficients, intervals)
         return total.forms()
-
-    def lower(self, rows: Array, index: int, intervals: Intervals) -> LinearForms:
-        """Linear forms below rows . (value of node `index` before its own crashes)."""
-        return self.upper(-rows, index, intervals).negative
 
     def _crash(
         self, total: _Accumulator, at: int, pos: Array, neg: Array, low: Array, high: Array

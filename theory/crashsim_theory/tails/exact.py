@@ -3,9 +3,11 @@
 Integer dynamic programming. Gains are rounded outward to multiples of a cell width h, and the law
 of the rounded sum, an integer, is built coordinate by coordinate. Three roundings count:
 
-* Gains. h has few mantissa bits, so k h is exact for |k| < 2^40, and k_i with k_i h >= g_i (upper)
-  or <= g_i (lower) is checked in exact arithmetic. Then sum b_i k_i h lies on the right side of
-  sum b_i g_i for every mask b, and so do the tails.
+* Gains. h has few mantissa bits, so k h is exact for |k| < 2^40. With k_i h >= g_i (upper) or
+  <= g_i (lower), checked in exact arithmetic, sum b_i k_i h lies on the right side of sum b_i g_i
+  for every mask b, and so do the tails. Where many crashes are expected, k_i is the nearest
+  multiple instead, and the threshold is moved by a margin that the sum of the rounding errors
+  exceeds, together with the event itself, with a proved tiny probability (`tails.quantiles`).
 * Range. Sums are kept in a window of cells. Upper: a sum that leaves at the top counts as a hit
   for good, one that leaves at the bottom is lifted to the lowest cell. Lower: one that leaves at
   the top is set down on the highest cell, one that leaves at the bottom is lost. Each only moves
@@ -26,11 +28,14 @@ import numpy as np
 
 from crashsim_theory.arrays import Array, as_array
 from crashsim_theory.errors import TheoryError
+from crashsim_theory.tails.quantiles import LinearForms, RareEvent, upper_quantile
 from crashsim_theory.tails.surrogate import LinearSurrogate, Side
 
 UNDERFLOW = 1e-300
 UNIT = 2.0**-53
-FEWEST_CELLS, MOST_CELLS, WORK = 16_000, 256_000, 160_000_000
+FEWEST_CELLS, MOST_CELLS, WORK = 16_000, 256_000, 400_000_000
+MANY_CRASHES = 12.0  # above, rounding gains to the nearest cell beats rounding them outward
+_NEGLIGIBLE = 16.0  # the rounding margin fails e^-16 as often as Chernoff's bound on the tail
 _IGNORED = 14.0  # the window leaves out events e^-14 as likely as the tail itself
 
 
@@ -46,7 +51,7 @@ def linear_exact(
         surrogate: with Bernoulli coordinates only.
         eps: thresholds of shape (*E).
         cells: of the dynamic programming; time grows as N times cells. None takes between 16,000
-            and 256,000, as many as about a third of a second per tail allows.
+            and 256,000, as many as about a second allows.
 
     Returns:
         Two arrays (..., *E). A proof about the surrogate, with its gains and shift taken as exact.
@@ -85,14 +90,22 @@ def sum_tail(
     """A proved bracket of P(shift + sum b_i g_i >= eps) for independent b_i ~ Bernoulli(p_i)."""
     high = sum_tail_above(p, gains, shift, eps, cells)
     matters = (p > 0) & (gains != 0)
+    p, gains = p[matters], gains[matters]
     c = _up(eps - shift)
-    if c <= 0 and not np.any(matters & (gains < 0)):
+    if c <= 0 and not np.any(gains < 0):
         return 1.0, 1.0
-    if not _reachable(gains[matters], c):
+    if not _reachable(gains, c):
         return 0.0, high
-    grid = _Grid.around(p[matters], gains[matters], c, cells)
-    mass = grid.lower(p[matters], gains[matters], c)
-    return max(0.0, _down(mass * (1 - grid.relative_error) - UNDERFLOW)), high
+    grid = _Grid.around(p, gains, c, cells)
+    if grid.crashes > MANY_CRASHES:
+        steps = grid.multiples(gains, np.rint)
+        rounded = steps * grid.h
+        margin, miss = _rounding_margin(p, rounded, c, grid.tilt, gains - rounded, -1.0)
+        mass = grid.lower(p, steps, c + margin)
+    else:
+        mass, miss = grid.lower(p, grid.multiples(gains, np.floor), c), 0.0
+    mass = _down(mass * (1 - grid.relative_error) - UNDERFLOW)
+    return max(0.0, _down(mass - miss)), high
 
 
 def sum_tail_above(
@@ -107,7 +120,31 @@ def sum_tail_above(
     if not _reachable(gains, c):
         return 0.0
     grid = _Grid.around(p, gains, c, cells)
-    return min(1.0, _up(grid.upper(p, gains, c) * (1 + grid.relative_error) + UNDERFLOW))
+    if grid.crashes > MANY_CRASHES:
+        steps = grid.multiples(gains, np.rint)
+        margin, miss = _rounding_margin(p, gains, c, grid.tilt, gains - steps * grid.h, 1.0)
+        mass = grid.upper(p, steps, c - margin)
+    else:
+        mass, miss = grid.upper(p, grid.multiples(gains, np.ceil), c), 0.0
+    mass = _up(mass * (1 + grid.relative_error) + UNDERFLOW)
+    return min(1.0, _up(mass + miss))
+
+
+def _rounding_margin(
+    p: Array, known: Array, c: float, tilt: float, errors: Array, sign: float
+) -> tuple[float, float]:
+    """(margin, eta): P(sum b known >= c and sign * sum b errors >= margin) <= eta, proved.
+
+    Gains rounded to the nearest cell err either way, so among many crashes the errors cancel: the
+    threshold moves by a few standard deviations of their sum instead of half a cell per crash.
+    """
+    event = RareEvent(known, c, tilt)
+    log_eta = event.log_bound(p) - _NEGLIGIBLE
+    forms = LinearForms(np.zeros(1), sign * errors[np.newaxis])
+    margin = float(upper_quantile(forms, p, event, log_eta)[0])
+    # The errors themselves are rounded differences: each is off by at most one unit.
+    slack = 4 * UNIT * math.fsum(np.abs(errors))
+    return max(0.0, _up(margin + slack)), math.exp(log_eta) * (1 + 1e-12)
 
 
 def _reachable(gains: Array, c: float) -> bool:
@@ -119,7 +156,11 @@ def _reachable(gains: Array, c: float) -> bool:
 class _Grid:
     """A window of cells of width h: cell j stands for the sum (j - origin) h."""
 
-    def __init__(self, width: float, bottom: float, top: float, coordinates: int) -> None:
+    def __init__(
+        self, width: float, bottom: float, top: float, coordinates: int, tilt: float, crashes: float
+    ) -> None:
+        self.tilt = tilt  # under which sums near c are typical
+        self.crashes = crashes  # expected among such sums
         # Ten mantissa bits, so that products with integers below 2^43 are exact.
         mantissa, exponent = math.frexp(width)
         self.h = math.ldexp(math.ceil(mantissa * 1024) / 1024, exponent)
@@ -134,7 +175,7 @@ class _Grid:
         Which window is chosen affects how tight the bound is, never whether it holds.
         """
         up, down = np.maximum(gains, 0), np.maximum(-gains, 0)
-        log_tail = _log_chernoff(p, gains, c)
+        log_tail, tilt = _chernoff(p, gains, c)
         reach = min(float(up.sum()), _quantile(p, up, _IGNORED - log_tail))
         depth = min(float(down.sum()), _quantile(p, down, _IGNORED - log_tail))
         # A partial sum above c + depth stays a hit; one below c - reach stays a miss.
@@ -144,11 +185,12 @@ class _Grid:
         if cells is None:
             cells = min(max(FEWEST_CELLS, WORK // max(p.size, 1)), MOST_CELLS)
         width = max((top - bottom) / cells, 1e-280)
-        return _Grid(width, bottom, top, p.size)
+        crashes = float(RareEvent(gains, c, tilt).tilted(p).sum())
+        return _Grid(width, bottom, top, p.size, tilt, crashes)
 
-    def upper(self, p: Array, gains: Array, c: float) -> float:
-        steps = self._multiples(gains, np.ceil)
-        target = self.origin + int(self._multiples(np.array([c]), np.ceil)[0])
+    def upper(self, p: Array, steps: Any, c: float) -> float:
+        """Not below the mass of sums of steps h at or above c, but for floating-point rounding."""
+        target = self._target(c)
         mass, hit = self._start(), 0.0
         for k, p_i in zip(steps.tolist(), p.tolist(), strict=True):
             moved = p_i * mass
@@ -163,9 +205,9 @@ class _Grid:
                 mass[0] += moved[:k].sum()
         return hit + float(mass[max(target, 0) :].sum())
 
-    def lower(self, p: Array, gains: Array, c: float) -> float:
-        steps = self._multiples(gains, np.floor)
-        target = self.origin + int(self._multiples(np.array([c]), np.ceil)[0])
+    def lower(self, p: Array, steps: Any, c: float) -> float:
+        """Not above the mass of sums of steps h at or above c, but for floating-point rounding."""
+        target = self._target(c)
         mass = self._start()
         for k, p_i in zip(steps.tolist(), p.tolist(), strict=True):
             moved = p_i * mass
@@ -184,24 +226,29 @@ class _Grid:
         mass[self.origin] = 1.0
         return mass
 
-    def _multiples(self, values: Array, towards: Any) -> Any:
-        """k with k h >= value (np.ceil) or k h <= value (np.floor), checked exactly.
+    def _target(self, c: float) -> int:
+        return min(self.origin + int(self.multiples(np.array([c]), np.ceil)[0]), self.size)
+
+    def multiples(self, values: Array, towards: Any) -> Any:
+        """k with k h >= value (np.ceil), <= value (np.floor), checked exactly, or near (np.rint).
 
         Multiples far outside the window are cut to its size: both ways of leaving it are alike.
         """
-        limit = 2.0 * self.size
+        limit = 2.0 * self.size if towards is not np.rint else 2.0**40
         k = np.clip(towards(values / self.h), -limit, limit)
         if towards is np.ceil:
             k = np.where((k * self.h < values) & (k < limit), k + 1, k)
-        else:
+        elif towards is np.floor:
             k = np.where((k * self.h > values) & (k > -limit), k - 1, k)
         return k.astype(np.int64)
 
 
-def _log_chernoff(p: Array, gains: Array, c: float) -> float:
-    """log of Chernoff's bound on P(sum >= c), over a grid of tilts (the best t hardly matters)."""
+def _chernoff(p: Array, gains: Array, c: float) -> tuple[float, float]:
+    """log of Chernoff's bound on P(sum >= c), and its t, over a grid (the best hardly matters)."""
     t, k = _scan(p, gains)
-    return float(min(0.0, np.min(k - t * c)))
+    best = int(np.argmin(k - t * c))
+    exponent = float(k[best] - t[best] * c)
+    return min(0.0, exponent), float(t[best]) if exponent < 0 else 0.0
 
 
 def _quantile(p: Array, gains: Array, exponent: float) -> float:

@@ -17,11 +17,18 @@ import numpy as np
 from scipy.special import expit
 
 from crashsim_theory.arrays import Array
-from crashsim_theory.crown import LinearForms
 from crashsim_theory.tails.rows import Rows, chunks, log_mgf_terms
 
 UNIT = 2.0**-53
 _STEPS = 6
+
+
+@dataclass(frozen=True)
+class LinearForms:
+    """constant + gains . b for r rows: constant (r,), gains (r, C)."""
+
+    constant: Array
+    gains: Array
 
 
 @dataclass(frozen=True)
