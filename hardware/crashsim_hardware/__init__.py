@@ -1,6 +1,20 @@
 """Spiking neuromorphic hardware for trained networks: convert, crash, measure.
 
-The package imports numpy alone; brian2 is loaded by the first run that uses it.
+>>> import numpy as np
+>>> from crashsim_hardware import Dense, Layer, Network, convert, crash_statistics, sample_dead
+>>> hidden, readout = np.eye(4), np.full((1, 4), 0.5)
+>>> network = Network([Layer(Dense(hidden), "relu"), Layer(Dense(readout), "linear")], (4,))
+>>> x = np.array([[0.2, 0.4, 0.6, 0.8]])
+>>> chip = convert(network, x, steps=100)
+>>> faults = sample_dead(chip, p=0.1, masks=2000, seed=0)
+>>> statistics = crash_statistics(chip, x, faults, engine="numpy")
+>>> mean, variance = -0.1 * (0.5 * x).sum(), 0.1 * 0.9 * ((0.5 * x) ** 2).sum()
+>>> bool(statistics.mean.low.item() < mean < statistics.mean.high.item())
+True
+>>> bool(statistics.variance.low.item() < variance < statistics.variance.high.item())
+True
+
+The package imports numpy and scipy; brian2 is loaded by the first run that uses it.
 """
 
 from .chip import Chip, Physics, quantise

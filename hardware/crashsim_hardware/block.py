@@ -26,6 +26,9 @@ Phases = Literal["half", "random"]
 MASKS = 64
 """Masks that share one stream of random numbers; blocks start at multiples of it."""
 
+LISTED = 1 << 24
+"""Pairs of neurons, at most, that are searched for synapses one by one."""
+
 _PHASE, _RELEASE = 1, 2
 
 
@@ -212,7 +215,17 @@ def _phases(
 
 
 def connections(projection: Projection) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Source and target neuron of every physical synapse, (S,) each, in C order of (in, out)."""
+    """Source and target neuron of every physical synapse, (S,) each, in C order of (in, out).
+
+    Raises HardwareError for layers too large to list.
+    """
+    entries = int(np.prod(projection.shape)) * projection.bias.size
+    if entries > LISTED:
+        raise HardwareError(
+            f"a projection from {projection.shape} to {projection.output_shape} has up to "
+            f"{entries:,} synapses, too many to simulate one by one; use engine='brian2' or "
+            "'numpy' without release failure"
+        )
     source, target = np.nonzero(projection.matrix())
     return source, target
 

@@ -59,9 +59,8 @@ def equations(neuron: PointNeuron) -> str:
 
 
 @contextmanager
-def session(chip: Chip, *, copies: int, synapses: bool) -> Iterator[_Session]:
-    """An engine for `chip`: networks are built once per block size and reused."""
-    del copies  # a network is as large as its block
+def session(chip: Chip, *, synapses: bool) -> Iterator[_Session]:
+    """An engine for `chip`: a network is as large as its block, and reused for equal blocks."""
     with brian2_at_rest() as brian2:
         yield _Session(brian2, chip, synapses)
 
@@ -91,8 +90,8 @@ class _Copies:
         self._dt = chip.physics.dt * brian2.second
         self._v_th = chip.physics.threshold
         clock = brian2.Clock(dt=self._dt)
-        last = len(chip.hidden) - 1
-        self._latest = last + chip.total_steps  # the last layer's window ends with the run
+        # the last layer's window starts one step of latency per layer late, and ends the run
+        self._run_steps = len(chip.hidden) - 1 + chip.total_steps
         self._shapes = [(block.masks, block.inputs, size) for size in chip.sizes]
         # gathering every neuron's own reset costs time that equal thresholds need not pay
         self._unit = "unit" if any(map(has_mismatch, block.thresholds)) else "v_th"
@@ -101,7 +100,6 @@ class _Copies:
             for index, shape in enumerate(self._shapes)
         ]
         self._wires: list[Any] = []
-        self._crossing: list[Any] = []
         objects = list(self._groups)
         if synapses:
             targets = [*self._groups[1:]]
@@ -204,7 +202,7 @@ class _Copies:
         released = block.release_failure > 0.0
         self._received = np.zeros((block.masks, block.inputs, chip.readout.bias.size))
         self._now = 0
-        self._network.run(self._latest * self._dt, namespace={})
+        self._network.run(self._run_steps * self._dt, namespace={})
         readout = None
         if released:
             readout = self._received

@@ -62,6 +62,7 @@ def brian2_at_rest() -> Iterator[Any]:
             f"brian2 is set to the {device}; call brian2.set_device('runtime') before a run here"
         )
     kept = {name: brian2.prefs[name] for name in ("codegen.target", "core.default_float_dtype")}
+    frozen_before = gc.get_freeze_count() > 0
     gc.freeze()
     try:
         brian2.prefs["codegen.target"] = "numpy"
@@ -69,6 +70,7 @@ def brian2_at_rest() -> Iterator[Any]:
         with _quiet():
             yield brian2
     finally:
-        gc.unfreeze()
+        if not frozen_before:  # a caller's own freeze stays
+            gc.unfreeze()
         for name, value in kept.items():
             brian2.prefs[name] = value

@@ -76,7 +76,7 @@ def raster(
 
     def spikes(chip: Chip, faults: ChipFaults) -> tuple[Spikes, ...]:
         work = blocks(chip, inputs, faults, phases=phases, seed=seed, replica=0, copies=1)
-        with simulator(chip, engine, 1) as simulate:
+        with simulator(chip, engine) as simulate:
             activity = simulate(next(work), trains=True)
         if activity.trains is None:
             raise HardwareError(f"engine {engine!r} recorded no spike trains")

@@ -26,6 +26,10 @@ Engine = Literal["brian2", "brian2-synapses", "numpy"]
 COPIES: dict[str, int] = {"numpy": 256, "brian2": 2048, "brian2-synapses": 64}
 
 
+NEURONS = 1 << 19
+"""Neurons simulated at once, at most about: bounds the memory of large layers."""
+
+
 @dataclass(frozen=True, eq=False)
 class RunResult:
     """What M masks of B inputs gave.
@@ -57,7 +61,7 @@ def as_faults(chip: Chip, faults: Any) -> ChipFaults:
 
 
 @contextmanager
-def simulator(chip: Chip, engine: str, copies: int) -> Iterator[Simulator]:
+def simulator(chip: Chip, engine: str) -> Iterator[Simulator]:
     """The engine of that name for `chip`; anything it changed is restored on leaving."""
     if engine == "numpy":
         from . import numpy_engine
@@ -66,7 +70,7 @@ def simulator(chip: Chip, engine: str, copies: int) -> Iterator[Simulator]:
     elif engine in ("brian2", "brian2-synapses"):
         # imported on use: brian2 takes a second to load and installs a signal handler
         module = importlib.import_module(".brian2_engine", __package__)
-        opened = module.session(chip, copies=copies, synapses=engine == "brian2-synapses")
+        opened = module.session(chip, synapses=engine == "brian2-synapses")
         with cast(AbstractContextManager[Simulator], opened) as opened_simulator:
             yield opened_simulator
     else:
@@ -110,11 +114,11 @@ def run(
     broken = as_faults(chip, faults)
     if broken.weight_bits is not None:
         chip = quantise(chip, broken.weight_bits)
-    size = copies or COPIES.get(engine, 256)
+    size = copies or max(1, min(COPIES.get(engine, 256), NEURONS // sum(chip.sizes)))
     outputs = np.empty((broken.count, len(x), chip.readout.bias.size))
     counts = [np.empty((broken.count, len(x), size)) for size in chip.sizes] if record else None
     work = blocks(chip, x, broken, phases=phases, seed=seed, replica=replica, copies=size)
-    with simulator(chip, engine, size) as simulate:
+    with simulator(chip, engine) as simulate:
         for block in work:
             rows = slice(block.first_mask, block.first_mask + block.masks)
             columns = slice(block.first_input, block.first_input + block.inputs)

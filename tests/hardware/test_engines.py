@@ -11,7 +11,11 @@ import numpy as np
 import pytest
 from crashsim_hardware import (
     ChipFaults,
+    Dense,
     HardwareError,
+    Layer,
+    Network,
+    Physics,
     convert,
     run,
     sample_dead,
@@ -83,6 +87,38 @@ def test_engines_agree_on_convolutions(conv, rng):
         dead_synapses=sample_dead_synapses(chip, 0.1, 2, 1).dead_synapses,
     )
     assert_identical(chip, rng.random((2, 1, 8, 8)), faults)
+
+
+def test_physical_units_change_no_spike(tiny, rng):
+    """Capacitance, threshold and time step that no binary fraction can hold."""
+    calibration, x = rng.normal(size=(50, 5)), rng.normal(size=(2, 5))
+    physics = Physics(capacitance=37e-12, threshold=13e-3, dt=0.7e-3)
+    odd = convert(tiny("relu"), calibration, 60, physics=physics)
+    plain = convert(tiny("relu"), calibration, 60)
+    faults = sample_dead(odd, 0.1, 5, 1)
+    one = assert_identical(odd, x, faults)
+    two = assert_identical(plain, x, faults)
+    assert all(map(np.array_equal, one.counts, two.counts))
+    assert odd.f_max == pytest.approx(1 / 0.7e-3)
+
+
+def test_ties_fire():
+    """Currents of exactly half a threshold: v reaches it without a remainder, in every engine."""
+    network = Network(
+        [Layer(Dense(np.eye(2))), Layer(Dense(np.eye(2))), Layer(Dense(np.eye(2)), "linear")], (2,)
+    )
+    chip = convert(network, np.ones((1, 2)), 16, headroom=1.0)
+    result = assert_identical(chip, np.array([[0.5, 0.25]]), None)
+    assert result.counts[1].tolist() == [[[8.0, 4.0]]]
+
+
+def test_too_many_synapses_are_refused(monkeypatch, tiny, rng):
+    from crashsim_hardware import block
+
+    chip = convert(tiny("relu"), rng.normal(size=(50, 5)), 5)
+    monkeypatch.setattr(block, "LISTED", 10)
+    with pytest.raises(HardwareError, match="too many to simulate one by one"):
+        run(chip, np.zeros((1, 5)), engine="brian2-synapses")
 
 
 def test_single_precision_is_exact(digits, monkeypatch):

@@ -52,9 +52,9 @@ def mean_point_variance(network, x, p):
 def test_chip_against_mean_point_theory(digits, activation):
     """Var Delta on the chip within 5% of the theory, which knows no spikes."""
     net = digits(activation)
-    x = net.test[:8]
+    x = net.test[:4]
     chip = convert(net.network, net.train)
-    measured = crash_statistics(chip, x, sample_dead(chip, 0.05, 4000, 3), engine="numpy")
+    measured = crash_statistics(chip, x, sample_dead(chip, 0.05, 3000, 3), engine="numpy")
     theory = mean_point_variance(net.network, x, 0.05)
     ratio = measured.variance.value.sum() / theory.sum()
     assert ratio == pytest.approx(1.0, abs=0.05)
