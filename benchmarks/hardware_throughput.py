@@ -75,7 +75,7 @@ def plain_network_per_mask(chip: Chip, x: np.ndarray, faults: ChipFaults, masks:
     physics = chip.physics
     constants = {"C": physics.capacitance * b2.farad, "v_th": physics.threshold * b2.volt}
     model = "dv/dt = I / C : volt\nI : amp\nalive : 1"
-    drives = [chip.hidden[0].projection.drive(x)[0, 0], chip.hidden[1].projection.bias]
+    drives = [chip.hidden[0].projection.drive(x[None])[0, 0], chip.hidden[1].projection.bias]
     for mask in range(masks):
         clock = b2.Clock(dt=physics.dt * b2.second)
         groups = [
@@ -182,14 +182,14 @@ def agreement() -> None:
         for seed in (0, 1, 2):
             network, train, test = trained(activation, seed)
             exact = network.forward(test).outputs
-            theory = mean_point_variance(network, test[:16], 0.05)
+            theory = mean_point_variance(network, test[:8], 0.05)
             for steps in (50, 100):
                 chip = convert(network, train, steps)
                 read = run(chip, test, engine="numpy").outputs[0]
                 rmse = np.sqrt(((read - exact) ** 2).mean() / (exact**2).mean())
                 same = (read.argmax(1) == exact.argmax(1)).mean()
-                faults = sample_dead(chip, 0.05, 1000, seed=1)
-                gap = spiking_gap(chip, test[:16], faults, engine="numpy")
+                faults = sample_dead(chip, 0.05, 3000, seed=1)
+                gap = spiking_gap(chip, test[:8], faults, engine="numpy")
                 ratio = gap.statistics.variance.value.sum() / theory.sum()
                 print(
                     f"{activation + ' ' + str(seed):14}{steps:4}{100 * rmse:9.2f}{100 * same:14.2f}"

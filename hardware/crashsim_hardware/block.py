@@ -132,10 +132,12 @@ def blocks(
             for index, projection in enumerate(chip.projections)
         )
         for first_input in range(0, len(inputs), width):
-            x = inputs[first_input : first_input + width]
+            x = inputs[None, first_input : first_input + width]
+            if faults.dead_inputs is not None:
+                x = x * ~faults.dead_inputs[rows][:, None, :]
             drives = [chip.hidden[0].projection.drive(x, weights[0])]
             drives += [layer.projection.bias[None, None] for layer in chip.hidden[1:]]
-            m, b = rows.stop - rows.start, len(x)
+            m, b = rows.stop - rows.start, x.shape[1]
             yield Block(
                 masks=m,
                 inputs=b,

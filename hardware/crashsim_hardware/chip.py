@@ -106,8 +106,8 @@ class Projection:
         return self.charge(np.eye(math.prod(self.shape)))
 
     def drive(self, x: Floats, weight: Floats | None = None) -> Floats:
-        """Constant drive of analog inputs x (B, n_in), rounded to the grid: (1 or M, B, n_out)."""
-        return round_to_grid(self.charge(x[None], weight) + self.bias, self.fraction_bits)
+        """Constant drive (M or 1, B, n_out) of analog inputs x (M or 1, B, n_in), on the grid."""
+        return round_to_grid(self.charge(x, weight) + self.bias, self.fraction_bits)
 
 
 @dataclass(frozen=True, eq=False)

@@ -38,6 +38,7 @@ class ChipFaults:
     weights: per projection, the readout last, (M, *weight.shape) or None: what each mask reads
         instead of the stored ``Projection.weight``, in the same units (stuck cells, bit errors).
     dead_synapses: per projection, (M, *weight.shape) or None, True where a weight reads as 0.
+    dead_inputs: (M, n_in) or None, True where an input line is cut: its current is 0.
     release_failure: probability that a spike is lost at a synapse, independently for every spike
         and every synapse. Constant input currents carry no spikes and lose none.
     weight_bits: weights stored with that many bits (the same on every mask).
@@ -51,6 +52,7 @@ class ChipFaults:
     thresholds: Sequence[Any] | None = None
     weights: Sequence[Any] | None = None
     dead_synapses: Sequence[Any] | None = None
+    dead_inputs: Any = None
     release_failure: float = 0.0
     weight_bits: int | None = None
     masks: int | None = None
@@ -69,6 +71,10 @@ class ChipFaults:
             for array in kept:
                 if array is not None:
                     found.setdefault(len(array), name)
+        if self.dead_inputs is not None:
+            cut = np.asarray(self.dead_inputs, dtype=np.bool_)
+            object.__setattr__(self, "dead_inputs", cut)
+            found.setdefault(len(cut), "dead_inputs")
         if len(found) > 1:
             raise HardwareError(
                 "all fault arrays need the same number of masks along their first axis, got "
@@ -98,7 +104,12 @@ class ChipFaults:
         """Whether no mask holds any fault."""
         if self.release_failure > 0.0 or self.weight_bits is not None or self.weights is not None:
             return False
-        struck = (*(self.dead or ()), *(self.stuck or ()), *(self.dead_synapses or ()))
+        struck = (
+            self.dead_inputs,
+            *(self.dead or ()),
+            *(self.stuck or ()),
+            *(self.dead_synapses or ()),
+        )
         shifted = (theta for theta in self.thresholds or () if theta is not None)
         return not any(array is not None and array.any() for array in struck) and all(
             (theta == 1.0).all() for theta in shifted
@@ -106,6 +117,11 @@ class ChipFaults:
 
     def check(self, chip: Chip) -> None:
         """Raises HardwareError unless every array fits a layer of `chip`."""
+        inputs = (int(np.prod(chip.input_shape)),)
+        if self.dead_inputs is not None and self.dead_inputs.shape[1:] != inputs:
+            raise HardwareError(
+                f"dead_inputs must have shape (M, {inputs[0]}), got {self.dead_inputs.shape}"
+            )
         neurons = [(size,) for size in chip.sizes]
         weights = [None if p.weight is None else p.weight.shape for p in chip.projections]
         for name, shapes in (
@@ -155,7 +171,8 @@ class ChipFaults:
             for name in ("dead", "stuck", "thresholds", "weights", "dead_synapses")
             for arrays in (getattr(self, name),)
         }
-        return replace(self, **kept, masks=1)
+        cut = None if self.dead_inputs is None else self.dead_inputs[mask : mask + 1]
+        return replace(self, **kept, dead_inputs=cut, masks=1)
 
 
 def _bernoulli(p: float, shape: tuple[int, ...], seed: int, stream: int) -> Bools:

@@ -137,17 +137,20 @@ class Network:
         gain: Sequence[Floats | None] | None = None,
         offset: Sequence[Floats | None] | None = None,
         weights: Sequence[Floats | None] | None = None,
+        dead_inputs: Floats | None = None,
     ) -> Forward:
         """The exact network on x (B, *input_shape), clean or under faults.
 
         Without faults the results are (B, n). With them they are (M, B, n): hidden layer l gives
         ``gain[l] * a + offset[l]``, each (M, n_l) or None, and ``dead[l]`` (M, n_l), True where
         the output is 0. ``weights[l]`` replaces the weight of layer l (readout included), with or
-        without a leading axis of masks.
+        without a leading axis of masks. ``dead_inputs`` (M, n_in) is True where an input is 0.
         """
         inputs = flat_inputs(x, self.input_shape)
-        faulty = any(faults is not None for faults in (dead, gain, offset, weights))
+        faulty = any(f is not None for f in (dead, gain, offset, weights, dead_inputs))
         s = inputs[None] if faulty else inputs
+        if dead_inputs is not None:
+            s = s * ~np.asarray(dead_inputs, dtype=bool)[:, None, :]
         hidden: list[Floats] = []
         for index, layer in enumerate(self.layers):
             weight = _at(weights, index)

@@ -21,7 +21,7 @@ Floats = NDArray[Any]
 def reference(chip: Chip, inputs: Any, faults: Any = None) -> Forward:
     """Activations and outputs, (M, B, n_l) and (M, B, K), of `chip.network` under `faults`.
 
-    dead: a = 0. stuck: a = `stuck_value`. thresholds: a / theta. dead_synapses: w = 0.
+    dead, dead_inputs: a = 0. stuck: a = `stuck_value`. thresholds: a / theta. dead_synapses: w = 0.
     weights: as read, in the network's units.
     weight_bits: w quantised as the chip stores it, on its normalised scale. release_failure:
     w (1 - q) behind spiking layers, the *mean* of what is delivered; its fluctuations are the
@@ -70,4 +70,6 @@ def reference(chip: Chip, inputs: Any, faults: Any = None) -> Forward:
         safe = np.where(scale == 0.0, 1.0, scale)
         faulty = np.where(read == 0.0, 0.0, weight + (read - stored) / safe)
         weights.append(faulty * (1.0 - broken.release_failure) if index else faulty)
-    return network.forward(inputs, gain=gains, offset=offsets, weights=weights)
+    return network.forward(
+        inputs, gain=gains, offset=offsets, weights=weights, dead_inputs=broken.dead_inputs
+    )

@@ -88,8 +88,8 @@ def crash_statistics(
     The clean output's own uncertainty is included.
 
     Warns (HardwareWarning) when M is below 30, when no mask holds a fault, and when T is too
-    short: when spiking noise exceeds the effect, with the T that would do (the noise of a read
-    falls as 1 / T).
+    short: when over all outputs the noise of a read exceeds the effect, with the T that would do
+    (the noise falls as 1 / T).
     Raises HardwareError for fewer than 2 masks or a confidence outside (0, 1).
     """
     broken = as_faults(chip, faults)
@@ -171,17 +171,18 @@ def _variance_interval(variance: Floats, error: Floats, quantile: float) -> Mome
 
 
 def _warn_if_short(statistics: CrashStatistics) -> None:
-    effect = np.maximum(statistics.variance.value, 0.0) + statistics.mean.value**2
-    short = (statistics.noise > effect) & (statistics.noise > 0.0)
-    if not short.any():
+    noise = float(statistics.noise.sum())
+    variance = float(statistics.variance.value.sum())
+    effect = max(variance, 0.0) + float((statistics.mean.value**2).sum())
+    if noise <= effect:
         return
-    ceiling = np.maximum(statistics.variance.high, effect)[short]
-    ratio = statistics.noise[short] / np.maximum(ceiling, 1e-300)
-    enough = statistics.steps * math.sqrt(float(np.median(np.maximum(ratio, 1.0))))
+    # an unresolved effect may be as large as its interval allows, and no larger
+    ceiling = max(effect, float(statistics.variance.high.sum()))
+    enough = math.ceil(statistics.steps * math.sqrt(max(noise / ceiling, 1.0))) + 1
     warnings.warn(
-        f"T = {statistics.steps} steps is too short for {int(short.sum())} of {short.size} "
-        "(input, output) pairs: spiking noise exceeds the effect of the faults; about "
-        f"T = {math.ceil(enough) + 1} would bring them level",
+        f"T = {statistics.steps} steps is too short: over all outputs the spiking noise of one "
+        f"read, variance {noise:.3g}, exceeds the effect of the faults, {effect:.3g}; about "
+        f"T = {enough} steps would bring them level",
         HardwareWarning,
         stacklevel=3,
     )

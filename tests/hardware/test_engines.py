@@ -34,6 +34,7 @@ def every_fault(chip, masks, release=0.0):
         stuck=sample_stuck(chip, 0.05, masks, 2).stuck,
         thresholds=sample_mismatch(chip, 0.1, masks, 3).thresholds,
         dead_synapses=sample_dead_synapses(chip, 0.1, masks, 4).dead_synapses,
+        dead_inputs=np.eye(masks, 5, dtype=bool),
         release_failure=release,
     )
 

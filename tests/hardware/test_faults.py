@@ -36,6 +36,9 @@ FAULTS = {
     "cells": lambda chip: sample_stuck_cells(chip, 0.05, 0.05, 12, 1),
     "bits": lambda chip: sample_bit_errors(chip, 0.02, 12, 1),
     "quantised": lambda chip: ChipFaults(weight_bits=4),
+    "inputs": lambda chip: ChipFaults(
+        dead_inputs=np.random.Generator(np.random.Philox(key=8)).random((12, 5)) < 0.3
+    ),
     "cores": lambda chip: sample_core_deaths(chip, 0.3, 12, 1, core_size=3),
 }
 
@@ -167,6 +170,8 @@ def test_impossible_faults(build, message):
 def test_impossible_rates(chip):
     with pytest.raises(HardwareError, match=r"\[0, 1\]"):
         sample_dead(chip, 1.5, 2, 0)
+    with pytest.raises(HardwareError, match="dead_inputs must have shape"):
+        run(chip, np.zeros((1, 5)), ChipFaults(dead_inputs=np.zeros((2, 4))), engine="numpy")
     with pytest.raises(HardwareError, match="at least 2"):
         quantise(chip, 1)
     with pytest.raises(HardwareError, match="stuck twice"):

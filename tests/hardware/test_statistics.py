@@ -139,7 +139,7 @@ def test_engines_give_the_same_statistics(tiny, rng):
 def test_too_little_is_said(digits):
     net = digits("relu")
     chip = convert(net.network, net.train, 10)
-    with pytest.warns(HardwareWarning, match=r"T = 10 steps is too short.*about\s+T = \d+"):
+    with pytest.warns(HardwareWarning, match=r"T = 10 steps is too short.*about T = \d+"):
         crash_statistics(chip, net.test[:2], sample_dead(chip, 1e-3, 200, 0), engine="numpy")
     chip = convert(net.network, net.train)
     with pytest.warns(HardwareWarning, match="10 masks are too few"):
@@ -150,3 +150,25 @@ def test_too_little_is_said(digits):
         crash_statistics(chip, net.test[:1], None, engine="numpy")
     with pytest.raises(HardwareError, match="confidence"):
         crash_statistics(chip, net.test[:1], sample_dead(chip, 0.1, 40, 0), confidence=95)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_convolutional_chip_against_its_network(conv, rng, activation):
+    """Padding, groups, pooling: the same slope and ratio, mask by mask."""
+    network = conv(activation)
+    chip = convert(network, rng.random((60, 1, 8, 8)), 100, tau_syn=0.01)
+    faults = sample_dead(chip, 0.05, 200, 3)
+    gap = spiking_gap(chip, rng.random((3, 1, 8, 8)), faults, engine="numpy")
+    assert gap.slope == pytest.approx(1.0, abs=0.02)
+    assert gap.variance_ratio == pytest.approx(1.0, abs=0.02)
+    assert gap.correlation >= 0.999
+
+
+def test_faults_that_are_the_same_on_every_mask(digits):
+    """Quantised weights shift the output and scatter nothing: there is no variance ratio."""
+    net = digits("relu")
+    chip = convert(net.network, net.train)
+    gap = spiking_gap(chip, net.test[:2], ChipFaults(weight_bits=3, masks=60), engine="numpy")
+    assert np.isnan(gap.variance_ratio)
+    assert gap.slope == pytest.approx(1.0, abs=0.05)
+    assert np.abs(gap.mean).max() > 0.1
