@@ -30,9 +30,10 @@ from .faults import (
     sample_stuck,
 )
 from .network import AveragePool, Conv, Dense, Flatten, Layer, Network, Scale, SumPool
-from .nir_reading import rate_network, read_nir
+from .nir_reading import read_nir
 from .nir_writing import nir_graph, write_nir
 from .raster import Raster, Spikes, raster
+from .rate_network import rate_network
 from .reference import reference
 from .running import RunResult, run
 from .statistics import CrashStatistics, Moment, SpikingGap, crash_statistics, spiking_gap

@@ -15,7 +15,6 @@ and analog inputs x take the place of s at the first layer.
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,9 +24,9 @@ from numpy.typing import NDArray
 
 from .chip import Chip, Physics, Projection, Spiking, round_to_grid
 from .conversion import fold
-from .errors import HardwareError, HardwareWarning
-from .network import Layer, Network
+from .errors import HardwareError
 from .neurons import PointNeuron
+from .rate_network import rate_network
 from .transforms import (
     AveragePool,
     Conv,
@@ -41,7 +40,7 @@ from .transforms import (
     output_shape,
 )
 
-__all__ = ["load_nir", "rate_network", "read_nir"]
+__all__ = ["load_nir", "read_nir"]
 
 Floats = NDArray[Any]
 Reset = Literal["subtract", "zero"]
@@ -77,7 +76,8 @@ def read_nir(
     reset: what a spike leaves behind. NIR can only say "zero"; graphs from libraries that
         subtract the threshold look the same, so this must be given where the metadata does not.
 
-    Raises HardwareError, naming the node, for anything that cannot be read.
+    The chip's `network` is its rate network where that is exact (no leak, reset by subtraction),
+    else None. Raises HardwareError, naming the node, for anything that cannot be read.
     """
     nir = load_nir()
     graph = nir.read(source, type_check=False) if isinstance(source, str | Path) else source
@@ -91,7 +91,9 @@ def read_nir(
     building = _Building(nir, step, kept, None if bits is None else int(bits), shape)
     for name, node in nodes[1:-1]:
         building.add(name, node)
-    return building.finish(steps)
+    chip = building.finish(steps)
+    exact = all(s.neuron.leak == 0.0 and s.neuron.reset == "subtract" for s in chip.hidden)
+    return replace(chip, network=rate_network(chip)) if exact else chip
 
 
 def _plain(value: Any) -> Any:
@@ -202,7 +204,7 @@ class _Building:
         stored, _ = fold(
             transforms, self.source, np.ones(zero.size), rows * np.ones(bias.size) * arriving, bits
         )
-        return Projection(stored, round_to_grid(bias, bits), self.source, bits)
+        return Projection(stored, round_to_grid(bias, bits), self.source, bits, arriving)
 
     def finish(self, steps: int) -> Chip:
         if not self.hidden:
@@ -316,80 +318,3 @@ def _merge(first: Transform, second: Transform) -> Transform | None:
     if isinstance(first, Scale) and isinstance(second, Conv) and first.scale.size == 1:
         return replace(second, weight=second.weight * float(first.scale.reshape(-1)[0]))
     return None
-
-
-def rate_network(chip: Chip) -> Network:
-    """The network whose activations are the chip's mean rates, in spikes per step.
-
-    Exact in the limit of long windows for perfect integrators with reset by subtraction, which
-    become ReLU, and for sigmoid and tanh neurons; for leaky ones it is the mean-field line
-    drive - leak / 2. Saturation at the highest rate is left out. Raises HardwareError for reset to
-    zero, whose rate curve is no activation of a network layer.
-    """
-    layers = []
-    for index, layer in enumerate(chip.hidden):
-        neuron, projection = layer.neuron, layer.projection
-        if neuron.reset == "zero":
-            raise HardwareError(
-                f"hidden layer {index} resets to zero and loses the charge above threshold: its "
-                "rate curve is no ReLU, so the theory has no network to work on"
-            )
-        gain = 1.0 - neuron.leak if neuron.synapse is None and index else 1.0
-        shift = -neuron.leak / 2.0
-        if neuron.curve == "linear":
-            activation: Literal["relu", "sigmoid", "tanh"] = "relu"
-        else:
-            activation = neuron.curve
-            if neuron.gain != 1.0:
-                raise HardwareError(f"hidden layer {index} has a scaled {neuron.curve} curve")
-        if neuron.leak:
-            warnings.warn(
-                f"hidden layer {index} is leaky; its rate curve is replaced by the line "
-                "drive - leak / 2 above the rheobase",
-                HardwareWarning,
-                stacklevel=2,
-            )
-        layers.append(Layer(_with_bias(projection, gain, shift, index), activation))
-    layers.append(Layer(_with_bias(chip.readout, 1.0, 0.0, len(layers)), "linear"))
-    return Network(layers, chip.input_shape)
-
-
-def _with_bias(
-    projection: Projection, gain: float, shift: float, index: int
-) -> tuple[Transform, ...]:
-    """The projection's transforms, weights times `gain`, with its drive put back as a bias."""
-    return attach_bias(
-        projection.transforms, projection.bias + shift, projection.shape, gain, f"layer {index}"
-    )
-
-
-def attach_bias(
-    transforms: tuple[Transform, ...], bias: Floats, shape: Shape, gain: float, where: str
-) -> tuple[Transform, ...]:
-    """`transforms` times `gain` with a flat `bias` (n_out,) carried by the weighted transform.
-
-    Raises HardwareError where no bias of that transform gives it.
-    """
-    result: list[Transform] = []
-    for position, transform in enumerate(transforms):
-        if isinstance(transform, Dense):
-            value = bias if bias.size == len(transform.weight) else None
-            transform = Dense(transform.weight * gain, value)
-        elif isinstance(transform, Conv):
-            # a sum over a window adds the bias once per cell
-            pools = [t for t in transforms[position + 1 :] if isinstance(t, SumPool)]
-            area = math.prod(
-                1 if isinstance(t, AveragePool) else int(np.prod(t.kernel)) for t in pools
-            )
-            each = bias.reshape(len(transform.weight), -1)[:, 0] / area
-            transform = replace(transform, weight=transform.weight * gain, bias=each)
-        elif isinstance(transform, Scale):
-            transform = Scale(transform.scale * gain)
-        result.append(transform)
-    produced = chain(tuple(result), np.zeros(math.prod(shape)), shape)
-    if not np.allclose(produced, bias, rtol=1e-12, atol=1e-12):
-        raise HardwareError(
-            f"{where}: its constant drives differ within a channel (or have no weights to go "
-            "with), and no bias of the layer can say that"
-        )
-    return tuple(result)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from .chip import Chip, Projection, Spiking
 from .errors import HardwareError
-from .nir_reading import attach_bias, load_nir
+from .nir_reading import load_nir
+from .rate_network import attach_bias
 from .transforms import Conv, Dense, Flatten, Scale, SumPool, output_shape
 
 __all__ = ["nir_graph", "write_nir"]

@@ -55,7 +55,8 @@ def reference(chip: Chip, inputs: Any, faults: Any = None) -> Forward:
         weight = next((array for array in own if array is not None), None)
         stored, scale = projection.weight, projection.gain
         if weight is None or stored is None or scale is None:
-            if broken.read_weight(projection, index, slice(None)) is not None:
+            struck = broken.read_weight(projection, index, slice(None)) is not None
+            if struck or broken.weight_bits is not None or (index and broken.release_failure):
                 raise HardwareError(
                     f"layer {index} of the network has no weights of its own, so its synapses on "
                     "the chip have no counterpart to fail"

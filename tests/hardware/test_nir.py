@@ -17,6 +17,8 @@ from crashsim_hardware import (
     read_nir,
     run,
     sample_dead,
+    sample_dead_synapses,
+    spiking_gap,
     write_nir,
 )
 from crashsim_hardware.neurons import current_based_lif
@@ -76,6 +78,8 @@ def test_the_rate_network_is_the_converted_one(digits):
     net = digits("relu")
     chip = read_nir(nir_graph(convert(net.network, net.train, 50)))
     network = rate_network(chip)
+    gap = spiking_gap(chip, net.test[:4], sample_dead_synapses(chip, 0.02, 100, 0), engine="numpy")
+    assert gap.slope == pytest.approx(1.0, abs=0.03)
     exact = net.network.forward(net.test).outputs
     np.testing.assert_allclose(network.forward(net.test).outputs, exact, atol=0.02)
     spiking = run(replace(chip, steps=2000), net.test[:20], engine="numpy").outputs[0]
