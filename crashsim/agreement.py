@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from crashsim.estimate import Estimate, values_of
+from crashsim.estimate import Estimate, Kind, values_of
 from crashsim.points import Floats
 
 _RANKED = 3000  # values whose pairs are compared; more are thinned evenly
@@ -61,17 +62,10 @@ def agreements(estimates: Sequence[Estimate]) -> list[Agreement]:
         for method, its_quantity in pairs:
             if its_quantity != quantity or method == "monte-carlo":
                 continue
-            values = values_of(estimates, method, quantity)
-            kinds: set[str] = {
-                e.kind for e in estimates if (e.method, e.quantity) == (method, quantity)
-            }
-            assert values is not None
-            if kinds == {"statistical"}:
-                own = [values_of(estimates, method, quantity, end) for end in ("low", "high")]
-                widened = _widened(values, reference, low, high, own[0], own[1])
-            else:
-                widened = low, high
-            found.append(_agreement(method, quantity, values, reference, *widened, kinds))
+            kinds = {e.kind for e in estimates if (e.method, e.quantity) == (method, quantity)}
+            theirs = _Column.read(estimates, method, quantity, reference.shape)
+            ours = _Column(reference, low, high)
+            found.append(_agreement(method, quantity, kinds, theirs, ours))
     return found
 
 
@@ -94,60 +88,70 @@ def correlation(first: Floats, second: Floats) -> float | None:
     return float(np.corrcoef(first, second)[0, 1])
 
 
-def _widened(
-    values: Floats,
-    reference: Floats,
-    low: Floats,
-    high: Floats,
-    own_low: Floats | None,
-    own_high: Floats | None,
-) -> tuple[Floats, Floats]:
-    """Monte Carlo's interval, widened by the other side's uncertainty (independent errors)."""
-    if own_low is None or own_high is None:
-        return low, high
-    below = np.hypot(reference - low, own_high - values)
-    above = np.hypot(high - reference, values - own_low)
-    return reference - below, reference + above
+@dataclass(frozen=True)
+class _Column:
+    """Values (B, K) with their intervals; NaN where there are none."""
+
+    value: Floats
+    low: Floats
+    high: Floats
+
+    @classmethod
+    def read(
+        cls, estimates: Sequence[Estimate], method: str, quantity: str, shape: tuple[int, ...]
+    ) -> _Column:
+        fields = (
+            values_of(estimates, method, quantity, field, shape)
+            for field in ("value", "low", "high")
+        )
+        return cls(*(np.full(shape, np.nan) if f is None else f for f in fields))
+
+    def at(self, where: NDArray[np.bool_]) -> _Column:
+        return _Column(self.value[where], self.low[where], self.high[where])
 
 
 def _agreement(
-    method: str,
-    quantity: str,
-    values: Floats,
-    reference: Floats,
-    low: Floats,
-    high: Floats,
-    kinds: set[str],
+    method: str, quantity: str, kinds: set[Kind], theirs: _Column, ours: _Column
 ) -> Agreement:
-    is_bound = kinds <= {"bound", "proof"}
-    size = np.abs(reference) if is_bound and quantity == "mean" else reference
-    # Rounding must not decide: compare with a little room.
-    room = 1e-9 * np.abs(values) + 1e-12
-    if is_bound:
-        smallest = np.maximum(np.maximum(low, -high), 0) if quantity == "mean" else low
-        inside = values >= smallest - room
+    where = np.isfinite(theirs.value)
+    places = np.argwhere(where)
+    theirs, ours = theirs.at(where), ours.at(where)
+    values, reference = theirs.value, ours.value
+    low, high = ours.low, ours.high
+    if kinds == {"bound"} and quantity == "mean":  # a bound of |E Delta|
+        reference = np.abs(reference)
+        low, high = np.maximum(np.maximum(low, -high), 0), np.maximum(high, -low)
+    if kinds == {"statistical"}:  # both sides are uncertain, independently
+        below, above = reference - low, high - reference
+        low = reference - np.hypot(below, theirs.high - values)
+        high = reference + np.hypot(above, values - theirs.low)
+    room = 1e-9 * np.abs(values) + 1e-12  # rounding must not decide
+    if kinds == {"bound"}:
+        inside, gap = values >= low - room, np.maximum(reference - values, 0)
+    elif kinds == {"proof"}:  # the two intervals must meet
+        inside = (theirs.low <= high + room) & (low - room <= theirs.high)
+        gap = np.maximum(np.maximum(theirs.low - reference, reference - theirs.high), 0)
     else:
         inside = (low - room <= values) & (values <= high + room)
+        gap = np.abs(values - reference)
     # An interval of no or infinite width says nothing of how far out a value is.
     half = np.where(values >= reference, high - reference, reference - low)
-    gap = np.where(is_bound, np.maximum(size - values, 0), np.abs(values - reference))
     with np.errstate(divide="ignore", invalid="ignore"):
         distance = np.where(gap <= room, 0.0, gap / half)
     distance = np.where(np.isfinite(distance), distance, 0.0)
-    worst = np.unravel_index(int(distance.argmax()), distance.shape)
+    worst = int(distance.argmax())
     total = np.abs(reference).sum()
-    finite_half = np.where(np.isfinite(high - low), (high - low) / 2, 0.0)
-    thin = max(1, values.size // _RANKED)
-    flat_values, flat_reference = values.ravel()[::thin], size.ravel()[::thin]
+    noise = np.where(np.isfinite(ours.high - ours.low), (ours.high - ours.low) / 2, 0.0).sum()
+    thin = slice(None, None, max(1, values.size // _RANKED))
     return Agreement(
         method=method,
         quantity=quantity,
         inside=float(inside.mean()),
         worst=float(distance[worst]),
-        worst_at=(int(worst[0]), int(worst[1])),
+        worst_at=(int(places[worst, 0]), int(places[worst, 1])),
         ratio=float(np.abs(values).sum() / total) if total > 0 else None,
-        relative_error=float(np.abs(values - size).sum() / total) if total > 0 else None,
-        noise=float(finite_half.sum() / total) if total > 0 else None,
-        correlation=correlation(flat_values, flat_reference),
-        rank_loss=rank_loss(flat_values, flat_reference) if flat_values.size > 1 else None,
+        relative_error=float(np.abs(values - reference).sum() / total) if total > 0 else None,
+        noise=float(noise / total) if total > 0 else None,
+        correlation=correlation(values[thin], reference[thin]),
+        rank_loss=rank_loss(values[thin], reference[thin]) if values.size > 1 else None,
     )

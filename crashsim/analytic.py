@@ -82,7 +82,7 @@ def mean_point_taylor(space: FaultSpace, analysis: Analysis) -> None:
     """
     formula = derive(order=1, point="mean")
     m, k2 = space.mean_point, space.moments.k2
-    shift = _shift_to(space, m)
+    shift = shift_to(space, m)
     mean, variance, base = np.empty((3, space.B, space.K))
     shares, covariance = np.zeros(space.N), np.zeros((space.K, space.K))
     gains = np.empty((space.B, space.K, space.N))
@@ -130,7 +130,7 @@ def mean_point_single(space: FaultSpace, analysis: Analysis) -> None:
     weights, differences = _single_differences(space, m, _outputs_at(space, m))
     rule = derive_single(point="mean")
     analysis.formulas["mean-point-single"] = {"text": rule.text(), "latex": rule.latex()}
-    shift = _shift_to(space, m) + rule.evaluate_mean(weights, differences)
+    shift = shift_to(space, m) + rule.evaluate_mean(weights, differences)
     variance = rule.evaluate_variance(weights, differences)
     exact = not (space.moments.k2 > 0).any()
     _add_moments(analysis, "mean-point-single", shift, variance, exact=exact)
@@ -184,6 +184,20 @@ def tail_probabilities(
     }
 
 
+def of_output(surrogate: LinearSurrogate, output: int) -> LinearSurrogate:
+    """The surrogates (B,) of one output."""
+    return LinearSurrogate(
+        surrogate.shift[:, output], surrogate.gains[:, output], surrogate.coordinates
+    )
+
+
+def of_pair(surrogate: LinearSurrogate, row: int, output: int) -> LinearSurrogate:
+    """The surrogate () of one input and output."""
+    return LinearSurrogate(
+        surrogate.shift[row, output], surrogate.gains[row, output], surrogate.coordinates
+    )
+
+
 def _kind(method: str) -> Literal["bound", "estimate"]:
     return "estimate" if method == "saddlepoint" else "bound"
 
@@ -232,7 +246,7 @@ def _outputs_at(space: FaultSpace, point: Floats) -> Floats:
     return outputs
 
 
-def _shift_to(space: FaultSpace, point: Floats) -> Floats:
+def shift_to(space: FaultSpace, point: Floats) -> Floats:
     """F(point) - F(0), (B, K)."""
     shift: Floats = _outputs_at(space, point) - space.clean()
     return shift

@@ -175,11 +175,16 @@ def deterministic(
 
 
 def values_of(
-    estimates: Sequence[Estimate], method: str, quantity: str, field: str = "value"
+    estimates: Sequence[Estimate],
+    method: str,
+    quantity: str,
+    field: str = "value",
+    shape: tuple[int, ...] | None = None,
 ) -> Floats | None:
     """A field of the per-input estimates of a method and quantity as (B, K), or (B, 1).
 
-    None where there are none; NaN where a single one is missing or has no interval.
+    None where there are none; NaN where a single one is missing or has no interval. The shape is
+    the smallest that holds them, if not given.
     """
     chosen = [
         e
@@ -190,7 +195,7 @@ def values_of(
         return None
     outputs = [e.output if isinstance(e.output, int) else 0 for e in chosen]
     rows = [int(e.input) for e in chosen]
-    table = np.full((max(rows) + 1, max(outputs) + 1), np.nan)
+    table = np.full(shape or (max(rows) + 1, max(outputs) + 1), np.nan)
     for e, row, column in zip(chosen, rows, outputs, strict=True):
         number = getattr(e, field)
         table[row, column] = np.nan if number is None else number

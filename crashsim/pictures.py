@@ -5,31 +5,33 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from crashsim_theory import LinearSurrogate
+from crashsim_theory import LinearSurrogate, certify
 
-from crashsim.analytic import Analysis, tail_probabilities
-from crashsim.enumeration import ExactDistribution
-from crashsim.intervals import clustered_proportion_interval
-from crashsim.montecarlo import MonteCarlo
+from crashsim.analytic import of_pair, tail_probabilities
+from crashsim.computing import Results
+from crashsim.intervals import proportion_interval
 from crashsim.points import Floats
+from crashsim.proofs import Provable, linear_bracket
 from crashsim.space import FaultSpace
 
 _POINTS = 48
 _BINS = 60
+_CERTIFIED = 6  # points of a curve that get a certificate: each takes about a second
 _SMALLEST = 1e-9  # tail probability down to which the curves go
 
 
 @dataclass(frozen=True)
 class Curves:
-    """P(|Delta| >= epsilon) against epsilon, of one output, averaged over inputs.
+    """P(|Delta| >= epsilon) against epsilon, of one input and output.
 
     Attributes:
-        output: the output with the largest variance.
+        input, output: the pair with the largest variance.
         epsilon: grid.
-        methods: by method, the probabilities.
+        methods: by method, the probabilities; NaN where a method was not evaluated.
         low, high: Monte Carlo's interval, pointwise.
     """
 
+    input: int
     output: int
     epsilon: list[float]
     methods: dict[str, list[float]]
@@ -56,46 +58,55 @@ class Histogram:
     normal: list[float] | None = None
 
 
-def curves_of(
-    space: FaultSpace,
-    analysis: Analysis,
-    sampled: MonteCarlo | None,
-    exact: ExactDistribution | None,
-) -> Curves | None:
+def curves_of(space: FaultSpace, results: Results) -> Curves | None:
     """The curves of every method at hand; None where nothing moves or nothing was computed."""
-    variance = _variance(analysis, sampled)
+    analysis, sampled = results.analysis, results.sampled
+    variance = _variance(results)
     if variance is None or not variance.max() > 0:
         return None
-    output = int(variance.mean(0).argmax())
-    surrogate = analysis.surrogate and _of_output(analysis.surrogate, output)
-    end = 8 * float(np.sqrt(variance[:, output].max()))
-    while surrogate is not None and surrogate.saddlepoint(end).mean() > _SMALLEST:
+    row, output = (int(i) for i in np.unravel_index(int(variance.argmax()), variance.shape))
+    one = analysis.surrogate and of_pair(analysis.surrogate, row, output)
+    end = 8 * float(np.sqrt(variance[row, output]))
+    while one is not None and float(one.saddlepoint(end)) > _SMALLEST:
         end *= 1.25  # it ends at the latest where every coordinate has struck
     grid = np.linspace(0, end, _POINTS + 1)[1:]
     methods: dict[str, list[float]] = {}
     low = high = None
-    if exact is not None:
-        methods["exact"] = [float(exact.tail(e)[:, output].mean()) for e in grid]
-    if surrogate is not None:
-        for method, values in tail_probabilities(surrogate, grid).items():
-            methods[method] = values.mean(0).tolist()
+    if results.exact is not None:
+        methods["exact"] = [float(results.exact.tail(e)[row, output]) for e in grid]
+    if one is not None:
+        methods |= {m: v.tolist() for m, v in tail_probabilities(one, grid).items()}
+    if results.proof is not None and one is not None:
+        methods |= _proved_curves(space, results.proof, one, grid, row, output)
     if sampled is not None:
-        size = np.abs(sampled.kept[:, :, output])
-        shares = np.stack([(size >= e).mean(1) for e in grid], axis=1)
-        interval = clustered_proportion_interval(
-            shares.mean(0), shares.var(0, ddof=1), len(size), 1 - sampled.confidence
-        )
+        size = np.abs(sampled.kept[:, row, output])
+        hits = np.array([(size >= e).sum() for e in grid], dtype=float)
+        interval = proportion_interval(hits, len(size), 1 - sampled.confidence)
         assert interval.low is not None
         assert interval.high is not None
         methods["monte-carlo"] = interval.value.tolist()
         low, high = interval.low.tolist(), interval.high.tolist()
-    return Curves(output, grid.tolist(), methods, low, high)
+    return Curves(row, output, grid.tolist(), methods, low, high)
 
 
-def histogram_of(
-    space: FaultSpace, analysis: Analysis, sampled: MonteCarlo | None
-) -> Histogram | None:
+def _proved_curves(
+    space: FaultSpace, proof: Provable, one: LinearSurrogate, grid: Floats, row: int, output: int
+) -> dict[str, list[float]]:
+    """A certificate at a few points of the grid; the exact curve where the output is linear."""
+    if proof.is_linear:
+        return {"linear-exact": linear_bracket(one, grid)[1].tolist()}
+    few = np.linspace(_POINTS // 8, _POINTS - 1, _CERTIFIED).astype(int)
+    values = np.full(len(grid), np.nan)
+    x = proof.inputs[row].reshape(space.inputs.shape[1:])
+    for i in few:
+        found = certify(proof.network, x, proof.faults, float(grid[i]), output)
+        values[i] = found.probability
+    return {"certificate": values.tolist()}
+
+
+def histogram_of(results: Results) -> Histogram | None:
     """Delta of the input and output that vary most; None without samples that differ."""
+    analysis, sampled = results.analysis, results.sampled
     if sampled is None or not sampled.variance.max() > 0:
         return None
     where = np.unravel_index(int(sampled.variance.argmax()), sampled.variance.shape)
@@ -103,7 +114,7 @@ def histogram_of(
     counts, edges = np.histogram(delta, bins=_BINS)
     saddlepoint = normal = None
     if analysis.surrogate is not None:
-        one = _of_pair(analysis.surrogate, int(where[0]), int(where[1]))
+        one = of_pair(analysis.surrogate, int(where[0]), int(where[1]))
         if one.variance > 0:
             above = one.saddlepoint(edges, "upper")
             saddlepoint = (len(delta) * -np.diff(above)).tolist()
@@ -121,19 +132,8 @@ def _normal_mass(edges: Floats, surrogate: LinearSurrogate) -> Floats:
     return mass
 
 
-def _variance(analysis: Analysis, sampled: MonteCarlo | None) -> Floats | None:
-    if analysis.surrogate is not None:
-        return analysis.surrogate.variance
-    return None if sampled is None else sampled.variance
-
-
-def _of_output(surrogate: LinearSurrogate, output: int) -> LinearSurrogate:
-    return LinearSurrogate(
-        surrogate.shift[:, output], surrogate.gains[:, output], surrogate.coordinates
-    )
-
-
-def _of_pair(surrogate: LinearSurrogate, row: int, output: int) -> LinearSurrogate:
-    return LinearSurrogate(
-        surrogate.shift[row, output], surrogate.gains[row, output], surrogate.coordinates
-    )
+def _variance(results: Results) -> Floats | None:
+    if results.sampled is not None:
+        return results.sampled.variance
+    surrogate = results.analysis.surrogate
+    return None if surrogate is None else surrogate.variance

@@ -17,11 +17,14 @@ from crashsim.errors import ArgumentError
 from crashsim.estimate import METHODS
 from crashsim.faults import WeightCrash
 from crashsim.montecarlo import DEFAULT_SAMPLES
+from crashsim.second_order import MAX_EXACT_HESSIAN, MAX_PAIRED
 from crashsim.space import FaultSpace
 
-BUDGET = 2e12  # operations per method: a few minutes of one core
+BUDGET = 5e11  # operations per method: about a minute of one core
+EXTRA = 3e9  # operations of what refines first-order theory: a second or so
 MIN_SAMPLES = 200
 ENUMERATED = 16  # coordinates up to which the exact sum is computed unasked
+PROOFS = ("remainder", "linear-exact", "certificate")
 _GRADIENT_VALUES = 2**27  # B x K x N gains kept: 1 GiB
 
 SCORED = (
@@ -30,11 +33,16 @@ SCORED = (
     "absolute",
     "taylor",
     "single",
+    "pairs",
     "mean-point-taylor",
+    "mean-point-curvature",
     "mean-point-single",
+    "remainder",
     "chebyshev",
     "chernoff",
     "saddlepoint",
+    "linear-exact",
+    "certificate",
     "monte-carlo",
     "hardware",
 )
@@ -59,31 +67,33 @@ def plan(
     samples: int | None,
     rel_width: float | None,
     hardware: bool = False,
+    proofs: bool = False,
 ) -> Plan:
     """Chooses methods; those that are named are computed whatever they cost.
+
+    Args:
+        methods: names; or names with a ``+``, which are added to those chosen unasked.
+        samples, rel_width: of Monte Carlo, as asked for.
+        hardware, proofs: also the methods of these names.
 
     Raises:
         ArgumentError: an unknown method is named.
     """
-    named = None if methods is None else _check(methods)
-    if hardware and named is not None:
-        named.add("hardware")
+    named = set() if methods is None else _check(methods)
+    added = {name.removeprefix("+") for name in named if name.startswith("+")}
+    only = named - {f"+{name}" for name in added}
+    added |= {"hardware"} if hardware else set()
+    added |= set(PROOFS) if proofs else set()
     cost = _operations(space)
     skipped: dict[str, str] = {}
-    chosen = []
-    for method in SCORED:
-        if named is not None:
-            if method in named:
-                chosen.append(method)
-            continue
-        if method == "hardware":
-            reason = None if hardware else "ask for it with --hardware (hardware=True)"
-        else:
-            reason = _reason_against(method, space, cost)
-        if reason:
-            skipped[method] = reason
-        else:
-            chosen.append(method)
+    chosen = only | added
+    if not only:
+        for method in SCORED:
+            reason = None if method in added else _reason_against(method, space, cost)
+            if reason:
+                skipped[method] = reason
+            else:
+                chosen.add(method)
     if samples is None and rel_width is None:
         samples = int(min(DEFAULT_SAMPLES, max(MIN_SAMPLES, BUDGET / cost)))
     return Plan(tuple(m for m in METHODS if m in chosen), skipped, samples)
@@ -91,7 +101,7 @@ def plan(
 
 def _check(methods: Iterable[str]) -> set[str]:
     named = {methods} if isinstance(methods, str) else set(methods)
-    unknown = sorted(named - set(SCORED))
+    unknown = sorted(name for name in named if name.removeprefix("+") not in SCORED)
     if unknown or not named:
         raise ArgumentError(f"methods={unknown}: choose among {', '.join(SCORED)}")
     return named
@@ -99,6 +109,10 @@ def _check(methods: Iterable[str]) -> set[str]:
 
 def _reason_against(method: str, space: FaultSpace, cost: float) -> str | None:
     """Why a method is not computed unasked; None where it is."""
+    if method == "hardware":
+        return "ask for it with --hardware (hardware=True)"
+    if method in PROOFS:
+        return "ask for proofs with --proofs (proofs=True)"
     if method == "exact" and not can_enumerate(space, ENUMERATED):
         return f"{space.N} coordinates: 2^{space.N} fault patterns are too many to sum over"
     if method in ("single", "mean-point-single"):
@@ -106,6 +120,17 @@ def _reason_against(method: str, space: FaultSpace, cost: float) -> str | None:
             return f"2 x {space.N} coordinates: as many forward passes cost too much"
         if 4 * space.N * space.B * space.K > _GRADIENT_VALUES:
             return f"{space.N} coordinates: their single-fault differences do not fit in memory"
+    if method == "pairs":
+        if space.N > MAX_PAIRED or not all(p.fault.is_bernoulli for p in space.placements):
+            return f"for at most {MAX_PAIRED} crashes; there are {space.N} coordinates"
+        if space.N**2 / 2 * cost > EXTRA:
+            return "a forward pass for every pair of faults takes longer; ask for it as +pairs"
+    if method == "mean-point-curvature":
+        products = min(space.N, MAX_EXACT_HESSIAN)
+        if space.B * space.K * space.N * products > 4 * _GRADIENT_VALUES:
+            return f"{space.N} coordinates: their Hessian does not fit in memory"
+        if 4 * space.K * products * cost > EXTRA:
+            return "second derivatives take longer; ask for them as +mean-point-curvature"
     if method in ("taylor", "mean-point-taylor", "chebyshev", "chernoff", "saddlepoint"):
         if space.N * space.B * space.K > _GRADIENT_VALUES:
             return f"{space.N} coordinates: gradients of {space.B} inputs do not fit in memory"

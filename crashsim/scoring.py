@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -18,21 +17,19 @@ from torch import Tensor, nn
 
 from crashsim import analytic
 from crashsim.agreement import Agreement, agreements
-from crashsim.enumeration import ExactDistribution, enumerate_space
+from crashsim.computing import Results, compute
 from crashsim.errors import ArgumentError, CrashsimWarning, FileError
 from crashsim.estimate import Estimate
 from crashsim.faults import NeuronCrash
-from crashsim.layer_bounds import NotApplicableError, layer_bounds
-from crashsim.montecarlo import MonteCarlo, check_epsilon, monte_carlo
+from crashsim.montecarlo import MonteCarlo, check_epsilon
 from crashsim.pictures import Curves, Histogram, curves_of, histogram_of
-from crashsim.plan import Plan, plan
+from crashsim.plan import plan
 from crashsim.points import check_seed
 from crashsim.space import Faults, FaultSpace
 
 if TYPE_CHECKING:
     from crashsim_hardware import Chip
 
-    from crashsim.spiking import ChipRun
 
 SCHEMA = 1
 CONFIDENCE = 0.95
@@ -196,6 +193,7 @@ def score(
     seed: int = 0,
     *,
     hardware: bool = False,
+    proofs: bool = False,
     confidence: float = CONFIDENCE,
     progress: Progress | None = None,
     names: Mapping[str, str] | None = None,
@@ -210,12 +208,15 @@ def score(
             ``NeuronCrash(p=0.01)``.
         sites: name or glob of the sites; see ``crashsim.sites.select_sites``.
         epsilon: also P(|Delta| >= epsilon), in the units of the outputs.
-        methods: names of methods; by default all that apply and are affordable.
+        methods: names of methods; by default all that apply and are affordable. Names with a ``+``
+            (``["+pairs"]``) are added to those.
         samples: number of Monte Carlo samples (by default 10,000, fewer for large models).
         rel_width: stop Monte Carlo at this relative half-width of the pooled variances.
         seed: of Monte Carlo; the same seed gives the same numbers.
         hardware: also run the faults on a spiking chip (``crashsim.spiking``, needs brian2), which
             takes some seconds; the same as naming ``hardware`` among the methods.
+        proofs: also prove what can be proved (``certificate``, ``linear-exact``, ``remainder``),
+            which takes about a second for each bound; the same as naming those methods.
         confidence: of Monte Carlo's intervals.
         progress: called with a method's name, the steps done and their number.
         names: what to call the ``model`` and the ``inputs`` in reports.
@@ -236,16 +237,18 @@ def score(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", CrashsimWarning)
         space = FaultSpace(model, inputs, NeuronCrash(p=0.01) if faults is None else faults, sites)
-        result = _score(
+        results = compute(
             space,
-            plan(space, methods, samples, rel_width, hardware),
+            plan(space, methods, samples, rel_width, hardware, proofs),
             epsilon=epsilon,
             rel_width=rel_width,
             seed=seed,
             confidence=confidence,
             progress=progress or (lambda *_: None),
-            names=names or {},
             chip=chip,
+        )
+        result = _collect(
+            space, results, epsilon=epsilon, seed=seed, confidence=confidence, names=names or {}
         )
     ours = [w for w in caught if issubclass(w.category, CrashsimWarning)]
     for other in (w for w in caught if w not in ours):
@@ -256,77 +259,17 @@ def score(
     return result
 
 
-def _score(
+def _collect(
     space: FaultSpace,
-    plan: Plan,
+    results: Results,
     *,
     epsilon: float | None,
-    rel_width: float | None,
     seed: int,
     confidence: float,
-    progress: Progress,
     names: Mapping[str, str],
-    chip: Chip | None,
 ) -> Score:
-    wanted = set(plan.methods)
-    skipped = dict(plan.skipped)
-    timings: dict[str, float] = {}
-    analysis = analytic.Analysis()
-    wide = analytic.double_precision(space)
-    exact: ExactDistribution | None = None
-    sampled: MonteCarlo | None = None
-
-    def timed(name: str, work: Callable[[], Any]) -> Any:
-        progress(name, 0, 1)
-        start = time.perf_counter()
-        result = work()
-        timings[name] = time.perf_counter() - start
-        progress(name, 1, 1)
-        return result
-
-    if "exact" in wanted:
-        exact = timed("exact", lambda: enumerate_space(space))
-        analysis.estimates += exact.estimates(epsilon)
-    if wanted & {"norm", "absolute"}:
-        try:
-            bounds = timed("layer bounds", lambda: layer_bounds(space))
-            analysis.estimates += [e for e in bounds if e.method in wanted]
-        except NotApplicableError as error:
-            skipped.update({m: str(error) for m in ("norm", "absolute") if m in wanted})
-    if "taylor" in wanted:
-        timed("taylor", lambda: analytic.taylor(wide, analysis))
-    if "single" in wanted:
-        timed("single", lambda: analytic.single(wide, analysis))
-    # Tails and shares need a surrogate: the differences' if they are computed, else the gradient's.
-    tails = wanted & set(analytic.TAIL_METHODS)
-    if "mean-point-taylor" in wanted or (tails and "mean-point-single" not in wanted):
-        timed("mean-point-taylor", lambda: analytic.mean_point_taylor(wide, analysis))
-        if "mean-point-taylor" not in wanted:
-            analysis.estimates = [e for e in analysis.estimates if e.method != "mean-point-taylor"]
-    if "mean-point-single" in wanted:
-        timed("mean-point-single", lambda: analytic.mean_point_single(wide, analysis))
-    if tails:
-        timed("tails", lambda: analytic.tails(wide, analysis, tails, epsilon))
-    if "monte-carlo" in wanted:
-        sampled = timed(
-            "monte-carlo",
-            lambda: monte_carlo(
-                space,
-                epsilon=epsilon,
-                samples=plan.samples,
-                rel_width=rel_width,
-                seed=seed,
-                confidence=confidence,
-                progress=lambda done, total: progress("monte-carlo", done, total),
-            ),
-        )
-        analysis.estimates += sampled.estimates
-    run: ChipRun | None = None
-    if "hardware" in wanted:
-        run = timed("hardware", lambda: _run_chip(space, seed, confidence, chip))
-        analysis.estimates += run.estimates
-    if space.K == 1:
-        skipped["class-change"] = "the model has a single output, so no class to change"
+    """The score of what the methods found."""
+    analysis, sampled, run = results.analysis, results.sampled, results.chip
     agreement = agreements(analysis.estimates)
     covariance = {}
     if analysis.covariance is not None:
@@ -354,20 +297,14 @@ def _score(
         top=_top(space, analysis),
         covariance=covariance,
         formulas=analysis.formulas,
-        curves=curves_of(space, analysis, sampled, exact),
-        histogram=histogram_of(space, analysis, sampled),
+        curves=curves_of(space, results),
+        histogram=histogram_of(results),
         hardware=None if run is None else run.facts,
-        skipped=skipped,
+        skipped=results.skipped,
         warnings=_doubts(agreement, sampled, epsilon) + (run.warnings if run else []),
-        timings=timings,
+        timings=results.timings,
         versions=_versions(),
     )
-
-
-def _run_chip(space: FaultSpace, seed: int, confidence: float, chip: Chip | None) -> ChipRun:
-    from crashsim.spiking import run_chip
-
-    return run_chip(space, seed=seed, confidence=confidence, chip=chip)
 
 
 def _doubts(

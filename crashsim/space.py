@@ -165,15 +165,44 @@ class FaultSpace:
                 e = point.repeat(1, len(inputs), 1).requires_grad_()
                 tensors = self._perturbed_weights(e[0, 0]) if self._has_parameters else {}
                 out = self._run(inputs, e, {**self._tensors, **tensors}).sum((0, 1))
-                rows = [
-                    torch.autograd.grad(out[k], e, retain_graph=True, allow_unused=True)[0]
-                    if out.requires_grad
-                    else None
-                    for k in range(self.K)
-                ]
-            dense = [torch.zeros_like(e) if row is None else row for row in rows]
-            gradient = torch.stack([row[0] for row in dense], dim=1)
+                gradient = torch.stack([_gradient(out[k], e)[0] for k in range(self.K)], dim=1)
             yield slice(low, low + len(inputs)), gradient.double().cpu().numpy()
+
+    def hessian_products(
+        self, at: Floats, vectors: Floats
+    ) -> Iterator[tuple[slice, Floats, Floats]]:
+        """Gradients and products of the Hessian with vectors, for a few inputs at a time.
+
+        Args:
+            at: (N,) the point.
+            vectors: (V, N).
+
+        Yields:
+            the slice of inputs, their gradients (b, K, N), and the products (b, K, V, N). Costs K
+            times V + 1 backward passes for all inputs of a slice.
+        """
+        values = self.K * self.N * (len(vectors) + 1)
+        batch = 1 if self._has_parameters else max(1, _GRADIENT_SCALARS // values)
+        for low in range(0, self.B, batch):
+            inputs = self.inputs[low : low + batch]
+            gradients = torch.zeros(len(inputs), self.K, self.N, dtype=self.dtype)
+            products = torch.zeros(len(inputs), self.K, len(vectors), self.N, dtype=self.dtype)
+            with torch.inference_mode(False), torch.enable_grad():
+                point = torch.from_numpy(at).to(self.device, self.dtype)
+                directions = torch.from_numpy(vectors).to(self.device, self.dtype)
+                e = point.repeat(1, len(inputs), 1).requires_grad_()
+                tensors = self._perturbed_weights(e[0, 0]) if self._has_parameters else {}
+                out = self._run(inputs, e, {**self._tensors, **tensors}).sum((0, 1))
+                for k in range(self.K):
+                    first = _gradient(out[k], e, create_graph=True)
+                    gradients[:, k] = first[0].detach()
+                    for v, direction in enumerate(directions):
+                        products[:, k, v] = _gradient((first * direction).sum(), e)[0]
+            yield (
+                slice(low, low + len(inputs)),
+                gradients.double().cpu().numpy(),
+                products.double().cpu().numpy(),
+            )
 
     def single_changes(self, base: Floats, values: Floats) -> Iterator[tuple[Integers, Floats]]:
         """F at ``base`` with one coordinate changed, for many coordinates at a time.
@@ -292,6 +321,16 @@ class FaultSpace:
                 "normalise with fixed statistics (eval mode with track_running_stats=True)"
             )
         return first
+
+
+def _gradient(value: Tensor, e: Tensor, create_graph: bool = False) -> Tensor:
+    """d value / d e, zero where value does not depend on e."""
+    if not value.requires_grad:
+        return torch.zeros_like(e)
+    found = torch.autograd.grad(
+        value, e, retain_graph=True, create_graph=create_graph, allow_unused=True
+    )[0]
+    return torch.zeros_like(e) if found is None else found
 
 
 class _PatchedWeights:

@@ -54,7 +54,8 @@ def score(
     samples: SamplesOption = None,
     rel_width: RelWidthOption = None,
     methods: Annotated[
-        str | None, typer.Option(help="Comma-separated methods (default: all that apply)")
+        str | None,
+        typer.Option(help="Comma-separated methods (default: all that apply); +NAME adds one"),
     ] = None,
     train: TrainOption = None,
     inits: Annotated[
@@ -65,6 +66,10 @@ def score(
     hardware: Annotated[
         bool,
         typer.Option("--hardware", help="Also run the same faults on a spiking chip (brian2)."),
+    ] = False,
+    proofs: Annotated[
+        bool,
+        typer.Option("--proofs", help="Also prove bounds, where they can be (some 20 seconds)."),
     ] = False,
     seed: SeedOption = 0,
     json_file: JsonOption = None,
@@ -97,6 +102,7 @@ def score(
                     rel_width=rel_width,
                     seed=seed,
                     hardware=hardware,
+                    proofs=proofs,
                 )
             )
         if init == 0:

@@ -24,6 +24,8 @@ COLOURS = {
     "linear-exact": "#7c3aed",
     "certificate": "#9333ea",
     "hardware": "#b45309",
+    "pairs": "#7c3aed",
+    "mean-point-curvature": "#db2777",
     "taylor": "#dc2626",
     "single": "#d97706",
     "mean-point-taylor": "#2563eb",
@@ -79,7 +81,10 @@ def tail_curves(score: Score) -> str | None:
         for method, values in curves.methods.items():
             if method == "monte-carlo":
                 continue
-            y = np.array(values)
+            y = np.array(values, dtype=float)
+            if np.isnan(y).any():
+                axes.semilogy(grid, y, "v", ms=6, color=COLOURS[method], label=f"{method} (proof)")
+                continue
             axes.semilogy(
                 grid, np.where(y > _FLOOR / 10, y, np.nan), color=COLOURS[method], label=method,
                 lw=1.8, ls="-" if method in ("exact", "saddlepoint") else "--",
@@ -103,7 +108,7 @@ def tail_curves(score: Score) -> str | None:
         axes.set_ylim(_FLOOR, 1.5)
         axes.set_xlim(0, grid[-1])
         axes.grid(True, which="major")
-        axes.set_xlabel(f"ε, in units of output {curves.output}")
+        axes.set_xlabel(f"ε, in units of output {curves.output}, on input {curves.input}")
         axes.set_ylabel("P(|Δ| ≥ ε)")
         axes.legend(loc="lower left")
         return _svg(figure)
@@ -137,7 +142,7 @@ def scatter(score: Score) -> str | None:
     """Each input's and output's mean and variance, theory against Monte Carlo."""
     methods = [
         m
-        for m in ("taylor", "single", "mean-point-taylor", "mean-point-single")
+        for m in ("taylor", "single", "mean-point-taylor", "mean-point-single", "pairs")
         if values_of(score.estimates, m, "variance") is not None
     ]
     if not methods or values_of(score.estimates, "monte-carlo", "variance") is None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from crashsim.estimate import METHODS, Estimate
 from crashsim.scoring import Score
+from crashsim.verdict import best
 
 # How each kind is marked beside its number.
 MARKS = {
@@ -17,7 +18,7 @@ MARKS = {
 }
 LEGEND = (
     ("=", "exact up to rounding"),
-    ("≤!", "proved bound"),
+    ("≤!", "proved bound or interval"),
     ("≤", "bound, under an assumption"),
     ("±", "measured, with its confidence interval"),
     ("≈", "estimate without a guarantee"),
@@ -28,6 +29,11 @@ DESCRIPTIONS = {
     "absolute": "product of absolute weights (paper b2)",
     "taylor": "first order at the clean network (paper b3)",
     "single": "one fault at a time (paper b4)",
+    "pairs": "all single faults and all pairs",
+    "mean-point-curvature": "second order at the mean point",
+    "remainder": "proved interval around the mean-point estimates",
+    "linear-exact": "exact tail where the output is linear in the faults",
+    "certificate": "proved by linear relaxation and dynamic programming",
     "mean-point-taylor": "first order at the mean point",
     "mean-point-single": "one fault at a time, around the mean point",
     "chebyshev": "the paper's tail bound, from mean and variance",
@@ -63,19 +69,28 @@ class Column:
 def columns(score: Score) -> list[Column]:
     """The quantities of the main table."""
     found = []
-    if score.curves is not None:
-        k = score.curves.output
+    k = leading_output(score)
+    if k is not None:
         found.append(Column(f"E Δ, output {k}", "mean", k))
         found.append(Column(f"Var Δ, output {k}", "variance", k))
     else:
         found.append(Column("E Δ, output 0", "mean", 0))
     found.append(Column("Var Δ, all outputs", "variance", "all"))
     if score.epsilon is not None:
-        k = score.curves.output if score.curves else 0
-        found.append(Column(f"P(|Δ| ≥ {score.epsilon:g}), output {k}", "tail", k))
+        found.append(Column(f"P(|Δ| ≥ {score.epsilon:g}), output {k or 0}", "tail", k or 0))
     if any(e.quantity == "class-change" for e in score.estimates):
         found.append(Column("P(class changes)", "class-change", "all"))
     return found
+
+
+def leading_output(score: Score) -> int | None:
+    """The output that varies most, on average over inputs; None where none does."""
+    variances = {
+        k: e.value for k in range(score.outputs) if (e := best(score, "variance", k)) is not None
+    }
+    if not variances or max(variances.values()) <= 0:
+        return None
+    return max(variances, key=variances.__getitem__)
 
 
 def rows(score: Score) -> list[tuple[str, list[Cell | None]]]:
@@ -97,7 +112,10 @@ def cell(estimate: Estimate | None) -> Cell | None:
     if estimate is None:
         return None
     interval = ""
-    if estimate.low is not None and estimate.high is not None and estimate.kind != "exact":
+    one_sided = estimate.kind == "proof" and estimate.value == estimate.high
+    if estimate.kind == "exact" or one_sided:
+        pass
+    elif estimate.low is not None and estimate.high is not None:
         interval = f"[{number(estimate.low)}, {number(estimate.high)}]"
     elif estimate.kind == "statistical" and estimate.low is not None:
         interval = f"[{number(estimate.low)}, ∞)"

@@ -1,0 +1,161 @@
+"""Carries out a plan: every method of a score, one after the other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from crashsim import analytic, proofs, second_order
+from crashsim.enumeration import ExactDistribution, enumerate_space
+from crashsim.layer_bounds import NotApplicableError, layer_bounds
+from crashsim.montecarlo import MonteCarlo, monte_carlo
+from crashsim.plan import PROOFS, Plan
+from crashsim.space import FaultSpace
+
+if TYPE_CHECKING:
+    from crashsim_hardware import Chip
+
+    from crashsim.spiking import ChipRun
+
+_CERTIFIED = 4  # inputs that get a certificate: each bound takes about a second
+
+Progress = Callable[[str, int, int], None]
+T = TypeVar("T")
+
+
+@dataclass
+class Results:
+    """What the methods found.
+
+    Attributes:
+        analysis: estimates of all methods, with what theory leaves for shares and pictures.
+        exact, sampled, chip: the results of their methods, None where they did not run.
+        proof: the space as the theory package sees it, where proofs were asked for.
+        skipped: methods that did not apply, with the reason.
+        timings: seconds by method.
+    """
+
+    analysis: analytic.Analysis = field(default_factory=analytic.Analysis)
+    exact: ExactDistribution | None = None
+    sampled: MonteCarlo | None = None
+    chip: ChipRun | None = None
+    proof: proofs.Provable | None = None
+    skipped: dict[str, str] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+def compute(
+    space: FaultSpace,
+    plan: Plan,
+    *,
+    epsilon: float | None,
+    rel_width: float | None,
+    seed: int,
+    confidence: float,
+    progress: Progress,
+    chip: Chip | None,
+) -> Results:
+    """All methods of the plan. Theory works in double precision, Monte Carlo in the model's own."""
+    results = Results(skipped=dict(plan.skipped))
+    analysis, wanted = results.analysis, set(plan.methods)
+    wide = analytic.double_precision(space)
+
+    def timed(name: str, work: Callable[[], T]) -> T:
+        progress(name, 0, 1)
+        start = time.perf_counter()
+        found = work()
+        results.timings[name] = time.perf_counter() - start
+        progress(name, 1, 1)
+        return found
+
+    if "exact" in wanted:
+        results.exact = timed("exact", lambda: enumerate_space(space))
+        analysis.estimates += results.exact.estimates(epsilon)
+    if wanted & {"norm", "absolute"}:
+        try:
+            bounds = timed("layer bounds", lambda: layer_bounds(space))
+            analysis.estimates += [e for e in bounds if e.method in wanted]
+        except NotApplicableError as error:
+            results.skipped |= {m: str(error) for m in ("norm", "absolute") if m in wanted}
+    for name, method in (
+        ("taylor", analytic.taylor),
+        ("single", analytic.single),
+        ("pairs", second_order.pairs),
+        ("mean-point-curvature", second_order.mean_point_curvature),
+    ):
+        if name in wanted:
+            timed(name, lambda method=method: method(wide, analysis))  # type: ignore[misc]
+    # Tails, shares and proofs need a surrogate: the differences' if computed, else the gradient's.
+    tails = wanted & set(analytic.TAIL_METHODS)
+    needed = (tails or wanted & set(PROOFS)) and "mean-point-single" not in wanted
+    if needed or "mean-point-taylor" in wanted:
+        timed("mean-point-taylor", lambda: analytic.mean_point_taylor(wide, analysis))
+        if "mean-point-taylor" not in wanted:
+            analysis.estimates = [e for e in analysis.estimates if e.method != "mean-point-taylor"]
+    if "mean-point-single" in wanted:
+        timed("mean-point-single", lambda: analytic.mean_point_single(wide, analysis))
+    if tails:
+        timed("tails", lambda: analytic.tails(wide, analysis, tails, epsilon))
+    if wanted & set(PROOFS):
+        timed("proofs", lambda: _prove(space, wide, wanted, epsilon, results))
+    if "monte-carlo" in wanted:
+        results.sampled = timed(
+            "monte-carlo",
+            lambda: monte_carlo(
+                space,
+                epsilon=epsilon,
+                samples=plan.samples,
+                rel_width=rel_width,
+                seed=seed,
+                confidence=confidence,
+                progress=lambda done, total: progress("monte-carlo", done, total),
+            ),
+        )
+        analysis.estimates += results.sampled.estimates
+    if "hardware" in wanted:
+        from crashsim.spiking import run_chip
+
+        results.chip = timed(
+            "hardware", lambda: run_chip(space, seed=seed, confidence=confidence, chip=chip)
+        )
+        analysis.estimates += results.chip.estimates
+    if space.K == 1:
+        results.skipped["class-change"] = "the model has a single output, so no class to change"
+    return results
+
+
+def _prove(
+    space: FaultSpace,
+    wide: FaultSpace,
+    wanted: set[str],
+    epsilon: float | None,
+    results: Results,
+) -> None:
+    """``remainder``, ``linear-exact`` and ``certificate``, as far as they apply."""
+    analysis = results.analysis
+    surrogate = analysis.surrogate
+    assert surrogate is not None
+    try:
+        results.proof = proof = proofs.provable(space)
+    except NotApplicableError as error:
+        results.skipped |= {m: str(error) for m in PROOFS if m in wanted}
+        return
+    if "remainder" in wanted:
+        try:
+            shift = analytic.shift_to(wide, space.mean_point)
+            analysis.estimates += proofs.remainders(space, proof, shift, surrogate, analysis.source)
+        except NotApplicableError as error:
+            results.skipped["remainder"] = str(error)
+    output = int(np.argmax(surrogate.variance.mean(0)))
+    if "linear-exact" in wanted:
+        if proof.is_linear:
+            analysis.estimates += proofs.linear_tails(surrogate, epsilon, output)
+        else:
+            results.skipped["linear-exact"] = "the output is not linear in the fault coordinates"
+    if "certificate" in wanted:
+        inputs = range(min(space.B, _CERTIFIED))
+        analysis.estimates += proofs.certificates(space, proof, epsilon, output, inputs)
