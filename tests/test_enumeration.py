@@ -1,0 +1,151 @@
+"""The oracle against a plain loop over masks, written without torch."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from crashsim import (
+    BitFlip,
+    FaultSpace,
+    GainNoise,
+    NeuronCrash,
+    SignFlip,
+    StuckAt,
+    WeightCrash,
+    enumerate_exact,
+)
+from crashsim.enumeration import can_enumerate, enumerate_space
+from crashsim.errors import ArgumentError
+
+ACT = {
+    "tanh": math.tanh,
+    "relu": lambda z: max(z, 0.0),
+    "sigmoid": lambda z: 1 / (1 + math.exp(-z)),
+    "linear": lambda z: z,
+}
+
+
+def forward(layers, x, masks, act):
+    """Plain Python: ``masks[i]`` multiplies the activations of hidden layer i."""
+    a = list(x)
+    for i, (w, b) in enumerate(layers):
+        a = [sum(wij * aj for wij, aj in zip(row, a, strict=True)) + bi for row, bi in
+             zip(w, b, strict=True)]  # fmt: skip
+        if i < len(layers) - 1:
+            a = [act(z) * m for z, m in zip(a, masks[i], strict=True)]
+    return a
+
+
+def layers_of(net):
+    p = [q.detach().double().tolist() for q in net.parameters()]
+    return list(zip(p[::2], p[1::2], strict=True))
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu", "sigmoid", "linear"])
+def test_against_a_loop_over_masks(activation, make_net, watch, randn):
+    net = watch(make_net((2, 3, 2, 3), activation, seed=3, scale=2.0))
+    x = randn(2, 2)
+    p = (0.2, 0.35)
+    names = ("linear1", "linear2") if activation == "linear" else ("act1", "act2")
+    faults = {name: NeuronCrash(q) for name, q in zip(names, p, strict=True)}
+    epsilon = 0.3
+    law = enumerate_exact(net, x, faults)
+    layers, act = layers_of(net), ACT[activation]
+    for b, row in enumerate(x.double().tolist()):
+        clean = forward(layers, row, [[1] * 3, [1] * 2], act)
+        outcomes = []
+        for alive in itertools.product([0, 1], repeat=5):
+            weight = math.prod(
+                1 - q if m else q for m, q in zip(alive, [p[0]] * 3 + [p[1]] * 2, strict=True)
+            )
+            outcomes.append((weight, forward(layers, row, [alive[:3], alive[3:]], act)))
+        delta = [(w, [f - c for f, c in zip(out, clean, strict=True)]) for w, out in outcomes]
+        mean = [sum(w * d[k] for w, d in delta) for k in range(3)]
+        covariance = [
+            [sum(w * (d[k] - mean[k]) * (d[j] - mean[j]) for w, d in delta) for j in range(3)]
+            for k in range(3)
+        ]
+        np.testing.assert_allclose(law.mean[b], mean, atol=1e-12)
+        np.testing.assert_allclose(law.covariance[b], covariance, atol=1e-12)
+        np.testing.assert_allclose(law.variance[b], np.diag(covariance), atol=1e-12)
+        tail = [sum(w for w, d in delta if abs(d[k]) >= epsilon) for k in range(3)]
+        np.testing.assert_allclose(law.tail(epsilon)[b], tail, atol=1e-12)
+        either = sum(w for w, d in delta if max(map(abs, d)) >= epsilon)
+        assert law.any_tail(epsilon)[b] == pytest.approx(either)
+        changed = sum(w for w, out in outcomes if out.index(max(out)) != clean.index(max(clean)))
+        assert law.class_change[b] == pytest.approx(changed)
+    assert law.variance.min() > 1e-4
+    assert law.probabilities.sum() == pytest.approx(1)
+
+
+def test_a_linear_net_in_closed_form(make_net, randn):
+    net, x, p = make_net((4, 2)), randn(3, 4), 0.3
+    law = enumerate_exact(net, x, NeuronCrash(p), "input")
+    w = net.linear1.weight.detach().double().numpy()
+    terms = w * x.double().numpy()[:, None]  # (B, K, N)
+    np.testing.assert_allclose(law.mean, -p * terms.sum(2), atol=1e-12)
+    covariance = p * (1 - p) * np.einsum("bkn,bln->bkl", terms, terms)
+    np.testing.assert_allclose(law.covariance, covariance, atol=1e-12)
+
+
+def test_other_faults_in_closed_form(make_net, randn):
+    net, x, p = make_net((3, 1)), randn(2, 3), 0.3
+    w, a = net.linear1.weight.detach().double().numpy()[0], x.double().numpy()
+    for fault, v in ((SignFlip(p), -2 * a), (StuckAt(p, 0.7), 0.7 - a)):
+        law = enumerate_exact(net, x, fault, "input")
+        np.testing.assert_allclose(law.mean[:, 0], p * (v @ w), atol=1e-12)
+        np.testing.assert_allclose(law.variance[:, 0], p * (1 - p) * (v**2 @ w**2), atol=1e-12)
+    law = enumerate_exact(net, x, WeightCrash(p))
+    np.testing.assert_allclose(law.variance[:, 0], p * (1 - p) * (a**2 @ w**2), atol=1e-12)
+    fault = BitFlip(p, bits=3)
+    step = fault.displacement(net.linear1.weight.detach().double())[0].numpy()
+    law = enumerate_exact(net, x, fault)
+    np.testing.assert_allclose(law.mean[:, 0], p * (a @ step.sum(1)), atol=1e-12)
+    variance = p * (1 - p) * (a**2 @ (step**2).sum(1))
+    np.testing.assert_allclose(law.variance[:, 0], variance, atol=1e-12)
+
+
+def test_pattern_j_crashes_the_set_bits_of_j(make_net, randn):
+    net = make_net((3, 4, 2))
+    law = enumerate_exact(net, randn(1, 3), NeuronCrash(0.1))
+    assert law.probabilities[0b0110] == pytest.approx(0.1**2 * 0.9**2)
+    assert (law.deltas[0] == 0).all()
+    bias = net.linear2.bias.detach().double().numpy()
+    np.testing.assert_allclose(law.clean[0] + law.deltas[15, 0], bias, atol=1e-12)
+
+
+@pytest.mark.parametrize("p", [0.0, 1.0])
+def test_certain_faults(p, make_net, randn):
+    law = enumerate_exact(make_net((3, 4, 2)), randn(2, 3), NeuronCrash(p))
+    assert (law.variance == 0).all()
+    np.testing.assert_allclose(law.mean, law.deltas[-1] * p, atol=0)
+
+
+def test_groups_and_mixed_faults(residual_net, randn):
+    faults = {"relu": NeuronCrash(0.2, group="channel"), "relu#1": NeuronCrash(0.3, group=11)}
+    law = enumerate_exact(residual_net, randn(2, 1, 4, 4), faults)
+    assert len(law.probabilities) == 2 ** (2 + 3)
+    assert law.variance.min() > 0
+
+
+def test_estimates_pool_over_inputs(make_net, randn):
+    law = enumerate_exact(make_net((3, 4, 2), scale=2), randn(3, 3), NeuronCrash(0.2))
+    found = {(e.quantity, e.input, e.output): e for e in law.estimates(0.2)}
+    assert {e.kind for e in found.values()} == {"exact"}
+    assert found["mean", "all", 1].value == pytest.approx(law.mean[:, 1].mean())
+    assert found["variance", "all", "all"].value == pytest.approx(law.variance.sum(1).mean())
+    assert found["tail", "all", "all"].value == pytest.approx(law.any_tail(0.2).mean())
+    assert found["class-change", 2, "all"].value == pytest.approx(law.class_change[2])
+
+
+def test_what_cannot_be_enumerated(make_net, randn):
+    with pytest.raises(ArgumentError, match="continuum"):
+        enumerate_exact(make_net((3, 4, 2)), randn(1, 3), GainNoise(0.1))
+    with pytest.raises(ArgumentError, match=r"21 fault coordinates .* 2\^21 patterns"):
+        enumerate_exact(make_net((3, 21, 2)), randn(1, 3), NeuronCrash(0.1))
+    many = FaultSpace(make_net((3, 18, 2)), randn(1, 3).repeat(3000, 1), NeuronCrash(0.1))
+    assert not can_enumerate(many)
+    with pytest.raises(ArgumentError, match="3000 inputs"):
+        enumerate_space(many)
