@@ -8,7 +8,7 @@ inputs gets its interval from the spread over samples.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,6 +32,7 @@ DEFAULT_BUDGET = 1_000_000  # samples, where a relative width is asked for
 QUANTILES = (0.5, 0.9, 0.99)
 _KEEP_VALUES = 2**26  # Deltas kept for quantiles and histograms: 256 MiB
 _STEP_VALUES = 2**22  # Deltas computed at once
+_PILOT = 128  # samples, at most a tenth of the run, that fix the centre
 
 StopReason = Literal["samples", "relative width", "budget", "interrupted"]
 Progress = Callable[[int, int], None]
@@ -100,9 +101,10 @@ def monte_carlo(
         while tally.n < budget:
             points = sample_block(space.placements, seed, block)
             points = points.part(0, min(points.count, budget - tally.n))
-            step = max(1, _STEP_VALUES // (space.B * space.K))
-            for start in range(0, points.count, step):
-                tally.add(points.part(start, min(start + step, points.count)))
+            if block == 0:
+                tally.aim(points.part(0, max(1, min(points.count, budget // 10, _PILOT))))
+            for part in _steps(space, points):
+                tally.add(part)
             block += 1
             if progress:
                 progress(tally.n, budget)
@@ -125,11 +127,18 @@ def monte_carlo(
     return tally.result(alpha, stopped)
 
 
+def _steps(space: FaultSpace, points: Points) -> Iterator[Points]:
+    """Points a few at a time, so that their outputs stay small."""
+    step = max(1, _STEP_VALUES // (space.B * space.K))
+    for start in range(0, points.count, step):
+        yield points.part(start, min(start + step, points.count))
+
+
 class _Tally:
     """Sums over samples from which all estimates follow; of bounded size.
 
-    Moments are taken about a fixed centre, the mean of the first step's samples, which keeps
-    their sums accurate.
+    Moments are taken about a fixed centre, the mean of the first samples, which keeps their sums
+    accurate. It is computed ahead (``aim``), so that it does not depend on how samples are batched.
     """
 
     def __init__(self, space: FaultSpace, epsilon: float | None, budget: int) -> None:
@@ -138,7 +147,7 @@ class _Tally:
         self._class = self._clean.argmax(1)
         b, k = self._clean.shape
         self.n = 0
-        self._centre: Floats | None = None
+        self._centre = np.zeros((b, k))
         self._power = [np.zeros((b, k)) for _ in range(4)]  # sums of d, d^2, d^3, d^4
         self._products = np.zeros((b, k, k))
         # Averages over inputs: of d and d^2 for each output, and of d^2 summed over outputs.
@@ -148,10 +157,13 @@ class _Tally:
         self._failed = _Moments((k + 2,))  # shares of inputs: |d_k| >= eps; any k; class changed
         self._keep = np.empty((min(budget, max(1000, _KEEP_VALUES // (b * k))), b, k), np.float32)
 
+    def aim(self, points: Points) -> None:
+        """Takes these points' mean for the centre."""
+        parts = (self._space.outputs(part).sum(0) for part in _steps(self._space, points))
+        self._centre = sum(parts, np.zeros_like(self._clean)) / points.count - self._clean
+
     def add(self, points: Points) -> None:
         delta = self._space.outputs(points) - self._clean  # (S, B, K)
-        if self._centre is None:
-            self._centre = delta.mean(0)
         d = delta - self._centre
         square = d * d
         for total, power in zip(self._power, (d, square, square * d, square * square), strict=True):
@@ -189,7 +201,6 @@ class _Tally:
 
     def result(self, alpha: float, stopped: StopReason) -> MonteCarlo:
         n, k = self.n, self._clean.shape[1]
-        assert self._centre is not None
         shift = self._shift
         raw = [power / n for power in self._power]
         second = np.maximum(raw[1] - shift**2, 0)
@@ -301,8 +312,11 @@ def _pooled_quantile(size: Floats | NDArray[np.float32], level: float, alpha: fl
     """
     n, _, k = size.shape
     value = np.quantile(size, level, axis=(0, 1), method="inverted_cdf")
-    below = (size <= value).mean(1)
-    shares = clustered_proportion_interval(below.mean(0), below.var(0, ddof=1), n, alpha)
+    # How much wider than for independent inputs; the larger side, where many share the quantile.
+    design = np.maximum(_design_effect(size <= value), _design_effect(size < value))
+    shares = clustered_proportion_interval(
+        np.full(k, level), design * level * (1 - level), n, alpha
+    )
     assert shares.low is not None
     assert shares.high is not None
     low = [np.quantile(size[:, :, j], shares.low[j], method="inverted_cdf") for j in range(k)]
@@ -313,6 +327,15 @@ def _pooled_quantile(size: Floats | NDArray[np.float32], level: float, alpha: fl
         for j in range(k)
     ]
     return Values(value, np.minimum(low, value), np.maximum(high, value))
+
+
+def _design_effect(hits: NDArray[np.bool_]) -> Floats:
+    """Variance over masks of the share of inputs that are hit, over that of a single one, (K,)."""
+    share = hits.mean(1)
+    alone = share.mean(0) * (1 - share.mean(0))
+    effect: Floats = np.ones_like(alone)
+    np.divide(share.var(0, ddof=1), alone, out=effect, where=alone > 0)
+    return effect
 
 
 def _at(values: Values, where: slice | int) -> Values:
