@@ -30,7 +30,8 @@ from crashsim_theory.tails.exact import sum_tail_above
 from crashsim_theory.tails.quantiles import LinearForms, RareEvent, expected, upper_quantile
 from crashsim_theory.tails.surrogate import LinearSurrogate, Side
 
-ROW_BLOCK = 512
+ROW_BLOCK = 1024
+MOST_KEPT = 4_000_000  # entries of linear forms kept for anchors
 COARSE_CELLS = 16_000
 
 
@@ -225,7 +226,7 @@ class _Proof:
     def _start(self) -> Intervals:
         masked = self.masked
         middle = [(a + b) / 2 for a, b in zip(masked.clean_low, masked.clean_high, strict=True)]
-        start = Intervals(list(masked.clean_low), list(masked.clean_high), middle)
+        start = Intervals(list(masked.clean_low), list(masked.clean_high), middle, self.p)
         for index in range(1, len(masked.network.nodes)):
             if masked.random[index]:
                 start.low[index], start.high[index] = masked.interval_step(start, index)
@@ -233,8 +234,9 @@ class _Proof:
 
     def _narrow(self, before: Intervals, event: RareEvent, log_eta: float) -> Intervals:
         """Intervals, node by node, that hold outside exceptions together with `event`."""
-        masked, after = self.masked, before.copy()
+        masked = self.masked
         tilted = event.tilted(self.p) if event.tilt else self.p
+        after = before.copy(tilted)
         for index in range(1, len(masked.network.nodes)):
             if not masked.random[index]:
                 continue
@@ -245,7 +247,7 @@ class _Proof:
                 size = masked.network.nodes[index].size
                 for start in range(0, size, ROW_BLOCK):
                     block = slice(start, min(start + ROW_BLOCK, size))
-                    rows = np.eye(size)[block] if size <= ROW_BLOCK else _unit_rows(block, size)
+                    rows = _unit_rows(block, size)
                     above = masked.upper(rows, index, after)
                     below = masked.upper(-rows, index, after)
                     top = upper_quantile(above, self.p, event, log_eta)
@@ -254,6 +256,8 @@ class _Proof:
                     high[block] = np.minimum(high[block], top)
                     centre = (expected(above, tilted) - expected(below, tilted)) / 2
                     reference[block] = centre
+                    if size <= ROW_BLOCK and above.gains.size <= MOST_KEPT:
+                        after.forms[index] = (above, below)
             # An empty interval means that the event cannot happen here: any point will do.
             high = np.maximum(high, low)
             after.low[index], after.high[index] = low, high

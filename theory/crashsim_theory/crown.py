@@ -5,7 +5,8 @@ value <= constant + gains . b, as long as each earlier node stays in its interva
 
 * A crash multiplies a neuron's output a in [l, u] by 1 - b: a - u b <= (1 - b) a <= a - l b. Where
   a is the same for all b (nothing crashes before it), the two coincide.
-* An activation is replaced by a line above or below it on the interval of its input (`relaxation`).
+* An activation is replaced by a line above or below it on the interval of its input (`relaxation`),
+  or by a linear form in b that is exact where nothing crashes (`Anchor`), whichever is better.
 * A maximum over a window is at least its likeliest member and at most the largest upper end.
 
 The relaxation is that of Zhang et al. 2018 (CROWN); the mask is new. Rounding: every dot product of
@@ -32,27 +33,62 @@ from crashsim_theory.networks import (
     WindowMaximum,
     apply,
 )
-from crashsim_theory.relaxation import lines
+from crashsim_theory.relaxation import Lines, lines
 from crashsim_theory.tails.quantiles import LinearForms
 
 UNIT = 2.0**-53
 
 
+@dataclass(frozen=True, eq=False)
+class Anchor:
+    """A linear form in b on one side of an activation, exact where nothing crashes.
+
+    If z <= u_0 + sum g_j b_j and phi' lies in [s, S], s >= 0, then phi(z) <= phi(u_0) +
+    sum (S max(g_j, 0) + s min(g_j, 0)) b_j; likewise below. A line pays for the whole interval of z
+    even when nothing is hit; an anchor does not: better where crashes are few and local.
+
+    Attributes:
+        chosen: for which neurons it is better than the line, (n,).
+        offset: (n,); zero where not chosen.
+        gains: (n, C); zero where not chosen.
+    """
+
+    chosen: Any
+    offset: Array
+    gains: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Relaxed:
+    """How one activation is bounded: by lines in z, or by anchors in b where these are better."""
+
+    line: Lines
+    upper: Anchor | None
+    lower: Anchor | None
+
+
 @dataclass
 class Intervals:
-    """[low, high] of every node's value before its own crashes, and where to relax tightly.
+    """[low, high] of every node's value before its own crashes, and how to relax tightly there.
 
     Attributes:
         low, high: for each node, (n,); they hold while the events the caller counts do not occur.
         reference: where each node's value is expected, (n,): relaxations are best there.
+        forms: for some nodes, linear forms above the value and above its negative.
+        typical: crash probabilities under which relaxations should be best, (C,).
+        relaxed: filled in by the relaxation: each activation's bounds.
     """
 
     low: list[Array]
     high: list[Array]
     reference: list[Array]
+    typical: Array
+    forms: dict[int, tuple[LinearForms, LinearForms]] = field(default_factory=dict)
+    relaxed: dict[int, Relaxed] = field(default_factory=dict)
 
-    def copy(self) -> Intervals:
-        return Intervals(list(self.low), list(self.high), list(self.reference))
+    def copy(self, typical: Array) -> Intervals:
+        """The same intervals, with relaxations to be chosen anew for `typical` crashes."""
+        return Intervals(list(self.low), list(self.high), list(self.reference), typical)
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,16 +205,68 @@ class MaskedNetwork:
             for parent in node.parents:
                 _join(pending, parent, coefficients)
         elif isinstance(operation, Activation):
-            low, high = self.hull(intervals, first)
-            line = lines(operation, low, high, intervals.reference[first])
-            total.add(pos, line.upper_offset)
-            total.add(neg, line.lower_offset)
-            _join(pending, first, pos * line.upper_slope + neg * line.lower_slope)
-            steep = np.maximum(np.abs(line.upper_slope), np.abs(line.lower_slope))
-            reach = steep * np.maximum(np.abs(low), np.abs(high))
-            total.slacken(np.abs(coefficients), reach, 8)
+            self._activation_step(total, pending, at, pos, neg, intervals)
         elif isinstance(operation, WindowMaximum):
             self._maximum_step(total, pending, first, pos, neg, intervals, operation)
+
+    def _activation_step(
+        self,
+        total: _Accumulator,
+        pending: dict[int, Array],
+        at: int,
+        pos: Array,
+        neg: Array,
+        intervals: Intervals,
+    ) -> None:
+        first = self.network.nodes[at].parents[0]
+        relaxed = intervals.relaxed.get(at)
+        if relaxed is None:
+            relaxed = intervals.relaxed[at] = self._relax(at, intervals)
+        for anchor, coefficients in ((relaxed.upper, pos), (relaxed.lower, neg)):
+            if anchor is not None:
+                total.add(coefficients * anchor.chosen, anchor.offset)
+                total.add_products(coefficients * anchor.chosen, anchor.gains)
+        if relaxed.upper is not None:
+            pos = np.where(relaxed.upper.chosen, 0.0, pos)
+        if relaxed.lower is not None:
+            neg = np.where(relaxed.lower.chosen, 0.0, neg)
+        line = relaxed.line
+        total.add(pos, line.upper_offset)
+        total.add(neg, line.lower_offset)
+        low, high = self.hull(intervals, first)
+        steep = np.maximum(np.abs(line.upper_slope), np.abs(line.lower_slope))
+        reach = steep * np.maximum(np.abs(low), np.abs(high))
+        total.slacken(np.abs(pos) + np.abs(neg), reach, 8)
+        _join(pending, first, pos * line.upper_slope + neg * line.lower_slope)
+
+    def _relax(self, at: int, intervals: Intervals) -> Relaxed:
+        """Lines for an activation, and anchors where they are better for typical crashes."""
+        phi, first = self.network.nodes[at].operation, self.network.nodes[at].parents[0]
+        assert isinstance(phi, Activation)
+        low, high = self.hull(intervals, first)
+        reference = intervals.reference[first]
+        line = lines(phi, low, high, reference)
+        forms = intervals.forms.get(first)
+        if forms is None or self.members[first]:
+            return Relaxed(line, None, None)
+        above, below = forms
+        p, at_reference = intervals.typical, np.clip(reference, low, high)
+        flattest, steepest = phi.slope_range(low, high)
+        sides = []
+        for form, sign, slope, offset in (
+            (above, 1.0, line.upper_slope, line.upper_offset),
+            (below, -1.0, line.lower_slope, line.lower_offset),
+        ):
+            start = sign * form.constant
+            gains = np.where(form.gains > 0, steepest[:, None], flattest[:, None]) * form.gains
+            inside = (low <= start) & (start <= high) & (flattest >= 0)
+            here = np.clip(start, low, high)
+            clean = phi.range(here, here)[1 if sign > 0 else 0]
+            better = sign * clean + gains @ p < sign * (slope * at_reference + offset)
+            chosen = inside & better
+            kept = np.where(chosen[:, None], sign * gains, 0.0)
+            sides.append(Anchor(chosen, np.where(chosen, clean, 0.0), kept))
+        return Relaxed(line, *sides)
 
     def _maximum_step(
         self,
@@ -233,6 +321,14 @@ class _Accumulator:
             np.add.at(self.gains.T, ids, gains.T)
         self.slack += (len(ids) + 8) * UNIT * np.abs(gains).sum(1)
         self.magnitude += np.abs(gains).sum(1)
+        self.additions += 1
+
+    def add_products(self, coefficients: Array, gains: Array) -> None:
+        """Add coefficients @ gains to the gains."""
+        self.gains += coefficients @ gains
+        absolute = np.abs(coefficients) @ np.abs(gains).sum(1)
+        self.slack += (len(gains) + 16) * UNIT * absolute
+        self.magnitude += absolute
         self.additions += 1
 
     def forms(self) -> LinearForms:

@@ -2,8 +2,8 @@
 
 For any slope s, phi(z) <= s z + max over [l, u] of (phi(z) - s z). The slope is chosen so that the
 line is as low as possible at a reference point, where the neuron is expected to be; the maximum is
-exact for sigmoid, tanh and piecewise linear functions, and for others comes from a grid with the
-interpolation error h^2 / 8 sup|phi''| added.
+exact for sigmoid, tanh and piecewise linear functions, and for others comes from a grid of step h
+with the interpolation error added: h^2 / 8 sup|phi''|, or h / 2 sup|phi' - s| if that is less.
 """
 
 from __future__ import annotations
@@ -75,7 +75,10 @@ def _residual_range(phi: Activation, s: Array, low: Array, high: Array) -> tuple
     z = low + (high - low) * np.linspace(0, 1, GRID)[:, None]
     values = phi(z)[:, None] - s * z[:, None]
     bottom, top = values.min(0), values.max(0)
-    gap = phi.supremum(2) * ((high - low) / (GRID - 1)) ** 2 / 8
+    step = (high - low) / (GRID - 1)
+    # Between grid points: by curvature, or by slope where the interval is wide.
+    steepest = phi.supremum(1) + np.abs(s)
+    gap = np.minimum(phi.supremum(2) * step**2 / 8, steepest * step / 2)
     return bottom - gap, top + gap
 
 

@@ -121,7 +121,7 @@ class _Derivatives:
 def _propagate(masked: MaskedNetwork, k: Array) -> _Derivatives:
     """Derivative bounds of the outputs, by a forward pass over the nodes."""
     network = masked.network
-    intervals = Intervals(list(masked.clean_low), list(masked.clean_high), [])
+    intervals = Intervals(list(masked.clean_low), list(masked.clean_high), [], masked.faults.p)
     found: list[_Derivatives] = []
     for index, node in enumerate(network.nodes):
         operation = node.operation

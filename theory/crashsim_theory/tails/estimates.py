@@ -29,7 +29,7 @@ def chernoff_tail(rows: Rows, index: Any, c: Array) -> Array:
     top, log_atom = (a[index] for a in rows.maximum())
     inside = np.isfinite(t)
     exponent = np.where(c > top, -np.inf, log_atom)  # t = inf: at or beyond the largest value
-    k = rows.cumulants(index[inside], t[inside]).k
+    k = rows.log_mgf(index[inside], t[inside])
     exponent[inside] = k - t[inside] * c[inside]
     return np.asarray(np.exp(np.minimum(exponent, 0.0)))
 
@@ -42,12 +42,13 @@ def saddlepoint_tail(rows: Rows, index: Any, c: Array) -> Array:
     result = np.where(c > top, 0.0, np.where(t == -np.inf, 1.0, np.exp(log_atom)))
     inside = np.isfinite(t)
     t, c, which = t[inside], c[inside], index[inside]
-    at_t, at_0 = rows.cumulants(which, t), rows.cumulants(which, np.zeros_like(t))
+    at_t = rows.cumulants(which, t)
+    _, variance, third = rows.moments(which, np.zeros_like(t))
     w = np.sign(t) * np.sqrt(2 * np.maximum(t * c - at_t.k, 0.0))
     u = t * np.sqrt(at_t.k2)
     near = np.abs(w) < NEAR_MEAN
     with np.errstate(divide="ignore", invalid="ignore"):
-        difference = np.where(near, -at_0.k3 / (6 * at_0.k2**1.5), 1 / u - 1 / w)
+        difference = np.where(near, -third / (6 * variance**1.5), 1 / u - 1 / w)
     density = np.exp(-w * w / 2) / np.sqrt(2 * np.pi)
     difference = np.where(np.isnan(difference), 0.0, difference)
     with np.errstate(invalid="ignore"):
@@ -63,26 +64,26 @@ def solve_tilt(rows: Rows, index: Any, c: Array) -> Array:
     """The root of K'(t) = c by Newton's method inside a shrinking bracket; (J,)."""
     top = rows.maximum()[0][index]
     bottom = -rows.negative.maximum()[0][index]
-    at_zero = rows.cumulants(index, np.zeros_like(c))
-    scale = np.sqrt(at_zero.k2)
+    mean, variance, _ = rows.moments(index, np.zeros_like(c))
+    scale = np.sqrt(variance)
     constant = scale == 0
     t = np.where(c >= top, np.inf, np.where(c <= bottom, -np.inf, 0.0))
-    t = np.where(constant, np.where(c > at_zero.k1, np.inf, -np.inf), t)
+    t = np.where(constant, np.where(c > mean, np.inf, -np.inf), t)
     todo = np.flatnonzero((c < top) & (c > bottom) & ~constant)
     low, high = np.full(c.shape, -np.inf), np.full(c.shape, np.inf)
-    t[todo] = np.clip((c - at_zero.k1)[todo] / scale[todo], -1, 1) / scale[todo]
+    t[todo] = np.clip((c - mean)[todo] / scale[todo], -1, 1) / scale[todo]
     for _ in range(_STEPS):
         if not todo.size:
             break
-        now = rows.cumulants(index[todo], t[todo])
-        residual = now.k1 - c[todo]
+        slope, curvature, _ = rows.moments(index[todo], t[todo])
+        residual = slope - c[todo]
         high[todo] = np.where(residual >= 0, np.minimum(high[todo], t[todo]), high[todo])
         low[todo] = np.where(residual <= 0, np.maximum(low[todo], t[todo]), low[todo])
-        done = np.abs(residual) <= 1e-9 * np.sqrt(np.maximum(now.k2, 1e-300)) + 1e-15 * np.abs(
+        done = np.abs(residual) <= 1e-9 * np.sqrt(np.maximum(curvature, 1e-300)) + 1e-15 * np.abs(
             c[todo]
         )
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            newton = t[todo] - residual / now.k2
+            newton = t[todo] - residual / curvature
         t[todo] = np.where(done, t[todo], _inside(newton, t[todo], low[todo], high[todo]))
         width = high[todo] - low[todo]
         done |= width <= 1e-14 * np.abs(t[todo])
@@ -115,8 +116,8 @@ def two_sided_quantile(rows: Rows, index: Any, delta: Array, tail: RowFunction) 
         with np.errstate(divide="ignore"):
             return np.asarray(np.maximum(np.log(total), -1e4))
 
-    at_zero = rows.cumulants(index, np.zeros_like(goal))
-    mean, std = at_zero.k1, np.sqrt(at_zero.k2)
+    mean, variance, _ = rows.moments(index, np.zeros_like(goal))
+    std = np.sqrt(variance)
     low, at_low = np.zeros_like(goal), -goal  # P(|L| >= 0) = 1
     high = np.abs(mean) + std * np.sqrt(2 * (np.log(2) - goal))
     high = np.maximum(high, np.finfo(float).tiny)

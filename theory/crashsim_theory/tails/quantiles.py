@@ -20,7 +20,7 @@ from crashsim_theory.arrays import Array
 from crashsim_theory.tails.rows import Rows, chunks, log_mgf_terms
 
 UNIT = 2.0**-53
-_STEPS = 6
+_STEPS = 4
 
 
 @dataclass(frozen=True)
@@ -79,37 +79,51 @@ def upper_quantile(forms: LinearForms, p: Array, event: RareEvent, log_eta: floa
 
     Never above the largest value the form can take at all.
     """
-    gains = forms.gains
-    largest = _largest(gains)
-    offset = np.zeros(len(gains))
-    tau = largest.copy()
     exponent = max(event.log_bound(p) - log_eta, 1e-3)
     tilted = event.tilted(p) if event.tilt else p
-    rows = Rows(offset, gains, offset, tilted)
-    at = np.arange(len(gains))
-    spread = rows.cumulants(at, offset).k2
+    shift = event.tilt * event.gains
+    # Coordinates that no row depends on enter through the event alone.
+    active = np.any(forms.gains != 0, axis=0)
+    gains = forms.gains[:, active]
+    rest, rest_error = log_mgf(p[~active], shift[np.newaxis, ~active])
+    r = _best_multipliers(gains, tilted[active], exponent)
+    largest = _largest(gains)
+    tau = largest.copy()
+    constant = rest[0] - event.tilt * event.gap - log_eta
+    fixed = abs(rest[0]) + abs(event.tilt * event.gap) + abs(log_eta)
+    for part in chunks(len(gains), gains.shape[1]):
+        y = shift[active] + r[part, np.newaxis] * gains[part]
+        value, error = log_mgf(p[active], y)
+        # y itself is rounded; Lambda moves by no more than y does.
+        error = error + rest_error[0] + 2 * UNIT * np.abs(y).sum(-1)
+        error = error + 8 * UNIT * (np.abs(value) + fixed)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            candidate = (value + constant + error) / r[part]
+        known = (r[part] > 0) & np.isfinite(candidate)
+        candidate = np.where(known, candidate, largest[part])
+        tau[part] = np.minimum(largest[part], candidate + 4 * UNIT * np.abs(candidate))
+    # An event rarer than eta allows any tau: none is below what the form can take.
+    tau = np.maximum(tau, np.minimum(gains, 0).sum(-1))
+    return np.asarray(np.nextafter(forms.constant + tau, np.inf))
+
+
+def _best_multipliers(gains: Array, p: Array, exponent: float) -> Array:
+    """r >= 0 that about minimises (K(r) + exponent) / r for every row: Newton on r K' - K.
+
+    Rows that do not vary get 0. Any r > 0 gives a bound: a few steps are enough.
+    """
+    zero = np.zeros(len(gains))
+    rows, at = Rows(zero, gains, zero, p), np.arange(len(gains))
+    spread = gains**2 @ (p * (1 - p))
     moving = spread > 0
     r = np.where(moving, np.sqrt(2 * exponent / np.where(moving, spread, 1.0)), 0.0)
     for _ in range(_STEPS):
-        found = rows.cumulants(at, r)
-        excess = r * found.k1 - found.k - exponent
+        slope, curvature, _ = rows.moments(at, r)
+        excess = r * slope - rows.log_mgf(at, r) - exponent
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            step = np.where(moving, r - excess / (r * found.k2), 0.0)
+            step = np.where(moving, r - excess / (r * curvature), 0.0)
         r = np.where(np.isfinite(step), np.clip(step, r / 4, r * 4), r)
-    shift = event.tilt * event.gains
-    for part in chunks(len(gains), gains.shape[1]):
-        y = shift + r[part, np.newaxis] * gains[part]
-        value, error = log_mgf(p, y)
-        constant = -event.tilt * event.gap - log_eta
-        error = error + 8 * UNIT * (np.abs(value) + abs(event.tilt * event.gap) + abs(log_eta))
-        # y itself is rounded; Lambda moves by no more than y does.
-        error = error + 2 * UNIT * np.abs(y).sum(-1)
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            candidate = (value + constant + error) / r[part]
-        known = moving[part] & np.isfinite(candidate)
-        candidate = np.where(known, candidate, largest[part])
-        tau[part] = np.minimum(largest[part], candidate + 4 * UNIT * np.abs(candidate))
-    return np.asarray(np.nextafter(forms.constant + tau, np.inf))
+    return r
 
 
 def _largest(gains: Array) -> Array:

@@ -58,27 +58,32 @@ class Rows:
         unbounded = self.normal_variance > 0
         return np.where(unbounded, np.inf, top), np.where(unbounded, -np.inf, log_atom)
 
-    def cumulants(self, rows: Array | Any, t: Array) -> Cumulants:
+    def cumulants(self, rows: Any, t: Array) -> Cumulants:
         """K and its derivatives of surrogate rows[j] at t[j]; shapes (J,)."""
-        parts = [self._cumulants(rows[s], t[s]) for s in chunks(len(t), self.p.size)]
-        if not parts:
-            empty = np.zeros(0)
-            return Cumulants(empty, empty, empty, empty)
-        return Cumulants(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        return Cumulants(self.log_mgf(rows, t), *self.moments(rows, t))
 
-    def _cumulants(self, rows: Any, t: Array) -> tuple[Array, Array, Array, Array]:
-        g = self.gains[rows]
-        x = t[:, np.newaxis] * g
-        tilted = expit(x + self.logit)
-        logs = log_mgf_terms(self.p, x)
-        spread = tilted * (1 - tilted) * g * g
-        v = self.normal_variance[rows]
-        return (
-            self.shift[rows] * t + logs.sum(-1) + v * t * t / 2,
-            self.shift[rows] + (tilted * g).sum(-1) + v * t,
-            spread.sum(-1) + v,
-            (spread * (1 - 2 * tilted) * g).sum(-1),
-        )
+    def log_mgf(self, rows: Any, t: Array) -> Array:
+        """K of surrogate rows[j] at t[j], (J,)."""
+        result = np.empty(len(t))
+        for part in chunks(len(t), self.p.size):
+            at, row = t[part], rows[part]
+            terms = log_mgf_terms(self.p, at[:, np.newaxis] * self.gains[row])
+            normal = self.normal_variance[row] * at * at / 2
+            result[part] = self.shift[row] * at + terms.sum(-1) + normal
+        return result
+
+    def moments(self, rows: Any, t: Array) -> tuple[Array, Array, Array]:
+        """Mean, variance and third central moment under the tilt (K's derivatives), (J,)."""
+        result = np.empty((3, len(t)))
+        for part in chunks(len(t), self.p.size):
+            at, row = t[part], rows[part]
+            g, v = self.gains[row], self.normal_variance[row]
+            tilted = expit(at[:, np.newaxis] * g + self.logit)
+            result[0, part] = self.shift[row] + (tilted * g).sum(-1) + v * at
+            spread = tilted * (1 - tilted) * g * g
+            result[1, part] = spread.sum(-1) + v
+            result[2, part] = (spread * (1 - 2 * tilted) * g).sum(-1)
+        return result[0], result[1], result[2]
 
 
 def log_mgf_terms(p: Array, y: Array) -> Array:
