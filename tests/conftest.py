@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sklearn.datasets  # noqa: F401 - its first import draws from Python's global generator
 import torch
 from torch import nn
 
