@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,7 +49,11 @@ class Recipe:
 
 
 def train_classifier(
-    model: nn.Module, data: Data, recipe: Recipe | None = None, progress: Progress | None = None
+    model: nn.Module,
+    data: Data,
+    recipe: Recipe | None = None,
+    progress: Progress | None = None,
+    penalties: Sequence[Callable[[Tensor], Tensor]] = (),
 ) -> float:
     """Trains a model in place; returns the last epoch's mean loss. Global RNG state is kept.
 
@@ -58,6 +62,8 @@ def train_classifier(
         data: inputs with targets in 0 .. K - 1.
         recipe: how to train.
         progress: called with the epochs done and their number.
+        penalties: terms of the loss beside the cross-entropy, each a function of the outputs
+            (B, K), such as ``CrashVariance``.
 
     Raises:
         ArgumentError: the data has no targets, or they do not fit the model's outputs.
@@ -84,7 +90,10 @@ def train_classifier(
                 total = 0.0
                 for chosen in torch.randperm(len(targets)).split(recipe.batch):
                     optimizer.zero_grad()
-                    loss = F.cross_entropy(model(data.inputs[chosen]), targets[chosen])
+                    outputs = model(data.inputs[chosen])
+                    loss = F.cross_entropy(outputs, targets[chosen])
+                    for penalty in penalties:
+                        loss = loss + penalty(outputs)
                     loss.backward()
                     optimizer.step()
                     total += loss.item() * len(chosen)

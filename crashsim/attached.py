@@ -1,0 +1,278 @@
+"""What stays attached to a model while it trains: hooks at the sites, until they are removed.
+
+``FaultSpace`` hooks a model for one evaluation. A regulariser must instead see every forward pass
+of somebody else's training loop: in training mode, of any batch, under autocast. Its hooks hold
+weak references, so they die with their owner, and copies or pickles of the model carry hooks that
+do nothing.
+"""
+
+from __future__ import annotations
+
+import weakref
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from crashsim.errors import ArgumentError, ModelError
+from crashsim.faults import Fault
+from crashsim.points import Placement
+from crashsim.sites import ACTIVATION_MODULES, Key, Site, _Listener, find_sites
+from crashsim.space import Faults, _place
+
+
+class _Hook:
+    """A hook that lives as long as the owner of its method; a copy of it does nothing."""
+
+    def __init__(self, method: Callable[..., Any] | None = None, *extra: Any) -> None:
+        self._method = None if method is None else weakref.WeakMethod(method)
+        self._extra = extra
+
+    def __call__(self, *args: Any) -> Any:
+        method = self._method and self._method()
+        return method(*args, *self._extra) if method else None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Hook, ()
+
+
+class Attached(ABC):
+    """Faults attached to a model; the base of regularisers and of crash training.
+
+    The sites are found at the first forward pass, which shows the inputs' shape: the model runs
+    twice more then, in evaluation mode, with its buffers and random state put back.
+
+    Args:
+        model: any module with one tensor in and one tensor out, batch first; ``torch.compile``d
+            ones too.
+        faults: one fault (struck at ``sites``), or a mapping from site names or globs to faults.
+        sites: name or glob of the sites that a single fault strikes.
+    """
+
+    def __init__(self, model: nn.Module, faults: Faults, sites: str = "hidden") -> None:
+        if not isinstance(model, nn.Module):
+            raise ArgumentError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+        _check_faults(faults)
+        self.model, self.faults, self._pattern = model, faults, sites
+        self._attach()
+
+    def _attach(self) -> None:
+        self.placements: list[Placement] = []
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._calls: Counter[tuple[str, str | None]] = Counter()
+        self._active = self._busy = False
+        self._listener: _Listener | None = None
+        self._by_key: dict[Key, list[Placement]] = {}
+        self._handles.append(
+            self.model.register_forward_pre_hook(_Hook(self._before), with_kwargs=True)
+        )
+        self._handles.append(self.model.register_forward_hook(_Hook(self._after), always_call=True))
+        weakref.finalize(self, _remove_all, self._handles)
+
+    # What subclasses do.
+
+    @abstractmethod
+    def _wanted(self) -> bool:
+        """Whether faults strike in the forward pass that begins."""
+
+    @abstractmethod
+    def _strike(self, value: Tensor, placements: list[Placement]) -> Tensor:
+        """The value (B, *shape) of one site, as the rest of the model shall see it."""
+
+    @abstractmethod
+    def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Called before a wanted forward pass."""
+
+    @abstractmethod
+    def _end(self, output: Any) -> None:
+        """Called after a wanted forward pass, with None if it raised."""
+
+    # What users do.
+
+    @property
+    def sites(self) -> list[str]:
+        """Names of the struck sites; empty before the first forward pass."""
+        return [placement.site.name for placement in self.placements]
+
+    def remove(self) -> None:
+        """Takes every hook off the model. Calling it twice does no harm."""
+        _remove_all(self._handles)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.remove()
+
+    def __getstate__(self) -> dict[str, Any]:
+        transient = "placements _handles _calls _active _busy _listener _by_key".split()
+        state = {k: v for k, v in self.__dict__.items() if k not in transient}
+        return {**state, "_attached": bool(self._handles)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        attached = state.pop("_attached")
+        self.__dict__.update(state)
+        self._attach()
+        if not attached:
+            self.remove()
+
+    # The hooks.
+
+    @property
+    def _original(self) -> nn.Module:
+        """The module whose sites are struck: what ``torch.compile`` was given."""
+        found = getattr(self.model, "_orig_mod", self.model)
+        assert isinstance(found, nn.Module)
+        return found
+
+    @property
+    def _is_compiled(self) -> bool:
+        return self._original is not self.model
+
+    def _before(
+        self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if self._busy or torch.compiler.is_compiling() or not self._wanted():
+            return None
+        if not self.placements:
+            self._discover(args)
+        self._active = True
+        self._calls.clear()
+        self._begin(args, kwargs)
+        if self._is_compiled:
+            return None
+        if self._listener is not None:
+            self._listener.modules[:] = [("", isinstance(self.model, ACTIVATION_MODULES))]
+            self._listener.__enter__()  # type: ignore[no-untyped-call]
+        entry = self._by_key.get(_INPUT)
+        return ((self._strike(args[0], entry), *args[1:]), kwargs) if entry else None
+
+    def _after(self, _: nn.Module, __: Any, output: Any) -> None:
+        if not self._active:
+            return
+        self._active = False
+        if self._listener is not None and not self._is_compiled:
+            self._listener.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        self._end(output)
+
+    def _at_site(self, _: nn.Module, __: Any, output: Any, path: str) -> Any:
+        return self._report(path, None, output) if self._active else None
+
+    def _enter(self, _: nn.Module, __: Any, path: str, is_activation: bool) -> None:
+        if self._active and self._listener is not None:
+            self._listener.modules.append((path, is_activation))
+
+    def _leave(self, *_: Any) -> None:
+        if self._active and self._listener is not None:
+            self._listener.modules.pop()
+
+    def _report(self, path: str, function: str | None, value: Any) -> Any:
+        call = self._calls[path, function]
+        self._calls[path, function] += 1
+        struck = self._by_key.get((path, function, call))
+        return value if struck is None else self._strike(value, struck)
+
+    def _discover(self, args: tuple[Any, ...]) -> None:
+        """Finds the sites and hooks them."""
+        if len(args) != 1 or not isinstance(args[0], Tensor) or args[0].dim() == 0:
+            given = ", ".join(type(a).__name__ for a in args) or "none"
+            raise ModelError(
+                f"model: called with ({given}); the model must take one tensor with the batch "
+                "first: wrap it in a module that does"
+            )
+        model = self._original
+        with self._undisturbed(model) as tensors, torch.no_grad():
+            x = args[0].detach().clone()
+            available = find_sites(model, x, lambda v: functional_call(model, tensors, (v,)))
+        self.placements = _place(self.faults, self._pattern, available)
+        for p in self.placements:
+            self._by_key.setdefault(_key_of(p.site), []).append(p)
+        if self._is_compiled:
+            return
+        functional = any(function is not None for _, function, _ in self._by_key)
+        paths = {path for path, function, _ in self._by_key if path and function is None}
+        if functional:
+            self._listener = _Listener(self._report)
+        for path, module in model.named_modules():
+            if functional and module is not model:
+                kind = isinstance(module, ACTIVATION_MODULES)
+                self._handles.append(
+                    module.register_forward_pre_hook(_Hook(self._enter, path, kind))
+                )
+                self._handles.append(
+                    module.register_forward_hook(_Hook(self._leave), always_call=True)
+                )
+            if path in paths and self._has_module_site(path):
+                self._handles.append(module.register_forward_hook(_Hook(self._at_site, path)))
+
+    def _has_module_site(self, path: str) -> bool:
+        return any(
+            p.site.module == path and p.site.kind in ("activation", "module")
+            for p in self.placements
+        )
+
+    @contextmanager
+    def _undisturbed(self, model: nn.Module) -> Iterator[dict[str, Tensor]]:
+        """Evaluation mode, with tensors to run on instead of the model's own buffers."""
+        modes = [(module, module.training) for module in model.modules()]
+        tensors: dict[str, Tensor] = dict(model.named_parameters())
+        tensors |= {name: buffer.clone() for name, buffer in model.named_buffers()}
+        self._busy = True
+        try:
+            for module, _ in modes:
+                module.training = False
+            with torch.random.fork_rng(devices=_devices(model)):
+                yield tensors
+        finally:
+            self._busy = False
+            for module, training in modes:
+                module.training = training
+
+
+_INPUT: Key = ("<input>", None, 0)
+
+
+def _key_of(site: Site) -> Key:
+    return _INPUT if site.kind == "input" else (site.module, site.function, site.call)
+
+
+def _devices(model: nn.Module) -> list[int]:
+    """Indices of the CUDA devices whose random state a forward pass may use."""
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    return sorted({d.index or 0 for d in devices})
+
+
+def _remove_all(handles: list[torch.utils.hooks.RemovableHandle]) -> None:
+    while handles:
+        handles.pop().remove()
+
+
+def _check_faults(faults: object) -> None:
+    """What can be said of faults before the sites are known."""
+    values = list(faults.values()) if isinstance(faults, Mapping) else [faults]
+    if not values or not all(isinstance(fault, Fault) for fault in values):
+        raise ArgumentError(
+            f"faults={faults!r}: give a fault such as NeuronCrash(p=0.05), or a mapping from site "
+            "names to faults"
+        )
+
+
+def mean_of(fault: Fault) -> float:
+    """E e of a fault coordinate."""
+    return fault.rate if fault.is_bernoulli else 0.0
+
+
+def variance_of(fault: Fault) -> float:
+    """Var e of a fault coordinate: p (1 - p) for a Bernoulli one."""
+    return fault.rate * (1 - fault.rate) if fault.is_bernoulli else fault.rate**2

@@ -1,0 +1,614 @@
+"""Algorithm 1: change a network until it fails with at most a given probability.
+
+Asked for (epsilon, delta): P(some output moves by epsilon or more) <= delta. Two ways:
+
+- ``saddlepoint``: tails of the linear surrogate at the mean point (Lugannani-Rice), and the exact
+  binomial law of the median of replicas;
+- ``paper``: the main theorem of arXiv 1902.01686 (Chebyshev, balance, smoothness) and its rule for
+  the number of replicas once one network fails with probability below 1/3.
+
+Either way the result is verified by Monte Carlo on inputs that no decision saw, with a fresh seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+from crashsim_theory import (
+    balance,
+    median_failure,
+    published_replicas,
+    theorem_tail,
+)
+from torch import Tensor, nn
+
+from crashsim.analytic import (
+    Analysis,
+    double_precision,
+    mean_point_single,
+    mean_point_taylor,
+)
+from crashsim.architectures import Architecture, parse_architecture
+from crashsim.data import Data
+from crashsim.errors import ArgumentError
+from crashsim.intervals import proportion_interval
+from crashsim.montecarlo import check_epsilon, monte_carlo
+from crashsim.points import Floats, Points
+from crashsim.regularisers import Balance, Continuity, CrashVariance
+from crashsim.replicas import simulate_vote
+from crashsim.space import Faults, FaultSpace
+from crashsim.training import Recipe, accuracy, check_targets, train_classifier
+
+Method = Literal["saddlepoint", "paper"]
+SAFETY = 2.0  # theory must promise this many times less than asked for
+DESIGN_INPUTS, VERIFY_INPUTS = 32, 32
+_SINGLE_PASSES = 2**18  # forward passes up to which single faults are tried one by one
+_BALANCED, _CROWDED = 0.1, 0.1  # least q, largest delta_0 of the paper's way
+_FIRST_STRENGTH, _GROWTH = 1e-2, 10.0
+_MAX_STRENGTH = 1e3
+
+
+@dataclass(frozen=True)
+class Design:
+    """What may be changed about a network.
+
+    Attributes:
+        architecture: sizes and activation.
+        variance, continuity, balance: strengths of the regularisers.
+    """
+
+    architecture: Architecture
+    variance: float = 0.0
+    continuity: float = 0.0
+    balance: float = 0.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """One round: a network was trained and judged.
+
+    Attributes:
+        number: from 1.
+        design: what was trained.
+        accuracy: clean, on held-out examples.
+        failure: estimated probability that one network fails (a bound, in the paper's way).
+        replicas: copies needed, None if no number up to the limit suffices.
+        reason: why the next change is made, or why none is.
+        facts: q, delta_0 and the like.
+    """
+
+    number: int
+    design: Design
+    accuracy: float
+    failure: float
+    replicas: int | None
+    reason: str
+    facts: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Monte Carlo on fresh inputs with a fresh seed.
+
+    Attributes:
+        failure, low, high: P(some output of the vote moves by epsilon or more), averaged over
+            inputs, with its interval.
+        confidence: of the interval.
+        samples: networks (or groups of replicas) drawn.
+        seed: of the faults.
+        how: ``simulation`` of the network or the vote, or ``binomial``: the exact law of the vote
+            from the single network's measured limits.
+        met: the upper limit is at most delta.
+    """
+
+    failure: float
+    low: float
+    high: float
+    confidence: float
+    samples: int
+    seed: int
+    how: Literal["simulation", "binomial"]
+    met: bool
+
+
+@dataclass(frozen=True)
+class Hardened:
+    """What came out.
+
+    Attributes:
+        reached: the verification met the target.
+        statement: the result in plain words; what cannot be reached, and why.
+        model: the last network that was tried, or the one that met the target.
+        design: how it was trained.
+        replicas: copies whose median is the output.
+        accuracy: on the verification data, clean.
+        verification: None where theory gave up before.
+        steps: the path.
+    """
+
+    reached: bool
+    statement: str
+    model: nn.Module
+    design: Design
+    replicas: int
+    accuracy: float
+    verification: Verification | None
+    steps: list[Step]
+
+    def to_dict(self) -> dict[str, Any]:
+        def plain(step: Step) -> dict[str, Any]:
+            design = {**asdict(step.design), "architecture": str(step.design.architecture)}
+            return {**asdict(step), "design": design}
+
+        return {
+            "schema": 1,
+            "reached": self.reached,
+            "statement": self.statement,
+            "architecture": str(self.design.architecture),
+            "replicas": self.replicas,
+            "accuracy": self.accuracy,
+            "verification": None if self.verification is None else asdict(self.verification),
+            "steps": [plain(step) for step in self.steps],
+        }
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far hardening may go.
+
+    Attributes:
+        width: hidden layers may grow by this factor.
+        replicas: most copies.
+        accuracy_loss: clean accuracy that may be given up, against the first network.
+        steps: networks trained at most.
+        samples: Monte Carlo samples of the verification at most.
+    """
+
+    width: float = 8.0
+    replicas: int = 9
+    accuracy_loss: float = 0.02
+    steps: int = 16
+    samples: int = 400_000
+
+    def __post_init__(self) -> None:
+        if not self.width >= 1:
+            raise ArgumentError(f"width={self.width!r}; give a factor of at least 1")
+        for name in ("replicas", "steps"):
+            if getattr(self, name) < 1:
+                raise ArgumentError(f"{name}={getattr(self, name)!r}; give at least 1")
+        if not 0 <= self.accuracy_loss <= 1:
+            raise ArgumentError(f"accuracy_loss={self.accuracy_loss!r}; give a share, as 0.02")
+        if self.samples < 100:
+            raise ArgumentError(f"samples={self.samples!r}; give at least 100")
+
+
+def harden(
+    architecture: str | Architecture,
+    training: Data,
+    test: Data,
+    faults: Faults,
+    *,
+    epsilon: float,
+    delta: float,
+    sites: str = "hidden",
+    method: Method = "saddlepoint",
+    recipe: Recipe | None = None,
+    limits: Limits | None = None,
+    seed: int = 0,
+    confidence: float = 0.95,
+    report: Callable[[Step], None] | None = None,
+) -> Hardened:
+    """Trains networks until one, or the median of some, meets the target.
+
+    Args:
+        architecture: where to start; hidden layers may be widened.
+        training: a tenth of it is held out to decide with.
+        test: only for the verification.
+        faults, sites: as for ``FaultSpace``.
+        epsilon: the change of an output that counts as a failure, in units of the outputs.
+        delta: the failure probability allowed, averaged over inputs.
+        method: ``saddlepoint``, or ``paper`` for arXiv 1902.01686's own way.
+        recipe: how to train each network.
+        limits: how far to go.
+        seed: of everything.
+        confidence: of the verification.
+        report: called with each step as it is decided.
+
+    Raises:
+        ArgumentError: an argument out of its range, or data that does not fit.
+    """
+    check_epsilon(epsilon)
+    if not 0 < delta < 1:
+        raise ArgumentError(f"delta={delta!r}; give a probability between 0 and 1")
+    if method not in ("saddlepoint", "paper"):
+        raise ArgumentError(f"method={method!r}; choose 'saddlepoint' or 'paper'")
+    built = parse_architecture(architecture) if isinstance(architecture, str) else architecture
+    if len(built.sizes) < 3:
+        raise ArgumentError(f"architecture={str(built)!r}: has no hidden layer to harden")
+    return _Hardening(
+        built, training, test, faults, sites, epsilon, delta, method, recipe or Recipe(seed=seed),
+        limits or Limits(), seed, confidence, report,
+    ).run()  # fmt: skip
+
+
+class _Hardening:
+    """The loop, and what it knows."""
+
+    def __init__(
+        self,
+        start: Architecture,
+        training: Data,
+        test: Data,
+        faults: Faults,
+        sites: str,
+        epsilon: float,
+        delta: float,
+        method: Method,
+        recipe: Recipe,
+        limits: Limits,
+        seed: int,
+        confidence: float,
+        report: Callable[[Step], None] | None,
+    ) -> None:
+        check_targets(start.build(seed), test)
+        self._start, self._test = start, test
+        self._training, self._held_out = _split(training)
+        self._faults, self._sites = faults, sites
+        self._epsilon, self._delta, self._method = epsilon, delta, method
+        self._recipe, self._limits, self._seed = recipe, limits, seed
+        self._confidence, self._report = confidence, report
+        self._steps: list[Step] = []
+        self._looks = 0
+        self._highest = _MAX_STRENGTH  # variance strength that accuracy has been seen to bear
+        self._best_accuracy = 0.0
+
+    def run(self) -> Hardened:
+        design: Design | None = Design(self._start)
+        verification = None
+        model: nn.Module = nn.Identity()
+        while design is not None and len(self._steps) < self._limits.steps:
+            current = design
+            model = self._train(current)
+            reached_accuracy = accuracy(model, self._held_out)
+            self._best_accuracy = max(self._best_accuracy, reached_accuracy)
+            judged = self._judge(model)
+            failed = ""
+            lost = self._best_accuracy - reached_accuracy
+            if judged.replicas is not None and lost <= self._limits.accuracy_loss:
+                verification = self._verify(model, judged.replicas)
+                if verification.met:
+                    step = self._record(current, reached_accuracy, judged, _promise(judged))
+                    return self._finish(model, step, verification)
+                failed = (
+                    f"theory promises {judged.failure:.2g}, but Monte Carlo finds up to "
+                    f"{verification.high:.2g}; "
+                )
+            design, reason = self._next(current, reached_accuracy, judged)
+            step = self._record(current, reached_accuracy, judged, failed + reason)
+        if design is not None:
+            reason = f"the limit of {self._limits.steps} steps is reached"
+        return self._give_up(model, step, verification, reason)
+
+    # Train.
+
+    def _train(self, design: Design) -> nn.Module:
+        model = design.architecture.build(self._seed)
+        with ExitStack() as stack:
+            penalties: list[Callable[[Tensor], Tensor]] = []
+            if design.variance:
+                penalties.append(
+                    stack.enter_context(
+                        CrashVariance(
+                            model, self._faults, self._sites, design.variance, seed=self._seed
+                        )
+                    )
+                )
+            if design.continuity:
+                penalties.append(Continuity(model, design.continuity))
+            if design.balance:
+                penalties.append(Balance(model, design.balance))
+            train_classifier(model, self._training, self._recipe, penalties=penalties)
+        return model
+
+    # Judge.
+
+    def _judge(self, model: nn.Module) -> _Judgement:
+        inputs = self._held_out.first(DESIGN_INPUTS).inputs
+        space = double_precision(FaultSpace(model, inputs, self._faults, self._sites))
+        analysis = Analysis()
+        mean_point_taylor(space, analysis)
+        if 2 * space.N * space.B <= _SINGLE_PASSES:
+            mean_point_single(space, analysis)
+        if self._method == "paper":
+            return self._judge_as_paper(model, space, analysis)
+        surrogate = analysis.surrogate
+        assert surrogate is not None
+        upper = surrogate.saddlepoint(self._epsilon, "upper")
+        lower = surrogate.saddlepoint(self._epsilon, "lower")
+        one = vote_failure(1, upper, lower)
+        count = next(
+            (
+                r
+                for r in range(1, self._limits.replicas + 1, 2)
+                if vote_failure(r, upper, lower) * SAFETY <= self._delta
+            ),
+            None,
+        )
+        return _Judgement(
+            one, count, {"shift": float(np.abs(surrogate.mean).max())}, surrogate.mean
+        )
+
+    def _judge_as_paper(
+        self, model: nn.Module, space: FaultSpace, analysis: Analysis
+    ) -> _Judgement:
+        surrogate = analysis.surrogate
+        assert surrogate is not None
+        q = min(balance(w) for w in _hidden_weights(model))
+        p = float(space.mean_point.mean())
+        curvature = _curvature(space, p)
+        failures, crowded, bent = [], [], []
+        for b in range(space.B):
+            k = int(surrogate.variance[b].argmax())
+            tail = theorem_tail(
+                abs(float(surrogate.mean[b, k])), float(surrogate.variance[b, k]), self._epsilon,
+                n=space.N, p=p, q=max(q, 1e-6), curvature=float(curvature[b, k]),
+            )  # fmt: skip
+            failures.append(min(1.0, space.K * tail.probability))
+            crowded.append(tail.delta_0)
+            bent.append(curvature[b, k] * tail.alpha**2 / 2)
+        failure = float(np.mean(failures))
+        count = published_replicas(self._delta) if failure < 1 / 3 else None
+        if failure <= self._delta:
+            count = 1
+        facts = {
+            "q": q,
+            "delta_0": float(np.mean(crowded)),
+            "remainder": float(np.mean(bent)),
+        }
+        return _Judgement(failure, count, facts, surrogate.mean)
+
+    # Decide.
+
+    def _next(
+        self, design: Design, reached: float, judged: _Judgement
+    ) -> tuple[Design | None, str]:
+        """The next design and why; None where nothing is left to try."""
+        lost = self._best_accuracy - reached
+        if lost > self._limits.accuracy_loss and design.variance > 0:
+            self._highest = design.variance / _GROWTH
+            calmer = replace(design, variance=self._highest if self._highest >= 1e-3 else 0.0)
+            why = f"accuracy fell by {lost:.1%}: less strength, more neurons"
+            return self._wider(calmer, why)
+        if self._method == "paper":
+            q, delta_0 = judged.facts["q"], judged.facts["delta_0"]
+            if q < _BALANCED and design.balance < 1e-1:
+                strength = design.balance * _GROWTH or 1e-3
+                return (
+                    replace(design, balance=strength),
+                    f"q = {q:.2g} < {_BALANCED}: some neurons count for too much; balance them",
+                )
+            if delta_0 > _CROWDED:
+                return self._wider(
+                    design, f"delta_0 = {delta_0:.2g}: too few neurons to count on their average"
+                )
+            if judged.facts["remainder"] > self._epsilon / 2 and design.continuity < 1e-1:
+                strength = design.continuity * _GROWTH or 1e-3
+                return (
+                    replace(design, continuity=strength),
+                    f"the remainder {judged.facts['remainder']:.2g} is too large beside epsilon: "
+                    "neighbouring neurons must compute similar functions",
+                )
+        said = f"one network fails with probability {judged.failure:.2g}"
+        stronger = design.variance * _GROWTH or _FIRST_STRENGTH
+        if stronger <= self._highest:
+            return replace(design, variance=stronger), f"{said}: penalise the variance more"
+        return self._wider(design, f"{said} and accuracy bears no more strength: add neurons")
+
+    def _wider(self, design: Design, why: str) -> tuple[Design | None, str]:
+        sizes = design.architecture.sizes
+        hidden = tuple(2 * n for n in sizes[1:-1])
+        if hidden[0] > self._limits.width * self._start.sizes[1]:
+            return None, f"{why}; but the layers may grow {self._limits.width:g} times at most"
+        wider = replace(design.architecture, sizes=(sizes[0], *hidden, sizes[-1]))
+        return replace(design, architecture=wider), why
+
+    # Verify.
+
+    def _verify(self, model: nn.Module, replicas: int) -> Verification:
+        """Fresh faults on fresh inputs; look j may err with probability alpha / (j (j + 1))."""
+        self._looks += 1
+        alpha = (1 - self._confidence) / (self._looks * (self._looks + 1))
+        seed = (self._seed + 1) * 1_000_003 + self._looks
+        inputs = self._test.first(VERIFY_INPUTS).inputs
+        space = FaultSpace(model, inputs, self._faults, self._sites)
+        return verify(
+            space, self._epsilon, self._delta, replicas, seed, 1 - alpha, self._limits.samples
+        )
+
+    # Report.
+
+    def _record(self, design: Design, reached: float, judged: _Judgement, reason: str) -> Step:
+        step = Step(
+            len(self._steps) + 1,
+            design,
+            reached,
+            judged.failure,
+            judged.replicas,
+            reason,
+            judged.facts,
+        )
+        self._steps.append(step)
+        if self._report:
+            self._report(step)
+        return step
+
+    def _finish(self, model: nn.Module, step: Step, verification: Verification) -> Hardened:
+        assert step.replicas is not None
+        what = "one network" if step.replicas == 1 else f"the median of {step.replicas} networks"
+        statement = (
+            f"Reached: {what} {step.design.architecture} moves an output by {self._epsilon:g} or "
+            f"more with probability {verification.failure:.2g}, at most {verification.high:.2g} "
+            f"with {verification.confidence:.4g} confidence; asked for {self._delta:g}."
+        )
+        return Hardened(
+            True, statement, model, step.design, step.replicas, accuracy(model, self._test),
+            verification, self._steps,
+        )  # fmt: skip
+
+    def _give_up(
+        self, model: nn.Module, step: Step, verification: Verification | None, reason: str
+    ) -> Hardened:
+        best = min(self._steps, key=lambda s: s.failure)
+        shift = step.facts.get("shift", 0.0)
+        why = ""
+        if shift >= self._epsilon:
+            why = (
+                f" The mean shift of an output, {shift:.2g}, exceeds epsilon: no number of "
+                "replicas averages it out; raise epsilon or lower the faults' rate."
+            )
+        elif verification is not None and verification.how == "simulation":
+            why = (
+                f" Monte Carlo proves no less than {verification.high:.2g} with "
+                f"{verification.samples:,} samples."
+            )
+        statement = (
+            f"Not reached: {reason}. The best single network fails with probability "
+            f"{best.failure:.2g} by theory ({best.design.architecture}, step {best.number}); asked "
+            f"for {self._delta:g}, with up to {self._limits.replicas} replicas.{why}"
+        )
+        return Hardened(
+            False, statement, model, step.design, step.replicas or 1, accuracy(model, self._test),
+            verification, self._steps,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Judgement:
+    failure: float
+    replicas: int | None
+    facts: dict[str, float]
+    mean: Floats
+
+
+def vote_failure(replicas: int, upper: Floats, lower: Floats) -> float:
+    """P(the median of R copies moves some output too far), averaged over inputs.
+
+    Args:
+        replicas: R, odd.
+        upper, lower: (B, K), P(Delta >= epsilon) and P(Delta <= -epsilon) of one copy.
+    """
+    total = 0.0
+    for row_up, row_down in zip(upper, lower, strict=True):
+        pairs = zip(np.clip(row_up, 0, 1), np.clip(row_down, 0, 1), strict=True)
+        total += min(1.0, sum(median_failure(replicas, float(u), float(d)) for u, d in pairs))
+    return total / len(upper)
+
+
+def verify(
+    space: FaultSpace,
+    epsilon: float,
+    delta: float,
+    replicas: int,
+    seed: int,
+    confidence: float = 0.95,
+    samples: int = 400_000,
+) -> Verification:
+    """Measures the failure probability of a network, or of the median of several.
+
+    For replicas there are two ways, each with half of the error probability, and the lower limit
+    of the two counts: simulate votes, or measure one copy and apply the exact binomial law to its
+    limits (the only way where delta is small).
+    """
+    wanted = min(samples, max(5_000, math.ceil(20 / delta)))
+    if replicas == 1:
+        tail = next(
+            e
+            for e in monte_carlo(
+                space, epsilon=epsilon, samples=wanted, seed=seed, confidence=confidence
+            ).estimates
+            if (e.quantity, e.input, e.output) == ("tail", "all", "all")
+        )
+        low, high = tail.low or 0.0, 1.0 if tail.high is None else tail.high
+        return Verification(
+            tail.value, low, high, confidence, wanted, seed, "simulation", high <= delta
+        )
+    half = 1 - (1 - confidence) / 2
+    trials = max(2, min(wanted, samples // replicas))
+    simulated = simulate_vote(space, replicas, epsilon, trials=trials, seed=seed, confidence=half)
+    pooled = simulated.pooled
+    assert pooled.low is not None
+    assert pooled.high is not None
+    by_vote = Verification(
+        float(pooled.value), float(pooled.low), float(pooled.high), confidence, trials, seed,
+        "simulation", bool(pooled.high <= delta),
+    )  # fmt: skip
+    if by_vote.met:
+        return by_vote
+    value, limit = _binomial_limit(space, epsilon, replicas, seed + 500_000, half, wanted)
+    if limit >= by_vote.high:
+        return by_vote
+    return Verification(
+        value, 0.0, limit, confidence, wanted, seed + 500_000, "binomial", limit <= delta
+    )
+
+
+def _binomial_limit(
+    space: FaultSpace, epsilon: float, replicas: int, seed: int, confidence: float, samples: int
+) -> tuple[float, float]:
+    """Estimate and upper limit of the vote's failure from one copy's counts.
+
+    Every count's Clopper-Pearson limit holds at once (Bonferroni over 2 B K of them).
+    """
+    sampled = monte_carlo(space, epsilon=epsilon, samples=samples, seed=seed)
+    n = len(sampled.kept)
+    alpha = (1 - confidence) / (2 * space.B * space.K)
+    counts = [(sampled.kept >= epsilon).sum(0), (sampled.kept <= -epsilon).sum(0)]
+    limits = [proportion_interval(c, n, 2 * alpha).high for c in counts]
+    assert limits[0] is not None
+    assert limits[1] is not None
+    value = vote_failure(replicas, counts[0] / n, counts[1] / n)
+    return value, vote_failure(replicas, limits[0], limits[1])
+
+
+def _promise(judged: _Judgement) -> str:
+    if judged.replicas == 1:
+        return f"theory promises {judged.failure:.2g}: enough; verified"
+    return (
+        f"one network fails with probability {judged.failure:.2g}: the median of "
+        f"{judged.replicas} is enough; verified"
+    )
+
+
+def _curvature(space: FaultSpace, p: float) -> Floats:
+    """n^2 |F_ij| along the direction where all neurons crash alike, (B, K): an estimate.
+
+    From F(m) = F(0) + m . dF(0) + curvature p^2 / 2.
+    """
+    m = space.mean_point
+    linear = np.empty((space.B, space.K))
+    for part, gradient in space.gradients(np.zeros(space.N)):
+        linear[part] = gradient @ m
+    shift = space.outputs(Points.at(m))[0] - space.clean()
+    found: Floats = 2 * np.abs(shift - linear) / p**2
+    return found
+
+
+def _hidden_weights(model: nn.Module) -> list[Floats]:
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    return [layer.weight.detach().double().numpy() for layer in layers[:-1]]
+
+
+def _split(data: Data) -> tuple[Data, Data]:
+    """Nine tenths to train on, one tenth to decide with."""
+    cut = max(1, len(data.inputs) // 10)
+    if data.targets is None:
+        raise ArgumentError(f"data={data.name!r} has no targets; give classes to train on")
+    return (
+        replace(data, inputs=data.inputs[cut:], targets=data.targets[cut:]),
+        replace(data, inputs=data.inputs[:cut], targets=data.targets[:cut]),
+    )

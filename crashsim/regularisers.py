@@ -1,0 +1,546 @@
+"""Regularisers that make a network tolerate faults, for anyone's training loop.
+
+    penalty = CrashVariance(model, NeuronCrash(p=0.05), sites="hidden", strength=1e-2)
+    for x, y in loader:
+        output = model(x)
+        loss = criterion(output, y) + penalty(output)
+        loss.backward()
+        ...
+    penalty.remove()
+
+``CrashVariance`` is the variance of the outputs itself. ``Continuity`` and ``Balance`` push weights
+towards the continuous limit of arXiv 1902.01686. ``CrashTraining`` is the baseline that everyone
+uses: faults injected while training.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from crashsim.attached import Attached, _devices, _key_of, mean_of, variance_of
+from crashsim.errors import ArgumentError, ModelError
+from crashsim.faults import Fault
+from crashsim.points import Placement, check_seed
+from crashsim.sites import Action, Site, perturbing
+from crashsim.space import Faults
+
+_HALF_SCALE = 256.0  # keeps gradients of float16 outputs out of the subnormal numbers
+
+
+@dataclass
+class _Pass:
+    """One forward pass: its output, and the coordinates (B, n) inserted at each placement."""
+
+    output: weakref.ref[Tensor] | None = None
+    coordinates: list[tuple[Placement, Tensor]] = field(default_factory=list)
+    arguments: tuple[Any, ...] = ()
+    keywords: dict[str, Any] = field(default_factory=dict)
+    random_state: list[Tensor] = field(default_factory=list)
+    autocast: tuple[str, torch.dtype, bool] = ("cpu", torch.bfloat16, False)
+
+
+class CrashVariance(Attached):
+    """The first-order variance of a model's outputs under faults, as a penalty.
+
+    ``strength * mean over the batch of sum over outputs k of sum_i Var(e_i) (dF_k/de_i)^2``: the
+    ``taylor`` variance (arXiv 1902.01686, b3) at no faults, or ``mean-point-taylor`` at the mean
+    point. For a crash of neuron i, dF/de_i = -h_i dF/dh_i.
+
+    By default the sum over outputs is estimated without bias from one backward pass: with
+    independent signs s_bk = +-1, E (d/de sum s_bk F_bk)^2 = sum (dF_bk/de)^2. ``exact`` takes one
+    backward pass for each output (for faults of weights: for each output of each example).
+
+    The inserted coordinates are zero, so the model's outputs do not change. Forward passes without
+    gradients are left alone. With batch normalisation in training mode, the derivative includes an
+    example's effect on the others through the batch's statistics.
+
+    Args:
+        model: one tensor in, one out, batch first. Give a compiled model as ``torch.compile``
+            returned it: its penalty runs the original once more, since compiled graphs cannot be
+            differentiated twice.
+        faults: one fault (struck at ``sites``), or a mapping from site names or globs to faults.
+        sites: name or glob of the sites that a single fault strikes.
+        strength: factor of the penalty; the attribute may be changed while training.
+        at: ``"zero"``, or ``"mean"`` for the mean point (one more forward pass, with the same
+            dropout masks).
+        exact: the exact sum over outputs instead of the unbiased estimate.
+        draws: random combinations to average over.
+        seed: of the signs; global random state is never used.
+
+    Attributes:
+        variance: the penalty of the last call without its strength, detached.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        faults: Faults,
+        sites: str = "hidden",
+        strength: float = 1.0,
+        *,
+        at: Literal["zero", "mean"] = "zero",
+        exact: bool = False,
+        draws: int = 1,
+        seed: int = 0,
+    ) -> None:
+        _check_strength(strength)
+        if at not in ("zero", "mean"):
+            raise ArgumentError(f"at={at!r}; choose 'zero' or 'mean'")
+        if not isinstance(draws, int) or draws < 1:
+            raise ArgumentError(f"draws={draws!r}; give an integer of at least 1")
+        self.strength, self.at, self.exact, self.draws = strength, at, exact, draws
+        self.variance = torch.zeros(())
+        self._generator = torch.Generator().manual_seed(check_seed(seed))
+        self._passes: list[_Pass] = []
+        super().__init__(model, faults, sites)
+
+    def __call__(self, output: Tensor) -> Tensor:
+        """The penalty, a scalar to add to the loss.
+
+        Args:
+            output: (B, ...) what ``model(x)`` returned. Without compilation and at ``"zero"``,
+                anything computed from it for each example will do, such as the losses
+                ``cross_entropy(model(x), y, reduction="none")``: their variance is penalised.
+
+        Raises:
+            ArgumentError: the output has no batch axis, or stems from no pass that was seen.
+        """
+        if not isinstance(output, Tensor) or output.dim() == 0 or not output.is_floating_point():
+            what = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else repr(output)
+            raise ArgumentError(
+                f"output: {what} is no batch of outputs; give what model(x) returned, or the loss "
+                "of each example (reduction='none')"
+            )
+        if not self._handles:
+            raise ArgumentError("penalty: was removed from its model; create it anew")
+        if self.strength == 0:
+            return output.new_zeros(())
+        seen = self._pass_of(output)
+        if self._replays:
+            output, coordinates = self._replay(seen)
+            weights: dict[str, list[Placement]] = {}
+        else:
+            coordinates, weights = seen.coordinates, self._weight_placements()
+        variance = self._sum_of_squares(output.reshape(len(output), -1), coordinates, weights)
+        self.variance = variance.detach()
+        return self.strength * variance
+
+    # Recording.
+
+    @property
+    def _replays(self) -> bool:
+        return self.at == "mean" or self._is_compiled
+
+    def _wanted(self) -> bool:
+        return torch.is_grad_enabled() and self.strength != 0
+
+    def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        current = _Pass()
+        if self._replays:
+            kind = next((p.device.type for p in self._original.parameters()), "cpu")
+            enabled = torch.is_autocast_enabled(kind)
+            current.arguments, current.keywords = args, kwargs
+            current.autocast = kind, torch.get_autocast_dtype(kind), enabled
+            if self._original.training:
+                current.random_state = _random_state(self._original)
+        # Passes whose output is gone can no longer be asked about, but for the last one, whose
+        # losses may be alive while its output is not.
+        alive = [p for p in self._passes if p.output is not None and p.output() is not None]
+        self._passes = [*alive, current]
+
+    def _end(self, output: Any) -> None:
+        if isinstance(output, Tensor):
+            self._passes[-1].output = weakref.ref(output)
+        else:
+            self._passes.pop()
+
+    def _strike(self, value: Tensor, placements: list[Placement]) -> Tensor:
+        if self._replays:
+            return value
+        return _insert(value, placements, self._passes[-1].coordinates, at_mean=False)
+
+    def _pass_of(self, output: Tensor) -> _Pass:
+        for seen in reversed(self._passes):
+            if seen.output is not None and seen.output() is output:
+                return seen
+        if self._passes and not self._replays and output.requires_grad:
+            return self._passes[-1]
+        raise ArgumentError(
+            f"output: a tensor of shape {tuple(output.shape)} that no forward pass of the model "
+            "under this penalty returned; call penalty(output) on output = model(x), with "
+            "gradients enabled; of a model compiled after the penalty was made, make the penalty "
+            "from what torch.compile returned"
+        )
+
+    def _replay(self, seen: _Pass) -> tuple[Tensor, list[tuple[Placement, Tensor]]]:
+        """The same pass again with the coordinates in it: same dropout, buffers left alone."""
+        model = self._original
+        coordinates: list[tuple[Placement, Tensor]] = []
+        at_mean = self.at == "mean"
+        tensors: dict[str, Tensor] = {n: b.clone() for n, b in model.named_buffers()}
+        parameters = dict(model.named_parameters())
+        for name, placed in self._weight_placements().items():
+            tensors[name] = _insert(parameters[name][None], placed, coordinates, at_mean)[0]
+        args = seen.arguments
+        actions: dict[Site, Action] = {}
+        for key, placed in self._by_key.items():
+            site = placed[0].site
+            if site.kind == "parameter":
+                continue
+
+            def act(value: Tensor, placed: list[Placement] = placed) -> Tensor:
+                return _insert(value, placed, coordinates, at_mean)
+
+            if key == _key_of(site) and site.kind == "input":
+                args = (act(args[0]), *args[1:])
+            else:
+                actions[site] = act
+        kind, dtype, enabled = seen.autocast
+        self._busy = True
+        try:
+            with (
+                torch.random.fork_rng(devices=_devices(model)),
+                torch.autocast(kind, dtype, enabled=enabled),
+                perturbing(model, actions),
+            ):
+                if seen.random_state:
+                    _set_random_state(model, seen.random_state)
+                output = functional_call(model, tensors, args, seen.keywords)
+        finally:
+            self._busy = False
+        return output, coordinates
+
+    def _weight_placements(self) -> dict[str, list[Placement]]:
+        return {
+            name: placed
+            for (name, _, _), placed in self._by_key.items()
+            if placed[0].site.kind == "parameter"
+        }
+
+    # Computing.
+
+    def _sum_of_squares(
+        self,
+        output: Tensor,
+        coordinates: list[tuple[Placement, Tensor]],
+        weights: dict[str, list[Placement]],
+    ) -> Tensor:
+        """Mean over examples of sum_k sum_i k2_i (dF_k/de_i)^2, from outputs (B, K)."""
+        parameters = self._parameters(weights)
+        in_weights = [e for p, e in coordinates if p.site.kind == "parameter"]
+        sources = [e for _, e in coordinates] + parameters
+        scale = _HALF_SCALE if output.dtype == torch.float16 else 1.0
+        total = output.new_zeros((), dtype=torch.promote_types(output.dtype, torch.float32))
+        found = False
+        for combination, share in self._combinations(output, bool(in_weights or parameters)):
+            if combination.requires_grad:
+                gradients = torch.autograd.grad(
+                    combination * scale, sources, create_graph=True, allow_unused=True
+                )
+                found = found or any(g is not None for g in gradients)
+                n = len(coordinates)
+                for (placement, _), g in zip(coordinates, gradients[:n], strict=True):
+                    total = total + share * _weighted_square(placement.fault, g, scale)
+                for placed, w, g in zip(weights.values(), parameters, gradients[n:], strict=True):
+                    for placement, g_e in _through(w, placed, g):
+                        total = total + share * _weighted_square(placement.fault, g_e, scale)
+        if not found:
+            raise ArgumentError(
+                f"output: of shape {tuple(output.shape)} depends on none of the sites "
+                f"{', '.join(self.sites)} in the last forward pass; give what model(x) returned"
+            )
+        return total / len(output)
+
+    def _combinations(self, output: Tensor, per_example: bool) -> list[tuple[Tensor, float]]:
+        """Scalars whose squared gradients, summed with these shares, are the sum of squares.
+
+        Examples do not share coordinates of neurons, so one backward pass serves the whole batch;
+        they share those of weights.
+        """
+        if not self.exact:
+            shape = (self.draws, *output.shape)
+            signs = torch.randint(0, 2, shape, generator=self._generator, dtype=torch.int8)
+            signs = signs.to(output.device, output.dtype) * 2 - 1
+            return [((sign * output).sum(), 1 / self.draws) for sign in signs]
+        rows = output.unbind(0) if per_example else [output.sum(0)]
+        return [(value, 1.0) for row in rows for value in row.unbind()]
+
+    def _parameters(self, weights: dict[str, list[Placement]]) -> list[Tensor]:
+        if not weights:
+            return []
+        named = dict(self._original.named_parameters())
+        for name in weights:
+            if not named[name].requires_grad:
+                raise ModelError(
+                    f"model: faults strike {name!r}, which is frozen; give sites among the "
+                    "trained weights, or use at='mean'"
+                )
+        return [named[name] for name in weights]
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        return {**state, "_passes": [], "_generator": self._generator.get_state()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        generator = torch.Generator()
+        generator.set_state(state.pop("_generator"))
+        super().__setstate__({**state, "_generator": generator})
+
+
+def _insert(
+    value: Tensor,
+    placements: list[Placement],
+    coordinates: list[tuple[Placement, Tensor]],
+    at_mean: bool,
+) -> Tensor:
+    """The value (B, *shape) with new coordinates (B, n) in it, which join ``coordinates``."""
+    shape = tuple(value.shape[1:])
+    for p in placements:
+        size = (len(value), p.fault.coordinate_count(shape))
+        e = value.new_full(size, mean_of(p.fault) if at_mean else 0.0).requires_grad_()
+        coordinates.append((p, e))
+        value = p.fault.perturb(value, e, shape)
+    return value
+
+
+def _through(
+    weight: Tensor, placements: list[Placement], gradient: Tensor | None
+) -> list[tuple[Placement, Tensor]]:
+    """Derivatives by the coordinates of a weight, from the derivative by the weight."""
+    if gradient is None:
+        return []
+    coordinates: list[tuple[Placement, Tensor]] = []
+    struck = _insert(weight[None], placements, coordinates, at_mean=False)
+    found = torch.autograd.grad(
+        struck, [e for _, e in coordinates], gradient[None], create_graph=True
+    )
+    return [(p, g) for (p, _), g in zip(coordinates, found, strict=True)]
+
+
+def _weighted_square(fault: Fault, gradient: Tensor | None, scale: float) -> Tensor | float:
+    if gradient is None:
+        return 0.0
+    wide = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+    return variance_of(fault) / scale**2 * wide.square().sum()
+
+
+def _random_state(model: nn.Module) -> list[Tensor]:
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in _devices(model))]
+
+
+def _set_random_state(model: nn.Module, states: list[Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    for device, state in zip(_devices(model), states[1:], strict=True):
+        torch.cuda.set_rng_state(state, device)
+
+
+class CrashTraining(Attached):
+    """Faults injected while the model trains: the usual baseline (dropout, with any fault).
+
+    Every forward pass in training mode draws new faults: of neurons for each example, of weights
+    for the whole batch. In evaluation mode the model is clean.
+
+        with CrashTraining(model, NeuronCrash(p=0.05), sites="hidden"):
+            ...  # an ordinary training loop
+
+    Args:
+        model, faults, sites: as for ``CrashVariance``; compiled models must be compiled inside
+            (``torch.compile`` after this was made traces the hooks, or give it uncompiled).
+        inverse_scaling: divide by the mean factor 1 - p that crashes leave, as dropout does, so
+            that values keep their mean. Without it, the network learns to live with the shift.
+        seed: of the faults; global random state is never used.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        faults: Faults,
+        sites: str = "hidden",
+        *,
+        inverse_scaling: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.inverse_scaling = inverse_scaling
+        self._generator = torch.Generator().manual_seed(check_seed(seed))
+        self._swapped: list[tuple[nn.Module, str, nn.Parameter]] = []
+        super().__init__(model, faults, sites)
+        if self._is_compiled:
+            self.remove()
+            raise ModelError(
+                "model: compiled already; make CrashTraining from the module that was given to "
+                "torch.compile, and train that one"
+            )
+
+    def _wanted(self) -> bool:
+        return self.model.training
+
+    def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        modules = dict(self.model.named_modules())
+        for (path, _, _), placed in self._by_key.items():
+            if placed[0].site.kind == "parameter":
+                owner, _, name = path.rpartition(".")
+                module = modules[owner]
+                weight = module._parameters[name]
+                assert weight is not None
+                self._swapped.append((module, name, weight))
+                struck = self._strike(weight[None], placed)[0]
+                module._parameters[name] = struck
+
+    def _end(self, output: Any) -> None:
+        while self._swapped:
+            module, name, weight = self._swapped.pop()
+            module._parameters[name] = weight
+
+    def _strike(self, value: Tensor, placements: list[Placement]) -> Tensor:
+        shape = tuple(value.shape[1:])
+        for p in placements:
+            e = torch.empty(len(value), p.fault.coordinate_count(shape))
+            if p.fault.is_bernoulli:
+                e.bernoulli_(p.fault.rate, generator=self._generator)
+            else:
+                e.normal_(0, p.fault.rate, generator=self._generator)
+            value = p.fault.perturb(value, e.to(value), shape)
+            kept = 1 - p.fault.rate
+            if self.inverse_scaling and p.fault.name in ("neuron-crash", "weight-crash") and kept:
+                value = value / kept
+        return value
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_generator": self._generator.get_state()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        generator = torch.Generator()
+        generator.set_state(state.pop("_generator"))
+        super().__setstate__({**state, "_generator": generator})
+
+
+class _WeightPenalty:
+    """A penalty on the weights along the neurons of the hidden layers; it needs no outputs.
+
+    Args:
+        model: with at least one hidden layer.
+        strength: factor of the penalty; the attribute may be changed while training.
+        layers: the affine layers in their order, the output layer last; by default every Linear
+            and Conv module of the model, in the order of their definition.
+    """
+
+    def __init__(
+        self, model: nn.Module, strength: float = 1.0, layers: Sequence[nn.Module] | None = None
+    ) -> None:
+        _check_strength(strength)
+        self.strength = strength
+        if layers is None:
+            layers = [m for m in model.modules() if isinstance(m, _AFFINE)]
+        self._layers = list(layers)
+        if len(self._layers) < 2:
+            raise ArgumentError(
+                f"model: {len(self._layers)} affine layers, so no hidden neurons to arrange; "
+                "give a model with a hidden layer, or name the layers"
+            )
+
+    def __call__(self, output: Tensor | None = None) -> Tensor:
+        """The penalty, a scalar; ``output`` is ignored, so that all penalties are called alike."""
+        return self.strength * self.measure()
+
+    def measure(self) -> Tensor:
+        """The measured quantity, without the strength."""
+        raise NotImplementedError
+
+    def _incoming(self) -> list[Tensor]:
+        """Weights into each hidden layer, (neurons, inputs)."""
+        return [_weight_of(layer).flatten(1) for layer in self._layers[:-1]]
+
+
+class Continuity(_WeightPenalty):
+    """Neighbouring neurons compute similar functions: smoothness along the neuron index.
+
+    Summed over the hidden layers' incoming weights (rows) and, where sizes fit, outgoing weights
+    (columns): roughness^2 (mean square step between neighbours over that between unrelated
+    neurons) plus the squared relative deviation from a copy smoothed by a Gaussian of ``width``
+    neurons. Both are relative to the weights' size, so shrinking the weights does not help.
+    Source: the regulariser of arXiv 1902.01686; measures as in ``crashsim_theory.roughness`` and
+    ``smoothing_residual``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        strength: float = 1.0,
+        layers: Sequence[nn.Module] | None = None,
+        *,
+        width: float = 3.0,
+    ) -> None:
+        super().__init__(model, strength, layers)
+        if not 0 < width < math.inf:
+            raise ArgumentError(f"width={width!r}; give a positive number of neurons")
+        self.width = width
+
+    def measure(self) -> Tensor:
+        along = self._incoming()
+        for own, following in zip(self._layers, self._layers[1:], strict=False):
+            columns = _weight_of(following).transpose(0, 1).flatten(1)
+            if len(columns) == len(_weight_of(own)):
+                along.append(columns)
+        parts = [
+            _roughness_squared(w) + _residual_squared(w, self.width) for w in along if len(w) > 2
+        ]
+        return torch.stack(parts).sum() if parts else _weight_of(self._layers[0]).new_zeros(())
+
+
+class Balance(_WeightPenalty):
+    """No neuron counts for much more than another.
+
+    Mean over the hidden layers of max / min over neurons of (sum of absolute incoming weights)^2,
+    that is 1 / q^2 with the balance factor q of arXiv 1902.01686. It is at least 1, and grows
+    without bound as a neuron's weights vanish, so it is taken with its logarithm: log(1 / q^2).
+    """
+
+    def measure(self) -> Tensor:
+        logs = []
+        for w in self._incoming():
+            sums = w.abs().sum(1).clamp_min(torch.finfo(w.dtype).tiny).log()
+            logs.append(2 * (sums.max() - sums.min()))
+        return torch.stack(logs).mean()
+
+
+_AFFINE = (nn.Linear, nn.modules.conv._ConvNd)
+
+
+def _weight_of(layer: nn.Module) -> Tensor:
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+def _roughness_squared(w: Tensor) -> Tensor:
+    """As ``crashsim_theory.roughness``, squared and differentiable; w (neurons, inputs)."""
+    n = len(w)
+    unrelated = 2 * (w - w.mean(0)).square().mean() * n / (n - 1)
+    return (w[1:] - w[:-1]).square().mean() / unrelated.clamp_min(torch.finfo(w.dtype).tiny)
+
+
+def _residual_squared(w: Tensor, width: float) -> Tensor:
+    """As ``crashsim_theory.smoothing_residual``, squared and differentiable."""
+    reach = int(4 * width + 0.5)
+    steps = torch.arange(-reach, reach + 1, dtype=w.dtype, device=w.device)
+    kernel = torch.exp(-0.5 * (steps / width) ** 2)
+    padded = F.pad(w.T[:, None], (reach, reach), mode="replicate")
+    smooth = F.conv1d(padded, (kernel / kernel.sum())[None, None])[:, 0].T
+    size = w.square().mean().clamp_min(torch.finfo(w.dtype).tiny)
+    return (w - smooth).square().mean() / size
+
+
+def _check_strength(strength: object) -> None:
+    if isinstance(strength, bool) or not isinstance(strength, int | float):
+        raise ArgumentError(f"strength={strength!r} is not a number")
+    if not 0 <= strength < math.inf:
+        raise ArgumentError(f"strength={strength!r}; give a finite number >= 0")

@@ -1,0 +1,385 @@
+"""Replicas: several independently faulty copies of a network and a vote among them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from crashsim_theory import (
+    PUBLISHED_LIMIT,
+    TheoryError,
+    median_failure,
+    published_replicas,
+    replicas_needed,
+)
+from torch import Tensor, nn
+
+from crashsim.errors import ArgumentError
+from crashsim.estimate import Values
+from crashsim.intervals import clustered_proportion_interval, proportion_interval
+from crashsim.points import Floats, Points, check_seed, sample_block, sample_points
+from crashsim.space import Faults, FaultSpace
+from crashsim.voters import VOTERS, Voter, make_voter
+
+Attack = Literal["far", "flip", "rival", "little"]
+ATTACKS: tuple[Attack, ...] = ("far", "flip", "rival", "little")
+
+
+class Replicated(nn.Module):
+    """R copies of a model, each with faults of its own, and a vote among their outputs.
+
+    The faults are permanent, as on R chips: they depend on the seed alone and are the same for
+    every input and call. For inference: outputs carry no gradient.
+
+    Args:
+        model: in evaluation mode.
+        count: number of copies R.
+        voter: a name of ``crashsim.voters`` or a function from (R, B, K) to (B, K).
+        faults: of each copy; None for copies that never fail by themselves.
+        sites: that a single fault strikes.
+        byzantine: how many of the copies lie, as ``attack`` says.
+        attack: see ``lie``.
+        f: bad copies that the voter allows for; by default as many as it can.
+        seed: of the faults; another seed stands for other chips.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        count: int,
+        voter: str | Voter = "median",
+        *,
+        faults: Faults | None = None,
+        sites: str = "hidden",
+        byzantine: int = 0,
+        attack: Attack = "far",
+        f: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ArgumentError(f"count={count!r}; give the number of copies, at least 1")
+        if not 0 <= byzantine <= count:
+            raise ArgumentError(f"byzantine={byzantine!r}; give 0 to count={count}")
+        self.model, self.count, self.faults, self.sites = model, count, faults, sites
+        self.byzantine, self.attack, self.seed = byzantine, attack, check_seed(seed)
+        self._vote = make_voter(voter, count, f)
+        self.train(model.training)
+
+    def copies(self, x: Tensor) -> Tensor:
+        """Outputs of each copy, (R, B, K); the last ``byzantine`` ones lie."""
+        if self.faults is None:
+            with torch.no_grad():
+                clean = self.model(x).flatten(1)
+            outputs = clean.expand(self.count, -1, -1)
+        else:
+            space = FaultSpace(self.model, x, self.faults, self.sites)
+            points = sample_points(space.placements, self.seed, self.count)
+            outputs = torch.from_numpy(space.outputs(points)).to(space.device, space.dtype)
+        return lie(outputs, self.byzantine, self.attack)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The vote, (B, K)."""
+        return self._vote(self.copies(x))
+
+
+def lie(outputs: Tensor, byzantine: int, attack: Attack) -> Tensor:
+    """The outputs (R, B, K) with the last ``byzantine`` copies replaced by lies.
+
+    Liars know what the honest copies say, and agree among themselves:
+
+    - ``far``: enormous values for every output (a stuck line);
+    - ``flip``: the honest average with its sign changed, ten times over;
+    - ``rival``: the honest average with the best class and the runner-up exchanged (plausible);
+    - ``little``: the honest average minus 1.5 honest standard deviations for the best class and
+      plus as many for the others (hidden in the noise; Baruch et al., NeurIPS 2019).
+    """
+    if attack not in ATTACKS:
+        raise ArgumentError(f"attack={attack!r}; choose among {', '.join(ATTACKS)}")
+    honest = outputs[: len(outputs) - byzantine]
+    if byzantine == 0 or len(honest) == 0:
+        return outputs
+    mean = honest.mean(0)
+    if attack == "far":
+        said = torch.full_like(mean, 1e6)
+        said[:, ::2] = -1e6
+    elif attack == "flip":
+        said = -10 * mean
+    else:
+        top = mean.topk(min(2, mean.shape[1]), dim=1).indices
+        best, rival = top[:, :1], top[:, -1:]
+        if attack == "rival":
+            said = mean.clone()
+            said.scatter_(1, best, mean.gather(1, rival))
+            said.scatter_(1, rival, mean.gather(1, best))
+        else:
+            direction = torch.ones_like(mean).scatter_(1, best, -1.0)
+            said = mean + 1.5 * direction * honest.std(0, correction=0)
+    return torch.cat([honest, said.expand(byzantine, -1, -1)])
+
+
+@dataclass(frozen=True)
+class ReplicaPlan:
+    """How many replicas reach a target, by the exact law and by the paper's rule.
+
+    Attributes:
+        target: failure probability asked for.
+        delta_upper, delta_lower: P(Delta >= eps) and P(Delta <= -eps) of one replica.
+        count: the smallest odd number with ``failure <= target``; None if no number helps.
+        failure: of the median of ``count`` replicas (a union over outputs; exact for one).
+        published: the rule 2 log(1/target) / log 3 of the paper's code.
+        published_failure: what that many replicas fail with, in truth.
+        warning: what is wrong with the rule here; None where it is safe.
+    """
+
+    target: float
+    delta_upper: float
+    delta_lower: float
+    count: int | None
+    failure: float | None
+    published: int
+    published_failure: float
+    warning: str | None
+
+
+def plan_replicas(
+    target: float, delta_upper: float, delta_lower: float = 0.0, outputs: int = 1
+) -> ReplicaPlan:
+    """The exact replica count beside the paper's.
+
+    Raises:
+        ArgumentError: a probability outside its range.
+    """
+    try:
+        published = published_replicas(target)
+        published_failure = median_failure(published, delta_upper, delta_lower, outputs)
+    except TheoryError as error:
+        raise ArgumentError(str(error)) from error
+    count: int | None
+    try:
+        count = replicas_needed(target, delta_upper, delta_lower, outputs)
+    except TheoryError:
+        count = None
+    failure = None if count is None else median_failure(count, delta_upper, delta_lower, outputs)
+    single = max(delta_upper, delta_lower)
+    warning = None
+    if published_failure > target:
+        warning = (
+            f"the published rule's {published} replicas fail with probability "
+            f"{published_failure:.2g}, not {target:.2g}: it holds only where one replica fails "
+            f"with probability <= {PUBLISHED_LIMIT:.4f} (here {single:.3g})"
+        )
+    elif count is not None and published > count:
+        warning = f"the published rule asks for {published} replicas where {count} do"
+    return ReplicaPlan(
+        target, delta_upper, delta_lower, count, failure, published, published_failure, warning
+    )
+
+
+@dataclass(frozen=True)
+class VoteFailure:
+    """P(|vote - F(0)| >= epsilon for some output), measured, with Clopper-Pearson intervals.
+
+    Attributes:
+        per_input: (B,) values.
+        pooled: average over inputs (), whose interval allows for inputs that share the copies.
+        trials: number of groups of copies.
+    """
+
+    per_input: Values
+    pooled: Values
+    trials: int
+
+
+def simulate_vote(
+    space: FaultSpace,
+    count: int,
+    epsilon: float,
+    voter: str | Voter = "median",
+    trials: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> VoteFailure:
+    """Builds ``trials`` groups of ``count`` faulty copies and lets each vote."""
+    vote = make_voter(voter, count)
+    if trials < 2:
+        raise ArgumentError(f"trials={trials!r}; give at least 2")
+    source = _samples(space, check_seed(seed))
+    shares, failed = [], np.zeros(space.B)
+    chunk = max(1, _CHUNK // (count * space.B * space.K))
+    for start in range(0, trials, chunk):
+        some = min(chunk, trials - start)
+        points = source(some * count)
+        outputs = torch.from_numpy(space.outputs(points)).reshape(some, count, space.B, space.K)
+        votes = vote(outputs.transpose(0, 1).reshape(count, some * space.B, space.K))
+        moved = np.abs(votes.reshape(some, space.B, space.K).numpy() - space.clean())
+        fails = (moved >= epsilon).any(2)
+        failed += fails.sum(0)
+        shares.append(fails.mean(1))
+    alpha = 1 - confidence
+    share = np.concatenate(shares)
+    pooled = clustered_proportion_interval(share.mean(), share.var(ddof=1), trials, alpha)
+    return VoteFailure(proportion_interval(failed, trials, alpha), pooled, trials)
+
+
+_CHUNK = 2**21  # outputs held at once
+
+
+def _samples(space: FaultSpace, seed: int) -> Callable[[int], Points]:
+    """A function that draws the next so many points of a seed's stream."""
+    left: list[Points] = []
+    block = 0
+
+    def draw(count: int) -> Points:
+        nonlocal block
+        while sum(part.count for part in left) < count:
+            left.append(sample_block(space.placements, seed, block))
+            block += 1
+        taken: list[Points] = []
+        while (missing := count - sum(part.count for part in taken)) > 0:
+            first = left.pop(0)
+            taken.append(first.part(0, min(missing, first.count)))
+            if first.count > missing:
+                left.insert(0, first.part(missing, first.count))
+        return _joined(taken)
+
+    return draw
+
+
+def _joined(parts: list[Points]) -> Points:
+    starts = np.cumsum([0, *(part.count for part in parts)])
+    return Points(
+        int(starts[-1]),
+        parts[0].base,
+        np.concatenate([part.rows + start for part, start in zip(parts, starts, strict=False)]),
+        np.concatenate([part.columns for part in parts]),
+        np.concatenate([part.values for part in parts]),
+    )
+
+
+@dataclass(frozen=True)
+class ByzantineTable:
+    """Which voter holds with how many bad copies of how many.
+
+    Attributes:
+        count: number of copies.
+        bad: numbers of bad copies tried.
+        voters: names.
+        wrong: (voters, bad, attacks) the share of votes that pick another class than the clean
+            network does.
+        attacks: names.
+    """
+
+    count: int
+    bad: tuple[int, ...]
+    voters: tuple[str, ...]
+    attacks: tuple[str, ...]
+    wrong: Floats
+
+    @property
+    def worst(self) -> Floats:
+        """(voters, bad): under the attack that hurts the voter most."""
+        found: Floats = self.wrong.max(2)
+        return found
+
+    def holds(self, tolerance: float = 0.05) -> dict[str, int]:
+        """For each voter, up to how many bad copies at most this share of votes is wrong."""
+        found = {}
+        for name, row in zip(self.voters, self.worst, strict=True):
+            fine = row <= tolerance
+            found[name] = -1 if not fine[0] else self.bad[int(np.argmin([*fine, False])) - 1]
+        return found
+
+    def text(self) -> str:
+        """The table, as plain text."""
+        lines = [
+            f"Votes for another class than the clean network's, worst of {len(self.attacks)} "
+            f"attacks, by bad copies of {self.count}:",
+            f"{'voter':18}" + "".join(f"{b:>8}" for b in self.bad),
+        ]
+        for name, row in zip(self.voters, self.worst, strict=True):
+            lines.append(f"{name:18}" + "".join(f"{value:>8.1%}" for value in row))
+        return "\n".join(lines)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One dictionary for each voter, number of bad copies and attack."""
+        return [
+            {"voter": v, "copies": self.count, "bad": b, "attack": a, "wrong": self.wrong[i, j, k]}
+            for i, v in enumerate(self.voters)
+            for j, b in enumerate(self.bad)
+            for k, a in enumerate(self.attacks)
+        ]
+
+    def plot(self, path: str | Path) -> None:
+        """Writes the picture."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6.5, 0.5 * len(self.voters) + 1.6), layout="constrained")
+        axes = figure.subplots()
+        image = axes.imshow(self.worst, cmap="RdYlGn_r", vmin=0, vmax=1, aspect="auto")
+        axes.set_yticks(range(len(self.voters)), self.voters)
+        axes.set_xticks(range(len(self.bad)), [str(b) for b in self.bad])
+        axes.set_xlabel(f"bad copies of {self.count}")
+        axes.set_title("wrong votes, worst attack", fontsize=10)
+        for i, row in enumerate(self.worst):
+            for j, value in enumerate(row):
+                axes.text(j, i, f"{value:.0%}", ha="center", va="center", fontsize=8)
+        figure.colorbar(image, ax=axes)
+        figure.savefig(path, dpi=120)
+
+
+def byzantine_table(
+    model: nn.Module,
+    inputs: Tensor,
+    count: int = 11,
+    *,
+    faults: Faults | None = None,
+    sites: str = "hidden",
+    voters: Sequence[str] = VOTERS,
+    attacks: Sequence[Attack] = ATTACKS,
+    trials: int = 20,
+    seed: int = 0,
+) -> ByzantineTable:
+    """Tries every voter with 0 to R - 1 over 2, and a few more, Byzantine copies.
+
+    Every voter is told the number of bad copies where it can bear that many, else it allows for
+    as many as it can.
+
+    Args:
+        model, inputs: a classifier and (B, ...) examples.
+        count: copies R.
+        faults: that honest copies suffer besides; None for none.
+        trials: draws of the honest copies' faults.
+    """
+    bad = tuple(range(min(count, (count + 1) // 2 + 2)))
+    space = None if faults is None else FaultSpace(model, inputs, faults, sites)
+    with torch.no_grad():
+        clean = model(inputs).flatten(1)
+    trials = 1 if space is None else trials
+    wrong = np.zeros((len(voters), len(bad), len(attacks)))
+    for trial in range(trials):
+        if space is None:
+            honest = clean.expand(count, -1, -1)
+        else:
+            points = sample_points(space.placements, check_seed(seed) + trial, count)
+            honest = torch.from_numpy(space.outputs(points)).to(clean)
+        for j, b in enumerate(bad):
+            for k, attack in enumerate(attacks):
+                said = lie(honest, b, attack)
+                for i, name in enumerate(voters):
+                    vote = _voter_told(name, count, b)
+                    wrong[i, j, k] += float(
+                        (vote(said).argmax(1) != clean.argmax(1)).float().mean()
+                    )
+    return ByzantineTable(count, bad, tuple(voters), tuple(attacks), wrong / trials)
+
+
+def _voter_told(name: str, count: int, bad: int) -> Voter:
+    try:
+        return make_voter(name, count, bad)
+    except ArgumentError:
+        return make_voter(name, count)

@@ -1,0 +1,218 @@
+"""Is the measure still a measure? Theory against Monte Carlo while training pushes theory down.
+
+An optimiser that lowers a formula may bend the formula away from what it stands for (Goodhart's
+law). A ``TrainingReport`` looks at held-out inputs now and then, and warns when the theoretical
+variance and the measured one part.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor, nn
+
+from crashsim.analytic import Analysis, mean_point_taylor, taylor
+from crashsim.errors import ArgumentError, CrashsimWarning
+from crashsim.estimate import Estimate
+from crashsim.montecarlo import monte_carlo
+from crashsim.space import Faults, FaultSpace
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look at a network in training; variances of Delta summed over outputs, mean over inputs.
+
+    Attributes:
+        step: as the caller counts.
+        taylor: the theoretical variance that ``CrashVariance`` penalises (at no faults).
+        mean_point: the same at the mean point.
+        measured, low, high: Monte Carlo's, with its interval.
+        accuracy: clean accuracy on the held-out inputs, if their classes are known.
+        crashed_accuracy: accuracy averaged over the Monte Carlo faults, likewise.
+    """
+
+    step: int
+    taylor: float
+    mean_point: float
+    measured: float
+    low: float
+    high: float
+    accuracy: float | None = None
+    crashed_accuracy: float | None = None
+
+    @property
+    def ratio(self) -> float:
+        """Theory over measurement: 1 if the penalty is still the thing itself."""
+        return self.taylor / self.measured if self.measured > 0 else 1.0
+
+
+class TrainingReport:
+    """Follows theory and Monte Carlo on held-out inputs during training.
+
+        report = TrainingReport(model, held_out, NeuronCrash(p=0.05), targets=classes)
+        for epoch in range(epochs):
+            ...
+            report.look(epoch)
+
+    Args:
+        model: the network in training; put in evaluation mode for each look, and back.
+        inputs: (B, ...) held-out inputs.
+        faults, sites: as for ``CrashVariance``.
+        targets: (B,) their classes, to follow accuracies too.
+        samples: Monte Carlo samples of a look.
+        band: a warning is given when theory over measurement leaves it, by more than Monte Carlo's
+            interval explains.
+        seed: of Monte Carlo; all looks see the same faults.
+
+    Attributes:
+        looks: what was seen, in order.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        faults: Faults,
+        sites: str = "hidden",
+        *,
+        targets: Tensor | None = None,
+        samples: int = 500,
+        band: tuple[float, float] = (0.5, 2.0),
+        seed: int = 0,
+    ) -> None:
+        if len(band) != 2 or not 0 < band[0] < 1 < band[1]:
+            raise ArgumentError(f"band={band!r}; give two numbers around 1, such as (0.5, 2)")
+        if targets is not None and len(targets) != len(inputs):
+            raise ArgumentError(f"targets: {len(targets)} for {len(inputs)} inputs; give one each")
+        self.model, self.inputs, self.faults, self.sites = model, inputs, faults, sites
+        self.targets, self.samples, self.band, self.seed = targets, samples, band, seed
+        self.looks: list[Look] = []
+
+    def look(self, step: int) -> Look:
+        """Measures the network as it is now.
+
+        Warns:
+            CrashsimWarning: theory over measurement is outside the band.
+        """
+        with _evaluating(self.model):
+            space = FaultSpace(self.model, self.inputs, self.faults, self.sites)
+            analysis = Analysis()
+            taylor(space, analysis)
+            mean_point_taylor(space, analysis)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", CrashsimWarning)
+                sampled = monte_carlo(space, samples=self.samples, seed=self.seed)
+        accuracy = crashed = None
+        if self.targets is not None:
+            targets = self.targets.cpu().numpy()
+            accuracy = float((space.clean().argmax(1) == targets).mean())
+            outputs = sampled.kept + space.clean()
+            crashed = float((outputs.argmax(2) == targets).mean())
+        measured = _total(sampled.estimates, "monte-carlo")
+        found = Look(
+            step,
+            _total(analysis.estimates, "taylor").value,
+            _total(analysis.estimates, "mean-point-taylor").value,
+            measured.value,
+            measured.low or 0.0,
+            float("inf") if measured.high is None else measured.high,
+            accuracy,
+            crashed,
+        )
+        self.looks.append(found)
+        self._warn(found)
+        return found
+
+    def _warn(self, look: Look) -> None:
+        low, high = self.band
+        if look.taylor > high * look.high:
+            side = "above"
+        elif look.taylor < low * look.low:
+            side = "below"
+        else:
+            return
+        nearer = abs(look.mean_point - look.measured) < abs(look.taylor - look.measured)
+        remedy = "use at='mean'" if nearer else "lower the strength, or use CrashTraining"
+        warnings.warn(
+            f"step {look.step}: the penalised variance is {look.ratio:.2g} times the measured one, "
+            f"{side} the band {low:g} to {high:g}: training has bent the formula away from the "
+            f"faults; {remedy}",
+            CrashsimWarning,
+            stacklevel=3,
+        )
+
+    @property
+    def bent(self) -> list[int]:
+        """Steps whose ratio was outside the band beyond Monte Carlo's interval."""
+        low, high = self.band
+        return [
+            look.step
+            for look in self.looks
+            if look.taylor > high * look.high or look.taylor < low * look.low
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        looks = [{**asdict(look), "ratio": look.ratio} for look in self.looks]
+        return {"schema": 1, "band": list(self.band), "bent": self.bent, "looks": looks}
+
+    def table(self) -> Table:
+        """For ``rich.print``."""
+        table = Table(title="Penalised variance against measured", title_justify="left", box=None)
+        for name in ("step", "theory", "mean point", "Monte Carlo", "ratio", "clean", "crashed"):
+            table.add_column(name, justify="right")
+        for look in self.looks:
+            table.add_row(
+                str(look.step),
+                f"{look.taylor:.3g}",
+                f"{look.mean_point:.3g}",
+                f"{look.measured:.3g} [{look.low:.3g}, {look.high:.3g}]",
+                f"{look.ratio:.2f}",
+                *("" if a is None else f"{a:.1%}" for a in (look.accuracy, look.crashed_accuracy)),
+            )
+        return table
+
+    def plot(self, path: str | Path) -> None:
+        """Writes a picture of both variances and their ratio along training."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(7, 4.5), layout="constrained")
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+        steps = [look.step for look in self.looks]
+        above.plot(steps, [look.taylor for look in self.looks], label="theory, at no faults")
+        above.plot(steps, [look.mean_point for look in self.looks], "--", label="at the mean point")
+        above.plot(steps, [look.measured for look in self.looks], "k.", label="Monte Carlo")
+        above.set(yscale="log", ylabel="Var Δ, all outputs")
+        above.legend(fontsize=8)
+        below.axhspan(*self.band, color="tab:green", alpha=0.15)
+        below.plot(steps, [look.ratio for look in self.looks], "k.-")
+        below.set(yscale="log", ylabel="theory / measured", xlabel="step")
+        figure.savefig(path, dpi=120)
+
+
+def _total(estimates: list[Estimate], method: str) -> Estimate:
+    return next(
+        e
+        for e in estimates
+        if (e.method, e.quantity, e.input, e.output) == (method, "variance", "all", "all")
+    )
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode within the block; every module's own mode afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in modes:
+            module.training = False
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
