@@ -106,11 +106,11 @@ def _idx(spec: str, folder: Path, split: Split) -> Data:
     if not folder.is_dir():
         raise FileError(f"data={spec!r}: {str(folder)!r} is no folder")
     own, other = _IMAGE_NAMES[split], _IMAGE_NAMES["test" if split == "train" else "train"]
-    if _find(folder, own):
-        images, targets = _read_pair(folder, own)
-        return _data(spec, images / 255, targets)
-    if _find(folder, other):
-        images, targets = _read_pair(folder, other)
+    found = [start for start in (own, other) if _find(folder, start)]
+    if found:
+        images, targets = _read_pair(folder, found[0])
+        if len(found) == 2:
+            return _data(spec, images / 255, targets)
         return _part(spec, images / 255, targets, split)
     raise FileError(
         f"data={spec!r}: {str(folder)!r} holds neither train-images nor t10k-images idx files; "
@@ -154,10 +154,10 @@ def _read_idx(path: Path) -> NDArray[Any]:
 
 def _numpy(spec: str) -> Data:
     try:
-        loaded = np.load(spec, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return _checked(spec, loaded, None)
-        with loaded:
+        with open(spec, "rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return _checked(spec, loaded, None)
             found = {name: loaded[name] for name in loaded.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise FileError(f"data: cannot read {spec!r} as a numpy file ({error})") from error

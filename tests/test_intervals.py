@@ -1,0 +1,85 @@
+"""Intervals against scipy's and against their definitions."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from crashsim.intervals import (
+    clustered_proportion_interval,
+    mean_interval,
+    proportion_interval,
+    quantile_interval,
+    variance_interval,
+)
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 10), (1, 10), (5, 10), (10, 10), (3, 100_000)])
+@pytest.mark.parametrize("alpha", [0.05, 0.001])
+def test_clopper_pearson(hits, n, alpha):
+    found = proportion_interval(np.array([hits]), n, alpha)
+    wanted = stats.binomtest(hits, n).proportion_ci(1 - alpha, method="exact")
+    assert found.low[0] == pytest.approx(wanted.low)
+    assert found.high[0] == pytest.approx(wanted.high)
+    assert found.value[0] == hits / n
+
+
+def test_clusters_of_one_input_are_nearly_clopper_pearson():
+    hits = np.zeros(500)
+    hits[:20] = 1
+    found = clustered_proportion_interval(
+        np.array([hits.mean()]), np.array([hits.var(ddof=1)]), 500, 0.05
+    )
+    wanted = stats.binomtest(20, 500).proportion_ci()
+    assert found.low[0] == pytest.approx(wanted.low, rel=0.02)
+    assert found.high[0] == pytest.approx(wanted.high, rel=0.02)
+
+
+def test_inputs_that_share_their_fate_count_once():
+    """Ten inputs that always fail together tell no more than one."""
+    together = np.zeros(500)
+    together[:20] = 1.0
+    apart = np.random.default_rng(0).binomial(10, 0.04, 500) / 10
+    widths = []
+    for shares in (together, apart):
+        found = clustered_proportion_interval(shares.mean(), shares.var(ddof=1), 500, 0.05)
+        widths.append(found.high - found.low)
+    assert widths[0] > 2.5 * widths[1]
+
+
+@pytest.mark.parametrize("mean", [0.0, 1.0])
+def test_clusters_without_a_hit_or_a_miss(mean):
+    found = clustered_proportion_interval(np.array([mean]), np.array([0.0]), 50, 0.05)
+    wanted = stats.binomtest(int(50 * mean), 50).proportion_ci()
+    assert (found.low[0], found.high[0]) == pytest.approx((wanted.low, wanted.high))
+
+
+def test_student():
+    x = np.random.default_rng(0).normal(size=12)
+    found = mean_interval(x.mean(), x.var(ddof=1), 12, 0.05)
+    wanted = stats.ttest_1samp(x, 0).confidence_interval()
+    assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high))
+
+
+def test_variance_of_nothing_seen_is_open_above():
+    found = variance_interval(np.array([0.0, 2.0]), np.array([0.0, 8.0]), 100, 0.05)
+    assert (found.low[0], found.high[0]) == (0, np.inf)
+    assert 0 < found.low[1] < 2 < found.high[1] < np.inf
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9, 0.99])
+@pytest.mark.parametrize("discrete", [False, True])
+def test_quantiles_hold_at_their_rate(level, discrete):
+    rng = np.random.default_rng(1)
+    x = rng.exponential(size=(300, 2000))
+    truth = stats.expon.ppf(level)
+    if discrete:
+        x, truth = np.ceil(x), np.ceil(truth)
+    found = quantile_interval(np.sort(x, axis=0), level, 0.05)
+    assert ((found.low <= truth) & (truth <= found.high)).mean() >= 0.94
+    assert (found.low <= found.value).all()
+    assert (found.value <= found.high).all()
+
+
+def test_a_quantile_beyond_the_sample_is_open():
+    found = quantile_interval(np.arange(10.0)[:, None], 0.99, 0.05)
+    assert found.high[0] == np.inf
