@@ -162,7 +162,7 @@ def tails(space: FaultSpace, analysis: Analysis, methods: set[str], epsilon: flo
                     method, "tail", _kind(method), values[method], level=epsilon, note=where
                 )
     if space.K > 1:
-        margins = _margins(space, surrogate)
+        margins = margins_of(space, surrogate)
         changes = tail_probabilities(margins, np.asarray(0.0), side="upper")
         for method in TAIL_METHODS:
             if method in methods:
@@ -202,7 +202,7 @@ def _kind(method: str) -> Literal["bound", "estimate"]:
     return "estimate" if method == "saddlepoint" else "bound"
 
 
-def _margins(space: FaultSpace, surrogate: LinearSurrogate) -> LinearSurrogate:
+def margins_of(space: FaultSpace, surrogate: LinearSurrogate) -> LinearSurrogate:
     """The margins (rival minus predicted class) of each input as linear surrogates, (B, K - 1)."""
     clean = space.clean()
     rows = np.arange(space.B)

@@ -14,6 +14,7 @@ from crashsim.enumeration import ExactDistribution, enumerate_space
 from crashsim.layer_bounds import NotApplicableError, layer_bounds
 from crashsim.montecarlo import MonteCarlo, monte_carlo
 from crashsim.plan import PROOFS, Plan
+from crashsim.rare import importance_sampling
 from crashsim.space import FaultSpace
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def compute(
             timed(name, lambda method=method: method(wide, analysis))  # type: ignore[misc]
     # Tails, shares and proofs need a surrogate: the differences' if computed, else the gradient's.
     tails = wanted & set(analytic.TAIL_METHODS)
-    needed = (tails or wanted & set(PROOFS)) and "mean-point-single" not in wanted
+    needed = wanted & {*tails, *PROOFS, "importance-sampling"} and "mean-point-single" not in wanted
     if needed or "mean-point-taylor" in wanted:
         timed("mean-point-taylor", lambda: analytic.mean_point_taylor(wide, analysis))
         if "mean-point-taylor" not in wanted:
@@ -116,6 +117,14 @@ def compute(
             ),
         )
         analysis.estimates += results.sampled.estimates
+    if "importance-sampling" in wanted and analysis.surrogate is not None:
+        output = int(np.argmax(analysis.surrogate.variance.mean(0)))
+        analysis.estimates += timed(
+            "importance-sampling",
+            lambda: importance_sampling(
+                space, analysis, epsilon=epsilon, output=output, seed=seed, confidence=confidence
+            ),
+        )
     if "hardware" in wanted:
         from crashsim.spiking import run_chip
 

@@ -12,11 +12,13 @@ from crashsim.computing import Results
 from crashsim.intervals import proportion_interval
 from crashsim.points import Floats
 from crashsim.proofs import Provable, linear_bracket
+from crashsim.rare import sample_union, tail_events
 from crashsim.space import FaultSpace
 
 _POINTS = 48
 _BINS = 60
 _CERTIFIED = 6  # points of a curve that get a certificate: each takes about a second
+_SAMPLED = 8  # points of a curve that are sampled
 _SMALLEST = 1e-9  # tail probability down to which the curves go
 
 
@@ -78,6 +80,8 @@ def curves_of(space: FaultSpace, results: Results) -> Curves | None:
         methods |= {m: v.tolist() for m, v in tail_probabilities(one, grid).items()}
     if results.proof is not None and one is not None:
         methods |= _proved_curves(space, results.proof, one, grid, row, output)
+    if one is not None and "importance-sampling" in results.timings:
+        methods["importance-sampling"] = _rare_curve(space, one, grid, row, output)
     if sampled is not None:
         size = np.abs(sampled.kept[:, row, output])
         hits = np.array([(size >= e).sum() for e in grid], dtype=float)
@@ -95,13 +99,30 @@ def _proved_curves(
     """A certificate at a few points of the grid; the exact curve where the output is linear."""
     if proof.is_linear:
         return {"linear-exact": linear_bracket(one, grid)[1].tolist()}
-    few = np.linspace(_POINTS // 8, _POINTS - 1, _CERTIFIED).astype(int)
     values = np.full(len(grid), np.nan)
     x = proof.inputs[row].reshape(space.inputs.shape[1:])
-    for i in few:
+    for i in _few(_CERTIFIED):
         found = certify(proof.network, x, proof.faults, float(grid[i]), output)
         values[i] = found.probability
     return {"certificate": values.tolist()}
+
+
+def _rare_curve(
+    space: FaultSpace, one: LinearSurrogate, grid: Floats, row: int, output: int
+) -> list[float]:
+    """Importance sampling at a few points of the grid."""
+    values = np.full(len(grid), np.nan)
+    alone = space.at_input(row)
+    for i in _few(_SAMPLED):
+        epsilon = float(grid[i])
+        found = sample_union(alone, tail_events(one, output, space.K, epsilon), seed=0)
+        values[i] = found.value if found.value > 0 else np.nan
+    return values.tolist()
+
+
+def _few(count: int) -> list[int]:
+    """Some places of the grid, evenly spread."""
+    return [int(i) for i in np.linspace(_POINTS // 8, _POINTS - 1, count)]
 
 
 def histogram_of(results: Results) -> Histogram | None:

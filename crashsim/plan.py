@@ -17,6 +17,7 @@ from crashsim.errors import ArgumentError
 from crashsim.estimate import METHODS
 from crashsim.faults import WeightCrash
 from crashsim.montecarlo import DEFAULT_SAMPLES
+from crashsim.rare import SAMPLES as IMPORTANCE_SAMPLES
 from crashsim.second_order import MAX_EXACT_HESSIAN, MAX_PAIRED
 from crashsim.space import FaultSpace
 
@@ -44,6 +45,7 @@ SCORED = (
     "linear-exact",
     "certificate",
     "monte-carlo",
+    "importance-sampling",
     "hardware",
 )
 
@@ -136,6 +138,8 @@ def _reason_against(method: str, space: FaultSpace, cost: float) -> str | None:
             return f"{space.N} coordinates: gradients of {space.B} inputs do not fit in memory"
         if space.B * space.K * cost > 10 * BUDGET:
             return f"{space.K} outputs: as many backward passes per input cost too much"
+    if method == "importance-sampling" and 2 * IMPORTANCE_SAMPLES * cost > BUDGET:
+        return "some thousand samples for each input cost too much"
     if method in ("norm", "absolute"):
         for p in space.placements:
             unit = getattr(p.fault, "group", None) == "unit"

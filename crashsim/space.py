@@ -113,6 +113,14 @@ class FaultSpace:
             space._clean = space._check_outputs().double().cpu().numpy()
         return space
 
+    def at_input(self, index: int) -> FaultSpace:
+        """The same space with one of its inputs alone."""
+        space = copy(self)
+        space.inputs = self.inputs[index : index + 1]
+        space.B = 1
+        space._clean = self._clean[index : index + 1]
+        return space
+
     def clean(self) -> Floats:
         """F(0): (B, K)."""
         return self._clean

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 PREFERENCE = (
     "exact",
     "monte-carlo",
+    "importance-sampling",
     "mean-point-single",
     "mean-point-taylor",
     "saddlepoint",
@@ -30,9 +31,20 @@ def best(score: Score, quantity: str, output: int | str = "all") -> Estimate | N
     """The most trustworthy estimate of a quantity pooled over inputs."""
     for method in PREFERENCE:
         found = score.find(method, quantity, output=output)
-        if found is not None:
-            return found
+        if found is None:
+            continue
+        rare = score.find("importance-sampling", quantity, output=output)
+        if method == "monte-carlo" and rare is not None and _width(rare) < _width(found):
+            return rare
+        return found
     return None
+
+
+def _width(estimate: Estimate) -> float:
+    """Width of the interval relative to the value."""
+    if estimate.low is None or estimate.high is None or estimate.value == 0:
+        return math.inf
+    return (estimate.high - estimate.low) / estimate.value
 
 
 def verdict(score: Score) -> str:

@@ -23,6 +23,7 @@ COLOURS = {
     "chebyshev": "#dc2626",
     "linear-exact": "#7c3aed",
     "certificate": "#9333ea",
+    "importance-sampling": "#0f172a",
     "hardware": "#b45309",
     "pairs": "#7c3aed",
     "mean-point-curvature": "#db2777",
@@ -83,7 +84,10 @@ def tail_curves(score: Score) -> str | None:
                 continue
             y = np.array(values, dtype=float)
             if np.isnan(y).any():
-                axes.semilogy(grid, y, "v", ms=6, color=COLOURS[method], label=f"{method} (proof)")
+                mark, label = (
+                    ("v", f"{method} (proof)") if method == "certificate" else ("x", method)
+                )
+                axes.semilogy(grid, y, mark, ms=6, color=COLOURS[method], label=label)
                 continue
             axes.semilogy(
                 grid, np.where(y > _FLOOR / 10, y, np.nan), color=COLOURS[method], label=method,

@@ -40,6 +40,7 @@ DESCRIPTIONS = {
     "chernoff": "tail bound from the cumulant generating function",
     "saddlepoint": "Lugannani-Rice tail estimate",
     "monte-carlo": "random faults injected",
+    "importance-sampling": "faults injected where they hurt, reweighted",
     "hardware": "the same faults on a spiking chip model",
 }
 
