@@ -29,10 +29,14 @@ if TYPE_CHECKING:
         StuckAt,
         WeightCrash,
     )
+    from crashsim.hardening import Hardened, harden
     from crashsim.montecarlo import monte_carlo
+    from crashsim.regularisers import Balance, Continuity, CrashTraining, CrashVariance
+    from crashsim.replicas import Replicated, byzantine_table, plan_replicas
     from crashsim.scoring import Score, score
     from crashsim.sites import Site, find_sites
     from crashsim.space import FaultSpace
+    from crashsim.training_report import TrainingReport
 
 __version__ = "0.1.0"
 
@@ -57,12 +61,20 @@ _HOMES = {
     "scoring": ("Score", "score"),
     "sites": ("Site", "find_sites"),
     "space": ("FaultSpace",),
+    "hardening": ("Hardened", "harden"),
+    "regularisers": ("Balance", "Continuity", "CrashTraining", "CrashVariance"),
+    "replicas": ("Replicated", "byzantine_table", "plan_replicas"),
+    "training_report": ("TrainingReport",),
 }
 
 __all__ = [
     "AdditiveNoise",
     "Agreement",
+    "Balance",
     "BitFlip",
+    "Continuity",
+    "CrashTraining",
+    "CrashVariance",
     "CrashsimError",
     "CrashsimWarning",
     "Estimate",
@@ -70,15 +82,21 @@ __all__ = [
     "Fault",
     "FaultSpace",
     "GainNoise",
+    "Hardened",
     "NeuronCrash",
+    "Replicated",
     "Score",
     "SignFlip",
     "Site",
     "StuckAt",
+    "TrainingReport",
     "WeightCrash",
+    "byzantine_table",
     "enumerate_exact",
     "find_sites",
+    "harden",
     "monte_carlo",
+    "plan_replicas",
     "rank_loss",
     "score",
 ]

@@ -67,6 +67,7 @@ class Attached(ABC):
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._calls: Counter[tuple[str, str | None]] = Counter()
         self._active = self._busy = False
+        self._outer: list[bool] = []  # of the passes that this one runs inside of
         self._listener: _Listener | None = None
         self._by_key: dict[Key, list[Placement]] = {}
         self._handles.append(
@@ -116,7 +117,7 @@ class Attached(ABC):
         self.remove()
 
     def __getstate__(self) -> dict[str, Any]:
-        transient = "placements _handles _calls _active _busy _listener _by_key".split()
+        transient = "placements _handles _calls _active _busy _outer _listener _by_key".split()
         state = {k: v for k, v in self.__dict__.items() if k not in transient}
         return {**state, "_attached": bool(self._handles)}
 
@@ -143,7 +144,12 @@ class Attached(ABC):
     def _before(
         self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        if self._busy or torch.compiler.is_compiling() or not self._wanted():
+        if torch.compiler.is_compiling():
+            return None
+        # A pass inside a pass is somebody else's look at the model: it is left alone.
+        self._outer.append(self._active)
+        nested, self._active = self._active or self._busy, False
+        if nested or not self._wanted():
             return None
         if not self.placements:
             self._discover(args)
@@ -159,15 +165,17 @@ class Attached(ABC):
         return ((self._strike(args[0], entry), *args[1:]), kwargs) if entry else None
 
     def _after(self, _: nn.Module, __: Any, output: Any) -> None:
-        if not self._active:
+        if torch.compiler.is_compiling() or not self._outer:
             return
-        self._active = False
+        was_active, self._active = self._active, self._outer.pop()
+        if not was_active:
+            return
         if self._listener is not None and not self._is_compiled:
             self._listener.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         self._end(output)
 
     def _at_site(self, _: nn.Module, __: Any, output: Any, path: str) -> Any:
-        return self._report(path, None, output) if self._active else None
+        return self._report(path, None, output)
 
     def _enter(self, _: nn.Module, __: Any, path: str, is_activation: bool) -> None:
         if self._active and self._listener is not None:
@@ -178,6 +186,8 @@ class Attached(ABC):
             self._listener.modules.pop()
 
     def _report(self, path: str, function: str | None, value: Any) -> Any:
+        if not self._active:
+            return value
         call = self._calls[path, function]
         self._calls[path, function] += 1
         struck = self._by_key.get((path, function, call))

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -25,7 +24,7 @@ from crashsim_theory import (
     published_replicas,
     theorem_tail,
 )
-from torch import Tensor, nn
+from torch import nn
 
 from crashsim.analytic import (
     Analysis,
@@ -39,7 +38,7 @@ from crashsim.errors import ArgumentError
 from crashsim.intervals import proportion_interval
 from crashsim.montecarlo import check_epsilon, monte_carlo
 from crashsim.points import Floats, Points
-from crashsim.regularisers import Balance, Continuity, CrashVariance
+from crashsim.regularisers import Strengths, attached_penalties
 from crashsim.replicas import simulate_vote
 from crashsim.space import Faults, FaultSpace
 from crashsim.training import Recipe, accuracy, check_targets, train_classifier
@@ -66,6 +65,10 @@ class Design:
     variance: float = 0.0
     continuity: float = 0.0
     balance: float = 0.0
+
+    @property
+    def strengths(self) -> Strengths:
+        return Strengths(self.variance, self.continuity, self.balance)
 
 
 @dataclass(frozen=True)
@@ -298,20 +301,9 @@ class _Hardening:
 
     def _train(self, design: Design) -> nn.Module:
         model = design.architecture.build(self._seed)
-        with ExitStack() as stack:
-            penalties: list[Callable[[Tensor], Tensor]] = []
-            if design.variance:
-                penalties.append(
-                    stack.enter_context(
-                        CrashVariance(
-                            model, self._faults, self._sites, design.variance, seed=self._seed
-                        )
-                    )
-                )
-            if design.continuity:
-                penalties.append(Continuity(model, design.continuity))
-            if design.balance:
-                penalties.append(Balance(model, design.balance))
+        with attached_penalties(
+            model, self._faults, design.strengths, self._sites, seed=self._seed
+        ) as penalties:
             train_classifier(model, self._training, self._recipe, penalties=penalties)
         return model
 

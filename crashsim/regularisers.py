@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -510,6 +511,48 @@ class Balance(_WeightPenalty):
             sums = w.abs().sum(1).clamp_min(torch.finfo(w.dtype).tiny).log()
             logs.append(2 * (sums.max() - sums.min()))
         return torch.stack(logs).mean()
+
+
+@dataclass(frozen=True)
+class Strengths:
+    """Strengths of ``CrashVariance``, ``Continuity`` and ``Balance``; 0 leaves one out."""
+
+    variance: float = 0.0
+    continuity: float = 0.0
+    balance: float = 0.0
+
+    def __post_init__(self) -> None:
+        for strength in (self.variance, self.continuity, self.balance):
+            _check_strength(strength)
+
+    @property
+    def any(self) -> bool:
+        return bool(self.variance or self.continuity or self.balance)
+
+
+@contextmanager
+def attached_penalties(
+    model: nn.Module,
+    faults: Faults,
+    strengths: Strengths,
+    sites: str = "hidden",
+    *,
+    crash_training: bool = False,
+    seed: int = 0,
+) -> Iterator[list[Callable[[Tensor], Tensor]]]:
+    """The penalties of these strengths, for ``train_classifier``; removed at the block's end."""
+    penalties: list[Callable[[Tensor], Tensor]] = []
+    with ExitStack() as stack:
+        if strengths.variance:
+            penalty = CrashVariance(model, faults, sites, strengths.variance, seed=seed)
+            penalties.append(stack.enter_context(penalty))
+        if strengths.continuity:
+            penalties.append(Continuity(model, strengths.continuity))
+        if strengths.balance:
+            penalties.append(Balance(model, strengths.balance))
+        if crash_training:
+            stack.enter_context(CrashTraining(model, faults, sites, seed=seed))
+        yield penalties
 
 
 _AFFINE = (nn.Linear, nn.modules.conv._ConvNd)

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from crashsim.cli import commands
+from crashsim.cli.harden import harden
 from crashsim.cli.hardware import devices, hardware
 from crashsim.errors import CrashsimError
 
@@ -27,6 +28,7 @@ for command in (
     commands.score,
     commands.compare,
     commands.train,
+    harden,
     commands.derive,
     commands.report,
     hardware,

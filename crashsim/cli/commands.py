@@ -186,26 +186,60 @@ def train(
     batch: Annotated[int, typer.Option(help="Examples in a step.")] = 64,
     weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = 0.0,
     dropout: Annotated[float, typer.Option(help="Of hidden neurons while training.")] = 0.0,
+    variance: Annotated[
+        float, typer.Option(help="Strength of the penalty on the variance under faults.")
+    ] = 0.0,
+    continuity: Annotated[
+        float, typer.Option(help="Strength of the penalty on differences of neighbours.")
+    ] = 0.0,
+    balance: Annotated[
+        float, typer.Option(help="Strength of the penalty on unequal neurons.")
+    ] = 0.0,
+    crash_training: Annotated[
+        bool, typer.Option("--crash-training", help="Inject the faults while training.")
+    ] = False,
+    fault: FaultOption = None,
+    p: POption = None,
+    sites: SitesOption = None,
+    group: GroupOption = None,
     seed: SeedOption = 0,
 ) -> None:
-    """Train an architecture and write a model file."""
+    """Train an architecture, plainly or to tolerate faults, and write a model file."""
     from dataclasses import asdict
 
     from crashsim.architectures import parse_architecture
     from crashsim.data import load_data
     from crashsim.files import save_model
+    from crashsim.regularisers import Strengths, attached_penalties
     from crashsim.training import Recipe, accuracy, train_classifier
 
+    faults = read_faults(fault, p, sites, group)
+    strengths = Strengths(variance, continuity, balance)
     built = parse_architecture(architecture)
     recipe = Recipe(epochs, learning_rate, batch, weight_decay, dropout, seed)
     training, test = load_data(data, "train"), load_data(data, "test")
     model = built.build(seed)
-    with progress_bars() as progress:
+    with (
+        progress_bars() as progress,
+        attached_penalties(
+            model, faults, strengths, crash_training=crash_training, seed=seed
+        ) as penalties,
+    ):
         loss = train_classifier(
-            model, training, recipe, lambda done, total: progress("training", done, total)
+            model,
+            training,
+            recipe,
+            lambda done, total: progress("training", done, total),
+            penalties,
         )
     reached = accuracy(model, test)
     facts = {"data": data, "accuracy": reached, "loss": loss, "recipe": asdict(recipe)}
+    if crash_training or strengths.any:
+        against = {where: f.to_dict() for where, f in faults.items()}
+        facts["tolerance"] = asdict(strengths) | {
+            "crash_training": crash_training,
+            "faults": against,
+        }
     weights, _ = save_model(out, model, built, facts)
     console().print(
         f"{built}: test accuracy {reached:.2%} on {len(test.inputs)} examples, "

@@ -1,0 +1,118 @@
+"""``crashsim harden``: Algorithm 1, step by step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from crashsim.cli.options import FaultOption, GroupOption, JsonOption, POption, SeedOption
+from crashsim.cli.reading import check_writable, console, progress_bars, read_faults, write
+
+
+def harden(
+    architecture: Annotated[str, typer.Argument(help="Where to start: 64-50-10:sigmoid.")],
+    epsilon: Annotated[
+        float, typer.Option(help="A failure: some output moves by this much or more.")
+    ],
+    delta: Annotated[float, typer.Option(help="The failure probability allowed.")],
+    data: Annotated[str, typer.Option(help="digits, mnist:FOLDER or an .npz file.")] = "digits",
+    out: Annotated[Path, typer.Option(help="Writes OUT.safetensors and OUT.json.")] = Path(
+        "hardened"
+    ),
+    fault: FaultOption = None,
+    p: POption = None,
+    sites: Annotated[
+        str | None, typer.Option(help="Where faults strike. (default: hidden)")
+    ] = None,
+    group: GroupOption = None,
+    method: Annotated[
+        Literal["saddlepoint", "paper"],
+        typer.Option(help="Our tails and exact replica count, or the paper's Chebyshev theorem."),
+    ] = "saddlepoint",
+    epochs: Annotated[int, typer.Option(help="Of each training.")] = 30,
+    max_width: Annotated[float, typer.Option(help="Hidden layers may grow by this factor.")] = 8,
+    max_replicas: Annotated[int, typer.Option(help="Most copies to take the median of.")] = 9,
+    max_accuracy_loss: Annotated[
+        float, typer.Option(help="Clean accuracy that may be given up.")
+    ] = 0.02,
+    seed: SeedOption = 0,
+    json_file: JsonOption = None,
+) -> None:
+    """Train, regularise, widen and replicate until failures are as rare as asked for."""
+    from crashsim.data import load_data
+    from crashsim.files import save_model
+    from crashsim.hardening import Limits, Step
+    from crashsim.hardening import harden as harden_network
+    from crashsim.training import Recipe
+
+    check_writable(json_file)
+    faults: Any = read_faults(fault, p, sites, group)
+    screen = console()
+
+    def show(step: Step) -> None:
+        screen.print(f"[bold]{step.number}.[/bold] {_describe(step)}", highlight=False)
+        screen.print(f"   [dim]→[/dim] {step.reason}", highlight=False)
+
+    with progress_bars() as progress:
+
+        def count(step: Step) -> None:
+            show(step)
+            progress("networks", step.number, Limits.steps)
+
+        found = harden_network(
+            architecture,
+            load_data(data, "train"),
+            load_data(data, "test"),
+            faults,
+            epsilon=epsilon,
+            delta=delta,
+            method=method,
+            recipe=Recipe(epochs=epochs, seed=seed),
+            limits=Limits(width=max_width, replicas=max_replicas, accuracy_loss=max_accuracy_loss),
+            seed=seed,
+            report=count,
+        )
+    screen.print()
+    screen.print(found.statement, style="green" if found.reached else "red", highlight=False)
+    summary = {k: v for k, v in found.to_dict().items() if k != "architecture"}
+    facts = {"data": data, "accuracy": found.accuracy, "hardening": _finite(summary)}
+    weights, _ = save_model(out, found.model, found.design.architecture, facts)
+    copies = "1 copy" if found.replicas == 1 else f"{found.replicas} copies, voting by median"
+    screen.print(
+        f"wrote {weights} ({copies}; test accuracy {found.accuracy:.2%})",
+        style="dim",
+        highlight=False,
+    )
+    if json_file:
+        import json
+
+        write(json_file, json.dumps(_finite(found.to_dict()), indent=1))
+    if not found.reached:
+        raise typer.Exit(1)
+
+
+def _describe(step: Any) -> str:
+    design = step.design
+    strengths = [
+        f"{name} {value:g}"
+        for name, value in (
+            ("variance", design.variance),
+            ("continuity", design.continuity),
+            ("balance", design.balance),
+        )
+        if value
+    ]
+    regularised = f", regularised ({', '.join(strengths)})" if strengths else ""
+    replicas = f", {step.replicas} replicas do" if step.replicas and step.replicas > 1 else ""
+    return (
+        f"{design.architecture}{regularised}: accuracy {step.accuracy:.1%}, "
+        f"P(fails) {step.failure:.2g}{replicas}"
+    )
+
+
+def _finite(values: Any) -> Any:
+    from crashsim.scoring import finite
+
+    return finite(values)
