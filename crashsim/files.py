@@ -102,7 +102,11 @@ def load_model(
         return NamedModel(spec, rates, chip=chip)
     if path.suffix == ".pt2":
         return NamedModel(spec, _load_exported(path))
-    if _stem(path).with_name(_stem(path).name + ".json").exists() and ":" not in path.name:
+    if (
+        path.name
+        and _stem(path).with_name(_stem(path).name + ".json").exists()
+        and ":" not in path.name
+    ):
         return _load_own(spec, _stem(path))
     if ":" in spec:
         model = _call_factory(spec)

@@ -19,7 +19,7 @@ def sampled(values, half, quantity="variance"):
 def test_shares_inside_and_distance():
     truth = np.array([[1.0, 2.0], [3.0, 4.0]])
     found = sampled(truth, 0.5) + deterministic(
-        "taylor", "variance", "estimate", truth + [[0.4, -0.5], [1.0, 0.0]]
+        "taylor", "variance", "estimate", truth + np.array([[0.4, -0.5], [1.0, 0.0]])
     )
     (a,) = agreements(found)
     assert (a.method, a.quantity) == ("taylor", "variance")

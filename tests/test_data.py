@@ -35,7 +35,8 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_mnist(folder, suffix):
-    path = folder(suffix=suffix)
+    folder("train", suffix)
+    path = folder("t10k", suffix)
     data = load_data(f"mnist:{path}")
     np.testing.assert_allclose(data.inputs.numpy(), IMAGES.reshape(10, 6) / 255, rtol=1e-6)
     np.testing.assert_array_equal(data.targets, LABELS)
@@ -71,16 +72,21 @@ def test_damaged_idx_files(folder, raw, suffix):
         load_data(f"mnist:{folder(suffix=suffix, images=raw)}")
 
 
-@pytest.mark.parametrize("at", [2, 12, 20, -6])
+@pytest.mark.parametrize("at", [0, 2, 12, 20, -6])
 def test_damaged_gzip_files(folder, at):
     path = folder(suffix=".gz") / "t10k-images-idx3-ubyte.gz"
     raw = bytearray(path.read_bytes())
     raw[at] ^= 0xFF
     path.write_bytes(raw)
-    try:
+    with pytest.raises(FileError, match="t10k-images"):
         load_data(f"mnist:{path.parent}")
-    except FileError as error:
-        assert "t10k-images" in str(error)
+
+
+def test_both_files_are_used_whole(folder):
+    folder("train")
+    path = folder("t10k", images=idx(IMAGES[:4]), labels=idx(LABELS[:4]))
+    train, test = (load_data(f"mnist:{path}", split) for split in ("train", "test"))
+    assert (len(train.inputs), len(test.inputs)) == (10, 4)
 
 
 def test_missing_files(folder, tmp_path):
