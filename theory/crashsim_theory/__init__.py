@@ -20,19 +20,17 @@ from crashsim_theory.derivation import Derivation, derive
 from crashsim_theory.errors import TheoryError
 from crashsim_theory.groups import group_hessian, group_sum
 from crashsim_theory.laws import BERNOULLI, NORMAL, Law, Moments, law_from_moments
-from crashsim_theory.mixture import CommonRate
-from crashsim_theory.networks import (
+from crashsim_theory.layers import (
     Affine,
     AvgPool2d,
     Conv2d,
-    CrashFaults,
     Flatten,
     Linear,
     MaxPool2d,
-    Network,
     Residual,
-    neuron_crashes,
 )
+from crashsim_theory.mixture import CommonRate
+from crashsim_theory.networks import CrashFaults, Network, neuron_crashes
 from crashsim_theory.questions import (
     VarianceShare,
     Width,
