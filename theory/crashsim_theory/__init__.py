@@ -53,6 +53,7 @@ from crashsim_theory.single import SingleAtMean, SingleAtZero, derive_single
 from crashsim_theory.tails.chebyshev import chebyshev, union
 from crashsim_theory.tails.coordinates import Bernoulli, Coordinates, Normal
 from crashsim_theory.tails.exact import linear_exact
+from crashsim_theory.tails.sampling import ExceedanceSampler, exceedance_sampler
 from crashsim_theory.tails.surrogate import LinearSurrogate
 from crashsim_theory.tails.theorem import TheoremTail, theorem_tail
 
@@ -73,6 +74,7 @@ __all__ = [
     "CrashFaults",
     "Derivation",
     "Envelope",
+    "ExceedanceSampler",
     "Flatten",
     "Law",
     "Linear",
@@ -100,6 +102,7 @@ __all__ = [
     "derive_single",
     "doubling_ratio",
     "eps_chebyshev",
+    "exceedance_sampler",
     "group_hessian",
     "group_sum",
     "largest_p",

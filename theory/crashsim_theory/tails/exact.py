@@ -96,7 +96,7 @@ def sum_tail(
         return 1.0, 1.0
     if not _reachable(gains, c):
         return 0.0, high
-    grid = _Grid.around(p, gains, c, cells)
+    grid = Grid.around(p, gains, c, cells)
     if grid.crashes > MANY_CRASHES:
         steps = grid.multiples(gains, np.rint)
         rounded = steps * grid.h
@@ -119,7 +119,7 @@ def sum_tail_above(
         return 1.0
     if not _reachable(gains, c):
         return 0.0
-    grid = _Grid.around(p, gains, c, cells)
+    grid = Grid.around(p, gains, c, cells)
     if grid.crashes > MANY_CRASHES:
         steps = grid.multiples(gains, np.rint)
         margin, miss = _rounding_margin(p, gains, c, grid.tilt, gains - steps * grid.h, 1.0)
@@ -153,7 +153,7 @@ def _reachable(gains: Array, c: float) -> bool:
     return _up(most) >= c
 
 
-class _Grid:
+class Grid:
     """A window of cells of width h: cell j stands for the sum (j - origin) h."""
 
     def __init__(
@@ -169,7 +169,7 @@ class _Grid:
         self.relative_error = 4 * (coordinates + self.size + 16) * UNIT
 
     @staticmethod
-    def around(p: Array, gains: Array, c: float, cells: int | None) -> _Grid:
+    def around(p: Array, gains: Array, c: float, cells: int | None) -> Grid:
         """Window [bottom, top] around 0 and c outside which sums hardly matter to the tail at c.
 
         Which window is chosen affects how tight the bound is, never whether it holds.
@@ -186,11 +186,11 @@ class _Grid:
             cells = min(max(FEWEST_CELLS, WORK // max(p.size, 1)), MOST_CELLS)
         width = max((top - bottom) / cells, 1e-280)
         crashes = float(RareEvent(gains, c, tilt).tilted(p).sum())
-        return _Grid(width, bottom, top, p.size, tilt, crashes)
+        return Grid(width, bottom, top, p.size, tilt, crashes)
 
     def upper(self, p: Array, steps: Any, c: float) -> float:
         """Not below the mass of sums of steps h at or above c, but for floating-point rounding."""
-        target = self._target(c)
+        target = self.target(c)
         mass, hit = self._start(), 0.0
         for k, p_i in zip(steps.tolist(), p.tolist(), strict=True):
             moved = p_i * mass
@@ -207,7 +207,7 @@ class _Grid:
 
     def lower(self, p: Array, steps: Any, c: float) -> float:
         """Not above the mass of sums of steps h at or above c, but for floating-point rounding."""
-        target = self._target(c)
+        target = self.target(c)
         mass = self._start()
         for k, p_i in zip(steps.tolist(), p.tolist(), strict=True):
             moved = p_i * mass
@@ -226,7 +226,7 @@ class _Grid:
         mass[self.origin] = 1.0
         return mass
 
-    def _target(self, c: float) -> int:
+    def target(self, c: float) -> int:
         return min(self.origin + int(self.multiples(np.array([c]), np.ceil)[0]), self.size)
 
     def multiples(self, values: Array, towards: Any) -> Any:
