@@ -2,8 +2,8 @@
 
 If readout . Delta <= U but for exceptions, every mask with Delta >= eps lies in A = {U >= eps}
 (rounded up), so P(Delta >= eps) = P(A) P(Delta >= eps | A): forward passes are spent only where
-they can hit. With Clopper-Pearson limits [lo, hi] of the hits among fresh masks from A, delta lies in
-[P(A) lo, P(A) hi + exceptions], without asymptotics.
+they can hit. With Clopper-Pearson limits [lo, hi] of the hits among fresh masks from A, delta lies
+in [P(A) lo, P(A) hi + exceptions], without asymptotics. Fix U before drawing.
 
 Sums of gains, rounded up to multiples of a cell, are kept between two ends: state' = clip(state +
 k b). Coordinates with negative gains come first, so that clipping at the top (at or above the
