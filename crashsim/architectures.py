@@ -51,7 +51,7 @@ class Architecture:
             torch.manual_seed(seed)
             for i, (fan_in, fan_out) in enumerate(pairs, start=1):
                 layers[f"linear{i}"] = nn.Linear(fan_in, fan_out)
-                if i < len(pairs):
+                if i < len(pairs) and self.activation != "linear":
                     layers[f"{self.activation.replace('-', '_')}{i}"] = ACTIVATIONS[
                         self.activation
                     ]()
