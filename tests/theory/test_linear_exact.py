@@ -24,7 +24,7 @@ def exact_tail(p, gains, shift, eps):
 
 
 @pytest.mark.parametrize("many", [0.0, exact.MANY_CRASHES])
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(20))
 def test_brackets_the_exact_rational_tail(seed, many, monkeypatch):
     """With gains rounded outward, and (many = 0) to the nearest cell."""
     monkeypatch.setattr(exact, "MANY_CRASHES", many)
@@ -68,7 +68,7 @@ def test_ratio_of_the_bracket_for_a_thousand_crashes(p, ratio):
     n = 1000
     gains = rng.normal(size=n) / np.sqrt(n)
     s = ct.LinearSurrogate(0.0, gains, ct.Coordinates([ct.Bernoulli(np.full(n, p))]))
-    delta = np.array([1e-3, 1e-6, 1e-9])
+    delta = np.array([1e-3, 1e-9])
     eps = s.quantile(delta)
     low, high = ct.linear_exact(s, eps)
     assert np.all(low > 0.2 * delta)
