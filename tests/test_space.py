@@ -278,7 +278,9 @@ def test_models_that_change_things(model, seeded, watch, randn):
     net = watch(seeded(model))
     x = randn(4, 3)
     before = x.clone()
-    result = score(net, x, {"hidden": NeuronCrash(0.2), "b.weight": WeightCrash(0.1)}, samples=500)
+    faults = {"hidden": NeuronCrash(0.2), "b.weight": WeightCrash(0.1)}
+    methods = ["exact", "norm", "taylor", "mean-point-single", "monte-carlo"]
+    result = score(net, x, faults, samples=500, methods=methods)
     assert torch.equal(x, before)
     exact, sampled = (result.find(m, "variance") for m in ("exact", "monte-carlo"))
     assert sampled.low / 1.2 < exact.value < sampled.high * 1.2
@@ -406,13 +408,14 @@ def test_integer_inputs(seeded, watch):
 @pytest.mark.parametrize("call", [0, 1])
 def test_inference_mode_changes_no_number(make_net, randn, call):
     net = make_net((3, 4, 2))
-    wanted = score(net, randn(2, 3), NeuronCrash(0.1), samples=200).to_dict()
+    how = {"samples": 200, "methods": ["taylor", "mean-point-taylor", "absolute", "monte-carlo"]}
+    wanted = score(net, randn(2, 3), NeuronCrash(0.1), **how).to_dict()
     with torch.inference_mode():
         x = randn(2, 3)
         if call:
-            found = score(net, x, NeuronCrash(0.1), samples=200)
+            found = score(net, x, NeuronCrash(0.1), **how)
     if not call:
-        found = score(net, x, NeuronCrash(0.1), samples=200)
+        found = score(net, x, NeuronCrash(0.1), **how)
     assert found.to_dict()["estimates"] == wanted["estimates"]
     assert found.find("taylor", "variance").value > 0
 

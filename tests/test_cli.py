@@ -1,0 +1,176 @@
+"""The command line, in process: exit codes, messages, files."""
+
+import json
+import sys
+import warnings
+
+import numpy as np
+import pytest
+
+from crashsim import Score
+from crashsim.cli import main
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """``run("score", ...)`` returns (exit code, stdout, stderr), run in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["crashsim", *map(str, arguments)])
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            try:
+                main()
+                code = 0
+            except SystemExit as stop:
+                code = stop.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def examples(tmp_path):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "d.npz", x=rng.normal(size=(40, 4)), y=np.arange(40) % 2)
+    return "d.npz"
+
+
+FAST = ("--samples", 300, "--methods", "exact,taylor,mean-point-single,monte-carlo")
+
+
+def test_score(run, examples, tmp_path):
+    code, out, err = run(
+        "score", "4-5-2:tanh", "--inputs", examples, "--p", 0.1, "--epsilon", 0.1,
+        "--json", "deep/s.json", "--report", "r.html", *FAST,
+    )  # fmt: skip
+    assert code == 0, err
+    assert "monte-carlo" in out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "Traceback" not in out + err
+    plain = json.loads((tmp_path / "deep/s.json").read_text())
+    assert plain["schema"] == 1
+    assert plain["model"]["name"] == "4-5-2:tanh"
+    assert (tmp_path / "r.html").read_text().lower().startswith("<!doctype html")
+    code, _, err = run("report", "deep/s.json", "-o", "again.html")
+    assert code == 0, err
+    assert (
+        Score.load(tmp_path / "deep/s.json").verdict.split(" (")[0]
+        in (tmp_path / "again.html").read_text()
+    )
+
+
+def test_inits_report_the_spread(run, examples, tmp_path):
+    code, out, err = run(
+        "score", "4-5-2", "--inputs", examples, "--inits", 3, "--json", "s.json", *FAST
+    )
+    assert code == 0, err
+    assert "3 initialisations" in out
+
+
+def test_train_then_score_then_compare(run, examples, tmp_path):
+    for name, sizes in (("a", "4-6-2:relu"), ("b", "4-3-2:tanh")):
+        code, out, err = run("train", sizes, "--data", examples, "--epochs", 2, "--out", name)
+        assert code == 0, err
+        assert "accuracy" in out
+        assert (tmp_path / f"{name}.safetensors").exists()
+    code, out, err = run("score", "a", "--inputs", examples, *FAST)
+    assert code == 0, err
+    code, out, err = run(
+        "compare",
+        "a",
+        "b.json",
+        "--inputs",
+        examples,
+        "--samples",
+        500,
+        "--p",
+        0.1,
+        "--json",
+        "c.json",
+    )
+    assert code == 0, err
+    assert json.loads((tmp_path / "c.json").read_text())["contenders"]
+
+
+def test_derive(run):
+    for arguments, part in (
+        (("--order", 1, "--fault", "neuron-crash", "--latex"), "\\"),
+        (("--order", 2), "Var"),
+    ):
+        code, out, err = run("derive", *arguments)
+        assert code == 0, err
+        assert part in out
+
+
+@pytest.mark.parametrize("command", ["score", "compare", "train", "derive", "report"])
+def test_help(run, command):
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    assert "Usage" in out
+
+
+BAD = {
+    "no such command": ("scores",),
+    "no model": ("score",),
+    "unknown model": ("score", "nothing"),
+    "unknown activation": ("score", "4-5-2:swish"),
+    "no neurons": ("score", "4-0-2"),
+    "missing pt2": ("score", "none.pt2"),
+    "missing factory": ("score", "none.py:build"),
+    "no such module": ("score", "no_such_module_here:build"),
+    "unknown data": ("score", "4-5-2", "--inputs", "digit"),
+    "missing data": ("score", "4-5-2", "--inputs", "none.npz"),
+    "inputs that do not fit": ("score", "5-4-2", "--inputs", "d.npz"),
+    "bad p": ("score", "4-5-2", "--inputs", "d.npz", "--p", "2"),
+    "p is no number": ("score", "4-5-2", "--inputs", "d.npz", "--p", "x"),
+    "nan p": ("score", "4-5-2", "--inputs", "d.npz", "--p", "nan"),
+    "unknown fault": ("score", "4-5-2", "--inputs", "d.npz", "--fault", "meteor"),
+    "bad fault value": ("score", "4-5-2", "--inputs", "d.npz", "--fault", "neuron-crash:p=7"),
+    "two faults at once": (
+        "score", "4-5-2", "--inputs", "d.npz", "--fault", "neuron-crash", "--fault", "neuron-crash",
+    ),
+    "unknown site": ("score", "4-5-2", "--inputs", "d.npz", "--sites", "relu9"),
+    "bad group": ("score", "4-5-2", "--inputs", "d.npz", "--group", "rows"),
+    "bad epsilon": ("score", "4-5-2", "--inputs", "d.npz", "--epsilon", "-1"),
+    "bad samples": ("score", "4-5-2", "--inputs", "d.npz", "--samples", "1"),
+    "bad width": ("score", "4-5-2", "--inputs", "d.npz", "--rel-width", "3"),
+    "bad method": ("score", "4-5-2", "--inputs", "d.npz", "--methods", "tailor"),
+    "bad limit": ("score", "4-5-2", "--inputs", "d.npz", "--limit", "0"),
+    "negative seed": ("score", "4-5-2", "--inputs", "d.npz", "--seed", "-1"),
+    "huge seed": ("score", "4-5-2", "--inputs", "d.npz", "--seed", str(2**64)),
+    "unknown training data": ("score", "4-5-2", "--inputs", "d.npz", "--train", "x"),
+    "missing weights": ("score", "4-5-2", "--inputs", "d.npz", "--weights", "none.pt"),
+    "json to a folder": ("score", "4-5-2", "--inputs", "d.npz", "--json", "."),
+    "compare one": ("compare", "4-5-2", "--inputs", "d.npz", "--samples", "20"),
+    "compare the same": ("compare", "4-5-2", "4-5-2", "--inputs", "d.npz"),
+    "train nothing": ("train", "model"),
+    "train for no epochs": ("train", "4-5-2", "--data", "d.npz", "--epochs", "0"),
+    "train too few outputs": ("train", "4-5-1", "--data", "d.npz"),
+    "bad order": ("derive", "--order", "9"),
+    "bad law": ("derive", "--fault", "meteor"),
+    "missing score": ("report", "none.json"),
+    "no score": ("report", "d.npz"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_wrong_use_exits_with_2(run, examples, name):
+    code, out, err = run(*BAD[name])
+    assert code == 2, (out, err)
+    assert err.strip()
+    assert "Traceback" not in err
+    assert not out.strip()
+
+
+def test_a_failure_exits_with_1(run, examples, tmp_path):
+    (tmp_path / "bad.py").write_text("def build():\n    raise KeyError('oops')\n")
+    code, _, err = run("score", "bad.py:build", "--inputs", examples)
+    assert code == 1
+    assert "oops" in err
+    assert "Traceback" not in err
