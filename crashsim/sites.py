@@ -61,6 +61,7 @@ class Site:
         shape: shape without the batch axis.
         is_output: the site's value is the model's output itself.
         is_affine: the site is the output of a linear or convolutional layer.
+        axis: the axis of the value that is the batch (1 in sequences of shape (T, B, ...)).
     """
 
     name: str
@@ -71,6 +72,7 @@ class Site:
     call: int = 0
     is_output: bool = False
     is_affine: bool = False
+    axis: int = 0
 
     @property
     def size(self) -> int:

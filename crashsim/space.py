@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from copy import copy
 from typing import Any
 
@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from crashsim.changes import SCATTERED, Changes, is_elementwise, is_rare, split, strike
 from crashsim.errors import ArgumentError, CrashsimError, CrashsimWarning, ModelError
 from crashsim.faults import Fault
 from crashsim.points import Floats, Integers, Placement, Points
+from crashsim.prefix import NotTraceable, Program
 from crashsim.sites import Action, Site, find_sites, perturbing, select_sites
 
 Faults = Fault | Mapping[str, Fault]
@@ -26,6 +28,8 @@ Faults = Fault | Mapping[str, Fault]
 _BATCH_SCALARS = 2**21
 _GRADIENT_SCALARS = 2**25
 _STEP_VALUES = 2**22  # outputs held at once
+_SHORT_CUTS = True  # False: every sample runs through the whole model (for tests of the rest)
+_CHECKED = 1024  # faults per site with which the short cuts are checked
 
 
 class FaultSpace:
@@ -98,6 +102,8 @@ class FaultSpace:
         self._clean = clean.double().cpu().numpy()
         self._scalars = sum(s.size for s in self.available_sites if s.kind != "parameter") or 1
         self._has_parameters = any(p.site.kind == "parameter" for p in self.placements)
+        self._scalars += _scalars_of_weights(self.placements, self.available_sites)
+        self._program: Program | str | None = None  # the reason, where there can be none
 
     @torch.inference_mode(False)
     def with_dtype(self, dtype: torch.dtype) -> FaultSpace:
@@ -111,6 +117,7 @@ class FaultSpace:
         space._tensors = {name: space._cast(tensor) for name, tensor in self._tensors.items()}
         with torch.no_grad():
             space._clean = space._check_outputs().double().cpu().numpy()
+        space._program = None
         return space
 
     def at_input(self, index: int) -> FaultSpace:
@@ -128,34 +135,177 @@ class FaultSpace:
     def outputs(self, points: Points) -> Floats:
         """F at each point: (S, B, K).
 
+        Only what lies behind the faults is computed for every point, and rare faults are followed
+        through linear layers one by one, where the model allows it: see ``plan``.
+
         Raises:
             ModelError: an output is not finite.
         """
         result = np.empty((points.count, self.B, self.K))
         batch = min(self.B, max(1, _BATCH_SCALARS // self._scalars))
-        rows = max(1, _BATCH_SCALARS // (self._scalars * batch))
-        weights = _PatchedWeights(self, points.base) if self._has_parameters else None
+        step = max(1, _BATCH_SCALARS // (self._scalars * batch))
         with torch.no_grad():
+            choose = self._choose(points)
             for low in range(0, self.B, batch):
-                inputs = self.inputs[low : low + batch]
-                step = 1 if weights else rows
-                for start in range(0, points.count, step):
-                    part = points.part(start, min(start + step, points.count))
-                    e = torch.from_numpy(self._neuron_coordinates(part))
-                    e = e.to(self.device, self.dtype)[:, None]
-                    tensors = weights.apply(part) if weights else self._tensors
-                    out = self._run(inputs, e, tensors)
-                    result[start : start + part.count, low : low + batch] = (
-                        out.double().cpu().numpy()
-                    )
-                    if weights:
-                        weights.restore()
+                with choose(self.inputs[low : low + batch]) as (run, most):
+                    for start in range(0, points.count, min(step, most)):
+                        stop = min(start + min(step, most), points.count)
+                        out = run(start, stop).reshape(stop - start, -1, self.K)
+                        result[start:stop, low : low + batch] = out.double().cpu().numpy()
         if not np.isfinite(result).all():
             raise ModelError(
                 "model: its outputs are not finite (NaN or infinity) under some faults, "
                 "though the clean outputs are; look for a division or logarithm after the sites"
             )
         return result
+
+    def plan(self) -> list[str]:
+        """How samples are computed at each site, and why: one line each.
+
+        The choice follows from the model's structure, the faults' probabilities and sizes, never
+        from timings, so it is the same on every machine.
+        """
+        program = self._find_program()
+        lines = []
+        for p in self.placements:
+            is_weight = p.site.kind == "parameter"
+            if isinstance(program, Program) and (
+                not self._has_parameters or program.can_add_weights(None)
+            ):
+                how = program.explain(p)
+            elif self._has_parameters:
+                what = "patched" if is_weight else "masked"
+                why = program if isinstance(program, str) else program.why_not_added()
+                how = f"{what}, one sample at a time: {why}"
+            else:
+                rare = is_rare(p, SCATTERED) and is_elementwise(p)
+                how = "struck one by one" if rare else "masked"
+                how += f", whole model for every sample: {program}"
+            lines.append(f"{p.site.name} ({p.fault.name}): {how}")
+        return lines
+
+    def _find_program(self) -> Program | str:
+        """The model taken apart at its faults, checked; or why it has to run as a whole."""
+        if self._program is None:
+            try:
+                example = self.inputs[:1]
+                with torch.no_grad():
+                    program = Program(self.model, self._tensors, example, self.placements)
+                    self._check_program(program)
+                self._program = program
+            except NotTraceable as reason:
+                self._program = str(reason)
+        return self._program
+
+    def _check_program(self, program: Program) -> None:
+        """Compares the short cuts with the whole model on three points of many faults."""
+        rng = np.random.Generator(np.random.Philox(0))
+        size = min(_CHECKED, self.N)
+        rows, columns, values = [], [], []
+        for row in range(3):
+            for p in self.placements:
+                chosen = np.sort(rng.choice(p.size, min(-(-p.size // 3), size), replace=False))
+                rows.append(np.full(len(chosen), row))
+                columns.append(p.start + chosen)
+                scale = 1.0 if p.fault.is_bernoulli else p.fault.rate
+                values.append(np.full(len(chosen), scale))
+        points = Points(
+            3,
+            np.zeros(self.N),
+            np.concatenate(rows),
+            np.concatenate(columns),
+            np.concatenate(values),
+        )
+        inputs = self.inputs[:2]
+        try:
+            with self._generic(inputs, points) as (run, _):
+                wanted = torch.cat([run(i, i + 1).reshape(-1) for i in range(3)]).double()
+            with self._short(inputs, program, self._split(points)) as (run, _):
+                found = run(0, 3).reshape(-1).double()
+        except Exception as error:  # whatever the model's own code does with such values
+            raise NotTraceable(f"it fails under many faults ({error})") from error
+        finite = torch.isfinite(wanted)
+        tolerance = 30 * torch.finfo(self.dtype).eps ** 0.75 * (1 + wanted[finite].abs().max(0)[0])
+        if (
+            not torch.equal(finite, torch.isfinite(found))
+            or ((wanted - found)[finite].abs() > tolerance).any()
+        ):
+            raise NotTraceable("traced by torch.fx, it gives other outputs than the model itself")
+
+    def _split(self, points: Points) -> dict[Placement, Changes]:
+        found = split(points, self.placements, self.device, self.dtype)
+        return {change.placement: change for change in found}
+
+    def _choose(self, points: Points) -> Callable[[Tensor], _Way]:
+        """How to compute these points, for some inputs at a time."""
+        if not _SHORT_CUTS or points.count == 1:
+            return lambda inputs: self._generic(inputs, points)
+        program = self._find_program()
+        changes = self._split(points)
+        if isinstance(program, Program) and (
+            not self._has_parameters or program.can_add_weights(changes)
+        ):
+            return lambda inputs: self._short(inputs, program, changes)
+        if self._has_parameters:
+            return lambda inputs: self._generic(inputs, points)
+        return lambda inputs: self._whole(inputs, changes)
+
+    @contextmanager
+    def _short(
+        self, inputs: Tensor, program: Program, changes: Mapping[Placement, Changes]
+    ) -> Iterator[tuple[_Run, int]]:
+        """Only what lies behind the faults is run for every sample."""
+        reference = program.reference(inputs, changes)
+
+        def run(start: int, stop: int) -> Tensor:
+            part = {p: change.part(start, stop) for p, change in changes.items()}
+            return program.run(reference, part, stop - start)
+
+        yield run, _BATCH_SCALARS
+
+    @contextmanager
+    def _whole(
+        self, inputs: Tensor, changes: Mapping[Placement, Changes]
+    ) -> Iterator[tuple[_Run, int]]:
+        """The whole model is run for every sample; neurons alone are struck."""
+        part: dict[Site, list[Changes]] = {}
+        count = 1
+
+        def act(site: Site) -> Action:
+            return lambda value: strike(value, site, part[site], count)
+
+        sites = dict.fromkeys(p.site for p in changes)
+
+        def run(start: int, stop: int) -> Tensor:
+            nonlocal count
+            count = stop - start
+            for site in sites:
+                part[site] = [c.part(start, stop) for p, c in changes.items() if p.site == site]
+            x = _repeat(inputs, count)
+            for site in sites:
+                if site.kind == "input":
+                    x = strike(x, site, part[site], count, owned=True)
+            out: Tensor = self._call(x)
+            return out
+
+        with perturbing(self.model, {site: act(site) for site in sites if site.kind != "input"}):
+            yield run, _BATCH_SCALARS
+
+    @contextmanager
+    def _generic(self, inputs: Tensor, points: Points) -> Iterator[tuple[_Run, int]]:
+        """Nothing is taken for granted; weights are patched, one sample at a time."""
+        weights = _PatchedWeights(self, points.base) if self._has_parameters else None
+
+        def run(start: int, stop: int) -> Tensor:
+            part = points.part(start, stop)
+            e = torch.from_numpy(self._neuron_coordinates(part))
+            e = e.to(self.device, self.dtype)[:, None]
+            out = self._run(inputs, e, weights.apply(part) if weights else self._tensors)
+            if weights:
+                weights.restore()
+            return out
+
+        yield run, 1 if weights else _BATCH_SCALARS
 
     def gradients(self, at: Floats) -> Iterator[tuple[slice, Floats]]:
         """dF/de at a point, for a few inputs at a time.
@@ -193,9 +343,9 @@ class FaultSpace:
         batch = 1 if self._has_parameters else max(1, _GRADIENT_SCALARS // values)
         for low in range(0, self.B, batch):
             inputs = self.inputs[low : low + batch]
-            gradients = torch.zeros(len(inputs), self.K, self.N, dtype=self.dtype)
-            products = torch.zeros(len(inputs), self.K, len(vectors), self.N, dtype=self.dtype)
             with torch.inference_mode(False), torch.enable_grad():
+                gradients = torch.zeros(len(inputs), self.K, self.N, dtype=self.dtype)
+                products = torch.zeros(len(inputs), self.K, len(vectors), self.N, dtype=self.dtype)
                 point = torch.from_numpy(at).to(self.device, self.dtype)
                 directions = torch.from_numpy(vectors).to(self.device, self.dtype)
                 e = point.repeat(1, len(inputs), 1).requires_grad_()
@@ -231,16 +381,17 @@ class FaultSpace:
     def _run(self, inputs: Tensor, e: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
         """Outputs (S, b, K) of inputs (b, ...) under neuron coordinates e (S, 1 or b, N)."""
         count, batch = e.shape[0], inputs.shape[0]
-        x = inputs.repeat(count, *[1] * (inputs.dim() - 1))  # a copy: the model may change it
+        x = _repeat(inputs, count)  # a copy: the model may change it
         actions: dict[Site, Action] = {}
         for site in dict.fromkeys(p.site for p in self.placements if p.site.kind != "parameter"):
             placed = [p for p in self.placements if p.site == site]
 
             def act(value: Tensor, placed: list[Placement] = placed, site: Site = site) -> Tensor:
-                faulty = value.reshape(count, batch, *site.shape)
+                rows = value.movedim(site.axis, 0)
+                faulty = rows.reshape(count, batch, *site.shape)
                 for p in placed:
                     faulty = p.fault.perturb(faulty, e[..., p.start : p.stop], site.shape)
-                return faulty.reshape(value.shape)
+                return faulty.reshape(rows.shape).movedim(0, site.axis)
 
             if site.kind == "input":
                 x = act(x)
@@ -331,6 +482,28 @@ class FaultSpace:
         return first
 
 
+# Outputs (S b, ...) of points from one number to another; and how many at most at a time.
+_Run = Callable[[int, int], Tensor]
+_Way = AbstractContextManager[tuple[_Run, int]]
+
+
+def _repeat(inputs: Tensor, count: int) -> Tensor:
+    """(S b, ...) copies."""
+    return inputs.repeat(count, *[1] * (inputs.dim() - 1))
+
+
+def _scalars_of_weights(placements: list[Placement], sites: list[Site]) -> int:
+    """Numbers in flight for each input where struck weights are added to the layers' outputs."""
+    outputs = {site.module: site for site in sites if site.kind == "module"}
+    total = 0.0
+    for p in placements:
+        layer = outputs.get(p.site.module.rpartition(".")[0])
+        if p.site.kind == "parameter" and layer is not None and p.fault.is_bernoulli:
+            # Each struck weight acts once for every position of the layer's output.
+            total += p.size * p.fault.rate * layer.size / p.site.shape[0]
+    return int(4 * total)
+
+
 def _gradient(value: Tensor, e: Tensor, create_graph: bool = False) -> Tensor:
     """d value / d e, zero where value does not depend on e."""
     if not value.requires_grad:
@@ -376,9 +549,9 @@ class _PatchedWeights:
         for p in self._placements:
             if p.site.module in self._stacked:
                 continue
-            first, last = np.searchsorted(point.columns, [p.start, p.stop])
-            columns = point.columns[first:last]
-            change = point.values[first:last] - self._base[columns]
+            ours = (point.columns >= p.start) & (point.columns < p.stop)
+            columns = point.columns[ours]
+            change = point.values[ours] - self._base[columns]
             steps = self._steps[p]
             local = torch.from_numpy(columns - p.start).to(steps.device)
             flat = self._work[p.site.module].view(-1)

@@ -1,0 +1,334 @@
+"""Every way of computing samples gives what the plain one gives: masks over the whole model."""
+
+import itertools
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from crashsim import (
+    AdditiveNoise,
+    BitFlip,
+    FaultSpace,
+    GainNoise,
+    NeuronCrash,
+    SignFlip,
+    StuckAt,
+    WeightCrash,
+)
+from crashsim.points import Points, sample_points
+from crashsim.prefix import Program
+
+
+def seeded(build, seed=0):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build().eval().double()
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.running_mean.normal_()
+                module.running_var.uniform_(0.5, 2)
+    return model
+
+
+def mlp(sizes=(6, 30, 20, 3), act=nn.Tanh):
+    layers = OrderedDict()
+    for i, (a, b) in enumerate(itertools.pairwise(sizes), start=1):
+        layers[f"linear{i}"] = nn.Linear(a, b)
+        layers[f"act{i}"] = act()
+    del layers[f"act{len(sizes) - 1}"]
+    return nn.Sequential(layers)
+
+
+class Residual(nn.Module):
+    """Convolutions with batch norm, a skip, an in-place ReLU called twice, and code that reads
+    the batch size."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(2, 4, 3, stride=2, padding=1), nn.BatchNorm2d(4)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv = nn.Conv2d(4, 4, 3, padding=1, groups=2)
+        self.wide = nn.Conv2d(4, 6, (3, 2), padding=(2, 1), dilation=2, bias=False)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x, scale=None):
+        batch = x.shape[0]
+        x = self.relu(self.norm(self.stem(x)))
+        x = self.relu(x + self.conv(x))
+        x = torch.tanh(self.wide(x)).mean((2, 3))
+        return self.head(x.view(batch, -1))
+
+
+class Twice(nn.Module):
+    """A layer and an activation that are called twice, and a concatenation."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.shared, self.act = nn.Linear(6, 8), nn.Linear(8, 8), nn.GELU()
+        self.last = nn.Linear(16, 3)
+
+    def forward(self, x):
+        a = self.act(self.first(x))
+        b = self.act(self.shared(a))
+        return self.last(torch.cat([b, F.relu(self.shared(b))], 1))
+
+
+class Tokens(nn.Module):
+    """Attention written out, layer norm, and a Linear on (B, T, C)."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.out = nn.Linear(6, 18), nn.Linear(6, 6)
+        self.norm, self.up, self.down = nn.LayerNorm(6), nn.Linear(6, 12), nn.Linear(12, 6)
+        self.position = nn.Parameter(torch.randn(4, 6))
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        batch, length, width = x.shape
+        x = x + self.position
+        q, k, v = self.qkv(x).view(batch, length, 3, width).unbind(2)
+        x = x + self.out((q @ k.transpose(1, 2)).softmax(-1) @ v)
+        x = x + self.down(F.gelu(self.up(self.norm(x))))
+        return self.head(x.mean(1))
+
+
+class Untraceable(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.act = nn.Linear(6, 8), nn.Linear(8, 3), nn.Sigmoid()
+
+    def forward(self, x):
+        h = self.act(self.a(x))
+        return self.b(F.relu(h) if h.sum() > -1e9 else h)
+
+
+class Encoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(6, 2, 8, batch_first=True)
+        self.encoder, self.head = nn.TransformerEncoder(layer, 2), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.head(self.encoder(x).mean(1))
+
+
+class Convs(nn.Module):
+    """One-, two- and three-dimensional and transposed convolutions with group norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.up = nn.ConvTranspose2d(2, 3, 2, stride=2)
+        self.norm = nn.GroupNorm(3, 3)
+        self.flat, self.deep = nn.Conv1d(3, 4, 3), nn.Conv3d(1, 2, 3)
+        self.head = nn.LazyLinear(3)
+        with torch.no_grad():
+            self(torch.zeros(1, 2, 6, 6))
+
+    def forward(self, x):
+        x = F.leaky_relu(self.norm(self.up(x)))
+        a = F.relu(self.flat(x.flatten(2)))
+        b = torch.tanh(self.deep(x.unsqueeze(1)))
+        return self.head(torch.cat([a.flatten(1), b.flatten(1)], dim=1))
+
+
+class FlatConv(nn.Module):
+    """A convolution whose activations feed a Linear through Flatten and Dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Dropout(0.5))
+        self.head = nn.Linear(3 * 16, 3)
+
+    def forward(self, x):
+        return self.head(self.body(x))
+
+
+VECTOR, IMAGE, SERIES = (6,), (2, 6, 6), (4, 6)
+SHORT = [
+    (mlp, VECTOR, {"hidden": NeuronCrash(0.05)}),
+    (mlp, VECTOR, {"hidden": NeuronCrash(0.5)}),
+    (mlp, VECTOR, {"input": NeuronCrash(0.02)}),
+    (mlp, VECTOR, {"act1": NeuronCrash(0.1, group=7), "act2": NeuronCrash(0.3, group=3)}),
+    (mlp, VECTOR, {"act1": StuckAt(0.03, 1.5), "act2": SignFlip(0.2)}),
+    (mlp, VECTOR, {"act1": SignFlip(0.1), "act?": StuckAt(0.1, 0.5)}),
+    (mlp, VECTOR, {"hidden": GainNoise(0.3)}),
+    (mlp, VECTOR, {"input": AdditiveNoise(0.3), "act2": NeuronCrash(0.01)}),
+    (mlp, VECTOR, {"weights": WeightCrash(0.02)}),
+    (mlp, VECTOR, {"*": WeightCrash(0.03)}),
+    (mlp, VECTOR, {"linear2.weight": BitFlip(0.01, bits=5)}),
+    (mlp, VECTOR, {"weights": StuckAt(0.02, 0.3), "act1": NeuronCrash(0.02)}),
+    (mlp, VECTOR, {"linear2.*": SignFlip(0.02), "act1": NeuronCrash(0.05), "act2": SignFlip(0.1)}),
+    (Residual, IMAGE, {"hidden": NeuronCrash(0.02)}),
+    (Residual, IMAGE, {"relu#1": NeuronCrash(0.3, group="channel")}),
+    (Residual, IMAGE, {"stem": NeuronCrash(0.04), ":tanh": GainNoise(0.1)}),
+    (Residual, IMAGE, {"norm": StuckAt(0.2, 1.0)}),
+    (Residual, IMAGE, {"weights": WeightCrash(0.02)}),
+    (Residual, IMAGE, {"conv.*": WeightCrash(0.03)}),
+    (Residual, IMAGE, {"stem.*": WeightCrash(0.03), "wide.weight": BitFlip(0.01)}),
+    (Residual, IMAGE, {"wide.weight": SignFlip(0.02)}),
+    (Residual, IMAGE, {"input": NeuronCrash(0.02), "conv.weight": WeightCrash(0.02)}),
+    (Twice, VECTOR, {"hidden": NeuronCrash(0.05)}),
+    (Twice, VECTOR, {"act#1": NeuronCrash(0.2), ":relu": NeuronCrash(0.01)}),
+    (Twice, VECTOR, {"shared": NeuronCrash(0.03)}),
+    (Twice, VECTOR, {"shared#1": NeuronCrash(0.03)}),
+    (Twice, VECTOR, {"shared.*": WeightCrash(0.03)}),
+    (Twice, VECTOR, {"last.weight": WeightCrash(0.03), "shared.weight": SignFlip(0.03)}),
+    (Tokens, SERIES, {"hidden": NeuronCrash(0.04)}),
+    (Tokens, SERIES, {"norm": NeuronCrash(0.2), "input": SignFlip(0.04)}),
+    (Tokens, SERIES, {"qkv.*": WeightCrash(0.03), "down.weight": WeightCrash(0.03)}),
+    (Convs, IMAGE, {"hidden": NeuronCrash(0.03)}),
+    (Convs, IMAGE, {"up": NeuronCrash(0.3), "flat": NeuronCrash(0.02), "deep": SignFlip(0.5)}),
+    (FlatConv, IMAGE, {"hidden": NeuronCrash(0.05)}),
+    (FlatConv, IMAGE, {"hidden": NeuronCrash(0.05, group="channel")}),
+    (FlatConv, IMAGE, {"body.2": NeuronCrash(0.05)}),
+    (FlatConv, IMAGE, {"body.0": StuckAt(0.05, 0.5), "head.*": WeightCrash(0.02)}),
+]
+WHOLE = [
+    (Untraceable, VECTOR, {"hidden": NeuronCrash(0.03)}),
+    (Untraceable, VECTOR, {"hidden": NeuronCrash(0.3), "input": GainNoise(0.2)}),
+    (Encoder, SERIES, {"hidden": NeuronCrash(0.04)}),
+    (Encoder, SERIES, {"encoder.layers.0.linear2": StuckAt(0.3, 0.1), "input": SignFlip(0.02)}),
+]
+PATCHED = [
+    (Untraceable, VECTOR, {"a.weight": WeightCrash(0.03), "act": NeuronCrash(0.1)}),
+    (Encoder, SERIES, {"weights": WeightCrash(0.03)}),
+    (Convs, IMAGE, {"weights": WeightCrash(0.03)}),
+    (mlp, VECTOR, {"weights": GainNoise(0.1)}),
+    (mlp, VECTOR, {"weights": WeightCrash(0.5)}),
+    (mlp, VECTOR, {"linear1.weight": WeightCrash(0.01), "linear1.*": SignFlip(0.01)}),
+    (Residual, IMAGE, {"norm.weight": WeightCrash(0.1)}),
+    (Tokens, SERIES, {"position": WeightCrash(0.1)}),
+]
+
+
+def compare(space, points, monkeypatch):
+    found = space.outputs(points)
+    with monkeypatch.context() as patch:
+        patch.setattr("crashsim.space._SHORT_CUTS", False)
+        wanted = space.outputs(points)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-10)
+    return wanted
+
+
+def make(build, shape, faults, count=3):
+    x = torch.randn(count, *shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return FaultSpace(seeded(build), x, faults)
+
+
+@pytest.mark.parametrize(("build", "shape", "faults"), SHORT + WHOLE + PATCHED, ids=str)
+@pytest.mark.parametrize("count", [1, 3])
+def test_samples_are_those_of_the_whole_model(build, shape, faults, count, monkeypatch):
+    space = make(build, shape, faults, count)
+    wanted = compare(space, sample_points(space.placements, 3, 40), monkeypatch)
+    assert (np.abs(wanted - space.clean()) > 1e-6).any()
+    lines = space.plan()
+    assert len(lines) == len(space.placements)
+    for line, placement in zip(lines, space.placements, strict=True):
+        assert line.startswith(placement.site.name)
+
+
+@pytest.mark.parametrize(("build", "shape", "faults"), SHORT, ids=str)
+def test_these_models_are_taken_apart(build, shape, faults):
+    space = make(build, shape, faults)
+    assert isinstance(space._find_program(), Program), space.plan()
+
+
+@pytest.mark.parametrize(("build", "shape", "faults"), SHORT + PATCHED, ids=str)
+def test_points_around_a_base(build, shape, faults, monkeypatch):
+    space = make(build, shape, faults)
+    rng = np.random.default_rng(0)
+    base = rng.uniform(0, 0.3, space.N)
+    columns = np.sort(rng.choice(space.N, min(30, space.N), replace=False))
+    single = Points.one_at_a_time(base, columns, np.ones(len(columns)))
+    compare(space, single, monkeypatch)
+    compare(space, Points.one_at_a_time(0 * base, columns, np.ones(len(columns))), monkeypatch)
+    rows = np.sort(rng.integers(0, 5, 3 * space.N))
+    pairs = np.unique(np.stack([rows, rng.integers(0, space.N, len(rows))]), axis=1)
+    values = rng.normal(size=pairs.shape[1])
+    compare(space, Points(5, base, pairs[0], pairs[1], values), monkeypatch)
+    # Changes of one point need not be sorted by coordinate.
+    order = np.lexsort((-pairs[1], pairs[0]))
+    compare(space, Points(5, 0 * base, *pairs[:, order], values[order]), monkeypatch)
+
+
+@pytest.mark.parametrize(("build", "shape", "faults"), SHORT + WHOLE, ids=str)
+def test_chunks_join(build, shape, faults, monkeypatch):
+    space = make(build, shape, faults)
+    points = sample_points(space.placements, 0, 10)
+    whole = space.outputs(points)
+    monkeypatch.setattr("crashsim.space._BATCH_SCALARS", 3 * space._scalars)
+    np.testing.assert_allclose(space.outputs(points), whole, rtol=0, atol=1e-12)
+    monkeypatch.setattr("crashsim.space._BATCH_SCALARS", 1)
+    np.testing.assert_allclose(space.outputs(points), whole, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("build", [mlp, Residual, Encoder], ids=str)
+def test_other_number_types(build, monkeypatch):
+    shape = {mlp: VECTOR, Residual: IMAGE, Encoder: SERIES}[build]
+    space = make(build, shape, {"hidden": NeuronCrash(0.05)})
+    points = sample_points(space.placements, 0, 20)
+    exact = space.outputs(points)
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 0.2)):
+        outputs = space.with_dtype(dtype).outputs(points)
+        np.testing.assert_allclose(outputs, exact, atol=tolerance)
+
+
+def test_tied_weights_are_patched():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+            self.b.weight = self.a.weight
+
+        def forward(self, x):
+            return self.c(torch.tanh(self.b(torch.tanh(self.a(x)))))
+
+    space = make(Tied, VECTOR, {"a.weight": WeightCrash(0.02)})
+    assert "other parts of the model read it too" in space.plan()[0]
+
+
+def test_a_model_that_reads_its_weights_itself(monkeypatch):
+    class Reads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            return self.b(torch.tanh(self.a(x) @ self.a.weight))
+
+    space = make(Reads, VECTOR, {"a.weight": WeightCrash(0.02)})
+    assert "other parts of the model read it too" in space.plan()[0]
+    compare(space, sample_points(space.placements, 0, 30), monkeypatch)
+
+
+def test_the_plan_says_why():
+    def line(build, shape, faults):
+        return make(build, shape, faults).plan()[0]
+
+    net = lambda: mlp((6, 200, 20, 3))  # noqa: E731
+    crash = line(net, VECTOR, {"act1": NeuronCrash(0.01)})
+    assert "struck inputs alone are subtracted in linear2: about 2 of 200" in crash
+    assert "what comes before is computed once" in crash
+    assert "masked" in line(net, VECTOR, {"act1": NeuronCrash(0.5)})
+    weights = line(net, VECTOR, {"linear2.weight": WeightCrash(0.01)})
+    assert "added to the layer's output: about 40 of 4000" in weights
+    assert "torch.fx cannot trace it" in line(Untraceable, VECTOR, {"act": NeuronCrash(0.1)})
+    many = line(net, VECTOR, {"linear2.weight": WeightCrash(0.5)})
+    assert "one sample at a time" in many
+    assert "too many of its weights change" in many
+
+
+def test_the_users_model_and_its_hooks_are_left_alone(monkeypatch):
+    net = seeded(mlp)
+    net.act1.register_forward_hook(lambda _, __, out: out * 2)
+    before = {name: p.clone() for name, p in net.named_parameters()}
+    hooks = {name: len(m._forward_hooks) for name, m in net.named_modules()}
+    x = torch.randn(3, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    space = FaultSpace(net, x, {"hidden": NeuronCrash(0.05)})
+    compare(space, sample_points(space.placements, 0, 30), monkeypatch)
+    assert hooks == {name: len(m._forward_hooks) for name, m in net.named_modules()}
+    assert all(torch.equal(p, before[name]) for name, p in net.named_parameters())
