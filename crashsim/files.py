@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import io
 import json
 import sys
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -179,12 +181,45 @@ def _load_state(model: nn.Module, path: str) -> None:
 def _load_exported(path: Path) -> nn.Module:
     if not path.exists():
         raise FileError(f"model={str(path)!r} does not exist")
+    _refuse_code(path)
     try:
         return torch.export.load(str(path)).module()
     except Exception as error:  # a damaged archive fails in many ways inside torch
         raise FileError(
             f"model={str(path)!r} is no torch.export archive ({str(error).splitlines()[0]})"
         ) from error
+
+
+def _refuse_code(path: Path) -> None:
+    """Raises FileError unless every pickle of an export archive holds plain tensors alone.
+
+    ``torch.export.load`` unpickles without restriction, so an archive can run any code. It reads
+    raw bytes for the tensors that the archive's own tables mark as not pickled; all other members
+    are checked with the restricted unpickler first.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            raw = {
+                f"{table.rpartition('/')[0]}/{entry['path_name']}"
+                for table in archive.namelist()
+                if table.endswith("_config.json")
+                for entry in json.loads(archive.read(table))["config"].values()
+                if entry.get("use_pickle") is False
+            }
+            members = {name: archive.read(name) for name in archive.namelist() if name not in raw}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        raise FileError(f"model={str(path)!r} is no torch.export archive ({error})") from error
+    for name, content in members.items():
+        if not content.startswith((b"PK", b"\x80")):
+            continue  # JSON and version marks
+        try:
+            torch.load(io.BytesIO(content), weights_only=True)
+        except Exception as error:
+            raise FileError(
+                f"model={str(path)!r}: {name!r} holds pickled objects that could run code; export "
+                "the model without custom objects, or name the code that builds it as "
+                "path.py:factory"
+            ) from error
 
 
 def _call_factory(spec: str) -> nn.Module:

@@ -91,7 +91,7 @@ def monte_carlo(
     Raises:
         ArgumentError: an argument out of its range.
     """
-    budget = _check(samples, rel_width, epsilon, confidence)
+    budget = check_sampling(samples, rel_width, epsilon, confidence)
     seed = check_seed(seed)
     tally = _Tally(space, epsilon, budget)
     alpha, look, next_look = 1 - confidence, 0, 1
@@ -348,7 +348,7 @@ def _at(values: Values, where: slice | int) -> Values:
     )
 
 
-def _check(
+def check_sampling(
     samples: int | None, rel_width: float | None, epsilon: float | None, confidence: float
 ) -> int:
     """The number of samples to spend at most, if the arguments make sense."""

@@ -102,8 +102,11 @@ def plan(
 
 
 def _check(methods: Iterable[str]) -> set[str]:
-    named = {methods} if isinstance(methods, str) else set(methods)
-    unknown = sorted(name for name in named if name.removeprefix("+") not in SCORED)
+    try:
+        named = {methods} if isinstance(methods, str) else set(methods)
+    except TypeError:
+        raise ArgumentError(f"methods={methods!r}: give a list of names") from None
+    unknown = sorted(str(name) for name in named if str(name).removeprefix("+") not in SCORED)
     if unknown or not named:
         raise ArgumentError(f"methods={unknown}: choose among {', '.join(SCORED)}")
     return named
@@ -138,8 +141,13 @@ def _reason_against(method: str, space: FaultSpace, cost: float) -> str | None:
             return f"{space.N} coordinates: gradients of {space.B} inputs do not fit in memory"
         if space.B * space.K * cost > 10 * BUDGET:
             return f"{space.K} outputs: as many backward passes per input cost too much"
-    if method == "importance-sampling" and 2 * IMPORTANCE_SAMPLES * cost > BUDGET:
-        return "some thousand samples for each input cost too much"
+    if method == "importance-sampling":
+        samples = 2 * IMPORTANCE_SAMPLES * space.B
+        if samples * _operations(space, inputs=1) > BUDGET / 4:
+            return (
+                "some thousand samples for each input take longer; ask for it as "
+                "+importance-sampling, on fewer inputs"
+            )
     if method in ("norm", "absolute"):
         for p in space.placements:
             unit = getattr(p.fault, "group", None) == "unit"
@@ -148,10 +156,11 @@ def _reason_against(method: str, space: FaultSpace, cost: float) -> str | None:
     return None
 
 
-def _operations(space: FaultSpace) -> float:
-    """Floating-point operations of one forward pass of all inputs, about."""
+def _operations(space: FaultSpace, inputs: int | None = None) -> float:
+    """Floating-point operations of one sample's forward pass on some inputs (all), about."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         space._call(space.inputs[:1].clone())
     elementwise = 10 * sum(s.size for s in space.available_sites if s.kind != "parameter")
-    overhead = 1e5  # of calling a small network at all
-    return space.B * float(counter.get_total_flops() + elementwise) + overhead
+    # What a call costs at all; samples with faulty parameters cannot always share one.
+    overhead = 3e6 if any(p.site.kind == "parameter" for p in space.placements) else 1e5
+    return (inputs or space.B) * float(counter.get_total_flops() + elementwise) + overhead

@@ -106,8 +106,8 @@ def importance_sampling(
         CrashsimWarning: an interval rests on few effective hits.
     """
     surrogate = analysis.surrogate
-    if surrogate is None:
-        return []
+    if surrogate is None or not (space.moments.k2 > 0).any():
+        return []  # nothing guides, or nothing is random
     found: list[Estimate] = []
     tasks: list[tuple[Quantity, list[RareEvent]]] = []
     if epsilon is not None:
@@ -243,7 +243,8 @@ class _Law:
 
     def log_mean_exp(self, tilted: Floats) -> Floats:
         """log E exp(sum tilted_i e_i) for each row of (J, N)."""
-        bernoulli = np.logaddexp(np.log1p(-self.p), np.log(self.p) + tilted)
+        with np.errstate(divide="ignore"):  # p = 0 and p = 1 have a log of -infinity
+            bernoulli = np.logaddexp(np.log1p(-self.p), np.log(self.p) + tilted)
         terms = np.where(self.is_bernoulli, bernoulli, (self.std * tilted) ** 2 / 2)
         total: Floats = terms.sum(-1)
         return total
@@ -295,22 +296,20 @@ def _points(e: Floats) -> Points:
 
 
 def _summary(weights: Floats, alpha: float) -> RareEvent:
-    n = len(weights)
-    total, squares = float(weights.sum()), float((weights**2).sum())
-    value = total / n
-    if total == 0:
+    n, largest = len(weights), float(weights.max())
+    if largest == 0:
         # Weights are at most 1 / share of the untilted law, and none of n samples hit.
         high = min(1.0, (1 - alpha ** (1 / n)) / _DEFENSIVE)
         return RareEvent(0.0, 0.0, high, n, 0.0, 1.0)
-    error = float(np.sqrt(max(squares / n - value**2, 0.0) / n)) / value
-    factor = float(np.exp(stats.t.ppf(1 - alpha / 2, n - 1) * error))
+    relative = weights / largest  # squares of the weights themselves might underflow
+    total, squares = float(relative.sum()), float((relative**2).sum())
+    mean = total / n
+    error = float(np.sqrt(max(squares / n - mean**2, 0.0) / n)) / mean
+    # A single hit has an error of 1; far more than that is no interval, so its end is capped.
+    factor = float(np.exp(min(stats.t.ppf(1 - alpha / 2, n - 1) * error, 700.0)))
+    value = mean * largest
     return RareEvent(
-        value,
-        value / factor,
-        min(1.0, value * factor),
-        n,
-        total**2 / squares,
-        float(weights.max()) / total,
+        value, value / factor, min(1.0, value * factor), n, total**2 / squares, 1 / total
     )
 
 

@@ -21,7 +21,7 @@ from crashsim.computing import Results, compute
 from crashsim.errors import ArgumentError, CrashsimWarning, FileError
 from crashsim.estimate import Estimate
 from crashsim.faults import NeuronCrash
-from crashsim.montecarlo import MonteCarlo, check_epsilon
+from crashsim.montecarlo import MonteCarlo, check_sampling
 from crashsim.pictures import Curves, Histogram, curves_of, histogram_of
 from crashsim.plan import plan
 from crashsim.points import check_seed
@@ -232,7 +232,7 @@ def score(
         >>> result.find("exact", "variance").kind
         'exact'
     """
-    check_epsilon(epsilon)
+    check_sampling(samples, rel_width, epsilon, confidence)
     seed = check_seed(seed)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", CrashsimWarning)
@@ -321,7 +321,7 @@ def _doubts(
                 f"intervals (relative error {a.relative_error:.0%}): the network is too curved for "
                 "first-order theory at these faults; trust Monte Carlo"
             )
-    if sampled is not None and epsilon is not None:
+    if sampled is not None and epsilon is not None and sampled.variance.max() > 0:
         total = next(
             e
             for e in sampled.estimates

@@ -34,7 +34,7 @@ def best(score: Score, quantity: str, output: int | str = "all") -> Estimate | N
         if found is None:
             continue
         rare = score.find("importance-sampling", quantity, output=output)
-        if method == "monte-carlo" and rare is not None and _width(rare) < _width(found):
+        if method == "monte-carlo" and rare is not None and _width(rare) < min(_width(found), 2.0):
             return rare
         return found
     return None

@@ -144,6 +144,8 @@ def compare(
     from crashsim.training import accuracy
 
     check_writable(json_file)
+    if len(models) < 2:
+        raise ArgumentError(f"models={models}: one model to compare; give at least two")
     if len(set(models)) < len(models):
         raise ArgumentError(f"models: {models} names one twice; give different models")
     faults = read_faults(fault, p, sites, group)

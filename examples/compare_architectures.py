@@ -1,0 +1,51 @@
+"""Which of three architectures tolerates crashes best, over several trainings of each?"""
+
+import argparse
+
+import crashsim
+from crashsim import NeuronCrash
+from crashsim.architectures import parse_architecture
+from crashsim.comparison import compare
+from crashsim.data import load_data
+from crashsim.training import Recipe, accuracy, train_classifier
+
+ARCHITECTURES = ("64-30-10:relu", "64-100-10:relu", "64-100-10:tanh")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--inits", type=int, default=3, help="trainings of each architecture")
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--samples", type=int, default=1000, help="Monte Carlo samples")
+    options = parser.parse_args(arguments)
+
+    training, test = load_data("digits", "train"), load_data("digits", "test")
+    scores: dict[str, list[crashsim.Score]] = {name: [] for name in ARCHITECTURES}
+    accuracies: dict[str, list[float]] = {name: [] for name in ARCHITECTURES}
+    for name in ARCHITECTURES:
+        for init in range(options.inits):
+            model = parse_architecture(name).build(seed=init)
+            train_classifier(model, training, Recipe(epochs=options.epochs, seed=init))
+            accuracies[name].append(accuracy(model, test))
+            scores[name].append(
+                crashsim.score(
+                    model,
+                    test.first(32).inputs,
+                    NeuronCrash(p=0.02),
+                    methods=["monte-carlo"],
+                    samples=options.samples,
+                )
+            )
+
+    result = compare(scores, accuracies=accuracies)
+    print(result.verdict)
+    for contender in result.contenders:
+        change = contender.measures["class-change"]
+        print(
+            f"{contender.name:16} class changes {change.value:.2%} "
+            f"[{change.low:.2%}, {change.high:.2%}], accuracy {contender.accuracy:.1%}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""Every example runs, and says what it is there to show."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+RUNS = {
+    "score_a_model.py": ([], "tanh"),
+    "compare_architectures.py": (
+        ["--inits", "2", "--epochs", "2", "--samples", "200"],
+        "fewest changes of class",
+    ),
+    "convolution_weights.py": (["--epochs", "1", "--samples", "200"], "second.weight"),
+    "spiking_chip.py": (["--epochs", "3", "--inputs", "4", "--out", "{tmp}/chip.html"], "ratio"),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_example_runs(name: str, tmp_path: Path) -> None:
+    arguments, expected = RUNS[name]
+    filled = [argument.format(tmp=tmp_path) for argument in arguments]
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / name), *filled],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert expected in done.stdout.lower()
+
+
+def test_every_example_is_run() -> None:
+    scripts = {path.name for path in EXAMPLES.glob("*.py")}
+    assert scripts == set(RUNS)
