@@ -111,12 +111,14 @@ def split(
     points: Points, placements: Sequence[Placement], device: torch.device, dtype: torch.dtype
 ) -> list[Changes]:
     """The changes of each placement, in order."""
-    stops = np.array([p.stop for p in placements])
-    owner = np.searchsorted(stops, points.columns, side="right")
-    # Stable, so rows stay sorted within a placement.
-    order = np.argsort(owner, kind="stable") if len(placements) > 1 else slice(None)
-    rows, columns, values = points.rows[order], points.columns[order], points.values[order]
-    edges = np.searchsorted(owner[order], np.arange(len(placements) + 1))
+    rows, columns, values = points.rows, points.columns, points.values
+    edges = np.array([0, len(rows)])
+    if len(placements) > 1:
+        stops = np.array([p.stop for p in placements])
+        owner = np.searchsorted(stops, columns, side="right").astype(np.uint16)
+        order = np.argsort(owner, kind="stable")  # rows stay sorted within a placement
+        rows, columns, values = rows[order], columns[order], values[order]
+        edges = np.searchsorted(owner[order], np.arange(len(placements) + 1))
     found = []
     for p, first, last in zip(placements, edges[:-1], edges[1:], strict=True):
         cut = slice(int(first), int(last))
@@ -138,7 +140,7 @@ def split(
                 torch.from_numpy(np.ascontiguousarray(row)).to(device),
                 torch.from_numpy(np.ascontiguousarray(unit)).to(device),
                 torch.from_numpy(np.ascontiguousarray(value)).to(device, dtype),
-                torch.from_numpy(base).to(device, dtype) if base.any() else None,
+                torch.from_numpy(base).to(device, dtype) if np.count_nonzero(base) else None,
                 is_rare(p, SCATTERED) or last - first <= points.count,
             )
         )

@@ -46,6 +46,8 @@ def add_neuron_changes(reference: Tensor, value: Tensor, change: Changes, weight
         mode="sum",
         per_sample_weights=change_of_input.reshape(-1),
     ).view(batch, change.count, width)
+    if batch == 1:
+        return sums[0].add_(reference)
     out = reference.new_empty(change.count, batch, width)
     torch.add(sums.transpose(0, 1), reference, out=out)
     return out.view(-1, width)
@@ -65,8 +67,9 @@ class WeightChanges:
         self._rows, self._count = change.rows, change.count
         size = layer.get_parameter(name).numel()
         # Several coordinates may act on one weight (its bits): their changes add up.
-        self._units = change.units // (change.placement.size // size)
-        self._steps = change.differences() * steps[change.units]
+        each = change.placement.size // size
+        self._units = change.units if each == 1 else change.units // each
+        self._steps = change.differences() * steps.index_select(0, change.units)
 
     def add_to(self, output: Tensor, value: Tensor, shared: bool) -> None:
         """Adds what the faults change to the layer's output, in place.
@@ -86,27 +89,30 @@ class WeightChanges:
         width = output.shape[-1]
         rows = output.numel() // (width * self._count)  # of each sample
         if self._name == "bias":
-            where, _ = self._positions(rows, width, self._units)
+            where = self._spread(self._rows, rows, width, self._units)
             output.view(-1).index_add_(0, where, self._steps.repeat_interleave(rows))
             return
         depth = value.shape[-1]
-        unit, source = self._units // depth, self._units % depth
+        unit = self._units // depth
+        source = self._units - unit * depth
         if shared and rows >= _WIDE:
             table = value.reshape(rows, depth).T.contiguous()
             sums = self._sum_rows(table, unit, source, width)  # (S, m, rows)
             output.view(self._count, rows, width).add_(sums.transpose(1, 2))
             return
-        where, samples = self._positions(rows, width, unit)
-        if shared:
-            samples = torch.arange(rows, device=samples.device).expand(len(unit), rows)
-        taken = value.reshape(-1).index_select(0, (samples * depth + source[:, None]).view(-1))
+        first = torch.zeros_like(self._rows) if shared else self._rows
+        taken = value.reshape(-1).index_select(0, self._spread(first, rows, depth, source))
         taken.view(-1, rows).mul_(self._steps[:, None])
+        where = self._spread(self._rows, rows, width, unit)
         output.view(-1).index_add_(0, where, taken)
 
-    def _positions(self, rows: int, width: int, unit: Tensor) -> tuple[Tensor, Tensor]:
-        """Where in a flat (S rows, width) output each change acts, and in which rows."""
-        samples = self._rows[:, None] * rows + torch.arange(rows, device=unit.device)
-        return (samples * width + unit[:, None]).view(-1), samples
+    @staticmethod
+    def _spread(sample: Tensor, rows: int, width: int, unit: Tensor) -> Tensor:
+        """(n rows,) where units lie in each row of their samples, in flat (S rows, width)."""
+        first = torch.add(unit, sample, alpha=rows * width)
+        if rows == 1:
+            return first
+        return (first[:, None] + width * torch.arange(rows, device=unit.device)).view(-1)
 
     def _sum_rows(self, table: Tensor, unit: Tensor, source: Tensor, width: int) -> Tensor:
         """(S, width, r) sums of rows of (n, r), one bag for each sample and output unit."""

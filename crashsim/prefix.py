@@ -106,6 +106,7 @@ class Program:
         self._weights = self._find_weights(tensors)
         self._changed = self._find_changed()
         self.linear_after = self._find_linear_layers()
+        self._tables: dict[fx.Node, Tensor] = {}
         reached = self._output in self._changed if isinstance(self._output, fx.Node) else False
         if self.not_additive:
             raise NotTraceable(self.not_additive)
@@ -419,9 +420,12 @@ class Program:
         return found or None
 
     def _transposed(self, node: fx.Node) -> Tensor:
-        layer = self._modules[str(node.target)]
-        assert isinstance(layer, nn.Linear)
-        return layer.weight.T.contiguous()
+        """A linear layer's weights with rows for its inputs, kept for the next chunk."""
+        if node not in self._tables:
+            layer = self._modules[str(node.target)]
+            assert isinstance(layer, nn.Linear)
+            self._tables[node] = layer.weight.T.contiguous()
+        return self._tables[node]
 
     def _last_uses(self) -> dict[fx.Node, list[fx.Node]]:
         """The nodes that can be forgotten after each node."""
