@@ -18,7 +18,6 @@ import math
 import operator
 from collections import Counter
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +30,7 @@ from crashsim.estimate import Estimate, deterministic
 from crashsim.faults import NeuronCrash, WeightCrash
 from crashsim.points import Placement
 from crashsim.space import FaultSpace
+from crashsim.tracing import UntraceableError, trace
 
 # Lipschitz constants: sup |phi'| of each activation function.
 _LIPSCHITZ: dict[str, float] = {
@@ -90,10 +90,9 @@ def layer_bounds(space: FaultSpace) -> list[Estimate]:
                 f"defined for crashes of single units and weights, not {p.fault}"
             )
     try:
-        model = deepcopy(space.model)  # whose forward may set attributes and buffers
-        graph = fx.symbolic_trace(model)
-    except Exception as error:  # whatever the user's forward raises on a symbolic input
-        raise NotApplicableError(f"torch.fx cannot trace the model ({error})") from error
+        graph, model = trace(space.model)
+    except UntraceableError as error:
+        raise NotApplicableError(str(error)) from error
     with torch.no_grad():
         spread = _Propagation(graph, model, space).spread_of_output()
     shape = (space.B, -1)

@@ -21,6 +21,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 from crashsim.errors import CrashsimError
 from crashsim.points import Floats
 from crashsim.space import FaultSpace
+from crashsim.tracing import UntraceableError, trace
 
 Key = tuple[str, str | None, int]  # a site: module, function, call
 Pair = tuple[int, int]
@@ -119,14 +120,11 @@ def layers_of(space: FaultSpace) -> list[Layer]:
         UnsupportedLayerError: a layer is not among those above, or the graph is no chain.
     """
     try:
-        graph = fx.symbolic_trace(space.model)
-        with torch.no_grad():
-            ShapeProp(graph).propagate(space.inputs[:1].to(_dtype(space.model)))
-    except UnsupportedLayerError:
-        raise
-    except Exception as error:  # whatever the user's forward raises on a symbolic input
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UnsupportedLayerError(f"model: torch.fx cannot trace it ({reason})") from error
+        graph, _ = trace(space.model)
+    except UntraceableError as error:
+        raise UnsupportedLayerError(f"model: {error}") from error
+    with torch.no_grad():
+        ShapeProp(graph).propagate(space.inputs[:1].to(_dtype(space.model)))
     reader = _Reader(graph)
     output = next(n for n in graph.graph.nodes if n.op == "output").args[0]
     if not isinstance(output, fx.Node):

@@ -107,7 +107,7 @@ def _source(estimate: Estimate, power: float = 1.0) -> str:
     """``monte-carlo, 95% interval 0.1 to 0.2``; the interval raised to ``power``."""
     kind = estimate.kind
     if estimate.low is None or estimate.high is None or kind == "exact":
-        return f"{estimate.method}, {kind}"
+        return kind if kind == estimate.method else f"{estimate.method}, {kind}"
     low, high = estimate.low**power, estimate.high**power
     percents = estimate.quantity in ("tail", "class-change")
     low_text, high_text = (percent(x) if percents else f"{x:.3g}" for x in (low, high))
