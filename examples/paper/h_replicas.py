@@ -1,8 +1,8 @@
 """(h) The median of replicas: the exact law, simulation, and the paper's rule; Byzantine replicas.
 
 Failure probability of the median of R networks against R, by simulation and by the binomial law
-from one network's tail; how many replicas a target takes, beside the paper's 2 log(1/delta) / log 3;
-and which voter holds with how many lying copies of how many.
+from one network's tail; how many replicas a target takes, beside the paper's rule 2 log(1/delta) /
+log 3; and which voter holds with how many lying copies of how many.
 """
 
 from __future__ import annotations

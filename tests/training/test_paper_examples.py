@@ -1,0 +1,38 @@
+"""Every experiment of examples/paper runs, writes its table and its figure."""
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "examples" / "paper"
+SCRIPTS = sorted(path.stem for path in FOLDER.glob("[a-h]_*.py"))
+
+
+def test_all_are_there():
+    assert [name[0] for name in SCRIPTS] == list("abcdefgh")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_experiment(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    try:
+        rows = importlib.import_module(name).main(["--quick", "--out", str(tmp_path)])
+    finally:
+        for module in (name, "shared"):
+            sys.modules.pop(module, None)
+    assert rows
+    assert (tmp_path / f"{name}.csv").read_text().count("\n") == len(rows) + 1
+    assert (tmp_path / f"{name}.png").stat().st_size > 1000
+    assert name in capsys.readouterr().out
+
+
+def test_training_cost_benchmark(capsys):
+    path = FOLDER.parents[1] / "benchmarks" / "training_cost.py"
+    spec = importlib.util.spec_from_file_location("training_cost", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.main(["--steps", "2", "--batch", "8"])
+    assert "crash training" in capsys.readouterr().out
