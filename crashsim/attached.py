@@ -175,6 +175,8 @@ class Attached(ABC):
         self._end(output)
 
     def _at_site(self, _: nn.Module, __: Any, output: Any, path: str) -> Any:
+        if type(output) is tuple and output:  # recurrent layers: the first item is the site
+            return self._report(path, None, output[0]), *output[1:]
         return self._report(path, None, output)
 
     def _enter(self, _: nn.Module, __: Any, path: str, is_activation: bool) -> None:
@@ -191,7 +193,10 @@ class Attached(ABC):
         call = self._calls[path, function]
         self._calls[path, function] += 1
         struck = self._by_key.get((path, function, call))
-        return value if struck is None else self._strike(value, struck)
+        if struck is None:
+            return value
+        axis = struck[0].site.axis
+        return self._strike(value.movedim(axis, 0), struck).movedim(0, axis)
 
     def _discover(self, args: tuple[Any, ...]) -> None:
         """Finds the sites and hooks them."""

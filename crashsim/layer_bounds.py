@@ -150,6 +150,8 @@ class _Propagation(fx.Interpreter):
         placement = self._placement(n)
         if placement is not None:
             self._struck += 1
+            if not isinstance(value, Tensor):
+                raise NotApplicableError(f"no bound is known for {placement.site.name}")
             spread = _struck(spread, value, placement.fault.rate)
         self._spreads[n] = spread
         return value

@@ -122,12 +122,15 @@ def sample_block(placements: Sequence[Placement], seed: int, block: int) -> Poin
         else:
             hits = np.arange(count * n, dtype=np.int64)
             drawn = rng.normal(0.0, placement.fault.rate, count * n)
-        rows.append(hits // n)
-        columns.append(placement.start + hits % n)
+        row = hits // n
+        rows.append(row)
+        columns.append(hits - row * n + placement.start)
         values.append(drawn)
+    total = placements[-1].stop
+    if len(placements) == 1:  # in order already
+        return Points(count, np.zeros(total), rows[0], columns[0], values[0])
     all_rows = np.concatenate(rows)
     order = np.argsort(all_rows, kind="stable")
-    total = placements[-1].stop
     return Points(
         count,
         np.zeros(total),

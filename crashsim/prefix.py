@@ -171,7 +171,8 @@ class Program:
             name = min(site.name for site in missing)
             raise NotTraceable(f"site {name!r} lies inside a layer that torch.fx does not enter")
         for node, site in found.items():
-            if self._batched[node] != site.axis:
+            batched = self._batched[node]
+            if (batched[0] if isinstance(batched, list) else batched) != site.axis:
                 raise NotTraceable(f"site {site.name!r} changes shape between calls")
         return found
 
@@ -231,8 +232,8 @@ class Program:
         found: dict[fx.Node, fx.Node] = {}
         for start, site in self._sites.items():
             placed = [p for p in self.placements if p.site == site]
-            one = len(placed) == 1 and is_elementwise(placed[0])
-            if not one or site.axis != 0 or any(n in self._changed for n in start.all_input_nodes):
+            one = len(placed) == 1 and is_elementwise(placed[0]) and self._batched[start] == 0
+            if not one or any(n in self._changed for n in start.all_input_nodes):
                 continue
             node = start
             while len(node.users) == 1:
@@ -401,7 +402,10 @@ class Program:
         site = self._sites.get(node)  # type: ignore[assignment]
         if site is not None:
             struck = [changes[p] for p in self.placements if p.site == site]
-            value = strike(value, site, struck, count, owned)
+            if isinstance(value, tuple):
+                value = strike(value[0], site, struck, count), *value[1:]
+            else:
+                value = strike(value, site, struck, count, owned)
         return value
 
     def _at_base(

@@ -4,7 +4,8 @@ Sites are found by running the model once and listening: the outputs of modules 
 the outputs of functional activations such as ``torch.relu(x)`` (a ``TorchFunctionMode``), the
 input, and the parameters. A module or function that runs several times in one forward pass is
 several sites: ``layer1.0.relu`` and ``layer1.0.relu#1``. A functional site is named after the
-module whose ``forward`` calls it: ``encoder:relu``.
+module whose ``forward`` calls it: ``encoder:relu``. Of a module that returns a tuple (recurrent
+layers, attention) the first item is the site.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ ACTIVATION_FUNCTIONS = frozenset(
     "sigmoid sigmoid_ tanh tanh_ softplus softsign hardtanh hardtanh_ hardswish hardsigmoid "
     "logsigmoid prelu threshold".split()
 )
+_RECURRENT = (nn.RNNBase, nn.RNNCellBase)  # they end with an activation function inside
 _AFFINE = (nn.Linear, nn.modules.conv._ConvNd)
 
 
@@ -160,6 +162,8 @@ def listening(
             if wanted is None or (path, None) in wanted:
 
                 def after(_: nn.Module, __: Any, output: Any, path: str = path) -> Any:
+                    if type(output) is tuple and output:
+                        return report(path, None, output[0]), *output[1:]
                     return report(path, None, output)
 
                 hook(module.register_forward_hook(after))
@@ -185,7 +189,8 @@ def find_sites(
     """All sites of a model, in the order of execution, then its parameters.
 
     The model runs twice, on one and on two examples, to see which values carry the batch on their
-    first axis; values that do not, and values that are no floating-point tensor, are no sites.
+    first axis, or on the second of three or more (sequences of shape (T, B, ...)); values that do
+    not, and values that are no floating-point tensor, are no sites.
 
     Args:
         model: any module with one tensor in and one out, in evaluation mode.
@@ -212,12 +217,14 @@ def find_sites(
         sites.append(Site("input", "input", tuple(inputs.shape[1:])))
     for key, value in two.items():
         path, function, call = key
-        batched = key in one and one[key].shape[0] == 1 and value.shape[0] == 2
-        if not batched or one[key].shape[1:] != value.shape[1:] or not path + (function or ""):
+        axis = _batch_axis(one[key], value) if key in one else None
+        if axis is None or not path + (function or ""):
             continue
         name = path if function is None else f"{path}:{function}"
         module = paths[path]
-        is_activation = function is not None or isinstance(module, ACTIVATION_MODULES)
+        is_activation = function is not None or isinstance(
+            module, (*ACTIVATION_MODULES, *_RECURRENT)
+        )
         is_output = (
             isinstance(output, Tensor)
             and value.data_ptr() == output.data_ptr()
@@ -227,18 +234,29 @@ def find_sites(
             Site(
                 name=f"{name}#{call}" if call else name,
                 kind="activation" if is_activation else "module",
-                shape=tuple(value.shape[1:]),
+                shape=tuple(value.movedim(axis, 0).shape[1:]),
                 module=path,
                 function=function,
                 call=call,
                 is_output=is_output,
                 is_affine=isinstance(module, _AFFINE) and function is None,
+                axis=axis,
             )
         )
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point():
             sites.append(Site(name, "parameter", tuple(parameter.shape), module=name))
     return sites
+
+
+def _batch_axis(one: Tensor, two: Tensor) -> int | None:
+    """The axis along which a value for two examples is twice as long as for one."""
+    if one.dim() != two.dim():
+        return None
+    grown = [axis for axis in range(one.dim()) if one.shape[axis] != two.shape[axis]]
+    if len(grown) != 1 or (one.shape[grown[0]], two.shape[grown[0]]) != (1, 2):
+        return None
+    return grown[0] if grown[0] == 0 or (grown[0] == 1 and two.dim() >= 3) else None
 
 
 def select_sites(available: Sequence[Site], pattern: str, strikes: Strikes) -> list[Site]:

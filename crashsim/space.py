@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -117,6 +118,17 @@ class FaultSpace:
         space._tensors = {name: space._cast(tensor) for name, tensor in self._tensors.items()}
         with torch.no_grad():
             space._clean = space._check_outputs().double().cpu().numpy()
+        space._program = None
+        return space
+
+    def with_faults(self, faults: Sequence[Fault]) -> FaultSpace:
+        """The same space with other faults of as many coordinates at its placements, in order."""
+        space = copy(self)
+        space.placements = [
+            replace(p, fault=fault) for p, fault in zip(self.placements, faults, strict=True)
+        ]
+        space.moments = Moments.concatenate([_moments(p) for p in space.placements])
+        space.mean_point = space.moments.mean
         space._program = None
         return space
 
@@ -624,6 +636,11 @@ def _check_inputs(inputs: object) -> Tensor:
         if inputs.dtype.kind not in "fiub":
             raise ArgumentError(f"inputs: dtype {inputs.dtype} is not numeric")
         inputs = torch.from_numpy(np.ascontiguousarray(inputs))
+    if isinstance(inputs, tuple | Mapping):
+        raise ArgumentError(
+            f"inputs: expected one tensor, got {type(inputs).__name__} of {len(inputs)}; wrap the "
+            "model in a module that takes the tensor which changes and holds the others"
+        )
     if not isinstance(inputs, Tensor):
         raise ArgumentError(
             f"inputs: expected a tensor or array of shape (B, ...), got {type(inputs).__name__}"
