@@ -199,7 +199,9 @@ class CrashVariance(Attached):
                 continue
 
             def act(value: Tensor, placed: list[Placement] = placed) -> Tensor:
-                return _insert(value, placed, coordinates, at_mean)
+                axis = placed[0].site.axis
+                value = value.movedim(axis, 0)
+                return _insert(value, placed, coordinates, at_mean).movedim(0, axis)
 
             if key == _key_of(site) and site.kind == "input":
                 args = (act(args[0]), *args[1:])
