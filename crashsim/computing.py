@@ -14,6 +14,7 @@ from crashsim.enumeration import ExactDistribution, enumerate_space
 from crashsim.layer_bounds import NotApplicableError, layer_bounds
 from crashsim.montecarlo import MonteCarlo, monte_carlo
 from crashsim.plan import PROOFS, Plan
+from crashsim.questions import Answer, answers
 from crashsim.rare import importance_sampling
 from crashsim.space import FaultSpace
 
@@ -36,6 +37,7 @@ class Results:
         analysis: estimates of all methods, with what theory leaves for shares and pictures.
         exact, sampled, chip: the results of their methods, None where they did not run.
         proof: the space as the theory package sees it, where proofs were asked for.
+        answers: to the questions of a target, where one was given.
         skipped: methods that did not apply, with the reason.
         timings: seconds by method.
     """
@@ -44,6 +46,7 @@ class Results:
     exact: ExactDistribution | None = None
     sampled: MonteCarlo | None = None
     chip: ChipRun | None = None
+    answers: list[Answer] = field(default_factory=list)
     proof: proofs.Provable | None = None
     skipped: dict[str, str] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
@@ -54,6 +57,7 @@ def compute(
     plan: Plan,
     *,
     epsilon: float | None,
+    delta: float | None,
     rel_width: float | None,
     seed: int,
     confidence: float,
@@ -132,6 +136,8 @@ def compute(
             "hardware", lambda: run_chip(space, seed=seed, confidence=confidence, chip=chip)
         )
         analysis.estimates += results.chip.estimates
+    if epsilon is not None and delta is not None:
+        results.answers = timed("answers", lambda: answers(wide, analysis, epsilon, delta))
     if space.K == 1:
         results.skipped["class-change"] = "the model has a single output, so no class to change"
     return results

@@ -25,6 +25,7 @@ from crashsim.montecarlo import MonteCarlo, check_sampling
 from crashsim.pictures import Curves, Histogram, curves_of, histogram_of
 from crashsim.plan import plan
 from crashsim.points import check_seed
+from crashsim.questions import Answer, check_delta
 from crashsim.space import Faults, FaultSpace
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Score:
         formulas: by method, what was derived, as text and LaTeX.
         curves, histogram: for the pictures of the report.
         hardware: what the spiking chip said; see ``crashsim.spiking.ChipRun.facts``.
+        delta, answers: the tail probability aimed at, and what it asks for.
         skipped: methods not computed, with the reason.
         warnings: what deserves attention.
         timings: seconds by method.
@@ -88,6 +90,8 @@ class Score:
     curves: Curves | None
     histogram: Histogram | None
     hardware: dict[str, Any] | None
+    delta: float | None
+    answers: list[Answer]
     skipped: dict[str, str]
     warnings: list[str]
     timings: dict[str, float]
@@ -122,6 +126,7 @@ class Score:
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
         plain["estimates"] = [e.to_dict() for e in self.estimates]
         plain["agreement"] = [a.to_dict() for a in self.agreement]
+        plain["answers"] = [a.to_dict() for a in self.answers]
         plain["curves"] = self.curves and asdict(self.curves)
         plain["histogram"] = self.histogram and asdict(self.histogram)
         return cast(dict[str, Any], finite({"schema": SCHEMA, "verdict": self.verdict, **plain}))
@@ -145,6 +150,7 @@ class Score:
             values["agreement"] = [
                 Agreement(**{**a, "worst_at": tuple(a["worst_at"])}) for a in plain["agreement"]
             ]
+            values["answers"] = [Answer(**a) for a in plain["answers"]]
             values["curves"] = plain["curves"] and Curves(**plain["curves"])
             values["histogram"] = plain["histogram"] and Histogram(**plain["histogram"])
         except (KeyError, TypeError) as error:
@@ -192,6 +198,7 @@ def score(
     rel_width: float | None = None,
     seed: int = 0,
     *,
+    delta: float | None = None,
     hardware: bool = False,
     proofs: bool = False,
     confidence: float = CONFIDENCE,
@@ -213,6 +220,8 @@ def score(
         samples: number of Monte Carlo samples (by default 10,000, fewer for large models).
         rel_width: stop Monte Carlo at this relative half-width of the pooled variances.
         seed: of Monte Carlo; the same seed gives the same numbers.
+        delta: with ``epsilon``, a target P(|Delta| >= epsilon) <= delta: also say which p, width
+            and number of replicas reach it.
         hardware: also run the faults on a spiking chip (``crashsim.spiking``, needs brian2), which
             takes some seconds; the same as naming ``hardware`` among the methods.
         proofs: also prove what can be proved (``certificate``, ``linear-exact``, ``remainder``),
@@ -233,6 +242,9 @@ def score(
         'exact'
     """
     check_sampling(samples, rel_width, epsilon, confidence)
+    check_delta(delta)
+    if delta is not None and epsilon is None:
+        raise ArgumentError(f"delta={delta!r}: give epsilon too; together they are the target")
     seed = check_seed(seed)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", CrashsimWarning)
@@ -241,6 +253,7 @@ def score(
             space,
             plan(space, methods, samples, rel_width, hardware, proofs),
             epsilon=epsilon,
+            delta=delta,
             rel_width=rel_width,
             seed=seed,
             confidence=confidence,
@@ -248,7 +261,13 @@ def score(
             chip=chip,
         )
         result = _collect(
-            space, results, epsilon=epsilon, seed=seed, confidence=confidence, names=names or {}
+            space,
+            results,
+            epsilon=epsilon,
+            delta=delta,
+            seed=seed,
+            confidence=confidence,
+            names=names or {},
         )
     ours = [w for w in caught if issubclass(w.category, CrashsimWarning)]
     for other in (w for w in caught if w not in ours):
@@ -264,6 +283,7 @@ def _collect(
     results: Results,
     *,
     epsilon: float | None,
+    delta: float | None,
     seed: int,
     confidence: float,
     names: Mapping[str, str],
@@ -300,6 +320,8 @@ def _collect(
         curves=curves_of(space, results),
         histogram=histogram_of(results),
         hardware=None if run is None else run.facts,
+        delta=delta,
+        answers=results.answers,
         skipped=results.skipped,
         warnings=_doubts(agreement, sampled, epsilon) + (run.warnings if run else []),
         timings=results.timings,

@@ -51,6 +51,10 @@ def score(
     sites: SitesOption = None,
     group: GroupOption = None,
     epsilon: EpsilonOption = None,
+    delta: Annotated[
+        float | None,
+        typer.Option(help="With --epsilon, a target: say which p, width and replicas reach it."),
+    ] = None,
     samples: SamplesOption = None,
     rel_width: RelWidthOption = None,
     methods: Annotated[
@@ -97,6 +101,7 @@ def score(
                     faults,
                     progress,
                     epsilon=epsilon,
+                    delta=delta,
                     methods=names,
                     samples=samples,
                     rel_width=rel_width,

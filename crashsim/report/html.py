@@ -38,6 +38,7 @@ def to_html(score: Score) -> str:
         rows=tables.rows(score),
         descriptions=tables.DESCRIPTIONS,
         legend=tables.LEGEND,
+        marks=tables.MARKS,
         number=tables.number,
         formulas=formulas,
         footer=footer(score),

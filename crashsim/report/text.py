@@ -12,7 +12,7 @@ from rich.text import Text
 
 from crashsim.agreement import Agreement
 from crashsim.report import chip
-from crashsim.report.tables import LEGEND, columns, rows
+from crashsim.report.tables import LEGEND, MARKS, columns, number, rows
 from crashsim.scoring import Score
 
 
@@ -35,6 +35,8 @@ def render(score: Score) -> RenderableType:
         parts += [Text(), _agreement(score.agreement)]
     if any(site["share"] is not None for site in score.sites):
         parts += [Text(), _shares(score)]
+    if score.answers:
+        parts += [Text(), _answers(score)]
     if score.hardware:
         parts += [Text(), render_chip(score.hardware)]
     for warning in score.warnings:
@@ -93,6 +95,16 @@ def _shares(score: Score) -> Table:
             site["name"], site["fault"], str(site["coordinates"]), f"{share:.1%}",
             "█" * round(20 * share),
         )  # fmt: skip
+    return table
+
+
+def _answers(score: Score) -> Table:
+    table = _table("What the target asks for")
+    for title in ("question", "answer", "method", "note"):
+        table.add_column(title, overflow="fold")
+    for a in score.answers:
+        value = "none" if a.value is None else f"{MARKS[a.kind]} {number(a.value)}"
+        table.add_row(a.question, value, a.method, a.note)
     return table
 
 

@@ -1,0 +1,202 @@
+"""What an engineer asks back: how often may it fail, how large must it be, how many copies?
+
+All answers are for the output that varies most, with the tail averaged over inputs, from the linear
+surrogate of Delta. Chernoff's answers are on the safe side of the surrogate, saddlepoint's are
+estimates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import crashsim_theory as theory
+import numpy as np
+from crashsim_theory import LinearSurrogate, TheoryError
+
+from crashsim import layers as torch_layers
+from crashsim.analytic import Analysis, mean_point_taylor, of_output
+from crashsim.errors import ArgumentError
+from crashsim.estimate import Kind
+from crashsim.layers import UnsupportedLayerError, layers_of
+from crashsim.space import FaultSpace
+
+_PRECISION = 1e-3  # of the largest p, relative
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A question and its answer.
+
+    Attributes:
+        question: in words.
+        value: the number; None where no number answers.
+        method, kind: where it comes from.
+        note: the reason, where there is no number, or what must be known to read it.
+    """
+
+    question: str
+    value: float | None
+    method: str
+    kind: Kind
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def answers(space: FaultSpace, analysis: Analysis, epsilon: float, delta: float) -> list[Answer]:
+    """Answers for a target: P(|Delta| >= epsilon) at most delta.
+
+    Args:
+        space: in double precision.
+        analysis: with a linear surrogate.
+        epsilon, delta: the target.
+
+    Raises:
+        ArgumentError: delta is no probability between 0 and 1.
+    """
+    if analysis.surrogate is None:
+        return []
+    output = int(np.argmax(analysis.surrogate.variance.mean(0)))
+    of_one = of_output(analysis.surrogate, output)
+    target = f"P(|Δ of output {output}| ≥ {epsilon:g}) ≤ {delta:g}"
+    found = [_reach(of_one, output, delta, method) for method in ("chernoff", "saddlepoint")]
+    if all(p.fault.is_bernoulli for p in space.placements):
+        found += [
+            _attempt(
+                f"largest p at every site for {target}",
+                method,
+                lambda method=method: _largest_p(space, output, epsilon, delta, method),  # type: ignore[misc]
+            )
+            for method in ("chernoff", "saddlepoint")
+        ]
+    found.append(
+        _attempt(f"width for {target}", "chernoff", lambda: _width(of_one, epsilon, delta))
+    )
+    found += _replicas(of_one, epsilon, delta, target)
+    return found + _continuous(space, analysis, output)
+
+
+def check_delta(delta: float | None) -> None:
+    """ArgumentError unless delta is None or strictly between 0 and 1."""
+    number = isinstance(delta, int | float | np.floating) and not isinstance(delta, bool)
+    if delta is not None and not (number and 0 < delta < 1):
+        raise ArgumentError(f"delta={delta!r}; give a probability strictly between 0 and 1")
+
+
+def _attempt(question: str, method: str, find: Callable[[], tuple[float, str]]) -> Answer:
+    kind: Kind = "estimate" if method == "saddlepoint" else "bound"
+    try:
+        value, note = find()
+    except TheoryError as error:
+        return Answer(question, None, method, kind, str(error))
+    return Answer(question, value, method, kind, note)
+
+
+def _tail(surrogate: LinearSurrogate, epsilon: float, method: str) -> float:
+    """P(|L| >= epsilon), averaged over inputs."""
+    return float(np.mean(getattr(surrogate, method)(epsilon)))
+
+
+def _reach(surrogate: LinearSurrogate, output: int, delta: float, method: str) -> Answer:
+    """The epsilon that delta is reached at, by bisection on the averaged tail."""
+    low, high = 0.0, float(np.abs(surrogate.mean).max() + 2 * np.sqrt(surrogate.variance.max()))
+    while high > 0 and _tail(surrogate, high, method) > delta:
+        low, high = high, 2 * high
+    while high - low > _PRECISION * high:
+        middle = (low + high) / 2
+        low, high = (low, middle) if _tail(surrogate, middle, method) <= delta else (middle, high)
+    kind: Kind = "estimate" if method == "saddlepoint" else "bound"
+    return Answer(f"ε with P(|Δ of output {output}| ≥ ε) ≤ {delta:g}", high, method, kind)
+
+
+def _largest_p(
+    space: FaultSpace, output: int, epsilon: float, delta: float, method: str
+) -> tuple[float, str]:
+    def tail(p: float) -> float:
+        analysis = Analysis()
+        mean_point_taylor(_with_probability(space, p), analysis)
+        assert analysis.surrogate is not None
+        return _tail(of_output(analysis.surrogate, output), epsilon, method)
+
+    return theory.largest_p(tail, delta), "surrogate at the mean point of each p"
+
+
+def _with_probability(space: FaultSpace, p: float) -> FaultSpace:
+    """The space with this probability at every Bernoulli coordinate."""
+    return space.with_faults([replace(place.fault, p=p) for place in space.placements])  # type: ignore[call-arg]
+
+
+def _width(surrogate: LinearSurrogate, epsilon: float, delta: float) -> tuple[float, str]:
+    worst = int(np.argmax(surrogate.variance))
+    gains = surrogate.gains[worst]
+    p = surrogate.coordinates.p
+    if len(p) != len(gains) or np.ptp(p) > 0:
+        raise TheoryError("p", "several", "the width law needs one p for all coordinates")
+    found = theory.width_needed(gains, float(p[0]), epsilon, delta)
+    return float(found.neurons), (
+        f"{found.factor:.3g} times the present width, as the continuous limit scales, for input "
+        f"{worst}"
+    )
+
+
+def _replicas(
+    surrogate: LinearSurrogate, epsilon: float, delta: float, target: str
+) -> list[Answer]:
+    """Replicas whose median meets the target: exact binomial, and the published rule."""
+    upper, lower = (
+        float(surrogate.saddlepoint(epsilon, side).max()) for side in ("upper", "lower")
+    )
+    question = f"replicas with the median as output for {target}"
+
+    def exact() -> tuple[float, str]:
+        return float(theory.replicas_needed(delta, upper, lower)), (
+            f"exact binomial, for saddlepoint tails {upper:.2g} and {lower:.2g} of the worst input"
+        )
+
+    published = float(theory.published_replicas(delta))
+    share = max(upper, lower)
+    note = "the paper's published rule"
+    if share > theory.PUBLISHED_LIMIT:
+        note += f", which does not hold here: one copy fails with {share:.2g} > 0.0918"
+    return [
+        _attempt(question, "saddlepoint", exact),
+        Answer(question, published, "paper", "estimate", note),
+    ]
+
+
+def _continuous(space: FaultSpace, analysis: Analysis, output: int) -> list[Answer]:
+    """Whether each faulty layer is in the continuous limit, with its constant C."""
+    try:
+        chain = layers_of(space)
+    except UnsupportedLayerError:
+        return []
+    assert analysis.surrogate is not None
+    gains = analysis.surrogate.gains[:, output]
+    worst = int(np.argmax(analysis.surrogate.variance[:, output]))
+    found = []
+    for before, layer in pairwise(chain):
+        if not isinstance(before.operation, torch_layers.Affine):
+            continue
+        for place in space.placements:
+            site = place.site
+            is_here = (site.module, site.function, site.call) == layer.site
+            if not is_here or place.size != len(before.operation.weight) or place.size < 2:
+                continue
+            limit = theory.continuous_limit(
+                before.operation.weight, gains[worst, place.start : place.stop]
+            )
+            state = "in the continuous limit" if limit.holds else "; ".join(limit.reasons)
+            found.append(
+                Answer(
+                    f"constant C of Var Δ ≈ p (1 - p) C / n at {site.name}",
+                    limit.constant,
+                    analysis.source,
+                    "estimate",
+                    f"n = {limit.n}, q = {limit.q:.2g}; {state}",
+                )
+            )
+    return found
