@@ -45,7 +45,7 @@ from crashsim.training import Recipe, accuracy, check_targets, train_classifier
 
 Method = Literal["saddlepoint", "paper"]
 SAFETY = 2.0  # theory must promise this many times less than asked for
-DESIGN_INPUTS, VERIFY_INPUTS = 32, 32
+DESIGN_INPUTS, VERIFY_INPUTS = 32, 64
 _SINGLE_PASSES = 2**18  # forward passes up to which single faults are tried one by one
 _BALANCED, _CROWDED = 0.1, 0.1  # least q, largest delta_0 of the paper's way
 _FIRST_STRENGTH, _GROWTH = 1e-2, 10.0

@@ -80,8 +80,8 @@ def rows(setting: str, found: dict[tuple[str, str], Any]) -> list[dict[str, Any]
 
 def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     chosen = shared.options(argv, __doc__)
-    count = shared.pick(chosen, 3, 60, 200)
-    samples = shared.pick(chosen, 200, 2_000, 20_000)
+    count = shared.pick(chosen, 3, 40, 200)
+    samples = shared.pick(chosen, 200, 1_000, 20_000)
     random = random_networks(count, samples, chosen.seed)
     training, test = shared.data_of(chosen)
     recipe = Recipe(epochs=shared.pick(chosen, 1, 20, 20), batch=128, seed=chosen.seed)
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
         chosen.seed,
         recipe,
     )
-    inputs = test.first(shared.pick(chosen, 2, 16, 32)).inputs
+    inputs = test.first(shared.pick(chosen, 2, 10, 32)).inputs
     many = both(trained.double(), inputs.double(), samples, chosen.seed)
     table = [
         *rows(f"{count} random networks, one input", random),

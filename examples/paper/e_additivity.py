@@ -21,7 +21,7 @@ LAYERS = ("input", "relu1", "relu2")
 
 def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     chosen = shared.options(argv, __doc__)
-    samples = shared.pick(chosen, 2_000, 40_000, 300_000)
+    samples = shared.pick(chosen, 2_000, 30_000, 300_000)
     net = parse_architecture("50-51-52-53:relu").build(chosen.seed)
     generator = torch.Generator().manual_seed(chosen.seed)
     inputs = torch.randn(shared.pick(chosen, 2, 4, 16), 50, generator=generator)
