@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from typing import Any, Literal
 from rich.console import Console
 
 from crashsim.errors import ArgumentError, CrashsimWarning, FileError
+
+_SMALL = 2_000_000  # parameters
 
 
 def console() -> Console:
@@ -72,11 +75,15 @@ def read_model(
     reset: Literal["subtract", "zero"] | None = None,
 ) -> Any:
     """The named model, trained if asked for."""
+    import torch
+
     from crashsim.data import load_data
     from crashsim.files import load_model
     from crashsim.training import Recipe, train_classifier
 
     named = load_model(spec, seed=seed, weights=weights, reset=reset)
+    if "OMP_NUM_THREADS" not in os.environ and _size(named.model) < _SMALL:
+        torch.set_num_threads(1)  # a small network loses more to threads than it gains
     if inits > 1 and named.architecture is None:
         raise ArgumentError(f"inits={inits}: {spec!r} is one set of weights; use an architecture")
     if train is not None and not named.trained:
@@ -90,6 +97,10 @@ def read_model(
     elif train is not None:
         raise ArgumentError(f"train={train!r}: {spec!r} has weights already; use an architecture")
     return named
+
+
+def _size(model: Any) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def score_model(
