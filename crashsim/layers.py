@@ -105,11 +105,15 @@ class Layer:
     weight: str | None = None
 
 
-_ACTIVATION_NAMES = frozenset(
-    "relu leaky_relu sigmoid tanh softplus gelu silu elu hardtanh sin".split()
-)
+_ACTIVATION_NAMES = frozenset("relu leaky_relu sigmoid tanh softplus gelu silu elu sin".split())
 _MODULE_NAMES = {"leakyrelu": "leaky_relu"}
 _ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
+_POOL_DEFAULTS = {
+    "dilation": 1,
+    "ceil_mode": False,
+    "count_include_pad": True,
+    "return_indices": False,
+}
 _NOTHING = (nn.Identity, nn.modules.dropout._DropoutNd)
 
 
@@ -157,12 +161,17 @@ class _Reader:
         node = end
         while node is not start:
             parents = [p for p in node.all_input_nodes if self._reaches(p)]
-            if node.target in _ADDITIONS and len(parents) == 2:
+            if node.target in _ADDITIONS and len(parents) == 2 and not node.kwargs.get("alpha"):
                 meeting = self._last_common(*parents)
                 paths = [self.path(meeting, parent) for parent in parents]
                 layers.append(Layer(Addition(*paths), self._key(node)))
                 node = meeting
                 continue
+            if not parents:
+                raise UnsupportedLayerError(
+                    "model: its paths cross; only residual connections, in which two paths part "
+                    "and meet again, are supported"
+                )
             if len(parents) != 1:
                 raise UnsupportedLayerError(
                     f"model: {_describe(node)} joins {len(parents)} paths; only additions of two "
@@ -175,8 +184,11 @@ class _Reader:
         return tuple(reversed(layers))
 
     def _reaches(self, node: fx.Node) -> bool:
-        """Whether a node depends on the input."""
-        return node is self.start or any(self._reaches(p) for p in node.all_input_nodes)
+        """Whether a node is a tensor (no size) that depends on the input."""
+        if node is self.start:
+            return True
+        is_tensor = "tensor_meta" in node.meta
+        return is_tensor and any(self._reaches(p) for p in node.all_input_nodes)
 
     def _ancestors(self, node: fx.Node) -> set[fx.Node]:
         found, waiting = {node}, [node]
@@ -253,32 +265,29 @@ class _Reader:
             window = (before[1] // size[0], before[2] // size[1])
             return Pool("average", window, window, (0, 0))
         if name in ("avg_pool2d", "max_pool2d"):
-            values: dict[str, Any] = dict(
-                zip(("kernel", "stride", "padding"), node.args[1:4], strict=False)
+            options: dict[str, Any] = dict(
+                zip(("kernel_size", "stride", "padding"), node.args[1:4], strict=False)
             )
-            kernel: Any = values.get("kernel", node.kwargs.get("kernel_size"))
-            stride = values.get("stride", node.kwargs.get("stride"))
-            padding = values.get("padding", node.kwargs.get("padding", 0))
-            if len(node.args) > 4 or set(node.kwargs) - {
-                "kernel_size",
-                "stride",
-                "padding",
-                "ceil_mode",
-                "return_indices",
-                "dilation",
-            }:
+            options |= {k: v for k, v in node.kwargs.items() if v != _POOL_DEFAULTS.get(k)}
+            kernel: Any = options.pop("kernel_size", None)
+            stride, padding = options.pop("stride", None), options.pop("padding", 0)
+            if len(node.args) > 4 or options:
                 raise UnsupportedLayerError(f"model: {_describe(node)}: options not supported")
             return _window(
                 "average" if name == "avg_pool2d" else "maximum", kernel, stride, padding
             )
-        if (
-            name == "mean"
-            and len(before) == 3
-            and _shape(node) in ((before[0],), (before[0], 1, 1))
-        ):
+        if name == "mean" and len(before) == 3 and _is_over_images(node):
             # The mean over both axes of the image; what becomes of the axes is a matter of shape.
             return Pool("average", (before[1], before[2]), (before[1], before[2]), (0, 0))
         return None
+
+
+def _is_over_images(node: fx.Node) -> bool:
+    """Whether a mean is over the two axes of (batch, channels, height, width) images."""
+    axes: Any = node.kwargs.get("dim", node.args[1:])
+    if isinstance(axes, tuple | list) and len(axes) == 1:
+        axes = axes[0]
+    return isinstance(axes, tuple | list) and sorted(axis % 4 for axis in axes) == [2, 3]
 
 
 def _nonlinearity(node: fx.Node, module: nn.Module | None) -> Nonlinearity | None:
@@ -298,8 +307,8 @@ def _nonlinearity(node: fx.Node, module: nn.Module | None) -> Nonlinearity | Non
         return Nonlinearity(name, float(option("alpha", 1, 1.0)))
     if name == "gelu":
         return Nonlinearity("gelu-tanh" if option("approximate", 9, "none") == "tanh" else "gelu")
-    if name == "softplus" and option("beta", 1, 1.0) != 1.0:
-        raise UnsupportedLayerError(f"model: {_describe(node)}: only beta = 1")
+    if name == "softplus" and (option("beta", 1, 1) != 1 or option("threshold", 2, 20) < 20):
+        raise UnsupportedLayerError(f"model: {_describe(node)}: only beta 1 and threshold 20")
     return Nonlinearity(name)
 
 

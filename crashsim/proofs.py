@@ -21,10 +21,11 @@ from crashsim.estimate import Estimate, Values, estimates_of
 from crashsim.faults import NeuronCrash
 from crashsim.layer_bounds import NotApplicableError
 from crashsim.layers import Key, Layer, UnsupportedLayerError, layers_of
-from crashsim.points import Floats
+from crashsim.points import Floats, Points
 from crashsim.space import FaultSpace
 
 _ROUNDED = 1e-9
+_SAME = 1e-3  # difference from the model, in single precision, that is still rounding
 _CELLS = 32_000
 _CERTIFICATE = "crash-CROWN, outward rounding"
 
@@ -72,7 +73,22 @@ def provable(space: FaultSpace) -> Provable:
         members[place] = p.fault.expand(np.arange(p.start, p.stop), p.site.shape)
     faults = theory.CrashFaults(space.mean_point, members)
     inputs = space.inputs.double().cpu().numpy().reshape(space.B, -1)
+    _check(space, network, faults, inputs)
     return Provable(network, faults, inputs, _is_linear(found, set(members), places))
+
+
+def _check(
+    space: FaultSpace, network: theory.Network, faults: theory.CrashFaults, inputs: Floats
+) -> None:
+    """Compares the layers with the model itself, clean and under many crashes."""
+    rng = np.random.Generator(np.random.Philox(0))
+    crashed = (rng.random((3, space.N)) < [[0.0], [0.2], [0.6]]).astype(float)
+    rows, columns = np.nonzero(crashed)
+    points = Points(3, np.zeros(space.N), rows, columns, np.ones(len(rows)))
+    wanted = space.at_input(0).outputs(points)[:, 0]
+    scale = 1 + float(np.abs(wanted).max())
+    if np.abs(network(inputs[:1], faults, crashed) - wanted).max() > _SAME * scale:
+        raise NotApplicableError("traced by torch.fx, the model gives other outputs than itself")
 
 
 def certificates(
