@@ -132,7 +132,10 @@ def importance_sampling(
         tasks.append(("class-change", rows))
     for quantity, rows in tasks:
         found += _estimates(quantity, rows, output, epsilon, confidence)
-        shaky = [b for b, row in enumerate(rows) if row.value > 0 and not row.is_trusted]
+        # An input that hardly contributes to the average needs no warning.
+        matters = 0.1 * float(np.mean([row.value for row in rows]))
+        shaky = [b for b, row in enumerate(rows) if row.high > matters and not row.is_trusted]
+        shaky = [b for b in shaky if rows[b].value > 0]
         if shaky:
             warnings.warn(
                 f"importance-sampling {quantity}: inputs {shaky[:8]} rest on few effective "

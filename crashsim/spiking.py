@@ -18,6 +18,7 @@ import numpy as np
 from crashsim_hardware import Chip, ChipFaults, HardwareError, HardwareWarning
 
 from crashsim import layers as torch_layers
+from crashsim.chip_faults import Breaks
 from crashsim.errors import ArgumentError
 from crashsim.estimate import Estimate, Values, estimates_of
 from crashsim.faults import Fault, NeuronCrash, WeightCrash
@@ -133,6 +134,7 @@ def run_chip(
     confidence: float = 0.95,
     engine: Engine = "brian2",
     device: chips.Device | None = None,
+    breaks: Breaks | None = None,
     chip: Chip | None = None,
 ) -> ChipRun:
     """Converts the model, breaks the chip, and compares it with the network mask by mask.
@@ -146,6 +148,7 @@ def run_chip(
         confidence: of the intervals.
         engine: ``brian2``, or ``numpy`` for the same spikes faster.
         device: break the chip as this device breaks, instead of the space's faults.
+        breaks: or with these faults of the chip's own (``crashsim.chip_faults``).
         chip: the chip to break, where the model came from one; else the model is converted.
 
     Raises:
@@ -162,11 +165,12 @@ def run_chip(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", HardwareWarning)
         try:
-            broken = (
-                chip_faults(space, chip, found, masks, seed)
-                if device is None
-                else device.sample(chip, masks, seed)
-            )
+            if device is not None:
+                broken = device.sample(chip, masks, seed)
+            elif breaks is not None:
+                broken = breaks(chip, masks, seed)
+            else:
+                broken = chip_faults(space, chip, found, masks, seed)
             gap = chips.spiking_gap(
                 chip, inputs, broken, seed=seed, confidence=confidence, engine=engine
             )
@@ -184,14 +188,15 @@ def run_chip(
         "variance_ratio": gap.variance_ratio,
         "correlation": gap.correlation,
         "variance_correlation": gap.variance_correlation,
-        "mask_correlation": gap.mask_correlation,
+        # Masks that are all alike do not correlate with anything.
+        "mask_correlation": gap.mask_correlation if gap.variance_ratio > 0 else math.nan,
         "network_mean": gap.mean.tolist(),
         "network_variance": gap.variance.tolist(),
         **_clean_facts(space, clean.outputs[0]),
         "rates": _rates(network, inputs, clean),
         "raster": _raster_facts(drawn),
     }
-    estimates = _estimates(space, gap.statistics, confidence)
+    estimates = _estimates(space, gap.statistics, confidence, broken.release_failure > 0)
     return ChipRun(estimates, facts, [str(w.message) for w in caught])
 
 
@@ -220,6 +225,7 @@ def chip_faults(
     weights = _weights_by_projection(found)
     dead: list[Any] = [None] * len(chip.sizes)
     synapses: list[Any] = [None] * len(chip.projections)
+    cut: Any = None
     e = sample_points(space.placements, seed, masks).dense()
     for p in space.placements:
         struck = e[:, p.start : p.stop] != 0
@@ -230,15 +236,17 @@ def chip_faults(
         elif isinstance(p.fault, WeightCrash) and p.site.module in weights:
             index = weights[p.site.module]
             synapses[index] = _either(synapses[index], struck.reshape(masks, *p.site.shape))
+        elif isinstance(p.fault, NeuronCrash) and p.site.kind == "input":
+            cut = _either(cut, p.fault.expand(struck, p.site.shape))
         else:
             raise ArgumentError(_cannot(p))
-    return ChipFaults(dead=dead, dead_synapses=synapses, masks=masks)
+    return ChipFaults(dead=dead, dead_synapses=synapses, dead_inputs=cut, masks=masks)
 
 
 def _cannot(p: Placement) -> str:
     return (
         f"faults: the chip cannot have {p.fault} at {p.site.name!r}; it has neuron crashes at "
-        "activations, and weight crashes; or name a device"
+        "activations and the input, and weight crashes; or name a device"
     )
 
 
@@ -272,7 +280,7 @@ def _telling(broken: ChipFaults) -> int:
 
 
 def _estimates(
-    space: FaultSpace, found: chips.CrashStatistics, confidence: float
+    space: FaultSpace, found: chips.CrashStatistics, confidence: float, released: bool
 ) -> list[Estimate]:
     alpha = 1 - confidence
     n = found.masks
@@ -285,18 +293,10 @@ def _estimates(
         pooled=mean_interval(mean.value.mean(0), spread, n, alpha),
         confidence=confidence, note=note,
     )  # fmt: skip
-    # Covariance of two reads of each mask: spiking noise cancels (crashsim_hardware.statistics).
-    first, second = (r - r.mean(0) for r in found.reads)
-    products = first * second * (n / (n - 1))
-    pooled = products.mean(1)
-    pooled = np.concatenate([pooled, pooled.sum(1, keepdims=True)], axis=1)
-    intervals = variance_interval(np.maximum(pooled.mean(0), 0), pooled.var(0, ddof=1), n, alpha)
-    assert intervals.low is not None
-    assert intervals.high is not None
+    pooled, total = _pooled_variance(found, alpha, released)
     estimates += estimates_of(
         "hardware", "variance", "statistical", per_input=_values(found.variance),
-        pooled=Values(intervals.value[:-1], intervals.low[:-1], intervals.high[:-1]),
-        total=Values(intervals.value[-1], intervals.low[-1], intervals.high[-1]),
+        pooled=pooled, total=total,
         confidence=confidence, note=note,
     )  # fmt: skip
     if space.K > 1:
@@ -314,6 +314,30 @@ def _estimates(
             confidence=confidence, note=f"{note}; one read each, spiking noise included",
         )  # fmt: skip
     return estimates
+
+
+def _pooled_variance(
+    found: chips.CrashStatistics, alpha: float, released: bool
+) -> tuple[Values, Values]:
+    """Var Delta averaged over inputs: of each output (K,), and of all together ().
+
+    The covariance of two reads of each mask, in which spiking noise cancels. Failing releases would
+    cancel too: there the average of the inputs' own estimates, whose intervals' ends are averaged
+    as if all erred together.
+    """
+    if released:
+        v = found.variance
+        each = Values(v.value.mean(0), v.low.mean(0), v.high.mean(0))
+        return each, Values(v.value.mean(0).sum(), v.low.mean(0).sum(), v.high.mean(0).sum())
+    n = found.masks
+    first, second = (reads - reads.mean(0) for reads in found.reads)
+    products = (first * second * (n / (n - 1))).mean(1)
+    products = np.concatenate([products, products.sum(1, keepdims=True)], axis=1)
+    interval = variance_interval(np.maximum(products.mean(0), 0), products.var(0, ddof=1), n, alpha)
+    value, low, high = interval.value, interval.low, interval.high
+    assert low is not None
+    assert high is not None
+    return Values(value[:-1], low[:-1], high[:-1]), Values(value[-1], low[-1], high[-1])
 
 
 def _values(moment: chips.Moment) -> Values:

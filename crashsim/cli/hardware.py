@@ -51,6 +51,13 @@ def hardware(
     set_values: Annotated[
         list[str] | None, typer.Option("--set", help="NAME=VALUE of the device, repeatable.")
     ] = None,
+    chip_fault: Annotated[
+        str | None,
+        typer.Option(
+            help="NAME=VALUE, instead of --fault: release-failure, stuck-firing, mismatch, "
+            "weight-bits or core-death."
+        ),
+    ] = None,
     masks: Annotated[int, typer.Option(help="Fault patterns, each read twice.")] = 400,
     steps: Annotated[
         int, typer.Option(help="Length of the readout window in steps of 1 ms.")
@@ -68,6 +75,7 @@ def hardware(
     """Run the faults on a spiking model of the chip, beside the network under the same masks."""
     import crashsim_hardware
 
+    from crashsim.chip_faults import parse_chip_fault
     from crashsim.report.text import render_chip
     from crashsim.space import FaultSpace
     from crashsim.spiking import chip_of, run_chip
@@ -75,6 +83,9 @@ def hardware(
     for file in (json_file, nir_file):
         check_writable(file)
     profile = _device(device, set_values or [])
+    if profile is not None and chip_fault is not None:
+        raise ArgumentError(f"chip-fault={chip_fault!r}: give it or --device, not both")
+    breaks = None if chip_fault is None else parse_chip_fault(chip_fault)
     named = read_model(model, seed, train, weights, reset=reset)
     space = FaultSpace(
         named.model, read_data(inputs).first(limit).inputs, read_faults(fault, p, sites, group)
@@ -83,6 +94,7 @@ def hardware(
         progress("chip", 0, 1)
         found = run_chip(
             space, masks=masks, steps=steps, seed=seed, engine=engine, device=profile,
+            breaks=breaks,
             chip=named.chip,
         )  # fmt: skip
         progress("chip", 1, 1)
