@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,6 +21,33 @@ from crashsim.sites import Site
 
 # Up to this share of struck units, reading and writing them one by one is faster than a mask.
 SCATTERED = 0.05
+# In a linear layer, a weight gathered for a crash costs about four times as much as one in a matrix
+# product, and the lists of crashes cost something too: up to these shares crashes are followed.
+RARE_NEURONS = 0.1
+RARE_WEIGHTS = 1 / 32
+
+
+class Grid:
+    """All coordinates of some samples at a time, shared by placements that are masked."""
+
+    def __init__(self, points: Points, device: torch.device, dtype: torch.dtype) -> None:
+        self._rows, self._columns, self._values, self._base = (
+            torch.from_numpy(np.ascontiguousarray(array)).to(device)
+            for array in (points.rows, points.columns, points.values, points.base)
+        )
+        self._values, self._base = self._values.to(dtype), self._base.to(dtype)
+        self._span, self._e = (0, 0), self._values.new_empty(0, 0)
+
+    def coordinates(self, start: int, stop: int) -> Tensor:
+        """(S, N) of samples ``start`` to ``stop``, kept until others are asked for."""
+        if self._span != (start, stop):
+            edges = torch.searchsorted(self._rows, self._rows.new_tensor([start, stop])).tolist()
+            cut = slice(*edges)
+            self._e = self._base.repeat(stop - start, 1)
+            where = (self._rows[cut] - start) * len(self._base) + self._columns[cut]
+            self._e.view(-1).index_copy_(0, where, self._values[cut])
+            self._span = start, stop
+        return self._e
 
 
 @dataclass(frozen=True)
@@ -35,6 +62,8 @@ class Changes:
         values: (n,) the coordinates' new values.
         base: (size,) the coordinates that are not changed, None where all are zero.
         sparse: whether changes are rare enough to be made one by one.
+        grid: where to find the coordinates of samples from number ``first`` on, if they are not
+            listed here.
     """
 
     placement: Placement
@@ -44,19 +73,26 @@ class Changes:
     values: Tensor
     base: Tensor | None
     sparse: bool
+    grid: Grid | None = None
+    first: int = 0
+
+    @property
+    def is_single(self) -> bool:
+        """Whether no more than one coordinate changes per point, on average."""
+        return self.grid is None and len(self.rows) <= self.count
 
     def part(self, start: int, stop: int) -> Changes:
         """Those of points ``start`` to ``stop``."""
+        if self.grid is not None:
+            return replace(self, count=stop - start, first=self.first + start)
         edges = torch.searchsorted(self.rows, self.rows.new_tensor([start, stop])).tolist()
         cut = slice(*edges)
-        return Changes(
-            self.placement,
-            stop - start,
-            self.rows[cut] - start,
-            self.units[cut],
-            self.values[cut],
-            self.base,
-            self.sparse,
+        return replace(
+            self,
+            count=stop - start,
+            rows=self.rows[cut] - start,
+            units=self.units[cut],
+            values=self.values[cut],
         )
 
     def differences(self) -> Tensor:
@@ -65,6 +101,13 @@ class Changes:
 
     def dense(self) -> Tensor:
         """(S, size) all coordinates."""
+        if self.grid is not None:
+            p = self.placement
+            e = self.grid.coordinates(self.first, self.first + self.count)[:, p.start : p.stop]
+            if not isinstance(p.fault, NeuronCrash) or p.size == p.site.size:
+                return e
+            size = p.fault._group_size(p.site.shape)
+            return e.repeat_interleave(size, dim=1)[:, : p.site.size]
         width = _width(self.placement)
         base = self.values.new_zeros(width) if self.base is None else self.base
         e = base.repeat(self.count, 1)
@@ -107,11 +150,19 @@ def is_rare(placement: Placement, limit: float) -> bool:
     return placement.fault.is_bernoulli and placement.fault.rate <= limit
 
 
+def _is_masked(placement: Placement) -> bool:
+    """Whether samples of the placement's neurons strike too many to be listed."""
+    return placement.site.kind != "parameter" and not is_rare(placement, RARE_NEURONS)
+
+
 def split(
     points: Points, placements: Sequence[Placement], device: torch.device, dtype: torch.dtype
 ) -> list[Changes]:
     """The changes of each placement, in order."""
     rows, columns, values = points.rows, points.columns, points.values
+    if len(rows) > points.count and all(_is_masked(p) for p in placements):
+        grid, none = Grid(points, device, dtype), torch.empty(0, dtype=torch.int64)
+        return [Changes(p, points.count, none, none, none, None, False, grid) for p in placements]
     edges = np.array([0, len(rows)])
     if len(placements) > 1:
         stops = np.array([p.stop for p in placements])

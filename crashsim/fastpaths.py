@@ -14,10 +14,6 @@ from torch import Tensor, nn
 
 from crashsim.changes import Changes
 
-# A weight gathered for a crash costs about four times as much as one in a matrix product, and the
-# lists of crashes cost something too.
-RARE_NEURONS = 0.1
-RARE_WEIGHTS = 1 / 32
 _WIDE = 16  # numbers per row from which whole rows are summed rather than single numbers
 
 

@@ -23,10 +23,16 @@ import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 
-from crashsim.changes import SCATTERED, Changes, is_elementwise, is_rare, strike
-from crashsim.fastpaths import (
+from crashsim.changes import (
     RARE_NEURONS,
     RARE_WEIGHTS,
+    SCATTERED,
+    Changes,
+    is_elementwise,
+    is_rare,
+    strike,
+)
+from crashsim.fastpaths import (
     WeightChanges,
     add_neuron_changes,
     can_add_weight_changes,
@@ -276,14 +282,16 @@ class Program:
         for layer, start in self.linear_after.items():
             site = self._sites[start]
             placement = next(p for p in self.placements if p.site == site)
-            if is_rare(placement, RARE_NEURONS) or _is_single(changes, placement):
+            if is_rare(placement, RARE_NEURONS) or (
+                changes is not None and changes[placement].is_single
+            ):
                 chosen.add(layer)
         return chosen
 
     def can_add_weights(self, changes: Mapping[Placement, Changes] | None) -> bool:
         """Whether faults of weights are added to their layers' outputs; arguments as above."""
         return self.not_additive is None and all(
-            is_rare(p, RARE_WEIGHTS) or _is_single(changes, p)
+            is_rare(p, RARE_WEIGHTS) or (changes is not None and changes[p].is_single)
             for placed in self._weights.values()
             for p in placed
         )
@@ -529,11 +537,6 @@ def _has_hooks(module: nn.Module) -> bool:
 def _is_fresh(module: nn.Module) -> bool:
     in_place = getattr(module, "inplace", False)
     return isinstance(module, _FRESH) and not in_place and not _has_hooks(module)
-
-
-def _is_single(changes: Mapping[Placement, Changes] | None, placement: Placement) -> bool:
-    """Whether the points at hand change no more than one coordinate each, on average."""
-    return changes is not None and len(changes[placement].rows) <= changes[placement].count
 
 
 def _strike_base(value: Tensor, change: Changes, site: Site) -> Tensor:
