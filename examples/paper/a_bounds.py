@@ -81,7 +81,7 @@ def rows(setting: str, found: dict[tuple[str, str], Any]) -> list[dict[str, Any]
 def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     chosen = shared.options(argv, __doc__)
     count = shared.pick(chosen, 3, 40, 200)
-    samples = shared.pick(chosen, 200, 1_000, 20_000)
+    samples = shared.pick(chosen, 200, 1_000, 3_000)
     random = random_networks(count, samples, chosen.seed)
     training, test = shared.data_of(chosen)
     recipe = Recipe(epochs=shared.pick(chosen, 1, 20, 20), batch=128, seed=chosen.seed)

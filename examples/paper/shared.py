@@ -37,12 +37,13 @@ PAPER_NAMES = {
 
 
 def options(argv: Sequence[str] | None, doc: str | None, data: str = "digits") -> Any:
-    """``--data``, ``--out``, ``--quick`` and ``--seed``; makes the folder for results."""
+    """``--data``, ``--out``, ``--quick`` and so on; makes the folder for results."""
     parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
     parser.add_argument("--data", default=data, help="digits or mnist:FOLDER")
     parser.add_argument("--out", type=Path, default=Path("paper-results"), help="a folder")
     parser.add_argument("--quick", action="store_true", help="a few seconds, to see that it runs")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--activation", default="sigmoid", help="of the sweep's networks")
     found = parser.parse_args(argv)
     found.full = found.data.startswith("mnist")
     found.out.mkdir(parents=True, exist_ok=True)

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "examples" / "paper"
-SCRIPTS = sorted(path.stem for path in FOLDER.glob("[a-h]_*.py"))
+SCRIPTS = sorted(path.stem for path in FOLDER.glob("[a-i]_*.py"))
 
 
 def test_all_are_there():
-    assert [name[0] for name in SCRIPTS] == list("abcdefgh")
+    assert [name[0] for name in SCRIPTS] == list("abcdefghi")
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
