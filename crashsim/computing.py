@@ -11,7 +11,8 @@ import numpy as np
 
 from crashsim import analytic, proofs, second_order
 from crashsim.enumeration import ExactDistribution, enumerate_space
-from crashsim.layer_bounds import NotApplicableError, layer_bounds
+from crashsim.errors import NotApplicableError
+from crashsim.layer_bounds import layer_bounds
 from crashsim.montecarlo import MonteCarlo, monte_carlo
 from crashsim.plan import PROOFS, Plan
 from crashsim.questions import Answer, answers
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from crashsim.spiking import ChipRun
 
 _CERTIFIED = 4  # inputs that get a certificate: each bound takes about a second
+_NO_EPSILON = "give epsilon: it bounds P(|Delta| >= epsilon)"
 
 Progress = Callable[[str, int, int], None]
 T = TypeVar("T")
@@ -92,8 +94,12 @@ def compute(
         ("pairs", second_order.pairs),
         ("mean-point-curvature", second_order.mean_point_curvature),
     ):
-        if name in wanted:
+        if name not in wanted:
+            continue
+        try:
             timed(name, lambda method=method: method(wide, analysis))  # type: ignore[misc]
+        except NotApplicableError as error:
+            results.skipped[name] = str(error)
     # Tails, shares and proofs need a surrogate: the differences' if computed, else the gradient's.
     tails = wanted & set(analytic.TAIL_METHODS)
     needed = wanted & {*tails, *PROOFS, "importance-sampling"} and "mean-point-single" not in wanted
@@ -167,10 +173,14 @@ def _prove(
             results.skipped["remainder"] = str(error)
     output = int(np.argmax(surrogate.variance.mean(0)))
     if "linear-exact" in wanted:
-        if proof.is_linear:
+        if epsilon is None:
+            results.skipped["linear-exact"] = _NO_EPSILON
+        elif proof.is_linear:
             analysis.estimates += proofs.linear_tails(surrogate, epsilon, output)
         else:
             results.skipped["linear-exact"] = "the output is not linear in the fault coordinates"
-    if "certificate" in wanted:
+    if "certificate" in wanted and epsilon is None and space.K == 1:
+        results.skipped["certificate"] = _NO_EPSILON
+    elif "certificate" in wanted:
         inputs = range(min(space.B, _CERTIFIED))
         analysis.estimates += proofs.certificates(space, proof, epsilon, output, inputs)

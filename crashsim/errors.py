@@ -29,5 +29,9 @@ class MissingExtraError(CrashsimError, ImportError):
     """An optional dependency is needed; the message holds the install command."""
 
 
+class NotApplicableError(CrashsimError):
+    """A method says nothing about this model or fault; the message says why. Scores skip it."""
+
+
 class CrashsimWarning(UserWarning):
     """The result is returned, but something about it deserves attention."""

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.func import functional_call, vjp
 
+from crashsim.errors import NotApplicableError
 from crashsim.estimate import Estimate, deterministic
 from crashsim.faults import NeuronCrash, WeightCrash
 from crashsim.points import Placement
@@ -52,10 +53,6 @@ _SHAPING = {torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze, torch.
             "flatten", "view", "reshape", "squeeze", "unsqueeze", "permute", "transpose",
             "contiguous"}  # fmt: skip
 _ADD = {operator.add, operator.iadd, torch.add, "add", "add_"}
-
-
-class NotApplicableError(Exception):
-    """The method says nothing about this model; the message says why."""
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from crashsim_theory import LinearSurrogate, TheoryError
 
 from crashsim import layers as torch_layers
 from crashsim.analytic import of_output
+from crashsim.errors import NotApplicableError
 from crashsim.estimate import Estimate, Values, estimates_of
 from crashsim.faults import NeuronCrash
-from crashsim.layer_bounds import NotApplicableError
 from crashsim.layers import Key, Layer, UnsupportedLayerError, layers_of
 from crashsim.points import Floats, Points
 from crashsim.space import FaultSpace

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -9,6 +10,7 @@ from crashsim_theory import derive
 from scipy import stats
 
 from crashsim.analytic import Analysis, shift_to
+from crashsim.errors import NotApplicableError
 from crashsim.estimate import Estimate, Values, deterministic, estimates_of
 from crashsim.points import Floats, Points, generator
 from crashsim.space import FaultSpace
@@ -27,8 +29,14 @@ def pairs(space: FaultSpace, analysis: Analysis) -> None:
     With D_ij = F(i and j) - F(i) - F(j) + F(0), Delta is replaced by sum e_i D_i + sum_{i<j} e_i
     e_j D_ij: a polynomial whose mean and variance the second-order derivation at e = 0 gives
     exactly (coordinates are 0 or 1, so it has no squares). Exact to second order in p. Adds to
-    ``analysis``; needs Bernoulli coordinates.
+    ``analysis``.
+
+    Raises:
+        NotApplicableError: a coordinate is not Bernoulli.
     """
+    noise = next((p.fault.name for p in space.placements if not p.fault.is_bernoulli), None)
+    if noise is not None:
+        raise NotApplicableError(f"for faults that strike or do not, not for {noise}")
     n, shape = space.N, (space.B, space.K)
     clean = space.clean()
     single = np.empty((*shape, n))
@@ -65,13 +73,16 @@ def mean_point_curvature(
     signs z (Hutchinson 1990): E z'Hz is its trace, E |Hz|^2 the sum of its squares, and the
     product of two independent estimates of a diagonal entry is unbiased for its square. Those
     have a statistical interval over probes, besides the truncation's error.
+
+    Raises:
+        NotApplicableError: torch has no second derivative of an operation of the model.
     """
     formula = derive(order=2, point="mean")
     analysis.formulas["mean-point-curvature"] = {"text": formula.text(), "latex": formula.latex()}
     shift = shift_to(space, space.mean_point)
     if space.N <= MAX_EXACT_HESSIAN:
         mean, variance = np.empty((2, space.B, space.K))
-        for part, gradient, hessian in space.hessian_products(space.mean_point, np.eye(space.N)):
+        for part, gradient, hessian in _products(space, np.eye(space.N)):
             mean[part] = formula.evaluate_mean(space.moments, gradient, hessian=hessian)
             mean[part] += shift[part]
             variance[part] = formula.evaluate_variance(space.moments, gradient, hessian)
@@ -85,6 +96,16 @@ def mean_point_curvature(
     analysis.estimates += _spread("variance", variances, confidence)
 
 
+def _products(space: FaultSpace, vectors: Floats) -> Iterator[tuple[slice, Floats, Floats]]:
+    """Products of the Hessian at the mean point with vectors; see ``hessian_products``."""
+    try:
+        yield from space.hessian_products(space.mean_point, vectors)
+    except RuntimeError as error:
+        if "not implemented" not in str(error):
+            raise
+        raise NotApplicableError(f"torch has no second derivative here ({error})") from error
+
+
 def _probed(space: FaultSpace, seed: int) -> tuple[Floats, Floats]:
     """Independent unbiased estimates of mean and variance, (pairs of probes, B, K)."""
     formula = derive(order=2, point="mean")
@@ -93,7 +114,7 @@ def _probed(space: FaultSpace, seed: int) -> tuple[Floats, Floats]:
     signs = generator(seed, _PROBE_STREAM).choice([-1.0, 1.0], size=(_PROBES, space.N))
     means, variances = np.empty((2, _PROBES // 2, space.B, space.K))
     # With S = diag sqrt(k2), all contractions are of the Hessian S H S.
-    for part, gradient, products in space.hessian_products(space.mean_point, signs * scale):
+    for part, gradient, products in _products(space, signs * scale):
         scaled = products * scale  # (b, K, probes, N): S H S z
         diagonal = scaled * signs
         for pair in range(_PROBES // 2):

@@ -268,7 +268,8 @@ def select_sites(available: Sequence[Site], pattern: str, strikes: Strikes) -> l
     - ``input``: the model's input.
     - ``weights``: every parameter of two or more axes.
     - a site's full name, or a glob over names (``features.*``). Where a glob matches activations
-      and other modules, it stands for the activations; a full name stands for exactly that site.
+      and other modules, it stands for the activations; where a weight fault's glob matches biases
+      and other vectors beside weights, for the weights. A full name stands for exactly that site.
 
     Args:
         available: what ``find_sites`` returned.
@@ -279,6 +280,7 @@ def select_sites(available: Sequence[Site], pattern: str, strikes: Strikes) -> l
     Raises:
         SiteError: nothing matches, or only what the fault cannot strike; names what there is.
     """
+    exact_name = any(site.name == pattern for site in available)
     neurons = [site for site in available if site.kind in ("activation", "module")]
     if pattern == "hidden" and strikes == "weights":
         pattern = "weights"
@@ -296,6 +298,8 @@ def select_sites(available: Sequence[Site], pattern: str, strikes: Strikes) -> l
         if not exact and any(site.kind == "activation" for site in found):
             found = [site for site in found if site.kind != "module"]
     struck = [site for site in found if _can_strike(strikes, site)]
+    if strikes == "weights" and not exact_name and any(len(site.shape) >= 2 for site in struck):
+        struck = [site for site in struck if len(site.shape) >= 2]
     if strikes == "both" and any(site.kind != "parameter" for site in struck):
         struck = [site for site in struck if site.kind != "parameter"]
     if struck:
