@@ -25,6 +25,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,11 @@ def seconds(work: Callable[[], Any]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
+
+
+def repeat(work: Callable[[], Any], times: int) -> None:
+    for _ in range(times):
+        work()
 
 
 def plain_pass(model: nn.Module, rows: torch.Tensor) -> Callable[[], Any]:
@@ -203,17 +209,18 @@ def ratios(cases: list[Any], samples: int, repeats: int) -> None:
         plain = plain_pass(model, x.repeat(samples, *[1] * len(shape)))
         few = max(2, samples // 32)
         naive, injected = naive_loop(space, few), pytorchfi_loop(space, few)
-        space.outputs(points), plain()
+        compute = partial(space.outputs, points)
+        compute(), plain()
+        # Both sides last about as long, so that a busy machine interrupts them alike.
+        times = max(1, round(seconds(plain) / seconds(compute)))
         pairs = [
-            (seconds(plain), seconds(lambda: space.outputs(points)))  # noqa: B023
+            (seconds(plain), seconds(partial(repeat, compute, times)) / times)
             for _ in range(repeats)
         ]
         ratio = statistics.median(a / b for a, b in pairs)
         ours = statistics.median(b for _, b in pairs) / samples
-        drawn = min(
-            seconds(lambda: sample_points(space.placements, 0, samples))  # noqa: B023
-            for _ in range(3)
-        )
+        draw = partial(sample_points, space.placements, 0, samples)
+        drawn = min(seconds(draw) for _ in range(3))
         naive()
         slow = statistics.median(seconds(naive) for _ in range(3)) / few
         other = "-"
