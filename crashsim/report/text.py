@@ -59,21 +59,21 @@ def _methods(score: Score) -> Table:
 
 def _agreement(found: list[Agreement]) -> Table:
     table = _table("Against Monte Carlo, over every input and output")
-    for title in ("method", "quantity"):
-        table.add_column(title, no_wrap=True)
-    for title in ("inside", "worst", "ratio", "rel. error", "(noise)", "correlation", "rank loss"):
-        table.add_column(title, justify="right")
-    for a in found:
-        table.add_row(
-            a.method,
-            a.quantity,
-            f"{a.inside:.0%}",
-            f"{a.worst:.1f}x",
-            *(
-                "" if x is None else f"{x:.3g}"
-                for x in (a.ratio, a.relative_error, a.noise, a.correlation, a.rank_loss)
-            ),
-        )
+    table.add_column("method", no_wrap=True)
+    for title in ("inside", "worst", "ratio", "error", "(noise)", "corr.", "rank loss"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for quantity in dict.fromkeys(a.quantity for a in found):
+        table.add_row(Text(quantity, style="italic"))
+        for a in (a for a in found if a.quantity == quantity):
+            table.add_row(
+                f"  {a.method}",
+                f"{a.inside:.0%}",
+                f"{a.worst:.1f}x",
+                *(
+                    "" if x is None else number(x)
+                    for x in (a.ratio, a.relative_error, a.noise, a.correlation, a.rank_loss)
+                ),
+            )
     table.caption = (
         "inside: share of values within Monte Carlo's interval (bounds: not below it); "
         "worst: distance in half-widths"
