@@ -14,15 +14,15 @@ from crashsim import NeuronCrash
 from crashsim.hardening import Limits, harden
 from crashsim.training import Recipe
 
-FAULTS = {"hidden": NeuronCrash(p=0.02)}
-EPSILON, DELTA = 1.5, 1e-3
+FAULTS = {"hidden": NeuronCrash(p=0.05)}
+EPSILON, DELTA = 1.0, 1e-3
 
 
 def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     chosen = shared.options(argv, __doc__)
     training, test = shared.data_of(chosen)
-    recipe = Recipe(epochs=shared.pick(chosen, 1, 15, 15), batch=128, seed=chosen.seed)
-    limits = Limits(width=shared.pick(chosen, 1, 8, 8), steps=shared.pick(chosen, 2, 12, 12),
+    recipe = Recipe(epochs=shared.pick(chosen, 1, 12, 15), batch=128, seed=chosen.seed)
+    limits = Limits(width=shared.pick(chosen, 1, 4, 8), steps=shared.pick(chosen, 2, 12, 12),
                     replicas=shared.pick(chosen, 21, 3, 3),
                     samples=shared.pick(chosen, 5_000, 100_000, 200_000))  # fmt: skip
     start = f"{training.inputs.shape[1]}-50-10:sigmoid"

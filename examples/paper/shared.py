@@ -43,6 +43,7 @@ def options(argv: Sequence[str] | None, doc: str | None, data: str = "digits") -
     parser.add_argument("--out", type=Path, default=Path("paper-results"), help="a folder")
     parser.add_argument("--quick", action="store_true", help="a few seconds, to see that it runs")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--nets", type=int, help="initialisations of the sweep's networks")
     parser.add_argument("--activation", default="sigmoid", help="of the sweep's networks")
     found = parser.parse_args(argv)
     found.full = found.data.startswith("mnist")
