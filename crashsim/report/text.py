@@ -60,7 +60,7 @@ def _methods(score: Score) -> Table:
 def _agreement(found: list[Agreement]) -> Table:
     table = _table("Against Monte Carlo, over every input and output")
     table.add_column("method", no_wrap=True)
-    for title in ("inside", "worst", "ratio", "error", "(noise)", "corr.", "rank loss"):
+    for title in ("inside", "worst", "ratio", "error", "(noise)", "corr.", "rank"):
         table.add_column(title, justify="right", no_wrap=True)
     for quantity in dict.fromkeys(a.quantity for a in found):
         table.add_row(Text(quantity, style="italic"))
