@@ -83,7 +83,8 @@ def torch_model(network: chips.Network) -> nn.Sequential:
     for index, layer in enumerate(network.layers, start=1):
         for part, transform in enumerate(layer.transforms):
             suffix = f"_{part}" if len(layer.transforms) > 1 else ""
-            module = _module(transform)
+            with torch.random.fork_rng(devices=[]):  # a module draws weights that are not kept
+                module = _module(transform)
             modules[f"{type(module).__name__.lower()}{index}{suffix}"] = module
         if layer.activation != "linear":
             modules[f"{layer.activation}{index}"] = _ACTIVATIONS[layer.activation]()
@@ -114,7 +115,7 @@ def _module(transform: object) -> nn.Module:
 
 
 def _filled(module: nn.Linear | nn.Conv2d, weight: Floats, bias: Floats | None) -> nn.Module:
-    """The module with these weights; drawing the ones it was made with must leave no trace."""
+    """The module with these weights."""
     module = module.double()
     with torch.no_grad():
         module.weight.copy_(torch.from_numpy(np.array(weight)))

@@ -310,7 +310,7 @@ def _summary(weights: Floats, alpha: float) -> RareEvent:
     error = float(np.sqrt(max(squares / n - mean**2, 0.0) / n)) / mean
     # A single hit has an error of 1; far more than that is no interval, so its end is capped.
     factor = float(np.exp(min(stats.t.ppf(1 - alpha / 2, n - 1) * error, 700.0)))
-    value = mean * largest
+    value = min(1.0, mean * largest)
     return RareEvent(
         value, value / factor, min(1.0, value * factor), n, total**2 / squares, 1 / total
     )

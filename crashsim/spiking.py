@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -267,11 +268,14 @@ def _weights_by_projection(found: Sequence[Layer]) -> dict[str, int]:
             names.append([])
         elif layer.weight and not isinstance(layer.operation, torch_layers.ChannelScale):
             names[-1].append(layer.weight)
-    return {group[0]: i for i, group in enumerate(names) if len(group) == 1}
+    shared = Counter(name for group in names for name in group)  # a module may be called twice
+    return {
+        group[0]: i for i, group in enumerate(names) if len(group) == 1 and shared[group[0]] == 1
+    }
 
 
 def _telling(broken: ChipFaults) -> int:
-    """A mask with about the usual number of dead neurons, to draw: the median one."""
+    """A mask to draw, with more dead neurons than three in four others."""
     counts = sum(
         (np.asarray(d).sum(1) for d in broken.dead or () if d is not None),
         start=np.zeros(broken.count),

@@ -78,7 +78,8 @@ def columns(score: Score) -> list[Column]:
         found.append(Column("E Δ, output 0", "mean", 0))
     found.append(Column("Var Δ, all outputs", "variance", "all"))
     if score.epsilon is not None:
-        found.append(Column(f"P(|Δ| ≥ {score.epsilon:g}), output {k or 0}", "tail", k or 0))
+        k = _tail_output(score, k or 0)
+        found.append(Column(f"P(|Δ| ≥ {score.epsilon:g}), output {k}", "tail", k))
     if any(e.quantity == "class-change" for e in score.estimates):
         found.append(Column("P(class changes)", "class-change", "all"))
     return found
@@ -92,6 +93,13 @@ def leading_output(score: Score) -> int | None:
     if not variances or max(variances.values()) <= 0:
         return None
     return max(variances, key=variances.__getitem__)
+
+
+def _tail_output(score: Score, default: int) -> int:
+    """The output whose tail every method has: some compute that of a single one."""
+    single = ("linear-exact", "certificate", "importance-sampling")
+    outputs = [e.output for e in score.estimates if e.method in single and e.quantity == "tail"]
+    return next((k for k in outputs if isinstance(k, int)), default)
 
 
 def rows(score: Score) -> list[tuple[str, list[Cell | None]]]:

@@ -1,0 +1,109 @@
+"""``crashsim hardware`` and ``crashsim devices``: exit codes, messages, files."""
+
+import json
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from crashsim.cli import main
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """``run("hardware", ...)`` returns (exit code, stdout, stderr), run in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "d.npz", x=rng.normal(size=(8, 4)), y=np.arange(8) % 2)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["crashsim", *map(str, arguments)])
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            try:
+                main()
+                code = 0
+            except SystemExit as stop:
+                code = stop.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    threads = torch.get_num_threads()
+    yield call
+    torch.set_num_threads(threads)
+
+
+CHIP = ("hardware", "4-6-3:relu", "--inputs", "d.npz", "--engine", "numpy")
+FAST = (*CHIP, "--masks", 10, "--steps", 20)
+
+
+def test_a_chip_and_its_json(run, tmp_path):
+    code, out, err = run(*FAST, "--p", 0.1, "--json", "h.json")
+    assert code == 0, err
+    assert "slope of E" in out
+    plain = json.loads((tmp_path / "h.json").read_text())
+    assert plain["schema"] == 1
+    assert plain["hardware"]["masks"] == 10
+    assert {e["method"] for e in plain["estimates"]} == {"hardware"}
+
+
+def test_a_device(run):
+    code, out, err = run(*FAST, "--device", "truenorth-core-death", "--set", "rate=0.1")
+    assert code == 0, err
+    assert "core" in out
+
+
+def test_a_chip_as_nir(run, tmp_path):
+    pytest.importorskip("nir")
+    code, _, err = run(*FAST, "--nir", "chip.nir")
+    assert code == 0, err
+    assert (tmp_path / "chip.nir").exists()
+    code, out, err = run(
+        "score", "chip.nir", "--inputs", "d.npz", "--methods", "taylor,hardware", "--p", 0.1
+    )
+    assert code == 0, err
+    assert "hardware" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--masks", 1], "masks=1"),
+        (["--steps", 1], "steps=1"),
+        (["--device", "abacus"], "abacus"),
+        (["--device", "low-voltage-sram"], "rate"),
+        (["--device", "low-voltage-sram", "--set", "rate"], "NAME=VALUE"),
+        (["--device", "low-voltage-sram", "--set", "rate=x"], "rate=x"),
+        (["--device", "low-voltage-sram", "--set", "tare=0.1"], "tare"),
+        (["--device", "low-voltage-sram", "--set", "rate=2"], "rate"),
+        (["--set", "rate=0.1"], "--device"),
+        (["--fault", "stuck-at:p=0.1"], "cannot have"),
+    ],
+    ids=str,
+)
+def test_wrong_use(arguments, told, run):
+    code, out, err = run(*CHIP, *arguments)
+    assert code == 2, (code, out, err)
+    assert told in err.replace("\n", " ")
+    assert "Traceback" not in out + err
+
+
+def test_a_net_without_spiking_neurons(run):
+    code, out, err = run("hardware", "4-6-3:gelu", "--inputs", "d.npz")
+    assert code == 2
+    assert "gelu" in err
+    assert "Traceback" not in out + err
+
+
+def test_devices_are_listed_with_their_sources(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    code, out, err = run("devices")
+    assert code == 0, err
+    for name in ("memristor-crossbar", "low-voltage-sram", "truenorth-core-death", "loihi"):
+        assert name in out
+    assert "?" in out  # a rate that nobody published

@@ -1,0 +1,233 @@
+"""Importance sampling against the enumeration of every pattern, and against closed forms."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+
+from crashsim import (
+    AdditiveNoise,
+    CrashsimWarning,
+    FaultSpace,
+    GainNoise,
+    NeuronCrash,
+    StuckAt,
+    WeightCrash,
+    analytic,
+)
+from crashsim.analytic import Analysis
+from crashsim.enumeration import enumerate_space
+from crashsim.rare import importance_sampling, sample_union, tail_events
+
+
+def analysed(space):
+    analysis = Analysis()
+    wide = analytic.double_precision(space)
+    analytic.mean_point_taylor(wide, analysis)
+    analytic.mean_point_single(wide, analysis)
+    return analysis
+
+
+def epsilon_for(law, output, tail):
+    """The level between two outcomes whose tail is nearest to the one wanted."""
+    size = np.abs(law.deltas[:, 0, output])
+    outcomes = np.unique(np.round(size, 9))
+    middles = (outcomes[1:] + outcomes[:-1]) / 2
+    truths = np.array([law.tail(e)[0, output] for e in middles])
+    return float(middles[np.abs(np.log(np.maximum(truths, 1e-300) / tail)).argmin()])
+
+
+def draw(space, epsilon, output, seeds, **options):
+    analysis = analysed(space)
+    one = analytic.of_pair(analysis.surrogate, 0, output)
+    events = tail_events(one, output, space.K, epsilon)
+    return [sample_union(space, events, seed, **options) for seed in range(seeds)]
+
+
+def covered(found, truth):
+    return np.mean([f.low <= truth <= f.high for f in found])
+
+
+@pytest.mark.parametrize(
+    ("activation", "tail"), [("relu", 1e-3), ("tanh", 1e-5), ("sigmoid", 1e-8)]
+)
+def test_tails_are_unbiased_and_covered(activation, tail, make_net, randn):
+    net = make_net((3, 6, 5, 2), activation, seed=1, scale=2.0)
+    space = FaultSpace(net, randn(1, 3), NeuronCrash(0.01))
+    law = enumerate_space(space)
+    output = int(law.variance[0].argmax())
+    epsilon = epsilon_for(law, output, tail)
+    truth = law.tail(epsilon)[0, output]
+    assert tail / 10 < truth < 10 * tail
+    found = draw(space, epsilon, output, 100, samples=1024)
+    values = np.array([f.value for f in found])
+    error = values.std(ddof=1) / np.sqrt(len(values))
+    assert abs(values.mean() - truth) < 4 * error
+    assert error < 0.1 * truth
+    assert covered(found, truth) >= 0.9
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        {"act1": NeuronCrash(0.02, group=2), "act2": NeuronCrash(0.01)},
+        {"linear3.weight": WeightCrash(0.01), "act2": StuckAt(0.005, 1.0)},
+        {"act1": NeuronCrash(1.0), "act2": NeuronCrash(0.02)},
+        {"act1": NeuronCrash(0.0), "act2": NeuronCrash(0.02)},
+    ],
+    ids=["groups", "weights", "certain", "never"],
+)
+def test_other_faults(faults, make_net, randn):
+    space = FaultSpace(make_net((3, 6, 5, 2), "tanh", seed=2, scale=2.0), randn(1, 3), faults)
+    law = enumerate_space(space)
+    output = int(law.variance[0].argmax())
+    epsilon = epsilon_for(law, output, 1e-4)
+    truth = law.tail(epsilon)[0, output]
+    assert truth > 0
+    found = draw(space, epsilon, output, 40, samples=1024)
+    values = np.array([f.value for f in found])
+    assert abs(values.mean() - truth) < 4 * values.std(ddof=1) / np.sqrt(40) + 1e-9 * truth
+    assert covered(found, truth) >= 0.85
+
+
+def test_gaussian_noise_in_closed_form(make_net, randn):
+    net, x = make_net((4, 1)).double(), randn(1, 4).double()
+    w, a = net.linear1.weight.detach().numpy()[0], x.numpy()[0]
+    for fault, std in (
+        (AdditiveNoise(0.3), 0.3 * np.linalg.norm(w)),
+        (GainNoise(0.3), 0.3 * np.linalg.norm(w * a)),
+    ):
+        space = FaultSpace(net, x, fault, "input")
+        for sigmas in (3.0, 6.0):
+            truth = 2 * stats.norm.sf(sigmas)
+            found = [
+                importance_sampling(
+                    space, analysed(space), epsilon=sigmas * std, output=0, seed=seed
+                )[0]
+                for seed in range(20)
+            ]
+            assert np.mean([f.value for f in found]) == pytest.approx(truth, rel=0.1)
+            assert np.mean([f.low <= truth <= f.high for f in found]) >= 0.85
+
+
+def class_change(space, seed, **options):
+    found = importance_sampling(
+        space, analysed(space), epsilon=None, output=0, seed=seed, **options
+    )
+    return {e.input: e for e in found if e.quantity == "class-change"}
+
+
+@pytest.mark.filterwarnings("ignore:importance-sampling")
+def test_class_changes_are_covered(make_net, randn):
+    net = make_net((3, 6, 5, 3), "tanh", seed=4, scale=2.0)
+    space = FaultSpace(net, randn(3, 3), NeuronCrash(0.005))
+    truth = enumerate_space(space).class_change
+    assert truth.min() < 1e-3
+    assert truth.max() > 0
+    found = [class_change(space, seed) for seed in range(30)]
+    for b, value in [*enumerate(truth), ("all", truth.mean())]:
+        assert np.mean([f[b].low <= value <= f[b].high for f in found]) >= 0.85
+        assert np.mean([f[b].value for f in found]) == pytest.approx(value, rel=0.1, abs=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_ties_go_to_the_first_class(dtype):
+    """With every neuron dead all outputs are 0.5 (no rounding), so class 0 is named."""
+    for top in range(3):
+        net = nn.Sequential(nn.Identity(), nn.ReLU(), _readout(top)).to(dtype).eval()
+        space = FaultSpace(net, torch.tensor([[0.5, 1.0]], dtype=dtype), NeuronCrash(0.01))
+        truth = enumerate_space(space).class_change[0]
+        assert truth == pytest.approx(0 if top == 0 else 1e-4)
+        found = class_change(space, seed=0)[0]
+        assert found.low <= truth <= found.high
+        if truth:
+            assert found.value == pytest.approx(truth, rel=0.3)
+        else:
+            assert found.value == 0
+
+
+def _readout(top):
+    with torch.random.fork_rng(devices=[]):
+        readout = nn.Linear(2, 3)
+    with torch.no_grad():
+        readout.bias.fill_(0.5)
+        readout.weight.zero_()
+        readout.weight[top] = torch.tensor([0.5, 0.25])
+    return readout
+
+
+def test_unreachable_events(make_net, randn):
+    space = FaultSpace(make_net((3, 5, 2)), randn(1, 3), NeuronCrash(0.01))
+    (found,) = draw(space, 1e6, 0, 1)
+    assert found.value == found.low == 0
+    assert 0 < found.high < 0.05
+    assert not found.is_trusted
+
+
+def test_without_a_hit_the_upper_end_holds(make_net, randn):
+    """Even if the surrogate points nowhere, so that only the untilted law can hit."""
+    space = FaultSpace(make_net((3, 5, 2), scale=2.0), randn(1, 3), NeuronCrash(0.002))
+    law = enumerate_space(space)
+    output = int(law.variance[0].argmax())
+    epsilon = epsilon_for(law, output, 1e-3)
+    truth = law.tail(epsilon)[0, output]
+    one = analytic.of_pair(analysed(space).surrogate, 0, output)
+    events = tail_events(one, output, space.K, epsilon)
+    blind = [type(e)(e.readout, e.threshold, 0 * e.gains, e.weight) for e in events]
+    found = [sample_union(space, blind, seed, samples=512) for seed in range(100)]
+    missed = [f for f in found if f.value == 0]
+    assert missed
+    assert all(f.high >= truth for f in missed)
+
+
+def test_certain_events(make_net, randn):
+    net = make_net((3, 5, 2), scale=2.0)
+    space = FaultSpace(net, randn(1, 3), {"act1": NeuronCrash(0.99)})
+    for found in draw(space, 1e-6, 0, 10):
+        assert found.low <= found.value <= found.high == pytest.approx(1, abs=0.02)
+
+
+def test_nothing_random_is_nothing_to_sample(make_net, randn):
+    space = FaultSpace(make_net((3, 5, 2)), randn(1, 3), NeuronCrash(0.0))
+    assert importance_sampling(space, analysed(space), epsilon=0.1, output=0) == []
+
+
+def test_the_seed_and_the_input_alone_decide(make_net, randn):
+    net, x = make_net((3, 6, 2), scale=2.0), randn(3, 3)
+    space = FaultSpace(net, x, NeuronCrash(0.05))
+
+    def values(seed):
+        found = importance_sampling(space, analysed(space), epsilon=0.5, output=0, seed=seed)
+        return [(e.quantity, e.input, e.value, e.low, e.high) for e in found]
+
+    assert values(3) == values(3)
+    assert values(3) != values(4)
+
+
+def test_pooled_intervals(make_net, randn):
+    net, x = make_net((3, 6, 1), "tanh", seed=1, scale=2.0), randn(4, 3)
+    space = FaultSpace(net, x, NeuronCrash(0.01))
+    analysis = analysed(space)
+    truth = enumerate_space(space).tail(0.7)[:, 0].mean()
+    assert 1e-5 < truth < 0.1
+    inside = []
+    for seed in range(20):
+        found = importance_sampling(space, analysis, epsilon=0.7, output=0, seed=seed, samples=1024)
+        tails = {e.input: e for e in found if e.quantity == "tail"}
+        pooled = tails["all"]
+        assert pooled.value == pytest.approx(np.mean([tails[b].value for b in range(4)]))
+        assert 0 <= pooled.low <= pooled.value <= pooled.high <= 1
+        assert pooled.kind == "statistical"
+        inside.append(pooled.low <= truth <= pooled.high)
+    assert np.mean(inside) >= 0.85
+
+
+def test_few_effective_samples_warn(make_net, randn):
+    net = make_net((3, 6, 5, 2), "relu", seed=1, scale=2.0)
+    space = FaultSpace(net, randn(1, 3), NeuronCrash(0.001))
+    law = enumerate_space(space)
+    epsilon = epsilon_for(law, 0, 1e-6)
+    with pytest.warns(CrashsimWarning, match="few effective samples"):
+        found = importance_sampling(space, analysed(space), epsilon=epsilon, output=0, samples=30)
+    assert found[0].value > 0
