@@ -65,6 +65,7 @@ class Score:
         curves, histogram: for the pictures of the report.
         hardware: what the spiking chip said; see ``crashsim.spiking.ChipRun.facts``.
         delta, answers: the tail probability aimed at, and what it asks for.
+        plan: how faults were injected, a line for each site and why.
         skipped: methods not computed, with the reason.
         warnings: what deserves attention.
         timings: seconds by method.
@@ -92,6 +93,7 @@ class Score:
     hardware: dict[str, Any] | None
     delta: float | None
     answers: list[Answer]
+    plan: list[str]
     skipped: dict[str, str]
     warnings: list[str]
     timings: dict[str, float]
@@ -322,6 +324,7 @@ def _collect(
         hardware=None if run is None else run.facts,
         delta=delta,
         answers=results.answers,
+        plan=space.plan(),
         skipped=results.skipped,
         warnings=_doubts(agreement, sampled, epsilon) + (run.warnings if run else []),
         timings=results.timings,
