@@ -160,7 +160,10 @@ def remainders(
         try:
             found = theory.remainder(proof.network, x, proof.faults, kind)  # type: ignore[arg-type]
         except TheoryError as error:
-            raise NotApplicableError(str(error)) from error
+            raise NotApplicableError(
+                "an activation with a kink (ReLU, max) has no second derivative to bound; "
+                "see certificate"
+            ) from error
         mean[b] = found.mean
         low[b], high[b] = found.std_interval(deviation[b])
     bounds = Values(shift, shift - mean, shift + mean)

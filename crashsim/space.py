@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from copy import copy
@@ -17,8 +16,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from crashsim.changes import SCATTERED, Changes, is_elementwise, is_rare, split, strike
-from crashsim.errors import ArgumentError, CrashsimError, CrashsimWarning, ModelError
+from crashsim.checks import check_inputs, check_model, check_outputs, dtype_of, plain
+from crashsim.errors import ArgumentError, CrashsimError, ModelError
 from crashsim.faults import Fault
+from crashsim.patching import PatchedWeights
 from crashsim.points import Floats, Integers, Placement, Points
 from crashsim.prefix import NotTraceable, Program
 from crashsim.sites import Action, Site, find_sites, perturbing, select_sites
@@ -71,21 +72,21 @@ class FaultSpace:
         *,
         dtype: torch.dtype | None = None,
     ) -> None:
-        _check_model(model)
+        check_model(model)
         if not isinstance(sites, str):
             raise ArgumentError(
                 f"sites={sites!r}: give a name or glob; for several, map each name "
                 "to its fault in faults"
             )
         self.model = model
-        self.dtype = dtype or _dtype_of(model)
+        self.dtype = dtype or dtype_of(model)
         self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        self.inputs = _check_inputs(inputs).to(self.device)
+        self.inputs = check_inputs(inputs).to(self.device)
         if self.inputs.is_floating_point():
             self.inputs = self.inputs.to(self.dtype)
         # Buffers are cloned, so a model that counts its calls in one counts in ours.
-        self._tensors = {
-            name: self._cast(_plain(tensor).clone() if is_buffer else _plain(tensor))
+        self.tensors = {
+            name: self._cast(plain(tensor).clone() if is_buffer else plain(tensor))
             for named, is_buffer in (
                 (model.named_parameters(), False),
                 (model.named_buffers(), True),
@@ -93,7 +94,7 @@ class FaultSpace:
             for name, tensor in named
         }
         with torch.no_grad(), self._explaining_failures():
-            clean = self._check_outputs()
+            clean = check_outputs(self._call, self.inputs)
             self.available_sites = find_sites(model, self.inputs, self._call)
         self.placements = _place(faults, sites, self.available_sites)
         self.N = self.placements[-1].stop
@@ -115,9 +116,9 @@ class FaultSpace:
         space.dtype = dtype
         if self.inputs.is_floating_point():
             space.inputs = self.inputs.to(dtype)
-        space._tensors = {name: space._cast(tensor) for name, tensor in self._tensors.items()}
+        space.tensors = {name: space._cast(tensor) for name, tensor in self.tensors.items()}
         with torch.no_grad():
-            space._clean = space._check_outputs().double().cpu().numpy()
+            space._clean = check_outputs(space._call, space.inputs).double().cpu().numpy()
         space._program = None
         return space
 
@@ -202,7 +203,7 @@ class FaultSpace:
             try:
                 example = self.inputs[:1]
                 with torch.no_grad():
-                    program = Program(self.model, self._tensors, example, self.placements)
+                    program = Program(self.model, self.tensors, example, self.placements)
                     self._check_program(program)
                 self._program = program
             except NotTraceable as reason:
@@ -306,13 +307,13 @@ class FaultSpace:
     @contextmanager
     def _generic(self, inputs: Tensor, points: Points) -> Iterator[tuple[_Run, int]]:
         """Nothing is taken for granted; weights are patched, one sample at a time."""
-        weights = _PatchedWeights(self, points.base) if self._has_parameters else None
+        weights = PatchedWeights(self, points.base) if self._has_parameters else None
 
         def run(start: int, stop: int) -> Tensor:
             part = points.part(start, stop)
             e = torch.from_numpy(self._neuron_coordinates(part))
             e = e.to(self.device, self.dtype)[:, None]
-            out = self._run(inputs, e, weights.apply(part) if weights else self._tensors)
+            out = self._run(inputs, e, weights.apply(part) if weights else self.tensors)
             if weights:
                 weights.restore()
             return out
@@ -333,8 +334,8 @@ class FaultSpace:
                 point = torch.from_numpy(at).to(self.device, self.dtype)
                 # Each input has coordinates of its own: one backward pass serves all inputs.
                 e = point.repeat(1, len(inputs), 1).requires_grad_()
-                tensors = self._perturbed_weights(e[0, 0]) if self._has_parameters else {}
-                out = self._run(inputs, e, {**self._tensors, **tensors}).sum((0, 1))
+                tensors = self.perturbed_weights(e[0, 0]) if self._has_parameters else {}
+                out = self._run(inputs, e, {**self.tensors, **tensors}).sum((0, 1))
                 gradient = torch.stack([_gradient(out[k], e)[0] for k in range(self.K)], dim=1)
             yield slice(low, low + len(inputs)), gradient.double().cpu().numpy()
 
@@ -361,8 +362,8 @@ class FaultSpace:
                 point = torch.from_numpy(at).to(self.device, self.dtype)
                 directions = torch.from_numpy(vectors).to(self.device, self.dtype)
                 e = point.repeat(1, len(inputs), 1).requires_grad_()
-                tensors = self._perturbed_weights(e[0, 0]) if self._has_parameters else {}
-                out = self._run(inputs, e, {**self._tensors, **tensors}).sum((0, 1))
+                tensors = self.perturbed_weights(e[0, 0]) if self._has_parameters else {}
+                out = self._run(inputs, e, {**self.tensors, **tensors}).sum((0, 1))
                 for k in range(self.K):
                     first = _gradient(out[k], e, create_graph=True)
                     gradients[:, k] = first[0].detach()
@@ -420,12 +421,12 @@ class FaultSpace:
             return np.zeros((points.count, 1))
         return points.dense()
 
-    def _perturbed_weights(self, e: Tensor) -> dict[str, Tensor]:
+    def perturbed_weights(self, e: Tensor) -> dict[str, Tensor]:
         """Parameters at a point e (N,), differentiable in e."""
         changed: dict[str, Tensor] = {}
         for p in self.placements:
             if p.site.kind == "parameter":
-                value = changed.get(p.site.module, self._tensors[p.site.module])
+                value = changed.get(p.site.module, self.tensors[p.site.module])
                 changed[p.site.module] = p.fault.perturb(value, e[p.start : p.stop], p.site.shape)
         return changed
 
@@ -433,7 +434,7 @@ class FaultSpace:
         return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
 
     def _call(self, x: Tensor) -> Any:
-        return functional_call(self.model, self._tensors, (x,))
+        return functional_call(self.model, self.tensors, (x,))
 
     @contextmanager
     def _explaining_failures(self) -> Iterator[None]:
@@ -451,47 +452,6 @@ class FaultSpace:
                 f"inputs: the model fails on shape {tuple(self.inputs.shape)} of "
                 f"{self.inputs.dtype} ({reason}); {remedy}"
             ) from error
-
-    def _check_outputs(self) -> Tensor:
-        """The clean outputs (B, K), after the checks that only running the model can make."""
-        with torch.random.fork_rng(devices=[]):
-            pair = self.inputs[:1].repeat(2, *[1] * (self.inputs.dim() - 1))
-            first, second, alone = (self._call(x.clone()) for x in (self.inputs, self.inputs, pair))
-        if not isinstance(first, Tensor):
-            raise ModelError(
-                f"model: returns {type(first).__name__}, not one tensor; "
-                "wrap it in a module whose forward returns the tensor to be analysed"
-            )
-        batch = len(self.inputs)
-        if first.dim() == 0 or first.shape[0] != batch or first.numel() == 0:
-            raise ModelError(
-                f"model: returns shape {tuple(first.shape)} for {batch} inputs; "
-                f"the first axis must be the batch, as in ({batch}, outputs)"
-            )
-        if not first.is_floating_point():
-            raise ModelError(
-                f"model: returns {first.dtype}; return real-valued outputs (logits), not classes"
-            )
-        mixed = alone.shape != (2, *first.shape[1:])
-        first, second = first.reshape(batch, -1), second.reshape(batch, -1)
-        if not torch.isfinite(first).all():
-            bad = (~torch.isfinite(first)).any(1).nonzero().flatten().tolist()
-            raise ModelError(
-                f"model: its clean outputs are not finite (NaN or infinity) for inputs {bad[:5]}; "
-                "look at the inputs' scale and the weights"
-            )
-        if not torch.equal(first, second):
-            raise ModelError(
-                "model: gives different outputs for the same inputs, so a change of output cannot "
-                "be attributed to faults; call model.eval() or remove its randomness"
-            )
-        scale = first.abs().max() + 1e-30
-        if mixed or (alone.reshape(2, -1) - first[:1]).abs().max() > 1e-2 * scale:
-            raise ModelError(
-                "model: an input's output depends on the other inputs of the batch; "
-                "normalise with fixed statistics (eval mode with track_running_stats=True)"
-            )
-        return first
 
 
 # Outputs (S b, ...) of points from one number to another; and how many at most at a time.
@@ -524,136 +484,6 @@ def _gradient(value: Tensor, e: Tensor, create_graph: bool = False) -> Tensor:
         value, e, retain_graph=True, create_graph=create_graph, allow_unused=True
     )[0]
     return torch.zeros_like(e) if found is None else found
-
-
-class _PatchedWeights:
-    """Parameters at a base point, patched for one sample at a time and put back afterwards.
-
-    A sample changes few weights, so patching costs the number of changes, not of weights.
-    """
-
-    def __init__(self, space: FaultSpace, base: Floats) -> None:
-        self._placements = [p for p in space.placements if p.site.kind == "parameter"]
-        self._base = base
-        point = torch.from_numpy(base).to(space.device, space.dtype)
-        at_base = space._perturbed_weights(point)
-        self._work = {name: tensor.clone() for name, tensor in at_base.items()}
-        self._tensors = {**space._tensors, **self._work}
-        self._steps = {
-            p: p.fault.displacement(space._tensors[p.site.module]).reshape(-1)
-            for p in self._placements
-        }
-        # Where several faults strike one parameter, each acts on what the one before it left.
-        names = [p.site.module for p in self._placements]
-        self._stacked = sorted({name for name in names if names.count(name) > 1})
-        self._space = space
-        self._undo: list[tuple[Tensor, Tensor | slice, Tensor]] = []
-
-    def apply(self, point: Points) -> dict[str, Tensor]:
-        """All tensors of the model at a single point."""
-        if self._stacked:
-            e = torch.from_numpy(point.dense()[0]).to(self._space.device, self._space.dtype)
-            changed = self._space._perturbed_weights(e)
-            for name in self._stacked:
-                flat = self._work[name].view(-1)
-                self._undo.append((flat, slice(None), flat.clone()))
-                flat.copy_(changed[name].reshape(-1))
-        for p in self._placements:
-            if p.site.module in self._stacked:
-                continue
-            ours = (point.columns >= p.start) & (point.columns < p.stop)
-            columns = point.columns[ours]
-            change = point.values[ours] - self._base[columns]
-            steps = self._steps[p]
-            local = torch.from_numpy(columns - p.start).to(steps.device)
-            flat = self._work[p.site.module].view(-1)
-            # Several coordinates may act on one weight (its bits): their changes add up.
-            units = local // (p.size // flat.numel())
-            self._undo.append((flat, units, flat[units]))
-            flat.index_add_(0, units, torch.from_numpy(change).to(steps) * steps[local])
-        return self._tensors
-
-    def restore(self) -> None:
-        for flat, units, values in reversed(self._undo):
-            flat[units] = values
-        self._undo.clear()
-
-
-def _plain(tensor: Tensor) -> Tensor:
-    """The tensor without its graph, and fit for a new one: not made in inference mode."""
-    return tensor.clone() if tensor.is_inference() else tensor.detach()
-
-
-def _check_model(model: object) -> None:
-    if not isinstance(model, nn.Module):
-        raise ArgumentError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise ModelError(
-            "model: TorchScript does not let faults in; give the module before torch.jit, or "
-            "torch.export it"
-        )
-    for name, tensor in model.named_parameters():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise ModelError(
-                f"model: parameter {name!r} holds NaN or infinity; load or train it again"
-            )
-    random = [name or "the model" for name, m in model.named_modules() if _depends_on_mode(m)]
-    if random:
-        raise ModelError(
-            f"model: in training mode, where {random[0]!r} ({len(random)} such layers) is random "
-            "or depends on the batch; call model.eval() first"
-        )
-    exported = isinstance(model, torch.fx.GraphModule)  # whose flag says nothing and stays
-    if model.training and not exported and any(True for _ in model.children()):
-        warnings.warn(
-            "model: in training mode; no layer of it behaves differently there, so the result "
-            "stands, but call model.eval() to be sure",
-            CrashsimWarning,
-            stacklevel=4,
-        )
-
-
-def _depends_on_mode(module: nn.Module) -> bool:
-    """True for a layer in training mode that is random or uses statistics of the batch."""
-    if not module.training:
-        return False
-    if isinstance(module, nn.modules.dropout._DropoutNd):
-        return module.p > 0
-    if isinstance(module, nn.MultiheadAttention | nn.RNNBase):
-        return float(module.dropout) > 0
-    return isinstance(module, nn.modules.batchnorm._BatchNorm | nn.RReLU) or (
-        isinstance(module, nn.modules.instancenorm._InstanceNorm) and module.track_running_stats
-    )
-
-
-def _dtype_of(model: nn.Module) -> torch.dtype:
-    floating = (p.dtype for p in model.parameters() if p.is_floating_point())
-    return next(floating, torch.float32)
-
-
-def _check_inputs(inputs: object) -> Tensor:
-    if isinstance(inputs, np.ndarray):
-        if inputs.dtype.kind not in "fiub":
-            raise ArgumentError(f"inputs: dtype {inputs.dtype} is not numeric")
-        inputs = torch.from_numpy(np.ascontiguousarray(inputs))
-    if isinstance(inputs, tuple | Mapping):
-        raise ArgumentError(
-            f"inputs: expected one tensor, got {type(inputs).__name__} of {len(inputs)}; wrap the "
-            "model in a module that takes the tensor which changes and holds the others"
-        )
-    if not isinstance(inputs, Tensor):
-        raise ArgumentError(
-            f"inputs: expected a tensor or array of shape (B, ...), got {type(inputs).__name__}"
-        )
-    if inputs.dim() == 0 or inputs.numel() == 0:
-        raise ArgumentError(
-            f"inputs: shape {tuple(inputs.shape)} holds no examples; give at least one, as (B, ...)"
-        )
-    if inputs.is_complex():
-        raise ArgumentError("inputs: complex numbers are not supported; give real ones")
-    if not torch.isfinite(inputs).all():
-        raise ArgumentError("inputs: hold NaN or infinity; clean the data first")
-    return _plain(inputs)
 
 
 def _place(faults: Faults, sites: str, available: list[Site]) -> list[Placement]:

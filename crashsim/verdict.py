@@ -54,9 +54,8 @@ def verdict(score: Score) -> str:
     if variance is not None:
         size = math.sqrt(max(variance.value, 0))
         sentences.append(
-            f"Under {describe_faults(score)}, the outputs move by {size:.3g} "
-            "(standard deviation over all outputs together"
-            f"; {_source(variance, 0.5)})."
+            f"Under {describe_faults(score)}, {_outputs(score)} by {size:.3g} "
+            f"({_source(variance, 0.5)})."
         )
     change = best(score, "class-change")
     if change is not None:
@@ -79,6 +78,12 @@ def verdict(score: Score) -> str:
             f"{percent(leading['share'])} of the variance comes from {leading['name']}."
         )
     return " ".join(sentences) or "Nothing was computed."
+
+
+def _outputs(score: Score) -> str:
+    if score.outputs == 1:
+        return "the output moves, in standard deviation,"
+    return f"the {score.outputs} outputs together move (root of their summed variances)"
 
 
 def describe_faults(score: Score) -> str:

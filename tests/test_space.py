@@ -86,7 +86,8 @@ def test_crashes_of_weights(make_net, watch, randn):
 
 def test_weights_and_neurons_at_once_and_biases(make_net, watch, randn):
     net, x = watch(make_net((3, 4, 2), dtype=torch.float64)), randn(3, 3, dtype=torch.float64)
-    space = FaultSpace(net, x, {"act1": NeuronCrash(0.3), "linear2.*": WeightCrash(0.1)})
+    weights = {"linear2.weight": WeightCrash(0.1), "linear2.bias": WeightCrash(0.1)}
+    space = FaultSpace(net, x, {"act1": NeuronCrash(0.3), **weights})
     assert space.N == 4 + 8 + 2
     w1, b1, w2, b2 = (p.detach().numpy() for p in net.parameters())
     for row in random_masks(14, 5):

@@ -83,6 +83,11 @@ def hardware(
     for file in (json_file, nir_file):
         check_writable(file)
     profile = _device(device, set_values or [])
+    own = [name for name, given in (("fault", fault), ("p", p), ("sites", sites)) if given]
+    if own and (device or chip_fault):
+        raise ArgumentError(
+            f"{own[0]}: --device and --chip-fault bring faults of their own; leave --{own[0]} out"
+        )
     if profile is not None and chip_fault is not None:
         raise ArgumentError(f"chip-fault={chip_fault!r}: give it or --device, not both")
     breaks = None if chip_fault is None else parse_chip_fault(chip_fault)

@@ -112,7 +112,9 @@ def rows(score: Score) -> list[tuple[str, list[Cell | None]]]:
             for c in columns(score)
         ]
         if any(cells):
-            found.append((method, cells))
+            inputs = {e.input for e in score.estimates if e.method == method} - {"all"}
+            some = f" ({len(inputs)} inputs)" if 0 < len(inputs) < score.inputs["count"] else ""
+            found.append((method + some, cells))
     return found
 
 
