@@ -1,0 +1,137 @@
+"""What a model and its inputs must be, checked before anything is computed."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from crashsim.errors import ArgumentError, CrashsimWarning, ModelError
+
+
+def check_model(model: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError(
+            "model: TorchScript does not let faults in; give the module before torch.jit, or "
+            "torch.export it"
+        )
+    for name, tensor in model.named_parameters():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ModelError(
+                f"model: parameter {name!r} holds NaN or infinity; load or train it again"
+            )
+    random = [name or "the model" for name, m in model.named_modules() if _depends_on_mode(m)]
+    if random:
+        raise ModelError(
+            f"model: in training mode, where {random[0]!r} ({len(random)} such layers) is random "
+            "or depends on the batch; call model.eval() first"
+        )
+    exported = isinstance(model, torch.fx.GraphModule)  # whose flag says nothing and stays
+    if model.training and not exported and any(True for _ in model.children()):
+        warnings.warn(
+            "model: in training mode; no layer of it behaves differently there, so the result "
+            "stands, but call model.eval() to be sure",
+            CrashsimWarning,
+            stacklevel=4,
+        )
+
+
+def _depends_on_mode(module: nn.Module) -> bool:
+    """True for a layer in training mode that is random or uses statistics of the batch."""
+    if not module.training:
+        return False
+    if isinstance(module, nn.modules.dropout._DropoutNd):
+        return module.p > 0
+    if isinstance(module, nn.MultiheadAttention | nn.RNNBase):
+        return float(module.dropout) > 0
+    return isinstance(module, nn.modules.batchnorm._BatchNorm | nn.RReLU) or (
+        isinstance(module, nn.modules.instancenorm._InstanceNorm) and module.track_running_stats
+    )
+
+
+def dtype_of(model: nn.Module) -> torch.dtype:
+    floating = (p.dtype for p in model.parameters() if p.is_floating_point())
+    return next(floating, torch.float32)
+
+
+def check_inputs(inputs: object) -> Tensor:
+    if isinstance(inputs, np.ndarray):
+        if inputs.dtype.kind not in "fiub":
+            raise ArgumentError(f"inputs: dtype {inputs.dtype} is not numeric")
+        inputs = torch.from_numpy(np.ascontiguousarray(inputs))
+    if isinstance(inputs, tuple | Mapping):
+        raise ArgumentError(
+            f"inputs: expected one tensor, got {type(inputs).__name__} of {len(inputs)}; wrap the "
+            "model in a module that takes the tensor which changes and holds the others"
+        )
+    if not isinstance(inputs, Tensor):
+        raise ArgumentError(
+            f"inputs: expected a tensor or array of shape (B, ...), got {type(inputs).__name__}"
+        )
+    if inputs.dim() == 0 or inputs.numel() == 0:
+        raise ArgumentError(
+            f"inputs: shape {tuple(inputs.shape)} holds no examples; give at least one, as (B, ...)"
+        )
+    if inputs.is_complex():
+        raise ArgumentError("inputs: complex numbers are not supported; give real ones")
+    if not torch.isfinite(inputs).all():
+        raise ArgumentError("inputs: hold NaN or infinity; clean the data first")
+    return plain(inputs)
+
+
+def check_outputs(call: Callable[[Tensor], Any], inputs: Tensor) -> Tensor:
+    """The clean outputs (B, K), after the checks that only running the model can make.
+
+    Raises:
+        ModelError: what it returns is not one floating-point tensor with the batch first, is not
+            finite, is random, or mixes the inputs of a batch.
+    """
+    with torch.random.fork_rng(devices=[]):
+        pair = inputs[:1].repeat(2, *[1] * (inputs.dim() - 1))
+        first, second, alone = (call(x.clone()) for x in (inputs, inputs, pair))
+    if not isinstance(first, Tensor):
+        raise ModelError(
+            f"model: returns {type(first).__name__}, not one tensor; "
+            "wrap it in a module whose forward returns the tensor to be analysed"
+        )
+    batch = len(inputs)
+    if first.dim() == 0 or first.shape[0] != batch or first.numel() == 0:
+        raise ModelError(
+            f"model: returns shape {tuple(first.shape)} for {batch} inputs; "
+            f"the first axis must be the batch, as in ({batch}, outputs)"
+        )
+    if not first.is_floating_point():
+        raise ModelError(
+            f"model: returns {first.dtype}; return real-valued outputs (logits), not classes"
+        )
+    mixed = alone.shape != (2, *first.shape[1:])
+    first, second = first.reshape(batch, -1), second.reshape(batch, -1)
+    if not torch.isfinite(first).all():
+        bad = (~torch.isfinite(first)).any(1).nonzero().flatten().tolist()
+        raise ModelError(
+            f"model: its clean outputs are not finite (NaN or infinity) for inputs {bad[:5]}; "
+            "look at the inputs' scale and the weights"
+        )
+    if not torch.equal(first, second):
+        raise ModelError(
+            "model: gives different outputs for the same inputs, so a change of output cannot "
+            "be attributed to faults; call model.eval() or remove its randomness"
+        )
+    scale = first.abs().max() + 1e-30
+    if mixed or (alone.reshape(2, -1) - first[:1]).abs().max() > 1e-2 * scale:
+        raise ModelError(
+            "model: an input's output depends on the other inputs of the batch; "
+            "normalise with fixed statistics (eval mode with track_running_stats=True)"
+        )
+    return first
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """The tensor without its graph, and fit for a new one: not made in inference mode."""
+    return tensor.clone() if tensor.is_inference() else tensor.detach()

@@ -1,0 +1,66 @@
+"""Faulty parameters, one sample at a time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from crashsim.points import Floats, Points
+
+if TYPE_CHECKING:
+    from crashsim.space import FaultSpace
+
+
+class PatchedWeights:
+    """Parameters at a base point, patched for one sample at a time and put back afterwards.
+
+    A sample changes few weights, so patching costs the number of changes, not of weights.
+    """
+
+    def __init__(self, space: FaultSpace, base: Floats) -> None:
+        self._placements = [p for p in space.placements if p.site.kind == "parameter"]
+        self._base = base
+        point = torch.from_numpy(base).to(space.device, space.dtype)
+        at_base = space.perturbed_weights(point)
+        self._work = {name: tensor.clone() for name, tensor in at_base.items()}
+        self._tensors = {**space.tensors, **self._work}
+        self._steps = {
+            p: p.fault.displacement(space.tensors[p.site.module]).reshape(-1)
+            for p in self._placements
+        }
+        # Where several faults strike one parameter, each acts on what the one before it left.
+        names = [p.site.module for p in self._placements]
+        self._stacked = sorted({name for name in names if names.count(name) > 1})
+        self._space = space
+        self._undo: list[tuple[Tensor, Tensor | slice, Tensor]] = []
+
+    def apply(self, point: Points) -> dict[str, Tensor]:
+        """All tensors of the model at a single point."""
+        if self._stacked:
+            e = torch.from_numpy(point.dense()[0]).to(self._space.device, self._space.dtype)
+            changed = self._space.perturbed_weights(e)
+            for name in self._stacked:
+                flat = self._work[name].view(-1)
+                self._undo.append((flat, slice(None), flat.clone()))
+                flat.copy_(changed[name].reshape(-1))
+        for p in self._placements:
+            if p.site.module in self._stacked:
+                continue
+            ours = (point.columns >= p.start) & (point.columns < p.stop)
+            columns = point.columns[ours]
+            change = point.values[ours] - self._base[columns]
+            steps = self._steps[p]
+            local = torch.from_numpy(columns - p.start).to(steps.device)
+            flat = self._work[p.site.module].view(-1)
+            # Several coordinates may act on one weight (its bits): their changes add up.
+            units = local // (p.size // flat.numel())
+            self._undo.append((flat, units, flat[units]))
+            flat.index_add_(0, units, torch.from_numpy(change).to(steps) * steps[local])
+        return self._tensors
+
+    def restore(self) -> None:
+        for flat, units, values in reversed(self._undo):
+            flat[units] = values
+        self._undo.clear()
