@@ -2,6 +2,8 @@
 
 import itertools
 import random
+import sys
+import warnings
 from collections import OrderedDict
 from pathlib import Path
 
@@ -10,6 +12,8 @@ import pytest
 import sklearn.datasets  # noqa: F401 - its first import draws from Python's global generator
 import torch
 from torch import nn
+
+from crashsim.cli import main
 
 ACTIVATIONS = {
     "relu": nn.ReLU,
@@ -152,3 +156,28 @@ def residual_net(seeded):
         return net
 
     return seeded(build, 1)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """``run("score", ...)`` returns (exit code, stdout, stderr), run in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["crashsim", *map(str, arguments)])
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            try:
+                main()
+                code = 0
+            except SystemExit as stop:
+                code = stop.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    threads = torch.get_num_threads()
+    yield call
+    torch.set_num_threads(threads)

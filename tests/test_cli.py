@@ -1,37 +1,11 @@
 """The command line, in process: exit codes, messages, files."""
 
 import json
-import sys
-import warnings
 
 import numpy as np
 import pytest
 
 from crashsim import Score
-from crashsim.cli import main
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """``run("score", ...)`` returns (exit code, stdout, stderr), run in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["crashsim", *map(str, arguments)])
-        with warnings.catch_warnings():
-            warnings.simplefilter("default")
-            try:
-                main()
-                code = 0
-            except SystemExit as stop:
-                code = stop.code or 0
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 @pytest.fixture

@@ -1,41 +1,15 @@
 """``crashsim hardware`` and ``crashsim devices``: exit codes, messages, files."""
 
 import json
-import sys
-import warnings
 
 import numpy as np
 import pytest
-import torch
-
-from crashsim.cli import main
 
 
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """``run("hardware", ...)`` returns (exit code, stdout, stderr), run in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+@pytest.fixture(autouse=True)
+def examples(tmp_path):
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "d.npz", x=rng.normal(size=(8, 4)), y=np.arange(8) % 2)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["crashsim", *map(str, arguments)])
-        with warnings.catch_warnings():
-            warnings.simplefilter("default")
-            try:
-                main()
-                code = 0
-            except SystemExit as stop:
-                code = stop.code or 0
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    threads = torch.get_num_threads()
-    yield call
-    torch.set_num_threads(threads)
 
 
 CHIP = ("hardware", "4-6-3:relu", "--inputs", "d.npz", "--engine", "numpy")

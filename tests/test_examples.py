@@ -10,7 +10,7 @@ import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 RUNS = {
-    "score_a_model.py": ([], "tanh"),
+    "score_a_model.py": ([], "outputs together move"),
     "compare_architectures.py": (
         ["--inits", "2", "--epochs", "2", "--samples", "200"],
         "fewest changes of class",

@@ -18,7 +18,7 @@ def render_comparison(comparison: Comparison) -> RenderableType:
     """Ranked table, with a rule where the next one is significantly worse."""
     table = Table(box=None, pad_edge=False, show_header=True, header_style="bold")
     for title in ("rank", "model"):
-        table.add_column(title)
+        table.add_column(title, no_wrap=True)
     for title in (
         "P(class changes)", "Var Δ", "Var Δ / Var out", "accuracy", "parameters", "next is worse",
     ):  # fmt: skip
