@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from crashsim.agreement import Agreement, rank_loss
+    from crashsim.continuity import Balance, Continuity
     from crashsim.enumeration import ExactDistribution, enumerate_exact
     from crashsim.errors import CrashsimError, CrashsimWarning
     from crashsim.estimate import Estimate
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     )
     from crashsim.hardening import Hardened, harden
     from crashsim.montecarlo import monte_carlo
-    from crashsim.regularisers import Balance, Continuity, CrashTraining, CrashVariance
+    from crashsim.regularisers import CrashTraining, CrashVariance
     from crashsim.replicas import Replicated, byzantine_table, plan_replicas
     from crashsim.scoring import Score, score
     from crashsim.sites import Site, find_sites
@@ -62,7 +63,8 @@ _HOMES = {
     "sites": ("Site", "find_sites"),
     "space": ("FaultSpace",),
     "hardening": ("Hardened", "harden"),
-    "regularisers": ("Balance", "Continuity", "CrashTraining", "CrashVariance"),
+    "continuity": ("Balance", "Continuity"),
+    "regularisers": ("CrashTraining", "CrashVariance"),
     "replicas": ("Replicated", "byzantine_table", "plan_replicas"),
     "training_report": ("TrainingReport",),
 }

@@ -142,6 +142,8 @@ def _reason_against(method: str, space: FaultSpace, cost: float) -> str | None:
         if space.B * space.K * cost > 10 * BUDGET:
             return f"{space.K} outputs: as many backward passes per input cost too much"
     if method == "importance-sampling":
+        if can_enumerate(space, ENUMERATED):
+            return "the exact sum is at hand"
         samples = 2 * IMPORTANCE_SAMPLES * space.B
         if samples * _operations(space, inputs=1) > BUDGET / 4:
             return (

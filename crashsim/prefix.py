@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, fx, nn
@@ -455,7 +455,7 @@ class Program:
     def _evaluate(
         self,
         node: fx.Node,
-        values: Mapping[fx.Node, Any],
+        values: _Values,
         x: Tensor | None,
         tensors: dict[str, Tensor] | None = None,
     ) -> Any:
@@ -484,7 +484,13 @@ class Program:
         return node.target(*args, **kwargs)
 
 
-class _Expanding(Mapping[fx.Node, Any]):
+class _Values(Protocol):
+    """The values of nodes."""
+
+    def __getitem__(self, node: fx.Node, /) -> Any: ...
+
+
+class _Expanding:
     """Values for S samples: the faulty ones, and the others repeated as they are asked for."""
 
     def __init__(
@@ -500,12 +506,6 @@ class _Expanding(Mapping[fx.Node, Any]):
         if node in self._faulty:
             return self._faulty[node]
         return _expand(self._clean[node], self._batched[node], self._count)
-
-    def __iter__(self) -> Any:
-        raise NotImplementedError
-
-    def __len__(self) -> int:
-        raise NotImplementedError
 
 
 _BAG_TYPES = (torch.float32, torch.float64)

@@ -36,7 +36,6 @@ SCHEMA = 1
 CONFIDENCE = 0.95
 _TOP = 20  # fault coordinates listed by their share of the variance
 _THEORY_OFF = 0.5  # share of theory's values inside Monte Carlo's intervals below which we warn
-_FAR = 0.5  # the same for tails
 _MATERIAL = 0.05  # relative error below which a disagreement is not worth a warning
 Progress = Callable[[str, int, int], None]
 
@@ -339,9 +338,8 @@ def _doubts(
     """Warnings that follow from the numbers themselves."""
     found = []
     for a in agreement:
-        linear = a.method in ("mean-point-taylor", "mean-point-single", "saddlepoint")
-        material = _FAR if a.method == "saddlepoint" else _MATERIAL
-        off = a.inside < _THEORY_OFF and (a.relative_error or 0) > max(material, a.noise or 0)
+        linear = a.method in ("mean-point-taylor", "mean-point-single")
+        off = a.inside < _THEORY_OFF and (a.relative_error or 0) > max(_MATERIAL, a.noise or 0)
         if linear and off:
             found.append(
                 f"{a.method} {a.quantity}: only {a.inside:.0%} of its values lie in Monte Carlo's "
