@@ -17,7 +17,7 @@ import numpy as np
 from crashsim_theory import LinearSurrogate, TheoryError
 
 from crashsim import layers as torch_layers
-from crashsim.analytic import Analysis, mean_point_taylor, of_output
+from crashsim.analytic import Analysis, mean_point_taylor, of_output, of_pair
 from crashsim.errors import ArgumentError
 from crashsim.estimate import Kind
 from crashsim.layers import UnsupportedLayerError, layers_of
@@ -77,7 +77,7 @@ def answers(space: FaultSpace, analysis: Analysis, epsilon: float, delta: float)
         _attempt(f"width for {target}", "chernoff", lambda: _width(of_one, epsilon, delta))
     )
     found += _replicas(of_one, epsilon, delta, target)
-    return found + _continuous(space, analysis, output)
+    return found + _continuous(space, analysis, output, epsilon)
 
 
 def check_delta(delta: float | None) -> None:
@@ -168,7 +168,7 @@ def _replicas(
     ]
 
 
-def _continuous(space: FaultSpace, analysis: Analysis, output: int) -> list[Answer]:
+def _continuous(space: FaultSpace, analysis: Analysis, output: int, epsilon: float) -> list[Answer]:
     """Whether each faulty layer is in the continuous limit, with its constant C."""
     try:
         chain = layers_of(space)
@@ -199,4 +199,24 @@ def _continuous(space: FaultSpace, analysis: Analysis, output: int) -> list[Answ
                     f"n = {limit.n}, q = {limit.q:.2g}; {state}",
                 )
             )
+            if len(space.placements) == 1 and 0 < place.fault.rate < 1 and limit.q > 0:
+                one = of_pair(analysis.surrogate, worst, output)
+                found.append(_theorem(one, epsilon, place.fault.rate, limit))
     return found
+
+
+def _theorem(
+    one: LinearSurrogate, epsilon: float, p: float, limit: theory.ContinuousLimit
+) -> Answer:
+    """The paper's main theorem, for faults in one layer and the input that varies most."""
+    bound = theory.theorem_tail(
+        abs(float(one.mean)), float(one.variance), epsilon, n=limit.n, p=p, q=limit.q
+    )
+    return Answer(
+        f"P(|Δ| ≥ {epsilon:g}) by the paper's theorem",
+        bound.probability,
+        "chebyshev",
+        "bound",
+        f"δ0 = {bound.delta_0:.2g} at α = {bound.alpha:.2g}, Chebyshev {bound.chebyshev:.2g}; for "
+        "the linear surrogate",
+    )
