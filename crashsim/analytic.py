@@ -18,6 +18,7 @@ from crashsim_theory import (
 )
 
 from crashsim.estimate import Estimate, deterministic
+from crashsim.montecarlo import MOST_OUTPUTS
 from crashsim.points import Floats, Points
 from crashsim.space import FaultSpace
 
@@ -33,7 +34,7 @@ class Analysis:
         estimates: of every method that was asked for.
         shares: (N,) the share of the variance, summed over outputs and averaged over inputs, that
             each fault coordinate contributes; sums to 1 unless nothing varies.
-        covariance: (K, K) of Delta across outputs, averaged over inputs.
+        covariance: (K, K) of Delta across outputs, averaged over inputs; None beyond 64 outputs.
         surrogate: the linear surrogate of Delta, for every input and output.
         source: the method whose single-fault effects are the surrogate's gains.
         formulas: text and LaTeX of the derived formulas by method.
@@ -93,10 +94,11 @@ def mean_point_taylor(space: FaultSpace, analysis: Analysis) -> None:
         gains[part] = gradient
         weighted = gradient * k2
         shares += (weighted * gradient).sum((0, 1))
-        covariance += np.einsum("bkn,bln->kl", weighted, gradient, optimize=True)
+        if space.K <= MOST_OUTPUTS:
+            covariance += np.einsum("bkn,bln->kl", weighted, gradient, optimize=True)
     analysis.formulas["mean-point-taylor"] = {"text": formula.text(), "latex": formula.latex()}
     analysis.shares = shares / shares.sum() if shares.sum() > 0 else shares
-    analysis.covariance = covariance / space.B
+    analysis.covariance = covariance / space.B if space.K <= MOST_OUTPUTS else None
     analysis.surrogate = LinearSurrogate(base, gains, _coordinates(space))
     analysis.source = "mean-point-taylor"
     _add_moments(analysis, "mean-point-taylor", mean, variance, exact=not (k2 > 0).any())
@@ -139,7 +141,10 @@ def mean_point_single(space: FaultSpace, analysis: Analysis) -> None:
         weighted = gains * space.moments.k2
         shares = (weighted * gains).sum((0, 1))
         analysis.shares = shares / shares.sum() if shares.sum() > 0 else shares
-        analysis.covariance = np.einsum("bkn,bln->kl", weighted, gains, optimize=True) / space.B
+        analysis.covariance = None
+        if space.K <= MOST_OUTPUTS:
+            products = np.einsum("bkn,bln->kl", weighted, gains, optimize=True)
+            analysis.covariance = products / space.B
         analysis.surrogate = LinearSurrogate(shift - gains @ m, gains, _coordinates(space))
         analysis.source = "mean-point-single"
 

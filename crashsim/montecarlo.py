@@ -29,6 +29,7 @@ from crashsim.space import FaultSpace
 
 DEFAULT_SAMPLES = 10_000
 DEFAULT_BUDGET = 1_000_000  # samples, where a relative width is asked for
+MOST_OUTPUTS = 64  # whose covariance is kept
 QUANTILES = (0.5, 0.9, 0.99)
 _KEEP_VALUES = 2**26  # Deltas kept for quantiles and histograms: 256 MiB
 _STEP_VALUES = 2**22  # Deltas computed at once
@@ -47,7 +48,7 @@ class MonteCarlo:
         stopped: why it stopped: the number of ``samples`` asked for was reached, or the
             ``relative width``, or the ``budget`` was spent first, or it was ``interrupted``.
         mean, variance: of Delta, (B, K).
-        covariance: of Delta across outputs, (B, K, K).
+        covariance: of Delta across outputs, (B, K, K); None beyond 64 outputs.
         estimates: everything, as estimates.
         kept: (n', B, K) the first n' <= n samples of Delta (all, unless there were too many).
         confidence: of each interval. It is higher than asked for where the run looked several
@@ -58,7 +59,7 @@ class MonteCarlo:
     stopped: StopReason
     mean: Floats
     variance: Floats
-    covariance: Floats
+    covariance: Floats | None
     estimates: list[Estimate]
     kept: NDArray[np.float32]
     confidence: float
@@ -149,7 +150,7 @@ class _Tally:
         self.n = 0
         self._centre = np.zeros((b, k))
         self._power = [np.zeros((b, k)) for _ in range(4)]  # sums of d, d^2, d^3, d^4
-        self._products = np.zeros((b, k, k))
+        self._products = np.zeros((b, k, k)) if k <= MOST_OUTPUTS else None
         # Averages over inputs: of d and d^2 for each output, and of d^2 summed over outputs.
         self._pooled = _Moments((2 * k + 1,))
         self._tails, self._any = np.zeros((b, k)), np.zeros(b)
@@ -168,7 +169,8 @@ class _Tally:
         square = d * d
         for total, power in zip(self._power, (d, square, square * d, square * square), strict=True):
             total += power.sum(0)
-        self._products += np.einsum("sbk,sbl->bkl", d, d, optimize=True)
+        if self._products is not None:
+            self._products += np.einsum("sbk,sbl->bkl", d, d, optimize=True)
         pooled = square.mean(1)
         self._pooled.add(np.concatenate([d.mean(1), pooled, pooled.sum(1, keepdims=True)], axis=1))
         shares = []
@@ -206,9 +208,10 @@ class _Tally:
         second = np.maximum(raw[1] - shift**2, 0)
         fourth = raw[3] - 4 * shift * raw[2] + 6 * shift**2 * raw[1] - 3 * shift**4
         mean, variance = self._centre + shift, second * n / max(n - 1, 1)
-        covariance = (
-            (self._products / n - shift[:, :, None] * shift[:, None, :]) * n / max(n - 1, 1)
-        )
+        covariance = None
+        if self._products is not None:
+            outer = shift[:, :, None] * shift[:, None, :]
+            covariance = (self._products / n - outer) * n / max(n - 1, 1)
         found: list[Estimate] = []
 
         def add(

@@ -38,6 +38,7 @@ REL_WIDTH = 0.2  # relative half-width to stop at
 _DEFENSIVE = 0.1  # share of the untilted law in the proposal
 _SCATTERED = 0.3  # share of a law that strikes about so many coordinates, whichever they are:
 _STRUCK = 2.5
+_GUIDES = 16  # events with a part of the proposal
 _BATCH = 512
 _FEWEST = 2048  # samples before it may stop, so that the scattered ones can find what there is
 _STREAM = 2**62  # Philox blocks that no Monte Carlo run reaches
@@ -172,13 +173,17 @@ def sample_union(
     scale; without a hit, its upper end follows from the weights' bound.
     """
     rng = generator(seed, _STREAM + stream)
-    tilts = np.array([_tilt(space, event) for event in events])
-    shares = np.array([event.weight for event in events])
+    # The likeliest events guide the sampling; all of them count.
+    guides = sorted(events, key=lambda event: -event.weight)[:_GUIDES]
+    readouts = np.array([event.readout for event in events])
+    thresholds = np.array([event.threshold for event in events])
+    tilts = np.array([_tilt(space, event) for event in guides])
+    shares = np.array([event.weight for event in guides])
     tilted = (1 - _DEFENSIVE - _SCATTERED) * shares / shares.sum()
     shares = np.concatenate([[_DEFENSIVE, _SCATTERED], tilted])
     law = _Law.of(space)
     gains = np.concatenate(
-        [np.zeros((1, space.N)), law.scattered()[None], tilts[:, None] * [e.gains for e in events]]
+        [np.zeros((1, space.N)), law.scattered()[None], tilts[:, None] * [e.gains for e in guides]]
     )
     normalisers = law.log_mean_exp(gains)
     weights: list[Floats] = []
@@ -189,9 +194,7 @@ def sample_union(
         ratios = e @ gains.T - normalisers  # log of each component's density over the untilted
         log_weight = -logsumexp(ratios + np.log(shares), axis=1)
         delta = (space.outputs(_points(e)) - space.clean())[:, 0]
-        hit = np.zeros(len(e), dtype=bool)
-        for event in events:
-            hit |= delta @ event.readout >= event.threshold
+        hit = (delta @ readouts.T >= thresholds).any(1)
         weights.append(np.where(hit, np.exp(log_weight), 0.0))
         n += len(e)
         look += 1

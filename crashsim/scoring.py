@@ -7,6 +7,7 @@ import platform
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -60,7 +61,7 @@ class Score:
         estimates: every number.
         agreement: every method against Monte Carlo.
         top: the fault coordinates with the largest shares of the variance.
-        covariance: by method, (K, K) of Delta across outputs, averaged over inputs.
+        covariance: by method, (K, K) of Delta across outputs, averaged over inputs (to 64 outputs).
         formulas: by method, what was derived, as text and LaTeX.
         curves, histogram: for the pictures of the report.
         hardware: what the spiking chip said; see ``crashsim.spiking.ChipRun.facts``.
@@ -107,14 +108,12 @@ class Score:
         output: int | str = "all",
     ) -> Estimate | None:
         """The estimate with these names, or None."""
-        return next(
-            (
-                e
-                for e in self.estimates
-                if (e.method, e.quantity, e.input, e.output) == (method, quantity, input, output)
-            ),
-            None,
-        )
+        return self._by_name.get((method, quantity, input, output))
+
+    @cached_property
+    def _by_name(self) -> dict[tuple[str, str, int | str, int | str], Estimate]:
+        # A network with many outputs has hundreds of thousands of estimates.
+        return {(e.method, e.quantity, e.input, e.output): e for e in self.estimates}
 
     @property
     def verdict(self) -> str:
@@ -296,7 +295,7 @@ def _collect(
     covariance = {}
     if analysis.covariance is not None:
         covariance[analysis.source] = analysis.covariance.tolist()
-    if sampled is not None:
+    if sampled is not None and sampled.covariance is not None:
         covariance["monte-carlo"] = sampled.covariance.mean(0).tolist()
     return Score(
         model=_describe_model(space, names),

@@ -32,6 +32,7 @@ COLOURS = {
     "mean-point-taylor": "#2563eb",
     "mean-point-single": "#0f766e",
 }
+_DOTS = 1500  # of a scatter plot, so that the file stays small
 _FLOOR = 1e-9
 _STYLE: Any = {
     "font.family": "sans-serif",
@@ -157,7 +158,8 @@ def scatter(score: Score) -> str | None:
         ):
             measured = values_of(score.estimates, "monte-carlo", quantity)
             assert measured is not None
-            x = measured.ravel()
+            thin = slice(None, None, max(1, measured.size // _DOTS))
+            x = measured.ravel()[thin]
             if quantity == "variance" and not (x > 0).any():
                 continue
             for method in methods:
@@ -165,7 +167,7 @@ def scatter(score: Score) -> str | None:
                 assert values is not None
                 best = method == methods[-1]
                 axes.plot(
-                    x, values.ravel(), "o", ms=3, mew=0, alpha=0.8 if best else 0.4,
+                    x, values.ravel()[thin], "o", ms=3, mew=0, alpha=0.8 if best else 0.4,
                     color=COLOURS[method], label=method,
                 )  # fmt: skip
             ends = np.array([x[x > 0].min() if quantity == "variance" else x.min(), x.max()])
