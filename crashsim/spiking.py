@@ -22,7 +22,7 @@ from crashsim import layers as torch_layers
 from crashsim.chip_faults import Breaks
 from crashsim.errors import ArgumentError
 from crashsim.estimate import Estimate, Values, estimates_of
-from crashsim.faults import Fault, NeuronCrash, WeightCrash
+from crashsim.faults import NeuronCrash, WeightCrash
 from crashsim.intervals import (
     clustered_proportion_interval,
     mean_interval,
@@ -249,11 +249,6 @@ def _cannot(p: Placement) -> str:
         f"faults: the chip cannot have {p.fault} at {p.site.name!r}; it has neuron crashes at "
         "activations and the input, and weight crashes; or name a device"
     )
-
-
-def can_strike_chip(fault: Fault) -> bool:
-    """Whether a chip can have this fault."""
-    return isinstance(fault, NeuronCrash | WeightCrash)
 
 
 def _either(first: Any, second: Any) -> Any:

@@ -82,8 +82,8 @@ def score(
     ] = None,
 ) -> None:
     """Score a network: how far its output moves, how likely, and how sure that is."""
+    from crashsim.report.spread import spread_over
     from crashsim.report.text import render
-    from crashsim.spread import spread_over
 
     for file in (json_file, report_file):
         check_writable(file)
