@@ -19,9 +19,10 @@ from crashsim.changes import SCATTERED, Changes, is_elementwise, is_rare, split,
 from crashsim.checks import check_inputs, check_model, check_outputs, dtype_of, plain
 from crashsim.errors import ArgumentError, CrashsimError, ModelError
 from crashsim.faults import Fault
+from crashsim.graph import NotTraceable
 from crashsim.patching import PatchedWeights
 from crashsim.points import Floats, Integers, Placement, Points
-from crashsim.prefix import NotTraceable, Program
+from crashsim.prefix import Program
 from crashsim.sites import Action, Site, find_sites, perturbing, select_sites
 
 Faults = Fault | Mapping[str, Fault]

@@ -1,0 +1,224 @@
+"""A model as a graph of operations, traced by ``torch.fx``.
+
+The traced model is a twin of the user's: its structure is copied, its tensors are shared. Where the
+batch runs in each value is found by running the graph on two and on three examples: sizes that the
+model's own code reads (``x.shape[0]``) are recognised in the same way.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Collection, Mapping
+from copy import deepcopy
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, fx, nn
+from torch.func import functional_call
+
+from crashsim.sites import ACTIVATION_FUNCTIONS
+
+
+class NotTraceable(Exception):
+    """Why a model cannot be taken apart; it is then run as a whole."""
+
+
+# Where the batch runs in a value: the axis of a tensor, "count" for a number that is proportional
+# to the batch, None for what does not depend on it; nested as the value is.
+Batched = Any
+
+
+class Values(Protocol):
+    """The values of nodes."""
+
+    def __getitem__(self, node: fx.Node, /) -> Any: ...
+
+
+class TracedModel:
+    """The nodes of a model in order of execution, and how to evaluate each.
+
+    Args:
+        model: the user's model.
+        tensors: its parameters and buffers, as they are computed with.
+        example: (1, ...) an input.
+        leaves: modules to be kept whole, by path.
+
+    Attributes:
+        root: the twin of the model, whose parameters are ``tensors``.
+        modules: its modules by path.
+        nodes: in order of execution.
+        output: the node of the model's output.
+        batched: where the batch runs in each node's value.
+
+    Raises:
+        NotTraceable: says why the model cannot be taken apart.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tensors: Mapping[str, Tensor],
+        example: Tensor,
+        leaves: Collection[str],
+    ) -> None:
+        self.root = _twin(model, tensors)
+        self.modules = dict(self.root.named_modules())
+        defaults = _defaults(self.root)
+        self.nodes = list(_trace(self.root, defaults, leaves).nodes)
+        arguments = [node for node in self.nodes if node.op == "placeholder"]
+        self._given = dict(zip(arguments[1:], defaults.values(), strict=False))
+        output = next(n for n in self.nodes if n.op == "output").args[0]
+        two, three = (self._run_all(repeat(example, n, 0)) for n in (2, 3))
+        self.batched = {node: _batch_axis(two[node], three[node]) for node in self.nodes}
+        if not isinstance(output, fx.Node) or self.batched[output] != 0:
+            raise NotTraceable("its output is not one tensor with the batch on its first axis")
+        self.output = output
+
+    def _run_all(self, x: Tensor) -> dict[fx.Node, Any]:
+        values: dict[fx.Node, Any] = {}
+        for node in self.nodes:
+            values[node] = self.evaluate(node, values, x)
+        return values
+
+    def evaluate(
+        self,
+        node: fx.Node,
+        values: Values,
+        x: Tensor | None,
+        tensors: dict[str, Tensor] | None = None,
+    ) -> Any:
+        """One node's value, of its inputs' values.
+
+        Args:
+            x: the model's input, for the node that stands for it.
+            tensors: parameters of the node's module that differ from the model's.
+        """
+        if node.op == "placeholder":
+            if node is self.nodes[0]:
+                return None if x is None else x.clone()  # a copy: the model may change it
+            return self._given[node]
+        if node.op == "output":
+            return None
+        if node.op == "get_attr":
+            owner: Any = self.root
+            for name in str(node.target).split("."):
+                owner = getattr(owner, name)
+            return owner
+        args = fx.node.map_arg(node.args, lambda n: values[n])
+        kwargs = fx.node.map_arg(node.kwargs, lambda n: values[n])
+        if node.op == "call_module":
+            module = self.modules[str(node.target)]
+            if tensors:
+                return functional_call(module, tensors, args, kwargs)
+            return module(*args, **kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        assert callable(node.target)
+        return node.target(*args, **kwargs)
+
+    def passes_on(self, node: fx.Node) -> bool:
+        """Whether a node only flattens all but the batch axis, or does nothing."""
+        if node.op == "call_function" and node.target is torch.flatten:
+            return node.args[1:] == (1,) or node.kwargs == {"start_dim": 1}
+        if node.op != "call_module":
+            return False
+        module = self.modules[str(node.target)]
+        if has_hooks(module):
+            return False
+        if isinstance(module, nn.Flatten):
+            return module.start_dim == 1 and module.end_dim == -1
+        return isinstance(module, nn.Identity | nn.modules.dropout._DropoutNd)
+
+
+def called_as(node: fx.Node) -> tuple[str, str | None] | None:
+    """The module, and the function where it is functional, of a node that may be a site."""
+    if node.op == "call_module":
+        return str(node.target), None
+    if node.op not in ("call_function", "call_method"):
+        return None
+    name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
+    name = str(name).partition(".")[0]
+    if name not in ACTIVATION_FUNCTIONS:
+        return None
+    stack = node.meta.get("nn_module_stack") or {}
+    path = next(reversed(stack.values()))[0] if stack else ""
+    return path, name.rstrip("_")
+
+
+def has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def expand(value: Any, batched: Batched, count: int) -> Any:
+    """A value for S samples: a copy, so that what changes it in place changes nothing else."""
+    if batched is None:
+        return value
+    if batched == "count":
+        return value * count
+    if isinstance(batched, int):
+        return repeat(value, count, batched)
+    items = [expand(v, b, count) for v, b in zip(value, batched, strict=True)]
+    return torch.Size(items) if isinstance(value, torch.Size) else type(value)(items)
+
+
+def repeat(value: Tensor, count: int, axis: int) -> Tensor:
+    """The value ``count`` times along an axis."""
+    times = [1] * value.dim()
+    times[axis] = count
+    return value.repeat(times)
+
+
+def _trace(root: nn.Module, defaults: dict[str, Any], leaves: Collection[str]) -> fx.Graph:
+    class Tracer(fx.Tracer):
+        def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+            usual = super().is_leaf_module(m, module_qualified_name)
+            return usual or (module_qualified_name in leaves and not any(m.children()))
+
+    try:
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            warnings.simplefilter("ignore")
+            return Tracer().trace(root, defaults)
+    except Exception as error:  # whatever the model's own code does with a stand-in
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise NotTraceable(f"torch.fx cannot trace it ({reason})") from error
+
+
+def _twin(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of the model's structure that computes with the given tensors themselves."""
+    memo: dict[int, Any] = {}
+    for name, parameter in model.named_parameters():
+        memo[id(parameter)] = nn.Parameter(tensors[name], requires_grad=False)
+    for name, buffer in model.named_buffers():
+        memo[id(buffer)] = tensors[name]
+    try:
+        return deepcopy(model, memo)
+    except Exception as error:
+        raise NotTraceable(f"its structure cannot be copied ({error})") from error
+
+
+def _defaults(model: nn.Module) -> dict[str, Any]:
+    """The forward's arguments after the first, at their defaults."""
+    rest = list(inspect.signature(model.forward).parameters.values())[1:]
+    return {p.name: p.default for p in rest if p.default is not inspect.Parameter.empty}
+
+
+def _batch_axis(two: Any, three: Any) -> Batched:
+    """Where the batch runs in a value, from its values for two and three examples."""
+    if isinstance(two, Tensor) and isinstance(three, Tensor) and two.dim() == three.dim():
+        pairs = list(enumerate(zip(two.shape, three.shape, strict=True)))
+        differing = [axis for axis, (a, b) in pairs if a != b]
+        if not differing:
+            return None
+        if len(differing) == 1 and two.shape[differing[0]] * 3 == three.shape[differing[0]] * 2:
+            return differing[0]
+    elif isinstance(two, tuple | list) and type(two) is type(three) and len(two) == len(three):
+        return [_batch_axis(a, b) for a, b in zip(two, three, strict=True)]
+    elif isinstance(two, int) and isinstance(three, int):
+        if two == three:
+            return None
+        if two * 3 == three * 2:
+            return "count"
+    elif type(two) is type(three):
+        return None
+    raise NotTraceable("a value's shape is not proportional to the number of inputs")
