@@ -18,9 +18,9 @@ from crashsim_theory import (
 )
 
 from crashsim.estimate import Estimate, deterministic
-from crashsim.montecarlo import MOST_OUTPUTS
 from crashsim.points import Floats, Points
 from crashsim.space import FaultSpace
+from crashsim.tally import MOST_OUTPUTS
 
 TAIL_METHODS = ("chebyshev", "chernoff", "saddlepoint")
 _SURROGATE = "the linear surrogate of Delta at the mean point"

@@ -114,6 +114,7 @@ def compute(
     if wanted & set(PROOFS):
         timed("proofs", lambda: _prove(space, wide, wanted, epsilon, results))
     if "monte-carlo" in wanted:
+        control = analysis.surrogate if plan.few_exact or not plan.few_strike else None
         results.sampled = timed(
             "monte-carlo",
             lambda: monte_carlo(
@@ -124,6 +125,8 @@ def compute(
                 seed=seed,
                 confidence=confidence,
                 progress=lambda done, total: progress("monte-carlo", done, total),
+                control=control,
+                few_exact=plan.few_exact,
             ),
         )
         analysis.estimates += results.sampled.estimates

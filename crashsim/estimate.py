@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -56,6 +56,8 @@ class Estimate:
         confidence: of a statistical interval.
         level: the epsilon of a tail, or the probability of a quantile.
         note: the assumption of a bound, or what else must be known to read the number.
+        worth: of a statistical estimate that does better than plain samples: how many of those
+            would give the same standard error.
     """
 
     method: str
@@ -69,6 +71,7 @@ class Estimate:
     confidence: float | None = None
     level: float | None = None
     note: str | None = None
+    worth: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -82,11 +85,31 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Values:
-    """Numbers with their intervals, of one shape; ``low`` and ``high`` are None together."""
+    """Numbers of one shape, with their intervals (``low`` and ``high`` are None together), and how
+    many plain samples they are worth (NaN where that says nothing)."""
 
     value: Floats
     low: Floats | None = None
     high: Floats | None = None
+    worth: Floats | None = None
+
+    @classmethod
+    def stack(cls, parts: Sequence[Values]) -> Values:
+        """Of single numbers that have intervals."""
+        ends = ("value", "low", "high")
+        return cls(*(np.array([getattr(part, end) for part in parts]) for end in ends))
+
+    def __getitem__(self, where: Any) -> Values:
+        return self._each(lambda part: np.asarray(part[where]))
+
+    def reshape(self, *shape: int) -> Values:
+        return self._each(lambda part: part.reshape(shape))
+
+    def _each(self, change: Callable[[Floats], Floats]) -> Values:
+        parts = (self.value, self.low, self.high, self.worth)
+        value, *rest = (None if part is None else change(part) for part in parts)
+        assert value is not None
+        return Values(value, *rest)
 
 
 def estimates_of(
@@ -111,6 +134,7 @@ def estimates_of(
 
     def make(where: int | Literal["all"], output: Any, values: Values, at: Any) -> Estimate:
         low, high = values.low, values.high
+        worth = None if values.worth is None else float(values.worth[at])
         return Estimate(
             method,
             quantity,
@@ -123,6 +147,7 @@ def estimates_of(
             confidence,
             level,
             note,
+            worth if worth is not None and math.isfinite(worth) else None,
         )
 
     found: list[Estimate] = []

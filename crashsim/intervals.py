@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from crashsim.estimate import Values
 from crashsim.points import Floats
 
 
-def mean_interval(mean: Floats, variance: Floats, n: int, alpha: float) -> Values:
-    """Student's t interval of a mean, from the sample variance of n independent samples."""
-    half = stats.t.ppf(1 - alpha / 2, n - 1) * np.sqrt(variance / n)
+def mean_interval(mean: Floats, variance: Floats, n: int, alpha: float, fitted: int = 0) -> Values:
+    """Student's t interval of a mean, from the sample variance of n independent samples.
+
+    Args:
+        fitted: coefficients that were fitted to the samples beside the mean.
+    """
+    half = _student(alpha, n, fitted) * np.sqrt(variance / n)
     return Values(mean, mean - half, mean + half)
 
 
-def variance_interval(variance: Floats, its_variance: Floats, n: int, alpha: float) -> Values:
+def _student(alpha: float, n: int, fitted: int) -> float:
+    return float(stats.t.ppf(1 - alpha / 2, max(n - 1 - fitted, 1)))
+
+
+def variance_interval(
+    variance: Floats, its_variance: Floats, n: int, alpha: float, fitted: int = 0
+) -> Values:
     """Interval of a variance, by the delta method on its logarithm (asymptotic).
 
     The logarithm keeps the interval positive and follows the skewness of the estimate. Where the
@@ -26,12 +37,13 @@ def variance_interval(variance: Floats, its_variance: Floats, n: int, alpha: flo
         its_variance: variance of one sample's contribution (m4 - sigma^4 for a plain variance).
         n: number of independent samples.
         alpha: 1 - confidence.
+        fitted: coefficients that were fitted to the samples beside the variance.
     """
     positive = variance > 0
     safe = np.where(positive, variance, 1.0)
-    factor = np.exp(
-        stats.t.ppf(1 - alpha / 2, n - 1) * np.sqrt(np.maximum(its_variance, 0) / n) / safe
-    )
+    error = np.sqrt(np.maximum(its_variance, 0) / n) / safe
+    # Far beyond a factor of e there is no interval to speak of: the ends are capped.
+    factor = np.exp(np.minimum(_student(alpha, n, fitted) * error, 700.0))
     low = np.where(positive, variance / factor, 0.0)
     high = np.where(positive, variance * factor, np.inf)
     return Values(variance, low, high)
@@ -90,3 +102,74 @@ def quantile_interval(sorted_values: Floats, level: float, alpha: float) -> Valu
     low = sorted_values[low_rank - 1] if low_rank >= 1 else np.zeros_like(value)
     high = sorted_values[high_rank - 1] if high_rank <= n else np.full_like(value, np.inf)
     return Values(value, low, high)
+
+
+def pooled_quantile(size: Floats, level: float, alpha: float) -> Values:
+    """Quantile over samples and inputs together, with Woodruff's interval, (K,).
+
+    The interval of the share below the quantile, which allows for inputs that share a mask, is read
+    back through the empirical quantiles (Woodruff, JASA 47, 1952).
+
+    Args:
+        size: (n, B, K).
+    """
+    n, _, k = size.shape
+    value = np.quantile(size, level, axis=(0, 1), method="inverted_cdf")
+    # How much wider than for independent inputs; the larger side, where many share the quantile.
+    design = np.maximum(_design_effect(size <= value), _design_effect(size < value))
+    shares = clustered_proportion_interval(
+        np.full(k, level), design * level * (1 - level), n, alpha
+    )
+    assert shares.low is not None
+    assert shares.high is not None
+    low = [np.quantile(size[:, :, j], shares.low[j], method="inverted_cdf") for j in range(k)]
+    high = [
+        np.quantile(size[:, :, j], shares.high[j], method="inverted_cdf")
+        if shares.high[j] < 1
+        else np.inf
+        for j in range(k)
+    ]
+    return Values(value, np.minimum(low, value), np.maximum(high, value))
+
+
+def _design_effect(hits: NDArray[np.bool_]) -> Floats:
+    """Variance over masks of the share of inputs that are hit, over that of a single one, (K,)."""
+    share = hits.mean(1)
+    alone = share.mean(0) * (1 - share.mean(0))
+    effect: Floats = np.ones_like(alone)
+    np.divide(share.var(0, ddof=1), alone, out=effect, where=alone > 0)
+    return effect
+
+
+def stratified_quantile(
+    size: Floats, outcomes: Floats, weights: Floats, rest: float, level: float, alpha: float
+) -> Values:
+    """Quantile of a law of which one part is known and the other sampled, (); Woodruff's interval.
+
+    Args:
+        size: (n, B) samples, each of B inputs under one mask.
+        outcomes: (A, B) of the known part.
+        weights: (A,) their probabilities.
+        rest: probability of the sampled part.
+        level: probability of the quantile, over both parts and all inputs.
+        alpha: 1 - confidence.
+    """
+    n, b = size.shape
+    values = np.concatenate([outcomes.ravel(), size.ravel()])
+    masses = np.concatenate([np.repeat(weights, b) / b, np.full(n * b, rest / (n * b))])
+    order = np.argsort(values, kind="stable")
+    values, law = values[order], np.cumsum(masses[order])
+
+    def at(probability: float) -> float:
+        where = int(np.searchsorted(law, probability * (1 - 1e-12)))
+        return float(values[where]) if where < len(values) else np.inf
+
+    value = at(level)
+    below = (size <= value).mean(1)
+    spread = np.asarray(below.var(ddof=1))
+    share = clustered_proportion_interval(np.asarray(below.mean()), spread, n, alpha)
+    assert share.low is not None
+    assert share.high is not None
+    low = at(level - rest * float(share.value - share.low))
+    high = at(level + rest * float(share.high - share.value))
+    return Values(*(np.asarray(x) for x in (value, min(low, value), max(high, value))))

@@ -13,24 +13,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from crashsim_theory import LinearSurrogate
 from numpy.typing import NDArray
 
+from crashsim.control import Control
 from crashsim.errors import ArgumentError, CrashsimWarning
-from crashsim.estimate import Estimate, Quantity, Values, estimates_of
-from crashsim.intervals import (
-    clustered_proportion_interval,
-    mean_interval,
-    proportion_interval,
-    quantile_interval,
-    variance_interval,
-)
+from crashsim.estimate import Estimate, Values
+from crashsim.few import FewFaults, few_faults
+from crashsim.intervals import proportion_interval
 from crashsim.points import Floats, Points, check_seed, sample_block
 from crashsim.space import FaultSpace
+from crashsim.tally import Tally
 
 DEFAULT_SAMPLES = 10_000
 DEFAULT_BUDGET = 1_000_000  # samples, where a relative width is asked for
-MOST_OUTPUTS = 64  # whose covariance is kept
-QUANTILES = (0.5, 0.9, 0.99)
 _KEEP_VALUES = 2**26  # Deltas kept for quantiles and histograms: 256 MiB
 _STEP_VALUES = 2**22  # Deltas computed at once
 _PILOT = 128  # samples, at most a tenth of the run, that fix the centre
@@ -53,6 +49,8 @@ class MonteCarlo:
         kept: (n', B, K) the first n' <= n samples of Delta (all, unless there were too many).
         confidence: of each interval. It is higher than asked for where the run looked several
             times at its result to decide when to stop.
+        few: the outcomes that were summed exactly, where ``few_exact`` was asked for; then samples
+            are given that two or more faults struck, with probability ``few.rest``.
     """
 
     samples: int
@@ -63,6 +61,30 @@ class MonteCarlo:
     estimates: list[Estimate]
     kept: NDArray[np.float32]
     confidence: float
+    few: FewFaults | None = None
+
+    def tail(self, row: int, output: int, epsilon: Floats) -> Values:
+        """P(|Delta| >= epsilon) of one input and output for several epsilon (E,), pointwise."""
+        size = np.sort(np.abs(self.kept[:, row, output]))
+        hits = (len(size) - np.searchsorted(size, epsilon)).astype(float)
+        sampled = proportion_interval(hits, len(size), 1 - self.confidence)
+        if self.few is None:
+            return sampled
+        known = np.abs(self.few.deltas[:, row, output])[:, None] >= epsilon
+        exact, rest = self.few.weights @ known, self.few.rest
+        assert sampled.low is not None
+        assert sampled.high is not None
+        ends = (sampled.value, sampled.low, sampled.high)
+        return Values(*(np.minimum(exact + rest * end, 1.0) for end in ends))
+
+    def law(self, row: int, output: int) -> tuple[Floats, Floats]:
+        """Delta of one input and output: outcomes and their probabilities, each (n,)."""
+        sampled = self.kept[:, row, output].astype(float)
+        masses = np.full(len(sampled), 1 / len(sampled))
+        if self.few is None:
+            return sampled, masses
+        outcomes = np.concatenate([self.few.deltas[:, row, output], sampled])
+        return outcomes, np.concatenate([self.few.weights, self.few.rest * masses])
 
 
 def monte_carlo(
@@ -74,6 +96,8 @@ def monte_carlo(
     seed: int = 0,
     confidence: float = 0.95,
     progress: Progress | None = None,
+    control: LinearSurrogate | None = None,
+    few_exact: bool = False,
 ) -> MonteCarlo:
     """Samples Delta under random faults.
 
@@ -88,22 +112,32 @@ def monte_carlo(
         seed: the samples depend on this alone.
         confidence: of the intervals.
         progress: called with the number of samples done and the most there will be.
+        control: a linear surrogate of Delta, (B, K), as control variate: means and variances then
+            get the narrower intervals of what it leaves over. Where few samples hold two or more
+            faults, which are all it can learn that from, give ``few_exact`` too.
+        few_exact: sum the outcomes of no fault and of each single one exactly (N forward passes),
+            and sample given that two or more struck. Worth it where those are rare.
 
     Raises:
         ArgumentError: an argument out of its range.
     """
     budget = check_sampling(samples, rel_width, epsilon, confidence)
     seed = check_seed(seed)
-    tally = _Tally(space, epsilon, budget)
+    few = few_faults(space) if few_exact else None
+    most_kept = min(budget, max(1000, _KEEP_VALUES // (space.B * space.K)))
+    leading = Control.of(space, control) if control else None
+    tally = Tally(space, epsilon, leading, few, most_kept)
     alpha, look, next_look = 1 - confidence, 0, 1
     stopped: StopReason = "samples" if rel_width is None else "budget"
     block = 0
     try:
         while tally.n < budget:
-            points = sample_block(space.placements, seed, block)
+            drawn = few.sample_block(seed, block) if few else None
+            points = drawn or sample_block(space.placements, seed, block)
             points = points.part(0, min(points.count, budget - tally.n))
             if block == 0:
-                tally.aim(points.part(0, max(1, min(points.count, budget // 10, _PILOT))))
+                first = points.part(0, max(1, min(points.count, budget // 10, _PILOT)))
+                tally.aim(list(_steps(space, first)))
             for part in _steps(space, points):
                 tally.add(part)
             block += 1
@@ -112,10 +146,7 @@ def monte_carlo(
             if rel_width is not None and block == next_look:
                 look, next_look = look + 1, next_look * 2
                 alpha = (1 - confidence) / (look * (look + 1))
-                pooled = tally.pooled_variance(alpha)
-                assert pooled.low is not None
-                assert pooled.high is not None
-                if (pooled.high - pooled.low <= 2 * rel_width * pooled.value).all():
+                if _is_narrow(tally, alpha, rel_width):
                     stopped = "relative width"
                     break
     except KeyboardInterrupt:
@@ -125,7 +156,33 @@ def monte_carlo(
     if rel_width is not None and stopped != "relative width":
         look += 1  # the end of the budget is one more look
         alpha = (1 - confidence) / (look * (look + 1))
-    return tally.result(alpha, stopped)
+    return _result(space, tally, alpha, stopped, few)
+
+
+def _is_narrow(tally: Tally, alpha: float, rel_width: float) -> bool:
+    _, pooled = tally.variances(alpha)
+    assert pooled.low is not None
+    assert pooled.high is not None
+    return bool((pooled.high - pooled.low <= 2 * rel_width * pooled.value).all())
+
+
+def _result(
+    space: FaultSpace, tally: Tally, alpha: float, stopped: StopReason, few: FewFaults | None
+) -> MonteCarlo:
+    estimates = tally.estimates(alpha)
+    mean, _ = tally.means(alpha)
+    variance, _ = tally.variances(alpha)
+    if (space.moments.k2 > 0).any() and (variance.value == 0).all():
+        warnings.warn(
+            f"samples={tally.n}: no sample moved any output, so only upper limits are known; "
+            "ask for more samples",
+            CrashsimWarning,
+            stacklevel=4,
+        )
+    return MonteCarlo(
+        tally.n, stopped, mean.value, variance.value, tally.covariance, estimates,
+        tally.kept, 1 - alpha, few,
+    )  # fmt: skip
 
 
 def _steps(space: FaultSpace, points: Points) -> Iterator[Points]:
@@ -133,222 +190,6 @@ def _steps(space: FaultSpace, points: Points) -> Iterator[Points]:
     step = max(1, _STEP_VALUES // (space.B * space.K))
     for start in range(0, points.count, step):
         yield points.part(start, min(start + step, points.count))
-
-
-class _Tally:
-    """Sums over samples from which all estimates follow; of bounded size.
-
-    Moments are taken about a fixed centre, the mean of the first samples, which keeps their sums
-    accurate. It is computed ahead (``aim``), so that it does not depend on how samples are batched.
-    """
-
-    def __init__(self, space: FaultSpace, epsilon: float | None, budget: int) -> None:
-        self._space, self._epsilon = space, epsilon
-        self._clean = space.clean()
-        self._class = self._clean.argmax(1)
-        b, k = self._clean.shape
-        self.n = 0
-        self._centre = np.zeros((b, k))
-        self._power = [np.zeros((b, k)) for _ in range(4)]  # sums of d, d^2, d^3, d^4
-        self._products = np.zeros((b, k, k)) if k <= MOST_OUTPUTS else None
-        # Averages over inputs: of d and d^2 for each output, and of d^2 summed over outputs.
-        self._pooled = _Moments((2 * k + 1,))
-        self._tails, self._any = np.zeros((b, k)), np.zeros(b)
-        self._changes = np.zeros(b)
-        self._failed = _Moments((k + 2,))  # shares of inputs: |d_k| >= eps; any k; class changed
-        self._keep = np.empty((min(budget, max(1000, _KEEP_VALUES // (b * k))), b, k), np.float32)
-
-    def aim(self, points: Points) -> None:
-        """Takes these points' mean for the centre."""
-        parts = (self._space.outputs(part).sum(0) for part in _steps(self._space, points))
-        self._centre = sum(parts, np.zeros_like(self._clean)) / points.count - self._clean
-
-    def add(self, points: Points) -> None:
-        delta = self._space.outputs(points) - self._clean  # (S, B, K)
-        d = delta - self._centre
-        square = d * d
-        for total, power in zip(self._power, (d, square, square * d, square * square), strict=True):
-            total += power.sum(0)
-        if self._products is not None:
-            self._products += np.einsum("sbk,sbl->bkl", d, d, optimize=True)
-        pooled = square.mean(1)
-        self._pooled.add(np.concatenate([d.mean(1), pooled, pooled.sum(1, keepdims=True)], axis=1))
-        shares = []
-        epsilon = np.inf if self._epsilon is None else self._epsilon
-        moved = np.abs(delta) >= epsilon
-        any_moved = moved.any(2)
-        changed = (delta + self._clean).argmax(2) != self._class
-        self._tails += moved.sum(0)
-        self._any += any_moved.sum(0)
-        self._changes += changed.sum(0)
-        shares = [moved.mean(1), any_moved.mean(1)[:, None], changed.mean(1)[:, None]]
-        self._failed.add(np.concatenate(shares, axis=1))
-        room = min(len(delta), len(self._keep) - self.n)
-        if room > 0:
-            self._keep[self.n : self.n + room] = delta[:room]
-        self.n += len(delta)
-
-    @property
-    def _shift(self) -> Floats:
-        return self._power[0] / self.n
-
-    def pooled_variance(self, alpha: float) -> Values:
-        """Var Delta averaged over inputs: for each output, then summed over outputs, (K + 1,)."""
-        k = self._clean.shape[1]
-        # (d - mean d)^2 averaged over samples; the shift is small, so its own error is neglected.
-        correction = (self._shift**2).mean(0)
-        correction = np.append(correction, correction.sum())
-        unbiased = (self._pooled.mean[k:] - correction) * self.n / max(self.n - 1, 1)
-        return variance_interval(np.maximum(unbiased, 0), self._pooled.variance[k:], self.n, alpha)
-
-    def result(self, alpha: float, stopped: StopReason) -> MonteCarlo:
-        n, k = self.n, self._clean.shape[1]
-        shift = self._shift
-        raw = [power / n for power in self._power]
-        second = np.maximum(raw[1] - shift**2, 0)
-        fourth = raw[3] - 4 * shift * raw[2] + 6 * shift**2 * raw[1] - 3 * shift**4
-        mean, variance = self._centre + shift, second * n / max(n - 1, 1)
-        covariance = None
-        if self._products is not None:
-            outer = shift[:, :, None] * shift[:, None, :]
-            covariance = (self._products / n - outer) * n / max(n - 1, 1)
-        found: list[Estimate] = []
-
-        def add(
-            quantity: Quantity,
-            per_input: Values,
-            pooled: Values,
-            total: Values | None = None,
-            level: float | None = None,
-        ) -> None:
-            found.extend(
-                estimates_of(
-                    "monte-carlo",
-                    quantity,
-                    "statistical",
-                    per_input=self._settle(per_input),
-                    pooled=self._settle(pooled),
-                    total=total and self._settle(total),
-                    confidence=1 - alpha,
-                    level=level,
-                )
-            )
-
-        add(
-            "mean",
-            mean_interval(mean, variance, n, alpha),
-            mean_interval(mean.mean(0), self._pooled.variance[:k], n, alpha),
-        )
-        pooled = self.pooled_variance(alpha)
-        add(
-            "variance",
-            variance_interval(variance, fourth - second**2, n, alpha),
-            _at(pooled, slice(0, k)),
-            _at(pooled, k),
-        )
-        failed = clustered_proportion_interval(self._failed.mean, self._failed.variance, n, alpha)
-        if self._epsilon is not None:
-            add(
-                "tail",
-                proportion_interval(self._tails, n, alpha),
-                _at(failed, slice(0, k)),
-                _at(failed, k),
-                level=self._epsilon,
-            )
-        if k > 1:
-            add(
-                "class-change",
-                proportion_interval(self._changes, n, alpha),
-                _at(failed, k + 1),
-            )
-        kept = self._keep[: min(n, len(self._keep))]
-        size = np.sort(np.abs(kept), axis=0)
-        for level in QUANTILES:
-            add(
-                "quantile",
-                quantile_interval(size, level, alpha),
-                _pooled_quantile(np.abs(kept), level, alpha),
-                level=level,
-            )
-        if self._is_random and (variance == 0).all():
-            warnings.warn(
-                f"samples={n}: no sample moved any output, so only upper limits are known; "
-                "ask for more samples",
-                CrashsimWarning,
-                stacklevel=4,
-            )
-        return MonteCarlo(n, stopped, mean, variance, covariance, found, kept, 1 - alpha)
-
-    @property
-    def _is_random(self) -> bool:
-        return bool((self._space.moments.k2 > 0).any())
-
-    def _settle(self, values: Values) -> Values:
-        """Where nothing is random (p = 0 or 1), one sample tells all: the interval is a point."""
-        return values if self._is_random else Values(values.value, values.value, values.value)
-
-
-class _Moments:
-    """Running mean and variance of vectors (Welford, merged by Chan et al. 1983)."""
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self.n, self.mean, self._squares = 0, np.zeros(shape), np.zeros(shape)
-
-    def add(self, rows: Floats) -> None:
-        n, mean = len(rows), rows.mean(0)
-        change = mean - self.mean
-        total = self.n + n
-        self._squares += ((rows - mean) ** 2).sum(0) + change**2 * (self.n * n / total)
-        self.mean = self.mean + change * (n / total)
-        self.n = total
-
-    @property
-    def variance(self) -> Floats:
-        return self._squares / max(self.n - 1, 1)
-
-
-def _pooled_quantile(size: Floats | NDArray[np.float32], level: float, alpha: float) -> Values:
-    """Quantile of |Delta| over samples and inputs together, with Woodruff's interval, (K,).
-
-    The interval of the share of |Delta| below the quantile, which allows for inputs that share a
-    mask, is read back through the empirical quantiles (Woodruff, JASA 47, 1952).
-    """
-    n, _, k = size.shape
-    value = np.quantile(size, level, axis=(0, 1), method="inverted_cdf")
-    # How much wider than for independent inputs; the larger side, where many share the quantile.
-    design = np.maximum(_design_effect(size <= value), _design_effect(size < value))
-    shares = clustered_proportion_interval(
-        np.full(k, level), design * level * (1 - level), n, alpha
-    )
-    assert shares.low is not None
-    assert shares.high is not None
-    low = [np.quantile(size[:, :, j], shares.low[j], method="inverted_cdf") for j in range(k)]
-    high = [
-        np.quantile(size[:, :, j], shares.high[j], method="inverted_cdf")
-        if shares.high[j] < 1
-        else np.inf
-        for j in range(k)
-    ]
-    return Values(value, np.minimum(low, value), np.maximum(high, value))
-
-
-def _design_effect(hits: NDArray[np.bool_]) -> Floats:
-    """Variance over masks of the share of inputs that are hit, over that of a single one, (K,)."""
-    share = hits.mean(1)
-    alone = share.mean(0) * (1 - share.mean(0))
-    effect: Floats = np.ones_like(alone)
-    np.divide(share.var(0, ddof=1), alone, out=effect, where=alone > 0)
-    return effect
-
-
-def _at(values: Values, where: slice | int) -> Values:
-    assert values.low is not None
-    assert values.high is not None
-    return Values(
-        np.asarray(values.value[where]),
-        np.asarray(values.low[where]),
-        np.asarray(values.high[where]),
-    )
 
 
 def check_sampling(

@@ -9,7 +9,6 @@ from crashsim_theory import LinearSurrogate, certify
 
 from crashsim.analytic import of_pair, tail_probabilities
 from crashsim.computing import Results
-from crashsim.intervals import proportion_interval
 from crashsim.points import Floats
 from crashsim.proofs import Provable, linear_bracket
 from crashsim.rare import sample_union, tail_events
@@ -45,6 +44,8 @@ class Curves:
 class Histogram:
     """Delta of one input and output: counts, and what theory predicts for each bin.
 
+    Where the outcomes of few faults are known exactly, counts are their expected numbers.
+
     Attributes:
         input, output: the pair with the largest variance.
         edges: (n + 1,) bins.
@@ -55,7 +56,7 @@ class Histogram:
     input: int
     output: int
     edges: list[float]
-    counts: list[int]
+    counts: list[float]
     saddlepoint: list[float] | None = None
     normal: list[float] | None = None
 
@@ -83,9 +84,7 @@ def curves_of(space: FaultSpace, results: Results) -> Curves | None:
     if one is not None and "importance-sampling" in results.timings:
         methods["importance-sampling"] = _rare_curve(space, one, grid, row, output)
     if sampled is not None:
-        size = np.abs(sampled.kept[:, row, output])
-        hits = np.array([(size >= e).sum() for e in grid], dtype=float)
-        interval = proportion_interval(hits, len(size), 1 - sampled.confidence)
+        interval = sampled.tail(row, output, grid)
         assert interval.low is not None
         assert interval.high is not None
         methods["monte-carlo"] = interval.value.tolist()
@@ -131,15 +130,16 @@ def histogram_of(results: Results) -> Histogram | None:
     if sampled is None or not sampled.variance.max() > 0:
         return None
     where = np.unravel_index(int(sampled.variance.argmax()), sampled.variance.shape)
-    delta = sampled.kept[:, where[0], where[1]].astype(float)
-    counts, edges = np.histogram(delta, bins=_BINS)
+    outcomes, masses = sampled.law(int(where[0]), int(where[1]))
+    n = len(sampled.kept)
+    counts, edges = np.histogram(outcomes, bins=_BINS, weights=n * masses)
     saddlepoint = normal = None
     if analysis.surrogate is not None:
         one = of_pair(analysis.surrogate, int(where[0]), int(where[1]))
         if one.variance > 0:
             above = one.saddlepoint(edges, "upper")
-            saddlepoint = (len(delta) * -np.diff(above)).tolist()
-            normal = (len(delta) * _normal_mass(edges, one)).tolist()
+            saddlepoint = (n * -np.diff(above)).tolist()
+            normal = (n * _normal_mass(edges, one)).tolist()
     return Histogram(
         int(where[0]), int(where[1]), edges.tolist(), counts.tolist(), saddlepoint, normal
     )

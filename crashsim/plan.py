@@ -16,6 +16,7 @@ from crashsim.enumeration import can_enumerate
 from crashsim.errors import ArgumentError
 from crashsim.estimate import METHODS
 from crashsim.faults import WeightCrash
+from crashsim.few import probabilities, probability_of_two
 from crashsim.montecarlo import DEFAULT_SAMPLES
 from crashsim.rare import SAMPLES as IMPORTANCE_SAMPLES
 from crashsim.second_order import MAX_EXACT_HESSIAN, MAX_PAIRED
@@ -26,6 +27,7 @@ EXTRA = 3e9  # operations of what refines first-order theory: a second or so
 MIN_SAMPLES = 200
 ENUMERATED = 16  # coordinates up to which the exact sum is computed unasked
 PROOFS = ("remainder", "linear-exact", "certificate")
+_FEW = 0.5  # probability of two or more faults below which they alone are sampled
 _GRADIENT_VALUES = 2**27  # B x K x N gains kept: 1 GiB
 
 SCORED = (
@@ -56,11 +58,15 @@ class Plan:
     methods: to compute, in the order of ``METHODS``.
     skipped: the others, with the reason.
     samples: of Monte Carlo, None where ``rel_width`` decides.
+    few_strike: most samples of Monte Carlo would hold no fault or a single one.
+    few_exact: those are to be summed exactly.
     """
 
     methods: tuple[str, ...]
     skipped: Mapping[str, str]
     samples: int | None
+    few_strike: bool
+    few_exact: bool
 
 
 def plan(
@@ -98,7 +104,17 @@ def plan(
                 chosen.add(method)
     if samples is None and rel_width is None:
         samples = int(min(DEFAULT_SAMPLES, max(MIN_SAMPLES, BUDGET / cost)))
-    return Plan(tuple(m for m in METHODS if m in chosen), skipped, samples)
+    few = _few_strike(space)
+    affordable = (samples or DEFAULT_SAMPLES) >= space.N
+    affordable &= space.N * space.B * space.K <= _GRADIENT_VALUES
+    ordered = tuple(m for m in METHODS if m in chosen)
+    return Plan(ordered, skipped, samples, few, few and affordable)
+
+
+def _few_strike(space: FaultSpace) -> bool:
+    """Whether most samples would hold no fault or a single one, but not surely so."""
+    p = probabilities(space)
+    return p is not None and (p > 0).sum() >= 2 and probability_of_two(p) < _FEW
 
 
 def _check(methods: Iterable[str]) -> set[str]:

@@ -37,7 +37,7 @@ SCHEMA = 1
 CONFIDENCE = 0.95
 _TOP = 20  # fault coordinates listed by their share of the variance
 _THEORY_OFF = 0.5  # share of theory's values inside Monte Carlo's intervals below which we warn
-_MATERIAL = 0.05  # relative error below which a disagreement is not worth a warning
+_MATERIAL = 0.2  # relative error below which a disagreement is not worth a warning
 Progress = Callable[[str, int, int], None]
 
 
@@ -351,7 +351,7 @@ def _doubts(
             for e in sampled.estimates
             if (e.quantity, e.input, e.output) == ("tail", "all", "all")
         )
-        if total.value * sampled.samples < 10:
+        if total.value * (total.worth or sampled.samples) < 10:
             found.append(
                 f"samples={sampled.samples}: fewer than 10 samples moved an output by "
                 f"epsilon={epsilon:g}, so Monte Carlo's tail is an upper limit more than a value; "

@@ -14,8 +14,8 @@ from crashsim import (
     monte_carlo,
 )
 from crashsim.errors import ArgumentError, CrashsimWarning
-from crashsim.montecarlo import QUANTILES
 from crashsim.points import MAX_BLOCK
+from crashsim.tally import QUANTILES
 
 CASES = {
     "two layers": ((3, 4, 4, 2), "tanh", {"hidden": NeuronCrash(0.2)}),
