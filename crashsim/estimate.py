@@ -93,12 +93,6 @@ class Values:
     high: Floats | None = None
     worth: Floats | None = None
 
-    @classmethod
-    def stack(cls, parts: Sequence[Values]) -> Values:
-        """Of single numbers that have intervals."""
-        ends = ("value", "low", "high")
-        return cls(*(np.array([getattr(part, end) for part in parts]) for end in ends))
-
     def __getitem__(self, where: Any) -> Values:
         return self._each(lambda part: np.asarray(part[where]))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
@@ -141,35 +143,51 @@ def _design_effect(hits: NDArray[np.bool_]) -> Floats:
     return effect
 
 
-def stratified_quantile(
-    size: Floats, outcomes: Floats, weights: Floats, rest: float, level: float, alpha: float
-) -> Values:
-    """Quantile of a law of which one part is known and the other sampled, (); Woodruff's interval.
+def stratified_quantiles(
+    size: Floats,
+    outcomes: Floats,
+    weights: Floats,
+    rest: float,
+    levels: Sequence[float],
+    alpha: float,
+) -> list[Values]:
+    """Quantiles of laws of which one part is known and the other sampled, (J,) for each level.
+
+    The interval of the law's distribution function at the quantile is read back through it
+    (Woodruff, JASA 47, 1952).
 
     Args:
-        size: (n, B) samples, each of B inputs under one mask.
-        outcomes: (A, B) of the known part.
+        size: (n, B, J) samples: of J laws, each averaged over B inputs under one mask.
+        outcomes: (A, B, J) of the known part.
         weights: (A,) their probabilities.
         rest: probability of the sampled part.
-        level: probability of the quantile, over both parts and all inputs.
+        levels: probabilities of the quantiles.
         alpha: 1 - confidence.
     """
-    n, b = size.shape
-    values = np.concatenate([outcomes.ravel(), size.ravel()])
+    n, b, columns = size.shape
     masses = np.concatenate([np.repeat(weights, b) / b, np.full(n * b, rest / (n * b))])
-    order = np.argsort(values, kind="stable")
-    values, law = values[order], np.cumsum(masses[order])
+    laws = []
+    for j in range(columns):
+        values = np.concatenate([outcomes[:, :, j].ravel(), size[:, :, j].ravel()])
+        order = np.argsort(values, kind="stable")
+        laws.append((values[order], np.cumsum(masses[order])))
 
-    def at(probability: float) -> float:
-        where = int(np.searchsorted(law, probability * (1 - 1e-12)))
-        return float(values[where]) if where < len(values) else np.inf
+    def read(probabilities: Floats) -> Floats:
+        found = np.full(columns, np.inf)
+        for j, (values, law) in enumerate(laws):
+            where = int(np.searchsorted(law, probabilities[j] * (1 - 1e-12)))
+            if where < len(values):
+                found[j] = values[where]
+        return found
 
-    value = at(level)
-    below = (size <= value).mean(1)
-    spread = np.asarray(below.var(ddof=1))
-    share = clustered_proportion_interval(np.asarray(below.mean()), spread, n, alpha)
-    assert share.low is not None
-    assert share.high is not None
-    low = at(level - rest * float(share.value - share.low))
-    high = at(level + rest * float(share.high - share.value))
-    return Values(*(np.asarray(x) for x in (value, min(low, value), max(high, value))))
+    quantiles = []
+    for level in levels:
+        value = read(np.full(columns, level))
+        below = (size <= value).mean(1)
+        share = clustered_proportion_interval(below.mean(0), below.var(0, ddof=1), n, alpha)
+        assert share.low is not None
+        assert share.high is not None
+        low = read(level - rest * (share.value - share.low))
+        high = read(level + rest * (share.high - share.value))
+        quantiles.append(Values(value, np.minimum(low, value), np.maximum(high, value)))
+    return quantiles

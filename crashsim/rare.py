@@ -71,6 +71,7 @@ class RareEvent:
 
     Attributes:
         value, low, high: the estimate and its interval (asymptotic).
+        error: standard error, relative to the value (infinite without a hit).
         samples: spent.
         effective: hits that equally weighted ones would be worth.
         largest_share: of one sample in the estimate.
@@ -79,9 +80,15 @@ class RareEvent:
     value: float
     low: float
     high: float
+    error: float
     samples: int
     effective: float
     largest_share: float
+
+    @property
+    def naive_variance(self) -> float:
+        """Of a plain sample."""
+        return self.value * (1 - self.value)
 
     @property
     def is_trusted(self) -> bool:
@@ -330,7 +337,7 @@ def _summary(weights: Floats, alpha: float) -> RareEvent:
     if largest == 0:
         # Weights are at most 1 / share of the untilted law, and none of n samples hit.
         high = min(1.0, (1 - alpha ** (1 / n)) / _DEFENSIVE)
-        return RareEvent(0.0, 0.0, high, n, 0.0, 1.0)
+        return RareEvent(0.0, 0.0, high, np.inf, n, 0.0, 1.0)
     relative = weights / largest  # squares of the weights themselves might underflow
     total, squares = float(relative.sum()), float((relative**2).sum())
     mean = total / n
@@ -339,7 +346,7 @@ def _summary(weights: Floats, alpha: float) -> RareEvent:
     factor = float(np.exp(min(stats.t.ppf(1 - alpha / 2, n - 1) * error, 700.0)))
     value = min(1.0, mean * largest)
     return RareEvent(
-        value, value / factor, min(1.0, value * factor), n, total**2 / squares, 1 / total
+        value, value / factor, min(1.0, value * factor), error, n, total**2 / squares, 1 / total
     )
 
 
@@ -355,6 +362,11 @@ def _estimates(
     )
     note = f"asymptotic interval; {sum(row.samples for row in rows)} samples in all"
     level = epsilon if quantity == "tail" else None
+    naive = np.array([row.naive_variance for row in rows])
+    squares = np.array([(row.value * row.error) ** 2 if row.value else np.nan for row in rows])
+    # Plain samples of all inputs at once would do as well at best if inputs were independent.
+    pooled = naive.sum(keepdims=True), np.nansum(squares, keepdims=True)
+    worth = [*_ratios(naive, squares), *_ratios(*pooled)]
     # Inputs are sampled independently: their errors add in squares.
     mean = float(value.mean())
     down, up = (float(np.sqrt(((end - value) ** 2).sum())) / len(rows) for end in (low, high))
@@ -363,7 +375,13 @@ def _estimates(
     return [
         Estimate(
             "importance-sampling", quantity, where, output if quantity == "tail" else "all",
-            float(v), float(lo), float(hi), "statistical", confidence, level, note,
+            float(v), float(lo), float(hi), "statistical", confidence, level, note, w,
         )
-        for where, v, lo, hi in zip(places, [*value, mean], lows, highs, strict=True)
+        for where, v, lo, hi, w in zip(places, [*value, mean], lows, highs, worth, strict=True)
     ]  # fmt: skip
+
+
+def _ratios(naive: Floats, squares: Floats) -> list[float | None]:
+    """Plain samples with these variances that would have these squared errors."""
+    pairs = zip(naive.tolist(), squares.tolist(), strict=True)
+    return [variance / square if square > 0 else None for variance, square in pairs]

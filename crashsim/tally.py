@@ -23,7 +23,7 @@ from crashsim.intervals import (
     pooled_quantile,
     proportion_interval,
     quantile_interval,
-    stratified_quantile,
+    stratified_quantiles,
     variance_interval,
 )
 from crashsim.points import Floats, Points
@@ -320,19 +320,13 @@ class Tally:
                 (quantile_interval(ordered, q, alpha), pooled_quantile(size, q, alpha))
                 for q in QUANTILES
             ]
-        outcomes, weights = np.abs(self._few.deltas), self._few.weights
-        _, b, k = size.shape
-
-        def of(inputs: slice, output: int, level: float) -> Values:
-            samples, known = size[:, inputs, output], outcomes[:, inputs, output]
-            return stratified_quantile(samples, known, weights, self._rest, level, alpha)
-
-        found = []
-        for q in QUANTILES:
-            each = [of(slice(i, i + 1), j, q) for i in range(b) for j in range(k)]
-            pooled = [of(slice(None), j, q) for j in range(k)]
-            found.append((Values.stack(each).reshape(b, k), Values.stack(pooled)))
-        return found
+        n, b, k = size.shape
+        outcomes, weights, rest = np.abs(self._few.deltas), self._few.weights, self._few.rest
+        per_input = stratified_quantiles(
+            size.reshape(n, 1, -1), outcomes.reshape(-1, 1, b * k), weights, rest, QUANTILES, alpha
+        )
+        pooled = stratified_quantiles(size, outcomes, weights, rest, QUANTILES, alpha)
+        return [(q.reshape(b, k), p) for q, p in zip(per_input, pooled, strict=True)]
 
     def estimates(self, alpha: float) -> list[Estimate]:
         """Everything, with intervals of confidence ``1 - alpha``."""

@@ -108,6 +108,15 @@ def percent(value: float) -> str:
     return f"{value:.2g}" if 0 < value < 1e-4 else f"{100 * value:.3g}%"
 
 
+def interval_numbers(value: float, low: float, high: float) -> tuple[str, str, str]:
+    """A value and its interval with as many digits as tell the ends apart: three to six."""
+    for digits in range(3, 7):
+        texts = [f"{x:.{digits}g}" for x in (value, low, high)]
+        if texts[1] != texts[2] or low == high:
+            break
+    return texts[0], texts[1], texts[2]
+
+
 def _source(estimate: Estimate, power: float = 1.0) -> str:
     """``monte-carlo, 95% interval 0.1 to 0.2``; the interval raised to ``power``."""
     kind = estimate.kind
@@ -115,6 +124,8 @@ def _source(estimate: Estimate, power: float = 1.0) -> str:
         return kind if kind == estimate.method else f"{estimate.method}, {kind}"
     low, high = estimate.low**power, estimate.high**power
     percents = estimate.quantity in ("tail", "class-change")
-    low_text, high_text = (percent(x) if percents else f"{x:.3g}" for x in (low, high))
+    _, low_text, high_text = interval_numbers(low, low, high)
+    if percents:
+        low_text, high_text = percent(low), percent(high)
     level = percent(estimate.confidence or 0)
     return f"{estimate.method}, {level} interval {low_text} to {high_text}"

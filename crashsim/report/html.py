@@ -36,6 +36,7 @@ def to_html(score: Score) -> str:
         headline=_headline(score),
         columns=tables.columns(score),
         rows=tables.rows(score),
+        worths=tables.worths(score),
         descriptions=tables.DESCRIPTIONS,
         legend=tables.LEGEND,
         marks=tables.MARKS,

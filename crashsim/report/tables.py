@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from crashsim.estimate import METHODS, Estimate
 from crashsim.scoring import Score
-from crashsim.verdict import best
+from crashsim.verdict import best, interval_numbers
 
 # How each kind is marked beside its number.
 MARKS = {
@@ -118,22 +118,39 @@ def rows(score: Score) -> list[tuple[str, list[Cell | None]]]:
     return found
 
 
+def worths(score: Score) -> list[tuple[str, str]]:
+    """Each method that does better than plain samples, and how many those would have to be."""
+    found = []
+    for method in METHODS:
+        parts = []
+        for column in columns(score):
+            estimate = score.find(method, column.quantity, output=column.output)
+            if estimate is not None and estimate.worth is not None:
+                parts.append(f"{number(estimate.worth)} for {column.title}")
+        if parts:
+            found.append((method, ", ".join(parts)))
+    return found
+
+
 def cell(estimate: Estimate | None) -> Cell | None:
     """A number with its kind and interval; None for None."""
     if estimate is None:
         return None
-    interval = ""
+    interval, value = "", number(estimate.value)
     one_sided = estimate.kind == "proof" and estimate.value == estimate.high
     if estimate.kind == "exact" or one_sided:
         pass
     elif estimate.low is not None and estimate.high is not None:
-        interval = f"[{number(estimate.low)}, {number(estimate.high)}]"
+        value, low, high = interval_numbers(estimate.value, estimate.low, estimate.high)
+        interval = f"[{low}, {high}]"
     elif estimate.kind == "statistical" and estimate.low is not None:
         interval = f"[{number(estimate.low)}, ∞)"
     title = estimate.kind + (f": {estimate.note}" if estimate.note else "")
-    return Cell(MARKS[estimate.kind], number(estimate.value), interval, title)
+    if estimate.worth is not None:
+        title += f"; worth {number(estimate.worth)} plain samples"
+    return Cell(MARKS[estimate.kind], value, interval, title)
 
 
-def number(value: float) -> str:
-    """Three significant digits."""
-    return "0" if value == 0 else f"{value:.3g}"
+def number(value: float, digits: int = 3) -> str:
+    """Three significant digits, or as many as asked for."""
+    return "0" if value == 0 else f"{value:.{digits}g}"

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from crashsim.agreement import Agreement
 from crashsim.report import chip
-from crashsim.report.tables import LEGEND, MARKS, columns, number, rows
+from crashsim.report.tables import LEGEND, MARKS, columns, number, rows, worths
 from crashsim.scoring import Score
 
 
@@ -30,6 +30,10 @@ def render(score: Score) -> RenderableType:
         Panel(Text(score.verdict), title=f"crashsim: {score.model['name']}", title_align="left"),
         _methods(score),
         Text("  ".join(f"{mark} {meaning}" for mark, meaning in LEGEND), style="dim"),
+    ]
+    parts += [
+        Text(f"{method} is as good as so many plain samples: {text}", style="dim")
+        for method, text in worths(score)
     ]
     if score.agreement:
         parts += [Text(), _agreement(score.agreement)]
@@ -70,7 +74,7 @@ def _agreement(found: list[Agreement]) -> Table:
                 f"{a.inside:.0%}",
                 f"{a.worst:.1f}x",
                 *(
-                    "" if x is None else number(x)
+                    "" if x is None else number(x, 2)
                     for x in (a.ratio, a.relative_error, a.noise, a.correlation, a.rank_loss)
                 ),
             )
