@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,7 +24,15 @@ from torch.func import functional_call
 from crashsim.errors import ArgumentError, ModelError
 from crashsim.faults import Fault
 from crashsim.points import Placement
-from crashsim.sites import ACTIVATION_MODULES, Key, Site, _Listener, find_sites
+from crashsim.sites import (
+    ACTIVATION_FUNCTIONS,
+    ACTIVATION_MODULES,
+    Key,
+    Site,
+    _Listener,
+    find_sites,
+    report_items,
+)
 from crashsim.space import Faults, _place
 
 
@@ -174,10 +183,8 @@ class Attached(ABC):
             self._listener.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         self._end(output)
 
-    def _at_site(self, _: nn.Module, __: Any, output: Any, path: str) -> Any:
-        if type(output) is tuple and output:  # recurrent layers: the first item is the site
-            return self._report(path, None, output[0]), *output[1:]
-        return self._report(path, None, output)
+    def _at_site(self, module: nn.Module, _: Any, output: Any, path: str) -> Any:
+        return report_items(module, output, partial(self._report, path))
 
     def _enter(self, _: nn.Module, __: Any, path: str, is_activation: bool) -> None:
         if self._active and self._listener is not None:
@@ -215,8 +222,8 @@ class Attached(ABC):
             self._by_key.setdefault(_key_of(p.site), []).append(p)
         if self._is_compiled:
             return
-        functional = any(function is not None for _, function, _ in self._by_key)
-        paths = {path for path, function, _ in self._by_key if path and function is None}
+        functional = any(name in ACTIVATION_FUNCTIONS for _, name, _ in self._by_key)
+        paths = {path for path, name, _ in self._by_key if name not in ACTIVATION_FUNCTIONS}
         if functional:
             self._listener = _Listener(self._report)
         for path, module in model.named_modules():
@@ -228,7 +235,7 @@ class Attached(ABC):
                 self._handles.append(
                     module.register_forward_hook(_Hook(self._leave), always_call=True)
                 )
-            if path in paths and self._has_module_site(path):
+            if path and path in paths and self._has_module_site(path):
                 self._handles.append(module.register_forward_hook(_Hook(self._at_site, path)))
 
     def _has_module_site(self, path: str) -> bool:

@@ -1,8 +1,7 @@
 """What a block of points changes at each site, and how changed activations are computed.
 
-A point differs from its base in few coordinates. ``split`` sorts the changes of a block by
-placement once, so that every chunk of samples finds its own by two binary searches, and nothing of
-size (samples x coordinates) is ever built where faults are rare.
+A point differs from its base in few coordinates, or in so many that all of them are written out.
+Where faults are rare, nothing of size (samples x coordinates) is ever built.
 """
 
 from __future__ import annotations
@@ -10,44 +9,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from crashsim.faults import FAULTS, BitFlip, NeuronCrash
-from crashsim.points import Placement, Points
+from crashsim.points import LISTED, Listed, Placement, Points, Written
 from crashsim.sites import Site
 
 # Up to this share of struck units, reading and writing them one by one is faster than a mask.
 SCATTERED = 0.05
 # In a linear layer, a weight gathered for a crash costs about four times as much as one in a matrix
 # product, and the lists of crashes cost something too: up to these shares crashes are followed.
-RARE_NEURONS = 0.1
+RARE_NEURONS = LISTED
 RARE_WEIGHTS = 1 / 32
-
-
-class Grid:
-    """All coordinates of some samples at a time, shared by placements that are masked."""
-
-    def __init__(self, points: Points, device: torch.device, dtype: torch.dtype) -> None:
-        self._rows, self._columns, self._values, self._base = (
-            torch.from_numpy(np.ascontiguousarray(array)).to(device)
-            for array in (points.rows, points.columns, points.values, points.base)
-        )
-        self._values, self._base = self._values.to(dtype), self._base.to(dtype)
-        self._span, self._e = (0, 0), self._values.new_empty(0, 0)
-
-    def coordinates(self, start: int, stop: int) -> Tensor:
-        """(S, N) of samples ``start`` to ``stop``, kept until others are asked for."""
-        if self._span != (start, stop):
-            edges = torch.searchsorted(self._rows, self._rows.new_tensor([start, stop])).tolist()
-            cut = slice(*edges)
-            self._e = self._base.repeat(stop - start, 1)
-            where = (self._rows[cut] - start) * len(self._base) + self._columns[cut]
-            self._e.view(-1).index_copy_(0, where, self._values[cut])
-            self._span = start, stop
-        return self._e
 
 
 @dataclass(frozen=True)
@@ -57,62 +34,117 @@ class Changes:
     Attributes:
         placement: the fault and its site.
         count: number of points S.
-        rows, units: (n,) the point and the coordinate of each change, sorted by row. Groups of
-            neurons are written out as the units that die together.
-        values: (n,) the coordinates' new values.
-        base: (size,) the coordinates that are not changed, None where all are zero.
+        found: the changes, or all coordinates.
+        base: (size,) the coordinates that are not changed, groups of neurons written out as the
+            units that die together; None where all are zero.
         sparse: whether changes are rare enough to be made one by one.
-        grid: where to find the coordinates of samples from number ``first`` on, if they are not
-            listed here.
+        like: a tensor of the device and number type to compute with.
     """
 
     placement: Placement
     count: int
-    rows: Tensor
-    units: Tensor
-    values: Tensor
+    found: Listed | Written
     base: Tensor | None
     sparse: bool
-    grid: Grid | None = None
-    first: int = 0
+    like: Tensor
 
     @property
     def is_single(self) -> bool:
         """Whether no more than one coordinate changes per point, on average."""
-        return self.grid is None and len(self.rows) <= self.count
+        return isinstance(self.found, Listed) and len(self.found.columns) <= self.count
 
     def part(self, start: int, stop: int) -> Changes:
         """Those of points ``start`` to ``stop``."""
-        if self.grid is not None:
-            return replace(self, count=stop - start, first=self.first + start)
-        edges = torch.searchsorted(self.rows, self.rows.new_tensor([start, stop])).tolist()
-        cut = slice(*edges)
-        return replace(
-            self,
-            count=stop - start,
-            rows=self.rows[cut] - start,
-            units=self.units[cut],
-            values=self.values[cut],
+        return replace(self, count=stop - start, found=self.found.part(start, stop))
+
+    @cached_property
+    def _list(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Edges, rows, units and values, groups of neurons written out."""
+        assert isinstance(self.found, Listed)
+        device = self.like.device
+        edges = torch.from_numpy(self.found.edges).to(device)
+        units = torch.from_numpy(np.ascontiguousarray(self.found.columns)).to(device)
+        values = torch.as_tensor(self.found.values, dtype=self.like.dtype, device=device)
+        rows = torch.repeat_interleave(
+            torch.arange(self.count, device=device), edges.diff(), output_size=len(units)
         )
+        size = group_size(self.placement)
+        if size == 1:
+            return edges, rows, units, values
+        units = units.long()[:, None] * size + torch.arange(size, device=device)
+        inside = units < self.placement.site.size  # the last group may be short
+        rows = rows[:, None].expand_as(units)[inside]
+        if values.dim():
+            values = values[:, None].expand_as(units)[inside]
+        edges = torch.searchsorted(rows, torch.arange(self.count + 1, device=device))
+        return edges, rows, units[inside], values
+
+    @property
+    def edges(self) -> Tensor:
+        """(S + 1,) where each point's changes begin, and where the last one's end."""
+        return self._list[0]
+
+    @property
+    def rows(self) -> Tensor:
+        """(n,) the point of each change, in order."""
+        return self._list[1]
+
+    @property
+    def units(self) -> Tensor:
+        """(n,) the coordinate of each change."""
+        return self._list[2]
+
+    @property
+    def values(self) -> Tensor:
+        """(n,) the coordinates' new values, or () the one that all take."""
+        return self._list[3]
 
     def differences(self) -> Tensor:
-        """(n,) by how much each coordinate differs from the base."""
+        """(n,) or () by how much each coordinate differs from the base."""
         return self.values if self.base is None else self.values - self.base[self.units]
 
     def dense(self) -> Tensor:
         """(S, size) all coordinates."""
-        if self.grid is not None:
-            p = self.placement
-            e = self.grid.coordinates(self.first, self.first + self.count)[:, p.start : p.stop]
-            if not isinstance(p.fault, NeuronCrash) or p.size == p.site.size:
-                return e
-            size = p.fault._group_size(p.site.shape)
-            return e.repeat_interleave(size, dim=1)[:, : p.site.size]
-        width = _width(self.placement)
-        base = self.values.new_zeros(width) if self.base is None else self.base
+        if isinstance(self.found, Written):
+            e = torch.from_numpy(self.found.e).to(self.like.device)
+            return self._by_unit(e).to(self.like.dtype)
+        width = self.placement.site.size if self._is_crash else self.placement.size
+        base = self.like.new_zeros(width) if self.base is None else self.base
         e = base.repeat(self.count, 1)
-        e.view(-1).index_copy_(0, self.rows * width + self.units, self.values)
+        where = self.rows * width + self.units
+        e.view(-1).index_copy_(0, where, self.values.expand(len(where)))
         return e
+
+    def _by_unit(self, e: Tensor) -> Tensor:
+        """Coordinates (S, n) as those of the units (S, size)."""
+        size = group_size(self.placement)
+        return e if size == 1 else e.repeat_interleave(size, 1)[:, : self.placement.site.size]
+
+    @property
+    def _is_whole(self) -> bool:
+        """Whether every change sets its coordinate to 1."""
+        values = self.found.values if isinstance(self.found, Listed) else None
+        return isinstance(values, float) and values == 1
+
+    @property
+    def _is_crash(self) -> bool:
+        return isinstance(self.placement.fault, NeuronCrash)
+
+    def _kept(self) -> Tensor:
+        """(S, size) 1 - e."""
+        if isinstance(self.found, Written) and self.found.e.dtype == np.uint8:
+            e = torch.from_numpy(self.found.e).to(self.like.device)
+            return self._by_unit(1 - e).to(self.like.dtype)  # bytes take the least time
+        return self.dense().neg_().add_(1)
+
+    def apply_to_all(self, value: Tensor) -> Tensor:
+        """The faulty values (S, b, n) of activations (b, n), the same for all points."""
+        if not self._is_crash or (self.base is None and self.sparse):
+            return self.apply(value.repeat(self.count, 1, 1))
+        kept = self._kept()
+        if len(value) == 1:
+            return kept.mul_(value)[:, None]
+        return value * kept[:, None]
 
     def apply(self, value: Tensor) -> Tensor:
         """The faulty value of (S, b, n) activations, which may be overwritten."""
@@ -122,14 +154,16 @@ class Changes:
             samples = self.rows[:, None] * batch + torch.arange(batch, device=value.device)
             where = (samples * size + self.units[:, None]).view(-1)
             flat = value.view(-1)
+            if self._is_crash and self._is_whole:
+                flat.index_fill_(0, where, 0.0)
+                return value
             old = flat.index_select(0, where)
-            e = self.values[:, None].expand(-1, batch).reshape(-1)
+            e = self.values.expand(len(self.units))[:, None].expand(-1, batch).reshape(-1)
             flat.index_copy_(0, where, torch.addcmul(old, e, fault.displacement(old)))
             return value
-        e = self.dense()[:, None]
-        if isinstance(fault, NeuronCrash) and is_elementwise(self.placement):
-            return value.mul_(1 - e)
-        faulty = fault.perturb(value.view(count, batch, *shape), e, shape)
+        if self._is_crash:
+            return value.mul_(self._kept()[:, None])
+        faulty = fault.perturb(value.view(count, batch, *shape), self.dense()[:, None], shape)
         return faulty.reshape(value.shape)
 
 
@@ -139,10 +173,10 @@ def is_elementwise(placement: Placement) -> bool:
     return known and not isinstance(placement.fault, BitFlip)
 
 
-def _width(placement: Placement) -> int:
-    """Length of the coordinates, groups written out."""
-    written_out = isinstance(placement.fault, NeuronCrash)
-    return placement.site.size if written_out else placement.size
+def group_size(placement: Placement) -> int:
+    """Number of consecutive units that die together."""
+    fault = placement.fault
+    return fault._group_size(placement.site.shape) if isinstance(fault, NeuronCrash) else 1
 
 
 def is_rare(placement: Placement, limit: float) -> bool:
@@ -150,51 +184,39 @@ def is_rare(placement: Placement, limit: float) -> bool:
     return placement.fault.is_bernoulli and placement.fault.rate <= limit
 
 
-def _is_masked(placement: Placement) -> bool:
-    """Whether samples of the placement's neurons strike too many to be listed."""
-    return placement.site.kind != "parameter" and not is_rare(placement, RARE_NEURONS)
-
-
 def split(
     points: Points, placements: Sequence[Placement], device: torch.device, dtype: torch.dtype
 ) -> list[Changes]:
     """The changes of each placement, in order."""
-    rows, columns, values = points.rows, points.columns, points.values
-    if len(rows) > points.count and all(_is_masked(p) for p in placements):
-        grid, none = Grid(points, device, dtype), torch.empty(0, dtype=torch.int64)
-        return [Changes(p, points.count, none, none, none, None, False, grid) for p in placements]
-    edges = np.array([0, len(rows)])
-    if len(placements) > 1:
-        stops = np.array([p.stop for p in placements])
-        owner = np.searchsorted(stops, columns, side="right").astype(np.uint16)
-        order = np.argsort(owner, kind="stable")  # rows stay sorted within a placement
-        rows, columns, values = rows[order], columns[order], values[order]
-        edges = np.searchsorted(owner[order], np.arange(len(placements) + 1))
+    like = torch.empty(0, device=device, dtype=dtype)
     found = []
-    for p, first, last in zip(placements, edges[:-1], edges[1:], strict=True):
-        cut = slice(int(first), int(last))
-        row, unit, value = rows[cut], columns[cut] - p.start, values[cut]
+    for p, change in zip(placements, _by_placement(points, placements), strict=True):
         base = points.base[p.start : p.stop]
         if isinstance(p.fault, NeuronCrash):
             base = p.fault.expand(base, p.site.shape)
-            size = p.fault._group_size(p.site.shape)
-            if size > 1:
-                units = unit[:, None] * size + np.arange(size)
-                inside = units < p.site.size  # the last group may be short
-                row = np.broadcast_to(row[:, None], units.shape)[inside]
-                value = np.broadcast_to(value[:, None], units.shape)[inside]
-                unit = units[inside]
-        found.append(
-            Changes(
-                p,
-                points.count,
-                torch.from_numpy(np.ascontiguousarray(row)).to(device),
-                torch.from_numpy(np.ascontiguousarray(unit)).to(device),
-                torch.from_numpy(np.ascontiguousarray(value)).to(device, dtype),
-                torch.from_numpy(base).to(device, dtype) if np.count_nonzero(base) else None,
-                is_rare(p, SCATTERED) or last - first <= points.count,
-            )
-        )
+        at_base = torch.from_numpy(base).to(like) if np.count_nonzero(base) else None
+        few = isinstance(change, Listed) and len(change.columns) <= points.count
+        rare = isinstance(change, Listed) and is_rare(p, SCATTERED)
+        found.append(Changes(p, points.count, change, at_base, rare or few, like))
+    return found
+
+
+def _by_placement(points: Points, placements: Sequence[Placement]) -> list[Listed | Written]:
+    """The changes of each placement's coordinates."""
+    spans = [(p.start, p.stop) for p in placements]
+    if [(c.start, c.stop) for c in points.changes] == spans:
+        return list(points.changes)
+    rows, columns, values = points.rows, points.columns, points.values
+    stops = np.array([p.stop for p in placements])
+    owner = np.searchsorted(stops, columns, side="right").astype(np.uint16)
+    order = np.argsort(owner, kind="stable")  # rows stay sorted within a placement
+    rows, columns, values = rows[order], columns[order], values[order]
+    limits = np.searchsorted(owner[order], np.arange(len(placements) + 1))
+    found: list[Listed | Written] = []
+    for p, first, last in zip(placements, limits[:-1], limits[1:], strict=True):
+        edges = np.searchsorted(rows[first:last], np.arange(points.count + 1))
+        units = columns[first:last] - p.start
+        found.append(Listed(p.start, p.stop, edges, units, values[first:last]))
     return found
 
 
@@ -218,3 +240,12 @@ def strike(
     for change in changes:
         rows = change.apply(rows).contiguous()
     return rows.reshape(moved.shape).movedim(0, site.axis)
+
+
+def strike_all(value: Tensor, site: Site, changes: Sequence[Changes], count: int) -> Tensor:
+    """A site's value under faults, with (S b) rows, from the (b) rows that all samples share."""
+    moved = value.movedim(site.axis, 0)
+    rows = changes[0].apply_to_all(moved.reshape(len(moved), -1)).contiguous()
+    for change in changes[1:]:
+        rows = change.apply(rows).contiguous()
+    return rows.reshape(count * len(moved), *moved.shape[1:]).movedim(0, site.axis)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from crashsim.errors import ArgumentError, CrashsimWarning, ModelError
+from crashsim.inputs import Inputs
 
 
 def check_model(model: object) -> None:
@@ -42,6 +41,17 @@ def check_model(model: object) -> None:
         )
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module inside the wrappers that change where and how it runs, not what it computes."""
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):  # torch.compile
+            model = inner
+        else:
+            return model
+
+
 def _depends_on_mode(module: nn.Module) -> bool:
     """True for a layer in training mode that is random or uses statistics of the batch."""
     if not module.training:
@@ -60,46 +70,20 @@ def dtype_of(model: nn.Module) -> torch.dtype:
     return next(floating, torch.float32)
 
 
-def check_inputs(inputs: object) -> Tensor:
-    if isinstance(inputs, np.ndarray):
-        if inputs.dtype.kind not in "fiub":
-            raise ArgumentError(f"inputs: dtype {inputs.dtype} is not numeric")
-        inputs = torch.from_numpy(np.ascontiguousarray(inputs))
-    if isinstance(inputs, tuple | Mapping):
-        raise ArgumentError(
-            f"inputs: expected one tensor, got {type(inputs).__name__} of {len(inputs)}; wrap the "
-            "model in a module that takes the tensor which changes and holds the others"
-        )
-    if not isinstance(inputs, Tensor):
-        raise ArgumentError(
-            f"inputs: expected a tensor or array of shape (B, ...), got {type(inputs).__name__}"
-        )
-    if inputs.dim() == 0 or inputs.numel() == 0:
-        raise ArgumentError(
-            f"inputs: shape {tuple(inputs.shape)} holds no examples; give at least one, as (B, ...)"
-        )
-    if inputs.is_complex():
-        raise ArgumentError("inputs: complex numbers are not supported; give real ones")
-    if not torch.isfinite(inputs).all():
-        raise ArgumentError("inputs: hold NaN or infinity; clean the data first")
-    return plain(inputs)
-
-
-def check_outputs(call: Callable[[Tensor], Any], inputs: Tensor) -> Tensor:
+def check_outputs(call: Callable[[Inputs], Tensor], inputs: Inputs) -> Tensor:
     """The clean outputs (B, K), after the checks that only running the model can make.
 
+    Args:
+        call: the tensor that the model returns for some inputs.
+        inputs: the examples.
+
     Raises:
-        ModelError: what it returns is not one floating-point tensor with the batch first, is not
-            finite, is random, or mixes the inputs of a batch.
+        ModelError: the tensor is not of floating point with the batch first, is not finite, is
+            random, or mixes the inputs of a batch.
     """
     with torch.random.fork_rng(devices=[]):
-        pair = inputs[:1].repeat(2, *[1] * (inputs.dim() - 1))
+        pair = inputs.part(0, 1).repeat(2)
         first, second, alone = (call(x.clone()) for x in (inputs, inputs, pair))
-    if not isinstance(first, Tensor):
-        raise ModelError(
-            f"model: returns {type(first).__name__}, not one tensor; "
-            "wrap it in a module whose forward returns the tensor to be analysed"
-        )
     batch = len(inputs)
     if first.dim() == 0 or first.shape[0] != batch or first.numel() == 0:
         raise ModelError(
@@ -130,8 +114,3 @@ def check_outputs(call: Callable[[Tensor], Any], inputs: Tensor) -> Tensor:
             "normalise with fixed statistics (eval mode with track_running_stats=True)"
         )
     return first
-
-
-def plain(tensor: Tensor) -> Tensor:
-    """The tensor without its graph, and fit for a new one: not made in inference mode."""
-    return tensor.clone() if tensor.is_inference() else tensor.detach()

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from crashsim.errors import ArgumentError
 from crashsim.estimate import Estimate, Values, estimates_of
+from crashsim.inputs import ModelInputs
 from crashsim.points import Floats, Points
 from crashsim.space import Faults, FaultSpace
 
@@ -110,22 +111,24 @@ class ExactDistribution:
 
 def enumerate_exact(
     model: nn.Module,
-    inputs: Tensor | NDArray[Any],
+    inputs: ModelInputs,
     faults: Faults,
     sites: str = "hidden",
+    *,
+    readout: str | int | None = None,
 ) -> ExactDistribution:
     """The exact law of Delta by evaluating all 2^N fault patterns in double precision.
 
     Args:
         model: any module that ``FaultSpace`` accepts.
-        inputs: (B, ...).
+        inputs: (B, ...), or several, as ``FaultSpace`` takes them.
         faults: faults whose coordinates are Bernoulli (all but the Gaussian ones).
-        sites: see ``FaultSpace``.
+        sites, readout: see ``FaultSpace``.
 
     Raises:
         ArgumentError: more than 20 coordinates, or a law with a continuum of outcomes.
     """
-    return enumerate_space(FaultSpace(model, inputs, faults, sites))
+    return enumerate_space(FaultSpace(model, inputs, faults, sites, readout=readout))
 
 
 def can_enumerate(space: FaultSpace, limit: int = MAX_COORDINATES) -> bool:

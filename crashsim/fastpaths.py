@@ -31,14 +31,14 @@ def add_neuron_changes(reference: Tensor, value: Tensor, change: Changes, weight
     """
     batch, width = reference.shape
     struck = value[:, change.units]  # (b, changes)
-    change_of_input = change.differences() * change.placement.fault.displacement(struck)
-    starts = torch.searchsorted(change.rows, torch.arange(change.count, device=change.rows.device))
+    change_of_input = change.placement.fault.displacement(struck).mul_(change.differences())
+    starts = change.edges[:-1]
     # Bags in the order (b, S), which needs no sorting.
     shift = len(change.rows) * torch.arange(batch, device=starts.device)
     sums = F.embedding_bag(
         change.units.repeat(batch),
         weight,
-        (shift[:, None] + starts).view(-1),
+        (shift[:, None] + starts).view(-1).to(change.units.dtype),
         mode="sum",
         per_sample_weights=change_of_input.reshape(-1),
     ).view(batch, change.count, width)

@@ -7,7 +7,6 @@ model's own code reads (``x.shape[0]``) are recognised in the same way.
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Collection, Mapping
 from copy import deepcopy
@@ -16,7 +15,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call
+from torch.fx._symbolic_trace import PH
 
+from crashsim.inputs import Inputs
+from crashsim.readout import Readout
 from crashsim.sites import ACTIVATION_FUNCTIONS
 
 
@@ -41,14 +43,16 @@ class TracedModel:
     Args:
         model: the user's model.
         tensors: its parameters and buffers, as they are computed with.
-        example: (1, ...) an input.
+        example: a single example.
         leaves: modules to be kept whole, by path.
+        readout: which tensor of the model's output is analysed.
 
     Attributes:
         root: the twin of the model, whose parameters are ``tensors``.
         modules: its modules by path.
         nodes: in order of execution.
-        output: the node of the model's output.
+        inputs: the nodes that stand for the tensors of the inputs, in order.
+        output: the node of the tensor that is analysed.
         batched: where the batch runs in each node's value.
 
     Raises:
@@ -59,23 +63,22 @@ class TracedModel:
         self,
         model: nn.Module,
         tensors: Mapping[str, Tensor],
-        example: Tensor,
+        example: Inputs,
         leaves: Collection[str],
+        readout: Readout,
     ) -> None:
         self.root = _twin(model, tensors)
         self.modules = dict(self.root.named_modules())
-        defaults = _defaults(self.root)
-        self.nodes = list(_trace(self.root, defaults, leaves).nodes)
-        arguments = [node for node in self.nodes if node.op == "placeholder"]
-        self._given = dict(zip(arguments[1:], defaults.values(), strict=False))
+        self.nodes = list(_trace(self.root, example, leaves, readout).nodes)
+        self.inputs = [node for node in self.nodes if node.op == "placeholder"]
         output = next(n for n in self.nodes if n.op == "output").args[0]
-        two, three = (self._run_all(repeat(example, n, 0)) for n in (2, 3))
+        two, three = (self._run_all(example.repeat(n)) for n in (2, 3))
         self.batched = {node: _batch_axis(two[node], three[node]) for node in self.nodes}
         if not isinstance(output, fx.Node) or self.batched[output] != 0:
             raise NotTraceable("its output is not one tensor with the batch on its first axis")
         self.output = output
 
-    def _run_all(self, x: Tensor) -> dict[fx.Node, Any]:
+    def _run_all(self, x: Inputs) -> dict[fx.Node, Any]:
         values: dict[fx.Node, Any] = {}
         for node in self.nodes:
             values[node] = self.evaluate(node, values, x)
@@ -85,19 +88,18 @@ class TracedModel:
         self,
         node: fx.Node,
         values: Values,
-        x: Tensor | None,
+        x: Inputs | None,
         tensors: dict[str, Tensor] | None = None,
     ) -> Any:
         """One node's value, of its inputs' values.
 
         Args:
-            x: the model's input, for the node that stands for it.
+            x: the model's inputs, for the nodes that stand for them.
             tensors: parameters of the node's module that differ from the model's.
         """
         if node.op == "placeholder":
-            if node is self.nodes[0]:
-                return None if x is None else x.clone()  # a copy: the model may change it
-            return self._given[node]
+            # A copy: the model may change it.
+            return None if x is None else x.tensors[self.inputs.index(node)].clone()
         if node.op == "output":
             return None
         if node.op == "get_attr":
@@ -169,8 +171,17 @@ def repeat(value: Tensor, count: int, axis: int) -> Tensor:
     return value.repeat(times)
 
 
-def _trace(root: nn.Module, defaults: dict[str, Any], leaves: Collection[str]) -> fx.Graph:
+def _trace(root: nn.Module, example: Inputs, leaves: Collection[str], readout: Readout) -> fx.Graph:
+    """The graph from the tensors of the inputs to the one of the output that is analysed."""
+    forward = root.forward
+
+    def entry(_: nn.Module, *tensors: Any) -> Any:
+        arguments, keywords = example.of(tensors)
+        return readout(forward(*arguments, **keywords))
+
     class Tracer(fx.Tracer):
+        traced_func_name = "_entry"
+
         def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
             usual = super().is_leaf_module(m, module_qualified_name)
             return usual or (module_qualified_name in leaves and not any(m.children()))
@@ -178,7 +189,10 @@ def _trace(root: nn.Module, defaults: dict[str, Any], leaves: Collection[str]) -
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
-            return Tracer().trace(root, defaults)
+            # The twin is ours alone, so that its class may be too.
+            root.__class__ = type(type(root).__name__, (type(root),), {"_entry": entry})
+            stand_ins: Any = (PH,) * len(example.tensors)
+            return Tracer().trace(root, stand_ins)
     except Exception as error:  # whatever the model's own code does with a stand-in
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise NotTraceable(f"torch.fx cannot trace it ({reason})") from error
@@ -195,12 +209,6 @@ def _twin(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
         return deepcopy(model, memo)
     except Exception as error:
         raise NotTraceable(f"its structure cannot be copied ({error})") from error
-
-
-def _defaults(model: nn.Module) -> dict[str, Any]:
-    """The forward's arguments after the first, at their defaults."""
-    rest = list(inspect.signature(model.forward).parameters.values())[1:]
-    return {p.name: p.default for p in rest if p.default is not inspect.Parameter.empty}
 
 
 def _batch_axis(two: Any, three: Any) -> Batched:

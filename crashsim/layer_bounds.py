@@ -78,8 +78,10 @@ def layer_bounds(space: FaultSpace) -> list[Estimate]:
         space: faults must be neuron crashes (of single units) or weight crashes.
 
     Raises:
-        NotApplicableError: another fault, or a layer without a known bound; says which.
+        NotApplicableError: another fault, a layer without a known bound, or several inputs or
+            outputs; says which.
     """
+    inputs = space.inputs
     for p in space.placements:
         unit = isinstance(p.fault, NeuronCrash) and p.fault.group == "unit"
         if not unit and not isinstance(p.fault, WeightCrash):
@@ -91,7 +93,7 @@ def layer_bounds(space: FaultSpace) -> list[Estimate]:
     except UntraceableError as error:
         raise NotApplicableError(str(error)) from error
     with torch.no_grad():
-        spread = _Propagation(graph, model, space).spread_of_output()
+        spread = _Propagation(graph, model, space).spread_of_output(inputs)
     shape = (space.B, -1)
     size = spread.size.reshape(shape).double().cpu().numpy()
     square = spread.square.reshape(shape).double().cpu().numpy()
@@ -129,8 +131,8 @@ class _Propagation(fx.Interpreter):
         self._seen: set[int] = set()
         self._struck = 0
 
-    def spread_of_output(self) -> _Spread:
-        self.run(self._space.inputs.clone())
+    def spread_of_output(self, inputs: Tensor) -> _Spread:
+        self.run(inputs.clone())
         if self._struck < len(self._space.placements):
             raise NotApplicableError("a faulty site is inside a layer that torch.fx does not enter")
         if self._output is None:

@@ -122,13 +122,15 @@ def layers_of(space: FaultSpace) -> list[Layer]:
 
     Raises:
         UnsupportedLayerError: a layer is not among those above, or the graph is no chain.
+        NotApplicableError: the model takes or returns several tensors.
     """
+    inputs = space.inputs
     try:
         graph, _ = trace(space.model)
     except UntraceableError as error:
         raise UnsupportedLayerError(f"model: {error}") from error
     with torch.no_grad():
-        ShapeProp(graph).propagate(space.inputs[:1].to(_dtype(space.model)))
+        ShapeProp(graph).propagate(inputs[:1].to(_dtype(space.model)))
     reader = _Reader(graph)
     output = next(n for n in graph.graph.nodes if n.op == "output").args[0]
     if not isinstance(output, fx.Node):

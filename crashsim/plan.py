@@ -177,7 +177,7 @@ def _reason_against(method: str, space: FaultSpace, cost: float) -> str | None:
 def _operations(space: FaultSpace, inputs: int | None = None) -> float:
     """Floating-point operations of one sample's forward pass on some inputs (all), about."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        space._call(space.inputs[:1].clone())
+        space._call(space.examples.part(0, 1).clone())
     elementwise = 10 * sum(s.size for s in space.available_sites if s.kind != "parameter")
     # What a call costs at all; samples with faulty parameters cannot always share one.
     overhead = 3e6 if any(p.site.kind == "parameter" for p in space.placements) else 1e5

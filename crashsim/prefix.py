@@ -30,7 +30,9 @@ from crashsim.fastpaths import (
     can_add_weight_changes,
 )
 from crashsim.graph import Batched, NotTraceable, TracedModel, called_as, expand, has_hooks
+from crashsim.inputs import Inputs
 from crashsim.points import Placement
+from crashsim.readout import Readout
 from crashsim.sites import Site
 
 # Modules whose output is a new tensor, which may be changed in place.
@@ -69,8 +71,9 @@ class Program:
     Args:
         model: the user's model.
         tensors: its parameters and buffers, as the space computes with them.
-        example: (1, ...) an input.
+        example: a single example.
         placements: the faults.
+        readout: which tensor of the model's output is analysed.
 
     Raises:
         NotTraceable: says why the model cannot be taken apart.
@@ -80,12 +83,14 @@ class Program:
         self,
         model: nn.Module,
         tensors: Mapping[str, Tensor],
-        example: Tensor,
+        example: Inputs,
         placements: Sequence[Placement],
+        readout: Readout,
     ) -> None:
         self.placements = placements
         struck = {p.site.module for p in placements if p.site.kind in ("activation", "module")}
-        self._traced = TracedModel(model, tensors, example, struck)
+        self._traced = TracedModel(model, tensors, example, struck, readout)
+        self._names = example.site_names
         self._sites = self._find_sites()
         self._weights = self._find_weights(tensors)
         self._changed = self._find_changed()
@@ -106,14 +111,11 @@ class Program:
             if p.site.kind != "parameter"
         }
         found: dict[fx.Node, Site] = {}
+        for node, name in zip(self._traced.inputs, self._names, strict=True):
+            if (True, name, None, 0) in wanted:
+                found[node] = wanted[True, name, None, 0]
         calls: Counter[tuple[str, str | None]] = Counter()
-        is_first = True
         for node in self._traced.nodes:
-            if node.op == "placeholder":
-                if is_first and (True, "", None, 0) in wanted:
-                    found[node] = wanted[True, "", None, 0]
-                is_first = False
-                continue
             key = called_as(node)
             if key is None:
                 continue
@@ -260,8 +262,8 @@ class Program:
             return f"{how}; what comes before is faulty too"
         return f"{how}; what comes before is computed once"
 
-    def reference(self, x: Tensor, changes: Mapping[Placement, Changes]) -> Reference:
-        """Runs what lies before all faults on inputs (b, ...)."""
+    def reference(self, x: Inputs, changes: Mapping[Placement, Changes]) -> Reference:
+        """Runs what lies before all faults on b inputs."""
         reference = Reference(len(x), {})
         values = reference.values
         sparse = self.sparse_layers(changes)

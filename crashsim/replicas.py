@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from crashsim.errors import ArgumentError
 from crashsim.estimate import Values
 from crashsim.intervals import clustered_proportion_interval, proportion_interval
-from crashsim.points import Floats, Points, check_seed, sample_block, sample_points
+from crashsim.points import Floats, Points, check_seed, join, sample_block, sample_points
 from crashsim.space import Faults, FaultSpace
 from crashsim.voters import VOTERS, Voter, make_voter
 
@@ -245,20 +245,9 @@ def _samples(space: FaultSpace, seed: int) -> Callable[[int], Points]:
             taken.append(first.part(0, min(missing, first.count)))
             if first.count > missing:
                 left.insert(0, first.part(missing, first.count))
-        return _joined(taken)
+        return join(taken)
 
     return draw
-
-
-def _joined(parts: list[Points]) -> Points:
-    starts = np.cumsum([0, *(part.count for part in parts)])
-    return Points(
-        int(starts[-1]),
-        parts[0].base,
-        np.concatenate([part.rows + start for part, start in zip(parts, starts, strict=False)]),
-        np.concatenate([part.columns for part in parts]),
-        np.concatenate([part.values for part in parts]),
-    )
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from crashsim import analytic
 from crashsim.agreement import Agreement, agreements
@@ -22,6 +21,7 @@ from crashsim.computing import Results, compute
 from crashsim.errors import ArgumentError, CrashsimWarning, FileError
 from crashsim.estimate import Estimate
 from crashsim.faults import NeuronCrash
+from crashsim.inputs import ModelInputs
 from crashsim.montecarlo import MonteCarlo, check_sampling
 from crashsim.pictures import Curves, Histogram, curves_of, histogram_of
 from crashsim.plan import plan
@@ -49,8 +49,10 @@ class Score:
     a saved score.
 
     Attributes:
-        model: its class, number of parameters and, if known, where it came from.
-        inputs: their number, shape and, if known, where they came from.
+        model: its class, number of parameters and, if known, where it came from; of a structured
+            output, the name of the tensor that was analysed.
+        inputs: their number, shape (of several tensors, by name) and, if known, where they came
+            from.
         faults: for each placement, the fault's fields and its pattern.
         sites: for each placement, the site's name, kind and shape, its number of coordinates, and
             its share of the variance.
@@ -190,7 +192,7 @@ class Score:
 
 def score(
     model: nn.Module,
-    inputs: Tensor | NDArray[Any],
+    inputs: ModelInputs,
     faults: Faults | None = None,
     sites: str = "hidden",
     epsilon: float | None = None,
@@ -199,6 +201,7 @@ def score(
     rel_width: float | None = None,
     seed: int = 0,
     *,
+    readout: str | int | None = None,
     delta: float | None = None,
     hardware: bool = False,
     proofs: bool = False,
@@ -210,8 +213,9 @@ def score(
     """How far the outputs move under random faults, by theory and by Monte Carlo.
 
     Args:
-        model: any module with one tensor in and one out, in evaluation mode.
-        inputs: (B, ...) tensor or array.
+        model: any module, in evaluation mode.
+        inputs: (B, ...) tensor or array; or a tuple of positional or a mapping of keyword
+            arguments, in which every tensor has the batch first.
         faults: a fault, struck at ``sites``, or a mapping from sites to faults; by default
             ``NeuronCrash(p=0.01)``.
         sites: name or glob of the sites; see ``crashsim.sites.select_sites``.
@@ -221,6 +225,9 @@ def score(
         samples: number of Monte Carlo samples (by default 10,000, fewer for large models).
         rel_width: stop Monte Carlo at this relative half-width of the pooled variances.
         seed: of Monte Carlo; the same seed gives the same numbers.
+        readout: which tensor of a structured output is analysed: a name, with dots for what is
+            nested, or a number. By default its only floating-point tensor with the batch first,
+            or ``logits``.
         delta: with ``epsilon``, a target P(|Delta| >= epsilon) <= delta: also say which p, width
             and number of replicas reach it.
         hardware: also run the faults on a spiking chip (``crashsim.spiking``, needs brian2), which
@@ -249,7 +256,8 @@ def score(
     seed = check_seed(seed)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", CrashsimWarning)
-        space = FaultSpace(model, inputs, NeuronCrash(p=0.01) if faults is None else faults, sites)
+        struck = NeuronCrash(p=0.01) if faults is None else faults
+        space = FaultSpace(model, inputs, struck, sites, readout=readout)
         results = compute(
             space,
             plan(space, methods, samples, rel_width, hardware, proofs),
@@ -302,7 +310,7 @@ def _collect(
         inputs={
             "source": names.get("inputs"),
             "count": space.B,
-            "shape": list(space.inputs.shape[1:]),
+            "shape": space.examples.shapes(),
         },
         faults=[p.fault.to_dict() | {"site": p.site.name} for p in space.placements],
         sites=_describe_sites(space, analysis),
@@ -366,7 +374,7 @@ def _describe_model(space: FaultSpace, names: Mapping[str, str]) -> dict[str, An
         "class": type(space.model).__name__,
         "parameters": sum(p.numel() for p in space.model.parameters()),
         "dtype": str(space.dtype).removeprefix("torch."),
-    }
+    } | ({"readout": space.readout.name} if space.readout.name else {})
 
 
 def _describe_sites(space: FaultSpace, analysis: analytic.Analysis) -> list[dict[str, Any]]:

@@ -4,19 +4,21 @@ Sites are found by running the model once and listening: the outputs of modules 
 the outputs of functional activations such as ``torch.relu(x)`` (a ``TorchFunctionMode``), the
 input, and the parameters. A module or function that runs several times in one forward pass is
 several sites: ``layer1.0.relu`` and ``layer1.0.relu#1``. A functional site is named after the
-module whose ``forward`` calls it: ``encoder:relu``. Of a module that returns a tuple (recurrent
-layers, attention) the first item is the site.
+module whose ``forward`` calls it: ``encoder:relu``. Of a module that returns several values the
+first bears its name, the others are named beside it: ``lstm`` (the sequence), ``lstm:h_n`` and
+``lstm:c_n`` (the final state), ``attend:1``.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +26,8 @@ from torch.overrides import TorchFunctionMode
 
 from crashsim.errors import SiteError
 from crashsim.faults import Strikes
+from crashsim.inputs import Inputs, ModelInputs, read_inputs
+from crashsim.structure import Names, leaves, mapped
 
 Kind = Literal["activation", "module", "input", "parameter"]
 
@@ -46,6 +50,14 @@ ACTIVATION_FUNCTIONS = frozenset(
     "logsigmoid prelu threshold".split()
 )
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase)  # they end with an activation function inside
+# What the items that they return are called; None for what bears the layer's own name.
+_STATES: dict[Names, str | None] = {
+    ("0",): None,
+    ("1",): "h_n",
+    ("1", "0"): "h_n",
+    ("1", "1"): "c_n",
+}
+_CELL_STATES: dict[Names, str | None] = {("0",): None, ("1",): "c_n"}
 _AFFINE = (nn.Linear, nn.modules.conv._ConvNd)
 
 
@@ -58,12 +70,14 @@ class Site:
         kind: ``activation`` (output of an activation function), ``module`` (output of another
             module), ``input`` or ``parameter``.
         module: dotted path of the module; of a parameter: its full name.
-        function: the torch function, for a functional activation.
+        function: the torch function, for a functional activation; which of the values that the
+            module returns (``h_n``), for one beside the first.
         call: which call within one forward pass, from 0.
         shape: shape without the batch axis.
         is_output: the site's value is the model's output itself.
         is_affine: the site is the output of a linear or convolutional layer.
         axis: the axis of the value that is the batch (1 in sequences of shape (T, B, ...)).
+        is_read: whether the output depends on the value, as far as the first example shows.
     """
 
     name: str
@@ -75,6 +89,7 @@ class Site:
     is_output: bool = False
     is_affine: bool = False
     axis: int = 0
+    is_read: bool = True
 
     @property
     def size(self) -> int:
@@ -127,7 +142,8 @@ def listening(
     """
     calls: Counter[tuple[str, str | None]] = Counter()
     wanted = None if only is None else {(site.module, site.function) for site in only}
-    functional = wanted is None or any(function is not None for _, function in wanted)
+    functional = wanted is None or any(name in ACTIVATION_FUNCTIONS for _, name in wanted)
+    hooked = None if wanted is None else {path for path, _ in wanted}
 
     def report(module: str, function: str | None, value: Any) -> Any:
         call = calls[module, function]
@@ -159,15 +175,39 @@ def listening(
                 hook(module.register_forward_hook(leave, always_call=True))
             stack.enter_context(listener)
         for path, module in model.named_modules():
-            if wanted is None or (path, None) in wanted:
+            if hooked is None or path in hooked:
 
-                def after(_: nn.Module, __: Any, output: Any, path: str = path) -> Any:
-                    if type(output) is tuple and output:
-                        return report(path, None, output[0]), *output[1:]
-                    return report(path, None, output)
+                def after(module: nn.Module, _: Any, output: Any, path: str = path) -> Any:
+                    return report_items(module, output, partial(report, path))
 
                 hook(module.register_forward_hook(after))
         yield
+
+
+def report_items(module: nn.Module, output: Any, report: Callable[[str | None, Any], Any]) -> Any:
+    """What a module returns, each tensor in it replaced by ``report(name, tensor)``.
+
+    The name is None for the tensor that bears the module's own name, and for what is no tensor
+    inside a structure.
+    """
+
+    def pass_on(names: Names, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        name = item_name(module, names)
+        return value if name in ACTIVATION_FUNCTIONS else report(name, value)
+
+    return mapped(output, pass_on)
+
+
+def item_name(module: nn.Module, names: Names) -> str | None:
+    """What a tensor that a module returns is called, by the way to it; None for the first."""
+    known = _STATES if isinstance(module, nn.RNNBase) else None
+    if isinstance(module, nn.RNNCellBase):
+        known = _CELL_STATES
+    if known is not None and names in known:
+        return known[names]
+    return None if names in ((), ("0",)) else ".".join(names)
 
 
 @contextmanager
@@ -184,20 +224,22 @@ def perturbing(model: nn.Module, actions: Mapping[Site, Action]) -> Iterator[Non
 
 
 def find_sites(
-    model: nn.Module, inputs: Tensor, run: Callable[[Tensor], Any] | None = None
+    model: nn.Module,
+    inputs: ModelInputs | Inputs,
+    run: Callable[..., Any] | None = None,
 ) -> list[Site]:
-    """All sites of a model, in the order of execution, then its parameters.
+    """All sites of a model, in order of execution; parameters last.
 
-    The model runs twice, on one and on two examples, to see which values carry the batch on their
-    first axis, or on the second of three or more (sequences of shape (T, B, ...)); values that do
-    not, and values that are no floating-point tensor, are no sites.
+    Values without the batch on their first axis (or the second, in sequences (T, B, ...)), and
+    values that are no floating-point tensor, are no sites.
 
     Args:
-        model: any module with one tensor in and one out, in evaluation mode.
-        inputs: (B, ...) examples; the first is used.
+        model: any module, in evaluation mode.
+        inputs: (B, ...) examples; the first is used. Several, as ``FaultSpace`` takes them.
         run: how to call the model, if not as ``model(inputs)``.
     """
-    paths = dict(model.named_modules())
+    call = run or model
+    example = (inputs if isinstance(inputs, Inputs) else read_inputs(inputs)).part(0, 1)
 
     def sample(batch: int) -> tuple[dict[Key, Tensor], Any]:
         seen: dict[Key, Tensor] = {}
@@ -206,47 +248,135 @@ def find_sites(
             if isinstance(value, Tensor) and value.is_floating_point() and value.dim() >= 1:
                 seen[key] = value
 
-        example = inputs[:1].repeat(batch, *[1] * (inputs.dim() - 1))
         with torch.no_grad(), listening(model, record):
-            return seen, (run or model)(example)
+            return seen, example.repeat(batch).call(call)
 
     one, _ = sample(1)
     two, output = sample(2)
-    sites = []
-    if inputs.is_floating_point():
-        sites.append(Site("input", "input", tuple(inputs.shape[1:])))
+    sites = [
+        Site(f"input.{name}" if name else "input", "input", tuple(tensor.shape[1:]), module=name)
+        for name, tensor in zip(example.site_names, example.tensors, strict=True)
+        if tensor.is_floating_point()
+    ]
+    paths = dict(model.named_modules())
     for key, value in two.items():
-        path, function, call = key
+        path, function, _ = key
         axis = _batch_axis(one[key], value) if key in one else None
-        if axis is None or not path + (function or ""):
-            continue
-        name = path if function is None else f"{path}:{function}"
-        module = paths[path]
-        is_activation = function is not None or isinstance(
-            module, (*ACTIVATION_MODULES, *_RECURRENT)
-        )
-        is_output = (
-            isinstance(output, Tensor)
-            and value.data_ptr() == output.data_ptr()
-            and value.numel() == output.numel()
-        )
-        sites.append(
-            Site(
-                name=f"{name}#{call}" if call else name,
-                kind="activation" if is_activation else "module",
-                shape=tuple(value.movedim(axis, 0).shape[1:]),
-                module=path,
-                function=function,
-                call=call,
-                is_output=is_output,
-                is_affine=isinstance(module, _AFFINE) and function is None,
-                axis=axis,
-            )
-        )
+        if axis is not None and (path or function in ACTIVATION_FUNCTIONS):
+            sites.append(_site(key, value, axis, paths[path], output))
+    unread = find_unread(model, example, call, sites)
+    sites = [replace(site, is_read=site not in unread) for site in sites]
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point():
             sites.append(Site(name, "parameter", tuple(parameter.shape), module=name))
     return sites
+
+
+def _site(key: Key, value: Tensor, axis: int, module: nn.Module, output: Any) -> Site:
+    """The site whose value for two examples this is."""
+    path, function, call = key
+    name = path if function is None else f"{path}:{function}"
+    is_activation = (
+        isinstance(module, _RECURRENT)
+        or function in ACTIVATION_FUNCTIONS
+        or (function is None and isinstance(module, ACTIVATION_MODULES))
+    )
+    is_output = (
+        isinstance(output, Tensor)
+        and value.data_ptr() == output.data_ptr()
+        and value.numel() == output.numel()
+    )
+    return Site(
+        name=f"{name}#{call}" if call else name,
+        kind="activation" if is_activation else "module",
+        shape=tuple(value.movedim(axis, 0).shape[1:]),
+        module=path,
+        function=function,
+        call=call,
+        is_output=is_output,
+        is_affine=isinstance(module, _AFFINE) and function is None,
+        axis=axis,
+    )
+
+
+def find_unread(
+    model: nn.Module, example: Inputs, call: Callable[..., Any], sites: Sequence[Site]
+) -> set[Site]:
+    """The sites that the output does not depend on.
+
+    A derivative says at once of which values the output is a function; of those without one (the
+    model may round, or compute without derivatives) it is found by changing them.
+    """
+    shifts: dict[Site, Tensor] = {}
+
+    def shift(value: Tensor, site: Site) -> Tensor:
+        shifts[site] = torch.zeros_like(value, requires_grad=True)
+        return value + shifts[site]
+
+    missing = set(sites)
+    try:
+        with torch.enable_grad():
+            output = _with_values(model, example, call, {s: partial(shift, site=s) for s in sites})
+            total = sum(leaf.sum() for leaf in _real_leaves(output) if leaf.requires_grad)
+            if isinstance(total, Tensor):
+                found = list(shifts)
+                gradients = torch.autograd.grad(
+                    total, [shifts[site] for site in found], allow_unused=True
+                )
+                read = {s for s, g in zip(found, gradients, strict=True) if g is not None}
+                missing -= read
+    except Exception:  # whatever has no derivative, or minds one
+        missing = set(sites)
+    clean = _with_values(model, example, call, {})
+    if missing and not _matter(missing, model, example, call, clean):
+        return missing
+    return {site for site in missing if not _matter({site}, model, example, call, clean)}
+
+
+# What values are replaced by to see whether anything depends on them.
+_OTHERS: tuple[Action, ...] = (
+    torch.zeros_like,
+    torch.neg,
+    lambda value: value + 10 * (1 + value.abs()),
+)
+
+
+def _matter(
+    sites: Collection[Site],
+    model: nn.Module,
+    example: Inputs,
+    call: Callable[..., Any],
+    clean: Any,
+) -> bool:
+    """Whether the output changes if these sites' values do."""
+    for other in _OTHERS:
+        try:
+            changed = _with_values(model, example, call, dict.fromkeys(sites, other))
+        except Exception:  # a value that makes the model fail is read
+            return True
+        pairs = zip(_real_leaves(clean), _real_leaves(changed), strict=False)
+        if not all(torch.equal(a, b) for a, b in pairs):
+            return True
+    return False
+
+
+def _with_values(
+    model: nn.Module, example: Inputs, call: Callable[..., Any], actions: Mapping[Site, Action]
+) -> Any:
+    """The output, with each site's value passed through its action."""
+    x = example.clone()
+    for index, name in enumerate(example.site_names):
+        for site, action in actions.items():
+            if site.kind == "input" and site.module == name:
+                x = x.with_tensor(index, cast(Tensor, action(x.tensors[index])))
+    inner = {site: action for site, action in actions.items() if site.kind != "input"}
+    with torch.random.fork_rng(devices=[]), perturbing(model, inner):
+        return x.call(call)
+
+
+def _real_leaves(output: Any) -> list[Tensor]:
+    found = (leaf for _, leaf in leaves(output) if isinstance(leaf, Tensor))
+    return [leaf for leaf in found if leaf.is_floating_point()]
 
 
 def _batch_axis(one: Tensor, two: Tensor) -> int | None:
@@ -262,14 +392,16 @@ def _batch_axis(one: Tensor, two: Tensor) -> int | None:
 def select_sites(available: Sequence[Site], pattern: str, strikes: Strikes) -> list[Site]:
     """The sites that a name or glob stands for.
 
-    - ``hidden``: outputs of activation functions, the model's own output left out. A network
-      without activation functions has linear neurons: the outputs of its Linear and Conv layers.
-      For a fault of weights it means ``weights``.
-    - ``input``: the model's input.
+    - ``hidden``: outputs of activation functions, the model's own output and what it does not
+      depend on left out. A network without activation functions has linear neurons: the outputs
+      of its Linear and Conv layers. Of a recurrent layer it is the sequence; the final state, if
+      that alone is read. For a fault of weights it means ``weights``.
+    - ``input``: the model's inputs of floating point (``input.NAME`` is one of several).
     - ``weights``: every parameter of two or more axes.
     - a site's full name, or a glob over names (``features.*``). Where a glob matches activations
       and other modules, it stands for the activations; where a weight fault's glob matches biases
-      and other vectors beside weights, for the weights. A full name stands for exactly that site.
+      and other vectors beside weights, for the weights. Sites that the output does not depend on
+      are left out, if there are others. A full name stands for exactly that site.
 
     Args:
         available: what ``find_sites`` returned.
@@ -285,9 +417,11 @@ def select_sites(available: Sequence[Site], pattern: str, strikes: Strikes) -> l
     if pattern == "hidden" and strikes == "weights":
         pattern = "weights"
     if pattern == "hidden":
-        found = [site for site in neurons if site.kind == "activation" and not site.is_output]
-        if not found:
-            found = [site for site in neurons if site.is_affine and not site.is_output]
+        inner = [site for site in neurons if not site.is_output]
+        read = [site for site in inner if site.is_read]
+        found = _told_apart([site for site in read if site.kind == "activation"], c_n=False)
+        found = found or [site for site in read if site.is_affine]
+        found = found or [s for s in inner if s.kind == "activation" or s.is_affine]
     elif pattern == "input":
         found = [site for site in available if site.kind == "input"]
     elif pattern == "weights":
@@ -297,6 +431,8 @@ def select_sites(available: Sequence[Site], pattern: str, strikes: Strikes) -> l
         found = exact or [site for site in available if fnmatchcase(site.name, pattern)]
         if not exact and any(site.kind == "activation" for site in found):
             found = [site for site in found if site.kind != "module"]
+        if not exact:
+            found = _told_apart([site for site in found if site.is_read]) or found
     struck = [site for site in found if _can_strike(strikes, site)]
     if strikes == "weights" and not exact_name and any(len(site.shape) >= 2 for site in struck):
         struck = [site for site in struck if len(site.shape) >= 2]
@@ -318,6 +454,24 @@ def select_sites(available: Sequence[Site], pattern: str, strikes: Strikes) -> l
         f"sites={pattern!r} matches no {what} site of the model; "
         f"use 'hidden', 'input', 'weights', or choose among: {shown}{more}"
     )
+
+
+def _told_apart(sites: Sequence[Site], c_n: bool = True) -> list[Site]:
+    """Without the final states of recurrent layers whose sequence, which ends in them, is there.
+
+    Args:
+        sites: all on which the output depends.
+        c_n: keep an LSTM's memory beside its final output.
+    """
+    names = {(site.module, site.call, site.function) for site in sites}
+
+    def is_repeated(site: Site) -> bool:
+        place = site.module, site.call
+        if site.function == "c_n" and not c_n and (*place, "h_n") in names:
+            return True
+        return site.function in ("h_n", "c_n") and (*place, None) in names
+
+    return [site for site in sites if not is_repeated(site)]
 
 
 def _can_strike(strikes: Strikes, site: Site) -> bool:

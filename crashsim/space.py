@@ -11,18 +11,19 @@ from typing import Any
 import numpy as np
 import torch
 from crashsim_theory import Moments
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from crashsim.changes import SCATTERED, Changes, is_elementwise, is_rare, split, strike
-from crashsim.checks import check_inputs, check_model, check_outputs, dtype_of, plain
-from crashsim.errors import ArgumentError, CrashsimError, ModelError
+from crashsim.checks import check_model, check_outputs, dtype_of, unwrapped
+from crashsim.errors import ArgumentError, CrashsimError, ModelError, NotApplicableError, SiteError
 from crashsim.faults import Fault
 from crashsim.graph import NotTraceable
+from crashsim.inputs import Inputs, ModelInputs, plain, read_inputs
 from crashsim.patching import PatchedWeights
 from crashsim.points import Floats, Integers, Placement, Points
 from crashsim.prefix import Program
+from crashsim.readout import find_readout
 from crashsim.sites import Action, Site, find_sites, perturbing, select_sites
 
 Faults = Fault | Mapping[str, Fault]
@@ -43,13 +44,21 @@ class FaultSpace:
     each evaluation.
 
     Args:
-        model: any module with one tensor in and one out, in evaluation mode.
-        inputs: (B, ...) tensor or array. All inputs meet the same faults, as on one chip.
+        model: any module, in evaluation mode.
+        inputs: (B, ...) tensor or array; or a tuple of positional arguments or a mapping of
+            keyword arguments, in which every tensor has the batch first. All inputs of the batch
+            meet the same faults, as on one chip.
         faults: one fault (struck at ``sites``), or a mapping from site names or globs to faults.
         sites: name or glob of the sites that a single fault strikes; see ``select_sites``.
         dtype: floating-point type to compute in; by default the model's own.
+        readout: which tensor of a structured output is analysed: its name, with dots for what is
+            nested, or its number. By default the only floating-point tensor with the batch first,
+            or ``logits``.
 
     Attributes:
+        model: without the wrappers of ``torch.compile`` and ``DataParallel``.
+        examples: the inputs.
+        readout: which tensor of the model's output is analysed.
         placements: the faults at their sites, in the order of their coordinates.
         N: number of fault coordinates.
         B, K: number of inputs and of outputs (all axes after the batch, flattened).
@@ -67,12 +76,14 @@ class FaultSpace:
     def __init__(
         self,
         model: nn.Module,
-        inputs: Tensor | NDArray[Any],
+        inputs: ModelInputs,
         faults: Faults,
         sites: str = "hidden",
         *,
         dtype: torch.dtype | None = None,
+        readout: str | int | None = None,
     ) -> None:
+        model = unwrapped(model)
         check_model(model)
         if not isinstance(sites, str):
             raise ArgumentError(
@@ -82,9 +93,7 @@ class FaultSpace:
         self.model = model
         self.dtype = dtype or dtype_of(model)
         self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        self.inputs = check_inputs(inputs).to(self.device)
-        if self.inputs.is_floating_point():
-            self.inputs = self.inputs.to(self.dtype)
+        self.examples = read_inputs(inputs).to(self.device, self.dtype)
         # Buffers are cloned, so a model that counts its calls in one counts in ours.
         self.tensors = {
             name: self._cast(plain(tensor).clone() if is_buffer else plain(tensor))
@@ -95,8 +104,9 @@ class FaultSpace:
             for name, tensor in named
         }
         with torch.no_grad(), self._explaining_failures():
-            clean = check_outputs(self._call, self.inputs)
-            self.available_sites = find_sites(model, self.inputs, self._call)
+            self.readout = find_readout(self._raw, self.examples, readout)
+            clean = check_outputs(self._call, self.examples)
+            self.available_sites = find_sites(model, self.examples, self._forward)
         self.placements = _place(faults, sites, self.available_sites)
         self.N = self.placements[-1].stop
         self.B, self.K = clean.shape
@@ -115,11 +125,10 @@ class FaultSpace:
             return self
         space = copy(self)
         space.dtype = dtype
-        if self.inputs.is_floating_point():
-            space.inputs = self.inputs.to(dtype)
+        space.examples = self.examples.to(self.device, dtype)
         space.tensors = {name: space._cast(tensor) for name, tensor in self.tensors.items()}
         with torch.no_grad():
-            space._clean = check_outputs(space._call, space.inputs).double().cpu().numpy()
+            space._clean = check_outputs(space._call, space.examples).double().cpu().numpy()
         space._program = None
         return space
 
@@ -137,10 +146,30 @@ class FaultSpace:
     def at_input(self, index: int) -> FaultSpace:
         """The same space with one of its inputs alone."""
         space = copy(self)
-        space.inputs = self.inputs[index : index + 1]
+        space.examples = self.examples.part(index, index + 1)
         space.B = 1
         space._clean = self._clean[index : index + 1]
         return space
+
+    @property
+    def inputs(self) -> Tensor:
+        """(B, ...) the model's input, for what reads its layers.
+
+        Raises:
+            NotApplicableError: the model is no function of one tensor to one tensor.
+        """
+        tensor = self.examples.lone
+        if tensor is None:
+            names = (*self.examples.keywords, *map(str, range(len(self.examples.arguments))))
+            raise NotApplicableError(
+                "for models that are called with one tensor; this one is called with "
+                f"{', '.join(names)}"
+            )
+        if self.readout.steps:
+            raise NotApplicableError(
+                f"for models that return one tensor; of this one, {self.readout.name!r} is read"
+            )
+        return tensor
 
     def clean(self) -> Floats:
         """F(0): (B, K)."""
@@ -161,7 +190,7 @@ class FaultSpace:
         with torch.no_grad():
             choose = self._choose(points)
             for low in range(0, self.B, batch):
-                with choose(self.inputs[low : low + batch]) as (run, most):
+                with choose(self.examples.part(low, low + batch)) as (run, most):
                     for start in range(0, points.count, min(step, most)):
                         stop = min(start + min(step, most), points.count)
                         out = run(start, stop).reshape(stop - start, -1, self.K)
@@ -202,9 +231,11 @@ class FaultSpace:
         """The model taken apart at its faults, checked; or why it has to run as a whole."""
         if self._program is None:
             try:
-                example = self.inputs[:1]
+                example = self.examples.part(0, 1)
                 with torch.no_grad():
-                    program = Program(self.model, self.tensors, example, self.placements)
+                    program = Program(
+                        self.model, self.tensors, example, self.placements, self.readout
+                    )
                     self._check_program(program)
                 self._program = program
             except NotTraceable as reason:
@@ -230,7 +261,7 @@ class FaultSpace:
             np.concatenate(columns),
             np.concatenate(values),
         )
-        inputs = self.inputs[:2]
+        inputs = self.examples.part(0, 2)
         try:
             with self._generic(inputs, points) as (run, _):
                 wanted = torch.cat([run(i, i + 1).reshape(-1) for i in range(3)]).double()
@@ -250,7 +281,7 @@ class FaultSpace:
         found = split(points, self.placements, self.device, self.dtype)
         return {change.placement: change for change in found}
 
-    def _choose(self, points: Points) -> Callable[[Tensor], _Way]:
+    def _choose(self, points: Points) -> Callable[[Inputs], _Way]:
         """How to compute these points, for some inputs at a time."""
         if not _SHORT_CUTS or points.count == 1:
             return lambda inputs: self._generic(inputs, points)
@@ -266,7 +297,7 @@ class FaultSpace:
 
     @contextmanager
     def _short(
-        self, inputs: Tensor, program: Program, changes: Mapping[Placement, Changes]
+        self, inputs: Inputs, program: Program, changes: Mapping[Placement, Changes]
     ) -> Iterator[tuple[_Run, int]]:
         """Only what lies behind the faults is run for every sample."""
         reference = program.reference(inputs, changes)
@@ -279,7 +310,7 @@ class FaultSpace:
 
     @contextmanager
     def _whole(
-        self, inputs: Tensor, changes: Mapping[Placement, Changes]
+        self, inputs: Inputs, changes: Mapping[Placement, Changes]
     ) -> Iterator[tuple[_Run, int]]:
         """The whole model is run for every sample; neurons alone are struck."""
         part: dict[Site, list[Changes]] = {}
@@ -295,18 +326,19 @@ class FaultSpace:
             count = stop - start
             for site in sites:
                 part[site] = [c.part(start, stop) for p, c in changes.items() if p.site == site]
-            x = _repeat(inputs, count)
+            x = inputs.repeat(count)
             for site in sites:
                 if site.kind == "input":
-                    x = strike(x, site, part[site], count, owned=True)
-            out: Tensor = self._call(x)
-            return out
+                    index = inputs.site_names.index(site.module)
+                    value = strike(x.tensors[index], site, part[site], count, owned=True)
+                    x = x.with_tensor(index, value)
+            return self._call(x)
 
         with perturbing(self.model, {site: act(site) for site in sites if site.kind != "input"}):
             yield run, _BATCH_SCALARS
 
     @contextmanager
-    def _generic(self, inputs: Tensor, points: Points) -> Iterator[tuple[_Run, int]]:
+    def _generic(self, inputs: Inputs, points: Points) -> Iterator[tuple[_Run, int]]:
         """Nothing is taken for granted; weights are patched, one sample at a time."""
         weights = PatchedWeights(self, points.base) if self._has_parameters else None
 
@@ -330,7 +362,7 @@ class FaultSpace:
         """
         batch = 1 if self._has_parameters else max(1, _GRADIENT_SCALARS // (self.K * self.N))
         for low in range(0, self.B, batch):
-            inputs = self.inputs[low : low + batch]
+            inputs = self.examples.part(low, low + batch)
             with torch.inference_mode(False), torch.enable_grad():
                 point = torch.from_numpy(at).to(self.device, self.dtype)
                 # Each input has coordinates of its own: one backward pass serves all inputs.
@@ -356,7 +388,7 @@ class FaultSpace:
         values = self.K * self.N * (len(vectors) + 1)
         batch = 1 if self._has_parameters else max(1, _GRADIENT_SCALARS // values)
         for low in range(0, self.B, batch):
-            inputs = self.inputs[low : low + batch]
+            inputs = self.examples.part(low, low + batch)
             with torch.inference_mode(False), torch.enable_grad():
                 gradients = torch.zeros(len(inputs), self.K, self.N, dtype=self.dtype)
                 products = torch.zeros(len(inputs), self.K, len(vectors), self.N, dtype=self.dtype)
@@ -392,10 +424,10 @@ class FaultSpace:
             columns = changed[start : start + step]
             yield columns, self.outputs(Points.one_at_a_time(base, columns, values[columns]))
 
-    def _run(self, inputs: Tensor, e: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
-        """Outputs (S, b, K) of inputs (b, ...) under neuron coordinates e (S, 1 or b, N)."""
-        count, batch = e.shape[0], inputs.shape[0]
-        x = _repeat(inputs, count)  # a copy: the model may change it
+    def _run(self, inputs: Inputs, e: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Outputs (S, b, K) of b inputs under neuron coordinates e (S, 1 or b, N)."""
+        count, batch = e.shape[0], len(inputs)
+        x = inputs.repeat(count)
         actions: dict[Site, Action] = {}
         for site in dict.fromkeys(p.site for p in self.placements if p.site.kind != "parameter"):
             placed = [p for p in self.placements if p.site == site]
@@ -408,13 +440,13 @@ class FaultSpace:
                 return faulty.reshape(rows.shape).movedim(0, site.axis)
 
             if site.kind == "input":
-                x = act(x)
+                index = inputs.site_names.index(site.module)
+                x = x.with_tensor(index, act(x.tensors[index]))
             else:
                 actions[site] = act
         with perturbing(self.model, actions):
-            output = functional_call(self.model, dict(tensors), (x,))
-        flat: Tensor = output.reshape(count, batch, -1)
-        return flat
+            output: Tensor = self.readout(self._raw(x, tensors))
+        return output.reshape(count, batch, -1)
 
     def _neuron_coordinates(self, points: Points) -> Floats:
         """(S, N) coordinates for ``_run``, which reads none of them where all are of parameters."""
@@ -434,8 +466,20 @@ class FaultSpace:
     def _cast(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
 
-    def _call(self, x: Tensor) -> Any:
-        return functional_call(self.model, self.tensors, (x,))
+    def _call(self, x: Inputs) -> Tensor:
+        """The outputs (b, ...) that are analysed, of b inputs."""
+        return x.call(self._forward)
+
+    def _forward(self, *arguments: Any, **keywords: Any) -> Tensor:
+        output: Tensor = self.readout(
+            functional_call(self.model, self.tensors, arguments, keywords)
+        )
+        return output
+
+    def _raw(self, x: Inputs, tensors: Mapping[str, Tensor] | None = None) -> Any:
+        """What the model returns, with these parameters and buffers (its own)."""
+        given = dict(self.tensors if tensors is None else tensors)
+        return x.call(lambda *args, **kwargs: functional_call(self.model, given, args, kwargs))
 
     @contextmanager
     def _explaining_failures(self) -> Iterator[None]:
@@ -444,25 +488,26 @@ class FaultSpace:
             yield
         except CrashsimError:
             raise
-        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        except (
+            RuntimeError,
+            ValueError,
+            TypeError,
+            LookupError,
+            AttributeError,
+            AssertionError,
+        ) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             remedy = "give inputs as its forward takes them"
             if isinstance(self.model, torch.fx.GraphModule):
                 remedy += ", and export the model with a free batch size (dynamic_shapes)"
             raise ModelError(
-                f"inputs: the model fails on shape {tuple(self.inputs.shape)} of "
-                f"{self.inputs.dtype} ({reason}); {remedy}"
+                f"inputs: the model fails on {self.examples.describe()} ({reason}); {remedy}"
             ) from error
 
 
 # Outputs (S b, ...) of points from one number to another; and how many at most at a time.
 _Run = Callable[[int, int], Tensor]
 _Way = AbstractContextManager[tuple[_Run, int]]
-
-
-def _repeat(inputs: Tensor, count: int) -> Tensor:
-    """(S b, ...) copies."""
-    return inputs.repeat(count, *[1] * (inputs.dim() - 1))
 
 
 def _scalars_of_weights(placements: list[Placement], sites: list[Site]) -> int:
@@ -505,7 +550,21 @@ def _place(faults: Faults, sites: str, available: list[Site]) -> list[Placement]
             stop = start + fault.coordinate_count(site.shape)
             placements.append(Placement(site, fault, start, stop))
             start = stop
+    _check_reach([p.site for p in placements], available)
     return placements
+
+
+def _check_reach(struck: list[Site], available: list[Site]) -> None:
+    """Raises SiteError where no fault can change the output: the answer would always be zero."""
+    if any(site.is_read for site in struck):
+        return
+    names = ", ".join(repr(site.name) for site in struck[:5])
+    others = [repr(s.name) for s in available if s.kind != "parameter" and s.is_read]
+    more = f" and {len(others) - 20} more" if len(others) > 20 else ""
+    raise SiteError(
+        f"sites: the output does not depend on {names}, so faults there change nothing (as found "
+        f"with the first input); choose among: {', '.join(others[:20]) or 'none'}{more}"
+    )
 
 
 def _moments(placement: Placement) -> Moments:

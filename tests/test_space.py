@@ -305,8 +305,8 @@ def returning(function):
 @pytest.mark.parametrize(
     ("function", "told"),
     [
-        (lambda h: (h, h), "returns tuple"),
-        (lambda h: {"logits": h}, "returns dict"),
+        (lambda h: (h, h), r"returns tuple with several tensors \(0: \(2, 3\), .*readout='0'"),
+        (lambda h: {"a": h.sum()}, "returns dict, with no floating-point tensor"),
         (lambda h: None, "returns NoneType"),
         (lambda h: h.sum(), "the first axis must be the batch"),
         (lambda h: h.sum(0, keepdim=True).expand(5, -1), "the first axis must be the batch"),

@@ -1,0 +1,200 @@
+"""What a model is called with: one tensor, several of them, and other arguments beside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from crashsim.errors import ArgumentError
+from crashsim.structure import Names, mapped
+
+# A tensor or array (B, ...); or a tuple or list of positional arguments, or a mapping of keyword
+# arguments, nested or not, whose other leaves are passed on as they are.
+ModelInputs = Tensor | NDArray[Any] | tuple[Any, ...] | list[Any] | Mapping[str, Any]
+
+T = TypeVar("T")
+
+
+class _Slot(int):
+    """Stands for the tensor of this number among the arguments."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A batch of examples, and how a model is called with it.
+
+    Attributes:
+        names: of the tensors: the argument's name or number, then the way inside it, with dots.
+        tensors: (B, ...) each.
+        arguments, keywords: of the call, with a slot in the place of each tensor.
+    """
+
+    names: tuple[str, ...]
+    tensors: tuple[Tensor, ...]
+    arguments: tuple[Any, ...]
+    keywords: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        """The number of examples B."""
+        return len(self.tensors[0])
+
+    @property
+    def lone(self) -> Tensor | None:
+        """The tensor, where it is all that the model is called with, and by position."""
+        return self.tensors[0] if self.arguments == (_Slot(0),) and not self.keywords else None
+
+    @property
+    def site_names(self) -> tuple[str, ...]:
+        """What tells the sites of the tensors apart: nothing, where there is one."""
+        return self.names if len(self.names) > 1 else ("",)
+
+    def of(self, tensors: tuple[Any, ...]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments and keyword arguments of a call with these tensors."""
+
+        def fill(_: Names, leaf: Any) -> Any:
+            return tensors[leaf] if type(leaf) is _Slot else leaf
+
+        return (
+            tuple(mapped(value, fill) for value in self.arguments),
+            {name: mapped(value, fill) for name, value in self.keywords.items()},
+        )
+
+    def call(self, function: Callable[..., T]) -> T:
+        """What a function returns for these inputs."""
+        arguments, keywords = self.of(self.tensors)
+        return function(*arguments, **keywords)
+
+    def part(self, start: int, stop: int) -> Inputs:
+        """Examples ``start`` to ``stop``."""
+        return self._map(lambda tensor: tensor[start:stop])
+
+    def repeat(self, count: int) -> Inputs:
+        """The whole batch ``count`` times, copied: the model may change it."""
+        return self._map(lambda tensor: tensor.repeat(count, *[1] * (tensor.dim() - 1)))
+
+    def clone(self) -> Inputs:
+        return self._map(Tensor.clone)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Inputs:
+        """On a device, floating-point tensors in a type."""
+        return self._map(
+            lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
+        )
+
+    def with_tensor(self, index: int, tensor: Tensor) -> Inputs:
+        """One of the tensors replaced."""
+        tensors = (*self.tensors[:index], tensor, *self.tensors[index + 1 :])
+        return replace(self, tensors=tensors)
+
+    def describe(self) -> str:
+        """Shapes and types, for messages."""
+        if len(self.tensors) == 1:
+            return f"shape {tuple(self.tensors[0].shape)} of {self.tensors[0].dtype}"
+        pairs = zip(self.names, self.tensors, strict=True)
+        return "shapes " + ", ".join(f"{n}: {tuple(t.shape)} of {t.dtype}" for n, t in pairs)
+
+    def shapes(self) -> list[int] | dict[str, list[int]]:
+        """Without the batch: of one tensor, or by name."""
+        found = {n: list(t.shape[1:]) for n, t in zip(self.names, self.tensors, strict=True)}
+        return found if len(found) > 1 else next(iter(found.values()))
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Inputs:
+        return replace(self, tensors=tuple(change(tensor) for tensor in self.tensors))
+
+
+def read_inputs(inputs: object) -> Inputs:
+    """The inputs of a model, checked.
+
+    Args:
+        inputs: a tensor or array (B, ...), the model's only argument; a tuple or list of
+            positional arguments; or a mapping of keyword arguments. Tensors and arrays in them,
+            nested or not, hold the same batch on their first axis. Everything else (None,
+            numbers, strings) is passed to the model as it is.
+
+    Raises:
+        ArgumentError: no tensor, or one that is empty, complex, not finite, or of another batch;
+            names it.
+    """
+    names: list[str] = []
+    tensors: list[Tensor] = []
+
+    def collect(path: Names, leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor | np.ndarray):
+            return leaf
+        tensors.append(_check(_label(inputs, path), leaf))
+        names.append(".".join(path) or "0")
+        return _Slot(len(tensors) - 1)
+
+    arguments: tuple[Any, ...] = ()
+    keywords: dict[str, Any] = {}
+    if isinstance(inputs, Mapping):
+        for name in inputs:
+            if not isinstance(name, str):
+                raise ArgumentError(f"inputs: key {name!r} is no name of an argument")
+            keywords[name] = mapped(inputs[name], collect, (name,))
+    elif isinstance(inputs, tuple | list):
+        arguments = tuple(mapped(value, collect, (str(i),)) for i, value in enumerate(inputs))
+    else:
+        arguments = (mapped(inputs, collect),)
+    if not tensors:
+        what = " without any" if isinstance(inputs, tuple | list | Mapping) else ""
+        raise ArgumentError(
+            "inputs: expected a tensor or array of shape (B, ...), a tuple of such as positional "
+            f"arguments, or a mapping of such as keyword arguments; got {type(inputs).__name__}"
+            + what
+        )
+    for name, tensor in zip(names, tensors, strict=True):
+        if len(tensor) != len(tensors[0]):
+            first, this = (_label(inputs, tuple(n.split("."))) for n in (names[0], name))
+            raise ArgumentError(
+                f"{this}: shape {tuple(tensor.shape)} holds {len(tensor)} examples, but {first} "
+                f"holds {len(tensors[0])}; every tensor has the batch first: repeat what all "
+                f"examples share (tensor.expand({len(tensors[0])}, ...)), or hold it in the model"
+            )
+    return Inputs(tuple(names), tuple(tensors), arguments, keywords)
+
+
+def _label(inputs: object, path: Names) -> str:
+    """How messages call a tensor: ``inputs``, ``inputs[1]``, ``inputs['mask']``."""
+    if not path or not isinstance(inputs, tuple | list | Mapping):
+        return "inputs"
+    keys = [int(name) if name.isdigit() else name for name in path]
+    return "inputs" + "".join(f"[{key!r}]" for key in keys)
+
+
+def _check(label: str, value: Tensor | NDArray[Any]) -> Tensor:
+    tensor = _from_array(label, value) if isinstance(value, np.ndarray) else value
+    if tensor.layout != torch.strided:
+        raise ArgumentError(f"{label}: layout {tensor.layout} is not supported; use to_dense()")
+    if tensor.dim() == 0 or tensor.numel() == 0:
+        raise ArgumentError(
+            f"{label}: shape {tuple(tensor.shape)} holds no examples; give at least one, as "
+            "(B, ...)"
+        )
+    if tensor.is_complex():
+        raise ArgumentError(f"{label}: complex numbers are not supported; give real ones")
+    if not torch.isfinite(tensor).all():
+        raise ArgumentError(f"{label}: hold NaN or infinity; clean the data first")
+    return plain(tensor)
+
+
+def _from_array(label: str, array: NDArray[Any]) -> Tensor:
+    if array.dtype.kind == "c":
+        raise ArgumentError(f"{label}: complex numbers are not supported; give real ones")
+    if array.dtype.kind not in "fiub":
+        raise ArgumentError(f"{label}: dtype {array.dtype} is not numeric")
+    wide = array.dtype.kind == "f" and array.dtype.itemsize > 8
+    native = np.dtype(np.float64) if wide else array.dtype.newbyteorder("=")
+    array = np.ascontiguousarray(array, dtype=native)
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """The tensor without its graph, and fit for a new one: not made in inference mode."""
+    return tensor.clone() if tensor.is_inference() else tensor.detach()

@@ -1,0 +1,73 @@
+"""Nested values: what models take and return, be it a tensor, a tuple, a mapping or a dataclass."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from copy import copy
+from typing import Any
+
+
+class Field(str):
+    """A step into a value by attribute; any other step is an index or a key."""
+
+    __slots__ = ()
+
+
+# Names from the outermost value inwards, as users see them: "hidden_states", "1".
+Names = tuple[str, ...]
+
+
+def children(value: Any) -> list[tuple[str, Any, Any]] | None:
+    """The parts of a value as (name, step, part); None where it has none.
+
+    A mapping's parts are named by their keys, those of dataclasses and named tuples by their
+    fields, those of tuples and lists by their numbers.
+    """
+    if isinstance(value, Mapping):
+        return [(str(key), key, value[key]) for key in value]
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return [(n, i, v) for i, (n, v) in enumerate(zip(value._fields, value, strict=True))]
+    if isinstance(value, tuple | list):
+        return [(str(i), i, part) for i, part in enumerate(value)]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [field.name for field in dataclasses.fields(value)]
+        return [(name, Field(name), getattr(value, name)) for name in fields]
+    return None
+
+
+def leaves(value: Any, names: Names = ()) -> Iterator[tuple[Names, Any]]:
+    """What has no parts, with the names of the way to it."""
+    parts = children(value)
+    if parts is None:
+        yield names, value
+        return
+    for name, _, part in parts:
+        yield from leaves(part, (*names, name))
+
+
+def mapped(value: Any, change: Callable[[Names, Any], Any], names: Names = ()) -> Any:
+    """The same structure with other leaves; the value itself where none of them changes."""
+    parts = children(value)
+    if parts is None:
+        return change(names, value)
+    changed = [(step, mapped(part, change, (*names, name))) for name, step, part in parts]
+    if all(new is old for (_, new), (_, _, old) in zip(changed, parts, strict=True)):
+        return value
+    if isinstance(value, tuple | list):
+        items = [new for _, new in changed]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    result: Any = copy(value)
+    for step, new in changed:
+        if isinstance(step, Field):
+            object.__setattr__(result, step, new)  # frozen dataclasses too
+        else:
+            result[step] = new
+    return result
+
+
+def step_into(value: Any, steps: tuple[Any, ...]) -> Any:
+    """The part that steps lead to."""
+    for step in steps:
+        value = getattr(value, step) if isinstance(step, Field) else value[step]
+    return value
