@@ -206,7 +206,7 @@ def test_what_samples_are_worth(make_net, randn):
     law, surrogate = enumerate_space(space), surrogate_of(space)
     options = {"plain": {}, "better": {"control": surrogate, "few_exact": True}}
     found = {
-        name: [monte_carlo(space, samples=1024, seed=s, epsilon=0.8, **o) for s in range(60)]
+        name: [monte_carlo(space, samples=1024, seed=s, epsilon=0.8, **o) for s in range(150)]
         for name, o in options.items()
     }
 
@@ -221,12 +221,18 @@ def test_what_samples_are_worth(make_net, randn):
 
     for quantity, truth in (("mean", law.mean), ("variance", law.variance)):
         gain = square_errors("plain", quantity, truth) / square_errors("better", quantity, truth)
-        claimed = [
-            np.median([e.worth / 1024 for e in run.estimates if e.quantity == quantity])
-            for run in found["better"]
-        ]
-        assert np.median(claimed) == pytest.approx(np.median(gain), rel=0.5)
-        assert np.median(gain) > 100
+        claimed = np.array(
+            [
+                [
+                    e.worth / 1024
+                    for e in run.estimates
+                    if e.quantity == quantity and e.input != "all"
+                ]
+                for run in found["better"]
+            ]
+        )
+        np.testing.assert_allclose(np.median(claimed, 0), gain, rtol=0.6)
+        assert np.median(gain) > 50
     assert all(e.worth is None for e in found["plain"][0].estimates)
 
 

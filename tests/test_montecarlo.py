@@ -87,9 +87,9 @@ def _quantile(values, weights, level):
 
 
 def test_coverage_of_the_intervals(make_net, randn):
-    """Several hundred runs: how often does each 95% interval hold the true value?"""
+    """A thousand runs: how often does each 95% interval hold the true value?"""
     net, x = make_net((3, 6, 4, 3), "tanh", seed=4, scale=2.5), randn(3, 3)
-    fault, epsilon, runs, n = NeuronCrash(0.15), 0.8, 300, 1024
+    fault, epsilon, runs, n = NeuronCrash(0.15), 0.8, 1000, 1024
     law = enumerate_exact(net, x, fault)
     b, k = law.clean.shape
     truth = {}
@@ -130,8 +130,8 @@ def test_coverage_of_the_intervals(make_net, randn):
             rates = [held[key] / runs for key in chosen]
             where = "pooled" if pooled else "per input"
             print(f"coverage {quantity} {where}: mean {np.mean(rates):.4f} min {min(rates):.4f}")
-            assert np.mean(rates) >= 0.935, (quantity, where, rates)
-            assert min(rates) >= 0.92, (quantity, where, rates)
+            assert np.mean(rates) >= 0.94, (quantity, where, rates)
+            assert min(rates) >= 0.93, (quantity, where, rates)
     # Not vacuous: the intervals that claim to be exact in the limit are not much too wide.
     assert np.mean([held[key] / runs for key in truth if key[0] == "mean"]) < 0.97
 
