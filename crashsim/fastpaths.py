@@ -30,7 +30,7 @@ def add_neuron_changes(reference: Tensor, value: Tensor, change: Changes, weight
         (S b, m).
     """
     batch, width = reference.shape
-    struck = value[:, change.units]  # (b, changes)
+    struck = value.index_select(1, change.units)  # (b, changes)
     change_of_input = change.placement.fault.displacement(struck).mul_(change.differences())
     starts = change.edges[:-1]
     # Bags in the order (b, S), which needs no sorting.

@@ -7,6 +7,7 @@ along its batch axis.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.conv import _ConvNd
 
+from crashsim import convolutions
 from crashsim.changes import (
     RARE_NEURONS,
     RARE_WEIGHTS,
@@ -23,7 +26,9 @@ from crashsim.changes import (
     is_elementwise,
     is_rare,
     strike,
+    strike_all,
 )
+from crashsim.convolutions import Reach, is_convolution, rare_limit
 from crashsim.fastpaths import (
     WeightChanges,
     add_neuron_changes,
@@ -38,7 +43,7 @@ from crashsim.sites import Site
 # Modules whose output is a new tensor, which may be changed in place.
 _FRESH = (
     nn.Linear,
-    nn.modules.conv._ConvNd,
+    _ConvNd,
     nn.modules.batchnorm._BatchNorm,
     nn.LayerNorm,
     nn.GroupNorm,
@@ -57,7 +62,7 @@ class Reference:
     Attributes:
         batch: number of inputs b.
         values: of the nodes before all faults.
-        outputs: (b, m) of the linear layers that rare neuron faults are added to.
+        outputs: (b, ...) of the layers that rare faults of their inputs are added to.
     """
 
     batch: int
@@ -94,8 +99,8 @@ class Program:
         self._sites = self._find_sites()
         self._weights = self._find_weights(tensors)
         self._changed = self._find_changed()
-        self.linear_after = self._find_linear_layers()
-        self._tables: dict[fx.Node, Tensor] = {}
+        self.chains = self._find_chains()
+        self._tables: dict[fx.Node, Tensor | Reach] = {}
         if self.not_additive:
             raise NotTraceable(self.not_additive)
         if self._traced.output not in self._changed:
@@ -173,9 +178,14 @@ class Program:
                 changed.add(node)
         return changed
 
-    def _find_linear_layers(self) -> dict[fx.Node, fx.Node]:
-        """Linear layers alone to read a struck site that no other fault precedes: site by layer."""
-        found: dict[fx.Node, fx.Node] = {}
+    def _find_chains(self) -> dict[fx.Node, list[fx.Node]]:
+        """Layers that rare faults of their inputs can be added to.
+
+        Returns:
+            for each layer, the nodes from a struck site that no other fault precedes to the layer:
+            between the two, values are only passed on.
+        """
+        found: dict[fx.Node, list[fx.Node]] = {}
         for start, site in self._sites.items():
             placed = [p for p in self.placements if p.site == site]
             one = (
@@ -183,39 +193,52 @@ class Program:
             )
             if not one or any(n in self._changed for n in start.all_input_nodes):
                 continue
-            node = start
-            while len(node.users) == 1:
-                node = next(iter(node.users))
-                if self._is_flat_linear(node, site.size) and node.target not in self._weights:
-                    found[node] = start
-                if node in self._sites or not self._traced.passes_on(node):
-                    break
+            for node in start.users:
+                chain = [start, node]
+                while self._traced.passes_on(node) and node not in self._sites:
+                    if len(node.users) != 1:
+                        break
+                    node = next(iter(node.users))
+                    chain.append(node)
+                if self._is_sparse_layer(node, site.shape) and node.target not in self._weights:
+                    found[node] = chain
         return found
 
-    def _is_flat_linear(self, node: fx.Node, size: int) -> bool:
-        if node.op != "call_module":
+    def _is_sparse_layer(self, node: fx.Node, shape: tuple[int, ...]) -> bool:
+        """Whether a node is a layer through which single units of this shape can be followed."""
+        if node.op != "call_module" or len(node.all_input_nodes) != 1:
             return False
         layer = self._traced.modules[str(node.target)]
-        plain = type(layer) is nn.Linear and not has_hooks(layer)
-        return plain and layer.in_features == size and layer.weight.dtype in _BAG_TYPES
+        if has_hooks(layer) or _type(layer) not in _BAG_TYPES:
+            return False
+        if is_convolution(layer):
+            assert isinstance(layer, _ConvNd)
+            return len(shape) == layer.weight.dim() - 1
+        return type(layer) is nn.Linear and layer.in_features == math.prod(shape)
 
     # -- Running it ---------------------------------------------------------------------------
 
     def sparse_layers(self, changes: Mapping[Placement, Changes] | None) -> set[fx.Node]:
-        """The linear layers to be computed from their changes.
+        """The layers to be computed from the changes of their inputs.
 
         Args:
             changes: of the points at hand; None for those that Monte Carlo samples.
         """
         chosen = set()
-        for layer, start in self.linear_after.items():
-            site = self._sites[start]
-            placement = next(p for p in self.placements if p.site == site)
-            if is_rare(placement, RARE_NEURONS) or (
-                changes is not None and changes[placement].is_single
-            ):
-                chosen.add(layer)
+        for node, chain in self.chains.items():
+            placement = self._placement_at(chain[0])
+            layer = self._traced.modules[str(node.target)]
+            limit = RARE_NEURONS
+            if isinstance(layer, _ConvNd):
+                limit = min(limit, rare_limit(layer))
+            is_single = changes is not None and changes[placement].is_single
+            if limit > 0 and (is_rare(placement, limit) or is_single):
+                chosen.add(node)
         return chosen
+
+    def _placement_at(self, node: fx.Node) -> Placement:
+        """The first fault at a struck site."""
+        return next(p for p in self.placements if p.site == self._sites[node])
 
     def can_add_weights(self, changes: Mapping[Placement, Changes] | None) -> bool:
         """Whether faults of weights are added to their layers' outputs; arguments as above."""
@@ -246,12 +269,11 @@ class Program:
             )
         else:
             start = next(n for n, s in self._sites.items() if s == site)
-            layer = next(
-                (n for n in self.sparse_layers(None) if self.linear_after[n] is start), None
-            )
-            if layer is not None:
+            sparse = [n for n in self.sparse_layers(None) if self.chains[n][0] is start]
+            layers = sorted(str(n.target) for n in sparse)
+            if layers:
                 how = (
-                    f"struck inputs alone are subtracted in {layer.target}: about "
+                    f"struck inputs alone are subtracted in {' and '.join(layers)}: about "
                     f"{fault.rate * site.size:.3g} of {site.size}"
                 )
             elif is_rare(placement, SCATTERED) and is_elementwise(placement):
@@ -272,23 +294,22 @@ class Program:
                 continue
             values[node] = self._traced.evaluate(node, values, x, self._at_base(node, changes))
             for layer in sparse:
-                if self.linear_after[layer] is node:
-                    site = self._sites[node]
-                    at_base = [changes[p].part(0, 0) for p in self.placements if p.site == site]
-                    value = values[node].reshape(len(x), -1)
-                    struck = _strike_base(value, at_base[0], site)
-                    reference.outputs[layer] = self._traced.modules[str(layer.target)](struck)
+                chain = self.chains[layer]
+                if chain[0] is node:
+                    passed = {node: _strike_base(values[node], changes[self._placement_at(node)])}
+                    for link in chain[1:]:
+                        passed[link] = self._traced.evaluate(link, passed, None)
+                    reference.outputs[layer] = passed[layer]
         return reference
 
     def run(self, reference: Reference, changes: Mapping[Placement, Changes], count: int) -> Tensor:
         """The outputs (S b, ...) at S points, whose changes these are."""
         values: dict[fx.Node, Any] = {}
-        skipped: set[fx.Node] = set()
+        skipped: set[fx.Node] = set()  # what none but sparse layers would read
         for layer in reference.outputs:
-            node = layer
-            while node is not self.linear_after[layer]:
-                node = node.all_input_nodes[0]
-                skipped.add(node)
+            for node in reversed(self.chains[layer][:-1]):
+                if all(user in skipped or user in reference.outputs for user in node.users):
+                    skipped.add(node)
         last_use = self._last_uses()
         for node in self._traced.nodes:
             if node not in self._changed or node in skipped:
@@ -311,17 +332,14 @@ class Program:
             return None
         owned = True
         if node in reference.outputs:
-            start = self.linear_after[node]
-            site = self._sites[start]
-            change = next(changes[p] for p in self.placements if p.site == site)
-            before = reference.values[start].reshape(reference.batch, -1)
-            layer = self._traced.modules[str(node.target)]
-            assert isinstance(layer, nn.Linear)
-            value: Any = add_neuron_changes(
-                reference.outputs[node], before, change, self._transposed(node)
-            )
+            value: Any = self._sparse_output(node, reference, changes)
         elif node in reference.values:
-            value = expand(reference.values[node], self._traced.batched[node], count)
+            value = reference.values[node]
+            if node in self._sites and isinstance(value, Tensor):
+                site = self._sites[node]
+                struck = [changes[p] for p in self.placements if p.site == site]
+                return strike_all(value, site, struck, count)
+            value = expand(value, self._traced.batched[node], count)
         else:
             every = _Expanding(values, reference.values, self._traced.batched, count)
             value = self._traced.evaluate(node, every, None, self._at_base(node, changes))
@@ -335,8 +353,8 @@ class Program:
             WeightChanges(
                 layer, p.site.module.rpartition(".")[2], changes[p], self._steps[p]
             ).add_to(value, (reference.values if shared else values)[source], shared)
-        site = self._sites.get(node)  # type: ignore[assignment]
-        if site is not None:
+        if node in self._sites:
+            site = self._sites[node]
             struck = [changes[p] for p in self.placements if p.site == site]
             if isinstance(value, tuple):
                 value = strike(value[0], site, struck, count), *value[1:]
@@ -359,13 +377,25 @@ class Program:
                 found[name] = p.fault.perturb(weight, base, p.site.shape)
         return found or None
 
-    def _transposed(self, node: fx.Node) -> Tensor:
-        """A linear layer's weights with rows for its inputs, kept for the next chunk."""
-        if node not in self._tables:
+    def _sparse_output(
+        self, node: fx.Node, reference: Reference, changes: Mapping[Placement, Changes]
+    ) -> Tensor:
+        """(S b, ...) a layer's output, from the changes of its input."""
+        start = self.chains[node][0]
+        before = reference.values[start].reshape(reference.batch, -1)
+        change, output = changes[self._placement_at(start)], reference.outputs[node]
+        if node not in self._tables:  # kept for the next chunk
             layer = self._traced.modules[str(node.target)]
-            assert isinstance(layer, nn.Linear)
-            self._tables[node] = layer.weight.T.contiguous()
-        return self._tables[node]
+            if isinstance(layer, _ConvNd):
+                shape = self._sites[start].shape
+                self._tables[node] = Reach.of(layer, shape[1:], output.shape[2:])
+            else:
+                assert isinstance(layer, nn.Linear)
+                self._tables[node] = layer.weight.T.contiguous()
+        table = self._tables[node]
+        if isinstance(table, Reach):
+            return convolutions.add_neuron_changes(output, before, change, table)
+        return add_neuron_changes(output, before, change, table)
 
     def _last_uses(self) -> dict[fx.Node, list[fx.Node]]:
         """The nodes that can be forgotten after each node."""
@@ -402,13 +432,19 @@ class _Expanding:
 _BAG_TYPES = (torch.float32, torch.float64)
 
 
+def _type(layer: nn.Module) -> torch.dtype | None:
+    weight = getattr(layer, "weight", None)
+    return weight.dtype if isinstance(weight, Tensor) else None
+
+
 def _is_fresh(module: nn.Module) -> bool:
     in_place = getattr(module, "inplace", False)
     return isinstance(module, _FRESH) and not in_place and not has_hooks(module)
 
 
-def _strike_base(value: Tensor, change: Changes, site: Site) -> Tensor:
-    """(b, n) activations at the base point."""
+def _strike_base(value: Tensor, change: Changes) -> Tensor:
+    """Activations (b, ...) at the base point."""
     if change.base is None:
         return value
-    return value + change.base * change.placement.fault.displacement(value)
+    base = change.base.view(value.shape[1:])
+    return value + base * change.placement.fault.displacement(value)

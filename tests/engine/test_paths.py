@@ -147,7 +147,36 @@ class FlatConv(nn.Module):
         return self.head(self.body(x))
 
 
+class OneConv(nn.Module):
+    """A single convolution between an activation and a linear layer."""
+
+    def __init__(self, conv, shape, skip=False):
+        super().__init__()
+        self.act, self.conv, self.skip = nn.Tanh(), conv(), skip
+        self.head = nn.Linear(self.conv(torch.zeros(1, *shape)).numel(), 3)
+
+    def forward(self, x):
+        x = self.act(x)
+        y = self.conv(x)
+        return self.head(F.relu(y + x.mean(1, keepdim=True) if self.skip else y).flatten(1))
+
+
 VECTOR, IMAGE, SERIES = (6,), (2, 6, 6), (4, 6)
+LINE, VOLUME = (2, 9), (2, 3, 4, 3)
+CONVOLUTIONS = {
+    "plain": (IMAGE, lambda: nn.Conv2d(2, 4, 3, padding=1)),
+    "stride": (IMAGE, lambda: nn.Conv2d(2, 3, (3, 2), stride=(2, 1), padding=(1, 0))),
+    "groups": (IMAGE, lambda: nn.Conv2d(2, 4, 3, groups=2, padding="same", dilation=2)),
+    "circular": (IMAGE, lambda: nn.Conv2d(2, 3, 3, padding=2, padding_mode="circular")),
+    "reflect": (IMAGE, lambda: nn.Conv2d(2, 3, (2, 4), padding="same", padding_mode="reflect")),
+    "replicate": (IMAGE, lambda: nn.Conv2d(2, 3, 3, 2, padding=(2, 1), padding_mode="replicate")),
+    "line": (LINE, lambda: nn.Conv1d(2, 4, 4, padding="same", dilation=2, bias=False)),
+    "line, stride": (LINE, lambda: nn.Conv1d(2, 4, 3, stride=3, padding=2, dilation=2)),
+    "volume": (VOLUME, lambda: nn.Conv3d(2, 3, (1, 2, 3), stride=(1, 2, 1), padding=(0, 1, 1))),
+    "line up": (LINE, lambda: nn.ConvTranspose1d(2, 4, 3, stride=2, padding=1, output_padding=1)),
+    "up": (IMAGE, lambda: nn.ConvTranspose2d(2, 4, (3, 2), (2, 1), dilation=(1, 2), groups=2)),
+    "volume up": (VOLUME, lambda: nn.ConvTranspose3d(2, 3, 2, stride=(2, 1, 1), padding=(0, 1, 0))),
+}
 SHORT = [
     (mlp, VECTOR, {"hidden": NeuronCrash(0.05)}),
     (mlp, VECTOR, {"hidden": NeuronCrash(0.5)}),
@@ -203,6 +232,15 @@ PATCHED = [
     (Residual, IMAGE, {"norm.weight": WeightCrash(0.1)}),
     (Tokens, SERIES, {"position": WeightCrash(0.1)}),
 ]
+
+
+for _name, (_shape, _conv) in CONVOLUTIONS.items():
+
+    def _build(conv=_conv, shape=_shape):
+        return OneConv(conv, shape)
+
+    _build.__name__ = _name
+    SHORT.append((_build, _shape, {"act": NeuronCrash(0.04)}))
 
 
 def compare(space, points, monkeypatch):
@@ -275,6 +313,33 @@ def test_other_number_types(build, monkeypatch):
     for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 0.2)):
         outputs = space.with_dtype(dtype).outputs(points)
         np.testing.assert_allclose(outputs, exact, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("name", "skip"), [*((name, False) for name in CONVOLUTIONS), ("plain", True)]
+)
+def test_crashes_are_followed_through_convolutions(name, skip, monkeypatch):
+    shape, conv = CONVOLUTIONS[name]
+    monkeypatch.setattr("crashsim.prefix.rare_limit", lambda layer: 0.1)
+    build = lambda: OneConv(conv, shape, skip)  # noqa: E731
+    for fault in (
+        NeuronCrash(0.05),
+        NeuronCrash(0.1, group="channel"),
+        NeuronCrash(0.05, group=5),
+        SignFlip(0.05),
+        StuckAt(0.1, 0.5),
+    ):
+        for site in ("act", "input"):
+            space = make(build, shape, {site: fault})
+            if site == "act":
+                assert "struck inputs alone are subtracted in conv" in space.plan()[0]
+            compare(space, sample_points(space.placements, 0, 40), monkeypatch)
+            base = np.random.default_rng(1).uniform(0, 0.3, space.N)
+            pairs = np.random.default_rng(0).integers(0, [[5], [space.N]], (2, 2 * space.N))
+            pairs = np.unique(pairs, axis=1)
+            compare(space, Points(5, base, *pairs, np.ones(pairs.shape[1])), monkeypatch)
+            every = np.arange(space.N)
+            compare(space, Points.one_at_a_time(base, every, np.ones(space.N)), monkeypatch)
 
 
 def test_tied_weights_are_patched():
