@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from crashsim import analytic, proofs, second_order
+from crashsim.certified import certified_sampling
 from crashsim.enumeration import ExactDistribution, enumerate_space
 from crashsim.errors import NotApplicableError
 from crashsim.layer_bounds import layer_bounds
@@ -112,7 +113,7 @@ def compute(
     if tails:
         timed("tails", lambda: analytic.tails(wide, analysis, tails, epsilon))
     if wanted & set(PROOFS):
-        timed("proofs", lambda: _prove(space, wide, wanted, epsilon, results))
+        timed("proofs", lambda: _prove(space, wide, wanted, epsilon, seed, confidence, results))
     if "monte-carlo" in wanted:
         control = analysis.surrogate if plan.few_exact or not plan.few_strike else None
         results.sampled = timed(
@@ -157,9 +158,11 @@ def _prove(
     wide: FaultSpace,
     wanted: set[str],
     epsilon: float | None,
+    seed: int,
+    confidence: float,
     results: Results,
 ) -> None:
-    """``remainder``, ``linear-exact`` and ``certificate``, as far as they apply."""
+    """The methods that prove something, as far as they apply."""
     analysis = results.analysis
     surrogate = analysis.surrogate
     assert surrogate is not None
@@ -182,8 +185,15 @@ def _prove(
             analysis.estimates += proofs.linear_tails(surrogate, epsilon, output)
         else:
             results.skipped["linear-exact"] = "the output is not linear in the fault coordinates"
-    if "certificate" in wanted and epsilon is None and space.K == 1:
-        results.skipped["certificate"] = _NO_EPSILON
-    elif "certificate" in wanted:
+    certified = wanted & {"certificate", "certified-sampling"}
+    if epsilon is None and space.K == 1:
+        results.skipped |= dict.fromkeys(sorted(certified), _NO_EPSILON)
+    elif certified:
         inputs = range(min(space.B, _CERTIFIED))
-        analysis.estimates += proofs.certificates(space, proof, epsilon, output, inputs)
+        found = proofs.certify(space, proof, epsilon, output, inputs)
+        if "certificate" in wanted:
+            analysis.estimates += proofs.certificates(found, epsilon, output)
+        if "certified-sampling" in wanted:
+            analysis.estimates += certified_sampling(
+                wide, found, epsilon, output, seed=seed, confidence=confidence
+            )

@@ -16,7 +16,7 @@ import numpy as np
 from crashsim_theory import LinearSurrogate
 from scipy import sparse
 
-from crashsim.points import Floats, Points
+from crashsim.points import Floats, Listed, Points
 from crashsim.space import FaultSpace
 from crashsim.sums import JointSums
 
@@ -52,7 +52,8 @@ class Control:
         """L at each point, (S, B, K)."""
         n = len(self.mean_point)
         b, k, _ = self.gains.shape
-        if len(points.rows) <= _SPARSE * points.count * n:
+        listed = all(isinstance(change, Listed) for change in points.changes)
+        if listed and len(points.rows) <= _SPARSE * points.count * n:
             steps = points.values - points.base[points.columns]
             changes = sparse.csr_array(
                 (steps, (points.rows, points.columns)), shape=(points.count, n)

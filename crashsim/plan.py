@@ -26,7 +26,7 @@ BUDGET = 5e11  # operations per method: about a minute of one core
 EXTRA = 3e9  # operations of what refines first-order theory: a second or so
 MIN_SAMPLES = 200
 ENUMERATED = 16  # coordinates up to which the exact sum is computed unasked
-PROOFS = ("remainder", "linear-exact", "certificate")
+PROOFS = ("remainder", "linear-exact", "certificate", "certified-sampling")
 _FEW = 0.5  # probability of two or more faults below which they alone are sampled
 _GRADIENT_VALUES = 2**27  # B x K x N gains kept: 1 GiB
 
@@ -48,6 +48,7 @@ SCORED = (
     "certificate",
     "monte-carlo",
     "importance-sampling",
+    "certified-sampling",
     "hardware",
 )
 

@@ -7,7 +7,7 @@ crashes, of units or of groups.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from crashsim_theory import LinearSurrogate, TheoryError
 from crashsim import layers as torch_layers
 from crashsim.analytic import of_output
 from crashsim.errors import NotApplicableError
-from crashsim.estimate import Estimate, Values, estimates_of
+from crashsim.estimate import Estimate, Quantity, Values, estimates_of
 from crashsim.faults import NeuronCrash
 from crashsim.layers import Key, Layer, UnsupportedLayerError, layers_of
 from crashsim.points import Floats, Points
@@ -91,36 +91,46 @@ def _check(
         raise NotApplicableError("traced by torch.fx, the model gives other outputs than itself")
 
 
-def certificates(
+def certify(
     space: FaultSpace,
     proof: Provable,
     epsilon: float | None,
     output: int,
     inputs: Sequence[int],
-) -> list[Estimate]:
-    """``certificate``: proved upper bounds on tails and class changes, for some inputs.
+) -> dict[tuple[Quantity, int], theory.Certificate]:
+    """Certificates by quantity and input: of tails and of class changes.
 
     Args:
         epsilon: also bound P(|Delta| >= epsilon) of one output.
         output: that output.
         inputs: indices of the inputs; each takes 0.1 to 5 seconds per bound.
     """
-    found: list[Estimate] = []
+    found: dict[tuple[Quantity, int], theory.Certificate] = {}
     for b in inputs:
         x = proof.inputs[b].reshape(space.inputs.shape[1:])
         if epsilon is not None:
-            bound = theory.certify(proof.network, x, proof.faults, epsilon, output).probability
-            found.append(_proved("certificate", "tail", b, output, bound, level=epsilon))
+            found["tail", b] = theory.certify(proof.network, x, proof.faults, epsilon, output)
         if space.K > 1:
-            bound = theory.certify_class(proof.network, x, proof.faults).probability
-            found.append(_proved("certificate", "class-change", b, "all", bound))
+            found["class-change", b] = theory.certify_class(proof.network, x, proof.faults)
+    return found
+
+
+def certificates(
+    certified: Mapping[tuple[Quantity, int], theory.Certificate],
+    epsilon: float | None,
+    output: int,
+) -> list[Estimate]:
+    """``certificate``: the proved upper bounds, for each input and on average."""
+    found: list[Estimate] = []
     for quantity in ("tail", "class-change"):
-        values = [e.value for e in found if e.quantity == quantity]
-        if values:
-            note = f"{_CERTIFICATE}; average over inputs {list(inputs)}"
-            where = output if quantity == "tail" else "all"
-            level = epsilon if quantity == "tail" else None
-            mean = float(np.mean(values))
+        where = output if quantity == "tail" else "all"
+        level = epsilon if quantity == "tail" else None
+        bounds = {b: c.probability for (q, b), c in certified.items() if q == quantity}
+        for b, bound in bounds.items():
+            found.append(_proved("certificate", quantity, b, where, bound, level=level))
+        if bounds:
+            note = f"{_CERTIFICATE}; average over inputs {list(bounds)}"
+            mean = float(np.mean(list(bounds.values())))
             found.append(_proved("certificate", quantity, "all", where, mean, note, level))
     return found
 

@@ -37,7 +37,7 @@ SCHEMA = 1
 CONFIDENCE = 0.95
 _TOP = 20  # fault coordinates listed by their share of the variance
 _THEORY_OFF = 0.5  # share of theory's values inside Monte Carlo's intervals below which we warn
-_MATERIAL = 0.2  # relative error below which a disagreement is not worth a warning
+_MATERIAL = 0.1  # error, of the variance or in standard deviations, that is worth a warning
 Progress = Callable[[str, int, int], None]
 
 
@@ -344,10 +344,14 @@ def _doubts(
 ) -> list[str]:
     """Warnings that follow from the numbers themselves."""
     found = []
+    of_spread = 1.0  # the mean's size in standard deviations
+    if sampled is not None and sampled.variance.max() > 0:
+        of_spread = float(np.abs(sampled.mean).sum() / np.sqrt(sampled.variance).sum())
     for a in agreement:
         linear = a.method in ("mean-point-taylor", "mean-point-single")
-        off = a.inside < _THEORY_OFF and (a.relative_error or 0) > max(_MATERIAL, a.noise or 0)
-        if linear and off:
+        error = (a.relative_error or 0) * (of_spread if a.quantity == "mean" else 1.0)
+        off = a.inside < _THEORY_OFF and error > _MATERIAL
+        if linear and off and (a.relative_error or 0) > (a.noise or 0):
             found.append(
                 f"{a.method} {a.quantity}: only {a.inside:.0%} of its values lie in Monte Carlo's "
                 f"intervals (relative error {a.relative_error:.0%}): the network is too curved for "

@@ -15,6 +15,7 @@ PREFERENCE = (
     "exact",
     "monte-carlo",
     "importance-sampling",
+    "certified-sampling",
     "mean-point-single",
     "mean-point-taylor",
     "saddlepoint",

@@ -13,7 +13,7 @@ import crashsim.proofs
 from crashsim import FaultSpace, GainNoise, NeuronCrash, WeightCrash, score
 from crashsim.enumeration import enumerate_space
 from crashsim.layer_bounds import NotApplicableError
-from crashsim.proofs import certificates, provable
+from crashsim.proofs import certificates, certify, provable
 
 ACTIVATIONS = {
     "relu": nn.ReLU,
@@ -49,7 +49,7 @@ def check(space, epsilons=None):
     output = int(law.variance[0].argmax())
     pairs = []
     for epsilon in epsilons or levels(law, output):
-        found = certificates(space, proof, epsilon, output, [0])
+        found = certificates(certify(space, proof, epsilon, output, [0]), epsilon, output)
         by_name = {e.quantity: e.value for e in found if e.input == 0}
         # Outcomes closer to epsilon than rounding may fall on either side.
         truth = law.tail(epsilon * (1 + 1e-9))[0, output]

@@ -41,6 +41,7 @@ DESCRIPTIONS = {
     "saddlepoint": "Lugannani-Rice tail estimate",
     "monte-carlo": "random faults injected",
     "importance-sampling": "faults injected where they hurt, reweighted",
+    "certified-sampling": "faults injected where a certificate allows harm; exact interval",
     "hardware": "the same faults on a spiking chip model",
 }
 
@@ -97,7 +98,7 @@ def leading_output(score: Score) -> int | None:
 
 def _tail_output(score: Score, default: int) -> int:
     """The output whose tail every method has: some compute that of a single one."""
-    single = ("linear-exact", "certificate", "importance-sampling")
+    single = ("linear-exact", "certificate", "certified-sampling", "importance-sampling")
     outputs = [e.output for e in score.estimates if e.method in single and e.quantity == "tail"]
     return next((k for k in outputs if isinstance(k, int)), default)
 

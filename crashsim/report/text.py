@@ -5,7 +5,7 @@ from __future__ import annotations
 from io import StringIO
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -14,6 +14,8 @@ from crashsim.agreement import Agreement
 from crashsim.report import chip
 from crashsim.report.tables import LEGEND, MARKS, columns, number, rows, worths
 from crashsim.scoring import Score
+
+_COLUMN = 15  # characters that a number and its interval ask for
 
 
 def to_text(score: Score, width: int = 100) -> str:
@@ -28,7 +30,7 @@ def render(score: Score) -> RenderableType:
     """The score as rich renderables, for a console that knows its width and colours."""
     parts: list[RenderableType] = [
         Panel(Text(score.verdict), title=f"crashsim: {score.model['name']}", title_align="left"),
-        _methods(score),
+        _Methods(score),
         Text("  ".join(f"{mark} {meaning}" for mark, meaning in LEGEND), style="dim"),
     ]
     parts += [
@@ -51,14 +53,28 @@ def render(score: Score) -> RenderableType:
     return Group(*parts)
 
 
-def _methods(score: Score) -> Table:
-    table = _table(f"Average over {score.inputs['count']} inputs")
-    table.add_column("method", no_wrap=True)
-    for column in columns(score):
-        table.add_column(column.title, justify="left")
-    for method, cells in rows(score):
-        table.add_row(method, *("" if c is None else str(c) for c in cells))
-    return table
+class _Methods:
+    """Every method's numbers: as many tables one below the other as the width asks for."""
+
+    def __init__(self, score: Score) -> None:
+        self._score = score
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        titles, lines = columns(self._score), rows(self._score)
+        first = max([len("method"), *(len(method) for method, _ in lines)])
+        wide = max(1, (options.max_width - first) // _COLUMN)
+        count = -(-len(titles) // wide)
+        for part in range(count):
+            cut = slice(part * len(titles) // count, (part + 1) * len(titles) // count)
+            title = f"Average over {self._score.inputs['count']} inputs"
+            table = _table(title + (", continued" if part else ""))
+            table.add_column("method", no_wrap=True)
+            for column in titles[cut]:
+                table.add_column(column.title, justify="left")
+            for method, cells in lines:
+                if any(cells[cut]):
+                    table.add_row(method, *("" if c is None else str(c) for c in cells[cut]))
+            yield from ("", table) if part else (table,)
 
 
 def _agreement(found: list[Agreement]) -> Table:
@@ -74,7 +90,7 @@ def _agreement(found: list[Agreement]) -> Table:
                 f"{a.inside:.0%}",
                 f"{a.worst:.1f}x",
                 *(
-                    "" if x is None else number(x, 2)
+                    "" if x is None else f"{x:.0e}" if 0 < abs(x) < 1e-3 else number(x, 2)
                     for x in (a.ratio, a.relative_error, a.noise, a.correlation, a.rank_loss)
                 ),
             )
