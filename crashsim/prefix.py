@@ -29,11 +29,7 @@ from crashsim.changes import (
     strike_all,
 )
 from crashsim.convolutions import Reach, is_convolution, rare_limit
-from crashsim.fastpaths import (
-    WeightChanges,
-    add_neuron_changes,
-    can_add_weight_changes,
-)
+from crashsim.fastpaths import add_bias_changes, add_neuron_changes, add_weight_changes
 from crashsim.graph import Batched, NotTraceable, TracedModel, called_as, expand, has_hooks
 from crashsim.inputs import Inputs
 from crashsim.points import Placement
@@ -100,7 +96,8 @@ class Program:
         self._weights = self._find_weights(tensors)
         self._changed = self._find_changed()
         self.chains = self._find_chains()
-        self._tables: dict[fx.Node, Tensor | Reach] = {}
+        self._tables: dict[fx.Node, Tensor] = {}
+        self._reaches: dict[fx.Node, Reach] = {}
         if self.not_additive:
             raise NotTraceable(self.not_additive)
         if self._traced.output not in self._changed:
@@ -154,8 +151,8 @@ class Program:
             reason = None
             if sum(q.site.module == p.site.module for q in placed) > 1:
                 reason = "several faults act on it one after the other"
-            elif layer is None or path not in called or not can_add_weight_changes(layer, name):
-                reason = "it is no weight or bias of a Linear or Conv2d layer that is called"
+            elif layer is None or path not in called or not _is_additive(layer, name):
+                reason = "it is no weight or bias of a linear or convolutional layer that is called"
             elif p.site.module in read or owners[id(layer.get_parameter(name))] > 1:
                 reason = "other parts of the model read it too"
             if reason:
@@ -345,14 +342,11 @@ class Program:
             value = self._traced.evaluate(node, every, None, self._at_base(node, changes))
             owned = node.op == "call_module" and _is_fresh(self._traced.modules[str(node.target)])
         for p in self._weights.get(str(node.target), []) if node.op == "call_module" else []:
-            layer = self._traced.modules[str(node.target)]
-            assert isinstance(layer, nn.Linear | nn.Conv2d)
             source = node.all_input_nodes[0]
             shared = source not in values
             value = value.contiguous()
-            WeightChanges(
-                layer, p.site.module.rpartition(".")[2], changes[p], self._steps[p]
-            ).add_to(value, (reference.values if shared else values)[source], shared)
+            before = (reference.values if shared else values)[source]
+            self._add_weight_changes(node, value, before, changes[p], shared)
         if node in self._sites:
             site = self._sites[node]
             struck = [changes[p] for p in self.placements if p.site == site]
@@ -384,18 +378,36 @@ class Program:
         start = self.chains[node][0]
         before = reference.values[start].reshape(reference.batch, -1)
         change, output = changes[self._placement_at(start)], reference.outputs[node]
-        if node not in self._tables:  # kept for the next chunk
-            layer = self._traced.modules[str(node.target)]
-            if isinstance(layer, _ConvNd):
-                shape = self._sites[start].shape
-                self._tables[node] = Reach.of(layer, shape[1:], output.shape[2:])
-            else:
-                assert isinstance(layer, nn.Linear)
+        layer = self._traced.modules[str(node.target)]
+        if isinstance(layer, nn.Linear):
+            if node not in self._tables:  # kept for the next chunk
                 self._tables[node] = layer.weight.T.contiguous()
-        table = self._tables[node]
-        if isinstance(table, Reach):
-            return convolutions.add_neuron_changes(output, before, change, table)
-        return add_neuron_changes(output, before, change, table)
+            return add_neuron_changes(output, before, change, self._tables[node])
+        reach = self._reach(node, self._sites[start].shape[1:], output.shape[2:])
+        return convolutions.add_neuron_changes(output, before, change, reach)
+
+    def _add_weight_changes(
+        self, node: fx.Node, output: Tensor, value: Tensor, change: Changes, shared: bool
+    ) -> None:
+        """Adds what faults of a layer's parameter change to its output, in place."""
+        layer = self._traced.modules[str(node.target)]
+        p, steps = change.placement, self._steps[change.placement]
+        is_linear = isinstance(layer, nn.Linear)
+        if p.site.module.rpartition(".")[2] == "bias":
+            add_bias_changes(output, change, steps, -1 if is_linear else 1)
+        elif is_linear:
+            add_weight_changes(output, value, change, steps, shared)
+        else:
+            reach = self._reach(node, value.shape[2:], output.shape[2:])
+            convolutions.add_weight_changes(output, value, change, steps, reach, shared)
+
+    def _reach(self, node: fx.Node, before: Sequence[int], after: Sequence[int]) -> Reach:
+        """What each input of a convolution feeds, kept for the next chunk."""
+        if node not in self._reaches:
+            layer = self._traced.modules[str(node.target)]
+            assert isinstance(layer, _ConvNd)
+            self._reaches[node] = Reach.of(layer, before, after)
+        return self._reaches[node]
 
     def _last_uses(self) -> dict[fx.Node, list[fx.Node]]:
         """The nodes that can be forgotten after each node."""
@@ -430,6 +442,11 @@ class _Expanding:
 
 
 _BAG_TYPES = (torch.float32, torch.float64)
+
+
+def _is_additive(layer: nn.Module, name: str) -> bool:
+    """Whether a changed value of a parameter can be added to its layer's output."""
+    return name in ("weight", "bias") and (type(layer) is nn.Linear or is_convolution(layer))
 
 
 def _type(layer: nn.Module) -> torch.dtype | None:
