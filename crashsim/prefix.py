@@ -7,19 +7,17 @@ along its batch axis.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
 from crashsim import convolutions
+from crashsim.chains import find_chains, is_followed
 from crashsim.changes import (
-    RARE_NEURONS,
     RARE_WEIGHTS,
     SCATTERED,
     Changes,
@@ -28,27 +26,14 @@ from crashsim.changes import (
     strike,
     strike_all,
 )
-from crashsim.convolutions import Reach, is_convolution, rare_limit
+from crashsim.convolutions import Reach, is_convolution
 from crashsim.fastpaths import add_bias_changes, add_neuron_changes, add_weight_changes
-from crashsim.graph import Batched, NotTraceable, TracedModel, called_as, expand, has_hooks
+from crashsim.graph import Batched, NotTraceable, TracedModel, called_as, expand
 from crashsim.inputs import Inputs
+from crashsim.overwriting import Overwriting
 from crashsim.points import Placement
 from crashsim.readout import Readout
 from crashsim.sites import Site
-
-# Modules whose output is a new tensor, which may be changed in place.
-_FRESH = (
-    nn.Linear,
-    _ConvNd,
-    nn.modules.batchnorm._BatchNorm,
-    nn.LayerNorm,
-    nn.GroupNorm,
-    nn.ReLU,
-    nn.Tanh,
-    nn.Sigmoid,
-    nn.GELU,
-    nn.SiLU,
-)
 
 
 @dataclass
@@ -95,7 +80,10 @@ class Program:
         self._sites = self._find_sites()
         self._weights = self._find_weights(tensors)
         self._changed = self._find_changed()
-        self.chains = self._find_chains()
+        self.chains = find_chains(
+            self._traced, placements, self._sites, self._changed, self._weights
+        )
+        self._overwriting = Overwriting(self._traced, self._changed, self._sites)
         self._tables: dict[fx.Node, Tensor] = {}
         self._reaches: dict[fx.Node, Reach] = {}
         if self.not_additive:
@@ -175,44 +163,6 @@ class Program:
                 changed.add(node)
         return changed
 
-    def _find_chains(self) -> dict[fx.Node, list[fx.Node]]:
-        """Layers that rare faults of their inputs can be added to.
-
-        Returns:
-            for each layer, the nodes from a struck site that no other fault precedes to the layer:
-            between the two, values are only passed on.
-        """
-        found: dict[fx.Node, list[fx.Node]] = {}
-        for start, site in self._sites.items():
-            placed = [p for p in self.placements if p.site == site]
-            one = (
-                len(placed) == 1 and is_elementwise(placed[0]) and self._traced.batched[start] == 0
-            )
-            if not one or any(n in self._changed for n in start.all_input_nodes):
-                continue
-            for node in start.users:
-                chain = [start, node]
-                while self._traced.passes_on(node) and node not in self._sites:
-                    if len(node.users) != 1:
-                        break
-                    node = next(iter(node.users))
-                    chain.append(node)
-                if self._is_sparse_layer(node, site.shape) and node.target not in self._weights:
-                    found[node] = chain
-        return found
-
-    def _is_sparse_layer(self, node: fx.Node, shape: tuple[int, ...]) -> bool:
-        """Whether a node is a layer through which single units of this shape can be followed."""
-        if node.op != "call_module" or len(node.all_input_nodes) != 1:
-            return False
-        layer = self._traced.modules[str(node.target)]
-        if has_hooks(layer) or _type(layer) not in _BAG_TYPES:
-            return False
-        if is_convolution(layer):
-            assert isinstance(layer, _ConvNd)
-            return len(shape) == layer.weight.dim() - 1
-        return type(layer) is nn.Linear and layer.in_features == math.prod(shape)
-
     # -- Running it ---------------------------------------------------------------------------
 
     def sparse_layers(self, changes: Mapping[Placement, Changes] | None) -> set[fx.Node]:
@@ -225,11 +175,8 @@ class Program:
         for node, chain in self.chains.items():
             placement = self._placement_at(chain[0])
             layer = self._traced.modules[str(node.target)]
-            limit = RARE_NEURONS
-            if isinstance(layer, _ConvNd):
-                limit = min(limit, rare_limit(layer))
-            is_single = changes is not None and changes[placement].is_single
-            if limit > 0 and (is_rare(placement, limit) or is_single):
+            ours = None if changes is None else changes[placement]
+            if is_followed(layer, placement, ours):
                 chosen.add(node)
         return chosen
 
@@ -337,10 +284,12 @@ class Program:
                 struck = [changes[p] for p in self.placements if p.site == site]
                 return strike_all(value, site, struck, count)
             value = expand(value, self._traced.batched[node], count)
+        elif (act := self._overwriting.in_place(node)) is not None:
+            value = act(values[node.all_input_nodes[0]])
         else:
             every = _Expanding(values, reference.values, self._traced.batched, count)
             value = self._traced.evaluate(node, every, None, self._at_base(node, changes))
-            owned = node.op == "call_module" and _is_fresh(self._traced.modules[str(node.target)])
+            owned = self._overwriting.is_fresh(node)
         for p in self._weights.get(str(node.target), []) if node.op == "call_module" else []:
             source = node.all_input_nodes[0]
             shared = source not in values
@@ -441,22 +390,9 @@ class _Expanding:
         return expand(self._clean[node], self._batched[node], self._count)
 
 
-_BAG_TYPES = (torch.float32, torch.float64)
-
-
 def _is_additive(layer: nn.Module, name: str) -> bool:
     """Whether a changed value of a parameter can be added to its layer's output."""
     return name in ("weight", "bias") and (type(layer) is nn.Linear or is_convolution(layer))
-
-
-def _type(layer: nn.Module) -> torch.dtype | None:
-    weight = getattr(layer, "weight", None)
-    return weight.dtype if isinstance(weight, Tensor) else None
-
-
-def _is_fresh(module: nn.Module) -> bool:
-    in_place = getattr(module, "inplace", False)
-    return isinstance(module, _FRESH) and not in_place and not has_hooks(module)
 
 
 def _strike_base(value: Tensor, change: Changes) -> Tensor:

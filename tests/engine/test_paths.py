@@ -324,7 +324,7 @@ def test_other_number_types(build, monkeypatch):
 )
 def test_crashes_are_followed_through_convolutions(name, skip, monkeypatch):
     shape, conv = CONVOLUTIONS[name]
-    monkeypatch.setattr("crashsim.prefix.rare_limit", lambda layer: 0.1)
+    monkeypatch.setattr("crashsim.chains.rare_limit", lambda layer: 0.1)
     build = lambda: OneConv(conv, shape, skip)  # noqa: E731
     for fault in (
         NeuronCrash(0.05),
