@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from crashsim.changes import Changes
+from crashsim.fastpaths import sum_rows
 
 _CONVOLUTIONS = (
     nn.Conv1d,
@@ -31,6 +32,7 @@ _CONVOLUTIONS = (
 # add them; and for every output, whether or not a crash reaches it, to put it into its place and to
 # look for crashes at its position.
 _FIND, _ADD, _PLACE, _LOOK = 1200, 3.3, 36, 120
+_DENSE = 0.1  # changed weights per output plane from which all planes are summed at once
 
 
 def is_convolution(layer: nn.Module) -> bool:
@@ -56,6 +58,7 @@ class Reach:
             output positions, -1 for zeros beyond the edge.
         weight: (C K, m / groups) the weights, for each input channel and kernel position.
         groups: of channels.
+        transposed: whether the layer is.
         starts: (Q + 1,) where the pairs of each of Q input positions begin and end.
         taps, places: (n,) kernel and output position of each pair.
     """
@@ -63,6 +66,7 @@ class Reach:
     source: Tensor
     weight: Tensor
     groups: int
+    transposed: bool
     starts: Tensor
     taps: Tensor
     places: Tensor
@@ -91,18 +95,14 @@ class Reach:
             joint = source[:, None, :, None] * n + axis[None, :, None, :]
             known = (source >= 0)[:, None, :, None] & (axis >= 0)[None, :, None, :]
             source = torch.where(known, joint, -1).flatten(2, 3).flatten(0, 1)
-        device = layer.weight.device
         flat = source.flatten()
         order = torch.argsort(flat, stable=True)[int((flat < 0).sum()) :]
         counts = torch.bincount(flat[order], minlength=math.prod(before))
-        return cls(
-            source.to(device),
-            _weight_rows(layer),
-            layer.groups,
-            F.pad(counts.cumsum(0), (1, 0)).to(device),
-            (order // source.shape[1]).to(device),
-            (order % source.shape[1]).to(device),
-        )
+        tap = order // source.shape[1]
+        tables = (source, F.pad(counts.cumsum(0), (1, 0)), tap, order - tap * source.shape[1])
+        source, starts, taps, places = (t.to(layer.weight.device, torch.int32) for t in tables)
+        rows = _weight_rows(layer)
+        return cls(source, rows, layer.groups, layer.transposed, starts, taps, places)
 
 
 def _edges(layer: _ConvNd) -> list[tuple[int, int]]:
@@ -153,34 +153,90 @@ def add_neuron_changes(reference: Tensor, value: Tensor, change: Changes, reach:
     moving = steps.any(0).nonzero()[:, 0]
     steps, units = steps.index_select(1, moving), change.units.index_select(0, moving)
     channel = units // positions
-    position = (units - channel * positions).long()
+    position = torch.sub(units, channel, alpha=positions)
     group = channel // (len(reach.weight) // kernel // reach.groups)
     rows = change.rows.index_select(0, moving)
-    first_bag = (rows * reach.groups + group) * area
     # Each change once for every output position that it reaches.
     first = reach.starts.index_select(0, position)
     counts = reach.starts.index_select(0, position + 1) - first
-    ends = counts.cumsum(0)
+    ends = counts.cumsum(0, dtype=torch.int32)
     total = int(ends[-1]) if len(ends) else 0
-    device = value.device
-    each = torch.repeat_interleave(
-        torch.arange(len(units), device=device), counts, output_size=total
-    )
-    pair = torch.arange(total, device=device) + (first - ends + counts).index_select(0, each)
-    bag = first_bag.index_select(0, each) + reach.places.index_select(0, pair)
-    source = (channel * kernel).index_select(0, each) + reach.taps.index_select(0, pair)
+    every = torch.arange(max(total, len(units)), device=value.device, dtype=torch.int32)
+    each = torch.repeat_interleave(every[: len(units)], counts, output_size=total)
+    pair = (first - ends + counts).index_select(0, each).add_(every[:total])
+    bag = ((rows * reach.groups + group) * area).index_select(0, each)
+    bag += reach.places.index_select(0, pair)
+    source = (channel * kernel).index_select(0, each)
+    source += reach.taps.index_select(0, pair)
     bags = change.count * reach.groups * area
-    order = torch.argsort(bag.to(torch.int16 if bags < 2**15 else torch.int32), stable=True)
+    order = torch.argsort(bag.to(torch.int16 if bags < 2**15 else bag.dtype), stable=True)
     sizes = torch.bincount(bag, minlength=bags)
-    starts = sizes.cumsum(0) - sizes
-    shift = total * torch.arange(batch, device=device)
+    shift = total * torch.arange(batch, device=value.device)
     sums = F.embedding_bag(
         source.index_select(0, order).repeat(batch),
         reach.weight,
-        (shift[:, None] + starts).view(-1),
+        (shift[:, None] + sizes.cumsum(0) - sizes).view(-1).to(source.dtype),
         mode="sum",
         per_sample_weights=steps.index_select(1, each.index_select(0, order)).view(-1),
     ).view(batch, change.count, reach.groups, area, width)
     out = reference.new_empty(change.count, batch, reach.groups, width, area)
     torch.add(sums.permute(1, 0, 2, 4, 3), reference.view(out.shape[1:]), out=out)
     return out.view(change.count * batch, *reference.shape[1:])
+
+
+def add_weight_changes(
+    output: Tensor,
+    value: Tensor,
+    change: Changes,
+    steps: Tensor,
+    reach: Reach,
+    shared: bool,
+) -> None:
+    """Adds what rare faults of a convolution's weights change to its output, in place.
+
+    Args:
+        output: (S b, m, ...) at the base, contiguous.
+        value: the layer's input: (b, C, ...) if ``shared`` by all samples, else (S b, C, ...).
+        change: what S points change.
+        steps: (coordinates,) the displacement of each.
+        reach: of the layer.
+        shared: whether all samples have the same input.
+    """
+    channels, inputs = output.shape[1], value.shape[1]
+    batch = len(output) // change.count
+    kernel, area = reach.source.shape
+    positions = len(reach.starts) - 1
+    # Several coordinates may act on one weight (its bits): their changes add up.
+    bits = change.placement.size // reach.weight.numel()
+    plane = change.quotients(bits * kernel)
+    tap = torch.sub(change.quotients(bits), plane, alpha=kernel)
+    if reach.transposed:  # weights are stored by input channel, then by output channel of the group
+        width = channels // reach.groups
+        channel = plane // width
+        unit = torch.sub(plane, channel - channel // (inputs // reach.groups), alpha=width)
+    else:
+        width = inputs // reach.groups
+        unit = plane // width
+        channel = torch.sub(plane, unit - unit // (channels // reach.groups), alpha=width)
+    taken = change.differences() * steps.index_select(0, change.units)
+    if shared and len(unit) > _DENSE * change.count * channels:
+        flat = value.view(batch, inputs, positions)
+        read = flat.index_select(2, reach.source.clamp(min=0).view(-1)).view(batch, -1, area)
+        read = read.view(batch, inputs, kernel, area) * (reach.source >= 0)
+        table = read.permute(1, 2, 0, 3).reshape(inputs * kernel, batch * area)
+        bags = change.rows * channels + unit
+        sums = sum_rows(table, bags, channel * kernel + tap, taken, change.count * channels)
+        image = output.view(change.count, batch, channels, area)
+        image.add_(sums.view(change.count, channels, batch, area).transpose(1, 2))
+        return
+    each = torch.arange(batch, device=unit.device, dtype=unit.dtype)
+    target = (change.rows * (batch * channels) + unit)[:, None] + each * channels
+    source = channel[:, None] + each * inputs
+    if not shared:
+        source += (change.rows * (batch * inputs))[:, None]
+    read = reach.source.index_select(0, tap)[:, None]  # (n, 1, P)
+    weights = (read >= 0) * taken[:, None, None]
+    where = (source[..., None] * positions + read.clamp(min=0)).view(-1)
+    moved = value.reshape(-1).index_select(0, where).view(-1, batch, area).mul_(weights)
+    place = torch.arange(area, device=unit.device, dtype=unit.dtype)
+    output.view(-1).index_add_(0, (target[..., None] * area + place).view(-1), moved.view(-1))

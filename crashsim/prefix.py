@@ -7,19 +7,17 @@ along its batch axis.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
 from crashsim import convolutions
+from crashsim.chains import find_chains, is_followed
 from crashsim.changes import (
-    RARE_NEURONS,
     RARE_WEIGHTS,
     SCATTERED,
     Changes,
@@ -28,31 +26,14 @@ from crashsim.changes import (
     strike,
     strike_all,
 )
-from crashsim.convolutions import Reach, is_convolution, rare_limit
-from crashsim.fastpaths import (
-    WeightChanges,
-    add_neuron_changes,
-    can_add_weight_changes,
-)
-from crashsim.graph import Batched, NotTraceable, TracedModel, called_as, expand, has_hooks
+from crashsim.convolutions import Reach, is_convolution
+from crashsim.fastpaths import add_bias_changes, add_neuron_changes, add_weight_changes
+from crashsim.graph import Batched, NotTraceable, TracedModel, called_as, expand
 from crashsim.inputs import Inputs
+from crashsim.overwriting import Overwriting
 from crashsim.points import Placement
 from crashsim.readout import Readout
 from crashsim.sites import Site
-
-# Modules whose output is a new tensor, which may be changed in place.
-_FRESH = (
-    nn.Linear,
-    _ConvNd,
-    nn.modules.batchnorm._BatchNorm,
-    nn.LayerNorm,
-    nn.GroupNorm,
-    nn.ReLU,
-    nn.Tanh,
-    nn.Sigmoid,
-    nn.GELU,
-    nn.SiLU,
-)
 
 
 @dataclass
@@ -99,8 +80,12 @@ class Program:
         self._sites = self._find_sites()
         self._weights = self._find_weights(tensors)
         self._changed = self._find_changed()
-        self.chains = self._find_chains()
-        self._tables: dict[fx.Node, Tensor | Reach] = {}
+        self.chains = find_chains(
+            self._traced, placements, self._sites, self._changed, self._weights
+        )
+        self._overwriting = Overwriting(self._traced, self._changed, self._sites)
+        self._tables: dict[fx.Node, Tensor] = {}
+        self._reaches: dict[fx.Node, Reach] = {}
         if self.not_additive:
             raise NotTraceable(self.not_additive)
         if self._traced.output not in self._changed:
@@ -154,8 +139,8 @@ class Program:
             reason = None
             if sum(q.site.module == p.site.module for q in placed) > 1:
                 reason = "several faults act on it one after the other"
-            elif layer is None or path not in called or not can_add_weight_changes(layer, name):
-                reason = "it is no weight or bias of a Linear or Conv2d layer that is called"
+            elif layer is None or path not in called or not _is_additive(layer, name):
+                reason = "it is no weight or bias of a linear or convolutional layer that is called"
             elif p.site.module in read or owners[id(layer.get_parameter(name))] > 1:
                 reason = "other parts of the model read it too"
             if reason:
@@ -178,44 +163,6 @@ class Program:
                 changed.add(node)
         return changed
 
-    def _find_chains(self) -> dict[fx.Node, list[fx.Node]]:
-        """Layers that rare faults of their inputs can be added to.
-
-        Returns:
-            for each layer, the nodes from a struck site that no other fault precedes to the layer:
-            between the two, values are only passed on.
-        """
-        found: dict[fx.Node, list[fx.Node]] = {}
-        for start, site in self._sites.items():
-            placed = [p for p in self.placements if p.site == site]
-            one = (
-                len(placed) == 1 and is_elementwise(placed[0]) and self._traced.batched[start] == 0
-            )
-            if not one or any(n in self._changed for n in start.all_input_nodes):
-                continue
-            for node in start.users:
-                chain = [start, node]
-                while self._traced.passes_on(node) and node not in self._sites:
-                    if len(node.users) != 1:
-                        break
-                    node = next(iter(node.users))
-                    chain.append(node)
-                if self._is_sparse_layer(node, site.shape) and node.target not in self._weights:
-                    found[node] = chain
-        return found
-
-    def _is_sparse_layer(self, node: fx.Node, shape: tuple[int, ...]) -> bool:
-        """Whether a node is a layer through which single units of this shape can be followed."""
-        if node.op != "call_module" or len(node.all_input_nodes) != 1:
-            return False
-        layer = self._traced.modules[str(node.target)]
-        if has_hooks(layer) or _type(layer) not in _BAG_TYPES:
-            return False
-        if is_convolution(layer):
-            assert isinstance(layer, _ConvNd)
-            return len(shape) == layer.weight.dim() - 1
-        return type(layer) is nn.Linear and layer.in_features == math.prod(shape)
-
     # -- Running it ---------------------------------------------------------------------------
 
     def sparse_layers(self, changes: Mapping[Placement, Changes] | None) -> set[fx.Node]:
@@ -228,11 +175,8 @@ class Program:
         for node, chain in self.chains.items():
             placement = self._placement_at(chain[0])
             layer = self._traced.modules[str(node.target)]
-            limit = RARE_NEURONS
-            if isinstance(layer, _ConvNd):
-                limit = min(limit, rare_limit(layer))
-            is_single = changes is not None and changes[placement].is_single
-            if limit > 0 and (is_rare(placement, limit) or is_single):
+            ours = None if changes is None else changes[placement]
+            if is_followed(layer, placement, ours):
                 chosen.add(node)
         return chosen
 
@@ -340,19 +284,18 @@ class Program:
                 struck = [changes[p] for p in self.placements if p.site == site]
                 return strike_all(value, site, struck, count)
             value = expand(value, self._traced.batched[node], count)
+        elif (act := self._overwriting.in_place(node)) is not None:
+            value = act(values[node.all_input_nodes[0]])
         else:
             every = _Expanding(values, reference.values, self._traced.batched, count)
             value = self._traced.evaluate(node, every, None, self._at_base(node, changes))
-            owned = node.op == "call_module" and _is_fresh(self._traced.modules[str(node.target)])
+            owned = self._overwriting.is_fresh(node)
         for p in self._weights.get(str(node.target), []) if node.op == "call_module" else []:
-            layer = self._traced.modules[str(node.target)]
-            assert isinstance(layer, nn.Linear | nn.Conv2d)
             source = node.all_input_nodes[0]
             shared = source not in values
             value = value.contiguous()
-            WeightChanges(
-                layer, p.site.module.rpartition(".")[2], changes[p], self._steps[p]
-            ).add_to(value, (reference.values if shared else values)[source], shared)
+            before = (reference.values if shared else values)[source]
+            self._add_weight_changes(node, value, before, changes[p], shared)
         if node in self._sites:
             site = self._sites[node]
             struck = [changes[p] for p in self.placements if p.site == site]
@@ -384,18 +327,36 @@ class Program:
         start = self.chains[node][0]
         before = reference.values[start].reshape(reference.batch, -1)
         change, output = changes[self._placement_at(start)], reference.outputs[node]
-        if node not in self._tables:  # kept for the next chunk
-            layer = self._traced.modules[str(node.target)]
-            if isinstance(layer, _ConvNd):
-                shape = self._sites[start].shape
-                self._tables[node] = Reach.of(layer, shape[1:], output.shape[2:])
-            else:
-                assert isinstance(layer, nn.Linear)
+        layer = self._traced.modules[str(node.target)]
+        if isinstance(layer, nn.Linear):
+            if node not in self._tables:  # kept for the next chunk
                 self._tables[node] = layer.weight.T.contiguous()
-        table = self._tables[node]
-        if isinstance(table, Reach):
-            return convolutions.add_neuron_changes(output, before, change, table)
-        return add_neuron_changes(output, before, change, table)
+            return add_neuron_changes(output, before, change, self._tables[node])
+        reach = self._reach(node, self._sites[start].shape[1:], output.shape[2:])
+        return convolutions.add_neuron_changes(output, before, change, reach)
+
+    def _add_weight_changes(
+        self, node: fx.Node, output: Tensor, value: Tensor, change: Changes, shared: bool
+    ) -> None:
+        """Adds what faults of a layer's parameter change to its output, in place."""
+        layer = self._traced.modules[str(node.target)]
+        p, steps = change.placement, self._steps[change.placement]
+        is_linear = isinstance(layer, nn.Linear)
+        if p.site.module.rpartition(".")[2] == "bias":
+            add_bias_changes(output, change, steps, -1 if is_linear else 1)
+        elif is_linear:
+            add_weight_changes(output, value, change, steps, shared)
+        else:
+            reach = self._reach(node, value.shape[2:], output.shape[2:])
+            convolutions.add_weight_changes(output, value, change, steps, reach, shared)
+
+    def _reach(self, node: fx.Node, before: Sequence[int], after: Sequence[int]) -> Reach:
+        """What each input of a convolution feeds, kept for the next chunk."""
+        if node not in self._reaches:
+            layer = self._traced.modules[str(node.target)]
+            assert isinstance(layer, _ConvNd)
+            self._reaches[node] = Reach.of(layer, before, after)
+        return self._reaches[node]
 
     def _last_uses(self) -> dict[fx.Node, list[fx.Node]]:
         """The nodes that can be forgotten after each node."""
@@ -429,17 +390,9 @@ class _Expanding:
         return expand(self._clean[node], self._batched[node], self._count)
 
 
-_BAG_TYPES = (torch.float32, torch.float64)
-
-
-def _type(layer: nn.Module) -> torch.dtype | None:
-    weight = getattr(layer, "weight", None)
-    return weight.dtype if isinstance(weight, Tensor) else None
-
-
-def _is_fresh(module: nn.Module) -> bool:
-    in_place = getattr(module, "inplace", False)
-    return isinstance(module, _FRESH) and not in_place and not has_hooks(module)
+def _is_additive(layer: nn.Module, name: str) -> bool:
+    """Whether a changed value of a parameter can be added to its layer's output."""
+    return name in ("weight", "bias") and (type(layer) is nn.Linear or is_convolution(layer))
 
 
 def _strike_base(value: Tensor, change: Changes) -> Tensor:

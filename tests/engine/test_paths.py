@@ -210,6 +210,7 @@ SHORT = [
     (Tokens, SERIES, {"norm": NeuronCrash(0.2), "input": SignFlip(0.04)}),
     (Tokens, SERIES, {"qkv.*": WeightCrash(0.03), "down.weight": WeightCrash(0.03)}),
     (Convs, IMAGE, {"hidden": NeuronCrash(0.03)}),
+    (Convs, IMAGE, {"up.*": WeightCrash(0.03), "flat.*": SignFlip(0.03), "deep.*": BitFlip(0.01)}),
     (Convs, IMAGE, {"up": NeuronCrash(0.3), "flat": NeuronCrash(0.02), "deep": SignFlip(0.5)}),
     (FlatConv, IMAGE, {"hidden": NeuronCrash(0.05)}),
     (FlatConv, IMAGE, {"hidden": NeuronCrash(0.05, group="channel")}),
@@ -225,7 +226,6 @@ WHOLE = [
 PATCHED = [
     (Untraceable, VECTOR, {"a.weight": WeightCrash(0.03), "act": NeuronCrash(0.1)}),
     (Encoder, SERIES, {"weights": WeightCrash(0.03)}),
-    (Convs, IMAGE, {"weights": WeightCrash(0.03)}),
     (mlp, VECTOR, {"weights": GainNoise(0.1)}),
     (mlp, VECTOR, {"weights": WeightCrash(0.5)}),
     (mlp, VECTOR, {"linear1.weight": WeightCrash(0.01), "linear1.*": SignFlip(0.01)}),
@@ -240,7 +240,11 @@ for _name, (_shape, _conv) in CONVOLUTIONS.items():
         return OneConv(conv, shape)
 
     _build.__name__ = _name
-    SHORT.append((_build, _shape, {"act": NeuronCrash(0.04)}))
+    SHORT += [
+        (_build, _shape, {"act": NeuronCrash(0.04)}),
+        (_build, _shape, {"conv.*": WeightCrash(0.03)}),
+        (_build, _shape, {"input": NeuronCrash(0.2), "conv.weight": BitFlip(0.01, bits=3)}),
+    ]
 
 
 def compare(space, points, monkeypatch):
@@ -320,7 +324,7 @@ def test_other_number_types(build, monkeypatch):
 )
 def test_crashes_are_followed_through_convolutions(name, skip, monkeypatch):
     shape, conv = CONVOLUTIONS[name]
-    monkeypatch.setattr("crashsim.prefix.rare_limit", lambda layer: 0.1)
+    monkeypatch.setattr("crashsim.chains.rare_limit", lambda layer: 0.1)
     build = lambda: OneConv(conv, shape, skip)  # noqa: E731
     for fault in (
         NeuronCrash(0.05),
