@@ -353,14 +353,21 @@ class FaultSpace:
 
         yield run, 1 if weights else _BATCH_SCALARS
 
-    def gradients(self, at: Floats) -> Iterator[tuple[slice, Floats]]:
+    def gradients(
+        self, at: Floats, readouts: Floats | None = None
+    ) -> Iterator[tuple[slice, Floats]]:
         """dF/de at a point, for a few inputs at a time.
 
+        Args:
+            at: (N,) the point.
+            readouts: (R, K) combinations of outputs; by default every output, R = K.
+
         Yields:
-            the slice of inputs, and their gradients (b, K, N). One forward and K backward passes
+            the slice of inputs, and their gradients (b, R, N). One forward and R backward passes
             for all inputs of a slice; with faults in parameters, for every single input.
         """
-        batch = 1 if self._has_parameters else max(1, _GRADIENT_SCALARS // (self.K * self.N))
+        rows = np.eye(self.K) if readouts is None else readouts
+        batch = 1 if self._has_parameters else max(1, _GRADIENT_SCALARS // (len(rows) * self.N))
         for low in range(0, self.B, batch):
             inputs = self.examples.part(low, low + batch)
             with torch.inference_mode(False), torch.enable_grad():
@@ -369,7 +376,8 @@ class FaultSpace:
                 e = point.repeat(1, len(inputs), 1).requires_grad_()
                 tensors = self.perturbed_weights(e[0, 0]) if self._has_parameters else {}
                 out = self._run(inputs, e, {**self.tensors, **tensors}).sum((0, 1))
-                gradient = torch.stack([_gradient(out[k], e)[0] for k in range(self.K)], dim=1)
+                wanted = torch.from_numpy(rows).to(out) @ out
+                gradient = torch.stack([_gradient(value, e)[0] for value in wanted], dim=1)
             yield slice(low, low + len(inputs)), gradient.double().cpu().numpy()
 
     def hessian_products(
