@@ -28,7 +28,7 @@ from crashsim.space import FaultSpace
 
 SAMPLES = 8192  # at most, for each input and question
 REL_WIDTH = 0.2  # relative half-width to stop at
-_BATCH = 512
+_FEWEST = 512
 _STREAM = 2**63  # Philox blocks that nothing else reaches
 _NEGLIGIBLE = 1e-3  # share of the whole bound below which an event is not sampled
 _TABLE_BYTES = 40_000_000  # of each event's dynamic programming
@@ -193,7 +193,8 @@ def _sample(
     look = 0
     while True:
         look += 1
-        batch = min(_BATCH, samples - sum(event.samples for event in events))
+        tried = sum(event.samples for event in events)
+        batch = min(max(tried, _FEWEST), samples - tried)  # the sample doubles
         events = tuple(
             event
             if event.sampler is None

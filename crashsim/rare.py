@@ -184,7 +184,7 @@ def sample_union(
 ) -> RareEvent:
     """P(some event happens) for a space with a single input.
 
-    The sample grows by 512 until its relative half-width is reached; look j spends
+    The sample doubles until its relative half-width is reached; look j spends
     ``alpha / (j (j + 1))`` of the error probability. The interval is Student's on the logarithm's
     scale; without a hit, its upper end follows from the weights' bound.
     """
@@ -208,11 +208,13 @@ def sample_union(
         hit = (delta @ readouts.T >= thresholds).any(1)
         weights.append(np.where(hit, np.exp(log_weight), 0.0))
         n += len(e)
+        if n < min(samples, fewest * 2**look):
+            continue
         look += 1
         alpha = (1 - confidence) / (look * (look + 1))
         found = _summary(np.concatenate(weights), alpha)
         reached = found.value > 0 and found.high - found.low <= 2 * rel_width * found.value
-        if n >= samples or (n >= fewest and reached and found.is_trusted):
+        if n >= samples or (reached and found.is_trusted):
             return found
 
 
