@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from crashsim.agreement import Agreement, rank_loss
     from crashsim.continuity import Balance, Continuity
+    from crashsim.discovery import find_sites
     from crashsim.enumeration import ExactDistribution, enumerate_exact
     from crashsim.errors import CrashsimError, CrashsimWarning
     from crashsim.estimate import Estimate
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from crashsim.regularisers import CrashTraining, CrashVariance
     from crashsim.replicas import Replicated, byzantine_table, plan_replicas
     from crashsim.scoring import Score, score
-    from crashsim.sites import Site, find_sites
+    from crashsim.sites import Site
     from crashsim.space import FaultSpace
     from crashsim.training_report import TrainingReport
 
@@ -60,7 +61,8 @@ _HOMES = {
     ),
     "montecarlo": ("monte_carlo",),
     "scoring": ("Score", "score"),
-    "sites": ("Site", "find_sites"),
+    "discovery": ("find_sites",),
+    "sites": ("Site",),
     "space": ("FaultSpace",),
     "hardening": ("Hardened", "harden"),
     "continuity": ("Balance", "Continuity"),

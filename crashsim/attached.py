@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from crashsim.discovery import find_sites
 from crashsim.errors import ArgumentError, ModelError
 from crashsim.faults import Fault
 from crashsim.points import Placement
@@ -30,7 +31,6 @@ from crashsim.sites import (
     Key,
     Site,
     _Listener,
-    find_sites,
     report_items,
 )
 from crashsim.space import Faults, _place
@@ -202,8 +202,12 @@ class Attached(ABC):
         struck = self._by_key.get((path, function, call))
         if struck is None:
             return value
-        axis = struck[0].site.axis
-        return self._strike(value.movedim(axis, 0), struck).movedim(0, axis)
+        site = struck[0].site
+
+        def strike(rows: Tensor) -> Tensor:
+            return self._strike(rows.movedim(site.axis, 0), struck).movedim(0, site.axis)
+
+        return site.apply(strike, value)
 
     def _discover(self, args: tuple[Any, ...]) -> None:
         """Finds the sites and hooks them."""

@@ -52,6 +52,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
+def quantises_batches(model: nn.Module) -> bool:
+    """Whether a layer rounds its input to steps that the largest number of the batch decides."""
+    return any(".quantized.dynamic" in type(module).__module__ for module in model.modules())
+
+
 def _depends_on_mode(module: nn.Module) -> bool:
     """True for a layer in training mode that is random or uses statistics of the batch."""
     if not module.training:

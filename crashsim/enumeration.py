@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from crashsim.analytic import double_precision
 from crashsim.errors import ArgumentError
 from crashsim.estimate import Estimate, Values, estimates_of
 from crashsim.inputs import ModelInputs
@@ -17,6 +17,7 @@ from crashsim.points import Floats, Points
 from crashsim.space import Faults, FaultSpace
 
 MAX_COORDINATES = 20
+_SLOWER = 6  # coordinates fewer where every outcome takes a forward pass of its own
 _MAX_VALUES = 2**28  # numbers held at once: 2 GiB
 
 
@@ -133,6 +134,8 @@ def enumerate_exact(
 
 def can_enumerate(space: FaultSpace, limit: int = MAX_COORDINATES) -> bool:
     """Whether the space has few enough outcomes to sum over them all."""
+    if space.runs_alone:
+        limit -= _SLOWER
     return (
         limit >= space.N
         and all(p.fault.is_bernoulli for p in space.placements)
@@ -149,12 +152,13 @@ def enumerate_space(space: FaultSpace) -> ExactDistribution:
             "enumeration needs faults that strike or do not"
         )
     if not can_enumerate(space):
+        most = MAX_COORDINATES - (_SLOWER if space.runs_alone else 0)
         raise ArgumentError(
             f"sites: {space.N} fault coordinates on {space.B} inputs with {space.K} outputs give "
-            f"2^{space.N} patterns, too many to enumerate; at most {MAX_COORDINATES} coordinates "
+            f"2^{space.N} patterns, too many to enumerate; at most {most} coordinates "
             "(choose fewer sites or inputs)"
         )
-    space = space.with_dtype(torch.float64)
+    space = double_precision(space)
     patterns = (np.arange(2**space.N)[:, None] >> np.arange(space.N)) & 1
     rows, columns = np.nonzero(patterns)
     points = Points(len(patterns), np.zeros(space.N), rows, columns, np.ones(len(rows)))

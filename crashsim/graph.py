@@ -7,6 +7,7 @@ model's own code reads (``x.shape[0]``) are recognised in the same way.
 
 from __future__ import annotations
 
+import operator
 import warnings
 from collections.abc import Collection, Mapping
 from copy import deepcopy
@@ -19,7 +20,8 @@ from torch.fx._symbolic_trace import PH
 
 from crashsim.inputs import Inputs
 from crashsim.readout import Readout
-from crashsim.sites import ACTIVATION_FUNCTIONS
+from crashsim.sites import ACTIVATION_FUNCTIONS, item_name
+from crashsim.structure import children, rebuilt
 
 
 class NotTraceable(Exception):
@@ -27,8 +29,10 @@ class NotTraceable(Exception):
 
 
 # Where the batch runs in a value: the axis of a tensor, "count" for a number that is proportional
-# to the batch, None for what does not depend on it; nested as the value is.
+# to the batch, None for what does not depend on it; a list of these for a value with parts.
 Batched = Any
+
+_ITEM = "crashsim_item"  # marks nodes that read a part of what a module returns
 
 
 class Values(Protocol):
@@ -72,17 +76,45 @@ class TracedModel:
         self.nodes = list(_trace(self.root, example, leaves, readout).nodes)
         self.inputs = [node for node in self.nodes if node.op == "placeholder"]
         output = next(n for n in self.nodes if n.op == "output").args[0]
-        two, three = (self._run_all(example.repeat(n)) for n in (2, 3))
+        with torch.inference_mode(False), torch.no_grad():
+            two, three = (self._run_all(example.repeat(n)) for n in (2, 3))
         self.batched = {node: _batch_axis(two[node], three[node]) for node in self.nodes}
         if not isinstance(output, fx.Node) or self.batched[output] != 0:
             raise NotTraceable("its output is not one tensor with the batch on its first axis")
         self.output = output
+        for node in self.nodes:
+            if isinstance(two[node], Tensor):
+                self._name_item(node)
 
     def _run_all(self, x: Inputs) -> dict[fx.Node, Any]:
         values: dict[fx.Node, Any] = {}
+        last_use = {source: node for node in self.nodes for source in node.all_input_nodes}
+        read_later: dict[fx.Node, Tensor] = {}
         for node in self.nodes:
+            versions = {source: value._version for source, value in read_later.items()}
             values[node] = self.evaluate(node, values, x)
+            for source, version in versions.items():
+                if last_use[source] is node:
+                    del read_later[source]
+                elif read_later[source]._version != version:
+                    raise NotTraceable(f"{node.name} changes in place what is read again later")
+            if isinstance(values[node], Tensor) and node in last_use:
+                read_later[node] = values[node]
         return values
+
+    def _name_item(self, node: fx.Node) -> None:
+        """Marks a node that reads one of the tensors that a module returns, where it is a site."""
+        source, names = node, list[str]()
+        while source.op == "call_function" and source.target is operator.getitem:
+            names.insert(0, str(source.args[1]))
+            found = source.args[0]
+            if not isinstance(found, fx.Node):
+                return
+            source = found
+        if names and source.op == "call_module":
+            item = item_name(self.modules[str(source.target)], tuple(names))
+            if item is not None:
+                node.meta[_ITEM] = str(source.target), item
 
     def evaluate(
         self,
@@ -134,7 +166,10 @@ class TracedModel:
 
 
 def called_as(node: fx.Node) -> tuple[str, str | None] | None:
-    """The module, and the function where it is functional, of a node that may be a site."""
+    """The module, and the function or item of what it returns, of a node that may be a site."""
+    if _ITEM in node.meta:
+        found: tuple[str, str] = node.meta[_ITEM]
+        return found
     if node.op == "call_module":
         return str(node.target), None
     if node.op not in ("call_function", "call_method"):
@@ -160,8 +195,8 @@ def expand(value: Any, batched: Batched, count: int) -> Any:
         return value * count
     if isinstance(batched, int):
         return repeat(value, count, batched)
-    items = [expand(v, b, count) for v, b in zip(value, batched, strict=True)]
-    return torch.Size(items) if isinstance(value, torch.Size) else type(value)(items)
+    parts = [part for _, _, part in children(value) or ()]
+    return rebuilt(value, [expand(v, b, count) for v, b in zip(parts, batched, strict=True)])
 
 
 def repeat(value: Tensor, count: int, axis: int) -> Tensor:
@@ -220,13 +255,15 @@ def _batch_axis(two: Any, three: Any) -> Batched:
             return None
         if len(differing) == 1 and two.shape[differing[0]] * 3 == three.shape[differing[0]] * 2:
             return differing[0]
-    elif isinstance(two, tuple | list) and type(two) is type(three) and len(two) == len(three):
-        return [_batch_axis(a, b) for a, b in zip(two, three, strict=True)]
-    elif isinstance(two, int) and isinstance(three, int):
+    elif isinstance(two, int | float) and isinstance(three, int | float):
         if two == three:
             return None
         if two * 3 == three * 2:
             return "count"
     elif type(two) is type(three):
-        return None
+        parts, others = children(two), children(three)
+        if parts is None or others is None:
+            return None
+        if len(parts) == len(others):
+            return [_batch_axis(a, b) for (_, _, a), (_, _, b) in zip(parts, others, strict=True)]
     raise NotTraceable("a value's shape is not proportional to the number of inputs")

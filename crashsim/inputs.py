@@ -78,6 +78,15 @@ class Inputs:
         """The whole batch ``count`` times, copied: the model may change it."""
         return self._map(lambda tensor: tensor.repeat(count, *[1] * (tensor.dim() - 1)))
 
+    def joined(self, other: Inputs) -> Inputs:
+        """These examples, then the others."""
+        pairs = zip(self.tensors, other.tensors, strict=True)
+        return replace(self, tensors=tuple(torch.cat(pair) for pair in pairs))
+
+    def rolled(self) -> Inputs:
+        """Other examples of the same numbers: each moved by one place."""
+        return self._map(lambda t: t.flatten(1).roll(1, 1).view_as(t) if t.dim() > 1 else t)
+
     def clone(self) -> Inputs:
         return self._map(Tensor.clone)
 

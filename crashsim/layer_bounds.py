@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.func import functional_call, vjp
+from torch.nn.utils import parametrize
 
 from crashsim.errors import NotApplicableError
 from crashsim.estimate import Estimate, deterministic
@@ -174,6 +175,8 @@ class _Propagation(fx.Interpreter):
         spreads = [self._spreads.get(source) for source in sources]
         module = self.fetch_attr(str(n.target)) if n.op == "call_module" else None
         if isinstance(module, _AFFINE):
+            if parametrize.is_parametrized(module):
+                raise NotApplicableError(f"no bound is known for {_what(n, module)}: parametrised")
             return self._affine(module, self.env[sources[0]], spreads[0])
         known = [spread for spread in spreads if spread is not None]
         if known and isinstance(value, tuple | list) and not isinstance(value, torch.Size):
@@ -240,6 +243,8 @@ class _Propagation(fx.Interpreter):
                 again(spread.size), again(spread.square) / share, _through(again, spread, None)
             )
         if isinstance(module, nn.Flatten | nn.Unflatten) or n.target in _SHAPING:
+            if len(value) != len(spread.norms):
+                raise NotApplicableError("no bound is known where examples are folded or unfolded")
             return _Spread(again(spread.size), again(spread.square), spread.norms)
         if isinstance(module, nn.modules.pooling._MaxPoolNd):
             return _max_pool(module, again, spread)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from crashsim.analytic import TAIL_METHODS
 from crashsim.enumeration import can_enumerate
 from crashsim.errors import ArgumentError
 from crashsim.estimate import METHODS
@@ -20,7 +21,7 @@ from crashsim.few import probabilities, probability_of_two
 from crashsim.montecarlo import DEFAULT_SAMPLES
 from crashsim.rare import SAMPLES as IMPORTANCE_SAMPLES
 from crashsim.second_order import MAX_EXACT_HESSIAN, MAX_PAIRED
-from crashsim.space import FaultSpace
+from crashsim.space import NO_DERIVATIVES, FaultSpace
 
 BUDGET = 5e11  # operations per method: about a minute of one core
 EXTRA = 3e9  # operations of what refines first-order theory: a second or so
@@ -153,6 +154,13 @@ def _reason_against(method: str, space: FaultSpace, cost: float) -> str | None:
             return f"{space.N} coordinates: their Hessian does not fit in memory"
         if 4 * space.K * products * cost > EXTRA:
             return "second derivatives take longer; ask for them as +mean-point-curvature"
+    if not space.has_derivatives:
+        if method in ("taylor", "mean-point-taylor", "mean-point-curvature"):
+            return NO_DERIVATIVES
+        if method in (*TAIL_METHODS, "importance-sampling"):  # they build on one of the two
+            reason = _reason_against("mean-point-single", space, cost)
+            if reason:
+                return f"{NO_DERIVATIVES}; {reason}"
     if method in ("taylor", "mean-point-taylor", "chebyshev", "chernoff", "saddlepoint"):
         if space.N * space.B * space.K > _GRADIENT_VALUES:
             return f"{space.N} coordinates: gradients of {space.B} inputs do not fit in memory"
@@ -181,5 +189,6 @@ def _operations(space: FaultSpace, inputs: int | None = None) -> float:
         space._call(space.examples.part(0, 1).clone())
     elementwise = 10 * sum(s.size for s in space.available_sites if s.kind != "parameter")
     # What a call costs at all; samples with faulty parameters cannot always share one.
-    overhead = 3e6 if any(p.site.kind == "parameter" for p in space.placements) else 1e5
+    alone = space.runs_alone or any(p.site.kind == "parameter" for p in space.placements)
+    overhead = 3e6 if alone else 1e5
     return (inputs or space.B) * float(counter.get_total_flops() + elementwise) + overhead

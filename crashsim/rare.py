@@ -236,7 +236,7 @@ def _proposal(space: FaultSpace, law: _Law, guides: list[Event]) -> tuple[Floats
 
 def _at_design_point(space: FaultSpace, law: _Law, event: Event, tilted: Floats) -> Floats:
     """Tilted gains (N,) of the network at the tilted mean point; those given, where it is flat."""
-    for _ in range(_ROUNDS):
+    for _ in range(_ROUNDS if space.has_derivatives else 0):
         ((_, gradient),) = space.gradients(law.mean(tilted), event.readout[None])
         gains = gradient[0, 0]
         if not np.isfinite(gains).all() or not gains.any():

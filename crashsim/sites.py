@@ -1,24 +1,24 @@
 """Where faults may strike in a torch model.
 
-Sites are found by running the model once and listening: the outputs of modules (forward hooks),
-the outputs of functional activations such as ``torch.relu(x)`` (a ``TorchFunctionMode``), the
-input, and the parameters. A module or function that runs several times in one forward pass is
-several sites: ``layer1.0.relu`` and ``layer1.0.relu#1``. A functional site is named after the
-module whose ``forward`` calls it: ``encoder:relu``. Of a module that returns several values the
-first bears its name, the others are named beside it: ``lstm`` (the sequence), ``lstm:h_n`` and
-``lstm:c_n`` (the final state), ``attend:1``.
+Sites are the outputs of modules (forward hooks), the outputs of functional activations such as
+``torch.relu(x)`` (a ``TorchFunctionMode``), the inputs, and the parameters. A module or function
+that runs several times in one forward pass is several sites: ``layer1.0.relu`` and
+``layer1.0.relu#1``. A functional site is named after the module whose ``forward`` calls it:
+``encoder:relu``. Of a module that returns several values the first bears its name, the others are
+named beside it: ``lstm`` (the sequence), ``lstm:h_n`` and ``lstm:c_n`` (the final state),
+``attend:1``.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +26,7 @@ from torch.overrides import TorchFunctionMode
 
 from crashsim.errors import SiteError
 from crashsim.faults import Strikes
-from crashsim.inputs import Inputs, ModelInputs, read_inputs
-from crashsim.structure import Names, leaves, mapped
+from crashsim.structure import Names, mapped
 
 Kind = Literal["activation", "module", "input", "parameter"]
 
@@ -49,7 +48,7 @@ ACTIVATION_FUNCTIONS = frozenset(
     "sigmoid sigmoid_ tanh tanh_ softplus softsign hardtanh hardtanh_ hardswish hardsigmoid "
     "logsigmoid prelu threshold".split()
 )
-_RECURRENT = (nn.RNNBase, nn.RNNCellBase)  # they end with an activation function inside
+RECURRENT = (nn.RNNBase, nn.RNNCellBase)  # they end with an activation function inside
 # What the items that they return are called; None for what bears the layer's own name.
 _STATES: dict[Names, str | None] = {
     ("0",): None,
@@ -58,7 +57,10 @@ _STATES: dict[Names, str | None] = {
     ("1", "1"): "c_n",
 }
 _CELL_STATES: dict[Names, str | None] = {("0",): None, ("1",): "c_n"}
-_AFFINE = (nn.Linear, nn.modules.conv._ConvNd)
+AFFINE = (nn.Linear, nn.modules.conv._ConvNd)
+
+
+Action = Callable[[Tensor], Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,14 @@ class Site:
         function: the torch function, for a functional activation; which of the values that the
             module returns (``h_n``), for one beside the first.
         call: which call within one forward pass, from 0.
-        shape: shape without the batch axis.
+        shape: shape without the batch axis. Where a value has several rows for each example (the
+            steps of a sequence, the patches of an image, folded into the batch), the first axis
+            counts them.
         is_output: the site's value is the model's output itself.
         is_affine: the site is the output of a linear or convolutional layer.
         axis: the axis of the value that is the batch (1 in sequences of shape (T, B, ...)).
         is_read: whether the output depends on the value, as far as the first example shows.
+        has_gradient: whether the output has a derivative in the value.
     """
 
     name: str
@@ -90,15 +95,22 @@ class Site:
     is_affine: bool = False
     axis: int = 0
     is_read: bool = True
+    has_gradient: bool = True
 
     @property
     def size(self) -> int:
         """Number of scalars."""
         return math.prod(self.shape)
 
+    def apply(self, action: Action, value: Tensor) -> Tensor | None:
+        """What an action makes of the site's value, seeing one row for each example."""
+        if self.axis or not self.shape or value.dim() == 1 + len(self.shape):
+            return action(value)
+        changed = action(value.reshape(-1, *self.shape))
+        return None if changed is None else changed.reshape(value.shape)
+
 
 Key = tuple[str, str | None, int]
-Action = Callable[[Tensor], Tensor | None]
 
 
 def _key(site: Site) -> Key:
@@ -213,7 +225,7 @@ def item_name(module: nn.Module, names: Names) -> str | None:
 @contextmanager
 def perturbing(model: nn.Module, actions: Mapping[Site, Action]) -> Iterator[None]:
     """Within the block, each site's value passes through its action in every forward pass."""
-    by_key = {_key(site): action for site, action in actions.items()}
+    by_key = {_key(site): partial(site.apply, action) for site, action in actions.items()}
 
     def act(key: Key, value: Any) -> Any:
         action = by_key.get(key)
@@ -221,172 +233,6 @@ def perturbing(model: nn.Module, actions: Mapping[Site, Action]) -> Iterator[Non
 
     with listening(model, act, only=list(actions)):
         yield
-
-
-def find_sites(
-    model: nn.Module,
-    inputs: ModelInputs | Inputs,
-    run: Callable[..., Any] | None = None,
-) -> list[Site]:
-    """All sites of a model, in order of execution; parameters last.
-
-    Values without the batch on their first axis (or the second, in sequences (T, B, ...)), and
-    values that are no floating-point tensor, are no sites.
-
-    Args:
-        model: any module, in evaluation mode.
-        inputs: (B, ...) examples; the first is used. Several, as ``FaultSpace`` takes them.
-        run: how to call the model, if not as ``model(inputs)``.
-    """
-    call = run or model
-    example = (inputs if isinstance(inputs, Inputs) else read_inputs(inputs)).part(0, 1)
-
-    def sample(batch: int) -> tuple[dict[Key, Tensor], Any]:
-        seen: dict[Key, Tensor] = {}
-
-        def record(key: Key, value: Any) -> None:
-            if isinstance(value, Tensor) and value.is_floating_point() and value.dim() >= 1:
-                seen[key] = value
-
-        with torch.no_grad(), listening(model, record):
-            return seen, example.repeat(batch).call(call)
-
-    one, _ = sample(1)
-    two, output = sample(2)
-    sites = [
-        Site(f"input.{name}" if name else "input", "input", tuple(tensor.shape[1:]), module=name)
-        for name, tensor in zip(example.site_names, example.tensors, strict=True)
-        if tensor.is_floating_point()
-    ]
-    paths = dict(model.named_modules())
-    for key, value in two.items():
-        path, function, _ = key
-        axis = _batch_axis(one[key], value) if key in one else None
-        if axis is not None and (path or function in ACTIVATION_FUNCTIONS):
-            sites.append(_site(key, value, axis, paths[path], output))
-    unread = find_unread(model, example, call, sites)
-    sites = [replace(site, is_read=site not in unread) for site in sites]
-    for name, parameter in model.named_parameters():
-        if parameter.is_floating_point():
-            sites.append(Site(name, "parameter", tuple(parameter.shape), module=name))
-    return sites
-
-
-def _site(key: Key, value: Tensor, axis: int, module: nn.Module, output: Any) -> Site:
-    """The site whose value for two examples this is."""
-    path, function, call = key
-    name = path if function is None else f"{path}:{function}"
-    is_activation = (
-        isinstance(module, _RECURRENT)
-        or function in ACTIVATION_FUNCTIONS
-        or (function is None and isinstance(module, ACTIVATION_MODULES))
-    )
-    is_output = (
-        isinstance(output, Tensor)
-        and value.data_ptr() == output.data_ptr()
-        and value.numel() == output.numel()
-    )
-    return Site(
-        name=f"{name}#{call}" if call else name,
-        kind="activation" if is_activation else "module",
-        shape=tuple(value.movedim(axis, 0).shape[1:]),
-        module=path,
-        function=function,
-        call=call,
-        is_output=is_output,
-        is_affine=isinstance(module, _AFFINE) and function is None,
-        axis=axis,
-    )
-
-
-def find_unread(
-    model: nn.Module, example: Inputs, call: Callable[..., Any], sites: Sequence[Site]
-) -> set[Site]:
-    """The sites that the output does not depend on.
-
-    A derivative says at once of which values the output is a function; of those without one (the
-    model may round, or compute without derivatives) it is found by changing them.
-    """
-    shifts: dict[Site, Tensor] = {}
-
-    def shift(value: Tensor, site: Site) -> Tensor:
-        shifts[site] = torch.zeros_like(value, requires_grad=True)
-        return value + shifts[site]
-
-    missing = set(sites)
-    try:
-        with torch.enable_grad():
-            output = _with_values(model, example, call, {s: partial(shift, site=s) for s in sites})
-            total = sum(leaf.sum() for leaf in _real_leaves(output) if leaf.requires_grad)
-            if isinstance(total, Tensor):
-                found = list(shifts)
-                gradients = torch.autograd.grad(
-                    total, [shifts[site] for site in found], allow_unused=True
-                )
-                read = {s for s, g in zip(found, gradients, strict=True) if g is not None}
-                missing -= read
-    except Exception:  # whatever has no derivative, or minds one
-        missing = set(sites)
-    clean = _with_values(model, example, call, {})
-    if missing and not _matter(missing, model, example, call, clean):
-        return missing
-    return {site for site in missing if not _matter({site}, model, example, call, clean)}
-
-
-# What values are replaced by to see whether anything depends on them.
-_OTHERS: tuple[Action, ...] = (
-    torch.zeros_like,
-    torch.neg,
-    lambda value: value + 10 * (1 + value.abs()),
-)
-
-
-def _matter(
-    sites: Collection[Site],
-    model: nn.Module,
-    example: Inputs,
-    call: Callable[..., Any],
-    clean: Any,
-) -> bool:
-    """Whether the output changes if these sites' values do."""
-    for other in _OTHERS:
-        try:
-            changed = _with_values(model, example, call, dict.fromkeys(sites, other))
-        except Exception:  # a value that makes the model fail is read
-            return True
-        pairs = zip(_real_leaves(clean), _real_leaves(changed), strict=False)
-        if not all(torch.equal(a, b) for a, b in pairs):
-            return True
-    return False
-
-
-def _with_values(
-    model: nn.Module, example: Inputs, call: Callable[..., Any], actions: Mapping[Site, Action]
-) -> Any:
-    """The output, with each site's value passed through its action."""
-    x = example.clone()
-    for index, name in enumerate(example.site_names):
-        for site, action in actions.items():
-            if site.kind == "input" and site.module == name:
-                x = x.with_tensor(index, cast(Tensor, action(x.tensors[index])))
-    inner = {site: action for site, action in actions.items() if site.kind != "input"}
-    with torch.random.fork_rng(devices=[]), perturbing(model, inner):
-        return x.call(call)
-
-
-def _real_leaves(output: Any) -> list[Tensor]:
-    found = (leaf for _, leaf in leaves(output) if isinstance(leaf, Tensor))
-    return [leaf for leaf in found if leaf.is_floating_point()]
-
-
-def _batch_axis(one: Tensor, two: Tensor) -> int | None:
-    """The axis along which a value for two examples is twice as long as for one."""
-    if one.dim() != two.dim():
-        return None
-    grown = [axis for axis in range(one.dim()) if one.shape[axis] != two.shape[axis]]
-    if len(grown) != 1 or (one.shape[grown[0]], two.shape[grown[0]]) != (1, 2):
-        return None
-    return grown[0] if grown[0] == 0 or (grown[0] == 1 and two.dim() >= 3) else None
 
 
 def select_sites(available: Sequence[Site], pattern: str, strikes: Strikes) -> list[Site]:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from crashsim.changes import SCATTERED, Changes, is_elementwise, is_rare, split, strike
-from crashsim.checks import check_model, check_outputs, dtype_of, unwrapped
+from crashsim.checks import check_model, check_outputs, dtype_of, quantises_batches, unwrapped
+from crashsim.discovery import find_sites
 from crashsim.errors import ArgumentError, CrashsimError, ModelError, NotApplicableError, SiteError
 from crashsim.faults import Fault
 from crashsim.graph import NotTraceable
@@ -24,15 +25,17 @@ from crashsim.patching import PatchedWeights
 from crashsim.points import Floats, Integers, Placement, Points
 from crashsim.prefix import Program
 from crashsim.readout import find_readout
-from crashsim.sites import Action, Site, find_sites, perturbing, select_sites
+from crashsim.sites import Action, Site, perturbing, select_sites
+from crashsim.unfused import Unfused
 
 Faults = Fault | Mapping[str, Fault]
 
 # Scalars of activations in flight at once: small enough for the cache, large enough to batch.
-_BATCH_SCALARS = 2**21
+_BATCH_SCALARS = 2**22
 _GRADIENT_SCALARS = 2**25
 _STEP_VALUES = 2**22  # outputs held at once
 _SHORT_CUTS = True  # False: every sample runs through the whole model (for tests of the rest)
+NO_DERIVATIVES = "the model computes its output without derivatives (by steps, or under no_grad)"
 _CHECKED = 1024  # faults per site with which the short cuts are checked
 
 
@@ -59,6 +62,7 @@ class FaultSpace:
         model: without the wrappers of ``torch.compile`` and ``DataParallel``.
         examples: the inputs.
         readout: which tensor of the model's output is analysed.
+        runs_alone: whether each sample of each input runs by itself.
         placements: the faults at their sites, in the order of their coordinates.
         N: number of fault coordinates.
         B, K: number of inputs and of outputs (all axes after the batch, flattened).
@@ -103,6 +107,8 @@ class FaultSpace:
             )
             for name, tensor in named
         }
+        self.runs_alone = quantises_batches(model)
+        self._unfused = Unfused(model)
         with torch.no_grad(), self._explaining_failures():
             self.readout = find_readout(self._raw, self.examples, readout)
             clean = check_outputs(self._call, self.examples)
@@ -116,6 +122,8 @@ class FaultSpace:
         self._scalars = sum(s.size for s in self.available_sites if s.kind != "parameter") or 1
         self._has_parameters = any(p.site.kind == "parameter" for p in self.placements)
         self._scalars += _scalars_of_weights(self.placements, self.available_sites)
+        if self.runs_alone:
+            self._scalars = _BATCH_SCALARS  # one input, one sample at a time
         self._program: Program | str | None = None  # the reason, where there can be none
 
     @torch.inference_mode(False)
@@ -127,7 +135,7 @@ class FaultSpace:
         space.dtype = dtype
         space.examples = self.examples.to(self.device, dtype)
         space.tensors = {name: space._cast(tensor) for name, tensor in self.tensors.items()}
-        with torch.no_grad():
+        with torch.no_grad(), space._explaining_failures():
             space._clean = check_outputs(space._call, space.examples).double().cpu().numpy()
         space._program = None
         return space
@@ -187,7 +195,7 @@ class FaultSpace:
         result = np.empty((points.count, self.B, self.K))
         batch = min(self.B, max(1, _BATCH_SCALARS // self._scalars))
         step = max(1, _BATCH_SCALARS // (self._scalars * batch))
-        with torch.no_grad():
+        with torch.no_grad(), self._unfused():
             choose = self._choose(points)
             for low in range(0, self.B, batch):
                 with choose(self.examples.part(low, low + batch)) as (run, most):
@@ -232,7 +240,7 @@ class FaultSpace:
         if self._program is None:
             try:
                 example = self.examples.part(0, 1)
-                with torch.no_grad():
+                with torch.no_grad(), self._unfused():
                     program = Program(
                         self.model, self.tensors, example, self.placements, self.readout
                     )
@@ -365,7 +373,11 @@ class FaultSpace:
         Yields:
             the slice of inputs, and their gradients (b, R, N). One forward and R backward passes
             for all inputs of a slice; with faults in parameters, for every single input.
+
+        Raises:
+            NotApplicableError: the output has no derivative in any coordinate.
         """
+        self._check_derivatives()
         rows = np.eye(self.K) if readouts is None else readouts
         batch = 1 if self._has_parameters else max(1, _GRADIENT_SCALARS // (len(rows) * self.N))
         for low in range(0, self.B, batch):
@@ -380,6 +392,18 @@ class FaultSpace:
                 gradient = torch.stack([_gradient(value, e)[0] for value in wanted], dim=1)
             yield slice(low, low + len(inputs)), gradient.double().cpu().numpy()
 
+    @property
+    def has_derivatives(self) -> bool:
+        """Whether the output has a derivative in some coordinate.
+
+        A model that quantises, or that computes without derivatives inside, has none.
+        """
+        return any(p.site.has_gradient for p in self.placements)
+
+    def _check_derivatives(self) -> None:
+        if not self.has_derivatives:
+            raise NotApplicableError(NO_DERIVATIVES)
+
     def hessian_products(
         self, at: Floats, vectors: Floats
     ) -> Iterator[tuple[slice, Floats, Floats]]:
@@ -392,7 +416,11 @@ class FaultSpace:
         Yields:
             the slice of inputs, their gradients (b, K, N), and the products (b, K, V, N). Costs K
             times V + 1 backward passes for all inputs of a slice.
+
+        Raises:
+            NotApplicableError: the output has no derivative in any coordinate.
         """
+        self._check_derivatives()
         values = self.K * self.N * (len(vectors) + 1)
         batch = 1 if self._has_parameters else max(1, _GRADIENT_SCALARS // values)
         for low in range(0, self.B, batch):
@@ -476,18 +504,22 @@ class FaultSpace:
 
     def _call(self, x: Inputs) -> Tensor:
         """The outputs (b, ...) that are analysed, of b inputs."""
+        if self.runs_alone and len(x) > 1:
+            return torch.cat([x.part(i, i + 1).call(self._forward) for i in range(len(x))])
         return x.call(self._forward)
 
     def _forward(self, *arguments: Any, **keywords: Any) -> Tensor:
-        output: Tensor = self.readout(
-            functional_call(self.model, self.tensors, arguments, keywords)
-        )
+        with self._unfused():
+            output: Tensor = self.readout(
+                functional_call(self.model, self.tensors, arguments, keywords)
+            )
         return output
 
     def _raw(self, x: Inputs, tensors: Mapping[str, Tensor] | None = None) -> Any:
         """What the model returns, with these parameters and buffers (its own)."""
         given = dict(self.tensors if tensors is None else tensors)
-        return x.call(lambda *args, **kwargs: functional_call(self.model, given, args, kwargs))
+        with self._unfused():
+            return x.call(lambda *args, **kwargs: functional_call(self.model, given, args, kwargs))
 
     @contextmanager
     def _explaining_failures(self) -> Iterator[None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from typing import Any
 
@@ -51,14 +51,18 @@ def mapped(value: Any, change: Callable[[Names, Any], Any], names: Names = ()) -
     parts = children(value)
     if parts is None:
         return change(names, value)
-    changed = [(step, mapped(part, change, (*names, name))) for name, step, part in parts]
-    if all(new is old for (_, new), (_, _, old) in zip(changed, parts, strict=True)):
+    changed = [mapped(part, change, (*names, name)) for name, _, part in parts]
+    if all(new is old for new, (_, _, old) in zip(changed, parts, strict=True)):
         return value
+    return rebuilt(value, changed)
+
+
+def rebuilt(value: Any, parts: Sequence[Any]) -> Any:
+    """A value of the same kind with other parts, in the order of ``children``."""
     if isinstance(value, tuple | list):
-        items = [new for _, new in changed]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     result: Any = copy(value)
-    for step, new in changed:
+    for (_, step, _), new in zip(children(value) or (), parts, strict=True):
         if isinstance(step, Field):
             object.__setattr__(result, step, new)  # frozen dataclasses too
         else:

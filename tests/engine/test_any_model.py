@@ -7,9 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
-from crashsim import FaultSpace, NeuronCrash, WeightCrash, find_sites, score
-from crashsim.errors import SiteError
+from crashsim import FaultSpace, NeuronCrash, WeightCrash, enumerate_exact, find_sites, score
+from crashsim.errors import ModelError, NotApplicableError, SiteError
 from crashsim.points import Points, sample_points
 
 
@@ -184,20 +185,30 @@ def test_crashed_units_of_an_lstm_are_zero(seeded, randn):
     np.testing.assert_allclose(outputs, wanted, atol=1e-6)
 
 
-def test_quantised_layers(seeded, randn):
-    net = seeded(lambda: nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3)))
+def test_quantised_layers(seeded, randn, monkeypatch):
+    """int8 layers round by the largest number of their batch: one sample and input at a time."""
+    net = seeded(lambda: nn.Sequential(nn.Linear(6, 7), nn.ReLU(), nn.Linear(7, 3)))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            quantised = torch.ao.quantization.quantize_dynamic(net, {nn.Linear}, torch.qint8)
-        except (AttributeError, RuntimeError, ImportError) as error:
-            pytest.skip(f"this torch does not quantise here: {error}")
-        x = randn(1, 6)
-        space = FaultSpace(quantised, x, NeuronCrash(0.2), "hidden")
-        points = sample_points(space.placements, 0, 20)
-        # Activations are quantised with a scale of the whole batch: near, not equal.
-        expected = FaultSpace(net, x, NeuronCrash(0.2)).outputs(points)
-        np.testing.assert_allclose(space.outputs(points), expected, atol=0.1)
+        warnings.simplefilter("ignore")  # torch's own: it will move to another package
+        quantised = torch.ao.quantization.quantize_dynamic(net, {nn.Linear}, torch.qint8)
+    x = randn(3, 6)
+    space = FaultSpace(quantised, x, NeuronCrash(0.2))
+    points = sample_points(space.placements, 0, 20)
+    found = space.outputs(points)
+    with torch.no_grad():
+        alone = torch.cat([quantised(x[i : i + 1]) for i in range(3)])
+    np.testing.assert_array_equal(space.clean(), alone.double())
+    np.testing.assert_allclose(
+        found, FaultSpace(net, x, NeuronCrash(0.2)).outputs(points), atol=0.1
+    )
+    assert np.abs(found - space.clean()).max() > 0.05
+    monkeypatch.setattr("crashsim.space._SHORT_CUTS", False)
+    np.testing.assert_array_equal(space.outputs(points), found)
+    result = score(quantised, x, NeuronCrash(0.2), samples=200)
+    assert "without derivatives" in result.skipped["taylor"]
+    assert result.find("exact", "variance").value > 0
+    with pytest.raises(SiteError, match="matches no weight site"):
+        FaultSpace(quantised, x, WeightCrash(0.1))
 
 
 def test_half_precision(seeded, randn):
@@ -211,3 +222,354 @@ def test_half_precision(seeded, randn):
 def test_a_score_of_a_recurrent_net(seeded, randn):
     result = score(seeded(Recurrent), randn(2, 4, 3), NeuronCrash(0.05), samples=500)
     assert result.find("monte-carlo", "variance").value > 0
+
+
+class Final(nn.Module):
+    """Reads the final state of a recurrent layer alone."""
+
+    def __init__(self, kind=nn.GRU, read=lambda final: final[-1], **options):
+        super().__init__()
+        self.rnn, self.read = kind(3, 4, batch_first=True, **options), read
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(self.read(self.rnn(x)[1]))
+
+
+FINAL = {
+    "GRU": (Final, "rnn:h_n"),
+    "RNN": (lambda: Final(nn.RNN, num_layers=2), "rnn:h_n"),
+    "LSTM": (lambda: Final(nn.LSTM, lambda final: final[0][0]), "rnn:h_n"),
+    "memory": (lambda: Final(nn.LSTM, lambda final: final[1].squeeze(0)), "rnn:c_n"),
+    "both": (lambda: Final(nn.LSTM, lambda final: final[0][0] * final[1][0]), "rnn:h_n"),
+}
+
+
+@pytest.mark.parametrize("case", FINAL)
+def test_the_final_state_is_a_site_of_its_own(case, seeded, randn, monkeypatch):
+    build, wanted = FINAL[case]
+    net, x = seeded(build), randn(3, 5, 3)
+    space = FaultSpace(net, x, NeuronCrash(0.3))
+    assert [p.site.name for p in space.placements] == [wanted]
+    assert space.placements[0].site.axis == 1
+    points = sample_points(space.placements, 0, 30)
+    found = space.outputs(points)
+    assert np.abs(found - space.clean()).max() > 1e-3
+    assert "computed once" in space.plan()[0]  # the layer itself, for one
+    monkeypatch.setattr("crashsim.space._SHORT_CUTS", False)
+    np.testing.assert_allclose(found, space.outputs(points), atol=1e-6)
+    dead = FaultSpace(net, x, {wanted: NeuronCrash(1.0)})
+    everything = dead.outputs(Points.at(dead.mean_point))[0]
+    np.testing.assert_allclose(everything, np.tile(net.head.bias.detach(), (3, 1)), atol=1e-6)
+
+
+def test_monte_carlo_of_a_final_state_against_all_patterns(seeded, randn):
+    net, x = seeded(Final), randn(2, 5, 3)
+    exact = enumerate_exact(net, x, NeuronCrash(0.3)).variance.sum(1).mean()
+    sampled = score(net, x, NeuronCrash(0.3), samples=4000, methods=["monte-carlo"])
+    variance = sampled.find("monte-carlo", "variance")
+    assert variance.value == pytest.approx(exact, rel=0.05)
+    assert exact > 0.01
+
+
+def test_faults_that_cannot_reach_the_output_are_refused(seeded, randn):
+    net, x = seeded(Final), randn(2, 5, 3)
+    with pytest.raises(SiteError, match=r"does not depend on 'rnn', .*'rnn:h_n'"):
+        FaultSpace(net, x, NeuronCrash(0.1), "rnn")
+    both = FaultSpace(net, x, {"rnn": NeuronCrash(0.1), "head": NeuronCrash(0.1)})
+    assert [p.site.name for p in both.placements] == ["rnn", "head"]  # one of the two does
+    glob = FaultSpace(net, x, NeuronCrash(0.1), "rnn*")
+    assert [p.site.name for p in glob.placements] == ["rnn:h_n"]
+
+
+class Seq2Seq(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(9, 4)
+        self.encoder = nn.LSTM(4, 5, batch_first=True)
+        self.decoder = nn.LSTM(4, 5, batch_first=True)
+        self.head = nn.Linear(5, 9)
+
+    def forward(self, source, target):
+        _, state = self.encoder(self.embed(source))
+        return self.head(self.decoder(self.embed(target), state)[0])
+
+
+class Folded(nn.Module):
+    """Frames of a video folded into the batch, then a recurrent layer."""
+
+    def __init__(self, first=True):
+        super().__init__()
+        self.conv, self.rnn = nn.Conv2d(1, 2, 3, 2), nn.GRU(8, 4, batch_first=True)
+        self.head, self.first = nn.Linear(4, 2), first
+
+    def forward(self, x):
+        if not self.first:
+            x = x.transpose(0, 1)
+        h = F.relu(self.conv(x.flatten(0, 1))).flatten(1).reshape(*x.shape[:2], -1)
+        return self.head(self.rnn(h if self.first else h.transpose(0, 1))[1][0])
+
+
+class Swish(nn.Module):
+    def forward(self, x):
+        return x * torch.sigmoid(1.7 * x)
+
+
+class Composed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.act, self.b = nn.Linear(3, 5), Swish(), nn.Linear(5, 2)
+
+    def forward(self, x):
+        return self.b(self.act(self.a(x)))
+
+
+class Mixture(nn.Module):
+    """Every example runs through one of three experts."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.gate = nn.Linear(3, 4), nn.Linear(4, 3)
+        self.experts = nn.ModuleList(nn.Linear(4, 2) for _ in range(3))
+
+    def forward(self, x):
+        x = torch.tanh(self.stem(x))
+        chosen, out = self.gate(x).argmax(-1), x.new_zeros(len(x), 2)
+        for i, expert in enumerate(self.experts):
+            if (chosen == i).any():
+                out[chosen == i] = expert(x[chosen == i])
+        return out
+
+
+class Checkpointed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Sequential(nn.Linear(3, 5), nn.ReLU()), nn.Linear(5, 2)
+
+    def forward(self, x):
+        return self.head(checkpoint(self.body, x, use_reentrant=False))
+
+
+class Spectral(nn.Module):
+    """Complex numbers on the way."""
+
+    def __init__(self):
+        super().__init__()
+        self.filter = nn.Parameter(torch.randn(3, dtype=torch.cfloat))
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = torch.fft.irfft(torch.fft.rfft(x) * self.filter, n=4)
+        return self.b(F.gelu(self.a(x)) + x)
+
+
+class InPlace(nn.Module):
+    """Uses what an in-place activation leaves behind, not what it returns."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.act, self.b = nn.Linear(3, 5), nn.ReLU(inplace=True), nn.Linear(5, 2)
+
+    def forward(self, x):
+        h = self.a(x)
+        self.act(h)
+        return self.b(h)
+
+
+class Parametrised(nn.Module):
+    def __init__(self):
+        super().__init__()
+        wrap = nn.utils.parametrizations
+        self.a, self.b = wrap.weight_norm(nn.Linear(3, 4)), wrap.spectral_norm(nn.Linear(4, 4))
+        self.c = wrap.orthogonal(nn.Linear(4, 2))
+
+    def forward(self, x):
+        return self.c(torch.tanh(self.b(torch.relu(self.a(x)))))
+
+
+class Listed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weights = nn.ParameterList([torch.randn(3, 4), torch.randn(4, 2)])
+        self.more = nn.ParameterDict({"bias": torch.zeros(2)})
+
+    def forward(self, x):
+        return torch.sigmoid(x @ self.weights[0]) @ self.weights[1] + self.more["bias"]
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.mix = nn.Embedding(9, 5), nn.Linear(5, 5)
+        self.head = nn.Linear(5, 9, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, x):
+        return self.head(F.gelu(self.mix(self.embed(x))))
+
+
+class Padded(nn.Module):
+    """torch would pack the padded sequences here and leave the activations out."""
+
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+        self.encoder, self.head = nn.TransformerEncoder(layer, 2), nn.Linear(4, 2)
+
+    def forward(self, x, mask):
+        return self.head(self.encoder(x, src_key_padding_mask=mask)[:, 0])
+
+
+class Graph(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x, edges):
+        h = torch.relu(self.a(edges @ x))
+        return self.b(edges @ h).sum(1)
+
+
+def volume():
+    return nn.Sequential(
+        nn.Conv3d(1, 2, 3, padding=1), nn.InstanceNorm3d(2, affine=True), nn.LeakyReLU(),
+        nn.MaxPool3d(2), nn.ConvTranspose3d(2, 1, 2, 2), nn.ELU(), nn.Flatten(), nn.Linear(64, 2),
+    )  # fmt: skip
+
+
+def signal():
+    return nn.Sequential(
+        nn.Conv1d(3, 4, 3, groups=1), nn.GroupNorm(2, 4), nn.Mish(), nn.ConvTranspose1d(4, 2, 2),
+        nn.PReLU(), nn.Flatten(), nn.Linear(12, 2),
+    )  # fmt: skip
+
+
+TOKENS = torch.tensor([[1, 2, 3], [4, 5, 0], [8, 8, 1]])
+MASK = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+UNSEEN = {
+    "seq2seq": (Seq2Seq, lambda r: (TOKENS, TOKENS[:, :2]), ["encoder:h_n", "decoder"]),
+    "folded": (Folded, lambda r: r(2, 3, 1, 6, 6), [":relu", "rnn:h_n"]),
+    "folded, time first": (lambda: Folded(False), lambda r: r(2, 3, 1, 6, 6), ["rnn:h_n"]),
+    "composed": (Composed, lambda r: r(3, 3), ["act"]),
+    "mixture": (Mixture, lambda r: r(9, 3), [":tanh"]),
+    "checkpointed": (Checkpointed, lambda r: r(3, 3), ["body.1"]),
+    "spectral": (Spectral, lambda r: r(3, 4), [":gelu"]),
+    "in place": (InPlace, lambda r: r(3, 3), ["a"]),
+    "parametrised": (Parametrised, lambda r: r(3, 3), [":relu", ":tanh"]),
+    "listed": (Listed, lambda r: r(3, 3), [":sigmoid"]),
+    "tied": (Tied, lambda r: TOKENS, [":gelu"]),
+    "padded": (
+        Padded,
+        lambda r: {"x": r(2, 5, 4), "mask": MASK},
+        ["encoder.layers.0:relu", "encoder.layers.1:relu"],
+    ),
+    "graph": (Graph, lambda r: {"x": r(2, 4, 3), "edges": torch.ones(2, 4, 4)}, [":relu"]),
+    "volume": (volume, lambda r: r(2, 1, 4, 4, 4), ["2", "5"]),
+    "signal": (signal, lambda r: r(2, 3, 7), ["2", "4"]),
+    "bag": (
+        lambda: nn.Sequential(nn.EmbeddingBag(9, 4), nn.Tanh(), nn.Linear(4, 2)),
+        lambda r: TOKENS,
+        ["1"],
+    ),
+    "parallel": (
+        lambda: nn.DataParallel(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))),
+        lambda r: r(2, 3),
+        ["1"],
+    ),
+    "view": (nn.Flatten, lambda r: r(2, 3, 2), "input"),
+}
+
+
+@pytest.mark.parametrize("case", UNSEEN)
+def test_models_of_every_kind(case, seeded, randn, monkeypatch):
+    build, inputs, wanted = UNSEEN[case]
+    net, x = seeded(build), inputs(randn)
+    where = wanted if isinstance(wanted, str) else "hidden"
+    space = FaultSpace(net, x, NeuronCrash(0.2), where)
+    assert [p.site.name for p in space.placements] == ([where] if where == "input" else wanted)
+    for struck in (
+        space,
+        FaultSpace(net, x, NeuronCrash(0.02), where),
+        *(FaultSpace(net, x, WeightCrash(0.02)) for _ in range(where == "hidden")),
+    ):
+        points = sample_points(struck.placements, 0, 25)
+        found = struck.outputs(points)
+        assert np.abs(found - struck.clean()).max() > 1e-5
+        with monkeypatch.context() as patched:
+            patched.setattr("crashsim.space._SHORT_CUTS", False)
+            wanted_outputs = struck.outputs(points)
+        np.testing.assert_allclose(found, wanted_outputs, atol=2e-5, rtol=2e-5)
+
+
+def test_the_layer_inside_a_folded_batch_counts_every_frame(seeded, randn):
+    """Crashing a unit of a frame sets just that unit, of that frame, of every example to zero."""
+    net, x = seeded(Folded), randn(2, 3, 1, 6, 6)
+    space = FaultSpace(net, x, {":relu": NeuronCrash(0.1)})
+    assert space.placements[0].site.shape == (3, 2, 2, 2)
+    unit = 1 * 8 + 5  # of the second frame
+    e = np.zeros(space.N)
+    e[unit] = 1
+    found = space.outputs(Points.at(e))[0]
+    with torch.no_grad():
+        h = F.relu(net.conv(x.flatten(0, 1))).flatten(1).reshape(2, 3, -1)
+        h[:, 1, 5] = 0
+        np.testing.assert_allclose(found, net.head(net.rnn(h)[1][0]).double(), atol=1e-6)
+    assert np.abs(found - space.clean()).max() > 1e-5
+
+
+def test_compiled_models_and_parts_run_as_they_were_written(seeded, randn, monkeypatch):
+    plain = seeded(lambda: nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, on loading its compiler
+        whole = torch.compile(plain)
+        part = nn.Sequential(torch.compile(plain[:2], backend="eager"), plain[2]).eval()
+    x = randn(3, 3)
+    points = sample_points(FaultSpace(plain, x, NeuronCrash(0.3)).placements, 0, 20)
+    wanted = FaultSpace(plain, x, NeuronCrash(0.3)).outputs(points)
+    for net, name in ((whole, "1"), (part, "0._orig_mod.1")):
+        space = FaultSpace(net, x, NeuronCrash(0.3))
+        assert [p.site.name for p in space.placements] == [name]
+        np.testing.assert_allclose(space.outputs(points), wanted, atol=1e-6)
+    result = score(part, x, NeuronCrash(0.3), samples=200)
+    assert result.find("exact", "variance").value > 0
+
+
+class Steps(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 6), nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.b((torch.sigmoid(self.a(x)) > 0.4).to(x.dtype))
+
+
+def test_without_derivatives_the_methods_that_need_them_are_skipped(seeded, randn):
+    net, x = seeded(Steps), randn(3, 3)
+    result = score(net, x, NeuronCrash(0.2), samples=2000, epsilon=0.5)
+    for method in ("taylor", "mean-point-taylor", "mean-point-curvature"):
+        assert "without derivatives" in result.skipped[method]
+        assert result.find(method, "variance") is None
+    exact, sampled = (result.find(m, "variance") for m in ("exact", "monte-carlo"))
+    assert sampled.low < exact.value < sampled.high
+    assert result.find("saddlepoint", "tail", output=0) is not None  # from the differences
+    with pytest.raises(NotApplicableError, match="without derivatives"):
+        score(net, x, NeuronCrash(0.2), methods=["mean-point-taylor"])
+
+
+class Fixed(nn.Module):
+    """Computes in the type of its own choice."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.b(torch.relu(self.a(x)).float())
+
+
+def test_models_that_fix_their_type_are_enumerated_in_it(seeded, randn):
+    net, x = seeded(Fixed), randn(2, 3)
+    exact = enumerate_exact(net, x, NeuronCrash(0.2))
+    assert exact.variance.max() > 0
+    with pytest.raises(ModelError, match=r"torch\.float64"):
+        FaultSpace(net, x, NeuronCrash(0.2)).with_dtype(torch.float64)

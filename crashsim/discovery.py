@@ -1,0 +1,282 @@
+"""Finds the sites of a model by running it on an example or two and listening."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from crashsim.inputs import Inputs, ModelInputs, read_inputs
+from crashsim.sites import (
+    ACTIVATION_FUNCTIONS,
+    ACTIVATION_MODULES,
+    AFFINE,
+    RECURRENT,
+    Action,
+    Key,
+    Site,
+    listening,
+    perturbing,
+)
+from crashsim.structure import leaves
+
+_Values = dict[Key, Tensor]
+_LOOKED_AT = 4  # examples, to see whether all of them run through a layer
+
+
+def find_sites(
+    model: nn.Module,
+    inputs: ModelInputs | Inputs,
+    run: Callable[..., Any] | None = None,
+) -> list[Site]:
+    """All sites of a model, in order of execution; parameters last.
+
+    A value must be a floating-point tensor with the batch on its first axis (or the second, in
+    sequences (T, B, ...)), on which several rows for each example may follow one another.
+
+    Args:
+        model: any module, in evaluation mode.
+        inputs: (B, ...) examples, of which some are looked at; several tensors, as ``FaultSpace``
+            takes them.
+        run: how to call the model, if not as ``model(inputs)``.
+    """
+    call = run or model
+    given = inputs if isinstance(inputs, Inputs) else read_inputs(inputs)
+    example = given.part(0, 1)
+
+    def sample(x: Inputs) -> tuple[_Values, Any]:
+        seen: _Values = {}
+
+        def record(key: Key, value: Any) -> None:
+            if isinstance(value, Tensor) and value.is_floating_point() and value.dim() >= 1:
+                seen[key] = value
+
+        with torch.no_grad(), listening(model, record):
+            return seen, x.clone().call(call)
+
+    one, _ = sample(example)
+    two, output = sample(example.repeat(2))
+    some, _ = sample(given.part(0, _LOOKED_AT))
+    modules = dict(model.named_modules())
+    composed = _composed_activations(two, modules)
+    folded = _folded({k: (one[k], v) for k, v in two.items() if k in one}, given, sample)
+    sites = [
+        Site(f"input.{name}" if name else "input", "input", tuple(tensor.shape[1:]), module=name)
+        for name, tensor in zip(example.site_names, example.tensors, strict=True)
+        if tensor.is_floating_point()
+    ]
+    for key, value in two.items():
+        path, function, _ = key
+        if key not in one or (not path and function not in ACTIVATION_FUNCTIONS):
+            continue
+        axis = _batch_axis(one[key], value)
+        if axis is not None:
+            shape = tuple(value.movedim(axis, 0).shape[1:])
+        elif key in folded:
+            axis, shape = 0, tuple(one[key].shape)
+        else:
+            continue
+        rows = value.shape[axis] // 2 * min(len(given), _LOOKED_AT)
+        if key not in some or some[key].shape[axis] != rows:
+            continue  # the model decides which examples run through it
+        is_activation = _is_activation(key, modules[path], composed)
+        sites.append(
+            Site(
+                name=_name(key),
+                kind="activation" if is_activation else "module",
+                shape=shape,
+                module=path,
+                function=function,
+                call=key[2],
+                is_output=_is_same(value, output),
+                is_affine=isinstance(modules[path], AFFINE) and function is None,
+                axis=axis,
+            )
+        )
+    sites = _told_read(model, example, call, sites)
+    # Where nothing inside the model has a derivative, its parameters have none either.
+    smooth = any(s.has_gradient for s in sites) or not any(s.is_read for s in sites)
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point():
+            shape = tuple(parameter.shape)
+            sites.append(Site(name, "parameter", shape, module=name, has_gradient=smooth))
+    return sites
+
+
+def _name(key: Key) -> str:
+    path, function, call = key
+    name = path if function is None else f"{path}:{function}"
+    return f"{name}#{call}" if call else name
+
+
+def _is_same(value: Tensor, output: Any) -> bool:
+    return (
+        isinstance(output, Tensor)
+        and value.data_ptr() == output.data_ptr()
+        and value.numel() == output.numel()
+    )
+
+
+def _is_activation(key: Key, module: nn.Module, composed: Collection[str]) -> bool:
+    path, function, _ = key
+    if path in composed:
+        return function is None
+    return (
+        isinstance(module, RECURRENT)
+        or function in ACTIVATION_FUNCTIONS
+        or (function is None and isinstance(module, ACTIVATION_MODULES))
+    )
+
+
+def _composed_activations(values: _Values, modules: Mapping[str, nn.Module]) -> set[str]:
+    """Modules that compute an activation function out of others, such as x * sigmoid(x).
+
+    They have no layers inside and no matrix of weights, and return another value than the function
+    that they call does, of the same shape.
+    """
+    found = set()
+    for (path, function, _), value in values.items():
+        if function not in ACTIVATION_FUNCTIONS or not path or any(modules[path].children()):
+            continue
+        whole = values.get((path, None, 0))
+        if whole is None or whole.shape != value.shape or whole.data_ptr() == value.data_ptr():
+            continue
+        if all(p.dim() < 2 for p in modules[path].parameters()):
+            found.add(path)
+    return found
+
+
+def _batch_axis(one: Tensor, two: Tensor) -> int | None:
+    """The axis along which a value for two examples is twice as long as for one."""
+    if one.dim() != two.dim():
+        return None
+    grown = [axis for axis in range(one.dim()) if one.shape[axis] != two.shape[axis]]
+    if len(grown) != 1 or (one.shape[grown[0]], two.shape[grown[0]]) != (1, 2):
+        return None
+    return grown[0] if grown[0] == 0 or (grown[0] == 1 and two.dim() >= 3) else None
+
+
+def _folded(
+    values: Mapping[Key, tuple[Tensor, Tensor]],
+    given: Inputs,
+    sample: Callable[[Inputs], tuple[_Values, Any]],
+) -> set[Key]:
+    """The values whose rows are those of the first example, then those of the second.
+
+    Their number alone does not say so (they may alternate): two different examples do.
+
+    Args:
+        values: for one example and for the same twice.
+    """
+    grown = {
+        key
+        for key, (one, two) in values.items()
+        if len(one) > 1 and (2 * len(one), *one.shape[1:]) == two.shape
+    }
+    if not grown:
+        return set()
+    first = given.part(0, 1)
+    second = given.part(1, 2) if len(given) > 1 else first.rolled()
+    try:
+        both, other = sample(first.joined(second))[0], sample(second)[0]
+    except Exception:  # the model need not take an example that we made up
+        return set()
+    found = set()
+    for key in grown & both.keys() & other.keys():
+        a, b = values[key][0], other[key]
+        if a.shape == b.shape and not _close(a, b) and _close(both[key], torch.cat([a, b])):
+            found.add(key)
+    return found
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    """Whether two values differ by rounding alone."""
+    if a.shape != b.shape:
+        return False
+    slack = 30 * torch.finfo(a.dtype).eps ** 0.75
+    return bool((a - b).abs().max() <= slack * (1e-30 + a.abs().max()))
+
+
+def _told_read(
+    model: nn.Module, example: Inputs, call: Callable[..., Any], sites: Sequence[Site]
+) -> list[Site]:
+    """The sites with whether the output depends on them.
+
+    A derivative says at once of which values the output is a function; of those without one (the
+    model may round, or compute without derivatives) it is found by changing them.
+    """
+    shifts: dict[Site, Tensor] = {}
+
+    def shift(value: Tensor, site: Site) -> Tensor:
+        shifts[site] = torch.zeros_like(value, requires_grad=True)
+        return value + shifts[site]
+
+    smooth: set[Site] = set()
+    try:
+        with torch.enable_grad():
+            output = _with_values(model, example, call, {s: partial(shift, site=s) for s in sites})
+            total = sum(leaf.sum() for leaf in _real_leaves(output) if leaf.requires_grad)
+            if isinstance(total, Tensor):
+                found = list(shifts)
+                gradients = torch.autograd.grad(
+                    total, [shifts[site] for site in found], allow_unused=True
+                )
+                smooth = {s for s, g in zip(found, gradients, strict=True) if g is not None}
+    except Exception:  # whatever has no derivative, or minds one
+        pass
+    doubtful = set(sites) - smooth
+    read = set(smooth)
+    clean = _with_values(model, example, call, {})
+    if doubtful and _matter(doubtful, model, example, call, clean):
+        read |= {site for site in doubtful if _matter({site}, model, example, call, clean)}
+    return [replace(s, is_read=s in read, has_gradient=s in smooth) for s in sites]
+
+
+# What values are replaced by to see whether anything depends on them.
+_OTHERS: tuple[Action, ...] = (
+    torch.zeros_like,
+    torch.neg,
+    lambda value: value + 10 * (1 + value.abs()),
+)
+
+
+def _matter(
+    sites: Collection[Site],
+    model: nn.Module,
+    example: Inputs,
+    call: Callable[..., Any],
+    clean: Any,
+) -> bool:
+    """Whether the output changes if these sites' values do."""
+    for other in _OTHERS:
+        try:
+            changed = _with_values(model, example, call, dict.fromkeys(sites, other))
+        except Exception:  # a value that makes the model fail is read
+            return True
+        pairs = zip(_real_leaves(clean), _real_leaves(changed), strict=False)
+        if not all(torch.equal(a, b) for a, b in pairs):
+            return True
+    return False
+
+
+def _with_values(
+    model: nn.Module, example: Inputs, call: Callable[..., Any], actions: Mapping[Site, Action]
+) -> Any:
+    """The output, with each site's value passed through its action."""
+    x = example.clone()
+    for index, name in enumerate(example.site_names):
+        for site, action in actions.items():
+            if site.kind == "input" and site.module == name:
+                x = x.with_tensor(index, cast(Tensor, action(x.tensors[index])))
+    inner = {site: action for site, action in actions.items() if site.kind != "input"}
+    with torch.random.fork_rng(devices=[]), perturbing(model, inner):
+        return x.call(call)
+
+
+def _real_leaves(output: Any) -> list[Tensor]:
+    found = (leaf for _, leaf in leaves(output) if isinstance(leaf, Tensor))
+    return [leaf for leaf in found if leaf.is_floating_point()]

@@ -1,0 +1,44 @@
+"""Models run layer by layer, so that faults find their sites."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import nn
+
+_FUSED = (nn.MultiheadAttention, nn.TransformerEncoder, nn.TransformerEncoderLayer)
+
+
+class Unfused:
+    """Switches off what would run several layers of a model as one.
+
+    ``torch.compile``d parts run as they were written, and attention without torch's fast path,
+    which leaves out activations and packs padded sequences.
+
+    Args:
+        model: decides what there is to switch off.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        modules = list(model.modules())
+        self._compiled = any(
+            hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) for m in modules
+        )
+        self._fused = any(isinstance(m, _FUSED) for m in modules)
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            if self._compiled:
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+                stack.enter_context(warnings.catch_warnings())
+                # Of hooks that it would not see; it sees none, for it does nothing.
+                warnings.filterwarnings("ignore", message="Using `torch.compile")
+            if self._fused:
+                usual = torch.backends.mha.get_fastpath_enabled()
+                stack.callback(torch.backends.mha.set_fastpath_enabled, usual)
+                torch.backends.mha.set_fastpath_enabled(False)
+            yield
