@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from crashsim.errors import ArgumentError, FileError
 
@@ -43,8 +43,65 @@ class Data:
         return replace(self, inputs=self.inputs[:count], targets=targets)
 
 
+@dataclass(frozen=True)
+class Examples:
+    """What models are scored on: numbers as they were stored, and perhaps several tensors.
+
+    Attributes:
+        name: as the user called it.
+        inputs: (n, ...) a tensor; or several, by the name of the model's argument.
+        targets: (n,) int64 classes, or None.
+    """
+
+    name: str
+    inputs: Tensor | dict[str, Tensor]
+    targets: Tensor | None = None
+
+    def first(self, count: int) -> Examples:
+        """The first ``count`` examples (all, if there are fewer)."""
+        targets = None if self.targets is None else self.targets[:count]
+        if isinstance(self.inputs, Tensor):
+            return replace(self, inputs=self.inputs[:count], targets=targets)
+        few = {name: tensor[:count] for name, tensor in self.inputs.items()}
+        return replace(self, inputs=few, targets=targets)
+
+    def fitted(self, model: nn.Module) -> Tensor | dict[str, Tensor]:
+        """The inputs as a model takes them.
+
+        Whole numbers stay whole where the model runs on them (tokens, say), and are numbers of
+        floating point for any other model. Several named tensors stay as they are.
+        """
+        if not isinstance(self.inputs, Tensor) or self.inputs.is_floating_point():
+            return self.inputs
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                model(self.inputs[:1].clone())
+        except Exception:  # whatever its layers say of whole numbers
+            return self.inputs.float()
+        return self.inputs
+
+
+def load_examples(spec: str) -> Examples:
+    """Reads what a model is to be scored on.
+
+    Args:
+        spec: as for ``load_data``. Of numpy files, arrays of int32 and int64 stay whole numbers;
+            other types become float32. An ``.npz`` file without ``inputs`` or ``x`` holds several
+            arrays by the names of the model's arguments (``input_ids``, ``attention_mask``), in
+            which truth values stay so too.
+
+    Raises:
+        FileError: a file is missing or damaged.
+        ArgumentError: an unknown name, or arrays that are no inputs.
+    """
+    if Path(spec).suffix in (".npy", ".npz"):
+        return _numpy(spec)
+    data = load_data(spec)
+    return Examples(data.name, data.inputs, data.targets)
+
+
 def load_data(spec: str, split: Split = "test") -> Data:
-    """Reads a data set by name.
+    """Reads a data set by name, as numbers of floating point.
 
     Args:
         spec: ``digits`` (scikit-learn's 1,797 images of 8 x 8, as vectors in [0, 1]);
@@ -67,7 +124,12 @@ def load_data(spec: str, split: Split = "test") -> Data:
             raise ArgumentError(f"data={spec!r}: say where the idx files are, as {name}:FOLDER")
         data = _idx(spec, Path(folder), split)
     elif Path(spec).suffix in (".npy", ".npz"):
-        return _numpy(spec)
+        found = _numpy(spec)
+        if not isinstance(found.inputs, Tensor):
+            raise FileError(
+                f"data={spec!r} holds {sorted(found.inputs)}; name the examples 'inputs' or 'x'"
+            )
+        return Data(spec, found.inputs.float(), found.targets)
     else:
         raise ArgumentError(
             f"data={spec!r} is not known; give 'digits', 'digits-images', 'mnist:FOLDER', "
@@ -152,38 +214,55 @@ def _read_idx(path: Path) -> NDArray[Any]:
         raise FileError(f"data: cannot read {str(path)!r} as an idx file ({error})") from error
 
 
-def _numpy(spec: str) -> Data:
+def _numpy(spec: str) -> Examples:
     try:
         with open(spec, "rb") as file:
             loaded = np.load(file, allow_pickle=False)
             if isinstance(loaded, np.ndarray):
-                return _checked(spec, loaded, None)
+                return Examples(spec, _inputs(spec, loaded))
             found = {name: loaded[name] for name in loaded.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise FileError(f"data: cannot read {spec!r} as a numpy file ({error})") from error
-    inputs = next((found[name] for name in ("inputs", "x", "X") if name in found), None)
-    if inputs is None:
-        raise FileError(f"data={spec!r} holds {sorted(found)}; name the examples 'inputs' or 'x'")
-    targets = next((found[name] for name in ("targets", "y", "Y") if name in found), None)
-    return _checked(spec, inputs, targets)
+    lone = next((found[name] for name in ("inputs", "x", "X") if name in found), None)
+    targets = next((found.pop(name) for name in ("targets", "y", "Y") if name in found), None)
+    if lone is None and not found:
+        raise FileError(f"data={spec!r} holds no inputs; name the examples 'inputs' or 'x'")
+    inputs: Tensor | dict[str, Tensor]
+    if lone is not None:
+        inputs = _inputs(spec, lone)
+    else:
+        inputs = {name: _inputs(spec, array, name) for name, array in found.items()}
+    count = len(inputs if isinstance(inputs, Tensor) else next(iter(inputs.values())))
+    return Examples(spec, inputs, None if targets is None else _targets(spec, targets, count))
 
 
-def _checked(spec: str, inputs: NDArray[Any], targets: NDArray[Any] | None) -> Data:
-    if inputs.ndim == 0 or inputs.size == 0:
-        raise ArgumentError(f"data={spec!r}: inputs of shape {inputs.shape} hold no examples")
-    if inputs.dtype.kind not in "fiub":
-        raise ArgumentError(f"data={spec!r}: inputs of type {inputs.dtype} are not numbers")
-    if targets is not None and targets.shape != inputs.shape[:1]:
+def _inputs(spec: str, array: NDArray[Any], name: str | None = None) -> Tensor:
+    """One array of inputs; those with a name may be truth values."""
+    what = "inputs" if name is None else f"{name!r}"
+    if array.ndim == 0 or array.size == 0:
+        raise ArgumentError(f"data={spec!r}: {what} of shape {array.shape} hold no examples")
+    if array.dtype.kind not in "fiub":
+        raise ArgumentError(f"data={spec!r}: {what} of type {array.dtype} are not numbers")
+    kept: type = np.float32
+    if array.dtype.kind == "i" and array.dtype.itemsize >= 4:
+        kept = np.int64
+    elif array.dtype.kind == "b" and name is not None:
+        kept = np.bool_
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=kept))
+
+
+def _targets(spec: str, targets: NDArray[Any], count: int) -> Tensor:
+    if targets.shape != (count,):
         raise ArgumentError(
-            f"data={spec!r}: targets of shape {targets.shape} for {len(inputs)} inputs; "
+            f"data={spec!r}: targets of shape {targets.shape} for {count} inputs; "
             "give one class for each"
         )
-    if targets is not None and not _are_classes(targets):
+    if not _are_classes(targets):
         raise ArgumentError(
             f"data={spec!r}: targets of type {targets.dtype} are not classes; "
             "give whole numbers from 0"
         )
-    return _data(spec, inputs, targets)
+    return torch.from_numpy(targets.astype(np.int64))
 
 
 def _are_classes(targets: NDArray[Any]) -> bool:

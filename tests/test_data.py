@@ -5,8 +5,10 @@ import struct
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
-from crashsim.data import load_data
+from crashsim.data import load_data, load_examples
 from crashsim.errors import ArgumentError, CrashsimError, FileError
 
 
@@ -164,3 +166,52 @@ def test_damaged_numpy_files(tmp_path, name, raw):
     (tmp_path / "cut.npz").write_bytes(whole.read_bytes()[:-200])
     with pytest.raises(FileError, match="cannot read"):
         load_data(str(tmp_path / "cut.npz"))
+
+
+class Tokens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(9, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.embed(x)).mean(1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "whole"),
+    [("int64", True), ("int32", True), ("uint8", False), ("int8", False), ("float64", False)],
+)
+def test_whole_numbers_stay_whole_where_the_model_takes_them(tmp_path, seeded, kind, whole):
+    path = str(tmp_path / "x.npy")
+    np.save(path, np.arange(6).reshape(2, 3).astype(kind))
+    examples = load_examples(path)
+    assert examples.inputs.is_floating_point() != whole
+    assert load_data(path).inputs.dtype == torch.float32
+    if whole:
+        assert not examples.fitted(seeded(Tokens)).is_floating_point()
+        assert not examples.first(1).fitted(seeded(Tokens)).is_floating_point()
+    linear = seeded(lambda: nn.Linear(3, 2))
+    assert examples.fitted(linear).dtype == torch.float32
+    assert load_examples("digits").first(3).inputs.shape == (3, 64)
+
+
+def test_several_arrays_are_arguments_of_their_names(tmp_path):
+    path = str(tmp_path / "x.npz")
+    ids, mask = np.arange(6).reshape(2, 3), np.array([[True, True, False]] * 2)
+    np.savez(path, input_ids=ids, mask=mask, bias=np.ones(2), y=np.array([0, 1]))
+    examples = load_examples(path)
+    kinds = {name: tensor.dtype for name, tensor in examples.inputs.items()}
+    assert kinds == {"input_ids": torch.int64, "mask": torch.bool, "bias": torch.float32}
+    assert examples.targets.tolist() == [0, 1]
+    assert examples.fitted(None) is examples.inputs
+    first = examples.first(1)
+    assert {len(tensor) for tensor in first.inputs.values()} == {1}
+    assert first.targets.tolist() == [0]
+    with pytest.raises(FileError, match=r"\['bias', 'input_ids', 'mask'\]; name the examples"):
+        load_data(path)
+    np.savez(path, y=np.array([0, 1]))
+    with pytest.raises(FileError, match="holds no inputs"):
+        load_examples(path)
+    np.savez(path, a=np.array([["text"]]))
+    with pytest.raises(ArgumentError, match="'a' of type"):
+        load_examples(path)

@@ -21,6 +21,7 @@ from crashsim.cli.options import (
     ModelArgument,
     ModelsArgument,
     POption,
+    ReadoutOption,
     RelWidthOption,
     ResetOption,
     SamplesOption,
@@ -33,7 +34,7 @@ from crashsim.cli.reading import (
     check_writable,
     console,
     progress_bars,
-    read_data,
+    read_examples,
     read_faults,
     read_model,
     score_model,
@@ -50,6 +51,7 @@ def score(
     p: POption = None,
     sites: SitesOption = None,
     group: GroupOption = None,
+    readout: ReadoutOption = None,
     epsilon: EpsilonOption = None,
     delta: Annotated[
         float | None,
@@ -88,7 +90,7 @@ def score(
     for file in (json_file, report_file):
         check_writable(file)
     faults = read_faults(fault, p, sites, group)
-    data = read_data(inputs).first(limit)
+    data = read_examples(inputs).first(limit)
     names = [m.strip() for m in methods.split(",")] if methods else None
     results = []
     for init in range(inits):
@@ -100,6 +102,7 @@ def score(
                     data,
                     faults,
                     progress,
+                    readout=readout,
                     epsilon=epsilon,
                     delta=delta,
                     methods=names,
@@ -142,6 +145,8 @@ def compare(
     json_file: JsonOption = None,
 ) -> None:
     """Rank models by how well they tolerate faults, with intervals."""
+    from dataclasses import replace
+
     import torch
 
     from crashsim.comparison import compare as compare_scores
@@ -154,13 +159,19 @@ def compare(
     if len(set(models)) < len(models):
         raise ArgumentError(f"models: {models} names one twice; give different models")
     faults = read_faults(fault, p, sites, group)
-    data = read_data(inputs)
-    chosen = data.first(limit)
+    examples = read_examples(inputs)
+    if isinstance(examples.inputs, dict):
+        raise ArgumentError(
+            f"inputs={inputs!r} holds {sorted(examples.inputs)}; models are compared on one array: "
+            "name it 'inputs' or 'x'"
+        )
     scores, accuracies, spreads = {}, {}, {}
     for name in models:
         group_scores, group_accuracy, group_spread = [], [], []
         for init in range(inits):
             named = read_model(name, seed + init, train, None, inits)
+            data = replace(examples, inputs=examples.fitted(named.model))
+            chosen = data.first(limit)
             with progress_bars() as progress:
                 group_scores.append(
                     score_model(

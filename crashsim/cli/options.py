@@ -23,7 +23,14 @@ InputsOption = Annotated[
     str,
     typer.Option(
         help="Examples: digits, digits-images, mnist:FOLDER, mnist-images:FOLDER, or a .npy or "
-        ".npz file."
+        ".npz file (int32 and int64 stay whole where the model takes them; several arrays without "
+        "'inputs' or 'x' are arguments of their names)."
+    ),
+]
+ReadoutOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Which tensor of a structured output: a name (logits, boxes.0.scores) or a number."
     ),
 ]
 LimitOption = Annotated[int, typer.Option(min=1, help="Use the first so many inputs.")]

@@ -60,6 +60,12 @@ def read_faults(
     return found
 
 
+def read_examples(spec: str) -> Any:
+    from crashsim.data import load_examples
+
+    return load_examples(spec)
+
+
 def read_data(spec: str) -> Any:
     from crashsim.data import load_data
 
@@ -117,7 +123,7 @@ def score_model(
         warnings.simplefilter("ignore", CrashsimWarning)
         return score(
             named.model,
-            data.inputs,
+            data.fitted(named.model),
             faults,
             progress=progress,
             names={"model": named.name, "inputs": data.name},
