@@ -28,6 +28,7 @@ from crashsim.tally import Tally
 DEFAULT_SAMPLES = 10_000
 DEFAULT_BUDGET = 1_000_000  # samples, where a relative width is asked for
 _KEEP_VALUES = 2**26  # Deltas kept for quantiles and histograms: 256 MiB
+_FEWEST_KEPT = 200  # samples kept, whatever their size
 _STEP_VALUES = 2**22  # Deltas computed at once
 _PILOT = 128  # samples, at most a tenth of the run, that fix the centre
 
@@ -124,7 +125,7 @@ def monte_carlo(
     budget = check_sampling(samples, rel_width, epsilon, confidence)
     seed = check_seed(seed)
     few = few_faults(space) if few_exact else None
-    most_kept = min(budget, max(1000, _KEEP_VALUES // (space.B * space.K)))
+    most_kept = min(budget, max(_FEWEST_KEPT, _KEEP_VALUES // (space.B * space.K)))
     leading = Control.of(space, control) if control else None
     tally = Tally(space, epsilon, leading, few, most_kept)
     alpha, look, next_look = 1 - confidence, 0, 1

@@ -217,7 +217,7 @@ def test_too_few_kept_samples_are_the_first(make_net, randn, monkeypatch):
     whole = monte_carlo(space, samples=3000)
     monkeypatch.setattr("crashsim.montecarlo._KEEP_VALUES", 0)
     found = monte_carlo(space, samples=3000)
-    np.testing.assert_array_equal(found.kept, whole.kept[:1000])
+    np.testing.assert_array_equal(found.kept, whole.kept[:200])
     np.testing.assert_array_equal(found.variance, whole.variance)
 
 
