@@ -115,7 +115,7 @@ def compute(
     if wanted & set(PROOFS):
         timed("proofs", lambda: _prove(space, wide, wanted, epsilon, seed, confidence, results))
     if "monte-carlo" in wanted:
-        control = analysis.surrogate if plan.few_exact or not plan.few_strike else None
+        control = analysis.surrogate if plan.control else None
         results.sampled = timed(
             "monte-carlo",
             lambda: monte_carlo(

@@ -29,6 +29,8 @@ MIN_SAMPLES = 200
 ENUMERATED = 16  # coordinates up to which the exact sum is computed unasked
 PROOFS = ("remainder", "linear-exact", "certificate", "certified-sampling")
 _FEW = 0.5  # probability of two or more faults below which they alone are sampled
+_CONTROL_VALUES = 2**26  # B x K x N gains of a control variate
+_CONTROL_COST = 4  # times a forward pass that it may cost
 _GRADIENT_VALUES = 2**27  # B x K x N gains kept: 1 GiB
 
 SCORED = (
@@ -60,15 +62,15 @@ class Plan:
     methods: to compute, in the order of ``METHODS``.
     skipped: the others, with the reason.
     samples: of Monte Carlo, None where ``rel_width`` decides.
-    few_strike: most samples of Monte Carlo would hold no fault or a single one.
-    few_exact: those are to be summed exactly.
+    few_exact: no fault and single ones are to be summed exactly, two or more sampled.
+    control: Monte Carlo is to take the linear surrogate for a control variate.
     """
 
     methods: tuple[str, ...]
     skipped: Mapping[str, str]
     samples: int | None
-    few_strike: bool
     few_exact: bool
+    control: bool
 
 
 def plan(
@@ -106,11 +108,14 @@ def plan(
                 chosen.add(method)
     if samples is None and rel_width is None:
         samples = int(min(DEFAULT_SAMPLES, max(MIN_SAMPLES, BUDGET / cost)))
-    few = _few_strike(space)
-    affordable = (samples or DEFAULT_SAMPLES) >= space.N
-    affordable &= space.N * space.B * space.K <= _GRADIENT_VALUES
+    few, values = _few_strike(space), space.N * space.B * space.K
+    few_exact = few and (samples or DEFAULT_SAMPLES) >= space.N and values <= _GRADIENT_VALUES
+    # Where single faults are all that samples hold, they say too little of what it leaves over.
+    control = few_exact or not few
+    struck = sum(p.size * (p.fault.rate if p.fault.is_bernoulli else 1) for p in space.placements)
+    control &= values <= _CONTROL_VALUES and 2 * struck * space.B * space.K <= _CONTROL_COST * cost
     ordered = tuple(m for m in METHODS if m in chosen)
-    return Plan(ordered, skipped, samples, few, few and affordable)
+    return Plan(ordered, skipped, samples, few_exact, control)
 
 
 def _few_strike(space: FaultSpace) -> bool:
