@@ -12,41 +12,25 @@ Either way the result is verified by Monte Carlo on inputs that no decision saw,
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-import numpy as np
-from crashsim_theory import (
-    balance,
-    median_failure,
-    published_replicas,
-    theorem_tail,
-)
 from torch import nn
 
-from crashsim.analytic import (
-    Analysis,
-    double_precision,
-    mean_point_single,
-    mean_point_taylor,
-)
+from crashsim.analytic import double_precision
 from crashsim.architectures import Architecture, parse_architecture
 from crashsim.data import Data
 from crashsim.errors import ArgumentError
-from crashsim.intervals import proportion_interval
-from crashsim.montecarlo import check_epsilon, monte_carlo
-from crashsim.points import Floats, Points
+from crashsim.judging import Judgement, judge, judge_as_paper
+from crashsim.montecarlo import check_epsilon
 from crashsim.regularisers import Strengths, attached_penalties
-from crashsim.replicas import simulate_vote
 from crashsim.space import Faults, FaultSpace
 from crashsim.training import Recipe, accuracy, check_targets, train_classifier
+from crashsim.verification import Verification, verify
 
 Method = Literal["saddlepoint", "paper"]
-SAFETY = 2.0  # theory must promise this many times less than asked for
 DESIGN_INPUTS, VERIFY_INPUTS = 32, 64
-_SINGLE_PASSES = 2**18  # forward passes up to which single faults are tried one by one
 _BALANCED, _CROWDED = 0.1, 0.1  # least q, largest delta_0 of the paper's way
 _FIRST_STRENGTH, _GROWTH = 1e-2, 10.0
 _MAX_STRENGTH = 1e3
@@ -92,31 +76,6 @@ class Step:
     replicas: int | None
     reason: str
     facts: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Verification:
-    """Monte Carlo on fresh inputs with a fresh seed.
-
-    Attributes:
-        failure, low, high: P(some output of the vote moves by epsilon or more), averaged over
-            inputs, with its interval.
-        confidence: of the interval.
-        samples: networks (or groups of replicas) drawn.
-        seed: of the faults.
-        how: ``simulation`` of the network or the vote, or ``binomial``: the exact law of the vote
-            from the single network's measured limits.
-        met: the upper limit is at most delta.
-    """
-
-    failure: float
-    low: float
-    high: float
-    confidence: float
-    samples: int
-    seed: int
-    how: Literal["simulation", "binomial"]
-    met: bool
 
 
 @dataclass(frozen=True)
@@ -309,66 +268,16 @@ class _Hardening:
 
     # Judge.
 
-    def _judge(self, model: nn.Module) -> _Judgement:
+    def _judge(self, model: nn.Module) -> Judgement:
         inputs = self._held_out.first(DESIGN_INPUTS).inputs
         space = double_precision(FaultSpace(model, inputs, self._faults, self._sites))
-        analysis = Analysis()
-        mean_point_taylor(space, analysis)
-        if 2 * space.N * space.B <= _SINGLE_PASSES:
-            mean_point_single(space, analysis)
         if self._method == "paper":
-            return self._judge_as_paper(model, space, analysis)
-        surrogate = analysis.surrogate
-        assert surrogate is not None
-        upper = surrogate.saddlepoint(self._epsilon, "upper")
-        lower = surrogate.saddlepoint(self._epsilon, "lower")
-        one = vote_failure(1, upper, lower)
-        count = next(
-            (
-                r
-                for r in range(1, self._limits.replicas + 1, 2)
-                if vote_failure(r, upper, lower) * SAFETY <= self._delta
-            ),
-            None,
-        )
-        return _Judgement(
-            one, count, {"shift": float(np.abs(surrogate.mean).max())}, surrogate.mean
-        )
-
-    def _judge_as_paper(
-        self, model: nn.Module, space: FaultSpace, analysis: Analysis
-    ) -> _Judgement:
-        surrogate = analysis.surrogate
-        assert surrogate is not None
-        q = min(balance(w) for w in _hidden_weights(model))
-        p = float(space.mean_point.mean())
-        curvature = _curvature(space, p)
-        failures, crowded, bent = [], [], []
-        for b in range(space.B):
-            k = int(surrogate.variance[b].argmax())
-            tail = theorem_tail(
-                abs(float(surrogate.mean[b, k])), float(surrogate.variance[b, k]), self._epsilon,
-                n=space.N, p=p, q=max(q, 1e-6), curvature=float(curvature[b, k]),
-            )  # fmt: skip
-            failures.append(min(1.0, space.K * tail.probability))
-            crowded.append(tail.delta_0)
-            bent.append(curvature[b, k] * tail.alpha**2 / 2)
-        failure = float(np.mean(failures))
-        count = published_replicas(self._delta) if failure < 1 / 3 else None
-        if failure <= self._delta:
-            count = 1
-        facts = {
-            "q": q,
-            "delta_0": float(np.mean(crowded)),
-            "remainder": float(np.mean(bent)),
-        }
-        return _Judgement(failure, count, facts, surrogate.mean)
+            return judge_as_paper(model, space, self._epsilon, self._delta)
+        return judge(space, self._epsilon, self._delta, self._limits.replicas)
 
     # Decide.
 
-    def _next(
-        self, design: Design, reached: float, judged: _Judgement
-    ) -> tuple[Design | None, str]:
+    def _next(self, design: Design, reached: float, judged: Judgement) -> tuple[Design | None, str]:
         """The next design and why; None where nothing is left to try."""
         lost = self._best_accuracy - reached
         if lost > self._limits.accuracy_loss and design.variance > 0:
@@ -424,7 +333,7 @@ class _Hardening:
 
     # Report.
 
-    def _record(self, design: Design, reached: float, judged: _Judgement, reason: str) -> Step:
+    def _record(self, design: Design, reached: float, judged: Judgement, reason: str) -> Step:
         step = Step(
             len(self._steps) + 1,
             design,
@@ -479,120 +388,13 @@ class _Hardening:
         )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class _Judgement:
-    failure: float
-    replicas: int | None
-    facts: dict[str, float]
-    mean: Floats
-
-
-def vote_failure(replicas: int, upper: Floats, lower: Floats) -> float:
-    """P(the median of R copies moves some output too far), averaged over inputs.
-
-    Args:
-        replicas: R, odd.
-        upper, lower: (B, K), P(Delta >= epsilon) and P(Delta <= -epsilon) of one copy.
-    """
-    total = 0.0
-    for row_up, row_down in zip(upper, lower, strict=True):
-        pairs = zip(np.clip(row_up, 0, 1), np.clip(row_down, 0, 1), strict=True)
-        total += min(1.0, sum(median_failure(replicas, float(u), float(d)) for u, d in pairs))
-    return total / len(upper)
-
-
-def verify(
-    space: FaultSpace,
-    epsilon: float,
-    delta: float,
-    replicas: int,
-    seed: int,
-    confidence: float = 0.95,
-    samples: int = 400_000,
-) -> Verification:
-    """Measures the failure probability of a network, or of the median of several.
-
-    For replicas there are two ways, each with half of the error probability, and the lower limit
-    of the two counts: simulate votes, or measure one copy and apply the exact binomial law to its
-    limits (the only way where delta is small).
-    """
-    wanted = min(samples, max(5_000, math.ceil(20 / delta)))
-    if replicas == 1:
-        tail = next(
-            e
-            for e in monte_carlo(
-                space, epsilon=epsilon, samples=wanted, seed=seed, confidence=confidence
-            ).estimates
-            if (e.quantity, e.input, e.output) == ("tail", "all", "all")
-        )
-        low, high = tail.low or 0.0, 1.0 if tail.high is None else tail.high
-        return Verification(
-            tail.value, low, high, confidence, wanted, seed, "simulation", high <= delta
-        )
-    half = 1 - (1 - confidence) / 2
-    trials = max(2, min(wanted, samples // replicas))
-    simulated = simulate_vote(space, replicas, epsilon, trials=trials, seed=seed, confidence=half)
-    pooled = simulated.pooled
-    assert pooled.low is not None
-    assert pooled.high is not None
-    by_vote = Verification(
-        float(pooled.value), float(pooled.low), float(pooled.high), confidence, trials, seed,
-        "simulation", bool(pooled.high <= delta),
-    )  # fmt: skip
-    if by_vote.met:
-        return by_vote
-    value, limit = _binomial_limit(space, epsilon, replicas, seed + 500_000, half, wanted)
-    if limit >= by_vote.high:
-        return by_vote
-    return Verification(
-        value, 0.0, limit, confidence, wanted, seed + 500_000, "binomial", limit <= delta
-    )
-
-
-def _binomial_limit(
-    space: FaultSpace, epsilon: float, replicas: int, seed: int, confidence: float, samples: int
-) -> tuple[float, float]:
-    """Estimate and upper limit of the vote's failure from one copy's counts.
-
-    Every count's Clopper-Pearson limit holds at once (Bonferroni over 2 B K of them).
-    """
-    sampled = monte_carlo(space, epsilon=epsilon, samples=samples, seed=seed)
-    n = len(sampled.kept)
-    alpha = (1 - confidence) / (2 * space.B * space.K)
-    counts = [(sampled.kept >= epsilon).sum(0), (sampled.kept <= -epsilon).sum(0)]
-    limits = [proportion_interval(c, n, 2 * alpha).high for c in counts]
-    assert limits[0] is not None
-    assert limits[1] is not None
-    value = vote_failure(replicas, counts[0] / n, counts[1] / n)
-    return value, vote_failure(replicas, limits[0], limits[1])
-
-
-def _promise(judged: _Judgement) -> str:
+def _promise(judged: Judgement) -> str:
     if judged.replicas == 1:
         return f"theory promises {judged.failure:.2g}: enough; verified"
     return (
         f"one network fails with probability {judged.failure:.2g}: the median of "
         f"{judged.replicas} is enough; verified"
     )
-
-
-def _curvature(space: FaultSpace, p: float) -> Floats:
-    """n^2 |F_ij| along the direction where all neurons crash alike, (B, K): an estimate.
-
-    From F(m) = F(0) + m . dF(0) + curvature p^2 / 2.
-    """
-    m = space.mean_point
-    linear = np.empty((space.B, space.K))
-    for part, gradient in space.gradients(np.zeros(space.N)):
-        linear[part] = gradient @ m
-    shift = space.outputs(Points.at(m))[0] - space.clean()
-    found: Floats = 2 * np.abs(shift - linear) / p**2
-    return found
-
-
-def _hidden_weights(model: nn.Module) -> list[Floats]:
-    layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
-    return [layer.weight.detach().double().numpy() for layer in layers[:-1]]
 
 
 def _split(data: Data) -> tuple[Data, Data]:

@@ -13,8 +13,9 @@ from crashsim.cli import app
 from crashsim.data import load_data
 from crashsim.errors import ArgumentError
 from crashsim.files import load_model
-from crashsim.hardening import Limits, verify, vote_failure
+from crashsim.hardening import Limits
 from crashsim.training import Recipe
+from crashsim.verification import verify, vote_failure
 
 TRAIN, TEST = load_data("digits", "train"), load_data("digits", "test")
 RECIPE = Recipe(epochs=4, batch=128)

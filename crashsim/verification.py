@@ -1,0 +1,121 @@
+"""Whether a network, or the median of several, meets its target: by Monte Carlo on fresh inputs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from crashsim_theory import median_failure
+
+from crashsim.intervals import proportion_interval
+from crashsim.montecarlo import monte_carlo
+from crashsim.points import Floats
+from crashsim.replicas import simulate_vote
+from crashsim.space import FaultSpace
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Monte Carlo on fresh inputs with a fresh seed.
+
+    Attributes:
+        failure, low, high: P(some output of the vote moves by epsilon or more), averaged over
+            inputs, with its interval.
+        confidence: of the interval.
+        samples: networks (or groups of replicas) drawn.
+        seed: of the faults.
+        how: ``simulation`` of the network or the vote, or ``binomial``: the exact law of the vote
+            from the single network's measured limits.
+        met: the upper limit is at most delta.
+    """
+
+    failure: float
+    low: float
+    high: float
+    confidence: float
+    samples: int
+    seed: int
+    how: Literal["simulation", "binomial"]
+    met: bool
+
+
+def vote_failure(replicas: int, upper: Floats, lower: Floats) -> float:
+    """P(the median of R copies moves some output too far), averaged over inputs.
+
+    Args:
+        replicas: R, odd.
+        upper, lower: (B, K), P(Delta >= epsilon) and P(Delta <= -epsilon) of one copy.
+    """
+    total = 0.0
+    for row_up, row_down in zip(upper, lower, strict=True):
+        pairs = zip(np.clip(row_up, 0, 1), np.clip(row_down, 0, 1), strict=True)
+        total += min(1.0, sum(median_failure(replicas, float(u), float(d)) for u, d in pairs))
+    return total / len(upper)
+
+
+def verify(
+    space: FaultSpace,
+    epsilon: float,
+    delta: float,
+    replicas: int,
+    seed: int,
+    confidence: float = 0.95,
+    samples: int = 400_000,
+) -> Verification:
+    """Measures the failure probability of a network, or of the median of several.
+
+    For replicas there are two ways, each with half of the error probability, and the lower limit
+    of the two counts: simulate votes, or measure one copy and apply the exact binomial law to its
+    limits (the only way where delta is small).
+    """
+    wanted = min(samples, max(5_000, math.ceil(20 / delta)))
+    if replicas == 1:
+        tail = next(
+            e
+            for e in monte_carlo(
+                space, epsilon=epsilon, samples=wanted, seed=seed, confidence=confidence
+            ).estimates
+            if (e.quantity, e.input, e.output) == ("tail", "all", "all")
+        )
+        low, high = tail.low or 0.0, 1.0 if tail.high is None else tail.high
+        return Verification(
+            tail.value, low, high, confidence, wanted, seed, "simulation", high <= delta
+        )
+    half = 1 - (1 - confidence) / 2
+    trials = max(2, min(wanted, samples // replicas))
+    simulated = simulate_vote(space, replicas, epsilon, trials=trials, seed=seed, confidence=half)
+    pooled = simulated.pooled
+    assert pooled.low is not None
+    assert pooled.high is not None
+    by_vote = Verification(
+        float(pooled.value), float(pooled.low), float(pooled.high), confidence, trials, seed,
+        "simulation", bool(pooled.high <= delta),
+    )  # fmt: skip
+    if by_vote.met:
+        return by_vote
+    value, limit = _binomial_limit(space, epsilon, replicas, seed + 500_000, half, wanted)
+    if limit >= by_vote.high:
+        return by_vote
+    return Verification(
+        value, 0.0, limit, confidence, wanted, seed + 500_000, "binomial", limit <= delta
+    )
+
+
+def _binomial_limit(
+    space: FaultSpace, epsilon: float, replicas: int, seed: int, confidence: float, samples: int
+) -> tuple[float, float]:
+    """Estimate and upper limit of the vote's failure from one copy's counts.
+
+    Every count's Clopper-Pearson limit holds at once (Bonferroni over 2 B K of them).
+    """
+    sampled = monte_carlo(space, epsilon=epsilon, samples=samples, seed=seed)
+    n = len(sampled.kept)
+    alpha = (1 - confidence) / (2 * space.B * space.K)
+    counts = [(sampled.kept >= epsilon).sum(0), (sampled.kept <= -epsilon).sum(0)]
+    limits = [proportion_interval(c, n, 2 * alpha).high for c in counts]
+    assert limits[0] is not None
+    assert limits[1] is not None
+    value = vote_failure(replicas, counts[0] / n, counts[1] / n)
+    return value, vote_failure(replicas, limits[0], limits[1])
