@@ -33,7 +33,7 @@ from crashsim.inputs import Inputs
 from crashsim.overwriting import Overwriting
 from crashsim.points import Placement
 from crashsim.readout import Readout
-from crashsim.sites import Site
+from crashsim.sites import ACTIVATION_FUNCTIONS, Site
 
 
 @dataclass
@@ -74,7 +74,8 @@ class Program:
         readout: Readout,
     ) -> None:
         self.placements = placements
-        struck = {p.site.module for p in placements if p.site.kind in ("activation", "module")}
+        sites = [p.site for p in placements if p.site.kind in ("activation", "module")]
+        struck = {site.module for site in sites if site.function not in ACTIVATION_FUNCTIONS}
         self._traced = TracedModel(model, tensors, example, struck, readout)
         self._names = example.site_names
         self._sites = self._find_sites()
