@@ -13,6 +13,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from crashsim.faults import FAULTS, BitFlip, NeuronCrash
@@ -56,6 +57,10 @@ class Changes:
     def part(self, start: int, stop: int) -> Changes:
         """Those of points ``start`` to ``stop``."""
         return replace(self, count=stop - start, found=self.found.part(start, stop))
+
+    def among(self, points: NDArray[np.int64]) -> Changes:
+        """Those of some points, in any order."""
+        return replace(self, count=len(points), found=self.found.among(points))
 
     @cached_property
     def _list(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:

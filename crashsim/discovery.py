@@ -36,7 +36,7 @@ def find_sites(
     """All sites of a model, in order of execution; parameters last.
 
     A value must be a floating-point tensor with the batch on its first axis (or the second, in
-    sequences (T, B, ...)), on which several rows for each example may follow one another.
+    sequences (T, B, ...)), or with several rows for each example on the first.
 
     Args:
         model: any module, in evaluation mode.
@@ -77,11 +77,12 @@ def find_sites(
         if axis is not None:
             shape = tuple(value.movedim(axis, 0).shape[1:])
         elif key in folded:
-            axis, shape = 0, tuple(one[key].shape)
+            axis, shape = folded[key], tuple(one[key].shape)
         else:
             continue
-        rows = value.shape[axis] // 2 * min(len(given), _LOOKED_AT)
-        if key not in some or some[key].shape[axis] != rows:
+        along = 0 if key in folded else axis
+        rows = value.shape[along] // 2 * min(len(given), _LOOKED_AT)
+        if key not in some or some[key].shape[along] != rows:
             continue  # the model decides which examples run through it
         is_activation = _is_activation(key, modules[path], composed)
         sites.append(
@@ -164,13 +165,17 @@ def _folded(
     values: Mapping[Key, tuple[Tensor, Tensor]],
     given: Inputs,
     sample: Callable[[Inputs], tuple[_Values, Any]],
-) -> set[Key]:
-    """The values whose rows are those of the first example, then those of the second.
+) -> dict[Key, int]:
+    """The values with several rows for each example.
 
-    Their number alone does not say so (they may alternate): two different examples do.
+    Their number alone does not say in which order: two different examples do.
 
     Args:
         values: for one example and for the same twice.
+
+    Returns:
+        0 where the rows of the first example come before those of the second, 1 where the first
+        rows of all come before the second rows of all.
     """
     grown = {
         key
@@ -178,18 +183,22 @@ def _folded(
         if len(one) > 1 and (2 * len(one), *one.shape[1:]) == two.shape
     }
     if not grown:
-        return set()
+        return {}
     first = given.part(0, 1)
     second = given.part(1, 2) if len(given) > 1 else first.rolled()
     try:
         both, other = sample(first.joined(second))[0], sample(second)[0]
     except Exception:  # the model need not take an example that we made up
-        return set()
-    found = set()
+        return {}
+    found = {}
     for key in grown & both.keys() & other.keys():
         a, b = values[key][0], other[key]
-        if a.shape == b.shape and not _close(a, b) and _close(both[key], torch.cat([a, b])):
-            found.add(key)
+        if a.shape != b.shape or _close(a, b):
+            continue
+        for axis, order in enumerate((torch.cat([a, b]), torch.stack([a, b], 1).flatten(0, 1))):
+            if _close(both[key], order):
+                found[key] = axis
+                break
     return found
 
 

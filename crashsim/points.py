@@ -72,6 +72,14 @@ class Listed:
         edges = self.edges[start : stop + 1] - first
         return Listed(self.start, self.stop, edges, self.columns[first:last], values)
 
+    def among(self, points: NDArray[np.int64]) -> Listed:
+        """Those of some points, in any order."""
+        first, counts = self.edges[points], np.diff(self.edges)[points]
+        edges = np.concatenate([[0], np.cumsum(counts)])
+        where = np.repeat(first - edges[:-1], counts) + np.arange(edges[-1])
+        values = self.values if isinstance(self.values, float) else self.values[where]
+        return Listed(self.start, self.stop, edges, self.columns[where], values)
+
     def rows(self) -> NDArray[np.int64]:
         """(n,) the point of each change."""
         return np.repeat(np.arange(len(self.edges) - 1), np.diff(self.edges))
@@ -96,6 +104,10 @@ class Written:
 
     def part(self, start: int, stop: int) -> Written:
         return Written(self.start, self.stop, self.e[start:stop])
+
+    def among(self, points: NDArray[np.int64]) -> Written:
+        """Those of some points, in any order."""
+        return Written(self.start, self.stop, self.e[points])
 
     def listed(self) -> tuple[Integers, Integers, Floats]:
         rows, columns = np.divmod(np.arange(self.e.size), max(self.stop - self.start, 1))

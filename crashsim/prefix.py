@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
@@ -26,14 +28,15 @@ from crashsim.changes import (
     strike,
     strike_all,
 )
-from crashsim.convolutions import Reach, is_convolution
+from crashsim.convolutions import Reach
 from crashsim.fastpaths import add_bias_changes, add_neuron_changes, add_weight_changes
 from crashsim.graph import Batched, NotTraceable, TracedModel, called_as, expand
 from crashsim.inputs import Inputs
 from crashsim.overwriting import Overwriting
 from crashsim.points import Placement
 from crashsim.readout import Readout
-from crashsim.sites import Site
+from crashsim.sites import ACTIVATION_FUNCTIONS, Site
+from crashsim.touched import Touched, grown, is_start
 
 
 @dataclass
@@ -44,11 +47,14 @@ class Reference:
         batch: number of inputs b.
         values: of the nodes before all faults.
         outputs: (b, ...) of the layers that rare faults of their inputs are added to.
+        clean: of the nodes that faults can change, without faults; None where almost every sample
+            is touched from the first of them on.
     """
 
     batch: int
     values: dict[fx.Node, Any]
     outputs: dict[fx.Node, Tensor] = field(default_factory=dict)
+    clean: dict[fx.Node, Any] | None = None
 
 
 class Program:
@@ -74,7 +80,8 @@ class Program:
         readout: Readout,
     ) -> None:
         self.placements = placements
-        struck = {p.site.module for p in placements if p.site.kind in ("activation", "module")}
+        sites = [p.site for p in placements if p.site.kind in ("activation", "module")]
+        struck = {site.module for site in sites if site.function not in ACTIVATION_FUNCTIONS}
         self._traced = TracedModel(model, tensors, example, struck, readout)
         self._names = example.site_names
         self._sites = self._find_sites()
@@ -244,11 +251,39 @@ class Program:
                     for link in chain[1:]:
                         passed[link] = self._traced.evaluate(link, passed, None)
                     reference.outputs[layer] = passed[layer]
+        count = next(iter(changes.values())).count
+        if self._touched(changes, count).is_worth(count):
+            every = dict(values)
+            for node in self._traced.nodes:
+                if node in self._changed:
+                    every[node] = self._traced.evaluate(node, every, x)
+            reference.clean = {node: every[node] for node in self._changed}
         return reference
+
+    def _touched(self, changes: Mapping[Placement, Changes], count: int) -> Touched:
+        """Which samples faults touch before and after each node."""
+        return Touched.of(
+            self._traced.nodes,
+            self._changed,
+            lambda node: [changes[p] for p in self._placed_at(node)],
+            count,
+        )
+
+    def _placed_at(self, node: fx.Node) -> list[Placement]:
+        """The faults that act on a node's value."""
+        weights = self._weights.get(str(node.target), []) if node.op == "call_module" else []
+        site = self._sites.get(node)
+        return [*weights, *(p for p in self.placements if p.site == site)]
 
     def run(self, reference: Reference, changes: Mapping[Placement, Changes], count: int) -> Tensor:
         """The outputs (S b, ...) at S points, whose changes these are."""
         values: dict[fx.Node, Any] = {}
+        touched, order = None, np.arange(count)
+        if reference.clean is not None:
+            # Samples in the order of their first faults: the touched ones come first everywhere.
+            order = self._touched(changes, count).order(count)
+            changes = {p: change.among(order) for p, change in changes.items()}
+            touched = self._touched(changes, count)
         skipped: set[fx.Node] = set()  # what none but sparse layers would read
         for layer in reference.outputs:
             for node in reversed(self.chains[layer][:-1]):
@@ -258,51 +293,60 @@ class Program:
         for node in self._traced.nodes:
             if node not in self._changed or node in skipped:
                 continue
-            values[node] = self._faulty(node, reference, values, changes, count)
+            sources = _Sources(values, reference, self._traced.batched, touched, count)
+            values[node] = self._faulty(node, reference, sources, changes)
             for done in last_use.get(node, ()):
                 values.pop(done, None)
-        output: Tensor = values[self._traced.output]
+        everyone = _Sources(values, reference, self._traced.batched, touched, count)
+        output: Tensor = everyone[self._traced.output]
+        if touched is None:
+            return output
+        back = torch.from_numpy(np.argsort(order)).to(output.device)
+        output = output.unflatten(0, (count, -1)).index_select(0, back).flatten(0, 1)
         return output
 
     def _faulty(
         self,
         node: fx.Node,
         reference: Reference,
-        values: dict[fx.Node, Any],
+        sources: _Sources,
         changes: Mapping[Placement, Changes],
-        count: int,
     ) -> Any:
+        """A node's value for the samples that are touched once its own faults have acted."""
         if node.op == "output":
             return None
-        owned = True
+        owned, ours = True, {p: sources.after(node, changes[p]) for p in self._placed_at(node)}
+        count = sources.start(node)
         if node in reference.outputs:
-            value: Any = self._sparse_output(node, reference, changes)
+            start = self.chains[node][0]
+            change = sources.after(start, changes[self._placement_at(start)])
+            value: Any = self._sparse_output(node, reference, change)
         elif node in reference.values:
-            value = reference.values[node]
+            value, count = reference.values[node], sources.finish(node)
             if node in self._sites and isinstance(value, Tensor):
-                site = self._sites[node]
-                struck = [changes[p] for p in self.placements if p.site == site]
-                return strike_all(value, site, struck, count)
+                return strike_all(value, self._sites[node], list(ours.values()), count)
             value = expand(value, self._traced.batched[node], count)
         elif (act := self._overwriting.in_place(node)) is not None:
-            value = act(values[node.all_input_nodes[0]])
+            value = act(sources[node.all_input_nodes[0]])
         else:
-            every = _Expanding(values, reference.values, self._traced.batched, count)
-            value = self._traced.evaluate(node, every, None, self._at_base(node, changes))
+            value = self._traced.evaluate(node, sources, None, self._at_base(node, changes))
             owned = self._overwriting.is_fresh(node)
-        for p in self._weights.get(str(node.target), []) if node.op == "call_module" else []:
-            source = node.all_input_nodes[0]
-            shared = source not in values
-            value = value.contiguous()
-            before = (reference.values if shared else values)[source]
-            self._add_weight_changes(node, value, before, changes[p], shared)
+        if ours and node not in reference.values:
+            value = sources.grow(node, value)
+            count = sources.finish(node)
+        for p in ours:
+            if p.site.kind == "parameter":
+                value = value.contiguous()
+                rows = len(value) // count
+                for first, last, before, shared in sources.inputs_of(node, count):
+                    part, output = ours[p].part(first, last), value[first * rows : last * rows]
+                    self._add_weight_changes(node, output, before, part, shared)
         if node in self._sites:
-            site = self._sites[node]
-            struck = [changes[p] for p in self.placements if p.site == site]
+            struck = [change for p, change in ours.items() if p.site.kind != "parameter"]
             if isinstance(value, tuple):
-                value = strike(value[0], site, struck, count), *value[1:]
+                value = strike(value[0], self._sites[node], struck, count), *value[1:]
             else:
-                value = strike(value, site, struck, count, owned)
+                value = strike(value, self._sites[node], struck, count, owned)
         return value
 
     def _at_base(
@@ -320,13 +364,11 @@ class Program:
                 found[name] = p.fault.perturb(weight, base, p.site.shape)
         return found or None
 
-    def _sparse_output(
-        self, node: fx.Node, reference: Reference, changes: Mapping[Placement, Changes]
-    ) -> Tensor:
+    def _sparse_output(self, node: fx.Node, reference: Reference, change: Changes) -> Tensor:
         """(S b, ...) a layer's output, from the changes of its input."""
         start = self.chains[node][0]
         before = reference.values[start].reshape(reference.batch, -1)
-        change, output = changes[self._placement_at(start)], reference.outputs[node]
+        output = reference.outputs[node]
         layer = self._traced.modules[str(node.target)]
         if isinstance(layer, nn.Linear):
             if node not in self._tables:  # kept for the next chunk
@@ -372,27 +414,74 @@ class Program:
         return found
 
 
-class _Expanding:
-    """Values for S samples: the faulty ones, and the others repeated as they are asked for."""
+class _Sources:
+    """What a node reads: values for the samples that are touched before its own faults act.
+
+    The values of nodes that faults cannot change are repeated as they are asked for.
+    """
 
     def __init__(
         self,
-        faulty: Mapping[fx.Node, Any],
-        clean: Mapping[fx.Node, Any],
+        values: Mapping[fx.Node, Any],
+        reference: Reference,
         batched: Mapping[fx.Node, Batched],
+        touched: Touched | None,
         count: int,
     ) -> None:
-        self._faulty, self._clean, self._batched, self._count = faulty, clean, batched, count
+        self._values, self._reference, self._batched = values, reference, batched
+        self._touched, self._count, self._want = touched, count, np.arange(count)
+
+    def start(self, node: fx.Node) -> int:
+        """Turns to a node, which reads so many samples."""
+        if self._touched is not None:
+            self._want = self._touched.before[node]
+        return len(self._want)
+
+    def finish(self, node: fx.Node) -> int:
+        """Turns to the node's own faults, which act on so many samples."""
+        if self._touched is not None:
+            self._want = self._touched.after[node]
+        return len(self._want)
+
+    def after(self, node: fx.Node, change: Changes) -> Changes:
+        """A fault among the samples that are touched once the node's faults have acted."""
+        return change if self._touched is None else change.among(self._touched.after[node])
+
+    def grow(self, node: fx.Node, value: Any) -> Any:
+        """The node's value before its own faults, for the samples that they act on."""
+        if self._touched is None or self._reference.clean is None:
+            return value
+        have, want = self._touched.before[node], self._touched.after[node]
+        return grown(value, self._batched[node], have, want, self._reference.clean[node])
+
+    def inputs_of(self, node: fx.Node, count: int) -> list[tuple[int, int, Tensor, bool]]:
+        """A layer's inputs: from which sample to which, and whether they share it."""
+        source = node.all_input_nodes[0]
+        if source not in self._values:
+            return [(0, count, self._reference.values[source], True)]
+        if self._touched is None or self._reference.clean is None:
+            return [(0, count, self._values[source], False)]
+        have = self._touched.after[source]
+        if not is_start(have, self._touched.after[node]):
+            return [(0, count, self[source], False)]
+        first, clean = len(have), self._reference.clean[source]
+        parts = [(0, first, self._values[source], False), (first, count, clean, True)]
+        return parts if first < count else parts[:1]
 
     def __getitem__(self, node: fx.Node) -> Any:
-        if node in self._faulty:
-            return self._faulty[node]
-        return expand(self._clean[node], self._batched[node], self._count)
+        if node not in self._values:
+            return expand(self._reference.values[node], self._batched[node], len(self._want))
+        value = self._values[node]
+        if self._touched is None or self._reference.clean is None:
+            return value
+        have = self._touched.after[node]
+        return grown(value, self._batched[node], have, self._want, self._reference.clean[node])
 
 
 def _is_additive(layer: nn.Module, name: str) -> bool:
     """Whether a changed value of a parameter can be added to its layer's output."""
-    return name in ("weight", "bias") and (type(layer) is nn.Linear or is_convolution(layer))
+    known = type(layer) is nn.Linear or convolutions.is_convolution(layer)
+    return known and name in ("weight", "bias")
 
 
 def _strike_base(value: Tensor, change: Changes) -> Tensor:

@@ -77,7 +77,7 @@ class Site:
         call: which call within one forward pass, from 0.
         shape: shape without the batch axis. Where a value has several rows for each example (the
             steps of a sequence, the patches of an image, folded into the batch), the first axis
-            counts them.
+            counts them; ``axis`` is 0 where those of an example stand together, else 1.
         is_output: the site's value is the model's output itself.
         is_affine: the site is the output of a linear or convolutional layer.
         axis: the axis of the value that is the batch (1 in sequences of shape (T, B, ...)).
@@ -103,10 +103,12 @@ class Site:
         return math.prod(self.shape)
 
     def apply(self, action: Action, value: Tensor) -> Tensor | None:
-        """What an action makes of the site's value, seeing one row for each example."""
-        if self.axis or not self.shape or value.dim() == 1 + len(self.shape):
+        """What an action makes of the site's value, which it sees with an axis for the batch."""
+        if value.dim() == 1 + len(self.shape):
             return action(value)
-        changed = action(value.reshape(-1, *self.shape))
+        rows, *rest = self.shape
+        unfolded = (rows, -1) if self.axis else (-1, rows)
+        changed = action(value.reshape(*unfolded, *rest))
         return None if changed is None else changed.reshape(value.shape)
 
 

@@ -11,11 +11,17 @@ from crashsim.faults import GainNoise, NeuronCrash, WeightCrash
 from crashsim.points import (
     MAX_BLOCK,
     MAX_CHANGES,
+    Listed,
     Placement,
     Points,
+    Written,
+    _common,
+    _rare,
     check_seed,
     generator,
+    join,
     sample_block,
+    sample_points,
     samples_per_block,
 )
 from crashsim.sites import Site
@@ -122,6 +128,58 @@ def test_parts_join_to_the_whole():
     nested = points.part(10, 500).part(5, 20)
     np.testing.assert_array_equal(nested.dense(), whole[15:30])
     assert points.part(7, 7).dense().shape == (0, 5)
+
+
+def test_points_written_out_and_listed_are_the_same_points():
+    placements = place((NeuronCrash(0.3), 5), (NeuronCrash(0.05), 30), (GainNoise(0.2), 3))
+    points = sample_block(placements, 0, 0)
+    assert {type(change) for change in points.changes} == {Listed, Written}
+    listed = Points(points.count, points.base, points.rows, points.columns, points.values)
+    np.testing.assert_array_equal(listed.dense(), points.dense())
+    assert (np.diff(points.rows) >= 0).all()
+    some = np.array([3, 700, 5, 5])
+    for change in points.changes:
+        chosen = Points.of(4, points.base, [change.among(some)]).dense()
+        span = slice(change.start, change.stop)
+        np.testing.assert_array_equal(chosen[:, span], points.dense()[some, span])
+
+
+def test_fewer_samples_are_the_first_of_more():
+    placements = place((NeuronCrash(0.3), 5), (NeuronCrash(0.05), 30), (GainNoise(0.2), 3))
+    many = sample_points(placements, 4, 2 * MAX_BLOCK + 100)
+    assert many.dense().shape == (2 * MAX_BLOCK + 100, 38)
+    for count in (1, 100, MAX_BLOCK, MAX_BLOCK + 1):
+        few = sample_points(placements, 4, count)
+        np.testing.assert_array_equal(few.dense(), many.dense()[:count])
+    halves = [many.part(0, 1500), many.part(1500, many.count)]
+    np.testing.assert_array_equal(join(halves).dense(), many.dense())
+
+
+@pytest.mark.parametrize("p", [0.1, 0.1 + 1e-9, 26 / 256, 0.25, 0.5, 0.5 + 1e-9, 255.5 / 256])
+def test_rare_and_common_draws_follow_one_law(p):
+    """Gaps and bytes, at the borders of the ways in which they are drawn."""
+    rng, n = np.random.default_rng(0), 2_000_000
+    _, columns = _rare(rng, p, 1, n)
+    bytes_ = np.flatnonzero(_common(rng, p, n))
+    for hits in (columns, bytes_):
+        assert abs(len(hits) - n * p) < 5 * np.sqrt(n * p * (1 - p))
+        gaps = np.diff(hits) - 1  # geometric: k failures with probability (1 - p)^k p
+        seen = np.bincount(np.minimum(gaps, 3), minlength=4)
+        wanted = len(gaps) * np.array([p, (1 - p) * p, (1 - p) ** 2 * p, (1 - p) ** 3])
+        likely = wanted > 20
+        statistic = ((seen - wanted)[likely] ** 2 / wanted[likely]).sum()
+        assert stats.chi2.sf(statistic, likely.sum() - 1) > 1e-5
+
+
+def test_a_block_of_many_rows_and_few_columns():
+    """Hits fall into their rows, wherever the numbers drawn at once end."""
+    placements = place((NeuronCrash(0.09), 1000))
+    points = sample_block(placements, 2, 0)
+    e = points.dense()
+    assert e.sum() == len(points.rows) > 80_000
+    error = np.sqrt(0.09 * 0.91 / len(e))
+    assert np.abs(e.mean(0) - 0.09).max() < 5.5 * error
+    assert np.abs(e.mean(1) - 0.09).max() < 5.5 * np.sqrt(0.09 * 0.91 / 1000)
 
 
 def test_points_one_at_a_time():

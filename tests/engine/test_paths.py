@@ -346,6 +346,40 @@ def test_crashes_are_followed_through_convolutions(name, skip, monkeypatch):
             compare(space, Points.one_at_a_time(base, every, np.ones(space.N)), monkeypatch)
 
 
+@pytest.mark.parametrize(
+    ("build", "shape", "faults"),
+    [
+        (mlp, VECTOR, {"weights": WeightCrash(0.001), "hidden": NeuronCrash(0.002)}),
+        (Residual, IMAGE, {"weights": WeightCrash(0.001), "relu#1": NeuronCrash(0.001)}),
+        (Twice, VECTOR, {"first.*": WeightCrash(0.002), "act#1": NeuronCrash(0.01)}),
+        (Tokens, SERIES, {"qkv.*": WeightCrash(0.002), "down.*": WeightCrash(0.002)}),
+        (Tokens, SERIES, {"down.bias": WeightCrash(0.05), "head.*": WeightCrash(0.02)}),
+        (Convs, IMAGE, {"up.*": WeightCrash(0.005), "flat.*": WeightCrash(0.005)}),
+        (FlatConv, IMAGE, {"weights": WeightCrash(0.003), "body.0": SignFlip(0.001)}),
+    ],
+    ids=str,
+)
+def test_untouched_samples_are_left_out(build, shape, faults, monkeypatch):
+    space = make(build, shape, faults)
+    points = sample_points(space.placements, 0, 100)
+    struck = np.unique(points.rows)
+    assert 10 < len(struck) < 100
+    program = space._find_program()
+    changes = space._split(points)
+    reference = program.reference(space.examples, changes)
+    assert reference.clean is not None
+    touched = program._touched(changes, 100)
+    for node in program._traced.nodes:
+        if node in touched.after:
+            assert set(touched.before[node]) <= set(touched.after[node])
+    assert set(struck) <= set(touched.after[program._traced.output])
+    wanted = compare(space, points, monkeypatch)
+    untouched = np.setdiff1d(np.arange(100), struck)
+    np.testing.assert_allclose(wanted[untouched], space.clean()[None].repeat(len(untouched), 0))
+    monkeypatch.setattr("crashsim.space._BATCH_SCALARS", 40 * space._scalars)
+    compare(space, points, monkeypatch)
+
+
 def test_tied_weights_are_patched():
     class Tied(nn.Module):
         def __init__(self):

@@ -1,0 +1,133 @@
+"""Only samples that a fault has touched so far are computed: the others still hold clean values.
+
+Where faults are rare, a sample's first fault often lies deep in the model. Up to there its values
+are those without faults, which are computed once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx
+
+from crashsim.changes import Changes
+from crashsim.graph import Batched, repeat
+from crashsim.points import Listed
+
+Samples = NDArray[np.int64]
+
+_ROUNDED = 8  # sizes of batches that a chunk of samples is computed in: each is prepared for once
+_FEW = 16  # samples that are computed in one go anyway
+_WORTH = 0.95  # share of touched samples, averaged over nodes, below which the others are left out
+
+
+@dataclass(frozen=True)
+class Touched:
+    """Which of S samples faults have touched at each node.
+
+    Attributes:
+        before: numbers of the samples, before the node's own faults act.
+        after: once they have.
+    """
+
+    before: Mapping[fx.Node, Samples]
+    after: Mapping[fx.Node, Samples]
+
+    @classmethod
+    def of(
+        cls,
+        nodes: Sequence[fx.Node],
+        changed: Collection[fx.Node],
+        at: Callable[[fx.Node], Sequence[Changes]],
+        count: int,
+    ) -> Touched:
+        """Follows the faults at some nodes of a graph, in order of execution."""
+        masks: dict[fx.Node, NDArray[np.bool_]] = {}
+        before: dict[fx.Node, Samples] = {}
+        after: dict[fx.Node, Samples] = {}
+        for node in nodes:
+            if node not in changed:
+                continue
+            sources = [n for n in node.all_input_nodes if n in changed]
+            own = [_touched(change) for change in at(node)]
+            if len(sources) == 1 and not own:
+                before[node] = after[node] = after[sources[0]]
+                masks[node] = masks[sources[0]]
+                continue
+            mask = _union([masks[n] for n in sources], count)
+            mask = _rounded(mask) if sources else mask
+            before[node] = np.flatnonzero(mask)
+            masks[node] = _rounded(_union([mask, *own], count)) if own else mask
+            after[node] = np.flatnonzero(masks[node])
+        return cls(before, after)
+
+    def order(self, count: int) -> Samples:
+        """The samples in the order in which they are touched first."""
+        rank = np.full(count, len(self.after))
+        for number, samples in enumerate(self.after.values()):
+            rank[samples] = np.minimum(rank[samples], number)
+        return np.argsort(rank, kind="stable")
+
+    def is_worth(self, count: int) -> bool:
+        """Whether leaving out untouched samples spares much."""
+        # Nodes that only their own faults can change are not computed anew.
+        shares = [len(samples) / count for samples in self.before.values() if len(samples)]
+        return count >= _FEW and sum(shares) < _WORTH * len(shares)
+
+
+def _touched(change: Changes) -> NDArray[np.bool_]:
+    if change.base is not None or not isinstance(change.found, Listed):
+        return np.ones(change.count, dtype=np.bool_)
+    return np.diff(change.found.edges) > 0
+
+
+def _union(masks: Sequence[NDArray[np.bool_]], count: int) -> NDArray[np.bool_]:
+    union: NDArray[np.bool_] = np.zeros(count, dtype=np.bool_)
+    for mask in masks:
+        union |= mask
+    return union
+
+
+def _rounded(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """With some more samples, so that few different numbers of them occur; never none."""
+    step = max(1, len(mask) // _ROUNDED)
+    wanted = min(len(mask), max(1, -(-int(mask.sum()) // step)) * step)
+    others = np.flatnonzero(~mask)[: wanted - int(mask.sum())]
+    mask = mask.copy()
+    mask[others] = True
+    return mask
+
+
+def is_start(have: Samples, want: Samples) -> bool:
+    """Whether some samples are the first of others, which include them; both in order."""
+    return len(have) == 0 or bool(have[-1] == want[len(have) - 1])
+
+
+def grown(value: Any, batched: Batched, have: Samples, want: Samples, clean: Any) -> Any:
+    """A value of some samples as that of more, of which the others are clean.
+
+    Args:
+        value: a node's value, for samples ``have``.
+        batched: where the batch runs in it.
+        have, want: numbers of samples; the latter include the former.
+        clean: the value for a single sample without faults.
+    """
+    if batched is None or len(have) == len(want):
+        return value
+    if batched == "count":
+        return value // len(have) * len(want)
+    if isinstance(batched, int):
+        if is_start(have, want):
+            return torch.cat([value, repeat(clean, len(want) - len(have), batched)], batched)
+        out: Tensor = repeat(clean, len(want), batched)
+        rows = out.movedim(batched, 0).unflatten(0, (len(want), -1))
+        where = torch.from_numpy(np.searchsorted(want, have)).to(out.device)
+        rows.index_copy_(0, where, value.movedim(batched, 0).unflatten(0, (len(have), -1)))
+        return out
+    items = [grown(v, b, have, want, c) for v, b, c in zip(value, batched, clean, strict=True)]
+    return torch.Size(items) if isinstance(value, torch.Size) else type(value)(items)
