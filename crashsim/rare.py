@@ -42,7 +42,7 @@ SAMPLES = 4096  # at most, of each event
 REL_WIDTH = 0.2  # relative half-width to stop at
 _DEFENSIVE = 0.1  # share of the untilted law in the proposal
 _SURROGATE = 0.2  # share of the laws tilted by the surrogate itself
-_ROUNDS = 2  # of making the network linear at the tilted mean point
+_MINOR = 0.02  # share of an event, among many, that is guided by the surrogate alone
 _SCATTERED = 0.3  # share of a law that strikes about so many coordinates, whichever they are,
 _STRUCK = 2.5
 _SMALL = 50  # among at most so many: of more, it would hardly ever strike the same few again
@@ -227,22 +227,29 @@ def _proposal(space: FaultSpace, law: _Law, guides: list[Event]) -> tuple[Floats
         parts.append(law.scattered()[None])
         shares.append(np.array([_SCATTERED]))
     rest = 1 - sum(share.sum() for share in shares)
-    known = [_tilt(space, event) * event.gains for event in guides]
-    local = [_at_design_point(space, law, e, g) for e, g in zip(guides, known, strict=True)]
-    parts += [np.array(known), np.array(local)]
-    shares += [_SURROGATE * rest * weights, (1 - _SURROGATE) * rest * weights]
+    for event, weight in zip(guides, weights * rest, strict=True):
+        tilted = _tilt(space, event) * event.gains
+        parts.append(tilted[None])
+        # The surrogate may be wrong about the rarer of two tails; of many rivals, most never win.
+        matters = len(guides) <= 2 or weight > _MINOR
+        local = _at_design_point(space, law, event, tilted) if matters else None
+        if local is None:
+            shares.append(np.array([weight]))
+        else:
+            parts.append(local[None])
+            shares.append(weight * np.array([_SURROGATE, 1 - _SURROGATE]))
     return np.concatenate(parts), np.concatenate(shares)
 
 
-def _at_design_point(space: FaultSpace, law: _Law, event: Event, tilted: Floats) -> Floats:
-    """Tilted gains (N,) of the network at the tilted mean point; those given, where it is flat."""
-    for _ in range(_ROUNDS if space.has_derivatives else 0):
-        ((_, gradient),) = space.gradients(law.mean(tilted), event.readout[None])
-        gains = gradient[0, 0]
-        if not np.isfinite(gains).all() or not gains.any():
-            break
-        tilted = _tilt(space, replace(event, gains=gains)) * gains
-    return tilted
+def _at_design_point(space: FaultSpace, law: _Law, event: Event, tilted: Floats) -> Floats | None:
+    """Tilted gains (N,) of the network at the tilted mean point; None where it is flat there."""
+    if not space.has_derivatives:
+        return None
+    ((_, gradient),) = space.gradients(law.mean(tilted), event.readout[None])
+    gains: Floats = gradient[0, 0]
+    if not np.isfinite(gains).all() or not gains.any():
+        return None
+    return _tilt(space, replace(event, gains=gains)) * gains
 
 
 def tail_events(one: LinearSurrogate, output: int, k: int, epsilon: float) -> list[Event]:
