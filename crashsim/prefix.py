@@ -323,7 +323,8 @@ class Program:
             value: Any = self._sparse_output(node, reference, change)
         elif node in reference.values:
             value, count = reference.values[node], sources.finish(node)
-            if node in self._sites and isinstance(value, Tensor):
+            alone = all(p.site.kind != "parameter" for p in ours)
+            if node in self._sites and alone and isinstance(value, Tensor):
                 return strike_all(value, self._sites[node], list(ours.values()), count)
             value = expand(value, self._traced.batched[node], count)
         elif (act := self._overwriting.in_place(node)) is not None:
