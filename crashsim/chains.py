@@ -42,7 +42,9 @@ def find_chains(
     for start, site in sites.items():
         placed = [p for p in placements if p.site == site]
         one = len(placed) == 1 and is_elementwise(placed[0]) and traced.batched[start] == 0
-        if not one or any(n in changed for n in start.all_input_nodes):
+        if not one or start.target in with_weights:
+            continue
+        if any(n in changed for n in start.all_input_nodes):
             continue
         for node in start.users:
             chain = [start, node]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,31 +29,14 @@ from crashsim.changes import (
 )
 from crashsim.convolutions import Reach
 from crashsim.fastpaths import add_bias_changes, add_neuron_changes, add_weight_changes
-from crashsim.graph import Batched, NotTraceable, TracedModel, called_as, expand
+from crashsim.graph import NotTraceable, TracedModel, called_as, expand
 from crashsim.inputs import Inputs
 from crashsim.overwriting import Overwriting
 from crashsim.points import Placement
 from crashsim.readout import Readout
 from crashsim.sites import ACTIVATION_FUNCTIONS, Site
-from crashsim.touched import Touched, grown, is_start
-
-
-@dataclass
-class Reference:
-    """A batch of inputs at the base point.
-
-    Attributes:
-        batch: number of inputs b.
-        values: of the nodes before all faults.
-        outputs: (b, ...) of the layers that rare faults of their inputs are added to.
-        clean: of the nodes that faults can change, without faults; None where almost every sample
-            is touched from the first of them on.
-    """
-
-    batch: int
-    values: dict[fx.Node, Any]
-    outputs: dict[fx.Node, Tensor] = field(default_factory=dict)
-    clean: dict[fx.Node, Any] | None = None
+from crashsim.sources import Reference, Sources
+from crashsim.touched import Touched
 
 
 class Program:
@@ -293,11 +275,11 @@ class Program:
         for node in self._traced.nodes:
             if node not in self._changed or node in skipped:
                 continue
-            sources = _Sources(values, reference, self._traced.batched, touched, count)
+            sources = Sources(values, reference, self._traced.batched, touched, count)
             values[node] = self._faulty(node, reference, sources, changes)
             for done in last_use.get(node, ()):
                 values.pop(done, None)
-        everyone = _Sources(values, reference, self._traced.batched, touched, count)
+        everyone = Sources(values, reference, self._traced.batched, touched, count)
         output: Tensor = everyone[self._traced.output]
         if touched is None:
             return output
@@ -309,7 +291,7 @@ class Program:
         self,
         node: fx.Node,
         reference: Reference,
-        sources: _Sources,
+        sources: Sources,
         changes: Mapping[Placement, Changes],
     ) -> Any:
         """A node's value for the samples that are touched once its own faults have acted."""
@@ -323,7 +305,8 @@ class Program:
             value: Any = self._sparse_output(node, reference, change)
         elif node in reference.values:
             value, count = reference.values[node], sources.finish(node)
-            if node in self._sites and isinstance(value, Tensor):
+            alone = all(p.site.kind != "parameter" for p in ours)
+            if node in self._sites and alone and isinstance(value, Tensor):
                 return strike_all(value, self._sites[node], list(ours.values()), count)
             value = expand(value, self._traced.batched[node], count)
         elif (act := self._overwriting.in_place(node)) is not None:
@@ -412,70 +395,6 @@ class Program:
             if source is not self._traced.output:
                 found.setdefault(node, []).append(source)
         return found
-
-
-class _Sources:
-    """What a node reads: values for the samples that are touched before its own faults act.
-
-    The values of nodes that faults cannot change are repeated as they are asked for.
-    """
-
-    def __init__(
-        self,
-        values: Mapping[fx.Node, Any],
-        reference: Reference,
-        batched: Mapping[fx.Node, Batched],
-        touched: Touched | None,
-        count: int,
-    ) -> None:
-        self._values, self._reference, self._batched = values, reference, batched
-        self._touched, self._count, self._want = touched, count, np.arange(count)
-
-    def start(self, node: fx.Node) -> int:
-        """Turns to a node, which reads so many samples."""
-        if self._touched is not None:
-            self._want = self._touched.before[node]
-        return len(self._want)
-
-    def finish(self, node: fx.Node) -> int:
-        """Turns to the node's own faults, which act on so many samples."""
-        if self._touched is not None:
-            self._want = self._touched.after[node]
-        return len(self._want)
-
-    def after(self, node: fx.Node, change: Changes) -> Changes:
-        """A fault among the samples that are touched once the node's faults have acted."""
-        return change if self._touched is None else change.among(self._touched.after[node])
-
-    def grow(self, node: fx.Node, value: Any) -> Any:
-        """The node's value before its own faults, for the samples that they act on."""
-        if self._touched is None or self._reference.clean is None:
-            return value
-        have, want = self._touched.before[node], self._touched.after[node]
-        return grown(value, self._batched[node], have, want, self._reference.clean[node])
-
-    def inputs_of(self, node: fx.Node, count: int) -> list[tuple[int, int, Tensor, bool]]:
-        """A layer's inputs: from which sample to which, and whether they share it."""
-        source = node.all_input_nodes[0]
-        if source not in self._values:
-            return [(0, count, self._reference.values[source], True)]
-        if self._touched is None or self._reference.clean is None:
-            return [(0, count, self._values[source], False)]
-        have = self._touched.after[source]
-        if not is_start(have, self._touched.after[node]):
-            return [(0, count, self[source], False)]
-        first, clean = len(have), self._reference.clean[source]
-        parts = [(0, first, self._values[source], False), (first, count, clean, True)]
-        return parts if first < count else parts[:1]
-
-    def __getitem__(self, node: fx.Node) -> Any:
-        if node not in self._values:
-            return expand(self._reference.values[node], self._batched[node], len(self._want))
-        value = self._values[node]
-        if self._touched is None or self._reference.clean is None:
-            return value
-        have = self._touched.after[node]
-        return grown(value, self._batched[node], have, self._want, self._reference.clean[node])
 
 
 def _is_additive(layer: nn.Module, name: str) -> bool:
