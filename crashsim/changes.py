@@ -6,7 +6,6 @@ Where faults are rare, nothing of size (samples x coordinates) is ever built.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -247,7 +246,7 @@ def strike(
         owned: nobody else reads the value, so that it may be overwritten.
     """
     moved = value.movedim(site.axis, 0)
-    rows = moved.reshape(count, -1, math.prod(moved.shape[1:]))
+    rows = moved.reshape(count, -1, site.size)  # steps that are folded into the batch unfolded
     if not owned and rows.data_ptr() == value.data_ptr():
         rows = rows.clone()
     rows = rows.contiguous()
@@ -259,7 +258,7 @@ def strike(
 def strike_all(value: Tensor, site: Site, changes: Sequence[Changes], count: int) -> Tensor:
     """A site's value under faults, with (S b) rows, from the (b) rows that all samples share."""
     moved = value.movedim(site.axis, 0)
-    rows = changes[0].apply_to_all(moved.reshape(len(moved), -1)).contiguous()
+    rows = changes[0].apply_to_all(moved.reshape(-1, site.size)).contiguous()
     for change in changes[1:]:
         rows = change.apply(rows).contiguous()
     return rows.reshape(count * len(moved), *moved.shape[1:]).movedim(0, site.axis)

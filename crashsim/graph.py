@@ -22,6 +22,7 @@ from crashsim.inputs import Inputs
 from crashsim.readout import Readout
 from crashsim.sites import ACTIVATION_FUNCTIONS, item_name
 from crashsim.structure import children, rebuilt
+from crashsim.traceable import make_traceable
 
 
 class NotTraceable(Exception):
@@ -241,9 +242,11 @@ def _twin(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     for name, buffer in model.named_buffers():
         memo[id(buffer)] = tensors[name]
     try:
-        return deepcopy(model, memo)
+        twin = deepcopy(model, memo)
     except Exception as error:
         raise NotTraceable(f"its structure cannot be copied ({error})") from error
+    make_traceable(twin)
+    return twin
 
 
 def _batch_axis(two: Any, three: Any) -> Batched:

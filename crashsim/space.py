@@ -312,7 +312,8 @@ class FaultSpace:
 
         def run(start: int, stop: int) -> Tensor:
             part = {p: change.part(start, stop) for p, change in changes.items()}
-            return program.run(reference, part, stop - start)
+            with self._unfused.lifted():
+                return program.run(reference, part, stop - start)
 
         yield run, _BATCH_SCALARS
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 
 import torch
 from torch import nn
@@ -38,7 +38,21 @@ class Unfused:
                 # Of hooks that it would not see; it sees none, for it does nothing.
                 warnings.filterwarnings("ignore", message="Using `torch.compile")
             if self._fused:
-                usual = torch.backends.mha.get_fastpath_enabled()
-                stack.callback(torch.backends.mha.set_fastpath_enabled, usual)
-                torch.backends.mha.set_fastpath_enabled(False)
+                stack.enter_context(_fused_attention(False))
             yield
+
+    @contextmanager
+    def lifted(self) -> Iterator[None]:
+        """Fused attention again, for what has been taken apart into the layers that matter."""
+        with _fused_attention(True) if self._fused else nullcontext():
+            yield
+
+
+@contextmanager
+def _fused_attention(enabled: bool) -> Iterator[None]:
+    usual = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(enabled)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(usual)
