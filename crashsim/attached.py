@@ -24,6 +24,7 @@ from torch.func import functional_call
 from crashsim.discovery import find_sites
 from crashsim.errors import ArgumentError, ModelError
 from crashsim.faults import Fault
+from crashsim.placing import Faults, place
 from crashsim.points import Placement
 from crashsim.sites import (
     ACTIVATION_FUNCTIONS,
@@ -33,7 +34,6 @@ from crashsim.sites import (
     _Listener,
     report_items,
 )
-from crashsim.space import Faults, _place
 
 
 class _Hook:
@@ -221,7 +221,7 @@ class Attached(ABC):
         with self._undisturbed(model) as tensors, torch.no_grad():
             x = args[0].detach().clone()
             available = find_sites(model, x, lambda v: functional_call(model, tensors, (v,)))
-        self.placements = _place(self.faults, self._pattern, available)
+        self.placements = place(self.faults, self._pattern, available)
         for p in self.placements:
             self._by_key.setdefault(_key_of(p.site), []).append(p)
         if self._is_compiled:

@@ -13,8 +13,9 @@ from crashsim.analytic import double_precision
 from crashsim.errors import ArgumentError
 from crashsim.estimate import Estimate, Values, estimates_of
 from crashsim.inputs import ModelInputs
+from crashsim.placing import Faults
 from crashsim.points import Floats, Points
-from crashsim.space import Faults, FaultSpace
+from crashsim.space import FaultSpace
 
 MAX_COORDINATES = 20
 _SLOWER = 6  # coordinates fewer where every outcome takes a forward pass of its own

@@ -24,8 +24,9 @@ from crashsim.data import Data
 from crashsim.errors import ArgumentError
 from crashsim.judging import Judgement, judge, judge_as_paper
 from crashsim.montecarlo import check_epsilon
+from crashsim.placing import Faults
 from crashsim.regularisers import Strengths, attached_penalties
-from crashsim.space import Faults, FaultSpace
+from crashsim.space import FaultSpace
 from crashsim.training import Recipe, accuracy, check_targets, train_classifier
 from crashsim.verification import Verification, verify
 

@@ -29,9 +29,9 @@ from crashsim.attached import Attached, _devices, _key_of, mean_of, variance_of
 from crashsim.continuity import Balance, Continuity, check_strength
 from crashsim.errors import ArgumentError, ModelError
 from crashsim.faults import Fault
+from crashsim.placing import Faults
 from crashsim.points import Placement, check_seed
 from crashsim.sites import Action, Site, perturbing
-from crashsim.space import Faults
 
 _HALF_SCALE = 256.0  # keeps gradients of float16 outputs out of the subnormal numbers
 

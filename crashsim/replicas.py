@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from crashsim.errors import ArgumentError
 from crashsim.estimate import Values
 from crashsim.intervals import clustered_proportion_interval, proportion_interval
+from crashsim.placing import Faults
 from crashsim.points import Floats, Points, check_seed, join, sample_block, sample_points
-from crashsim.space import Faults, FaultSpace
+from crashsim.space import FaultSpace
 from crashsim.voters import VOTERS, Voter, make_voter
 
 Attack = Literal["far", "flip", "rival", "little"]

@@ -24,10 +24,11 @@ from crashsim.faults import NeuronCrash
 from crashsim.inputs import ModelInputs
 from crashsim.montecarlo import MonteCarlo, check_sampling
 from crashsim.pictures import Curves, Histogram, curves_of, histogram_of
+from crashsim.placing import Faults
 from crashsim.plan import plan
 from crashsim.points import check_seed
 from crashsim.questions import Answer, check_delta
-from crashsim.space import Faults, FaultSpace
+from crashsim.space import FaultSpace
 
 if TYPE_CHECKING:
     from crashsim_hardware import Chip

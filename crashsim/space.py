@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
 from typing import Any
@@ -14,29 +14,23 @@ from crashsim_theory import Moments
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from crashsim.changes import SCATTERED, Changes, is_elementwise, is_rare, split, strike
 from crashsim.checks import check_model, check_outputs, dtype_of, quantises_batches, unwrapped
 from crashsim.discovery import find_sites
-from crashsim.errors import ArgumentError, CrashsimError, ModelError, NotApplicableError, SiteError
+from crashsim.errors import ArgumentError, CrashsimError, ModelError, NotApplicableError
 from crashsim.faults import Fault
-from crashsim.graph import NotTraceable
 from crashsim.inputs import Inputs, ModelInputs, plain, read_inputs
-from crashsim.patching import PatchedWeights
+from crashsim.placing import Faults, moments_of, place, scalars_of_weights
 from crashsim.points import Floats, Integers, Placement, Points
-from crashsim.prefix import Program
 from crashsim.readout import find_readout
-from crashsim.sites import Action, Site, perturbing, select_sites
+from crashsim.sites import Action, Site, perturbing
 from crashsim.unfused import Unfused
-
-Faults = Fault | Mapping[str, Fault]
+from crashsim.ways import Ways
 
 # Scalars of activations in flight at once: small enough for the cache, large enough to batch.
 _BATCH_SCALARS = 2**22
 _GRADIENT_SCALARS = 2**25
 _STEP_VALUES = 2**22  # outputs held at once
-_SHORT_CUTS = True  # False: every sample runs through the whole model (for tests of the rest)
 NO_DERIVATIVES = "the model computes its output without derivatives (by steps, or under no_grad)"
-_CHECKED = 1024  # faults per site with which the short cuts are checked
 
 
 class FaultSpace:
@@ -113,18 +107,18 @@ class FaultSpace:
             self.readout = find_readout(self._raw, self.examples, readout)
             clean = check_outputs(self._call, self.examples)
             self.available_sites = find_sites(model, self.examples, self._forward)
-        self.placements = _place(faults, sites, self.available_sites)
+        self.placements = place(faults, sites, self.available_sites)
         self.N = self.placements[-1].stop
         self.B, self.K = clean.shape
-        self.moments = Moments.concatenate([_moments(placement) for placement in self.placements])
+        self.moments = Moments.concatenate([moments_of(placement) for placement in self.placements])
         self.mean_point: Floats = self.moments.mean
         self._clean = clean.double().cpu().numpy()
         self._scalars = sum(s.size for s in self.available_sites if s.kind != "parameter") or 1
         self._has_parameters = any(p.site.kind == "parameter" for p in self.placements)
-        self._scalars += _scalars_of_weights(self.placements, self.available_sites)
+        self._scalars += scalars_of_weights(self.placements, self.available_sites)
         if self.runs_alone:
             self._scalars = _BATCH_SCALARS  # one input, one sample at a time
-        self._program: Program | str | None = None  # the reason, where there can be none
+        self._ways = Ways(self)
 
     @torch.inference_mode(False)
     def with_dtype(self, dtype: torch.dtype) -> FaultSpace:
@@ -137,7 +131,7 @@ class FaultSpace:
         space.tensors = {name: space._cast(tensor) for name, tensor in self.tensors.items()}
         with torch.no_grad(), space._explaining_failures():
             space._clean = check_outputs(space._call, space.examples).double().cpu().numpy()
-        space._program = None
+        space._ways = Ways(space)
         return space
 
     def with_faults(self, faults: Sequence[Fault]) -> FaultSpace:
@@ -146,9 +140,9 @@ class FaultSpace:
         space.placements = [
             replace(p, fault=fault) for p, fault in zip(self.placements, faults, strict=True)
         ]
-        space.moments = Moments.concatenate([_moments(p) for p in space.placements])
+        space.moments = Moments.concatenate([moments_of(p) for p in space.placements])
         space.mean_point = space.moments.mean
-        space._program = None
+        space._ways = Ways(space)
         return space
 
     def at_input(self, index: int) -> FaultSpace:
@@ -196,7 +190,7 @@ class FaultSpace:
         batch = min(self.B, max(1, _BATCH_SCALARS // self._scalars))
         step = max(1, _BATCH_SCALARS // (self._scalars * batch))
         with torch.no_grad(), self._unfused():
-            choose = self._choose(points)
+            choose = self._ways.choose(points)
             for low in range(0, self.B, batch):
                 with choose(self.examples.part(low, low + batch)) as (run, most):
                     for start in range(0, points.count, min(step, most)):
@@ -211,156 +205,8 @@ class FaultSpace:
         return result
 
     def plan(self) -> list[str]:
-        """How samples are computed at each site, and why: one line each.
-
-        The choice follows from the model's structure, the faults' probabilities and sizes, never
-        from timings, so it is the same on every machine.
-        """
-        program = self._find_program()
-        lines = []
-        for p in self.placements:
-            is_weight = p.site.kind == "parameter"
-            if isinstance(program, Program) and (
-                not self._has_parameters or program.can_add_weights(None)
-            ):
-                how = program.explain(p)
-            elif self._has_parameters:
-                what = "patched" if is_weight else "masked"
-                why = program if isinstance(program, str) else program.why_not_added()
-                how = f"{what}, one sample at a time: {why}"
-            else:
-                rare = is_rare(p, SCATTERED) and is_elementwise(p)
-                how = "struck one by one" if rare else "masked"
-                how += f", whole model for every sample: {program}"
-            lines.append(f"{p.site.name} ({p.fault.name}): {how}")
-        return lines
-
-    def _find_program(self) -> Program | str:
-        """The model taken apart at its faults, checked; or why it has to run as a whole."""
-        if self._program is None:
-            try:
-                example = self.examples.part(0, 1)
-                with torch.no_grad(), self._unfused():
-                    program = Program(
-                        self.model, self.tensors, example, self.placements, self.readout
-                    )
-                    self._check_program(program)
-                self._program = program
-            except NotTraceable as reason:
-                self._program = str(reason)
-        return self._program
-
-    def _check_program(self, program: Program) -> None:
-        """Compares the short cuts with the whole model on three points of many faults."""
-        rng = np.random.Generator(np.random.Philox(0))
-        size = min(_CHECKED, self.N)
-        rows, columns, values = [], [], []
-        for row in range(3):
-            for p in self.placements:
-                chosen = np.sort(rng.choice(p.size, min(-(-p.size // 3), size), replace=False))
-                rows.append(np.full(len(chosen), row))
-                columns.append(p.start + chosen)
-                scale = 1.0 if p.fault.is_bernoulli else p.fault.rate
-                values.append(np.full(len(chosen), scale))
-        points = Points(
-            3,
-            np.zeros(self.N),
-            np.concatenate(rows),
-            np.concatenate(columns),
-            np.concatenate(values),
-        )
-        inputs = self.examples.part(0, 2)
-        try:
-            with self._generic(inputs, points) as (run, _):
-                wanted = torch.cat([run(i, i + 1).reshape(-1) for i in range(3)]).double()
-            with self._short(inputs, program, self._split(points)) as (run, _):
-                found = run(0, 3).reshape(-1).double()
-        except Exception as error:  # whatever the model's own code does with such values
-            raise NotTraceable(f"it fails under many faults ({error})") from error
-        finite = torch.isfinite(wanted)
-        tolerance = 30 * torch.finfo(self.dtype).eps ** 0.75 * (1 + wanted[finite].abs().max(0)[0])
-        if (
-            not torch.equal(finite, torch.isfinite(found))
-            or ((wanted - found)[finite].abs() > tolerance).any()
-        ):
-            raise NotTraceable("traced by torch.fx, it gives other outputs than the model itself")
-
-    def _split(self, points: Points) -> dict[Placement, Changes]:
-        found = split(points, self.placements, self.device, self.dtype)
-        return {change.placement: change for change in found}
-
-    def _choose(self, points: Points) -> Callable[[Inputs], _Way]:
-        """How to compute these points, for some inputs at a time."""
-        if not _SHORT_CUTS or points.count == 1:
-            return lambda inputs: self._generic(inputs, points)
-        program = self._find_program()
-        changes = self._split(points)
-        if isinstance(program, Program) and (
-            not self._has_parameters or program.can_add_weights(changes)
-        ):
-            return lambda inputs: self._short(inputs, program, changes)
-        if self._has_parameters:
-            return lambda inputs: self._generic(inputs, points)
-        return lambda inputs: self._whole(inputs, changes)
-
-    @contextmanager
-    def _short(
-        self, inputs: Inputs, program: Program, changes: Mapping[Placement, Changes]
-    ) -> Iterator[tuple[_Run, int]]:
-        """Only what lies behind the faults is run for every sample."""
-        reference = program.reference(inputs, changes)
-
-        def run(start: int, stop: int) -> Tensor:
-            part = {p: change.part(start, stop) for p, change in changes.items()}
-            with self._unfused.lifted():
-                return program.run(reference, part, stop - start)
-
-        yield run, _BATCH_SCALARS
-
-    @contextmanager
-    def _whole(
-        self, inputs: Inputs, changes: Mapping[Placement, Changes]
-    ) -> Iterator[tuple[_Run, int]]:
-        """The whole model is run for every sample; neurons alone are struck."""
-        part: dict[Site, list[Changes]] = {}
-        count = 1
-
-        def act(site: Site) -> Action:
-            return lambda value: strike(value, site, part[site], count)
-
-        sites = dict.fromkeys(p.site for p in changes)
-
-        def run(start: int, stop: int) -> Tensor:
-            nonlocal count
-            count = stop - start
-            for site in sites:
-                part[site] = [c.part(start, stop) for p, c in changes.items() if p.site == site]
-            x = inputs.repeat(count)
-            for site in sites:
-                if site.kind == "input":
-                    index = inputs.site_names.index(site.module)
-                    value = strike(x.tensors[index], site, part[site], count, owned=True)
-                    x = x.with_tensor(index, value)
-            return self._call(x)
-
-        with perturbing(self.model, {site: act(site) for site in sites if site.kind != "input"}):
-            yield run, _BATCH_SCALARS
-
-    @contextmanager
-    def _generic(self, inputs: Inputs, points: Points) -> Iterator[tuple[_Run, int]]:
-        """Nothing is taken for granted; weights are patched, one sample at a time."""
-        weights = PatchedWeights(self, points.base) if self._has_parameters else None
-
-        def run(start: int, stop: int) -> Tensor:
-            part = points.part(start, stop)
-            e = torch.from_numpy(self._neuron_coordinates(part))
-            e = e.to(self.device, self.dtype)[:, None]
-            out = self._run(inputs, e, weights.apply(part) if weights else self.tensors)
-            if weights:
-                weights.restore()
-            return out
-
-        yield run, 1 if weights else _BATCH_SCALARS
+        """How samples are computed at each site, and why: one line each."""
+        return self._ways.plan()
 
     def gradients(
         self, at: Floats, readouts: Floats | None = None
@@ -485,12 +331,6 @@ class FaultSpace:
             output: Tensor = self.readout(self._raw(x, tensors))
         return output.reshape(count, batch, -1)
 
-    def _neuron_coordinates(self, points: Points) -> Floats:
-        """(S, N) coordinates for ``_run``, which reads none of them where all are of parameters."""
-        if all(p.site.kind == "parameter" for p in self.placements):
-            return np.zeros((points.count, 1))
-        return points.dense()
-
     def perturbed_weights(self, e: Tensor) -> dict[str, Tensor]:
         """Parameters at a point e (N,), differentiable in e."""
         changed: dict[str, Tensor] = {}
@@ -546,23 +386,6 @@ class FaultSpace:
             ) from error
 
 
-# Outputs (S b, ...) of points from one number to another; and how many at most at a time.
-_Run = Callable[[int, int], Tensor]
-_Way = AbstractContextManager[tuple[_Run, int]]
-
-
-def _scalars_of_weights(placements: list[Placement], sites: list[Site]) -> int:
-    """Numbers in flight for each input where struck weights are added to the layers' outputs."""
-    outputs = {site.module: site for site in sites if site.kind == "module"}
-    total = 0.0
-    for p in placements:
-        layer = outputs.get(p.site.module.rpartition(".")[0])
-        if p.site.kind == "parameter" and layer is not None and p.fault.is_bernoulli:
-            # Each struck weight acts once for every position of the layer's output.
-            total += p.size * p.fault.rate * layer.size / p.site.shape[0]
-    return int(4 * total)
-
-
 def _gradient(value: Tensor, e: Tensor, create_graph: bool = False) -> Tensor:
     """d value / d e, zero where value does not depend on e."""
     if not value.requires_grad:
@@ -571,45 +394,3 @@ def _gradient(value: Tensor, e: Tensor, create_graph: bool = False) -> Tensor:
         value, e, retain_graph=True, create_graph=create_graph, allow_unused=True
     )[0]
     return torch.zeros_like(e) if found is None else found
-
-
-def _place(faults: Faults, sites: str, available: list[Site]) -> list[Placement]:
-    """Faults at their sites, sites in order of execution within each name."""
-    if isinstance(faults, Fault):
-        faults = {sites: faults}
-    if not isinstance(faults, Mapping) or not faults:
-        raise ArgumentError(
-            f"faults={faults!r}: give a fault such as NeuronCrash(p=0.01), or a mapping from site "
-            "names to faults"
-        )
-    placements: list[Placement] = []
-    start = 0
-    for pattern, fault in faults.items():
-        if not isinstance(fault, Fault) or not isinstance(pattern, str):
-            raise ArgumentError(f"faults: {pattern!r}: {fault!r} is not a site name and a fault")
-        for site in select_sites(available, pattern, fault.strikes):
-            stop = start + fault.coordinate_count(site.shape)
-            placements.append(Placement(site, fault, start, stop))
-            start = stop
-    _check_reach([p.site for p in placements], available)
-    return placements
-
-
-def _check_reach(struck: list[Site], available: list[Site]) -> None:
-    """Raises SiteError where no fault can change the output: the answer would always be zero."""
-    if any(site.is_read for site in struck):
-        return
-    names = ", ".join(repr(site.name) for site in struck[:5])
-    others = [repr(s.name) for s in available if s.kind != "parameter" and s.is_read]
-    more = f" and {len(others) - 20} more" if len(others) > 20 else ""
-    raise SiteError(
-        f"sites: the output does not depend on {names}, so faults there change nothing (as found "
-        f"with the first input); choose among: {', '.join(others[:20]) or 'none'}{more}"
-    )
-
-
-def _moments(placement: Placement) -> Moments:
-    parameters = placement.fault.law_parameters
-    return placement.fault.law.moments(
-        **{name: np.full(placement.size, value) for name, value in parameters.items()}
-    )

@@ -22,7 +22,8 @@ from crashsim.analytic import Analysis, mean_point_taylor, taylor
 from crashsim.errors import ArgumentError, CrashsimWarning
 from crashsim.estimate import Estimate
 from crashsim.montecarlo import monte_carlo
-from crashsim.space import Faults, FaultSpace
+from crashsim.placing import Faults
+from crashsim.space import FaultSpace
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from crashsim.agreement import correlation, rank_loss
 from crashsim.architectures import parse_architecture
 from crashsim.data import Data, load_data
 from crashsim.estimate import values_of
+from crashsim.placing import Faults
 from crashsim.points import Points
-from crashsim.space import Faults
 from crashsim.training import Recipe, train_classifier
 
 PAPER_NAMES = {

@@ -250,7 +250,7 @@ for _name, (_shape, _conv) in CONVOLUTIONS.items():
 def compare(space, points, monkeypatch):
     found = space.outputs(points)
     with monkeypatch.context() as patch:
-        patch.setattr("crashsim.space._SHORT_CUTS", False)
+        patch.setattr("crashsim.ways.SHORT_CUTS", False)
         wanted = space.outputs(points)
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-10)
     return wanted
@@ -276,7 +276,7 @@ def test_samples_are_those_of_the_whole_model(build, shape, faults, count, monke
 @pytest.mark.parametrize(("build", "shape", "faults"), SHORT, ids=str)
 def test_these_models_are_taken_apart(build, shape, faults):
     space = make(build, shape, faults)
-    assert isinstance(space._find_program(), Program), space.plan()
+    assert isinstance(space._ways.program(), Program), space.plan()
 
 
 @pytest.mark.parametrize(("build", "shape", "faults"), SHORT + PATCHED, ids=str)
@@ -364,8 +364,8 @@ def test_untouched_samples_are_left_out(build, shape, faults, monkeypatch):
     points = sample_points(space.placements, 0, 100)
     struck = np.unique(points.rows)
     assert 10 < len(struck) < 100
-    program = space._find_program()
-    changes = space._split(points)
+    program = space._ways.program()
+    changes = space._ways.split(points)
     reference = program.reference(space.examples, changes)
     assert reference.clean is not None
     touched = program._touched(changes, 100)

@@ -1,0 +1,69 @@
+"""Faults at the sites of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from crashsim_theory import Moments
+
+from crashsim.errors import ArgumentError, SiteError
+from crashsim.faults import Fault
+from crashsim.points import Placement
+from crashsim.sites import Site, select_sites
+
+Faults = Fault | Mapping[str, Fault]
+
+
+def place(faults: Faults, sites: str, available: list[Site]) -> list[Placement]:
+    """Faults at their sites, sites in order of execution within each name."""
+    if isinstance(faults, Fault):
+        faults = {sites: faults}
+    if not isinstance(faults, Mapping) or not faults:
+        raise ArgumentError(
+            f"faults={faults!r}: give a fault such as NeuronCrash(p=0.01), or a mapping from site "
+            "names to faults"
+        )
+    placements: list[Placement] = []
+    start = 0
+    for pattern, fault in faults.items():
+        if not isinstance(fault, Fault) or not isinstance(pattern, str):
+            raise ArgumentError(f"faults: {pattern!r}: {fault!r} is not a site name and a fault")
+        for site in select_sites(available, pattern, fault.strikes):
+            stop = start + fault.coordinate_count(site.shape)
+            placements.append(Placement(site, fault, start, stop))
+            start = stop
+    _check_reach([p.site for p in placements], available)
+    return placements
+
+
+def _check_reach(struck: list[Site], available: list[Site]) -> None:
+    """Raises SiteError where no fault can change the output: the answer would always be zero."""
+    if any(site.is_read for site in struck):
+        return
+    names = ", ".join(repr(site.name) for site in struck[:5])
+    others = [repr(s.name) for s in available if s.kind != "parameter" and s.is_read]
+    more = f" and {len(others) - 20} more" if len(others) > 20 else ""
+    raise SiteError(
+        f"sites: the output does not depend on {names}, so faults there change nothing (as found "
+        f"with the first input); choose among: {', '.join(others[:20]) or 'none'}{more}"
+    )
+
+
+def moments_of(placement: Placement) -> Moments:
+    parameters = placement.fault.law_parameters
+    return placement.fault.law.moments(
+        **{name: np.full(placement.size, value) for name, value in parameters.items()}
+    )
+
+
+def scalars_of_weights(placements: list[Placement], sites: list[Site]) -> int:
+    """Numbers in flight for each input where struck weights are added to the layers' outputs."""
+    outputs = {site.module: site for site in sites if site.kind == "module"}
+    total = 0.0
+    for p in placements:
+        layer = outputs.get(p.site.module.rpartition(".")[0])
+        if p.site.kind == "parameter" and layer is not None and p.fault.is_bernoulli:
+            # Each struck weight acts once for every position of the layer's output.
+            total += p.size * p.fault.rate * layer.size / p.site.shape[0]
+    return int(4 * total)

@@ -1,0 +1,204 @@
+"""The ways to compute samples: through the model taken apart, as a whole, or one at a time."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crashsim.changes import SCATTERED, Changes, is_elementwise, is_rare, split, strike
+from crashsim.graph import NotTraceable
+from crashsim.inputs import Inputs
+from crashsim.patching import PatchedWeights
+from crashsim.points import Floats, Placement, Points
+from crashsim.prefix import Program
+from crashsim.sites import Action, Site, perturbing
+
+if TYPE_CHECKING:
+    from crashsim.space import FaultSpace
+
+SHORT_CUTS = True  # False: every sample runs through the whole model (for tests of the rest)
+_CHECKED = 1024  # faults per site with which the short cuts are checked
+
+# Outputs (S b, ...) of points from one number to another; and how many at most at a time.
+_Run = Callable[[int, int], Tensor]
+_Way = AbstractContextManager[tuple[_Run, int]]
+
+
+class Ways:
+    """Chooses how the samples of a space are computed.
+
+    The choice follows from the model's structure, the faults' probabilities and sizes, never from
+    timings, so it is the same on every machine.
+
+    Args:
+        space: whose model, faults and types count; its inputs serve as examples.
+    """
+
+    def __init__(self, space: FaultSpace) -> None:
+        self._space = space
+        self._program: Program | str | None = None  # the reason, where there can be none
+
+    def plan(self) -> list[str]:
+        """How samples are computed at each site, and why: one line each."""
+        program = self.program()
+        lines = []
+        for p in self._space.placements:
+            is_weight = p.site.kind == "parameter"
+            if isinstance(program, Program) and (
+                not self._space._has_parameters or program.can_add_weights(None)
+            ):
+                how = program.explain(p)
+            elif self._space._has_parameters:
+                what = "patched" if is_weight else "masked"
+                why = program if isinstance(program, str) else program.why_not_added()
+                how = f"{what}, one sample at a time: {why}"
+            else:
+                rare = is_rare(p, SCATTERED) and is_elementwise(p)
+                how = "struck one by one" if rare else "masked"
+                how += f", whole model for every sample: {program}"
+            lines.append(f"{p.site.name} ({p.fault.name}): {how}")
+        return lines
+
+    def program(self) -> Program | str:
+        """The model taken apart at its faults, checked; or why it has to run as a whole."""
+        if self._program is None:
+            space = self._space
+            try:
+                example = space.examples.part(0, 1)
+                with torch.no_grad(), space._unfused():
+                    program = Program(
+                        space.model, space.tensors, example, space.placements, space.readout
+                    )
+                    self._check_program(program)
+                self._program = program
+            except NotTraceable as reason:
+                self._program = str(reason)
+        return self._program
+
+    def _check_program(self, program: Program) -> None:
+        """Compares the short cuts with the whole model on three points of many faults."""
+        rng = np.random.Generator(np.random.Philox(0))
+        size = min(_CHECKED, self._space.N)
+        rows, columns, values = [], [], []
+        for row in range(3):
+            for p in self._space.placements:
+                chosen = np.sort(rng.choice(p.size, min(-(-p.size // 3), size), replace=False))
+                rows.append(np.full(len(chosen), row))
+                columns.append(p.start + chosen)
+                scale = 1.0 if p.fault.is_bernoulli else p.fault.rate
+                values.append(np.full(len(chosen), scale))
+        points = Points(
+            3,
+            np.zeros(self._space.N),
+            np.concatenate(rows),
+            np.concatenate(columns),
+            np.concatenate(values),
+        )
+        inputs = self._space.examples.part(0, 2)
+        try:
+            with self._generic(inputs, points) as (run, _):
+                wanted = torch.cat([run(i, i + 1).reshape(-1) for i in range(3)]).double()
+            with self._short(inputs, program, self.split(points)) as (run, _):
+                found = run(0, 3).reshape(-1).double()
+        except Exception as error:  # whatever the model's own code does with such values
+            raise NotTraceable(f"it fails under many faults ({error})") from error
+        finite = torch.isfinite(wanted)
+        slack = 30 * torch.finfo(self._space.dtype).eps ** 0.75
+        tolerance = slack * (1 + wanted[finite].abs().max(0)[0])
+        if (
+            not torch.equal(finite, torch.isfinite(found))
+            or ((wanted - found)[finite].abs() > tolerance).any()
+        ):
+            raise NotTraceable("traced by torch.fx, it gives other outputs than the model itself")
+
+    def choose(self, points: Points) -> Callable[[Inputs], _Way]:
+        """How to compute these points, for some inputs at a time."""
+        if not SHORT_CUTS or points.count == 1:
+            return lambda inputs: self._generic(inputs, points)
+        program = self.program()
+        changes = self.split(points)
+        if isinstance(program, Program) and (
+            not self._space._has_parameters or program.can_add_weights(changes)
+        ):
+            return lambda inputs: self._short(inputs, program, changes)
+        if self._space._has_parameters:
+            return lambda inputs: self._generic(inputs, points)
+        return lambda inputs: self._whole(inputs, changes)
+
+    @contextmanager
+    def _short(
+        self, inputs: Inputs, program: Program, changes: Mapping[Placement, Changes]
+    ) -> Iterator[tuple[_Run, int]]:
+        """Only what lies behind the faults is run for every sample."""
+        reference = program.reference(inputs, changes)
+
+        def run(start: int, stop: int) -> Tensor:
+            part = {p: change.part(start, stop) for p, change in changes.items()}
+            with self._space._unfused.lifted():
+                return program.run(reference, part, stop - start)
+
+        yield run, sys.maxsize
+
+    @contextmanager
+    def _whole(
+        self, inputs: Inputs, changes: Mapping[Placement, Changes]
+    ) -> Iterator[tuple[_Run, int]]:
+        """The whole model is run for every sample; neurons alone are struck."""
+        part: dict[Site, list[Changes]] = {}
+        count = 1
+
+        def act(site: Site) -> Action:
+            return lambda value: strike(value, site, part[site], count)
+
+        sites = dict.fromkeys(p.site for p in changes)
+
+        def run(start: int, stop: int) -> Tensor:
+            nonlocal count
+            count = stop - start
+            for site in sites:
+                part[site] = [c.part(start, stop) for p, c in changes.items() if p.site == site]
+            x = inputs.repeat(count)
+            for site in sites:
+                if site.kind == "input":
+                    index = inputs.site_names.index(site.module)
+                    value = strike(x.tensors[index], site, part[site], count, owned=True)
+                    x = x.with_tensor(index, value)
+            return self._space._call(x)
+
+        actions = {site: act(site) for site in sites if site.kind != "input"}
+        with perturbing(self._space.model, actions):
+            yield run, sys.maxsize
+
+    @contextmanager
+    def _generic(self, inputs: Inputs, points: Points) -> Iterator[tuple[_Run, int]]:
+        """Nothing is taken for granted; weights are patched, one sample at a time."""
+        space = self._space
+        weights = PatchedWeights(space, points.base) if space._has_parameters else None
+
+        def run(start: int, stop: int) -> Tensor:
+            part = points.part(start, stop)
+            e = torch.from_numpy(self._neuron_coordinates(part))
+            e = e.to(space.device, space.dtype)[:, None]
+            out = space._run(inputs, e, weights.apply(part) if weights else space.tensors)
+            if weights:
+                weights.restore()
+            return out
+
+        yield run, 1 if weights else sys.maxsize
+
+    def split(self, points: Points) -> dict[Placement, Changes]:
+        """What points change at each placement."""
+        found = split(points, self._space.placements, self._space.device, self._space.dtype)
+        return {change.placement: change for change in found}
+
+    def _neuron_coordinates(self, points: Points) -> Floats:
+        """(S, N) coordinates for ``_run``, which reads none of them where all are of parameters."""
+        if all(p.site.kind == "parameter" for p in self._space.placements):
+            return np.zeros((points.count, 1))
+        return points.dense()
