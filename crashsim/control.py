@@ -5,6 +5,10 @@ The linear surrogate ``L(e) = sum_i (e_i - m_i) g_i`` of Delta has the known mea
 surrogate misses to be averaged over samples (Glasserman, *Monte Carlo Methods in Financial
 Engineering*, 2003, section 4.1). The result does not rest on the surrogate: with wrong gains the
 interval is wider, not wrong. Fitted coefficients make a bias of order 1/n, below the interval.
+
+That holds for coordinates that are struck often enough to show what the surrogate misses of them.
+What the others contribute to L is known to theory alone: their part of the interval stays that of
+plain samples, and where they are most of L, the control is not used.
 """
 
 from __future__ import annotations
@@ -14,14 +18,18 @@ from functools import cached_property
 
 import numpy as np
 from crashsim_theory import LinearSurrogate
+from numpy.typing import NDArray
 from scipy import sparse
 
+from crashsim.few import FewFaults
 from crashsim.points import Floats, Listed, Points
 from crashsim.space import FaultSpace
 from crashsim.sums import JointSums
 
 _SPARSE = 0.1  # share of changed coordinates up to which they are added one by one
 _COLLINEAR = 1e-10  # eigenvalues of the controls' correlation that count as zero
+_STRIKES = 30  # in a sample, below which it says too little of the coordinates that are struck
+_MOSTLY = 0.25  # share of the variance of L that is seldom met, beyond which L is no control
 
 
 @dataclass(frozen=True)
@@ -32,16 +40,64 @@ class Control:
         gains: (B, K, N).
         mean_point: (N,) m.
         second: (B, K) E L^2.
+        spread: (G, B, K) variance among samples of the part of L that is due to each group of
+            coordinates struck about equally often, the rarest first.
+        fourth: (G, B, K) sums of the fourth central moments of its terms.
     """
 
     gains: Floats
     mean_point: Floats
     second: Floats
+    spread: Floats
+    fourth: Floats
 
     @classmethod
-    def of(cls, space: FaultSpace, surrogate: LinearSurrogate) -> Control:
-        """With the gains of a surrogate of the space."""
-        return cls(surrogate.gains, space.mean_point, surrogate.variance)
+    def of(cls, space: FaultSpace, surrogate: LinearSurrogate, few: FewFaults | None) -> Control:
+        """With the gains of a surrogate of the space, for samples of all faults or of several."""
+        k2, k4 = space.moments.k2, space.moments.k4
+        if few is not None:
+            p = few.chances(space.N)
+            k2 = p * (1 - p)
+            k4 = k2 * (1 - 3 * k2)
+        random = np.flatnonzero(k2 > 0)
+        # A coordinate that is off its usual value with a small probability q has k2^2 = q k4.
+        octave = np.floor(np.log2(k2[random] ** 2 / k4[random]))
+        shape = (0, *surrogate.variance.shape)
+        spread, fourth = [np.zeros(shape)], [np.zeros(shape)]
+        for group in np.unique(octave):
+            chosen = random[octave == group]
+            squares = (gains[:, chosen] ** 2 for gains in surrogate.gains)
+            sums = [(s @ k2[chosen], s**2 @ k4[chosen]) for s in squares]
+            spread.append(np.stack([of_input for of_input, _ in sums])[None])
+            fourth.append(np.stack([of_input for _, of_input in sums])[None])
+        return cls(
+            surrogate.gains,
+            space.mean_point,
+            surrogate.variance,
+            np.concatenate(spread),
+            np.concatenate(fourth),
+        )
+
+    def seldom_met(self, n: int) -> Floats:
+        """(2, B, K) variance of L and, about, of L^2 that n samples can say too little of.
+
+        It is due to the rarest coordinates, as many groups of them as are struck, weighted by
+        their effects, fewer than 30 times in n samples.
+        """
+        none = np.zeros((1, *self.second.shape))
+        spread, fourth = (
+            np.concatenate([none, part.cumsum(0)]) for part in (self.spread, self.fourth)
+        )
+        seldom = n * spread**2 < _STRIKES * fourth
+        last = len(seldom) - 1 - seldom[::-1].argmax(0)
+        last = np.where(seldom.any(0), last, 0)[None]
+        spread, fourth = (np.take_along_axis(part, last, 0)[0] for part in (spread, fourth))
+        return np.stack([spread, fourth + 4 * spread * self.spread.sum(0)])
+
+    def says_enough(self, n: int) -> NDArray[np.bool_]:
+        """(B, K) whether n samples can show what L misses of most of its variance."""
+        enough: NDArray[np.bool_] = self.seldom_met(n)[0] <= _MOSTLY * self.spread.sum(0)
+        return enough
 
     @cached_property
     def _columns(self) -> Floats:
@@ -79,13 +135,22 @@ class Controlled:
     fitted: int
 
 
-def controlled_mean(sums: JointSums, target: Floats, known: Floats | None) -> Controlled:
+def controlled_mean(
+    sums: JointSums,
+    target: Floats,
+    known: Floats | None,
+    use: NDArray[np.bool_] | None = None,
+) -> Controlled:
     """The mean of a combination of quantities, given the others' true means.
+
+    However well the controls fit n samples, what happens about once in n of them may be missing:
+    at most a factor of n is taken off the variance.
 
     Args:
         sums: of t quantities that are combined, and of c controls after them.
         target: (t, ...) coefficients of the combination.
         known: (c, ...) true means of the controls; None without controls.
+        use: (...) where the controls are used; everywhere, if not given.
     """
     t = len(target)
     covariance, mean = sums.covariance, sums.mean
@@ -101,10 +166,11 @@ def controlled_mean(sums: JointSums, target: Floats, known: Floats | None) -> Co
     correlation = of_controls / (safe[..., :, None] * safe[..., None, :])
     inverse = np.linalg.pinv(correlation, rcond=_COLLINEAR, hermitian=True)
     slopes = np.einsum("...ij,...j->...i", inverse, cross / safe) / safe
+    if use is not None:
+        slopes = np.where(use[..., None], slopes, 0.0)
     excess = np.moveaxis(mean[t:] - known, 0, -1)
     explained = (slopes * cross).sum(-1)
     c = len(known)
     lost = max(sums.n - 1, 1) / max(sums.n - 1 - c, 1)  # degrees of freedom
-    return Controlled(
-        value - (slopes * excess).sum(-1), np.maximum(variance - explained, 0.0) * lost, c
-    )
+    left = np.maximum(variance - explained, variance / max(sums.n, 1)) * lost
+    return Controlled(value - (slopes * excess).sum(-1), left, c)

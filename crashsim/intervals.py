@@ -153,8 +153,8 @@ def stratified_quantiles(
 ) -> list[Values]:
     """Quantiles of laws of which one part is known and the other sampled, (J,) for each level.
 
-    The interval of the law's distribution function at the quantile is read back through it
-    (Woodruff, JASA 47, 1952).
+    The law's distribution function at the quantile, and just below it, may be off by what their
+    intervals allow, which is read back through it (Woodruff, JASA 47, 1952).
 
     Args:
         size: (n, B, J) samples: of J laws, each averaged over B inputs under one mask.
@@ -183,11 +183,13 @@ def stratified_quantiles(
     quantiles = []
     for level in levels:
         value = read(np.full(columns, level))
-        below = (size <= value).mean(1)
-        share = clustered_proportion_interval(below.mean(0), below.var(0, ddof=1), n, alpha)
-        assert share.low is not None
-        assert share.high is not None
-        low = read(level - rest * (share.value - share.low))
-        high = read(level + rest * (share.high - share.value))
+        below, within = (
+            clustered_proportion_interval(share.mean(0), share.var(0, ddof=1), n, alpha)
+            for share in ((size < value).mean(1), (size <= value).mean(1))
+        )
+        assert below.high is not None
+        assert within.low is not None
+        low = read(level - rest * (below.high - below.value))
+        high = read(level + rest * (within.value - within.low))
         quantiles.append(Values(value, np.minimum(low, value), np.maximum(high, value)))
     return quantiles

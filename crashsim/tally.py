@@ -8,7 +8,7 @@ keeps sums accurate; it is computed ahead, so it does not depend on how samples 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -182,9 +182,27 @@ class Tally:
         """The mean of a combination of d and d^2 over all faults, and the sampled part of it."""
         sums = self._sums.pooled if pooled else self._sums.per_input
         exact = self._exact.pooled if pooled else self._exact.per_input
-        found = controlled_mean(sums, target, self._known(pooled))
+        use, seldom = self._seldom_met(pooled)
+        found = controlled_mean(sums, target, self._known(pooled), use)
+        if use is not None:
+            hidden = (target**2 * seldom).sum(0)
+            variance = found.variance
+            variance = np.where(use, variance + hidden, np.maximum(variance, hidden))
+            found = replace(found, variance=variance)
         value: Floats = (target * exact.first[:2]).sum(0) + self._rest * found.mean
         return value, found
+
+    def _seldom_met(self, pooled: bool) -> tuple[NDArray[np.bool_] | None, Floats]:
+        """Where the control is used, and (2, ...) variances of L and L^2 samples hardly show."""
+        if self._control is None:
+            return None, np.zeros(0)
+        use, seldom = self._control.says_enough(self.n), self._control.seldom_met(self.n)
+        if not pooled:
+            return use, seldom
+        # Inputs and outputs share the faults: in the worst case standard deviations add up.
+        deviations = np.sqrt(seldom).mean(1)
+        deviations = np.concatenate([deviations, deviations.sum(1, keepdims=True)], axis=1)
+        return np.append(use.all(0), use.all()), deviations**2
 
     def _naive_variance(self, target: Floats, pooled: bool = False) -> Floats:
         """Variance of one plain sample of the combination."""
@@ -369,7 +387,8 @@ class Tally:
     def _note(self, quantity: Quantity) -> str | None:
         parts = []
         if self._few is not None:
-            parts.append("0 and 1 fault exact, 2 or more sampled")
+            off = " off the usual state" if self._few.points.base.any() else ""
+            parts.append(f"0 and 1 fault{off} exact, 2 or more sampled")
         if self._control is not None and quantity in ("mean", "variance"):
             parts.append("with the linear surrogate as control variate")
         return "; ".join(parts) or None
