@@ -33,6 +33,7 @@ COLOURS = {
     "mean-point-single": "#0f766e",
 }
 _DOTS = 1500  # of a scatter plot, so that the file stays small
+_WIDE = 20  # ratio of largest to smallest that takes a log scale
 _FLOOR = 1e-9
 _STYLE: Any = {
     "font.family": "sans-serif",
@@ -172,9 +173,11 @@ def scatter(score: Score) -> str | None:
                 )  # fmt: skip
             ends = np.array([x[x > 0].min() if quantity == "variance" else x.min(), x.max()])
             axes.plot(ends, ends, color="#64748b", lw=1, zorder=0)
-            if quantity == "variance":
+            if quantity == "variance" and ends[1] > _WIDE * ends[0]:
                 axes.set_xscale("log")
                 axes.set_yscale("log")
+            else:
+                axes.locator_params(axis="x", nbins=4)
             axes.set_title(title)
             axes.set_xlabel("Monte Carlo")
             axes.set_ylabel("theory")
