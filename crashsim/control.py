@@ -29,6 +29,7 @@ from crashsim.sums import JointSums
 _SPARSE = 0.1  # share of changed coordinates up to which they are added one by one
 _COLLINEAR = 1e-10  # eigenvalues of the controls' correlation that count as zero
 _STRIKES = 30  # in a sample, below which it says too little of the coordinates that are struck
+_UNSEEN = 3.0  # divided by n: probability, at 95% confidence, of what n samples have not shown
 _MOSTLY = 0.25  # share of the variance of L that is seldom met, beyond which L is no control
 
 
@@ -126,11 +127,13 @@ class Controlled:
 
     Attributes:
         mean: (...) adjusted.
-        variance: (...) of one sample's adjusted value.
+        residual: (...) variance of one sample's adjusted value.
+        variance: (...) the same, but no smaller than n samples can show.
         fitted: number of coefficients fitted.
     """
 
     mean: Floats
+    residual: Floats
     variance: Floats
     fitted: int
 
@@ -143,8 +146,8 @@ def controlled_mean(
 ) -> Controlled:
     """The mean of a combination of quantities, given the others' true means.
 
-    However well the controls fit n samples, what happens about once in n of them may be missing:
-    at most a factor of n is taken off the variance.
+    However well the controls fit n samples, what happens with a probability of 3/n may be missing
+    from all of them (the rule of three): at most a factor of n/3 is taken off the variance.
 
     Args:
         sums: of t quantities that are combined, and of c controls after them.
@@ -158,7 +161,7 @@ def controlled_mean(
     variance = np.einsum("i...,ij...,j...->...", target, covariance[:t, :t], target)
     variance = np.maximum(variance, 0.0)
     if known is None:
-        return Controlled(value, variance, 0)
+        return Controlled(value, variance, variance, 0)
     cross = np.moveaxis(np.einsum("i...,ij...->j...", target, covariance[:t, t:]), 0, -1)
     of_controls = np.moveaxis(covariance[t:, t:], (0, 1), (-2, -1))
     scale = np.sqrt(np.maximum(np.diagonal(of_controls, axis1=-2, axis2=-1), 0.0))
@@ -172,5 +175,6 @@ def controlled_mean(
     explained = (slopes * cross).sum(-1)
     c = len(known)
     lost = max(sums.n - 1, 1) / max(sums.n - 1 - c, 1)  # degrees of freedom
-    left = np.maximum(variance - explained, variance / max(sums.n, 1)) * lost
-    return Controlled(value - (slopes * excess).sum(-1), left, c)
+    residual = np.maximum(variance - explained, 0.0) * lost
+    least = np.minimum(_UNSEEN / sums.n, 1.0) * variance
+    return Controlled(value - (slopes * excess).sum(-1), residual, np.maximum(residual, least), c)

@@ -263,7 +263,7 @@ class Tally:
         # E (d - shift)^2, whose own error is that of d^2 - 2 shift d.
         target = _target(shift, -2 * shift, 1.0)
         value, found = self._controlled(target)
-        bias = self._rest**2 * of_mean.variance / self.n  # of shift^2
+        bias = self._rest**2 * of_mean.residual / self.n  # of shift^2
         unbiased = np.maximum(value + shift**2 + bias, 0.0)
         variance = self._rest**2 * found.variance
         room = 2 * np.sqrt(unbiased) * self._rounding()

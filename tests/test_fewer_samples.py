@@ -264,14 +264,15 @@ def test_chances_given_two_faults(p, make_net, randn):
     np.testing.assert_allclose(few_faults(space).chances(space.N), law @ masks / law.sum())
 
 
-def test_no_sample_shows_what_happens_once_in_as_many():
+def test_no_sample_shows_what_happens_three_times_in_as_many():
     x = np.random.default_rng(0).normal(size=(200, 1))
     found = controlled_mean(JointSums.of([3 * x, x]), np.ones((1, 1)), np.zeros((1, 1)))
     assert found.mean == pytest.approx(0.0)
-    assert found.variance == pytest.approx(9 * x.var(ddof=1) / 200, rel=0.02)
+    assert found.variance == pytest.approx(9 * x.var(ddof=1) * 3 / 200)
+    assert found.residual == pytest.approx(0.0, abs=1e-12)
 
 
-def test_a_linear_net_leaves_one_in_n(make_net, randn):
+def test_a_linear_net_leaves_three_in_n(make_net, randn):
     space = FaultSpace(make_net((4, 2)), randn(2, 4), NeuronCrash(0.3), "input")
     found = monte_carlo(space, samples=2000, control=surrogate_of(space))
     law = enumerate_space(space)
@@ -280,7 +281,7 @@ def test_a_linear_net_leaves_one_in_n(make_net, randn):
     for e in found.estimates:
         if e.quantity == "mean" and e.input != "all":
             assert e.low <= law.mean[e.input, e.output] <= e.high
-            width = 2 * norm.ppf(0.975) * np.sqrt(law.variance[e.input, e.output]) / 2000
+            width = 2 * norm.ppf(0.975) * np.sqrt(3 * law.variance[e.input, e.output]) / 2000
             assert e.high - e.low == pytest.approx(width, rel=0.1)
 
 
