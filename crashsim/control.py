@@ -29,8 +29,35 @@ from crashsim.sums import JointSums
 _SPARSE = 0.1  # share of changed coordinates up to which they are added one by one
 _COLLINEAR = 1e-10  # eigenvalues of the controls' correlation that count as zero
 _STRIKES = 30  # in a sample, below which it says too little of the coordinates that are struck
-_UNSEEN = 3.0  # divided by n: probability, at 95% confidence, of what n samples have not shown
 _MOSTLY = 0.25  # share of the variance of L that is seldom met, beyond which L is no control
+_UNSEEN = 3.0  # divided by n: probability, at 95% confidence, of what n samples have not shown
+_TOGETHER = 3.0  # coordinates that such an unseen case is about
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far n samples can be trusted to show what L misses; of inputs and outputs, or pooled.
+
+    Attributes:
+        use: (...) whether they show it of most of the variance of L, so that L is a control.
+        seldom: (2, ...) variance of L and, about, of L^2 due to coordinates that they seldom meet.
+        least: (...) share of the plain variance that is left at least.
+    """
+
+    use: NDArray[np.bool_]
+    seldom: Floats
+    least: Floats
+
+    def pooled(self) -> Limits:
+        """For averages over inputs, (K + 1,): the last is summed over outputs."""
+        # Inputs and outputs share the faults: in the worst case standard deviations add up.
+        deviations = np.sqrt(self.seldom).mean(1)
+        deviations = np.concatenate([deviations, deviations.sum(1, keepdims=True)], axis=1)
+        return Limits(
+            np.append(self.use.all(0), self.use.all()),
+            deviations**2,
+            np.append(self.least.max(0), self.least.max()),
+        )
 
 
 @dataclass(frozen=True)
@@ -44,6 +71,8 @@ class Control:
         spread: (G, B, K) variance among samples of the part of L that is due to each group of
             coordinates struck about equally often, the rarest first.
         fourth: (G, B, K) sums of the fourth central moments of its terms.
+        matter: (B, K) number of coordinates that L rests on, (sum v_i)^2 / sum v_i^2 of the
+            variances v_i of its terms.
     """
 
     gains: Floats
@@ -51,6 +80,7 @@ class Control:
     second: Floats
     spread: Floats
     fourth: Floats
+    matter: Floats
 
     @classmethod
     def of(cls, space: FaultSpace, surrogate: LinearSurrogate, few: FewFaults | None) -> Control:
@@ -63,42 +93,41 @@ class Control:
         random = np.flatnonzero(k2 > 0)
         # A coordinate that is off its usual value with a small probability q has k2^2 = q k4.
         octave = np.floor(np.log2(k2[random] ** 2 / k4[random]))
-        shape = (0, *surrogate.variance.shape)
-        spread, fourth = [np.zeros(shape)], [np.zeros(shape)]
-        for group in np.unique(octave):
+        groups = np.unique(octave)
+        sums = np.zeros((3, len(groups), *surrogate.variance.shape))
+        for g, group in enumerate(groups):
             chosen = random[octave == group]
-            squares = (gains[:, chosen] ** 2 for gains in surrogate.gains)
-            sums = [(s @ k2[chosen], s**2 @ k4[chosen]) for s in squares]
-            spread.append(np.stack([of_input for of_input, _ in sums])[None])
-            fourth.append(np.stack([of_input for _, of_input in sums])[None])
-        return cls(
-            surrogate.gains,
-            space.mean_point,
-            surrogate.variance,
-            np.concatenate(spread),
-            np.concatenate(fourth),
-        )
+            weights = np.stack([k4[chosen], k2[chosen] ** 2])
+            for b, gains in enumerate(surrogate.gains):
+                squares = gains[:, chosen] ** 2
+                sums[0, g, b] = squares @ k2[chosen]
+                sums[1:, g, b] = weights @ (squares**2).T
+        spread, fourth, square = sums
+        matter = np.full(spread.shape[1:], np.inf)
+        np.divide(spread.sum(0) ** 2, square.sum(0), out=matter, where=square.sum(0) > 0)
+        return cls(surrogate.gains, space.mean_point, surrogate.variance, spread, fourth, matter)
 
-    def seldom_met(self, n: int) -> Floats:
-        """(2, B, K) variance of L and, about, of L^2 that n samples can say too little of.
+    def limits(self, n: int) -> Limits:
+        """Of n samples, (B, K).
 
-        It is due to the rarest coordinates, as many groups of them as are struck, weighted by
-        their effects, fewer than 30 times in n samples.
+        Seldom met are the rarest coordinates, as many groups of them as are struck, weighted by
+        their effects, fewer than 30 times. Apart from them, n samples may have missed what happens
+        with probability 3/n (the rule of three): a few coordinates together, whose part of the
+        variance is large where L rests on few.
         """
         none = np.zeros((1, *self.second.shape))
         spread, fourth = (
             np.concatenate([none, part.cumsum(0)]) for part in (self.spread, self.fourth)
         )
         seldom = n * spread**2 < _STRIKES * fourth
-        last = len(seldom) - 1 - seldom[::-1].argmax(0)
-        last = np.where(seldom.any(0), last, 0)[None]
+        last = np.where(seldom.any(0), len(seldom) - 1 - seldom[::-1].argmax(0), 0)[None]
+        total = spread[-1]
         spread, fourth = (np.take_along_axis(part, last, 0)[0] for part in (spread, fourth))
-        return np.stack([spread, fourth + 4 * spread * self.spread.sum(0)])
-
-    def says_enough(self, n: int) -> NDArray[np.bool_]:
-        """(B, K) whether n samples can show what L misses of most of its variance."""
-        enough: NDArray[np.bool_] = self.seldom_met(n)[0] <= _MOSTLY * self.spread.sum(0)
-        return enough
+        return Limits(
+            spread <= _MOSTLY * total,
+            np.stack([spread, fourth + 4 * spread * total]),
+            np.minimum(_UNSEEN / n, 1.0) * np.minimum(_TOGETHER / self.matter, 1.0),
+        )
 
     @cached_property
     def _columns(self) -> Floats:
@@ -128,7 +157,7 @@ class Controlled:
     Attributes:
         mean: (...) adjusted.
         residual: (...) variance of one sample's adjusted value.
-        variance: (...) the same, but no smaller than n samples can show.
+        variance: (...) the same, but no smaller than the samples can show.
         fitted: number of coefficients fitted.
     """
 
@@ -141,19 +170,16 @@ class Controlled:
 def controlled_mean(
     sums: JointSums,
     target: Floats,
-    known: Floats | None,
-    use: NDArray[np.bool_] | None = None,
+    known: Floats | None = None,
+    limits: Limits | None = None,
 ) -> Controlled:
     """The mean of a combination of quantities, given the others' true means.
-
-    However well the controls fit n samples, what happens with a probability of 3/n may be missing
-    from all of them (the rule of three): at most a factor of n/3 is taken off the variance.
 
     Args:
         sums: of t quantities that are combined, and of c controls after them.
         target: (t, ...) coefficients of the combination.
         known: (c, ...) true means of the controls; None without controls.
-        use: (...) where the controls are used; everywhere, if not given.
+        limits: of the samples; none, if not given.
     """
     t = len(target)
     covariance, mean = sums.covariance, sums.mean
@@ -169,12 +195,18 @@ def controlled_mean(
     correlation = of_controls / (safe[..., :, None] * safe[..., None, :])
     inverse = np.linalg.pinv(correlation, rcond=_COLLINEAR, hermitian=True)
     slopes = np.einsum("...ij,...j->...i", inverse, cross / safe) / safe
-    if use is not None:
-        slopes = np.where(use[..., None], slopes, 0.0)
     excess = np.moveaxis(mean[t:] - known, 0, -1)
-    explained = (slopes * cross).sum(-1)
+    adjusted, explained = value - (slopes * excess).sum(-1), (slopes * cross).sum(-1)
     c = len(known)
     lost = max(sums.n - 1, 1) / max(sums.n - 1 - c, 1)  # degrees of freedom
     residual = np.maximum(variance - explained, 0.0) * lost
-    least = np.minimum(_UNSEEN / sums.n, 1.0) * variance
-    return Controlled(value - (slopes * excess).sum(-1), residual, np.maximum(residual, least), c)
+    if limits is None:
+        return Controlled(adjusted, residual, residual, c)
+    seldom = (target**2 * limits.seldom).sum(0)
+    trusted = np.maximum(residual, limits.least * variance) + seldom
+    return Controlled(
+        np.where(limits.use, adjusted, value),
+        np.where(limits.use, residual, variance),
+        np.where(limits.use, trusted, np.maximum(variance, seldom)),
+        c,
+    )

@@ -8,13 +8,13 @@ keeps sums accurate; it is computed ahead, so it does not depend on how samples 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from crashsim.control import Control, Controlled, controlled_mean
+from crashsim.control import Control, Controlled, Limits, controlled_mean
 from crashsim.estimate import Estimate, Quantity, Values, estimates_of
 from crashsim.few import FewFaults
 from crashsim.intervals import (
@@ -182,27 +182,15 @@ class Tally:
         """The mean of a combination of d and d^2 over all faults, and the sampled part of it."""
         sums = self._sums.pooled if pooled else self._sums.per_input
         exact = self._exact.pooled if pooled else self._exact.per_input
-        use, seldom = self._seldom_met(pooled)
-        found = controlled_mean(sums, target, self._known(pooled), use)
-        if use is not None:
-            hidden = (target**2 * seldom).sum(0)
-            variance = found.variance
-            variance = np.where(use, variance + hidden, np.maximum(variance, hidden))
-            found = replace(found, variance=variance)
+        found = controlled_mean(sums, target, self._known(pooled), self._limits(pooled))
         value: Floats = (target * exact.first[:2]).sum(0) + self._rest * found.mean
         return value, found
 
-    def _seldom_met(self, pooled: bool) -> tuple[NDArray[np.bool_] | None, Floats]:
-        """Where the control is used, and (2, ...) variances of L and L^2 samples hardly show."""
+    def _limits(self, pooled: bool) -> Limits | None:
         if self._control is None:
-            return None, np.zeros(0)
-        use, seldom = self._control.says_enough(self.n), self._control.seldom_met(self.n)
-        if not pooled:
-            return use, seldom
-        # Inputs and outputs share the faults: in the worst case standard deviations add up.
-        deviations = np.sqrt(seldom).mean(1)
-        deviations = np.concatenate([deviations, deviations.sum(1, keepdims=True)], axis=1)
-        return np.append(use.all(0), use.all()), deviations**2
+            return None
+        limits = self._control.limits(self.n)
+        return limits.pooled() if pooled else limits
 
     def _naive_variance(self, target: Floats, pooled: bool = False) -> Floats:
         """Variance of one plain sample of the combination."""

@@ -8,7 +8,7 @@ from torch import nn
 
 from crashsim import FaultSpace, GainNoise, NeuronCrash, StuckAt, WeightCrash, analytic, monte_carlo
 from crashsim.analytic import Analysis
-from crashsim.control import Control, controlled_mean
+from crashsim.control import Control, Limits, controlled_mean
 from crashsim.enumeration import enumerate_space
 from crashsim.errors import ArgumentError
 from crashsim.few import few_faults, probability_of_two
@@ -249,11 +249,12 @@ def test_coordinates_that_samples_seldom_meet(make_net, randn):
     control = Control.of(space, surrogate, None)
     squares = surrogate.gains**2
     rare = squares[:, :, :3].sum(2) * seldom * (1 - seldom)
-    np.testing.assert_allclose(control.seldom_met(100_000)[0], rare)
-    np.testing.assert_array_equal(control.seldom_met(10_000_000), 0)
-    np.testing.assert_allclose(control.seldom_met(10)[0], surrogate.variance)
-    assert control.says_enough(100_000).all()
-    assert not control.says_enough(10).any()
+    np.testing.assert_allclose(control.limits(100_000).seldom[0], rare)
+    np.testing.assert_array_equal(control.limits(10_000_000).seldom, 0)
+    np.testing.assert_allclose(control.limits(10).seldom[0], surrogate.variance)
+    assert control.limits(100_000).use.all()
+    assert not control.limits(10).use.any()
+    assert (control.limits(100_000).least <= 3 / 100_000).all()
 
 
 @pytest.mark.parametrize("p", [0.3, 1e-3])
@@ -266,7 +267,8 @@ def test_chances_given_two_faults(p, make_net, randn):
 
 def test_no_sample_shows_what_happens_three_times_in_as_many():
     x = np.random.default_rng(0).normal(size=(200, 1))
-    found = controlled_mean(JointSums.of([3 * x, x]), np.ones((1, 1)), np.zeros((1, 1)))
+    limits = Limits(np.ones(1, bool), np.zeros((1, 1)), np.full(1, 3 / 200))
+    found = controlled_mean(JointSums.of([3 * x, x]), np.ones((1, 1)), np.zeros((1, 1)), limits)
     assert found.mean == pytest.approx(0.0)
     assert found.variance == pytest.approx(9 * x.var(ddof=1) * 3 / 200)
     assert found.residual == pytest.approx(0.0, abs=1e-12)
