@@ -72,13 +72,13 @@ class TracedModel:
         leaves: Collection[str],
         readout: Readout,
     ) -> None:
-        self.root = _twin(model, tensors)
+        self.root = twin(model, tensors)
         self.modules = dict(self.root.named_modules())
         self.nodes = list(_trace(self.root, example, leaves, readout).nodes)
         self.inputs = [node for node in self.nodes if node.op == "placeholder"]
         output = next(n for n in self.nodes if n.op == "output").args[0]
         with torch.inference_mode(False), torch.no_grad():
-            two, three = (self._run_all(example.repeat(n)) for n in (2, 3))
+            two, three = (self._try_all(example.repeat(n)) for n in (2, 3))
         self.batched = {node: _batch_axis(two[node], three[node]) for node in self.nodes}
         if not isinstance(output, fx.Node) or self.batched[output] != 0:
             raise NotTraceable("its output is not one tensor with the batch on its first axis")
@@ -86,6 +86,15 @@ class TracedModel:
         for node in self.nodes:
             if isinstance(two[node], Tensor):
                 self._name_item(node)
+
+    def _try_all(self, x: Inputs) -> dict[fx.Node, Any]:
+        """The value of every node, of some examples."""
+        try:
+            return self._run_all(x)
+        except NotTraceable:
+            raise
+        except Exception as error:  # a branch on types, say, that a stand-in made take another way
+            raise NotTraceable(f"traced by torch.fx, it fails ({error})") from error
 
     def _run_all(self, x: Inputs) -> dict[fx.Node, Any]:
         values: dict[fx.Node, Any] = {}
@@ -234,7 +243,7 @@ def _trace(root: nn.Module, example: Inputs, leaves: Collection[str], readout: R
         raise NotTraceable(f"torch.fx cannot trace it ({reason})") from error
 
 
-def _twin(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+def twin(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     """A copy of the model's structure that computes with the given tensors themselves."""
     memo: dict[int, Any] = {}
     for name, parameter in model.named_parameters():

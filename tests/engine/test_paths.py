@@ -421,7 +421,7 @@ def test_the_plan_says_why():
     assert "added to the layer's output: about 40 of 4000" in weights
     assert "torch.fx cannot trace it" in line(Untraceable, VECTOR, {"act": NeuronCrash(0.1)})
     many = line(net, VECTOR, {"linear2.weight": WeightCrash(0.5)})
-    assert "one sample at a time" in many
+    assert "stacked, many samples in one pass" in many
     assert "too many of its weights change" in many
 
 
