@@ -73,7 +73,7 @@ class Ways:
         is_weight = placement.site.kind == "parameter"
         if isinstance(stacked, StackedWeights):
             what = "each sample's own weights stacked" if is_weight else "masked"
-            return f"{what}, many samples in one pass (torch.vmap); not added to what layers return: {why}"
+            return f"{what}, many samples in one pass (torch.vmap), not added to outputs: {why}"
         what = "patched" if is_weight else "masked"
         return f"{what}, one sample at a time: {why}; {stacked}"
 
