@@ -382,6 +382,7 @@ def test_crashes_are_followed_through_convolutions(name, skip, monkeypatch):
     ids=str,
 )
 def test_untouched_samples_are_left_out(build, shape, faults, monkeypatch):
+    monkeypatch.setattr("crashsim.touched._ACCOUNT", -1e12)  # however little it spares
     space = make(build, shape, faults)
     points = sample_points(space.placements, 0, 100)
     struck = np.unique(points.rows)
@@ -400,6 +401,19 @@ def test_untouched_samples_are_left_out(build, shape, faults, monkeypatch):
     np.testing.assert_allclose(wanted[untouched], space.clean()[None].repeat(len(untouched), 0))
     monkeypatch.setattr("crashsim.space._BATCH_SCALARS", 40 * space._scalars)
     compare(space, points, monkeypatch)
+
+
+def test_untouched_samples_are_left_out_where_that_spares_much():
+    def leaves_out(p, width, count, batch=1):
+        space = make(lambda: mlp((6, 9, width, width, 3)), VECTOR, {"act1": NeuronCrash(p)}, batch)
+        changes = space._ways.split(sample_points(space.placements, 0, count))
+        return space._ways.program().reference(space.examples, changes).clean is not None
+
+    assert leaves_out(0.01, 200, 1000)
+    assert leaves_out(0.01, 200, 200, batch=8)
+    assert not leaves_out(0.01, 200, 200)
+    assert not leaves_out(0.01, 20, 1000)
+    assert not leaves_out(0.3, 200, 1000)
 
 
 def test_tied_weights_are_patched():
