@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from crashsim_theory import Moments
 
+from crashsim.changes import RARE_WEIGHTS, is_rare
 from crashsim.errors import ArgumentError, SiteError
 from crashsim.faults import Fault
 from crashsim.points import Placement
@@ -80,7 +81,7 @@ def scalars_of_weights(placements: list[Placement], sites: list[Site]) -> int:
     total = 0.0
     for p in placements:
         layer = outputs.get(p.site.module.rpartition(".")[0])
-        if p.site.kind == "parameter" and layer is not None and p.fault.is_bernoulli:
+        if p.site.kind == "parameter" and layer is not None and is_rare(p, RARE_WEIGHTS):
             # Each struck weight acts once for every position of the layer's output.
             total += p.size * p.fault.rate * layer.size / p.site.shape[0]
     return int(4 * total)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from crashsim.checks import check_model, check_outputs, dtype_of, quantises_batches, unwrapped
+from crashsim.derivatives import gradient_of, products_of
 from crashsim.discovery import find_sites
 from crashsim.errors import ArgumentError, CrashsimError, ModelError, NotApplicableError
 from crashsim.faults import Fault
@@ -238,7 +239,7 @@ class FaultSpace:
                 tensors = self.perturbed_weights(e[0, 0]) if self._has_parameters else {}
                 out = self._run(inputs, e, {**self.tensors, **tensors}).sum((0, 1))
                 wanted = torch.from_numpy(rows).to(out) @ out
-                gradient = torch.stack([_gradient(value, e)[0] for value in wanted], dim=1)
+                gradient = torch.stack([gradient_of(value, e)[0] for value in wanted], dim=1)
             yield slice(low, low + len(inputs)), gradient.double().cpu().numpy()
 
     @property
@@ -264,7 +265,7 @@ class FaultSpace:
 
         Yields:
             the slice of inputs, their gradients (b, K, N), and the products (b, K, V, N). Costs K
-            times V + 1 backward passes for all inputs of a slice.
+            times V + 1 backward passes for all inputs of a slice, several of them at a time.
 
         Raises:
             NotApplicableError: the output has no derivative in any coordinate.
@@ -272,6 +273,7 @@ class FaultSpace:
         self._check_derivatives()
         values = self.K * self.N * (len(vectors) + 1)
         batch = 1 if self._has_parameters else max(1, _GRADIENT_SCALARS // values)
+        together = max(1, _GRADIENT_SCALARS // (self._scalars * min(batch, self.B)))
         for low in range(0, self.B, batch):
             inputs = self.examples.part(low, low + batch)
             with torch.inference_mode(False), torch.enable_grad():
@@ -283,10 +285,9 @@ class FaultSpace:
                 tensors = self.perturbed_weights(e[0, 0]) if self._has_parameters else {}
                 out = self._run(inputs, e, {**self.tensors, **tensors}).sum((0, 1))
                 for k in range(self.K):
-                    first = _gradient(out[k], e, create_graph=True)
+                    first = gradient_of(out[k], e, create_graph=True)
                     gradients[:, k] = first[0].detach()
-                    for v, direction in enumerate(directions):
-                        products[:, k, v] = _gradient((first * direction).sum(), e)[0]
+                    products[:, k] = products_of(first, e, directions, together)
             yield (
                 slice(low, low + len(inputs)),
                 gradients.double().cpu().numpy(),
@@ -379,13 +380,3 @@ class FaultSpace:
                 f"inputs: the model fails on {self.examples.describe()} ({described(error)}); "
                 + remedy
             ) from error
-
-
-def _gradient(value: Tensor, e: Tensor, create_graph: bool = False) -> Tensor:
-    """d value / d e, zero where value does not depend on e."""
-    if not value.requires_grad:
-        return torch.zeros_like(e)
-    found = torch.autograd.grad(
-        value, e, retain_graph=True, create_graph=create_graph, allow_unused=True
-    )[0]
-    return torch.zeros_like(e) if found is None else found
