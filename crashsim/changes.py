@@ -53,6 +53,13 @@ class Changes:
         """Whether no more than one coordinate changes per point, on average."""
         return isinstance(self.found, Listed) and len(self.found.columns) <= self.count
 
+    @property
+    def mean_number(self) -> float:
+        """How many coordinates change per point, on average."""
+        if isinstance(self.found, Listed):
+            return len(self.found.columns) / max(self.count, 1)
+        return float(self.found.e.shape[1])
+
     def part(self, start: int, stop: int) -> Changes:
         """Those of points ``start`` to ``stop``."""
         return replace(self, count=stop - start, found=self.found.part(start, stop))

@@ -19,6 +19,7 @@ from torch.func import functional_call
 from torch.fx._symbolic_trace import PH
 
 from crashsim.inputs import Inputs
+from crashsim.operations import Operations
 from crashsim.readout import Readout
 from crashsim.sites import ACTIVATION_FUNCTIONS, item_name
 from crashsim.structure import children, rebuilt
@@ -59,6 +60,8 @@ class TracedModel:
         inputs: the nodes that stand for the tensors of the inputs, in order.
         output: the node of the tensor that is analysed.
         batched: where the batch runs in each node's value.
+        sizes: numbers in each node's value, for each example.
+        operations: multiplications in layers and matrix products that each node takes, likewise.
 
     Raises:
         NotTraceable: says why the model cannot be taken apart.
@@ -72,20 +75,31 @@ class TracedModel:
         leaves: Collection[str],
         readout: Readout,
     ) -> None:
-        self.root = _twin(model, tensors)
+        self.root = twin(model, tensors)
         self.modules = dict(self.root.named_modules())
         self.nodes = list(_trace(self.root, example, leaves, readout).nodes)
         self.inputs = [node for node in self.nodes if node.op == "placeholder"]
         output = next(n for n in self.nodes if n.op == "output").args[0]
         with torch.inference_mode(False), torch.no_grad():
-            two, three = (self._run_all(example.repeat(n)) for n in (2, 3))
+            self.operations: dict[fx.Node, float] = {}
+            two, three = (self._try_all(example.repeat(n)) for n in (2, 3))
         self.batched = {node: _batch_axis(two[node], three[node]) for node in self.nodes}
         if not isinstance(output, fx.Node) or self.batched[output] != 0:
             raise NotTraceable("its output is not one tensor with the batch on its first axis")
         self.output = output
+        self.sizes = {n: two[n].numel() / 2 if isinstance(two[n], Tensor) else 0.0 for n in two}
         for node in self.nodes:
             if isinstance(two[node], Tensor):
                 self._name_item(node)
+
+    def _try_all(self, x: Inputs) -> dict[fx.Node, Any]:
+        """The value of every node, of some examples."""
+        try:
+            return self._run_all(x)
+        except NotTraceable:
+            raise
+        except Exception as error:  # a branch on types, say, that a stand-in made take another way
+            raise NotTraceable(f"traced by torch.fx, it fails ({error})") from error
 
     def _run_all(self, x: Inputs) -> dict[fx.Node, Any]:
         values: dict[fx.Node, Any] = {}
@@ -93,7 +107,9 @@ class TracedModel:
         read_later: dict[fx.Node, Tensor] = {}
         for node in self.nodes:
             versions = {source: value._version for source, value in read_later.items()}
-            values[node] = self.evaluate(node, values, x)
+            with Operations() as counter:
+                values[node] = self.evaluate(node, values, x)
+            self.operations[node] = counter.total / 2 / len(x)
             for source, version in versions.items():
                 if last_use[source] is node:
                     del read_later[source]
@@ -234,7 +250,7 @@ def _trace(root: nn.Module, example: Inputs, leaves: Collection[str], readout: R
         raise NotTraceable(f"torch.fx cannot trace it ({reason})") from error
 
 
-def _twin(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+def twin(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     """A copy of the model's structure that computes with the given tensors themselves."""
     memo: dict[int, Any] = {}
     for name, parameter in model.named_parameters():

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.func import functional_call, vjp
+from torch.func import functional_call
 from torch.nn.utils import parametrize
 
 from crashsim.errors import NotApplicableError
@@ -341,10 +341,11 @@ def _through(
     if the matrix is given, else at most their geometric mean (Schur's test). The 2-norm of A itself
     is no bound: crashes that pull a kink in opposite ways add up where A's entries cancel.
     """
-    one = torch.ones_like(spread.size[:1])
-    rows, pull, *_ = vjp(absolute, one)
-    columns = pull(torch.ones_like(rows))[0]
-    norm_inf, norm_1 = rows.max(), columns.max()
+    with torch.inference_mode(False), torch.enable_grad():
+        one = torch.ones_like(spread.size[:1], requires_grad=True)
+        rows = absolute(one)
+        (columns,) = torch.autograd.grad(rows, one, torch.ones_like(rows))
+    norm_inf, norm_1 = rows.detach().max(), columns.max()
     norm_2 = (norm_inf * norm_1).sqrt()
     if matrix is not None:
         norm_2 = torch.linalg.matrix_norm(matrix.abs().double(), 2).to(norm_1)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 
 import numpy as np
+import torch
 from crashsim_theory import Moments
 
+from crashsim.changes import RARE_WEIGHTS, is_rare
 from crashsim.errors import ArgumentError, SiteError
 from crashsim.faults import Fault
 from crashsim.points import Placement
 from crashsim.sites import Site, select_sites
+
+_STRONGEST = 1e75  # whose fourth power is a finite number in double precision
 
 Faults = Fault | Mapping[str, Fault]
 
@@ -50,6 +55,19 @@ def _check_reach(struck: list[Site], available: list[Site]) -> None:
     )
 
 
+def check_strength(placements: list[Placement], dtype: torch.dtype) -> None:
+    """Raises ArgumentError for a fault of numbers that the model or their moments cannot hold."""
+    most = min(torch.finfo(dtype).max, _STRONGEST)
+    for fault in {p.fault for p in placements}:
+        for field in fields(fault):
+            value = getattr(fault, field.name)
+            if isinstance(value, int | float) and abs(value) > most:
+                raise ArgumentError(
+                    f"{type(fault).__name__}: {field.name}={value!r} is too large for {dtype}; "
+                    f"give at most {most:.2g}"
+                )
+
+
 def moments_of(placement: Placement) -> Moments:
     parameters = placement.fault.law_parameters
     return placement.fault.law.moments(
@@ -63,7 +81,7 @@ def scalars_of_weights(placements: list[Placement], sites: list[Site]) -> int:
     total = 0.0
     for p in placements:
         layer = outputs.get(p.site.module.rpartition(".")[0])
-        if p.site.kind == "parameter" and layer is not None and p.fault.is_bernoulli:
+        if p.site.kind == "parameter" and layer is not None and is_rare(p, RARE_WEIGHTS):
             # Each struck weight acts once for every position of the layer's output.
             total += p.size * p.fault.rate * layer.size / p.site.shape[0]
     return int(4 * total)

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from crashsim.analytic import TAIL_METHODS
 from crashsim.enumeration import can_enumerate
@@ -19,6 +18,7 @@ from crashsim.estimate import METHODS
 from crashsim.faults import WeightCrash
 from crashsim.few import probability_of_two, usual_state
 from crashsim.montecarlo import DEFAULT_SAMPLES
+from crashsim.operations import Operations
 from crashsim.rare import SAMPLES as IMPORTANCE_SAMPLES
 from crashsim.second_order import MAX_EXACT_HESSIAN, MAX_PAIRED
 from crashsim.space import NO_DERIVATIVES, FaultSpace
@@ -190,10 +190,10 @@ def _reason_against(method: str, space: FaultSpace, cost: float) -> str | None:
 
 def _operations(space: FaultSpace, inputs: int | None = None) -> float:
     """Floating-point operations of one sample's forward pass on some inputs (all), about."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), Operations() as counter:
         space._call(space.examples.part(0, 1).clone())
     elementwise = 10 * sum(s.size for s in space.available_sites if s.kind != "parameter")
     # What a call costs at all; samples with faulty parameters cannot always share one.
     alone = space.runs_alone or any(p.site.kind == "parameter" for p in space.placements)
     overhead = 3e6 if alone else 1e5
-    return (inputs or space.B) * float(counter.get_total_flops() + elementwise) + overhead
+    return (inputs or space.B) * float(counter.total + elementwise) + overhead

@@ -36,7 +36,7 @@ from crashsim.points import Placement
 from crashsim.readout import Readout
 from crashsim.sites import ACTIVATION_FUNCTIONS, Site
 from crashsim.sources import Reference, Sources
-from crashsim.touched import Touched
+from crashsim.touched import WRITE, Touched
 
 
 class Program:
@@ -234,7 +234,9 @@ class Program:
                         passed[link] = self._traced.evaluate(link, passed, None)
                     reference.outputs[layer] = passed[layer]
         count = next(iter(changes.values())).count
-        if self._touched(changes, count).is_worth(count):
+        costs, sizes = self._costs(reference), self._traced.sizes
+        touched = self._touched(changes, count)
+        if touched.is_worth(count, len(x), costs, sizes, self._traced.output):
             every = dict(values)
             for node in self._traced.nodes:
                 if node in self._changed:
@@ -251,6 +253,24 @@ class Program:
             count,
         )
 
+    def _skipped(self, reference: Reference) -> set[fx.Node]:
+        """What none but sparse layers would read."""
+        skipped: set[fx.Node] = set()
+        for layer in reference.outputs:
+            for node in reversed(self.chains[layer][:-1]):
+                if all(user in skipped or user in reference.outputs for user in node.users):
+                    skipped.add(node)
+        return skipped
+
+    def _costs(self, reference: Reference) -> dict[fx.Node, float]:
+        """What each node that is computed costs for a sample of one input."""
+        costs: dict[fx.Node, float] = {}
+        for node in self._changed - self._skipped(reference):
+            dense = node not in reference.values and node not in reference.outputs
+            operations = self._traced.operations[node] if dense else 0.0
+            costs[node] = operations + WRITE * self._traced.sizes[node]
+        return costs
+
     def _placed_at(self, node: fx.Node) -> list[Placement]:
         """The faults that act on a node's value."""
         weights = self._weights.get(str(node.target), []) if node.op == "call_module" else []
@@ -266,11 +286,7 @@ class Program:
             order = self._touched(changes, count).order(count)
             changes = {p: change.among(order) for p, change in changes.items()}
             touched = self._touched(changes, count)
-        skipped: set[fx.Node] = set()  # what none but sparse layers would read
-        for layer in reference.outputs:
-            for node in reversed(self.chains[layer][:-1]):
-                if all(user in skipped or user in reference.outputs for user in node.users):
-                    skipped.add(node)
+        skipped = self._skipped(reference)
         last_use = self._last_uses()
         for node in self._traced.nodes:
             if node not in self._changed or node in skipped:

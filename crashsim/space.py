@@ -15,15 +15,17 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from crashsim.checks import check_model, check_outputs, dtype_of, quantises_batches, unwrapped
+from crashsim.derivatives import gradient_of, products_of
 from crashsim.discovery import find_sites
 from crashsim.errors import ArgumentError, CrashsimError, ModelError, NotApplicableError
 from crashsim.faults import Fault
 from crashsim.inputs import Inputs, ModelInputs, plain, read_inputs
-from crashsim.placing import Faults, moments_of, place, scalars_of_weights
+from crashsim.placing import Faults, check_strength, moments_of, place, scalars_of_weights
 from crashsim.points import Floats, Integers, Placement, Points
 from crashsim.readout import find_readout
 from crashsim.sites import Action, Site, perturbing
 from crashsim.unfused import Unfused
+from crashsim.users_code import described
 from crashsim.ways import Ways
 
 # Scalars of activations in flight at once: small enough for the cache, large enough to batch.
@@ -108,6 +110,7 @@ class FaultSpace:
             clean = check_outputs(self._call, self.examples)
             self.available_sites = find_sites(model, self.examples, self._forward)
         self.placements = place(faults, sites, self.available_sites)
+        check_strength(self.placements, self.dtype)
         self.N = self.placements[-1].stop
         self.B, self.K = clean.shape
         self.moments = Moments.concatenate([moments_of(placement) for placement in self.placements])
@@ -236,7 +239,7 @@ class FaultSpace:
                 tensors = self.perturbed_weights(e[0, 0]) if self._has_parameters else {}
                 out = self._run(inputs, e, {**self.tensors, **tensors}).sum((0, 1))
                 wanted = torch.from_numpy(rows).to(out) @ out
-                gradient = torch.stack([_gradient(value, e)[0] for value in wanted], dim=1)
+                gradient = torch.stack([gradient_of(value, e)[0] for value in wanted], dim=1)
             yield slice(low, low + len(inputs)), gradient.double().cpu().numpy()
 
     @property
@@ -262,7 +265,7 @@ class FaultSpace:
 
         Yields:
             the slice of inputs, their gradients (b, K, N), and the products (b, K, V, N). Costs K
-            times V + 1 backward passes for all inputs of a slice.
+            times V + 1 backward passes for all inputs of a slice, several of them at a time.
 
         Raises:
             NotApplicableError: the output has no derivative in any coordinate.
@@ -270,6 +273,7 @@ class FaultSpace:
         self._check_derivatives()
         values = self.K * self.N * (len(vectors) + 1)
         batch = 1 if self._has_parameters else max(1, _GRADIENT_SCALARS // values)
+        together = max(1, _GRADIENT_SCALARS // (self._scalars * min(batch, self.B)))
         for low in range(0, self.B, batch):
             inputs = self.examples.part(low, low + batch)
             with torch.inference_mode(False), torch.enable_grad():
@@ -281,10 +285,9 @@ class FaultSpace:
                 tensors = self.perturbed_weights(e[0, 0]) if self._has_parameters else {}
                 out = self._run(inputs, e, {**self.tensors, **tensors}).sum((0, 1))
                 for k in range(self.K):
-                    first = _gradient(out[k], e, create_graph=True)
+                    first = gradient_of(out[k], e, create_graph=True)
                     gradients[:, k] = first[0].detach()
-                    for v, direction in enumerate(directions):
-                        products[:, k, v] = _gradient((first * direction).sum(), e)[0]
+                    products[:, k] = products_of(first, e, directions, together)
             yield (
                 slice(low, low + len(inputs)),
                 gradients.double().cpu().numpy(),
@@ -369,28 +372,11 @@ class FaultSpace:
             yield
         except CrashsimError:
             raise
-        except (
-            RuntimeError,
-            ValueError,
-            TypeError,
-            LookupError,
-            AttributeError,
-            AssertionError,
-        ) as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
+        except (Exception, SystemExit) as error:
             remedy = "give inputs as its forward takes them"
             if isinstance(self.model, torch.fx.GraphModule):
                 remedy += ", and export the model with a free batch size (dynamic_shapes)"
             raise ModelError(
-                f"inputs: the model fails on {self.examples.describe()} ({reason}); {remedy}"
+                f"inputs: the model fails on {self.examples.describe()} ({described(error)}); "
+                + remedy
             ) from error
-
-
-def _gradient(value: Tensor, e: Tensor, create_graph: bool = False) -> Tensor:
-    """d value / d e, zero where value does not depend on e."""
-    if not value.requires_grad:
-        return torch.zeros_like(e)
-    found = torch.autograd.grad(
-        value, e, retain_graph=True, create_graph=create_graph, allow_unused=True
-    )[0]
-    return torch.zeros_like(e) if found is None else found

@@ -23,7 +23,8 @@ Samples = NDArray[np.int64]
 
 _ROUNDED = 8  # sizes of batches that a chunk of samples is computed in: each is prepared for once
 _FEW = 16  # samples that are computed in one go anyway
-_WORTH = 0.95  # share of touched samples, averaged over nodes, below which the others are left out
+# In multiplications of a matrix product: to write a number, to keep account of the samples.
+WRITE, _ACCOUNT = 20, 2**25
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,36 @@ class Touched:
             rank[samples] = np.minimum(rank[samples], number)
         return np.argsort(rank, kind="stable")
 
-    def is_worth(self, count: int) -> bool:
-        """Whether leaving out untouched samples spares much."""
-        # Nodes that only their own faults can change are not computed anew.
-        shares = [len(samples) / count for samples in self.before.values() if len(samples)]
-        return count >= _FEW and sum(shares) < _WORTH * len(shares)
+    def is_worth(
+        self,
+        count: int,
+        batch: int,
+        costs: Mapping[fx.Node, float],
+        sizes: Mapping[fx.Node, float],
+        output: fx.Node,
+    ) -> bool:
+        """Whether leaving out untouched samples spares more than it costs.
+
+        Args:
+            count: number of samples S.
+            batch: number of inputs b.
+            costs: of each node that is computed, for a sample of one input.
+            sizes: numbers in each node's value, likewise.
+            output: the node that is read in the end, for all samples.
+        """
+        if count < _FEW:
+            return False
+        spared = 0.0
+        for node, cost in costs.items():
+            rows, after = len(self.before[node]), len(self.after[node])
+            spared += (count - (rows or after)) * cost
+            # Values of some samples are copied among those of more of them.
+            spared -= WRITE * sizes[node] * after * (0 < rows < after)
+            for source in node.all_input_nodes:
+                if source in costs and len(self.after[source]) < rows:
+                    spared -= WRITE * sizes[source] * rows
+        spared -= 2 * WRITE * sizes[output] * count
+        return spared * batch > _ACCOUNT
 
 
 def _touched(change: Changes) -> NDArray[np.bool_]:

@@ -1,4 +1,5 @@
-"""The ways to compute samples: through the model taken apart, as a whole, or one at a time."""
+"""The ways to compute samples: through the model taken apart, as a whole, with each sample's
+parameters stacked, or one at a time."""
 
 from __future__ import annotations
 
@@ -15,9 +16,10 @@ from crashsim.changes import SCATTERED, Changes, is_elementwise, is_rare, split,
 from crashsim.graph import NotTraceable
 from crashsim.inputs import Inputs
 from crashsim.patching import PatchedWeights
-from crashsim.points import Floats, Placement, Points
+from crashsim.points import Placement, Points
 from crashsim.prefix import Program
 from crashsim.sites import Action, Site, perturbing
+from crashsim.stacked import StackedWeights, is_worth_stacking
 
 if TYPE_CHECKING:
     from crashsim.space import FaultSpace
@@ -42,28 +44,38 @@ class Ways:
 
     def __init__(self, space: FaultSpace) -> None:
         self._space = space
-        self._program: Program | str | None = None  # the reason, where there can be none
+        # The reason, where there can be none.
+        self._program: Program | str | None = None
+        self._stacked: StackedWeights | str | None = None
 
     def plan(self) -> list[str]:
         """How samples are computed at each site, and why: one line each."""
         program = self.program()
         lines = []
         for p in self._space.placements:
-            is_weight = p.site.kind == "parameter"
             if isinstance(program, Program) and (
                 not self._space._has_parameters or program.can_add_weights(None)
             ):
                 how = program.explain(p)
             elif self._space._has_parameters:
-                what = "patched" if is_weight else "masked"
-                why = program if isinstance(program, str) else program.why_not_added()
-                how = f"{what}, one sample at a time: {why}"
+                how = self._explain_weights(p)
             else:
                 rare = is_rare(p, SCATTERED) and is_elementwise(p)
                 how = "struck one by one" if rare else "masked"
                 how += f", whole model for every sample: {program}"
             lines.append(f"{p.site.name} ({p.fault.name}): {how}")
         return lines
+
+    def _explain_weights(self, placement: Placement) -> str:
+        """How samples are computed where faults of parameters cannot be added to layers."""
+        program, stacked = self.program(), self.stacked(None)
+        why = program if isinstance(program, str) else program.why_not_added()
+        is_weight = placement.site.kind == "parameter"
+        if isinstance(stacked, StackedWeights):
+            what = "each sample's own weights stacked" if is_weight else "masked"
+            return f"{what}, many samples in one pass (torch.vmap), not added to outputs: {why}"
+        what = "patched" if is_weight else "masked"
+        return f"{what}, one sample at a time: {why}; {stacked}"
 
     def program(self) -> Program | str:
         """The model taken apart at its faults, checked; or why it has to run as a whole."""
@@ -75,14 +87,47 @@ class Ways:
                     program = Program(
                         space.model, space.tensors, example, space.placements, space.readout
                     )
-                    self._check_program(program)
+                    self._check(
+                        "traced by torch.fx",
+                        lambda inputs, points: self._short(inputs, program, self.split(points)),
+                    )
                 self._program = program
             except NotTraceable as reason:
                 self._program = str(reason)
         return self._program
 
-    def _check_program(self, program: Program) -> None:
-        """Compares the short cuts with the whole model on three points of many faults."""
+    def stacked(self, changes: Mapping[Placement, Changes] | None) -> StackedWeights | str:
+        """The model with stacked parameters, checked; or why that is not to be.
+
+        Args:
+            changes: of the points at hand; None for those that Monte Carlo samples.
+        """
+        space = self._space
+        if not is_worth_stacking(space.placements, changes):
+            return "few of its many weights change"
+        if space.runs_alone:
+            return "its layers round by the largest number of their batch"
+        if self._stacked is None:
+            try:
+                stacked = StackedWeights(space)
+                with torch.no_grad(), space._unfused():
+                    self._check(
+                        "mapped",
+                        lambda inputs, points: self._stack(
+                            inputs, stacked, points, self.split(points)
+                        ),
+                    )
+                self._stacked = stacked
+            except NotTraceable as reason:
+                self._stacked = f"torch.vmap cannot run it ({reason})"
+        return self._stacked
+
+    def _check(self, how: str, way: Callable[[Inputs, Points], _Way]) -> None:
+        """Compares a way with the plain one on three points of many faults.
+
+        Raises:
+            NotTraceable: it fails, or gives something else.
+        """
         rng = np.random.Generator(np.random.Philox(0))
         size = min(_CHECKED, self._space.N)
         rows, columns, values = [], [], []
@@ -104,10 +149,12 @@ class Ways:
         try:
             with self._generic(inputs, points) as (run, _):
                 wanted = torch.cat([run(i, i + 1).reshape(-1) for i in range(3)]).double()
-            with self._short(inputs, program, self.split(points)) as (run, _):
+            with way(inputs, points) as (run, _):
                 found = run(0, 3).reshape(-1).double()
         except Exception as error:  # whatever the model's own code does with such values
-            raise NotTraceable(f"it fails under many faults ({error})") from error
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            told = reason.partition(". ")[0]
+            raise NotTraceable(f"it fails under many faults ({told})") from error
         finite = torch.isfinite(wanted)
         slack = 30 * torch.finfo(self._space.dtype).eps ** 0.75
         tolerance = slack * (1 + wanted[finite].abs().max(0)[0])
@@ -115,7 +162,7 @@ class Ways:
             not torch.equal(finite, torch.isfinite(found))
             or ((wanted - found)[finite].abs() > tolerance).any()
         ):
-            raise NotTraceable("traced by torch.fx, it gives other outputs than the model itself")
+            raise NotTraceable(f"{how}, it gives other outputs than the model itself")
 
     def choose(self, points: Points) -> Callable[[Inputs], _Way]:
         """How to compute these points, for some inputs at a time."""
@@ -127,9 +174,12 @@ class Ways:
             not self._space._has_parameters or program.can_add_weights(changes)
         ):
             return lambda inputs: self._short(inputs, program, changes)
-        if self._space._has_parameters:
-            return lambda inputs: self._generic(inputs, points)
-        return lambda inputs: self._whole(inputs, changes)
+        if not self._space._has_parameters:
+            return lambda inputs: self._whole(inputs, changes)
+        stacked = self.stacked(changes)
+        if isinstance(stacked, StackedWeights):
+            return lambda inputs: self._stack(inputs, stacked, points, changes)
+        return lambda inputs: self._generic(inputs, points)
 
     @contextmanager
     def _short(
@@ -176,6 +226,23 @@ class Ways:
             yield run, sys.maxsize
 
     @contextmanager
+    def _stack(
+        self,
+        inputs: Inputs,
+        stacked: StackedWeights,
+        points: Points,
+        changes: Mapping[Placement, Changes],
+    ) -> Iterator[tuple[_Run, int]]:
+        """The whole model is mapped over the samples' parameters."""
+
+        def run(start: int, stop: int) -> Tensor:
+            part = {p: change.part(start, stop) for p, change in changes.items()}
+            e = self._coordinates(points.part(start, stop), stacked.reads_all)
+            return stacked.run(inputs, e, part)
+
+        yield run, stacked.most(inputs)
+
+    @contextmanager
     def _generic(self, inputs: Inputs, points: Points) -> Iterator[tuple[_Run, int]]:
         """Nothing is taken for granted; weights are patched, one sample at a time."""
         space = self._space
@@ -183,8 +250,7 @@ class Ways:
 
         def run(start: int, stop: int) -> Tensor:
             part = points.part(start, stop)
-            e = torch.from_numpy(self._neuron_coordinates(part))
-            e = e.to(space.device, space.dtype)[:, None]
+            e = self._coordinates(part)[:, None]
             out = space._run(inputs, e, weights.apply(part) if weights else space.tensors)
             if weights:
                 weights.restore()
@@ -197,8 +263,9 @@ class Ways:
         found = split(points, self._space.placements, self._space.device, self._space.dtype)
         return {change.placement: change for change in found}
 
-    def _neuron_coordinates(self, points: Points) -> Floats:
-        """(S, N) coordinates for ``_run``, which reads none of them where all are of parameters."""
-        if all(p.site.kind == "parameter" for p in self._space.placements):
-            return np.zeros((points.count, 1))
-        return points.dense()
+    def _coordinates(self, points: Points, of_parameters: bool = False) -> Tensor:
+        """(S, N) coordinates; (S, 1) where all are of parameters and those are not asked for."""
+        space = self._space
+        if not of_parameters and all(p.site.kind == "parameter" for p in space.placements):
+            return torch.zeros(points.count, 1, device=space.device, dtype=space.dtype)
+        return torch.from_numpy(points.dense()).to(space.device, space.dtype)

@@ -116,6 +116,20 @@ class Encoder(nn.Module):
         return self.head(self.encoder(x).mean(1))
 
 
+class Folded(nn.Module):
+    """Every step of a sequence is an example of its own, then a sequence again."""
+
+    def __init__(self):
+        super().__init__()
+        self.each, self.act, self.mix = nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 5)
+        self.head = nn.Linear(20, 3)
+
+    def forward(self, x):
+        batch, length, width = x.shape
+        steps = self.mix(self.act(self.each(x.reshape(batch * length, width))))
+        return self.head(F.relu(steps.reshape(batch, length, -1)).flatten(1))
+
+
 class Convs(nn.Module):
     """One-, two- and three-dimensional and transposed convolutions with group norm."""
 
@@ -209,6 +223,12 @@ SHORT = [
     (Tokens, SERIES, {"hidden": NeuronCrash(0.04)}),
     (Tokens, SERIES, {"norm": NeuronCrash(0.2), "input": SignFlip(0.04)}),
     (Tokens, SERIES, {"qkv.*": WeightCrash(0.03), "down.weight": WeightCrash(0.03)}),
+    (Encoder, SERIES, {"hidden": NeuronCrash(0.04)}),
+    (Encoder, SERIES, {"encoder.layers.0.linear2": StuckAt(0.3, 0.1), "input": SignFlip(0.02)}),
+    (Encoder, SERIES, {"encoder.layers.1.linear1.*": WeightCrash(0.03)}),
+    (Folded, SERIES, {"hidden": NeuronCrash(0.04)}),
+    (Folded, SERIES, {":relu": NeuronCrash(0.3), "each": StuckAt(0.1, 0.4)}),
+    (Folded, SERIES, {"act": NeuronCrash(0.2), "mix.*": WeightCrash(0.03)}),
     (Convs, IMAGE, {"hidden": NeuronCrash(0.03)}),
     (Convs, IMAGE, {"up.*": WeightCrash(0.03), "flat.*": SignFlip(0.03), "deep.*": BitFlip(0.01)}),
     (Convs, IMAGE, {"up": NeuronCrash(0.3), "flat": NeuronCrash(0.02), "deep": SignFlip(0.5)}),
@@ -220,8 +240,6 @@ SHORT = [
 WHOLE = [
     (Untraceable, VECTOR, {"hidden": NeuronCrash(0.03)}),
     (Untraceable, VECTOR, {"hidden": NeuronCrash(0.3), "input": GainNoise(0.2)}),
-    (Encoder, SERIES, {"hidden": NeuronCrash(0.04)}),
-    (Encoder, SERIES, {"encoder.layers.0.linear2": StuckAt(0.3, 0.1), "input": SignFlip(0.02)}),
 ]
 PATCHED = [
     (Untraceable, VECTOR, {"a.weight": WeightCrash(0.03), "act": NeuronCrash(0.1)}),
@@ -277,6 +295,10 @@ def test_samples_are_those_of_the_whole_model(build, shape, faults, count, monke
 def test_these_models_are_taken_apart(build, shape, faults):
     space = make(build, shape, faults)
     assert isinstance(space._ways.program(), Program), space.plan()
+    plan = " ".join(space.plan())
+    assert "whole model" not in plan
+    assert "one sample at a time" not in plan
+    assert "what comes before is" in plan
 
 
 @pytest.mark.parametrize(("build", "shape", "faults"), SHORT + PATCHED, ids=str)
@@ -360,6 +382,7 @@ def test_crashes_are_followed_through_convolutions(name, skip, monkeypatch):
     ids=str,
 )
 def test_untouched_samples_are_left_out(build, shape, faults, monkeypatch):
+    monkeypatch.setattr("crashsim.touched._ACCOUNT", -1e12)  # however little it spares
     space = make(build, shape, faults)
     points = sample_points(space.placements, 0, 100)
     struck = np.unique(points.rows)
@@ -378,6 +401,19 @@ def test_untouched_samples_are_left_out(build, shape, faults, monkeypatch):
     np.testing.assert_allclose(wanted[untouched], space.clean()[None].repeat(len(untouched), 0))
     monkeypatch.setattr("crashsim.space._BATCH_SCALARS", 40 * space._scalars)
     compare(space, points, monkeypatch)
+
+
+def test_untouched_samples_are_left_out_where_that_spares_much():
+    def leaves_out(p, width, count, batch=1):
+        space = make(lambda: mlp((6, 9, width, width, 3)), VECTOR, {"act1": NeuronCrash(p)}, batch)
+        changes = space._ways.split(sample_points(space.placements, 0, count))
+        return space._ways.program().reference(space.examples, changes).clean is not None
+
+    assert leaves_out(0.01, 200, 1000)
+    assert leaves_out(0.01, 200, 200, batch=8)
+    assert not leaves_out(0.01, 200, 200)
+    assert not leaves_out(0.01, 20, 1000)
+    assert not leaves_out(0.3, 200, 1000)
 
 
 def test_tied_weights_are_patched():
@@ -421,7 +457,7 @@ def test_the_plan_says_why():
     assert "added to the layer's output: about 40 of 4000" in weights
     assert "torch.fx cannot trace it" in line(Untraceable, VECTOR, {"act": NeuronCrash(0.1)})
     many = line(net, VECTOR, {"linear2.weight": WeightCrash(0.5)})
-    assert "one sample at a time" in many
+    assert "stacked, many samples in one pass" in many
     assert "too many of its weights change" in many
 
 

@@ -1,0 +1,95 @@
+"""Recurrent layers step by step, for ``torch.vmap``, which has no rule for torch's own kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+# A step: the input's and the state's affine parts, the state before (h, or h and c), and the state
+# after; as documented with nn.RNN, nn.GRU and nn.LSTM.
+_States = tuple[Tensor, ...]
+_Step = Callable[[Tensor, Tensor, _States], _States]
+
+
+def _lstm(of_input: Tensor, of_state: Tensor, states: _States) -> _States:
+    enter, forget, cell, output = (of_input + of_state).chunk(4, -1)
+    c = forget.sigmoid() * states[1] + enter.sigmoid() * cell.tanh()
+    return output.sigmoid() * c.tanh(), c
+
+
+def _gru(of_input: Tensor, of_state: Tensor, states: _States) -> _States:
+    reset, update, new = of_input.chunk(3, -1)
+    reset_state, update_state, new_state = of_state.chunk(3, -1)
+    candidate = (new + (reset + reset_state).sigmoid() * new_state).tanh()
+    return (candidate + (update + update_state).sigmoid() * (states[0] - candidate),)
+
+
+_STEPS: dict[str, _Step] = {
+    "lstm": _lstm,
+    "gru": _gru,
+    "rnn_tanh": lambda of_input, of_state, _: ((of_input + of_state).tanh(),),
+    "rnn_relu": lambda of_input, of_state, _: ((of_input + of_state).relu(),),
+}
+
+
+class StepByStep(TorchFunctionMode):
+    """Within it, recurrent layers are computed by steps; those of packed sequences are not."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        step = _STEPS.get(getattr(func, "__name__", ""))
+        if step is None or len(args) != 9 or not isinstance(args[3], bool):
+            return func(*args, **(kwargs or {}))
+        x, states, weights, has_bias, layers, _, training, both_ways, batch_first = args
+        if training:
+            return func(*args, **(kwargs or {}))
+        given = states if step is _lstm else (states,)
+        x = x.transpose(0, 1) if batch_first else x
+        directions = 2 if both_ways else 1
+        each = len(weights) // (layers * directions)
+        last: list[_States] = []
+        for layer in range(layers):
+            outputs = []
+            for direction in range(directions):
+                number = layer * directions + direction
+                ours = weights[number * each : (number + 1) * each]
+                start = tuple(state[number] for state in given)
+                output, end = _run(step, x, start, ours, has_bias, backwards=direction == 1)
+                outputs.append(output)
+                last.append(end)
+            x = torch.cat(outputs, -1)
+        x = x.transpose(0, 1) if batch_first else x
+        return x, *(torch.stack(state) for state in zip(*last, strict=True))
+
+
+def _run(
+    step: _Step,
+    x: Tensor,
+    states: _States,
+    weights: Sequence[Tensor],
+    has_bias: bool,
+    backwards: bool,
+) -> tuple[Tensor, _States]:
+    """One layer in one direction: its outputs (T, b, h), and its state at the end."""
+    by_input, by_state, *rest = weights
+    biases = rest[:2] if has_bias else (None, None)
+    projection = rest[2 if has_bias else 0 :]
+    of_input = F.linear(x, by_input, biases[0])
+    outputs: list[Tensor] = []
+    steps = range(len(x))
+    for t in reversed(steps) if backwards else steps:
+        h, *others = step(of_input[t], F.linear(states[0], by_state, biases[1]), states)
+        h = F.linear(h, projection[0]) if projection else h
+        states = (h, *others)
+        outputs.append(h)
+    return torch.stack(outputs[::-1] if backwards else outputs), states
