@@ -241,6 +241,25 @@ def test_what_samples_are_worth(make_net, randn):
     assert all(e.worth is None for e in found["plain"][0].estimates)
 
 
+@pytest.mark.parametrize("controlled", [False, True])
+def test_intervals_of_runs_that_stop_early_are_covered(controlled, make_net, randn):
+    space = FaultSpace(make_net((3, 6, 3), "tanh", scale=2), randn(2, 3), NeuronCrash(0.1))
+    truth, runs = truths(enumerate_space(space), 0.5), 120
+    surrogate = surrogate_of(space) if controlled else None
+    width, inside, sizes = 0.004 if controlled else 0.15, [], set()
+    for seed in range(runs):
+        found = monte_carlo(space, epsilon=0.5, rel_width=width, seed=seed, control=surrogate)
+        assert found.stopped == "relative width"
+        sizes.add(found.samples)
+        inside.append(
+            [e.low <= truth[e.quantity, e.input, e.output, e.level] <= e.high
+             for e in found.estimates if e.quantity in ("mean", "variance", "tail")]
+        )  # fmt: skip
+    assert len(sizes) > 1
+    assert np.mean(inside) >= 0.95
+    assert np.mean(inside, axis=0).min() >= 0.9
+
+
 def test_coordinates_that_samples_seldom_meet(make_net, randn):
     often, seldom = 0.2, 1e-4
     faults = {"input": NeuronCrash(seldom), "act1": NeuronCrash(often)}
