@@ -48,8 +48,9 @@ class Located:
     ) -> None:
         self._placements = placements
         sites = [p.site for p in placements if p.site.kind in ("activation", "module")]
-        struck = {site.module for site in sites if site.function not in ACTIVATION_FUNCTIONS}
-        self.traced = TracedModel(model, tensors, example, struck, readout)
+        leaves = {site.module for site in sites if site.function not in ACTIVATION_FUNCTIONS}
+        struck = {".".join(filter(None, (p.site.module, p.site.function))) for p in placements}
+        self.traced = TracedModel(model, tensors, example, leaves, struck, readout)
         self.sites = self._find_sites(example.site_names)
         self.weights = self._find_weights()
         self.steps = {
