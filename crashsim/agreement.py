@@ -82,10 +82,12 @@ def rank_loss(first: Floats, second: Floats) -> float:
 
 
 def correlation(first: Floats, second: Floats) -> float | None:
-    """Pearson's correlation, or None where either does not vary."""
-    if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
+    """Pearson's correlation, or None where either does not vary (measurably)."""
+    if len(first) < 2:
         return None
-    return float(np.corrcoef(first, second)[0, 1])
+    with np.errstate(all="ignore"):  # squares that are too small or too large for a double
+        found = float(np.corrcoef(first, second)[0, 1])
+    return found if np.isfinite(found) else None
 
 
 @dataclass(frozen=True)

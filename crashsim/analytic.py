@@ -19,6 +19,7 @@ from crashsim_theory import (
 
 from crashsim.estimate import Estimate, deterministic
 from crashsim.points import Floats, Points
+from crashsim.records import FormulaFacts
 from crashsim.space import FaultSpace
 from crashsim.tally import MOST_OUTPUTS
 
@@ -45,7 +46,7 @@ class Analysis:
     covariance: Floats | None = None
     surrogate: LinearSurrogate | None = None
     source: str = ""
-    formulas: dict[str, dict[str, str]] = field(default_factory=dict)
+    formulas: dict[str, FormulaFacts] = field(default_factory=dict)
 
 
 def double_precision(space: FaultSpace) -> FaultSpace:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -24,7 +27,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "softplus": nn.Softplus,
     "linear": nn.Identity,
 }
-_SPEC = re.compile(r"(?P<sizes>\d+(-\d+)+)(:(?P<activation>[a-z-]+))?")
+_SPEC = re.compile(r"(?P<sizes>\d{1,15}(-\d{1,15})+)(:(?P<activation>.*))?")
 
 
 @dataclass(frozen=True)
@@ -43,10 +46,20 @@ class Architecture:
         return f"{'-'.join(map(str, self.sizes))}:{self.activation}"
 
     def build(self, seed: int = 0) -> nn.Sequential:
-        """A network with torch's default initialisation, drawn from ``seed`` alone."""
+        """A network with torch's default initialisation, drawn from ``seed`` alone.
+
+        Raises:
+            ArgumentError: the seed makes no sense, or the weights do not fit into memory.
+        """
         seed = check_seed(seed)
+        needed = sum((a + 1) * b for a, b in pairwise(self.sizes)) * torch.float32.itemsize
+        if needed > _memory():
+            raise ArgumentError(
+                f"architecture={str(self)!r}: its weights take {needed / 2**30:,.0f} GiB, more "
+                f"than this computer's memory ({_memory() / 2**30:,.0f} GiB); give fewer neurons"
+            )
         layers: OrderedDict[str, nn.Module] = OrderedDict()
-        pairs = list(zip(self.sizes, self.sizes[1:], strict=False))
+        pairs = list(pairwise(self.sizes))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             for i, (fan_in, fan_out) in enumerate(pairs, start=1):
@@ -56,6 +69,13 @@ class Architecture:
                         self.activation
                     ]()
         return nn.Sequential(layers).eval()
+
+
+def _memory() -> int:
+    """Bytes of this computer's memory."""
+    if not hasattr(os, "sysconf"):  # Windows: torch will tell
+        return sys.maxsize
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def is_architecture(spec: str) -> bool:
@@ -72,15 +92,15 @@ def parse_architecture(spec: str) -> Architecture:
     match = _SPEC.fullmatch(spec)
     if match is None:
         raise ArgumentError(
-            f"architecture {spec!r}: write sizes and activation as in '64-100-50-10:sigmoid'"
+            f"architecture={spec!r}: write sizes and activation as in '64-100-50-10:sigmoid'"
         )
     sizes = tuple(int(size) for size in match["sizes"].split("-"))
     if min(sizes) < 1:
-        raise ArgumentError(f"architecture {spec!r}: every layer needs at least one neuron")
-    activation = match["activation"] or "relu"
+        raise ArgumentError(f"architecture={spec!r}: every layer needs at least one neuron")
+    activation = "relu" if match["activation"] is None else match["activation"]
     if activation not in ACTIVATIONS:
         raise ArgumentError(
-            f"architecture {spec!r}: activation {activation!r} is not known; "
+            f"architecture={spec!r}: activation {activation!r} is not known; "
             f"choose among {', '.join(ACTIVATIONS)}"
         )
     return Architecture(sizes, activation)

@@ -13,7 +13,7 @@ Breaks = Callable[[Chip, int, int], ChipFaults]  # chip, number of masks, seed
 
 
 def _weight_bits(chip: Chip, bits: float, masks: int, seed: int) -> ChipFaults:
-    if bits != int(bits):
+    if not bits.is_integer():
         raise ArgumentError(f"weight-bits={bits:g}: give a whole number of bits")
     return ChipFaults(weight_bits=int(bits), masks=masks)
 

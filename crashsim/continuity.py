@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from crashsim.arguments import number
 from crashsim.errors import ArgumentError
 
 _AFFINE = (nn.Linear, nn.modules.conv._ConvNd)
@@ -28,6 +28,8 @@ class _WeightPenalty:
         self, model: nn.Module, strength: float = 1.0, layers: Sequence[nn.Module] | None = None
     ) -> None:
         check_strength(strength)
+        if not isinstance(model, nn.Module):
+            raise ArgumentError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
         self.strength = strength
         if layers is None:
             layers = [m for m in model.modules() if isinstance(m, _AFFINE)]
@@ -71,9 +73,7 @@ class Continuity(_WeightPenalty):
         width: float = 3.0,
     ) -> None:
         super().__init__(model, strength, layers)
-        if not 0 < width < math.inf:
-            raise ArgumentError(f"width={width!r}; give a positive number of neurons")
-        self.width = width
+        self.width = number("width", width, "a positive number of neurons", above=0)
 
     def measure(self) -> Tensor:
         along = self._incoming()
@@ -127,8 +127,6 @@ def _residual_squared(w: Tensor, width: float) -> Tensor:
     return (w - smooth).square().mean() / size
 
 
-def check_strength(strength: object) -> None:
-    if isinstance(strength, bool) or not isinstance(strength, int | float):
-        raise ArgumentError(f"strength={strength!r} is not a number")
-    if not 0 <= strength < math.inf:
-        raise ArgumentError(f"strength={strength!r}; give a finite number >= 0")
+def check_strength(strength: object, argument: str = "strength") -> None:
+    """ArgumentError unless it is a finite number >= 0."""
+    number(argument, strength, "a finite number >= 0", least=0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import struct
-import zipfile
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from crashsim.errors import ArgumentError, FileError
+from crashsim.errors import ArgumentError, CrashsimError, FileError
 
 Split = Literal["train", "test"]
 _SPLIT_SEED = 0
@@ -211,7 +210,9 @@ def _read_idx(path: Path) -> NDArray[Any]:
             raise ValueError("no idx file of unsigned bytes")
         return np.frombuffer(raw, np.uint8, offset=4 + 4 * axes).reshape(shape)
     except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
-        raise FileError(f"data: cannot read {str(path)!r} as an idx file ({error})") from error
+        raise FileError(
+            f"data: cannot read {str(path)!r} as an idx file ({error}); download it again"
+        ) from error
 
 
 def _numpy(spec: str) -> Examples:
@@ -221,8 +222,14 @@ def _numpy(spec: str) -> Examples:
             if isinstance(loaded, np.ndarray):
                 return Examples(spec, _inputs(spec, loaded))
             found = {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise FileError(f"data: cannot read {spec!r} as a numpy file ({error})") from error
+    except CrashsimError:
+        raise
+    except Exception as error:  # a damaged archive fails in many ways
+        reason = getattr(error, "strerror", None) or error
+        raise FileError(
+            f"data={spec!r}: cannot be read as a numpy file ({reason}); give one of plain numbers, "
+            "as numpy.save or numpy.savez writes it"
+        ) from error
     lone = next((found[name] for name in ("inputs", "x", "X") if name in found), None)
     targets = next((found.pop(name) for name in ("targets", "y", "Y") if name in found), None)
     if lone is None and not found:
@@ -240,15 +247,26 @@ def _inputs(spec: str, array: NDArray[Any], name: str | None = None) -> Tensor:
     """One array of inputs; those with a name may be truth values."""
     what = "inputs" if name is None else f"{name!r}"
     if array.ndim == 0 or array.size == 0:
-        raise ArgumentError(f"data={spec!r}: {what} of shape {array.shape} hold no examples")
+        raise ArgumentError(
+            f"data={spec!r}: {what} of shape {array.shape} hold no examples; give at least one"
+        )
     if array.dtype.kind not in "fiub":
-        raise ArgumentError(f"data={spec!r}: {what} of type {array.dtype} are not numbers")
+        raise ArgumentError(
+            f"data={spec!r}: {what} of type {array.dtype} are not numbers; give real ones"
+        )
     kept: type = np.float32
     if array.dtype.kind == "i" and array.dtype.itemsize >= 4:
         kept = np.int64
     elif array.dtype.kind == "b" and name is not None:
         kept = np.bool_
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=kept))
+    with np.errstate(over="ignore"):
+        found: NDArray[Any] = np.ascontiguousarray(array, dtype=kept)
+    if not np.isfinite(found).all():
+        raise ArgumentError(
+            f"data={spec!r}: {what} hold NaN, infinity or numbers beyond 32 bits; clean or scale "
+            "the data first"
+        )
+    return torch.from_numpy(found)
 
 
 def _targets(spec: str, targets: NDArray[Any], count: int) -> Tensor:

@@ -4,9 +4,21 @@ Every error names the argument, shows the offending value and says what to do in
 inherits the matching standard exception, so callers may catch either.
 """
 
+import re
+
+_LONGEST_WORD = 300  # of a message: longer values are shown by their two ends
+_LONGEST = 1200  # of a message, likewise
+_LONG_WORD = re.compile(rf"(\S{{120}})\S{{{_LONGEST_WORD - 160},}}(\S{{40}})")
+
 
 class CrashsimError(Exception):
     """Base of every error crashsim raises on purpose. The command line exits with code 2."""
+
+    def __init__(self, message: str = "") -> None:
+        message = _LONG_WORD.sub(r"\1…\2", message)
+        if len(message) > _LONGEST:
+            message = f"{message[: _LONGEST - 400]} … {message[-400:]}"
+        super().__init__(message)
 
 
 class ArgumentError(CrashsimError, ValueError):

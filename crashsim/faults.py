@@ -20,7 +20,6 @@ AdditiveNoise      Normal(0, std²)  1
 from __future__ import annotations
 
 import math
-import numbers
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -33,6 +32,7 @@ from crashsim_theory import BERNOULLI, NORMAL, Law
 from numpy.typing import NDArray
 from torch import Tensor
 
+from crashsim.arguments import is_number, is_whole, whole
 from crashsim.errors import ArgumentError
 
 Strikes = Literal["neurons", "weights", "both"]
@@ -117,8 +117,8 @@ class NeuronCrash(_BernoulliFault):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        integer = isinstance(self.group, int) and not isinstance(self.group, bool)
-        if not (self.group in ("unit", "channel") or (integer and int(self.group) >= 1)):
+        named = isinstance(self.group, str) and self.group in ("unit", "channel")
+        if not (named or (is_whole(self.group) and int(self.group) >= 1)):
             raise ArgumentError(
                 f"NeuronCrash: group={self.group!r} is not known; "
                 "give 'unit', 'channel' or the number of consecutive units that die together"
@@ -200,8 +200,7 @@ class BitFlip(_BernoulliFault):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.bits, int) or not 2 <= self.bits <= 32:
-            raise ArgumentError(f"BitFlip: bits={self.bits!r}; give an integer from 2 to 32")
+        whole("BitFlip: bits", self.bits, 2, 32)
 
     def coordinate_count(self, shape: tuple[int, ...]) -> int:
         return math.prod(shape) * self.bits
@@ -300,7 +299,11 @@ def parse_fault(
     for item in filter(None, tail.split(",")):
         name, equals, text = item.partition("=")
         if not equals or name not in known:
-            raise ArgumentError(f"fault={spec!r}: {item!r}: give NAME=VALUE with {sorted(known)}")
+            raise ArgumentError(
+                f"fault={spec!r}: {item!r}: give NAME=VALUE with {' or '.join(sorted(known))}"
+            )
+        if name in values:
+            raise ArgumentError(f"fault={spec!r}: gives {name} twice; give it once")
         values[name] = _value(spec, name, text)
     if "p" in known and default_p is not None:
         values.setdefault("p", default_p)
@@ -312,14 +315,14 @@ def parse_fault(
 
 
 def _value(spec: str, name: str, text: str) -> object:
-    if name == "group" and not text.isdigit():
+    if name == "group" and not text.isdecimal():
         return text
     try:
         return int(text) if name in ("bits", "group") else float(text)
     except ValueError:
-        raise ArgumentError(f"fault={spec!r}: {name}={text!r} is not a number") from None
+        raise ArgumentError(f"fault={spec!r}: {name}={text!r}; give a number") from None
 
 
 def _require_number(owner: str, argument: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or math.isnan(value):
-        raise ArgumentError(f"{owner}: {argument}={value!r} is not a number")
+    if not is_number(value) or math.isnan(value):  # type: ignore[arg-type]
+        raise ArgumentError(f"{owner}: {argument}={value!r} is not a number; give one")

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import io
 import json
-import sys
+import os
 import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 import torch
@@ -21,6 +18,8 @@ from torch import nn
 
 from crashsim.architectures import Architecture, is_architecture, parse_architecture
 from crashsim.errors import ArgumentError, FileError
+from crashsim.users_code import call_factory
+from crashsim.writing import check_writable
 
 FORMAT = 1
 # Members of an export archive that are read as text.
@@ -51,12 +50,14 @@ class NamedModel:
 def save_model(
     path: str | Path, model: nn.Module, architecture: Architecture, facts: dict[str, Any]
 ) -> tuple[Path, Path]:
-    """Writes ``PATH.safetensors`` (weights) and ``PATH.json`` (how to rebuild the network)."""
+    """Writes ``PATH.safetensors`` (weights) and ``PATH.json`` (how to rebuild the network).
+
+    Raises:
+        FileError: they cannot be written.
+    """
+    check_model_path(path)
     stem = _stem(Path(path))
-    weights, description = (
-        stem.with_name(stem.name + ".safetensors"),
-        stem.with_name(stem.name + ".json"),
-    )
+    weights, description = _files_of(stem)
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
         save_file({k: v.contiguous() for k, v in model.state_dict().items()}, str(weights))
@@ -65,9 +66,22 @@ def save_model(
                 {"format": FORMAT, "architecture": str(architecture), "facts": facts}, indent=1
             )
         )
-    except OSError as error:
-        raise FileError(f"out: cannot write {str(stem)!r} ({error})") from error
+    except (OSError, SafetensorError) as error:  # which it raises where a disk is full
+        raise FileError(f"out={str(path)!r}: cannot write there ({error})") from error
     return weights, description
+
+
+def check_model_path(path: str | Path) -> None:
+    """Raises FileError, before the work, where ``save_model`` could not write its files."""
+    if not Path(path).name:
+        raise FileError(f"out={str(path)!r}: give the name of a file")
+    for file in _files_of(_stem(Path(path))):
+        check_writable("out", file)
+
+
+def _files_of(stem: Path) -> tuple[Path, Path]:
+    """Weights and description."""
+    return stem.with_name(stem.name + ".safetensors"), stem.with_name(stem.name + ".json")
 
 
 def load_model(
@@ -90,16 +104,26 @@ def load_model(
         reset: what a spike leaves behind, where a NIR graph does not say.
 
     Raises:
-        FileError: a file is missing or damaged.
-        ArgumentError: the name stands for nothing, or its factory returns no module.
+        FileError: a file is missing or damaged, or the name stands for nothing.
+        ModelError: the user's code fails.
+        ArgumentError: an architecture makes no sense or is too large, or a factory needs arguments
+            or returns no module.
     """
+    path = Path(spec)
+    is_own = _is_own(path)
+    if weights is not None and (is_own or path.suffix in (".nir", ".pt2")):
+        raise ArgumentError(
+            f"weights={weights!r}: {spec!r} has weights of its own; give them with an architecture "
+            "or a factory"
+        )
+    if reset is not None and not spec.endswith(".nir"):
+        raise ArgumentError(f"reset={reset!r}: only for a .nir file, and {spec!r} is none")
     if is_architecture(spec):
         architecture = parse_architecture(spec)
         built = architecture.build(seed)
-        if weights:
+        if weights is not None:
             _load_state(built, weights)
         return NamedModel(spec, built, architecture, trained=weights is not None)
-    path = Path(spec)
     if path.suffix == ".nir":
         from crashsim.nir import read_chip
 
@@ -107,15 +131,11 @@ def load_model(
         return NamedModel(spec, rates, chip=chip)
     if path.suffix == ".pt2":
         return NamedModel(spec, _load_exported(path))
-    if (
-        path.name
-        and _stem(path).with_name(_stem(path).name + ".json").exists()
-        and ":" not in path.name
-    ):
+    if is_own:
         return _load_own(spec, _stem(path))
     if ":" in spec:
-        model = _call_factory(spec)
-        if weights:
+        model = call_factory(spec)
+        if weights is not None:
             _load_state(model, weights)
         return NamedModel(spec, model)
     if path.suffix in (".pt", ".pth", ".bin", ".ckpt"):
@@ -130,60 +150,70 @@ def load_model(
     )
 
 
+def _is_own(path: Path) -> bool:
+    """Whether ``save_model`` wrote it; an architecture's or factory's name never stands for one."""
+    if not path.name or ":" in path.name or is_architecture(str(path)):
+        return False
+    return os.path.exists(_files_of(_stem(path))[1])
+
+
 def _stem(path: Path) -> Path:
     return path.with_suffix("") if path.suffix in (".json", ".safetensors") else path
 
 
 def _load_own(spec: str, stem: Path) -> NamedModel:
-    description = stem.with_name(stem.name + ".json")
+    weights, description = _files_of(stem)
     try:
-        described = json.loads(description.read_text())
+        described = json.loads(description.read_text(encoding="utf-8"))
         if described["format"] != FORMAT:
             raise FileError(f"model={spec!r}: format {described['format']!r} is not {FORMAT}")
         architecture = parse_architecture(described["architecture"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, FileError):
-            raise
+    except FileError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise FileError(
-            f"model={spec!r}: {description.name} is no model description ({error})"
+            f"model={spec!r}: {description.name} is no model description, as `crashsim train` "
+            f"writes it ({type(error).__name__}: {error})"
         ) from error
     model = architecture.build()
-    _load_state(model, str(stem.with_name(stem.name + ".safetensors")))
+    _load_state(model, str(weights))
     return NamedModel(spec, model, architecture, facts=described.get("facts"))
 
 
 def _load_state(model: nn.Module, path: str) -> None:
     """Loads weights without ever running code from the file."""
-    if not Path(path).exists():
-        raise FileError(f"weights: {path!r} does not exist")
+    if not os.path.isfile(path):
+        what = "is a folder" if os.path.isdir(path) else "does not exist"
+        raise FileError(f"weights: {path!r} {what}; give a state dict (.safetensors, .pt or .pth)")
     try:
         if Path(path).suffix == ".safetensors":
             state = load_file(path)
         else:
             state = torch.load(path, weights_only=True, map_location="cpu")
-        model.load_state_dict(state)
-    except (
-        OSError,
-        SafetensorError,
-        RuntimeError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        EOFError,
-    ) as error:
-        raise FileError(
-            f"weights: {path!r} does not fit the network ({str(error).strip()})"
-        ) from error
     except Exception as error:  # torch.load refuses pickled code with pickle's own exceptions
         raise FileError(
-            f"weights: {path!r} is not a plain state dict ({str(error).splitlines()[0]}); "
-            "save model.state_dict(), or use safetensors"
+            f"weights: {path!r} is not a plain state dict ({_line(error)}); save "
+            "model.state_dict(), or use safetensors"
         ) from error
+    try:
+        model.load_state_dict(state)
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+        raise FileError(
+            f"weights: {path!r} does not fit the network ({_line(error, 3)}); give the weights of "
+            "this very network"
+        ) from error
+
+
+def _line(error: Exception, lines: int = 1) -> str:
+    """The first lines of what torch says, in one; its kind, where it says nothing."""
+    said = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    more = " ..." if len(said) > lines else ""
+    return " ".join(said[:lines]).split(". ")[0] + more if said else type(error).__name__
 
 
 def _load_exported(path: Path) -> nn.Module:
-    if not path.exists():
-        raise FileError(f"model={str(path)!r} does not exist")
+    if not os.path.exists(path):
+        raise FileError(f"model={str(path)!r} does not exist; give a file of torch.export.save")
     _refuse_code(path)
     try:
         with warnings.catch_warnings():  # torch's own, of what it will change in loading
@@ -191,7 +221,7 @@ def _load_exported(path: Path) -> nn.Module:
             return torch.export.load(str(path)).module()
     except Exception as error:  # a damaged archive fails in many ways inside torch
         raise FileError(
-            f"model={str(path)!r} is no torch.export archive ({str(error).splitlines()[0]})"
+            f"model={str(path)!r} is no torch.export archive ({_line(error)})"
         ) from error
 
 
@@ -225,44 +255,3 @@ def _refuse_code(path: Path) -> None:
                 "the model without custom objects, or name the code that builds it as "
                 "path.py:factory"
             ) from error
-
-
-def _call_factory(spec: str) -> nn.Module:
-    where, _, name = spec.rpartition(":")
-    module = _import_file(Path(where), spec) if where.endswith(".py") else _import(where, spec)
-    factory = getattr(module, name, None)
-    if factory is None:
-        raise ArgumentError(f"model={spec!r}: {where!r} has no {name!r}")
-    if isinstance(factory, nn.Module):
-        return factory
-    if not callable(factory):
-        raise ArgumentError(f"model={spec!r}: {name!r} is {type(factory).__name__}, not a factory")
-    model = factory()
-    if not isinstance(model, nn.Module):
-        raise ArgumentError(
-            f"model={spec!r}: {name}() returned {type(model).__name__}, not a torch.nn.Module"
-        )
-    return model
-
-
-def _import(name: str, spec: str) -> ModuleType:
-    sys.path.insert(0, str(Path.cwd()))  # as python -m does
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise FileError(f"model={spec!r}: cannot import {name!r} ({error})") from error
-    finally:
-        sys.path.pop(0)
-
-
-def _import_file(path: Path, spec: str) -> ModuleType:
-    if not path.exists():
-        raise FileError(f"model={spec!r}: {str(path)!r} does not exist")
-    name = f"crashsim_user_{path.stem}"  # never shadows an installed module
-    found = importlib.util.spec_from_file_location(name, path)
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    sys.modules[name] = module
-    found.loader.exec_module(module)
-    return module

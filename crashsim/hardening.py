@@ -20,10 +20,10 @@ from torch import nn
 
 from crashsim.analytic import double_precision
 from crashsim.architectures import Architecture, parse_architecture
+from crashsim.arguments import number, one_of, whole
 from crashsim.data import Data
 from crashsim.errors import ArgumentError
 from crashsim.judging import Judgement, judge, judge_as_paper
-from crashsim.montecarlo import check_epsilon
 from crashsim.placing import Faults
 from crashsim.regularisers import Strengths, attached_penalties
 from crashsim.space import FaultSpace
@@ -139,15 +139,11 @@ class Limits:
     samples: int = 400_000
 
     def __post_init__(self) -> None:
-        if not self.width >= 1:
-            raise ArgumentError(f"width={self.width!r}; give a factor of at least 1")
-        for name in ("replicas", "steps"):
-            if getattr(self, name) < 1:
-                raise ArgumentError(f"{name}={getattr(self, name)!r}; give at least 1")
-        if not 0 <= self.accuracy_loss <= 1:
-            raise ArgumentError(f"accuracy_loss={self.accuracy_loss!r}; give a share, as 0.02")
-        if self.samples < 100:
-            raise ArgumentError(f"samples={self.samples!r}; give at least 100")
+        number("width", self.width, "a factor of at least 1", least=1)
+        whole("replicas", self.replicas, 1)
+        whole("steps", self.steps, 1)
+        whole("samples", self.samples, 100)
+        number("accuracy_loss", self.accuracy_loss, "a share, as 0.02", least=0, most=1)
 
 
 def harden(
@@ -185,11 +181,18 @@ def harden(
     Raises:
         ArgumentError: an argument out of its range, or data that does not fit.
     """
-    check_epsilon(epsilon)
-    if not 0 < delta < 1:
-        raise ArgumentError(f"delta={delta!r}; give a probability between 0 and 1")
-    if method not in ("saddlepoint", "paper"):
-        raise ArgumentError(f"method={method!r}; choose 'saddlepoint' or 'paper'")
+    number("epsilon", epsilon, "a positive number in the units of the outputs", above=0)
+    number("delta", delta, "a probability strictly between 0 and 1", above=0, below=1)
+    number("confidence", confidence, "a number between 0 and 1", above=0, below=1)
+    one_of("method", method, ("saddlepoint", "paper"))
+    for name, data in (("training", training), ("test", test)):
+        if not isinstance(data, Data):
+            raise ArgumentError(f"{name}={data!r}; give a crashsim.data.Data, as load_data returns")
+    for name, given, kind in (("recipe", recipe, Recipe), ("limits", limits, Limits)):
+        if given is not None and not isinstance(given, kind):
+            raise ArgumentError(f"{name}={given!r}; give a {kind.__name__}")
+    if not isinstance(architecture, str | Architecture):
+        raise ArgumentError(f"architecture={architecture!r}; give one as '64-50-10:sigmoid'")
     built = parse_architecture(architecture) if isinstance(architecture, str) else architecture
     if len(built.sizes) < 3:
         raise ArgumentError(f"architecture={str(built)!r}: has no hidden layer to harden")
@@ -401,6 +404,8 @@ def _promise(judged: Judgement) -> str:
 def _split(data: Data) -> tuple[Data, Data]:
     """Nine tenths to train on, one tenth to decide with."""
     cut = max(1, len(data.inputs) // 10)
+    if len(data.inputs) < 2:
+        raise ArgumentError(f"data={data.name!r} has one example; give two or more to train on")
     if data.targets is None:
         raise ArgumentError(f"data={data.name!r} has no targets; give classes to train on")
     return (

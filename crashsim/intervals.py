@@ -80,7 +80,7 @@ def clustered_proportion_interval(mean: Floats, variance: Floats, n: int, alpha:
         alpha: 1 - confidence.
     """
     effective = np.full(np.shape(mean), float(n))
-    spread = variance > 0
+    spread = variance > 1e-12 * mean * (1 - mean)  # less is rounding: all masks are alike
     np.divide(mean * (1 - mean) * n, variance, out=effective, where=spread)
     # Korn and Graubard's correction for estimating the variance with n - 1 degrees of freedom.
     shrink = (stats.norm.ppf(alpha / 2) / stats.t.ppf(alpha / 2, n - 1)) ** 2 if n > 1 else 1.0

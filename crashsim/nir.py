@@ -6,9 +6,11 @@ Monte Carlo work: exact for integrators with reset by subtraction in the limit o
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections import OrderedDict
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -53,8 +55,9 @@ def read_chip(path: str | Path, reset: Reset | None = None) -> tuple[Chip, nn.Mo
         ArgumentError: its neurons have no rate curve that is a layer's activation.
         MissingExtraError: the package ``nir`` is not installed.
     """
-    if not Path(path).exists():
-        raise FileError(f"model={str(path)!r} does not exist")
+    if not os.path.isfile(path):
+        what = "is a folder" if os.path.isdir(path) else "does not exist"
+        raise FileError(f"model={str(path)!r} {what}; give a .nir file")
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", HardwareWarning)
@@ -75,6 +78,27 @@ def read_chip(path: str | Path, reset: Reset | None = None) -> tuple[Chip, nn.Mo
     for message in caught:
         warnings.warn(str(message.message), CrashsimWarning, stacklevel=2)
     return replace(chip, network=network), model
+
+
+def check_nir_installed() -> None:
+    """Raises MissingExtraError where NIR files can be neither read nor written."""
+    if find_spec("nir") is None:
+        raise MissingExtraError("nir: writing a chip as NIR needs `pip install crashsim[nir]`")
+
+
+def write_chip(chip: Chip, path: str | Path) -> None:
+    """Writes a chip as a NIR graph.
+
+    Raises:
+        ArgumentError: NIR has no word for something of the chip.
+        FileError: the file cannot be written.
+    """
+    try:
+        chips.write_nir(chip, path)
+    except HardwareError as error:
+        raise ArgumentError(f"nir: {error}") from error
+    except OSError as error:
+        raise FileError(f"nir={str(path)!r}: cannot write there ({error})") from error
 
 
 def torch_model(network: chips.Network) -> nn.Sequential:

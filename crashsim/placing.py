@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 
 import numpy as np
+import torch
 from crashsim_theory import Moments
 
 from crashsim.changes import RARE_WEIGHTS, is_rare
@@ -12,6 +14,8 @@ from crashsim.errors import ArgumentError, SiteError
 from crashsim.faults import Fault
 from crashsim.points import Placement
 from crashsim.sites import Site, select_sites
+
+_STRONGEST = 1e75  # whose fourth power is a finite number in double precision
 
 Faults = Fault | Mapping[str, Fault]
 
@@ -49,6 +53,19 @@ def _check_reach(struck: list[Site], available: list[Site]) -> None:
         f"sites: the output does not depend on {names}, so faults there change nothing (as found "
         f"with the first input); choose among: {', '.join(others[:20]) or 'none'}{more}"
     )
+
+
+def check_strength(placements: list[Placement], dtype: torch.dtype) -> None:
+    """Raises ArgumentError for a fault of numbers that the model or their moments cannot hold."""
+    most = min(torch.finfo(dtype).max, _STRONGEST)
+    for fault in {p.fault for p in placements}:
+        for field in fields(fault):
+            value = getattr(fault, field.name)
+            if isinstance(value, int | float) and abs(value) > most:
+                raise ArgumentError(
+                    f"{type(fault).__name__}: {field.name}={value!r} is too large for {dtype}; "
+                    f"give at most {most:.2g}"
+                )
 
 
 def moments_of(placement: Placement) -> Moments:

@@ -18,12 +18,13 @@ from crashsim_theory import LinearSurrogate, TheoryError
 
 from crashsim import layers as torch_layers
 from crashsim.analytic import Analysis, mean_point_taylor, of_output, of_pair
-from crashsim.errors import ArgumentError
+from crashsim.arguments import number
 from crashsim.estimate import Kind
 from crashsim.layers import UnsupportedLayerError, layers_of
 from crashsim.space import FaultSpace
 
 _PRECISION = 1e-3  # of the largest p, relative
+_NOTHING = 1e-9  # of the surrogate's spread: an epsilon below which there is no need to look
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,8 @@ def answers(space: FaultSpace, analysis: Analysis, epsilon: float, delta: float)
 
 def check_delta(delta: float | None) -> None:
     """ArgumentError unless delta is None or strictly between 0 and 1."""
-    number = isinstance(delta, int | float | np.floating) and not isinstance(delta, bool)
-    if delta is not None and not (number and 0 < delta < 1):
-        raise ArgumentError(f"delta={delta!r}; give a probability strictly between 0 and 1")
+    if delta is not None:
+        number("delta", delta, "a probability strictly between 0 and 1", above=0, below=1)
 
 
 def _attempt(question: str, method: str, find: Callable[[], tuple[float, str]]) -> Answer:
@@ -103,10 +103,11 @@ def _tail(surrogate: LinearSurrogate, epsilon: float, method: str) -> float:
 
 def _reach(surrogate: LinearSurrogate, output: int, delta: float, method: str) -> Answer:
     """The epsilon that delta is reached at, by bisection on the averaged tail."""
-    low, high = 0.0, float(np.abs(surrogate.mean).max() + 2 * np.sqrt(surrogate.variance.max()))
+    start = float(np.abs(surrogate.mean).max() + 2 * np.sqrt(surrogate.variance.max()))
+    low, high = 0.0, start
     while high > 0 and _tail(surrogate, high, method) > delta:
         low, high = high, 2 * high
-    while high - low > _PRECISION * high:
+    while high - low > max(_PRECISION * high, _NOTHING * start):  # delta may be reached at 0
         middle = (low + high) / 2
         low, high = (low, middle) if _tail(surrogate, middle, method) <= delta else (middle, high)
     kind: Kind = "estimate" if method == "saddlepoint" else "bound"

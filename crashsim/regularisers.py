@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from crashsim.arguments import one_of, whole
 from crashsim.attached import Attached, _devices, _key_of, mean_of, variance_of
 from crashsim.continuity import Balance, Continuity, check_strength
 from crashsim.errors import ArgumentError, ModelError
@@ -93,11 +94,9 @@ class CrashVariance(Attached):
         seed: int = 0,
     ) -> None:
         check_strength(strength)
-        if at not in ("zero", "mean"):
-            raise ArgumentError(f"at={at!r}; choose 'zero' or 'mean'")
-        if not isinstance(draws, int) or draws < 1:
-            raise ArgumentError(f"draws={draws!r}; give an integer of at least 1")
-        self.strength, self.at, self.exact, self.draws = strength, at, exact, draws
+        one_of("at", at, ("zero", "mean"))
+        self.strength, self.at, self.exact = strength, at, exact
+        self.draws = whole("draws", draws, 1)
         self.variance = torch.zeros(())
         self._generator = torch.Generator().manual_seed(check_seed(seed))
         self._passes: list[_Pass] = []
@@ -434,8 +433,8 @@ class Strengths:
     balance: float = 0.0
 
     def __post_init__(self) -> None:
-        for strength in (self.variance, self.continuity, self.balance):
-            check_strength(strength)
+        for name in ("variance", "continuity", "balance"):
+            check_strength(getattr(self, name), name)
 
     @property
     def any(self) -> bool:

@@ -26,9 +26,21 @@ from crashsim.montecarlo import MonteCarlo, check_sampling
 from crashsim.pictures import Curves, Histogram, curves_of, histogram_of
 from crashsim.placing import Faults
 from crashsim.plan import plan
-from crashsim.points import check_seed
+from crashsim.points import Placement, check_seed
 from crashsim.questions import Answer, check_delta
+from crashsim.records import (
+    ChipFacts,
+    CoordinateFacts,
+    FaultFacts,
+    FormulaFacts,
+    InputFacts,
+    ModelFacts,
+    SiteFacts,
+    contradictions,
+)
 from crashsim.space import FaultSpace
+from crashsim.typed import MismatchError, typed
+from crashsim.writing import write_text
 
 if TYPE_CHECKING:
     from crashsim_hardware import Chip
@@ -76,10 +88,10 @@ class Score:
         versions: of crashsim and the packages its numbers depend on.
     """
 
-    model: dict[str, Any]
-    inputs: dict[str, Any]
-    faults: list[dict[str, Any]]
-    sites: list[dict[str, Any]]
+    model: ModelFacts
+    inputs: InputFacts
+    faults: list[FaultFacts]
+    sites: list[SiteFacts]
     coordinates: int
     outputs: int
     seed: int
@@ -89,12 +101,12 @@ class Score:
     stopped: str | None
     estimates: list[Estimate]
     agreement: list[Agreement]
-    top: list[dict[str, Any]]
+    top: list[CoordinateFacts]
     covariance: dict[str, list[list[float]]]
-    formulas: dict[str, dict[str, str]]
+    formulas: dict[str, FormulaFacts]
     curves: Curves | None
     histogram: Histogram | None
-    hardware: dict[str, Any] | None
+    hardware: ChipFacts | None
     delta: float | None
     answers: list[Answer]
     plan: list[str]
@@ -149,31 +161,36 @@ class Score:
                 "give a file that `crashsim score --json` of this version wrote"
             )
         try:
-            values = {f.name: plain[f.name] for f in fields(cls)}
-            values["estimates"] = [Estimate(**e) for e in plain["estimates"]]
-            values["agreement"] = [
-                Agreement(**{**a, "worst_at": tuple(a["worst_at"])}) for a in plain["agreement"]
-            ]
-            values["answers"] = [Answer(**a) for a in plain["answers"]]
-            values["curves"] = plain["curves"] and Curves(**plain["curves"])
-            values["histogram"] = plain["histogram"] and Histogram(**plain["histogram"])
-        except (KeyError, TypeError) as error:
-            raise FileError(f"score: incomplete or damaged ({error})") from error
-        return cls(**values)
+            found = cast(Score, typed(cls, dict(plain)))
+        except MismatchError as error:
+            raise FileError(
+                f"score: {error}; the file is damaged or was changed: write it again with "
+                "`crashsim score --json`"
+            ) from error
+        if told := contradictions(found):
+            raise FileError(
+                f"score: {told}; the file is damaged or was changed: write it again with "
+                "`crashsim score --json`"
+            )
+        return found
 
     def save(self, path: str | Path) -> None:
-        """Writes the score as JSON."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False))
+        """Writes the score as JSON. Raises FileError if it cannot."""
+        write_text("path", path, json.dumps(self.to_dict(), indent=1, allow_nan=False))
 
     @classmethod
     def load(cls, path: str | Path) -> Score:
         """Reads a score from JSON. Raises FileError if it cannot."""
         try:
-            return cls.from_dict(json.loads(Path(path).read_text()))
-        except (OSError, ValueError) as error:
-            if isinstance(error, FileError):
-                raise
-            raise FileError(f"score: cannot read {str(path)!r} ({error})") from error
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except FileError as error:
+            raise FileError(f"score={str(path)!r}: {str(error).removeprefix('score: ')}") from error
+        except (OSError, ValueError, RecursionError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise FileError(
+                f"score={str(path)!r}: cannot be read as JSON ({reason}); give a file that "
+                "`crashsim score --json` wrote"
+            ) from error
 
     def to_text(self, width: int = 100) -> str:
         """Tables for a terminal of this width."""
@@ -313,7 +330,7 @@ def _collect(
             "count": space.B,
             "shape": space.examples.shapes(),
         },
-        faults=[p.fault.to_dict() | {"site": p.site.name} for p in space.placements],
+        faults=[_describe_fault(p) for p in space.placements],
         sites=_describe_sites(space, analysis),
         coordinates=space.N,
         outputs=space.K,
@@ -373,16 +390,23 @@ def _doubts(
     return found
 
 
-def _describe_model(space: FaultSpace, names: Mapping[str, str]) -> dict[str, Any]:
-    return {
+def _describe_model(space: FaultSpace, names: Mapping[str, str]) -> ModelFacts:
+    facts: ModelFacts = {
         "name": names.get("model") or type(space.model).__name__,
         "class": type(space.model).__name__,
         "parameters": sum(p.numel() for p in space.model.parameters()),
         "dtype": str(space.dtype).removeprefix("torch."),
-    } | ({"readout": space.readout.name} if space.readout.name else {})
+    }
+    if space.readout.name:
+        facts["readout"] = space.readout.name
+    return facts
 
 
-def _describe_sites(space: FaultSpace, analysis: analytic.Analysis) -> list[dict[str, Any]]:
+def _describe_fault(placement: Placement) -> FaultFacts:
+    return cast(FaultFacts, placement.fault.to_dict() | {"site": placement.site.name})
+
+
+def _describe_sites(space: FaultSpace, analysis: analytic.Analysis) -> list[SiteFacts]:
     shares = analysis.shares
     return [
         {
@@ -397,12 +421,12 @@ def _describe_sites(space: FaultSpace, analysis: analytic.Analysis) -> list[dict
     ]
 
 
-def _top(space: FaultSpace, analysis: analytic.Analysis) -> list[dict[str, Any]]:
+def _top(space: FaultSpace, analysis: analytic.Analysis) -> list[CoordinateFacts]:
     """The coordinates with the largest shares of the variance, largest first."""
     shares = analysis.shares
     if shares is None:
         return []
-    found = []
+    found: list[CoordinateFacts] = []
     for i in np.argsort(-shares, kind="stable")[:_TOP]:
         p = next(p for p in space.placements if p.start <= i < p.stop)
         local = int(i) - p.start

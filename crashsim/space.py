@@ -20,11 +20,12 @@ from crashsim.discovery import find_sites
 from crashsim.errors import ArgumentError, CrashsimError, ModelError, NotApplicableError
 from crashsim.faults import Fault
 from crashsim.inputs import Inputs, ModelInputs, plain, read_inputs
-from crashsim.placing import Faults, moments_of, place, scalars_of_weights
+from crashsim.placing import Faults, check_strength, moments_of, place, scalars_of_weights
 from crashsim.points import Floats, Integers, Placement, Points
 from crashsim.readout import find_readout
 from crashsim.sites import Action, Site, perturbing
 from crashsim.unfused import Unfused
+from crashsim.users_code import described
 from crashsim.ways import Ways
 
 # Scalars of activations in flight at once: small enough for the cache, large enough to batch.
@@ -109,6 +110,7 @@ class FaultSpace:
             clean = check_outputs(self._call, self.examples)
             self.available_sites = find_sites(model, self.examples, self._forward)
         self.placements = place(faults, sites, self.available_sites)
+        check_strength(self.placements, self.dtype)
         self.N = self.placements[-1].stop
         self.B, self.K = clean.shape
         self.moments = Moments.concatenate([moments_of(placement) for placement in self.placements])
@@ -370,18 +372,11 @@ class FaultSpace:
             yield
         except CrashsimError:
             raise
-        except (
-            RuntimeError,
-            ValueError,
-            TypeError,
-            LookupError,
-            AttributeError,
-            AssertionError,
-        ) as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
+        except (Exception, SystemExit) as error:
             remedy = "give inputs as its forward takes them"
             if isinstance(self.model, torch.fx.GraphModule):
                 remedy += ", and export the model with a free batch size (dynamic_shapes)"
             raise ModelError(
-                f"inputs: the model fails on {self.examples.describe()} ({reason}); {remedy}"
+                f"inputs: the model fails on {self.examples.describe()} ({described(error)}); "
+                + remedy
             ) from error

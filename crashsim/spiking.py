@@ -31,6 +31,14 @@ from crashsim.intervals import (
 )
 from crashsim.layers import Key, Layer, UnsupportedLayerError, layers_of
 from crashsim.points import Floats, Placement, sample_points
+from crashsim.records import (
+    ChipFacts,
+    DeviceFacts,
+    LayerRasterFacts,
+    RasterFacts,
+    RateFacts,
+    SpikeFacts,
+)
 from crashsim.space import FaultSpace
 
 Engine = Literal["brian2", "numpy"]
@@ -55,7 +63,7 @@ class ChipRun:
     """
 
     estimates: list[Estimate]
-    facts: dict[str, Any]
+    facts: ChipFacts
     warnings: list[str] = field(default_factory=list)
 
 
@@ -179,7 +187,7 @@ def run_chip(
             drawn = chips.raster(chip, inputs[0], broken, mask=_telling(broken), engine=engine)
         except HardwareError as error:
             raise ArgumentError(f"hardware: {error}") from error
-    facts = {
+    facts: ChipFacts = {
         "engine": engine,
         "steps": steps,
         "masks": masks,
@@ -193,7 +201,8 @@ def run_chip(
         "mask_correlation": gap.mask_correlation if gap.variance_ratio > 0 else math.nan,
         "network_mean": gap.mean.tolist(),
         "network_variance": gap.variance.tolist(),
-        **_clean_facts(space, clean.outputs[0]),
+        "clean_error": _clean_error(space, clean.outputs[0]),
+        "clean_agreement": _clean_agreement(space, clean.outputs[0]),
         "rates": _rates(network, inputs, clean),
         "raster": _raster_facts(drawn),
     }
@@ -343,23 +352,23 @@ def _values(moment: chips.Moment) -> Values:
     return Values(moment.value, moment.low, moment.high)
 
 
-def _clean_facts(space: FaultSpace, outputs: Floats) -> dict[str, float]:
-    """How far the clean chip is from the network."""
+def _clean_error(space: FaultSpace, outputs: Floats) -> float:
+    """How far the clean chip is from the network, over the spread of the network's outputs."""
     exact = space.clean()
     size = math.sqrt(float(((exact - exact.mean(0)) ** 2).mean())) or math.nan
-    return {
-        "clean_error": math.sqrt(float(((outputs - exact) ** 2).mean())) / size,
-        "clean_agreement": float((outputs.argmax(1) == exact.argmax(1)).mean()),
-    }
+    return math.sqrt(float(((outputs - exact) ** 2).mean())) / size
 
 
-def _rates(
-    network: chips.Network, inputs: Floats, clean: chips.RunResult
-) -> list[dict[str, list[float]]]:
+def _clean_agreement(space: FaultSpace, outputs: Floats) -> float:
+    """Share of inputs for which the clean chip names the network's class."""
+    return float((outputs.argmax(1) == space.clean().argmax(1)).mean())
+
+
+def _rates(network: chips.Network, inputs: Floats, clean: chips.RunResult) -> list[RateFacts]:
     """Activations of the network and of the chip, a few hundred per layer."""
     assert clean.rates is not None
     exact = network.forward(inputs).hidden
-    found = []
+    found: list[RateFacts] = []
     for truth, rates in zip(exact, clean.rates, strict=True):
         thin = max(1, truth.size // 400)
         found.append(
@@ -371,9 +380,9 @@ def _rates(
     return found
 
 
-def _raster_facts(drawn: chips.Raster) -> dict[str, Any]:
+def _raster_facts(drawn: chips.Raster) -> RasterFacts:
     """Spikes of the clean and the crashed chip, thinned to some neurons of each layer."""
-    layers = []
+    layers: list[LayerRasterFacts] = []
     for clean, crashed, dead in zip(drawn.clean, drawn.crashed, drawn.dead, strict=True):
         n = len(dead)
         # Dead neurons first, then evenly spread ones: the picture is about the dead.
@@ -392,7 +401,7 @@ def _raster_facts(drawn: chips.Raster) -> dict[str, Any]:
     return {"duration": drawn.duration, "layers": layers}
 
 
-def _thin_spikes(spikes: chips.Spikes, row: Any) -> dict[str, list[float]]:
+def _thin_spikes(spikes: chips.Spikes, row: Any) -> SpikeFacts:
     rows = row[spikes.neurons]
     kept = rows >= 0
     return {
@@ -401,7 +410,7 @@ def _thin_spikes(spikes: chips.Spikes, row: Any) -> dict[str, list[float]]:
     }
 
 
-def _device_facts(device: chips.Device) -> dict[str, Any]:
+def _device_facts(device: chips.Device) -> DeviceFacts:
     return {
         "name": device.name,
         "title": device.title,

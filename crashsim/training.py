@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -9,9 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from crashsim.arguments import number, whole
 from crashsim.data import Data
 from crashsim.errors import ArgumentError
+from crashsim.points import check_seed
 from crashsim.sites import ACTIVATION_MODULES
+from crashsim.users_code import described
 
 Progress = Callable[[int, int], None]
 
@@ -37,15 +41,12 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, smallest in (("epochs", 1), ("batch", 1)):
-            if getattr(self, name) < smallest:
-                raise ArgumentError(f"{name}={getattr(self, name)!r}; give at least {smallest}")
-        if not self.learning_rate > 0:
-            raise ArgumentError(f"learning_rate={self.learning_rate!r}; give a positive number")
-        if not 0 <= self.dropout < 1:
-            raise ArgumentError(f"dropout={self.dropout!r}; give a probability below 1")
-        if not self.weight_decay >= 0:
-            raise ArgumentError(f"weight_decay={self.weight_decay!r}; give a number >= 0")
+        whole("epochs", self.epochs, 1)
+        whole("batch", self.batch, 1)
+        number("learning_rate", self.learning_rate, "a positive number", above=0)
+        number("weight_decay", self.weight_decay, "a number >= 0", least=0)
+        number("dropout", self.dropout, "a probability below 1", least=0, below=1)
+        check_seed(self.seed)
 
 
 def train_classifier(
@@ -66,7 +67,8 @@ def train_classifier(
             (B, K), such as ``CrashVariance``.
 
     Raises:
-        ArgumentError: the data has no targets, or they do not fit the model's outputs.
+        ArgumentError: the data has no targets, they do not fit the model's outputs, or training
+            diverges.
     """
     recipe = recipe or Recipe()
     targets = check_targets(model, data)
@@ -97,6 +99,12 @@ def train_classifier(
                     loss.backward()
                     optimizer.step()
                     total += loss.item() * len(chosen)
+                if not math.isfinite(total):
+                    raise ArgumentError(
+                        f"learning_rate={recipe.learning_rate!r}: training diverged in epoch "
+                        f"{epoch + 1} (the loss is not finite); give a smaller one, or weaker "
+                        "penalties"
+                    )
                 schedule.step()
                 if progress:
                     progress(epoch + 1, recipe.epochs)
@@ -106,6 +114,11 @@ def train_classifier(
         model.eval()
         for parameter in model.parameters():
             parameter.grad = None
+    if not all(torch.isfinite(p).all() for p in model.parameters()):
+        raise ArgumentError(
+            f"learning_rate={recipe.learning_rate!r}: training diverged (weights are not finite); "
+            "give a smaller one, or weaker penalties"
+        )
     return total / len(targets)
 
 
@@ -126,14 +139,15 @@ def check_targets(model: nn.Module, data: Data) -> Tensor:
     try:
         with torch.no_grad():
             outputs = model(data.inputs[:2]).shape[-1]
-    except RuntimeError as error:
+    except Exception as error:
         raise ArgumentError(
             f"data={data.name!r}: inputs of shape {tuple(data.inputs.shape[1:])} do not fit the "
-            f"model ({str(error).splitlines()[0]})"
+            f"model ({described(error)})"
         ) from error
     largest = int(data.targets.max())
     if largest >= outputs or int(data.targets.min()) < 0:
         raise ArgumentError(
-            f"data={data.name!r}: classes up to {largest}, but the model has {outputs} outputs"
+            f"data={data.name!r}: classes from {int(data.targets.min())} to {largest}, but the "
+            f"model has {outputs} outputs; number classes from 0, one output for each"
         )
     return data.targets

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from crashsim.estimate import Estimate
 
@@ -71,13 +71,10 @@ def verdict(score: Score) -> str:
             f"{which.capitalize()} moves by {score.epsilon:g} or more with probability "
             f"{percent(tail.value)} ({_source(tail)})."
         )
-    leading = max(
-        (s for s in score.sites if s["share"] is not None), key=lambda s: s["share"], default=None
-    )
-    if leading is not None and len(score.sites) > 1 and leading["share"] > 0:
-        sentences.append(
-            f"{percent(leading['share'])} of the variance comes from {leading['name']}."
-        )
+    shares = {s["name"]: s["share"] for s in score.sites if s["share"] is not None}
+    leading = max(shares, key=shares.__getitem__, default="")
+    if len(score.sites) > 1 and shares.get(leading, 0) > 0:
+        sentences.append(f"{percent(shares[leading])} of the variance comes from {leading}.")
     return " ".join(sentences) or "Nothing was computed."
 
 
@@ -91,7 +88,7 @@ def describe_faults(score: Score) -> str:
     """``1% neuron-crash of 150 coordinates (sigmoid1, sigmoid2)``, for each kind of fault."""
     groups: dict[str, list[int]] = {}
     for i, fault in enumerate(score.faults):
-        own = {k: v for k, v in fault.items() if k not in ("site", "fault")}
+        own: dict[str, Any] = {k: v for k, v in fault.items() if k not in ("site", "fault")}
         rate = percent(own.pop("p")) if "p" in own else f"std {own.pop('std'):g}"
         extra = "".join(f", {k} {v}" for k, v in own.items() if (k, v) != ("group", "unit"))
         groups.setdefault(f"{rate} {fault['fault']}{extra}", []).append(i)
@@ -123,7 +120,7 @@ def _source(estimate: Estimate, power: float = 1.0) -> str:
     kind = estimate.kind
     if estimate.low is None or estimate.high is None or kind == "exact":
         return kind if kind == estimate.method else f"{estimate.method}, {kind}"
-    low, high = estimate.low**power, estimate.high**power
+    low, high = max(estimate.low, 0) ** power, max(estimate.high, 0) ** power
     percents = estimate.quantity in ("tail", "class-change")
     _, low_text, high_text = interval_numbers(low, low, high)
     if percents:

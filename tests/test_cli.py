@@ -142,9 +142,12 @@ def test_wrong_use_exits_with_2(run, examples, name):
     assert not out.strip()
 
 
-def test_a_failure_exits_with_1(run, examples, tmp_path):
-    (tmp_path / "bad.py").write_text("def build():\n    raise KeyError('oops')\n")
-    code, _, err = run("score", "bad.py:build", "--inputs", examples)
+def test_a_failure_exits_with_1(run, examples, monkeypatch):
+    def fails(*_, **__):
+        raise KeyError("oops")
+
+    monkeypatch.setattr("crashsim.scoring.compute", fails)
+    code, _, err = run("score", "4-5-2", "--inputs", examples)
     assert code == 1
     assert "oops" in err
     assert "Traceback" not in err

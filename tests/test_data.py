@@ -159,12 +159,12 @@ def test_damaged_numpy_files(tmp_path, name, raw):
     path = tmp_path / name
     if raw is not None:
         path.write_bytes(raw)
-    with pytest.raises(FileError, match="cannot read"):
+    with pytest.raises(FileError, match="cannot be read"):
         load_data(str(path))
     whole = tmp_path / "whole.npz"
     np.savez_compressed(whole, x=np.random.default_rng(0).normal(size=(50, 3)))
     (tmp_path / "cut.npz").write_bytes(whole.read_bytes()[:-200])
-    with pytest.raises(FileError, match="cannot read"):
+    with pytest.raises(FileError, match="cannot be read"):
         load_data(str(tmp_path / "cut.npz"))
 
 

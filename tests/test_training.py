@@ -66,7 +66,7 @@ def test_bad_recipes(name, value):
     [
         (Data("d", torch.zeros(4, 64)), "no targets"),
         (Data("d", torch.zeros(4, 5), torch.zeros(4, dtype=torch.long)), "do not fit"),
-        (Data("d", torch.zeros(4, 64), torch.tensor([0, 1, 2, 10])), "classes up to 10"),
+        (Data("d", torch.zeros(4, 64), torch.tensor([0, 1, 2, 10])), "classes from 0 to 10"),
         (Data("d", torch.zeros(4, 64), torch.tensor([0, 1, 2, -1])), "classes"),
     ],
 )

@@ -31,7 +31,7 @@ from crashsim.cli.options import (
     WeightsOption,
 )
 from crashsim.cli.reading import (
-    check_writable,
+    check_outputs,
     console,
     progress_bars,
     read_examples,
@@ -41,6 +41,7 @@ from crashsim.cli.reading import (
     write,
 )
 from crashsim.errors import ArgumentError
+from crashsim.writing import all_of
 
 
 def score(
@@ -87,11 +88,10 @@ def score(
     from crashsim.report.spread import spread_over
     from crashsim.report.text import render
 
-    for file in (json_file, report_file):
-        check_writable(file)
+    check_outputs(json=json_file, report=report_file)
     faults = read_faults(fault, p, sites, group)
     data = read_examples(inputs).first(limit)
-    names = [m.strip() for m in methods.split(",")] if methods else None
+    names = None if methods is None else [m.strip() for m in methods.split(",")]
     results = []
     for init in range(inits):
         named = read_model(model, seed + init, train, weights, inits, reset)
@@ -117,13 +117,19 @@ def score(
             console().print(render(results[0]))
     if inits > 1:
         console().print(spread_over(results))
-    if json_file:
-        plain = results[0].to_dict()
-        if inits > 1:
-            plain["inits"] = [result.to_dict() for result in results[1:]]
-        write(json_file, json.dumps(plain, indent=1))
-    if report_file:
-        write(report_file, results[0].to_html())
+
+    def as_json() -> None:
+        if json_file:
+            plain = results[0].to_dict()
+            if inits > 1:
+                plain["inits"] = [result.to_dict() for result in results[1:]]
+            write("json", json_file, json.dumps(plain, indent=1))
+
+    def as_html() -> None:
+        if report_file:
+            write("report", report_file, results[0].to_html())
+
+    all_of(as_json, as_html)
 
 
 def compare(
@@ -153,7 +159,7 @@ def compare(
     from crashsim.report.comparison import render_comparison
     from crashsim.training import accuracy
 
-    check_writable(json_file)
+    check_outputs(json=json_file)
     if len(models) < 2:
         raise ArgumentError(f"models={models}: one model to compare; give at least two")
     if len(set(models)) < len(models):
@@ -192,7 +198,7 @@ def compare(
     if json_file:
         from crashsim.scoring import finite
 
-        write(json_file, json.dumps(finite(result.to_dict()), indent=1))
+        write("json", json_file, json.dumps(finite(result.to_dict()), indent=1))
 
 
 def train(
@@ -227,12 +233,14 @@ def train(
 
     from crashsim.architectures import parse_architecture
     from crashsim.data import load_data
-    from crashsim.files import save_model
+    from crashsim.files import check_model_path, save_model
     from crashsim.regularisers import Strengths, attached_penalties
     from crashsim.training import Recipe, accuracy, train_classifier
 
+    check_model_path(out)
     faults = read_faults(fault, p, sites, group)
     strengths = Strengths(variance, continuity, balance)
+    _check_faults_are_used(strengths.variance > 0 or crash_training, fault, p, sites, group)
     built = parse_architecture(architecture)
     recipe = Recipe(epochs, learning_rate, batch, weight_decay, dropout, seed)
     training, test = load_data(data, "train"), load_data(data, "test")
@@ -258,12 +266,23 @@ def train(
             "crash_training": crash_training,
             "faults": against,
         }
-    weights, _ = save_model(out, model, built, facts)
     console().print(
         f"{built}: test accuracy {reached:.2%} on {len(test.inputs)} examples, "
         f"training loss {loss:.3g}"
     )
-    console().print(f"wrote {weights}", style="dim", highlight=False)
+    weights, _ = save_model(out, model, built, facts)
+    console().print(f"wrote {weights}", style="dim", highlight=False, markup=False)
+
+
+def _check_faults_are_used(used: bool, *options: object) -> None:
+    """Options that would have no effect are a mistake: the training would not be what it seems."""
+    names = ("fault", "p", "sites", "group")
+    given = [name for name, option in zip(names, options, strict=True) if option is not None]
+    if given and not used:
+        raise ArgumentError(
+            f"{given[0]}: nothing trains against faults here; give --variance or "
+            f"--crash-training too, or leave --{given[0]} out"
+        )
 
 
 def derive(
@@ -297,5 +316,5 @@ def report(
     """Turn a saved score into an HTML report."""
     from crashsim.scoring import Score
 
-    check_writable(out)
-    write(out, Score.load(score_file).to_html())
+    check_outputs(out=out)
+    write("out", out, Score.load(score_file).to_html())

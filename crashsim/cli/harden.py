@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from crashsim.cli.options import FaultOption, GroupOption, JsonOption, POption, SeedOption
-from crashsim.cli.reading import check_writable, console, progress_bars, read_faults, write
+from crashsim.cli.reading import check_outputs, console, progress_bars, read_faults, write
+from crashsim.writing import all_of
 
 
 def harden(
@@ -42,12 +44,13 @@ def harden(
 ) -> None:
     """Train, regularise, widen and replicate until failures are as rare as asked for."""
     from crashsim.data import load_data
-    from crashsim.files import save_model
+    from crashsim.files import check_model_path, save_model
     from crashsim.hardening import Limits, Step
     from crashsim.hardening import harden as harden_network
     from crashsim.training import Recipe
 
-    check_writable(json_file)
+    check_outputs(json=json_file)
+    check_model_path(out)
     faults: Any = read_faults(fault, p, sites, group)
     screen = console()
 
@@ -78,17 +81,22 @@ def harden(
     screen.print(found.statement, style="green" if found.reached else "red", highlight=False)
     summary = {k: v for k, v in found.to_dict().items() if k != "architecture"}
     facts = {"data": data, "accuracy": found.accuracy, "hardening": _finite(summary)}
-    weights, _ = save_model(out, found.model, found.design.architecture, facts)
-    copies = "1 copy" if found.replicas == 1 else f"{found.replicas} copies, voting by median"
-    screen.print(
-        f"wrote {weights} ({copies}; test accuracy {found.accuracy:.2%})",
-        style="dim",
-        highlight=False,
-    )
-    if json_file:
-        import json
 
-        write(json_file, json.dumps(_finite(found.to_dict()), indent=1))
+    def as_model() -> None:
+        weights, _ = save_model(out, found.model, found.design.architecture, facts)
+        copies = "1 copy" if found.replicas == 1 else f"{found.replicas} copies, voting by median"
+        screen.print(
+            f"wrote {weights} ({copies}; test accuracy {found.accuracy:.2%})",
+            style="dim",
+            highlight=False,
+            markup=False,
+        )
+
+    def as_json() -> None:
+        if json_file:
+            write("json", json_file, json.dumps(_finite(found.to_dict()), indent=1))
+
+    all_of(as_model, as_json)
     if not found.reached:
         raise typer.Exit(1)
 

@@ -23,15 +23,17 @@ from crashsim.cli.options import (
     WeightsOption,
 )
 from crashsim.cli.reading import (
-    check_writable,
+    check_outputs,
     console,
     progress_bars,
     read_data,
     read_faults,
     read_model,
+    told_written,
     write,
 )
 from crashsim.errors import ArgumentError
+from crashsim.writing import all_of
 
 
 def hardware(
@@ -73,17 +75,19 @@ def hardware(
     json_file: JsonOption = None,
 ) -> None:
     """Run the faults on a spiking model of the chip, beside the network under the same masks."""
-    import crashsim_hardware
-
     from crashsim.chip_faults import parse_chip_fault
+    from crashsim.nir import check_nir_installed, write_chip
     from crashsim.report.text import render_chip
+    from crashsim.scoring import finite
     from crashsim.space import FaultSpace
     from crashsim.spiking import chip_of, run_chip
 
-    for file in (json_file, nir_file):
-        check_writable(file)
+    check_outputs(json=json_file, nir=nir_file)
+    if nir_file:
+        check_nir_installed()
     profile = _device(device, set_values or [])
-    own = [name for name, given in (("fault", fault), ("p", p), ("sites", sites)) if given]
+    options = (("fault", fault), ("p", p), ("sites", sites), ("group", group))
+    own = [name for name, given in options if given is not None]
     if own and (device or chip_fault):
         raise ArgumentError(
             f"{own[0]}: --device and --chip-fault bring faults of their own; leave --{own[0]} out"
@@ -109,19 +113,19 @@ def hardware(
             console().print(str(estimate), highlight=False)
     for warning in found.warnings:
         console().print(f"warning: {warning}", style="yellow", highlight=False)
-    if json_file:
-        from crashsim.scoring import finite
 
-        plain = {"schema": 1, "seed": seed, "model": named.name, "hardware": found.facts}
-        plain["estimates"] = [e.to_dict() for e in found.estimates]
-        write(json_file, json.dumps(finite(plain), indent=1))
-    if nir_file:
-        chip, _ = (named.chip, None) if named.chip else chip_of(space, steps)
-        try:
-            crashsim_hardware.write_nir(chip, nir_file)
-        except crashsim_hardware.HardwareError as error:
-            raise ArgumentError(f"nir: {error}") from error
-        console().print(f"wrote {nir_file}", style="dim", highlight=False)
+    def as_json() -> None:
+        if json_file:
+            plain = {"schema": 1, "seed": seed, "model": named.name, "hardware": found.facts}
+            plain["estimates"] = [e.to_dict() for e in found.estimates]
+            write("json", json_file, json.dumps(finite(plain), indent=1))
+
+    def as_nir() -> None:
+        if nir_file:
+            write_chip(named.chip or chip_of(space, steps)[0], nir_file)
+            told_written(nir_file)
+
+    all_of(as_json, as_nir)
 
 
 def _device(name: str | None, settings: list[str]) -> Any:

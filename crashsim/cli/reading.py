@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from crashsim.errors import ArgumentError, CrashsimWarning, FileError
+from crashsim.errors import ArgumentError, CrashsimWarning
+from crashsim.writing import check_writable, write_text
 
 _SMALL = 2_000_000  # parameters
 
@@ -47,16 +48,31 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
 def read_faults(
     specs: list[str] | None, p: float | None, sites: str | None, group: str | None
 ) -> dict[str, Any]:
-    """Faults by site from the options."""
+    """Faults by site from the options.
+
+    Raises:
+        ArgumentError: a fault that makes no sense, or an option that no fault takes.
+    """
     from crashsim.faults import parse_fault
 
     found: dict[str, Any] = {}
+    unused = {"p": p, "sites": sites, "group": group}
     for spec in specs or ["neuron-crash"]:
         where, fault = parse_fault(spec, default_p=0.01 if p is None else p, group=group)
-        site = where or sites or ("weights" if fault.strikes == "weights" else "hidden")
-        if site in found:
-            raise ArgumentError(f"fault={spec!r}: {site!r} has a fault already; name other sites")
-        found[site] = fault
+        if where is None:
+            unused.pop("sites", None)
+            where = sites
+        for option in ("p", "group"):
+            if hasattr(fault, option) and f"{option}=" not in spec.rpartition(":")[2]:
+                unused.pop(option, None)
+        if where is None:
+            where = "weights" if fault.strikes == "weights" else "hidden"
+        if where in found:
+            raise ArgumentError(f"fault={spec!r}: {where!r} has a fault already; name other sites")
+        found[where] = fault
+    for option, value in unused.items():
+        if value is not None:
+            raise ArgumentError(f"{option}={value!r}: no --fault takes it; leave --{option} out")
     return found
 
 
@@ -132,16 +148,21 @@ def score_model(
         )
 
 
-def check_writable(path: Path | None) -> None:
-    """Fails before the work, not after it."""
-    if path is not None and path.is_dir():
-        raise FileError(f"output: {str(path)!r} is a folder; give a file name")
+def check_outputs(**files: Path | None) -> None:
+    """Fails before the work, not after it, where a file cannot be written; by option."""
+    for option, path in files.items():
+        check_writable(option, path)
+    paths = [path.resolve() for path in files.values() if path is not None]
+    if len(set(paths)) < len(paths):
+        raise ArgumentError(
+            f"{' and '.join(files)}: the same file {str(paths[0])!r}; give each its own"
+        )
 
 
-def write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    except OSError as error:
-        raise FileError(f"output: cannot write {str(path)!r} ({error})") from error
-    Console(stderr=True).print(f"wrote {path}", style="dim", highlight=False)
+def write(option: str, path: Path, text: str) -> None:
+    write_text(option, path, text)
+    told_written(path)
+
+
+def told_written(path: Path) -> None:
+    Console(stderr=True).print(f"wrote {path}", style="dim", highlight=False, markup=False)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from crashsim.records import ChipFacts
 from crashsim.report.tables import number
 
 
-def sentence(facts: dict[str, Any]) -> str:
+def sentence(facts: ChipFacts) -> str:
     """How the chip was run, and how close it is without faults."""
     device = f" ({facts['device']['title'].lower()})" if facts["device"] else ""
     return (
@@ -19,7 +18,7 @@ def sentence(facts: dict[str, Any]) -> str:
     )
 
 
-def rows(facts: dict[str, Any]) -> list[tuple[str, str, str]]:
+def rows(facts: ChipFacts) -> list[tuple[str, str, str]]:
     """The gap between chip and network under the same masks: name, value, meaning."""
     network_mean = np.abs(np.array(facts["network_mean"])).mean()
     network_variance = np.array(facts["network_variance"]).sum(1).mean()

@@ -7,6 +7,7 @@ from typing import Any
 
 import jinja2
 
+from crashsim.records import ChipFacts
 from crashsim.report import chip, tables
 from crashsim.report.text import footer
 from crashsim.scoring import Score
@@ -51,7 +52,7 @@ def to_html(score: Score) -> str:
     )
 
 
-def _chip(facts: dict[str, Any]) -> dict[str, Any]:
+def _chip(facts: ChipFacts) -> dict[str, Any]:
     from crashsim.report import plots
 
     return {

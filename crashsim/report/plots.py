@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from crashsim.estimate import values_of
+from crashsim.records import ChipFacts
 from crashsim.scoring import Score
 
 COLOURS = {
@@ -32,6 +33,7 @@ COLOURS = {
     "mean-point-taylor": "#2563eb",
     "mean-point-single": "#0f766e",
 }
+_OTHER = "#64748b"
 _DOTS = 1500  # of a scatter plot, so that the file stays small
 _FLOOR = 1e-9
 _STYLE: Any = {
@@ -88,11 +90,12 @@ def tail_curves(score: Score) -> str | None:
                 mark, label = (
                     ("v", f"{method} (proof)") if method == "certificate" else ("x", method)
                 )
-                axes.semilogy(grid, y, mark, ms=6, color=COLOURS[method], label=label)
+                axes.semilogy(grid, y, mark, ms=6, color=COLOURS.get(method, _OTHER), label=label)
                 continue
             axes.semilogy(
-                grid, np.where(y > _FLOOR / 10, y, np.nan), color=COLOURS[method], label=method,
-                lw=1.8, ls="-" if method in ("exact", "saddlepoint") else "--",
+                grid, np.where(y > _FLOOR / 10, y, np.nan), label=method,
+                color=COLOURS.get(method, _OTHER), lw=1.8,
+                ls="-" if method in ("exact", "saddlepoint") else "--",
             )  # fmt: skip
         if "monte-carlo" in curves.methods and curves.low is not None and curves.high is not None:
             y = np.array(curves.methods["monte-carlo"])
@@ -168,7 +171,7 @@ def scatter(score: Score) -> str | None:
                 best = method == methods[-1]
                 axes.plot(
                     x, values.ravel()[thin], "o", ms=3, mew=0, alpha=0.8 if best else 0.4,
-                    color=COLOURS[method], label=method,
+                    color=COLOURS.get(method, _OTHER), label=method,
                 )  # fmt: skip
             ends = np.array([x[x > 0].min() if quantity == "variance" else x.min(), x.max()])
             axes.plot(ends, ends, color="#64748b", lw=1, zorder=0)
@@ -185,16 +188,16 @@ def scatter(score: Score) -> str | None:
 
 def shares(score: Score) -> str | None:
     """The share of the variance that each site and the leading coordinates contribute."""
-    sites = [s for s in score.sites if s["share"] is not None]
-    if not sites or not any(s["share"] for s in sites):
+    known = [(s, s["share"]) for s in score.sites if s["share"] is not None]
+    if not any(share for _, share in known):
         return None
-    sites = sorted(sites, key=lambda s: -s["share"])[:10]
+    sites = sorted(known, key=lambda pair: -pair[1])[:10]
     top = score.top[:10]
     with _figure(7.4, 0.9 + 0.24 * max(len(sites), len(top), 3), columns=2) as (figure, panels):
-        left = [f"{s['name']} ({s['coordinates']})" for s in sites]
+        left = [f"{s['name']} ({s['coordinates']})" for s, _ in sites]
         right = [f"{t['site']}{t['index']}" for t in top]
         for axes, labels, values, title in (
-            (panels[0], left, [s["share"] for s in sites], "by site (coordinates)"),
+            (panels[0], left, [share for _, share in sites], "by site (coordinates)"),
             (panels[1], right, [t["share"] for t in top], "the ten that matter most"),
         ):
             axes.barh(range(len(labels)), [100 * v for v in values], color="#0f766e", height=0.62)
@@ -206,24 +209,21 @@ def shares(score: Score) -> str | None:
         return _svg(figure)
 
 
-def raster(facts: dict[str, Any]) -> str:
+def raster(facts: ChipFacts) -> str:
     """Spikes of one input on the intact and on the broken chip."""
     layers = facts["raster"]["layers"]
     duration = 1000 * facts["raster"]["duration"]
     rows = sum(layer["neurons"] for layer in layers)
     with _figure(7.4, 1.2 + min(0.03 * rows, 5.0), columns=2) as (figure, panels):
-        for axes, which, title in (
-            (panels[0], "clean", "intact"),
-            (panels[1], "crashed", "broken"),
-        ):
+        for axes, broken, title in ((panels[0], False, "intact"), (panels[1], True, "broken")):
             base, ticks = 0, []
             for i, layer in enumerate(layers):
-                spikes = layer[which]
+                spikes = layer["crashed"] if broken else layer["clean"]
                 y = base + np.array(spikes["rows"])
                 axes.plot(
                     1000 * np.array(spikes["times"]), y, "|", ms=2.6, mew=0.7, color="#0f172a"
                 )
-                if which == "crashed":
+                if broken:
                     for dead in layer["dead"]:
                         axes.axhspan(base + dead - 0.5, base + dead + 0.5, color="#fca5a5", lw=0)
                 ticks.append((base + layer["neurons"] / 2, f"layer {i + 1}"))
@@ -238,7 +238,7 @@ def raster(facts: dict[str, Any]) -> str:
         return _svg(figure)
 
 
-def rates(facts: dict[str, Any]) -> str:
+def rates(facts: ChipFacts) -> str:
     """Each neuron's rate on the intact chip against its activation in the network."""
     layers = facts["rates"]
     with _figure(7.4, 2.9, columns=max(2, len(layers))) as (figure, panels):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from io import StringIO
-from typing import Any
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.panel import Panel
@@ -11,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from crashsim.agreement import Agreement
+from crashsim.records import ChipFacts
 from crashsim.report import chip
 from crashsim.report.tables import LEGEND, MARKS, columns, number, rows, worths
 from crashsim.scoring import Score
@@ -136,7 +136,7 @@ def _skipped(score: Score) -> Text:
     return Text("\n".join(lines), style="dim")
 
 
-def render_chip(facts: dict[str, Any]) -> RenderableType:
+def render_chip(facts: ChipFacts) -> RenderableType:
     """The chip against the network under the same masks."""
     table = _table("The spiking chip against the network, mask by mask")
     for title in ("measure", "value", "meaning"):

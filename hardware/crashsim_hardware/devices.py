@@ -65,6 +65,8 @@ class Device:
         for name in values:
             if name not in {parameter.name for parameter in self.parameters}:
                 self[name]  # raises, naming what there is
+            if not isinstance(values[name], int | float) or not np.isfinite(values[name]):
+                raise HardwareError(f"{name} = {values[name]!r}: give a finite number")
         return replace(
             self,
             parameters=tuple(

@@ -225,8 +225,8 @@ def sample_dead_synapses(chip: Chip, p: float, masks: int, seed: int) -> ChipFau
 
 def sample_mismatch(chip: Chip, std: float, masks: int, seed: int) -> ChipFaults:
     """Thresholds v_th (1 + std N(0, 1)), cut off at a tenth of v_th."""
-    if not std >= 0.0:
-        raise HardwareError(f"the relative mismatch std must be >= 0, got {std}")
+    if not 0.0 <= std < np.inf:
+        raise HardwareError(f"mismatch: the relative std must be finite and >= 0, got {std}")
     arrays = [
         np.maximum(1.0 + std * generator(seed, 400 + index).standard_normal((masks, size)), 0.1)
         for index, size in enumerate(chip.sizes)

@@ -28,7 +28,7 @@ def chebyshev(mean: Any, variance: Any, eps: Any, side: Side = "both") -> Array:
     if side != "both":
         raise TheoryError("side", side, 'choose "upper", "lower" or "both"')
     gap = threshold - np.abs(m)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         about_mean = np.where(gap > 0, v / gap**2, 1.0)
         about_zero = np.where(threshold > 0, (v + m * m) / threshold**2, 1.0)
     one_sided = _cantelli(threshold - m, v) + _cantelli(threshold + m, v)
@@ -37,7 +37,7 @@ def chebyshev(mean: Any, variance: Any, eps: Any, side: Side = "both") -> Array:
 
 
 def _cantelli(gap: Array, variance: Array) -> Array:
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         return np.where(gap > 0, variance / (variance + gap**2), 1.0)
 
 

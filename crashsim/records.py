@@ -1,0 +1,155 @@
+"""The plain parts of a score: what its dictionaries hold, for whoever reads them.
+
+They are declared so that a saved score can be checked against them (``typed.py``).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NotRequired, TypedDict
+
+ModelFacts = TypedDict(
+    "ModelFacts",
+    {
+        "name": str,
+        "class": str,
+        "parameters": int,
+        "dtype": str,
+        "readout": NotRequired[str],
+    },
+)
+
+
+class InputFacts(TypedDict):
+    source: str | None
+    count: int
+    shape: list[int] | dict[str, list[int]]  # without the batch; by name, where there are several
+
+
+class FaultFacts(TypedDict):
+    fault: str
+    site: str
+    p: NotRequired[float]
+    std: NotRequired[float]
+    group: NotRequired[str | int]
+    value: NotRequired[float]
+    bits: NotRequired[int]
+
+
+class SiteFacts(TypedDict):
+    name: str
+    kind: str
+    shape: list[int]
+    fault: str
+    coordinates: int
+    share: float | None
+
+
+class CoordinateFacts(TypedDict):
+    site: str
+    index: list[int]
+    share: float
+
+
+class FormulaFacts(TypedDict):
+    text: str
+    latex: str
+
+
+class ParameterFacts(TypedDict):
+    name: str
+    value: float | None
+    status: str
+    note: str
+
+
+class DeviceFacts(TypedDict):
+    name: str
+    title: str
+    citation: str
+    url: str
+    parameters: list[ParameterFacts]
+
+
+class SpikeFacts(TypedDict):
+    times: list[float]
+    rows: list[int]
+
+
+class LayerRasterFacts(TypedDict):
+    neurons: int
+    dead: list[int]
+    clean: SpikeFacts
+    crashed: SpikeFacts
+
+
+class RasterFacts(TypedDict):
+    duration: float
+    layers: list[LayerRasterFacts]
+
+
+class RateFacts(TypedDict):
+    network: list[float]
+    chip: list[float]
+
+
+class ChipFacts(TypedDict):
+    engine: str
+    steps: int
+    masks: int
+    copy_runs: int
+    device: DeviceFacts | None
+    slope: float | None
+    variance_ratio: float | None
+    correlation: float | None
+    variance_correlation: float | None
+    mask_correlation: float | None
+    network_mean: list[list[float]]
+    network_variance: list[list[float]]
+    clean_error: float
+    clean_agreement: float
+    rates: list[RateFacts]
+    raster: RasterFacts
+
+
+def contradictions(score: Any) -> str | None:
+    """What does not fit together in a score whose parts are well formed; None if all does."""
+    if len(score.faults) != len(score.sites):
+        return f"{len(score.faults)} faults at {len(score.sites)} sites"
+    for i, fault in enumerate(score.faults):
+        if "p" not in fault and "std" not in fault:
+            return f"faults[{i}] has neither p nor std"
+    for i, e in enumerate(score.estimates):
+        if e.input != "all" and not 0 <= e.input < score.inputs["count"]:
+            return f"estimates[{i}].input is {e.input}, of {score.inputs['count']} inputs"
+        if isinstance(e.output, int) and not 0 <= e.output < score.outputs:
+            return f"estimates[{i}].output is {e.output}, of {score.outputs} outputs"
+        if e.quantity == "tail" and score.epsilon is None:
+            return f"estimates[{i}] is a tail, and epsilon is null"
+    return _unlike_pictures(score)
+
+
+def _unlike_pictures(score: Any) -> str | None:
+    """Lists of a picture that are not equally long."""
+    curves, bars, chip = score.curves, score.histogram, score.hardware
+    groups: list[tuple[str, list[Any]]] = []
+    if curves:
+        lists = [curves.epsilon, *curves.methods.values(), curves.low, curves.high]
+        groups.append(("curves", lists))
+    if bars:
+        lists = [bars.edges[1:], bars.counts, bars.saddlepoint, bars.normal]
+        groups.append(("histogram", lists))
+    if chip:
+        rows = [chip["network_mean"], chip["network_variance"]]
+        groups.append(("hardware.network_mean and network_variance", rows))
+        groups.append(("hardware.network_mean and network_variance", rows[0] + rows[1]))
+        groups += [(f"hardware.rates[{i}]", [*r.values()]) for i, r in enumerate(chip["rates"])]
+        groups += [
+            (f"hardware.raster.layers[{i}]", [layer[which]["times"], layer[which]["rows"]])
+            for i, layer in enumerate(chip["raster"]["layers"])
+            for which in ("clean", "crashed")
+        ]
+    for name, lists in groups:
+        lengths = {len(found) for found in lists if found is not None}
+        if len(lengths) > 1 or (lengths == {0} and "raster" not in name):
+            return f"{name} has lists of lengths {sorted(lengths)}, which should be equal"
+    return None

@@ -1,0 +1,133 @@
+"""The user's own code, run by name. What goes wrong in it is told as its own, with the line."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from crashsim.errors import ArgumentError, CrashsimError, FileError, ModelError
+
+
+def call_factory(spec: str) -> nn.Module:
+    """The model that ``package.module:factory`` or ``path.py:factory`` builds.
+
+    Raises:
+        FileError: there is no such module or file.
+        ModelError: the code fails.
+        ArgumentError: the name stands for no factory, or one that needs arguments or returns no
+            module.
+    """
+    where, _, name = spec.rpartition(":")
+    module = _import_file(Path(where), spec) if where.endswith(".py") else _import(where, spec)
+    factory = getattr(module, name, None)
+    if factory is None:
+        raise ArgumentError(f"model={spec!r}: {where!r} has no {name!r}; name a factory in it")
+    if isinstance(factory, nn.Module):
+        return factory
+    if not callable(factory):
+        raise ArgumentError(f"model={spec!r}: {name!r} is {type(factory).__name__}, not a factory")
+    _check_callable_alone(factory, spec, name)
+    with _told_as_the_users(spec, f"{name}()"):
+        model = factory()
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(
+            f"model={spec!r}: {name}() returned {type(model).__name__}, not a torch.nn.Module"
+        )
+    return model
+
+
+def _check_callable_alone(factory: Callable[..., Any], spec: str, name: str) -> None:
+    try:
+        inspect.signature(factory).bind()
+    except TypeError as error:
+        raise ArgumentError(
+            f"model={spec!r}: {name}() cannot be called without arguments ({error}); name a "
+            "factory that needs none"
+        ) from error
+    except ValueError:  # a builtin whose signature is unknown: calling it will tell
+        return
+
+
+def _import(name: str, spec: str) -> ModuleType:
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise FileError(
+            f"model={spec!r}: cannot import {name!r}, which is no module name; give "
+            "'package.module:factory', 'path.py:factory', or an architecture as "
+            "'64-100-50-10:sigmoid'"
+        )
+    sys.path.insert(0, str(Path.cwd()))  # as python -m does
+    try:
+        with _told_as_the_users(spec, f"importing {name!r}"):
+            return importlib.import_module(name)
+    except ModelError as error:
+        missing = error.__cause__
+        absent = isinstance(missing, ModuleNotFoundError) and missing.name is not None
+        if absent and f"{name}.".startswith(f"{missing.name}."):  # type: ignore[union-attr]
+            raise FileError(
+                f"model={spec!r}: cannot import {name!r} ({missing}); is it installed, or in this "
+                "folder?"
+            ) from error
+        raise
+    finally:
+        sys.path.pop(0)
+
+
+def _import_file(path: Path, spec: str) -> ModuleType:
+    if not os.path.isfile(path):
+        what = "is a folder" if os.path.isdir(path) else "does not exist"
+        raise FileError(f"model={spec!r}: {str(path)!r} {what}; give a file of Python code")
+    name = f"crashsim_user_{path.stem}"  # never shadows an installed module
+    found = importlib.util.spec_from_file_location(name, path)
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    sys.modules[name] = module
+    with _told_as_the_users(spec, f"running {str(path)!r}"):
+        found.loader.exec_module(module)
+    return module
+
+
+@contextmanager
+def _told_as_the_users(spec: str, doing: str) -> Iterator[None]:
+    """What the user's code raises becomes a ModelError; an interrupt stays one."""
+    try:
+        yield
+    except CrashsimError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ModelError(
+            f"model={spec!r}: {doing} raised {described(error)}; correct that code"
+        ) from error
+
+
+def described(error: BaseException) -> str:
+    """An exception in one line: its kind, its words, and where in the user's code it arose."""
+    words = next(iter(str(error).strip().splitlines()), "")
+    if isinstance(error, SyntaxError):
+        words, where = error.msg, (error.filename, error.lineno)
+    else:
+        where = _origin(error)
+    text = type(error).__name__ + (f": {words}" if words else "")
+    return f"{text} (at {where[0]}:{where[1]})" if where[0] else text
+
+
+def _origin(error: BaseException) -> tuple[str | None, int | None]:
+    """The deepest line that belongs neither to crashsim nor to what is installed."""
+    paths = sysconfig.get_paths()
+    ours = tuple({str(Path(__file__).parent), *(paths[k] for k in ("stdlib", "purelib"))})
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith(("<", *ours)):
+            return frame.filename, frame.lineno
+    return None, None
