@@ -5,8 +5,9 @@
 
 The ratio is (time of the plain forward pass on the same number of rows) / (time of the samples):
 above 1, a faulty sample costs less than a plain evaluation of the model. Both are timed in turn in
-one process on one thread, and the median of the ratios is printed; ``drawing`` adds the time to
-draw the faults. The plain pass takes its rows in chunks of the size that suits it best.
+one process on one thread, in seconds of the processor, so that other work on the machine does not
+count, and the median of the ratios is printed; ``drawing`` adds the time to draw the faults. The
+plain pass takes its rows in chunks of the size that suits it best.
 PyTorchFI 0.6 is compared with if it can be imported.
 """
 
@@ -172,9 +173,9 @@ SMALL = [
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     work()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def repeat(work: Callable[[], Any], times: int) -> None:
