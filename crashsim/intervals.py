@@ -66,7 +66,9 @@ def proportion_interval(hits: Floats, n: Floats | int, alpha: float) -> Values:
     return Values(hits / n, np.where(hits <= 0, 0.0, low), np.where(hits >= n, 1.0, high))
 
 
-def clustered_proportion_interval(mean: Floats, variance: Floats, n: int, alpha: float) -> Values:
+def clustered_proportion_interval(
+    mean: Floats, variance: Floats, n: int, inputs: int, alpha: float
+) -> Values:
     """Interval of a probability averaged over inputs that share each mask.
 
     Inputs under the same mask are not independent. Clopper-Pearson with the effective sample size
@@ -77,6 +79,7 @@ def clustered_proportion_interval(mean: Floats, variance: Floats, n: int, alpha:
         mean: average over masks of the share of inputs that fail.
         variance: sample variance over masks of that share.
         n: number of masks.
+        inputs: under each mask.
         alpha: 1 - confidence.
     """
     effective = np.full(np.shape(mean), float(n))
@@ -84,7 +87,7 @@ def clustered_proportion_interval(mean: Floats, variance: Floats, n: int, alpha:
     np.divide(mean * (1 - mean) * n, variance, out=effective, where=spread)
     # Korn and Graubard's correction for estimating the variance with n - 1 degrees of freedom.
     shrink = (stats.norm.ppf(alpha / 2) / stats.t.ppf(alpha / 2, n - 1)) ** 2 if n > 1 else 1.0
-    effective = np.where(spread, effective * shrink, effective)
+    effective = np.where(spread, np.minimum(effective * shrink, n * inputs), effective)
     interval = proportion_interval(mean * effective, effective, alpha)
     return Values(np.asarray(mean), interval.low, interval.high)
 
@@ -115,12 +118,12 @@ def pooled_quantile(size: Floats, level: float, alpha: float) -> Values:
     Args:
         size: (n, B, K).
     """
-    n, _, k = size.shape
+    n, b, k = size.shape
     value = np.quantile(size, level, axis=(0, 1), method="inverted_cdf")
     # How much wider than for independent inputs; the larger side, where many share the quantile.
     design = np.maximum(_design_effect(size <= value), _design_effect(size < value))
     shares = clustered_proportion_interval(
-        np.full(k, level), design * level * (1 - level), n, alpha
+        np.full(k, level), design * level * (1 - level), n, b, alpha
     )
     assert shares.low is not None
     assert shares.high is not None
@@ -184,7 +187,7 @@ def stratified_quantiles(
     for level in levels:
         value = read(np.full(columns, level))
         below, within = (
-            clustered_proportion_interval(share.mean(0), share.var(0, ddof=1), n, alpha)
+            clustered_proportion_interval(share.mean(0), share.var(0, ddof=1), n, b, alpha)
             for share in ((size < value).mean(1), (size <= value).mean(1))
         )
         assert below.high is not None

@@ -234,11 +234,13 @@ class Tally:
         )
         k = value.shape[1]
         target = _target(np.zeros(k + 1), 1.0, 0.0)
-        _, found = self._controlled(target, pooled=True)
+        # With a control, not quite the average of the values above: one regression serves all.
+        shift, found = self._controlled(target, pooled=True)
+        average = self._centre.mean(0) + shift[:k]
         variance = (self._rest**2 * found.variance)[:k]
         naive = self._naive_variance(target, pooled=True)[:k]
         pooled = _widened(
-            mean_interval(value.mean(0), variance, self.n, alpha, found.fitted),
+            mean_interval(average, variance, self.n, alpha, found.fitted),
             rounding.mean(0),
             self._worth(naive, variance),
         )
@@ -298,7 +300,7 @@ class Tally:
         tails = self._proportion(exact.tails, proportion_interval(sums.tails, self.n, alpha))
         changes = self._proportion(exact.changes, proportion_interval(sums.changes, self.n, alpha))
         failed = clustered_proportion_interval(
-            sums.failed.mean[0], sums.failed.covariance[0, 0], self.n, alpha
+            sums.failed.mean[0], sums.failed.covariance[0, 0], self.n, self._space.B, alpha
         )
         spread = np.maximum(sums.failed.covariance[0, 0], 0.0)
         return tails, changes, self._proportion(exact.failed.first[0], failed, spread)

@@ -107,6 +107,23 @@ def test_regression_against_least_squares():
         assert found.variance[j] == pytest.approx(residuals[0] / (300 - 3))
 
 
+def test_the_average_over_inputs_is_the_regression_of_averages(make_net, randn):
+    """Its interval holds for this value, and not for the average of each input's own regression."""
+    space = FaultSpace(make_net((3, 5, 2), "tanh", scale=2), randn(3, 3), NeuronCrash(0.3))
+    surrogate = surrogate_of(space)
+    found = monte_carlo(space, samples=500, control=surrogate)
+    points = sample_points(space.placements, 0, 500)
+    delta = (space.outputs(points) - space.clean()).mean(1)
+    linear = Control.of(space, surrogate, None).at(points).mean(1)
+    second = surrogate.variance.mean(0)
+    for e in found.estimates:
+        if (e.quantity, e.input) == ("mean", "all"):
+            x = linear[:, e.output]
+            design = np.stack([np.ones(500), x, x**2 - second[e.output]], axis=1)
+            fit = np.linalg.lstsq(design, delta[:, e.output], rcond=None)[0]
+            assert e.value == pytest.approx(fit[0], rel=1e-9)
+
+
 def test_controls_that_do_not_vary_change_nothing():
     rng = np.random.default_rng(0)
     y = rng.normal(size=(100, 2))
