@@ -24,6 +24,18 @@ def check_module(model: object) -> nn.Module:
     return model
 
 
+def check_holds_numbers(model: nn.Module) -> None:
+    """Raises ModelError for weights that are not there yet."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if nn.parameter.is_lazy(tensor):
+            raise ModelError(f"model: {name!r} has no shape yet; run the lazy model on data first")
+        if tensor.is_meta:
+            raise ModelError(
+                f"model: {name!r} is on the meta device and holds no numbers; load its weights "
+                "(to_empty, then load_state_dict)"
+            )
+
+
 def check_model(model: object) -> None:
     """What can be said of a model before it is run.
 
@@ -37,14 +49,7 @@ def check_model(model: object) -> None:
             "model: TorchScript does not let faults in; give the module before torch.jit, or "
             "torch.export it"
         )
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if nn.parameter.is_lazy(tensor):
-            raise ModelError(f"model: {name!r} has no shape yet; run the lazy model on data first")
-        if tensor.is_meta:
-            raise ModelError(
-                f"model: {name!r} is on the meta device and holds no numbers; load its weights "
-                "(to_empty, then load_state_dict)"
-            )
+    check_holds_numbers(model)
     for name, tensor in model.named_parameters():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ModelError(

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from crashsim.arguments import fraction, instance, number, one_of, whole
 from crashsim.checks import check_model, check_module, explaining_failures
-from crashsim.errors import ArgumentError
+from crashsim.errors import ArgumentError, ModelError
 from crashsim.estimate import Values
 from crashsim.inputs import read_inputs
 from crashsim.intervals import clustered_proportion_interval, proportion_interval
@@ -95,8 +95,18 @@ def _clean(model: nn.Module, x: Tensor) -> Tensor:
     """The outputs (B, K) of copies without faults."""
     inputs = read_inputs(x)
     with torch.no_grad(), explaining_failures(model, inputs):
-        outputs: Tensor = inputs.call(model).flatten(1)
-    return outputs
+        outputs = inputs.call(model)
+        if not isinstance(outputs, Tensor) or not outputs.is_floating_point() or outputs.is_meta:
+            raise ModelError(
+                f"model: returns {getattr(outputs, 'dtype', type(outputs).__name__)}; copies vote "
+                "on real-valued outputs (logits)"
+            )
+        if outputs.layout != torch.strided or outputs.dim() < 2 or outputs.numel() == 0:
+            raise ModelError(
+                f"model: returns shape {tuple(outputs.shape)} of {outputs.layout}; copies vote on "
+                "dense outputs (B, K)"
+            )
+        return outputs.flatten(1)
 
 
 def lie(outputs: Tensor, byzantine: int, attack: Attack) -> Tensor:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -305,6 +306,15 @@ def test_models_that_fail(name):
             crashsim.find_sites(model, X)
         with pytest.raises(CrashsimError, match=name):
             train_classifier(model, data())
+
+
+def test_nothing_to_strike_and_huge_groups():
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, of a layer without weights
+        empty = nn.Sequential(nn.Linear(4, 0), nn.Tanh(), nn.Linear(0, 3)).eval()
+    with pytest.raises(CrashsimError, match="empty"):
+        score(model=empty)
+    assert build(faults=NeuronCrash(0.1, group=10**9)).N == 1
 
 
 def test_interrupts_stay_interrupts():
