@@ -118,7 +118,8 @@ def load_model(
     """
     instance("model", spec, str, "a name as a text")
     if weights is not None:
-        weights = str(file_path("weights", weights))
+        file_path("weights", weights)
+        weights = os.fspath(weights)  # as it was given: an empty name is no folder
     if reset is not None:
         one_of("reset", reset, ("subtract", "zero"))
     path = Path(spec)
