@@ -58,8 +58,8 @@ def callback(argument: str, value: Any) -> None:
         raise ArgumentError(f"{argument}={value!r}; give a function, or leave it out")
 
 
-def instance(argument: str, value: Any, kind: type, remedy: str) -> None:
-    """ArgumentError unless the value is of this class."""
+def instance(argument: str, value: Any, kind: type | tuple[type, ...], remedy: str) -> None:
+    """ArgumentError unless the value is of this class, or one of these."""
     if not isinstance(value, kind):
         raise ArgumentError(f"{argument}={value!r}; give {remedy}")
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from crashsim.arguments import instance, number, whole
 from crashsim.checks import check_module
-from crashsim.data import Data
+from crashsim.data import Data, Examples
 from crashsim.errors import ArgumentError, ModelError
 from crashsim.points import check_seed
 from crashsim.sites import ACTIVATION_MODULES
@@ -126,7 +126,7 @@ def train_classifier(
     return total / len(targets)
 
 
-def accuracy(model: nn.Module, data: Data) -> float:
+def accuracy(model: nn.Module, data: Data | Examples) -> float:
     """Share of examples whose largest output is their class."""
     targets = check_targets(model, data)
     with torch.no_grad():
@@ -134,14 +134,14 @@ def accuracy(model: nn.Module, data: Data) -> float:
     return float((predicted == targets).float().mean())
 
 
-def check_targets(model: nn.Module, data: Data) -> Tensor:
+def check_targets(model: nn.Module, data: Data | Examples) -> Tensor:
     """The targets, if the data has any and they fit the model.
 
     Raises:
         ArgumentError: they are missing, or do not fit the inputs or the model.
         ModelError: the model returns no logits.
     """
-    instance("data", data, Data, "a crashsim.data.Data, as load_data returns")
+    instance("data", data, (Data, Examples), "a crashsim.data.Data, as load_data returns")
     if not isinstance(data.inputs, Tensor) or data.inputs.dim() == 0 or len(data.inputs) == 0:
         raise ArgumentError(f"data={data.name!r} holds no examples; give at least one")
     if data.targets is None:
