@@ -5,8 +5,9 @@
 
 The ratio is (time of the plain forward pass on the same number of rows) / (time of the samples):
 above 1, a faulty sample costs less than a plain evaluation of the model. Both are timed in turn in
-one process on one thread, and the median of the ratios is printed; ``drawing`` adds the time to
-draw the faults. The plain pass takes its rows in chunks of the size that suits it best.
+one process on one thread, in seconds of the processor, so that other work on the machine does not
+count, and the median of the ratios is printed; ``drawing`` adds the time to draw the faults. The
+plain pass takes its rows in chunks of the size that suits it best.
 PyTorchFI 0.6 is compared with if it can be imported.
 """
 
@@ -116,6 +117,8 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "lstm": (lambda: Recurrent().eval(), (16, 32)),
     "encoder": (lambda: Encoder().eval(), (16, 64)),
     "small": (lambda: mlp(8, 32, 16, 3), (8,)),
+    "64-100-50-10": (lambda: mlp(64, 100, 50, 10), (64,)),
+    "2-6-1": (lambda: mlp(2, 6, 1), (2,)),
 }
 MLP = "784-1000-500-10"
 CHANNEL = NeuronCrash(0.01, group="channel")
@@ -153,18 +156,26 @@ LARGE = [  # net, what, faults, inputs
     ("lstm", "neurons, input, p = 0.3", {"input": NeuronCrash(0.3)}, 1),
     ("encoder", "neurons, hidden, p = 0.3", {"hidden": NeuronCrash(0.3)}, 1),
     ("encoder", "neurons, input, p = 0.3", {"input": NeuronCrash(0.3)}, 1),
+    ("2-6-1", "weights, layer 1, p = 0.3", {"0.weight": WeightCrash(0.3)}, 1),
+    ("2-6-1", "weights, layer 1, p = 0.3", {"0.weight": WeightCrash(0.3)}, 16),
+    ("64-100-50-10", "weights, all, p = 0.3", {"weights": WeightCrash(0.3)}, 1),
+    ("64-100-50-10", "weights, all, p = 0.3", {"weights": WeightCrash(0.3)}, 16),
+    ("lenet", "weights, all, p = 0.3", {"weights": WeightCrash(0.3)}, 1),
+    ("lstm", "weights, all, p = 0.3", {"weights": WeightCrash(0.3)}, 1),
+    ("lstm", "weights, all, p = 0.001", {"weights": WeightCrash(0.001)}, 1),
 ]
 SMALL = [
     ("small", "neurons, hidden, p = 0.05", {"hidden": NeuronCrash(0.05)}, 2),
     ("small", "neurons, input, p = 0.3", {"input": NeuronCrash(0.3)}, 1),
     ("small", "weights, layer 1, p = 0.01", {"0.weight": WeightCrash(0.01)}, 1),
+    ("small", "weights, layer 1, p = 0.3", {"0.weight": WeightCrash(0.3)}, 1),
 ]
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     work()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def repeat(work: Callable[[], Any], times: int) -> None:

@@ -166,11 +166,12 @@ class Changes:
             return kept.mul_(value)[:, None]
         return value * kept[:, None]
 
-    def apply(self, value: Tensor) -> Tensor:
-        """The faulty value of (S, b, n) activations, which may be overwritten."""
+    def apply(self, value: Tensor, owned: bool = True) -> Tensor:
+        """The faulty value of (S, b, n) activations, contiguous; overwritten only if ``owned``."""
         fault, shape = self.placement.fault, self.placement.site.shape
         count, batch, size = value.shape
         if self.base is None and self.sparse and is_elementwise(self.placement):
+            value = value if owned else value.clone()
             flat, first = value.view(-1), self.rows * (batch * size) + self.units
             each = size * torch.arange(batch, device=value.device)
             where = (first[:, None] + each).view(-1) if batch > 1 else first.long()
@@ -182,7 +183,10 @@ class Changes:
             flat.index_copy_(0, where, torch.addcmul(old, e, fault.displacement(old)))
             return value
         if self._is_crash:
-            return value.mul_(self._kept()[:, None])
+            kept = self._kept()[:, None]
+            if owned:
+                return value.mul_(kept)
+            return kept.mul_(value) if batch == 1 else value * kept
         faulty = fault.perturb(value.view(count, batch, *shape), self.dense()[:, None], shape)
         return faulty.reshape(value.shape)
 
@@ -254,11 +258,11 @@ def strike(
     """
     moved = value.movedim(site.axis, 0)
     rows = moved.reshape(count, -1, site.size)  # steps that are folded into the batch unfolded
-    if not owned and rows.data_ptr() == value.data_ptr():
-        rows = rows.clone()
     rows = rows.contiguous()
+    owned = owned or rows.data_ptr() != value.data_ptr()
     for change in changes:
-        rows = change.apply(rows).contiguous()
+        rows = change.apply(rows, owned).contiguous()
+        owned = True
     return rows.reshape(moved.shape).movedim(0, site.axis)
 
 

@@ -5,6 +5,10 @@ The linear surrogate ``L(e) = sum_i (e_i - m_i) g_i`` of Delta has the known mea
 surrogate misses to be averaged over samples (Glasserman, *Monte Carlo Methods in Financial
 Engineering*, 2003, section 4.1). The result does not rest on the surrogate: with wrong gains the
 interval is wider, not wrong. Fitted coefficients make a bias of order 1/n, below the interval.
+
+That holds for coordinates that are struck often enough to show what the surrogate misses of them.
+What the others contribute to L is known to theory alone: their part of the interval stays that of
+plain samples, and where they are most of L, the control is not used.
 """
 
 from __future__ import annotations
@@ -14,14 +18,46 @@ from functools import cached_property
 
 import numpy as np
 from crashsim_theory import LinearSurrogate
+from numpy.typing import NDArray
 from scipy import sparse
 
+from crashsim.few import FewFaults
 from crashsim.points import Floats, Listed, Points
 from crashsim.space import FaultSpace
 from crashsim.sums import JointSums
 
 _SPARSE = 0.1  # share of changed coordinates up to which they are added one by one
 _COLLINEAR = 1e-10  # eigenvalues of the controls' correlation that count as zero
+_STRIKES = 30  # in a sample, below which it says too little of the coordinates that are struck
+_MOSTLY = 0.25  # share of the variance of L that is seldom met, beyond which L is no control
+_UNSEEN = 3.0  # divided by n: probability, at 95% confidence, of what n samples have not shown
+_TOGETHER = 3.0  # coordinates that such an unseen case is about
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far n samples can be trusted to show what L misses; of inputs and outputs, or pooled.
+
+    Attributes:
+        use: (...) whether they show it of most of the variance of L, so that L is a control.
+        seldom: (2, ...) variance of L and, about, of L^2 due to coordinates that they seldom meet.
+        least: (...) share of the plain variance that is left at least.
+    """
+
+    use: NDArray[np.bool_]
+    seldom: Floats
+    least: Floats
+
+    def pooled(self) -> Limits:
+        """For averages over inputs, (K + 1,): the last is summed over outputs."""
+        # Inputs and outputs share the faults: in the worst case standard deviations add up.
+        deviations = np.sqrt(self.seldom).mean(1)
+        deviations = np.concatenate([deviations, deviations.sum(1, keepdims=True)], axis=1)
+        return Limits(
+            np.append(self.use.all(0), self.use.all()),
+            deviations**2,
+            np.append(self.least.max(0), self.least.max()),
+        )
 
 
 @dataclass(frozen=True)
@@ -32,16 +68,66 @@ class Control:
         gains: (B, K, N).
         mean_point: (N,) m.
         second: (B, K) E L^2.
+        spread: (G, B, K) variance among samples of the part of L that is due to each group of
+            coordinates struck about equally often, the rarest first.
+        fourth: (G, B, K) sums of the fourth central moments of its terms.
+        matter: (B, K) number of coordinates that L rests on, (sum v_i)^2 / sum v_i^2 of the
+            variances v_i of its terms.
     """
 
     gains: Floats
     mean_point: Floats
     second: Floats
+    spread: Floats
+    fourth: Floats
+    matter: Floats
 
     @classmethod
-    def of(cls, space: FaultSpace, surrogate: LinearSurrogate) -> Control:
-        """With the gains of a surrogate of the space."""
-        return cls(surrogate.gains, space.mean_point, surrogate.variance)
+    def of(cls, space: FaultSpace, surrogate: LinearSurrogate, few: FewFaults | None) -> Control:
+        """With the gains of a surrogate of the space, for samples of all faults or of several."""
+        k2, k4 = space.moments.k2, space.moments.k4
+        if few is not None:
+            p = few.chances(space.N)
+            k2 = p * (1 - p)
+            k4 = k2 * (1 - 3 * k2)
+        random = np.flatnonzero(k2 > 0)
+        # A coordinate that is off its usual value with a small probability q has k2^2 = q k4.
+        octave = np.floor(np.log2(k2[random] ** 2 / k4[random]))
+        groups = np.unique(octave)
+        sums = np.zeros((3, len(groups), *surrogate.variance.shape))
+        for g, group in enumerate(groups):
+            chosen = random[octave == group]
+            weights = np.stack([k4[chosen], k2[chosen] ** 2])
+            for b, gains in enumerate(surrogate.gains):
+                squares = gains[:, chosen] ** 2
+                sums[0, g, b] = squares @ k2[chosen]
+                sums[1:, g, b] = weights @ (squares**2).T
+        spread, fourth, square = sums
+        matter = np.full(spread.shape[1:], np.inf)
+        np.divide(spread.sum(0) ** 2, square.sum(0), out=matter, where=square.sum(0) > 0)
+        return cls(surrogate.gains, space.mean_point, surrogate.variance, spread, fourth, matter)
+
+    def limits(self, n: int) -> Limits:
+        """Of n samples, (B, K).
+
+        Seldom met are the rarest coordinates, as many groups of them as are struck, weighted by
+        their effects, fewer than 30 times. Apart from them, n samples may have missed what happens
+        with probability 3/n (the rule of three): a few coordinates together, whose part of the
+        variance is large where L rests on few.
+        """
+        none = np.zeros((1, *self.second.shape))
+        spread, fourth = (
+            np.concatenate([none, part.cumsum(0)]) for part in (self.spread, self.fourth)
+        )
+        seldom = n * spread**2 < _STRIKES * fourth
+        last = np.where(seldom.any(0), len(seldom) - 1 - seldom[::-1].argmax(0), 0)[None]
+        total = spread[-1]
+        spread, fourth = (np.take_along_axis(part, last, 0)[0] for part in (spread, fourth))
+        return Limits(
+            spread <= _MOSTLY * total,
+            np.stack([spread, fourth + 4 * spread * total]),
+            np.minimum(_UNSEEN / n, 1.0) * np.minimum(_TOGETHER / self.matter, 1.0),
+        )
 
     @cached_property
     def _columns(self) -> Floats:
@@ -70,22 +156,30 @@ class Controlled:
 
     Attributes:
         mean: (...) adjusted.
-        variance: (...) of one sample's adjusted value.
+        residual: (...) variance of one sample's adjusted value.
+        variance: (...) the same, but no smaller than the samples can show.
         fitted: number of coefficients fitted.
     """
 
     mean: Floats
+    residual: Floats
     variance: Floats
     fitted: int
 
 
-def controlled_mean(sums: JointSums, target: Floats, known: Floats | None) -> Controlled:
+def controlled_mean(
+    sums: JointSums,
+    target: Floats,
+    known: Floats | None = None,
+    limits: Limits | None = None,
+) -> Controlled:
     """The mean of a combination of quantities, given the others' true means.
 
     Args:
         sums: of t quantities that are combined, and of c controls after them.
         target: (t, ...) coefficients of the combination.
         known: (c, ...) true means of the controls; None without controls.
+        limits: of the samples; none, if not given.
     """
     t = len(target)
     covariance, mean = sums.covariance, sums.mean
@@ -93,7 +187,7 @@ def controlled_mean(sums: JointSums, target: Floats, known: Floats | None) -> Co
     variance = np.einsum("i...,ij...,j...->...", target, covariance[:t, :t], target)
     variance = np.maximum(variance, 0.0)
     if known is None:
-        return Controlled(value, variance, 0)
+        return Controlled(value, variance, variance, 0)
     cross = np.moveaxis(np.einsum("i...,ij...->j...", target, covariance[:t, t:]), 0, -1)
     of_controls = np.moveaxis(covariance[t:, t:], (0, 1), (-2, -1))
     scale = np.sqrt(np.maximum(np.diagonal(of_controls, axis1=-2, axis2=-1), 0.0))
@@ -102,9 +196,17 @@ def controlled_mean(sums: JointSums, target: Floats, known: Floats | None) -> Co
     inverse = np.linalg.pinv(correlation, rcond=_COLLINEAR, hermitian=True)
     slopes = np.einsum("...ij,...j->...i", inverse, cross / safe) / safe
     excess = np.moveaxis(mean[t:] - known, 0, -1)
-    explained = (slopes * cross).sum(-1)
+    adjusted, explained = value - (slopes * excess).sum(-1), (slopes * cross).sum(-1)
     c = len(known)
     lost = max(sums.n - 1, 1) / max(sums.n - 1 - c, 1)  # degrees of freedom
+    residual = np.maximum(variance - explained, 0.0) * lost
+    if limits is None:
+        return Controlled(adjusted, residual, residual, c)
+    seldom = (target**2 * limits.seldom).sum(0)
+    trusted = np.maximum(residual, limits.least * variance) + seldom
     return Controlled(
-        value - (slopes * excess).sum(-1), np.maximum(variance - explained, 0.0) * lost, c
+        np.where(limits.use, adjusted, value),
+        np.where(limits.use, residual, variance),
+        np.where(limits.use, trusted, np.maximum(variance, seldom)),
+        c,
     )

@@ -2,9 +2,11 @@
 
 Where faults are so rare that most samples would hold none or one, those cases are summed exactly
 with N forward passes, and samples are drawn given that at least two coordinates struck (stratified
-sampling with exact strata). A coordinate with probability p owns a stretch ``-log(1 - p)`` of a
-line on which strikes fall as a Poisson process; so the first strike that is not the last, the
-second, and those after it are drawn by inversion, each at the cost of a strike.
+sampling with exact strata). Where p > 1/2 it is rare to be spared, which counts as a strike here.
+
+A coordinate with probability p owns a stretch ``-log(1 - p)`` of a line on which strikes fall as a
+Poisson process; so the first strike that is not the last, the second, and those after it are drawn
+by inversion, each at the cost of a strike.
 """
 
 from __future__ import annotations
@@ -26,18 +28,26 @@ class FewFaults:
     """The outcomes with no fault or one, and the law of the others.
 
     Attributes:
-        weights: (A,) probabilities: of no fault, then of each single one.
+        weights: (A,) probabilities: of no strike, then of each single one.
         points: (A,) where they lie.
         deltas: (A, B, K) Delta there.
-        rest: probability of two or more.
+        rest: probability of two or more strikes.
     """
 
     weights: Floats
     points: Points
     deltas: Floats
     rest: float
-    _p: Floats  # of the coordinates that can strike
+    _p: Floats  # at most 1/2, of the coordinates that can strike
     _columns: Integers  # which they are
+
+    def chances(self, n: int) -> Floats:
+        """(n,) probability that each of the space's n coordinates strikes, given two or more."""
+        none = np.log1p(-self._p)
+        others = -np.expm1(none.sum() - none)  # P(some other coordinate strikes)
+        found = np.zeros(n)
+        found[self._columns] = np.minimum(self._p * others / self.rest, 1.0)
+        return found
 
     def sample_block(self, seed: int, block: int) -> Points:
         """1,024 independent samples, given two or more faults; of ``seed`` and ``block`` alone."""
@@ -63,46 +73,51 @@ class FewFaults:
         order = np.argsort(every, kind="stable")
         columns = self._columns[np.concatenate(struck)[order]]
         base = self.points.base
-        return Points(MAX_BLOCK, base, every[order], columns, np.ones(len(every)))
+        return Points(MAX_BLOCK, base, every[order], columns, 1.0 - base[columns])
 
 
 def probability_of_two(p: Floats) -> float:
-    """P(at least two of independent Bernoulli(p_i) coordinates strike), without cancellation."""
-    if (p >= 1).any():
-        return 1.0
+    """P(at least two of independent coordinates strike), without cancellation.
+
+    Args:
+        p: (N,) probabilities, at most 1/2.
+    """
     line = np.cumsum(-np.log1p(-p))
     before = np.concatenate([[0.0], line[:-1]])
     later = -np.expm1(-(line[-1] - line))
     return max(float((np.exp(-before) * p * later).sum()), _SMALLEST)
 
 
-def probabilities(space: FaultSpace) -> Floats | None:
-    """(N,) of each coordinate's strike; None where some are no Bernoulli variables."""
+def usual_state(space: FaultSpace) -> tuple[Floats, Floats] | None:
+    """(N,) each coordinate's likelier value, and how likely the other is; None unless 0 and 1."""
     if not all(p.fault.is_bernoulli for p in space.placements):
         return None
-    return space.mean_point
+    p = space.mean_point
+    return (p > 0.5).astype(np.float64), np.minimum(p, 1 - p)
 
 
 def few_faults(space: FaultSpace) -> FewFaults:
-    """Evaluates every single fault: N forward passes.
+    """Evaluates the usual state and every single strike: N forward passes.
 
     Raises:
-        ArgumentError: a coordinate is not Bernoulli, or strikes for certain; or fewer than two can
-            strike.
+        ArgumentError: a coordinate is not Bernoulli; or fewer than two are random.
     """
-    p = probabilities(space)
-    if p is None or (p >= 1).any() or (p > 0).sum() < 2:
+    usual = usual_state(space)
+    if usual is None or (usual[1] > 0).sum() < 2:
         raise ArgumentError(
-            "few_exact=True: needs two or more faults that strike with a probability below 1; "
+            "few_exact=True: needs two or more coordinates that are struck or not, by chance; "
             "leave it out"
         )
+    base, p = usual
     columns = np.flatnonzero(p)
     deltas = np.zeros((len(columns) + 1, space.B, space.K))
-    for found, outputs in space.single_changes(np.zeros(space.N), (p > 0).astype(float)):
+    deltas[0] = space.outputs(Points.at(base))[0] - space.clean()
+    struck = np.where(p > 0, 1 - base, base)
+    for found, outputs in space.single_changes(base, struck):
         deltas[np.searchsorted(columns, found) + 1] = outputs - space.clean()
     p = p[columns]
     singles = np.arange(1, len(deltas))
-    points = Points(len(deltas), np.zeros(space.N), singles, columns, np.ones(len(columns)))
+    points = Points(len(deltas), base, singles, columns, struck[columns])
     none = np.exp(np.log1p(-p).sum())
     weights = np.concatenate([[none], none * p / (1 - p)])
     return FewFaults(weights, points, deltas, probability_of_two(p), p, columns)

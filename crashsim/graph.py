@@ -51,6 +51,7 @@ class TracedModel:
         tensors: its parameters and buffers, as they are computed with.
         example: a single example.
         leaves: modules to be kept whole, by path.
+        struck: paths of what faults strike.
         readout: which tensor of the model's output is analysed.
 
     Attributes:
@@ -73,9 +74,10 @@ class TracedModel:
         tensors: Mapping[str, Tensor],
         example: Inputs,
         leaves: Collection[str],
+        struck: Collection[str],
         readout: Readout,
     ) -> None:
-        self.root = twin(model, tensors)
+        self.root = twin(model, tensors, struck)
         self.modules = dict(self.root.named_modules())
         self.nodes = list(_trace(self.root, example, leaves, readout).nodes)
         self.inputs = [node for node in self.nodes if node.op == "placeholder"]
@@ -250,8 +252,13 @@ def _trace(root: nn.Module, example: Inputs, leaves: Collection[str], readout: R
         raise NotTraceable(f"torch.fx cannot trace it ({reason})") from error
 
 
-def twin(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """A copy of the model's structure that computes with the given tensors themselves."""
+def twin(
+    model: nn.Module, tensors: Mapping[str, Tensor], struck: Collection[str] | None = None
+) -> nn.Module:
+    """A copy of the model's structure that computes with the given tensors themselves.
+
+    Its layers can be traced: all, or those in which something is struck.
+    """
     memo: dict[int, Any] = {}
     for name, parameter in model.named_parameters():
         memo[id(parameter)] = nn.Parameter(tensors[name], requires_grad=False)
@@ -261,7 +268,7 @@ def twin(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
         twin = deepcopy(model, memo)
     except Exception as error:
         raise NotTraceable(f"its structure cannot be copied ({error})") from error
-    make_traceable(twin)
+    make_traceable(twin, struck)
     return twin
 
 

@@ -76,7 +76,14 @@ class Inputs:
 
     def repeat(self, count: int) -> Inputs:
         """The whole batch ``count`` times, copied: the model may change it."""
-        return self._map(lambda tensor: tensor.repeat(count, *[1] * (tensor.dim() - 1)))
+        return self._map(lambda tensor: _repeat(tensor, count))
+
+    def repeat_but(self, count: int, others: Mapping[int, Tensor]) -> Inputs:
+        """The same, with other tensors in the place of those of some numbers."""
+        pairs = enumerate(self.tensors)
+        return replace(
+            self, tensors=tuple(others[i] if i in others else _repeat(t, count) for i, t in pairs)
+        )
 
     def joined(self, other: Inputs) -> Inputs:
         """These examples, then the others."""
@@ -115,6 +122,10 @@ class Inputs:
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Inputs:
         return replace(self, tensors=tuple(change(tensor) for tensor in self.tensors))
+
+
+def _repeat(tensor: Tensor, count: int) -> Tensor:
+    return tensor.repeat(count, *[1] * (tensor.dim() - 1))
 
 
 def read_inputs(inputs: object) -> Inputs:

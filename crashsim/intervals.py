@@ -66,7 +66,9 @@ def proportion_interval(hits: Floats, n: Floats | int, alpha: float) -> Values:
     return Values(hits / n, np.where(hits <= 0, 0.0, low), np.where(hits >= n, 1.0, high))
 
 
-def clustered_proportion_interval(mean: Floats, variance: Floats, n: int, alpha: float) -> Values:
+def clustered_proportion_interval(
+    mean: Floats, variance: Floats, n: int, inputs: int, alpha: float
+) -> Values:
     """Interval of a probability averaged over inputs that share each mask.
 
     Inputs under the same mask are not independent. Clopper-Pearson with the effective sample size
@@ -77,6 +79,7 @@ def clustered_proportion_interval(mean: Floats, variance: Floats, n: int, alpha:
         mean: average over masks of the share of inputs that fail.
         variance: sample variance over masks of that share.
         n: number of masks.
+        inputs: under each mask.
         alpha: 1 - confidence.
     """
     effective = np.full(np.shape(mean), float(n))
@@ -84,7 +87,7 @@ def clustered_proportion_interval(mean: Floats, variance: Floats, n: int, alpha:
     np.divide(mean * (1 - mean) * n, variance, out=effective, where=spread)
     # Korn and Graubard's correction for estimating the variance with n - 1 degrees of freedom.
     shrink = (stats.norm.ppf(alpha / 2) / stats.t.ppf(alpha / 2, n - 1)) ** 2 if n > 1 else 1.0
-    effective = np.where(spread, effective * shrink, effective)
+    effective = np.where(spread, np.minimum(effective * shrink, n * inputs), effective)
     interval = proportion_interval(mean * effective, effective, alpha)
     return Values(np.asarray(mean), interval.low, interval.high)
 
@@ -115,12 +118,12 @@ def pooled_quantile(size: Floats, level: float, alpha: float) -> Values:
     Args:
         size: (n, B, K).
     """
-    n, _, k = size.shape
+    n, b, k = size.shape
     value = np.quantile(size, level, axis=(0, 1), method="inverted_cdf")
     # How much wider than for independent inputs; the larger side, where many share the quantile.
     design = np.maximum(_design_effect(size <= value), _design_effect(size < value))
     shares = clustered_proportion_interval(
-        np.full(k, level), design * level * (1 - level), n, alpha
+        np.full(k, level), design * level * (1 - level), n, b, alpha
     )
     assert shares.low is not None
     assert shares.high is not None
@@ -153,8 +156,8 @@ def stratified_quantiles(
 ) -> list[Values]:
     """Quantiles of laws of which one part is known and the other sampled, (J,) for each level.
 
-    The interval of the law's distribution function at the quantile is read back through it
-    (Woodruff, JASA 47, 1952).
+    The law's distribution function at the quantile, and just below it, may be off by what their
+    intervals allow, which is read back through it (Woodruff, JASA 47, 1952).
 
     Args:
         size: (n, B, J) samples: of J laws, each averaged over B inputs under one mask.
@@ -183,11 +186,13 @@ def stratified_quantiles(
     quantiles = []
     for level in levels:
         value = read(np.full(columns, level))
-        below = (size <= value).mean(1)
-        share = clustered_proportion_interval(below.mean(0), below.var(0, ddof=1), n, alpha)
-        assert share.low is not None
-        assert share.high is not None
-        low = read(level - rest * (share.value - share.low))
-        high = read(level + rest * (share.high - share.value))
+        below, within = (
+            clustered_proportion_interval(share.mean(0), share.var(0, ddof=1), n, b, alpha)
+            for share in ((size < value).mean(1), (size <= value).mean(1))
+        )
+        assert below.high is not None
+        assert within.low is not None
+        low = read(level - rest * (below.high - below.value))
+        high = read(level + rest * (within.value - within.low))
         quantiles.append(Values(value, np.minimum(low, value), np.maximum(high, value)))
     return quantiles

@@ -129,7 +129,7 @@ def monte_carlo(
     seed = check_seed(seed)
     few = few_faults(space) if few_exact else None
     most_kept = min(budget, max(_FEWEST_KEPT, _KEEP_VALUES // (space.B * space.K)))
-    leading = Control.of(space, control) if control else None
+    leading = Control.of(space, control, few) if control else None
     tally = Tally(space, epsilon, leading, few, most_kept)
     alpha, look, next_look = 1 - confidence, 0, 1
     stopped: StopReason = "samples" if rel_width is None else "budget"

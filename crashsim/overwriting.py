@@ -56,9 +56,7 @@ class Overwriting:
             return True
         if node.op != "call_module":
             return False
-        module = self.traced.modules[str(node.target)]
-        in_place = getattr(module, "inplace", False)
-        return isinstance(module, _FRESH) and not in_place and not has_hooks(module)
+        return returns_new(self.traced.modules[str(node.target)])
 
     def in_place(self, node: fx.Node) -> Callable[[Tensor], Tensor] | None:
         """What computes a node's value in the place of its input, if that may be done."""
@@ -71,3 +69,9 @@ class Overwriting:
         (source,) = node.all_input_nodes
         alone = source in self.changed and len(source.users) == 1
         return _IN_PLACE[kind] if alone and self.is_fresh(source) else None
+
+
+def returns_new(module: nn.Module) -> bool:
+    """Whether a module's output is a tensor of its own, which nobody else holds."""
+    in_place = getattr(module, "inplace", False)
+    return isinstance(module, _FRESH) and not in_place and not has_hooks(module)

@@ -16,7 +16,7 @@ from crashsim.enumeration import can_enumerate
 from crashsim.errors import ArgumentError
 from crashsim.estimate import METHODS
 from crashsim.faults import WeightCrash
-from crashsim.few import probabilities, probability_of_two
+from crashsim.few import probability_of_two, usual_state
 from crashsim.montecarlo import DEFAULT_SAMPLES
 from crashsim.operations import Operations
 from crashsim.rare import SAMPLES as IMPORTANCE_SAMPLES
@@ -119,9 +119,9 @@ def plan(
 
 
 def _few_strike(space: FaultSpace) -> bool:
-    """Whether most samples would hold no fault or a single one, but not surely so."""
-    p = probabilities(space)
-    return p is not None and (p > 0).sum() >= 2 and probability_of_two(p) < _FEW
+    """Whether most samples would hold no strike or a single one, but not surely so."""
+    usual = usual_state(space)
+    return usual is not None and (usual[1] > 0).sum() >= 2 and probability_of_two(usual[1]) < _FEW
 
 
 def _check(methods: Iterable[str]) -> set[str]:

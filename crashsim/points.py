@@ -44,6 +44,9 @@ class Placement:
     start: int
     stop: int
 
+    def __hash__(self) -> int:
+        return self.start  # placements of a space differ in it, and it takes the least time
+
     @property
     def size(self) -> int:
         return self.stop - self.start

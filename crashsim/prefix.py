@@ -7,7 +7,6 @@ along its batch axis.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,14 +28,14 @@ from crashsim.changes import (
 )
 from crashsim.convolutions import Reach
 from crashsim.fastpaths import add_bias_changes, add_neuron_changes, add_weight_changes
-from crashsim.graph import NotTraceable, TracedModel, called_as, expand
+from crashsim.graph import expand
 from crashsim.inputs import Inputs
+from crashsim.located import Located
 from crashsim.overwriting import Overwriting
 from crashsim.points import Placement
 from crashsim.readout import Readout
-from crashsim.sites import ACTIVATION_FUNCTIONS, Site
 from crashsim.sources import Reference, Sources
-from crashsim.touched import WRITE, Touched
+from crashsim.touched import WRITE, Touched, may_be_worth
 
 
 class Program:
@@ -62,97 +61,16 @@ class Program:
         readout: Readout,
     ) -> None:
         self.placements = placements
-        sites = [p.site for p in placements if p.site.kind in ("activation", "module")]
-        struck = {site.module for site in sites if site.function not in ACTIVATION_FUNCTIONS}
-        self._traced = TracedModel(model, tensors, example, struck, readout)
-        self._names = example.site_names
-        self._sites = self._find_sites()
-        self._weights = self._find_weights(tensors)
-        self._changed = self._find_changed()
+        self._where = where = Located(model, tensors, example, placements, readout)
+        self._traced, self._sites = where.traced, where.sites
+        self._weights, self._changed = where.weights, where.changed
+        self._placed = where.placed
         self.chains = find_chains(
             self._traced, placements, self._sites, self._changed, self._weights
         )
         self._overwriting = Overwriting(self._traced, self._changed, self._sites)
         self._tables: dict[fx.Node, Tensor] = {}
         self._reaches: dict[fx.Node, Reach] = {}
-        if self.not_additive:
-            raise NotTraceable(self.not_additive)
-        if self._traced.output not in self._changed:
-            raise NotTraceable("no fault reaches its output")
-
-    # -- Where the faults are -----------------------------------------------------------------
-
-    def _find_sites(self) -> dict[fx.Node, Site]:
-        """The node of each struck site."""
-        wanted = {
-            (p.site.kind == "input", p.site.module, p.site.function, p.site.call): p.site
-            for p in self.placements
-            if p.site.kind != "parameter"
-        }
-        found: dict[fx.Node, Site] = {}
-        for node, name in zip(self._traced.inputs, self._names, strict=True):
-            if (True, name, None, 0) in wanted:
-                found[node] = wanted[True, name, None, 0]
-        calls: Counter[tuple[str, str | None]] = Counter()
-        for node in self._traced.nodes:
-            key = called_as(node)
-            if key is None:
-                continue
-            site = wanted.get((False, *key, calls[key]))
-            calls[key] += 1
-            if site is not None:
-                found[node] = site
-        missing = set(wanted.values()) - set(found.values())
-        if missing:
-            name = min(site.name for site in missing)
-            raise NotTraceable(f"site {name!r} lies inside a layer that torch.fx does not enter")
-        for node, site in found.items():
-            batched = self._traced.batched[node]
-            if (batched[0] if isinstance(batched, list) else batched) != site.axis:
-                raise NotTraceable(f"site {site.name!r} changes shape between calls")
-        return found
-
-    def _find_weights(self, tensors: Mapping[str, Tensor]) -> dict[str, list[Placement]]:
-        """The faults of each layer's parameters, if all of them can be added to its output."""
-        found: dict[str, list[Placement]] = {}
-        self.not_additive: str | None = None
-        placed = [p for p in self.placements if p.site.kind == "parameter"]
-        read = {str(node.target) for node in self._traced.nodes if node.op == "get_attr"}
-        called = {node.target for node in self._traced.nodes if node.op == "call_module"}
-        owners = Counter(
-            id(t) for _, t in self._traced.root.named_parameters(remove_duplicate=False)
-        )
-        for p in placed:
-            path, _, name = p.site.module.rpartition(".")
-            layer = self._traced.modules.get(path)
-            reason = None
-            if sum(q.site.module == p.site.module for q in placed) > 1:
-                reason = "several faults act on it one after the other"
-            elif layer is None or path not in called or not _is_additive(layer, name):
-                reason = "it is no weight or bias of a linear or convolutional layer that is called"
-            elif p.site.module in read or owners[id(layer.get_parameter(name))] > 1:
-                reason = "other parts of the model read it too"
-            if reason:
-                self.not_additive = self.not_additive or f"{p.site.name}: {reason}"
-            else:
-                found.setdefault(path, []).append(p)
-        self._steps = {
-            p: p.fault.displacement(tensors[p.site.module]).reshape(-1)
-            for placed in found.values()
-            for p in placed
-        }
-        return found
-
-    def _find_changed(self) -> set[fx.Node]:
-        """The nodes whose values faults can change, be it by a site of their own."""
-        changed: set[fx.Node] = set()
-        for node in self._traced.nodes:
-            struck = node in self._sites or node.target in self._weights
-            if struck or any(n in changed for n in node.all_input_nodes):
-                changed.add(node)
-        return changed
-
-    # -- Running it ---------------------------------------------------------------------------
 
     def sparse_layers(self, changes: Mapping[Placement, Changes] | None) -> set[fx.Node]:
         """The layers to be computed from the changes of their inputs.
@@ -175,7 +93,7 @@ class Program:
 
     def can_add_weights(self, changes: Mapping[Placement, Changes] | None) -> bool:
         """Whether faults of weights are added to their layers' outputs; arguments as above."""
-        return self.not_additive is None and all(
+        return all(
             is_rare(p, RARE_WEIGHTS) or (changes is not None and changes[p].is_single)
             for placed in self._weights.values()
             for p in placed
@@ -234,9 +152,7 @@ class Program:
                         passed[link] = self._traced.evaluate(link, passed, None)
                     reference.outputs[layer] = passed[layer]
         count = next(iter(changes.values())).count
-        costs, sizes = self._costs(reference), self._traced.sizes
-        touched = self._touched(changes, count)
-        if touched.is_worth(count, len(x), costs, sizes, self._traced.output):
+        if self._leaves_out(reference, changes, count):
             every = dict(values)
             for node in self._traced.nodes:
                 if node in self._changed:
@@ -244,12 +160,21 @@ class Program:
             reference.clean = {node: every[node] for node in self._changed}
         return reference
 
+    def _leaves_out(
+        self, reference: Reference, changes: Mapping[Placement, Changes], count: int
+    ) -> bool:
+        """Whether samples that no fault has touched so far are not to be computed."""
+        costs = self._costs(reference)
+        return may_be_worth(count, reference.batch, costs) and self._touched(
+            changes, count
+        ).is_worth(count, reference.batch, costs, self._traced.sizes, self._traced.output)
+
     def _touched(self, changes: Mapping[Placement, Changes], count: int) -> Touched:
         """Which samples faults touch before and after each node."""
         return Touched.of(
             self._traced.nodes,
             self._changed,
-            lambda node: [changes[p] for p in self._placed_at(node)],
+            lambda node: [changes[p] for p in self._placed.get(node, ())],
             count,
         )
 
@@ -271,12 +196,6 @@ class Program:
             costs[node] = operations + WRITE * self._traced.sizes[node]
         return costs
 
-    def _placed_at(self, node: fx.Node) -> list[Placement]:
-        """The faults that act on a node's value."""
-        weights = self._weights.get(str(node.target), []) if node.op == "call_module" else []
-        site = self._sites.get(node)
-        return [*weights, *(p for p in self.placements if p.site == site)]
-
     def run(self, reference: Reference, changes: Mapping[Placement, Changes], count: int) -> Tensor:
         """The outputs (S b, ...) at S points, whose changes these are."""
         values: dict[fx.Node, Any] = {}
@@ -287,13 +206,12 @@ class Program:
             changes = {p: change.among(order) for p, change in changes.items()}
             touched = self._touched(changes, count)
         skipped = self._skipped(reference)
-        last_use = self._last_uses()
         for node in self._traced.nodes:
             if node not in self._changed or node in skipped:
                 continue
             sources = Sources(values, reference, self._traced.batched, touched, count)
             values[node] = self._faulty(node, reference, sources, changes)
-            for done in last_use.get(node, ()):
+            for done in self._where.last_uses.get(node, ()):
                 values.pop(done, None)
         everyone = Sources(values, reference, self._traced.batched, touched, count)
         output: Tensor = everyone[self._traced.output]
@@ -313,7 +231,10 @@ class Program:
         """A node's value for the samples that are touched once its own faults have acted."""
         if node.op == "output":
             return None
-        owned, ours = True, {p: sources.after(node, changes[p]) for p in self._placed_at(node)}
+        owned, ours = (
+            True,
+            {p: sources.after(node, changes[p]) for p in self._placed.get(node, ())},
+        )
         count = sources.start(node)
         if node in reference.outputs:
             start = self.chains[node][0]
@@ -381,7 +302,7 @@ class Program:
     ) -> None:
         """Adds what faults of a layer's parameter change to its output, in place."""
         layer = self._traced.modules[str(node.target)]
-        p, steps = change.placement, self._steps[change.placement]
+        p, steps = change.placement, self._where.steps[change.placement]
         is_linear = isinstance(layer, nn.Linear)
         if p.site.module.rpartition(".")[2] == "bias":
             add_bias_changes(output, change, steps, -1 if is_linear else 1)
@@ -398,25 +319,6 @@ class Program:
             assert isinstance(layer, _ConvNd)
             self._reaches[node] = Reach.of(layer, before, after)
         return self._reaches[node]
-
-    def _last_uses(self) -> dict[fx.Node, list[fx.Node]]:
-        """The nodes that can be forgotten after each node."""
-        last: dict[fx.Node, fx.Node] = {}
-        for node in self._traced.nodes:
-            for source in node.all_input_nodes:
-                if node.op != "output":
-                    last[source] = node
-        found: dict[fx.Node, list[fx.Node]] = {}
-        for source, node in last.items():
-            if source is not self._traced.output:
-                found.setdefault(node, []).append(source)
-        return found
-
-
-def _is_additive(layer: nn.Module, name: str) -> bool:
-    """Whether a changed value of a parameter can be added to its layer's output."""
-    known = type(layer) is nn.Linear or convolutions.is_convolution(layer)
-    return known and name in ("weight", "bias")
 
 
 def _strike_base(value: Tensor, change: Changes) -> Tensor:

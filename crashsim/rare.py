@@ -255,9 +255,11 @@ def _at_design_point(space: FaultSpace, law: _Law, event: Event, tilted: Floats)
 def tail_events(one: LinearSurrogate, output: int, k: int, epsilon: float) -> list[Event]:
     """Both tails of an output."""
     unit = np.eye(k)[output]
-    upper = float(one.saddlepoint(epsilon, "upper"))
-    lower = float(one.saddlepoint(epsilon, "lower"))
-    floor = max(upper, lower, 1e-300) / 100  # the surrogate may be wrong about the rarer side
+    # The rarer, the less the surrogate knows which of the two is likelier, and a share too large
+    # costs little, one too small much: so shares as the square roots, within a factor of ten.
+    upper = float(one.saddlepoint(epsilon, "upper")) ** 0.5
+    lower = float(one.saddlepoint(epsilon, "lower")) ** 0.5
+    floor = max(upper, lower, 1e-150) / 10
     return [
         Event(unit, epsilon, one.gains, max(upper, floor)),
         Event(-unit, epsilon, -one.gains, max(lower, floor)),

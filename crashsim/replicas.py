@@ -247,7 +247,7 @@ def simulate_vote(
         shares.append(fails.mean(1))
     alpha = 1 - confidence
     share = np.concatenate(shares)
-    pooled = clustered_proportion_interval(share.mean(), share.var(ddof=1), trials, alpha)
+    pooled = clustered_proportion_interval(share.mean(), share.var(ddof=1), trials, space.B, alpha)
     return VoteFailure(proportion_interval(failed, trials, alpha), pooled, trials)
 
 

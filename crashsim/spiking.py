@@ -325,7 +325,7 @@ def _estimates(
             "hardware", "class-change", "statistical",
             per_input=proportion_interval(changed.sum(0), n, alpha),
             pooled=clustered_proportion_interval(
-                np.asarray(shares.mean()), np.asarray(shares.var(ddof=1)), n, alpha
+                np.asarray(shares.mean()), np.asarray(shares.var(ddof=1)), n, space.B, alpha
             ),
             confidence=confidence, note=f"{note}; one read each, spiking noise included",
         )  # fmt: skip

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from crashsim.control import Control, Controlled, controlled_mean
+from crashsim.control import Control, Controlled, Limits, controlled_mean
 from crashsim.estimate import Estimate, Quantity, Values, estimates_of
 from crashsim.few import FewFaults
 from crashsim.intervals import (
@@ -182,9 +182,15 @@ class Tally:
         """The mean of a combination of d and d^2 over all faults, and the sampled part of it."""
         sums = self._sums.pooled if pooled else self._sums.per_input
         exact = self._exact.pooled if pooled else self._exact.per_input
-        found = controlled_mean(sums, target, self._known(pooled))
+        found = controlled_mean(sums, target, self._known(pooled), self._limits(pooled))
         value: Floats = (target * exact.first[:2]).sum(0) + self._rest * found.mean
         return value, found
+
+    def _limits(self, pooled: bool) -> Limits | None:
+        if self._control is None:
+            return None
+        limits = self._control.limits(self.n)
+        return limits.pooled() if pooled else limits
 
     def _naive_variance(self, target: Floats, pooled: bool = False) -> Floats:
         """Variance of one plain sample of the combination."""
@@ -228,11 +234,13 @@ class Tally:
         )
         k = value.shape[1]
         target = _target(np.zeros(k + 1), 1.0, 0.0)
-        _, found = self._controlled(target, pooled=True)
+        # With a control, not quite the average of the values above: one regression serves all.
+        shift, found = self._controlled(target, pooled=True)
+        average = self._centre.mean(0) + shift[:k]
         variance = (self._rest**2 * found.variance)[:k]
         naive = self._naive_variance(target, pooled=True)[:k]
         pooled = _widened(
-            mean_interval(value.mean(0), variance, self.n, alpha, found.fitted),
+            mean_interval(average, variance, self.n, alpha, found.fitted),
             rounding.mean(0),
             self._worth(naive, variance),
         )
@@ -245,7 +253,7 @@ class Tally:
         # E (d - shift)^2, whose own error is that of d^2 - 2 shift d.
         target = _target(shift, -2 * shift, 1.0)
         value, found = self._controlled(target)
-        bias = self._rest**2 * of_mean.variance / self.n  # of shift^2
+        bias = self._rest**2 * of_mean.residual / self.n  # of shift^2
         unbiased = np.maximum(value + shift**2 + bias, 0.0)
         variance = self._rest**2 * found.variance
         room = 2 * np.sqrt(unbiased) * self._rounding()
@@ -292,7 +300,7 @@ class Tally:
         tails = self._proportion(exact.tails, proportion_interval(sums.tails, self.n, alpha))
         changes = self._proportion(exact.changes, proportion_interval(sums.changes, self.n, alpha))
         failed = clustered_proportion_interval(
-            sums.failed.mean[0], sums.failed.covariance[0, 0], self.n, alpha
+            sums.failed.mean[0], sums.failed.covariance[0, 0], self.n, self._space.B, alpha
         )
         spread = np.maximum(sums.failed.covariance[0, 0], 0.0)
         return tails, changes, self._proportion(exact.failed.first[0], failed, spread)
@@ -369,7 +377,8 @@ class Tally:
     def _note(self, quantity: Quantity) -> str | None:
         parts = []
         if self._few is not None:
-            parts.append("0 and 1 fault exact, 2 or more sampled")
+            off = " off the usual state" if self._few.points.base.any() else ""
+            parts.append(f"0 and 1 fault{off} exact, 2 or more sampled")
         if self._control is not None and quantity in ("mean", "variance"):
             parts.append("with the linear surrogate as control variate")
         return "; ".join(parts) or None

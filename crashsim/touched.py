@@ -91,8 +91,6 @@ class Touched:
             sizes: numbers in each node's value, likewise.
             output: the node that is read in the end, for all samples.
         """
-        if count < _FEW:
-            return False
         spared = 0.0
         for node, cost in costs.items():
             rows, after = len(self.before[node]), len(self.after[node])
@@ -104,6 +102,11 @@ class Touched:
                     spared -= WRITE * sizes[source] * rows
         spared -= 2 * WRITE * sizes[output] * count
         return spared * batch > _ACCOUNT
+
+
+def may_be_worth(count: int, batch: int, costs: Mapping[fx.Node, float]) -> bool:
+    """Whether all that there is to compute is worth finding out; arguments as in ``is_worth``."""
+    return count >= _FEW and count * batch * sum(costs.values()) > _ACCOUNT
 
 
 def _touched(change: Changes) -> NDArray[np.bool_]:

@@ -7,6 +7,8 @@ Transformer encoders choose among fused kernels by looking at their inputs, whic
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from torch import Tensor, nn
 
 
@@ -56,7 +58,15 @@ _TRACEABLE: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
-def make_traceable(root: nn.Module) -> None:
-    """Changes the classes of the modules that ``torch.fx`` cannot follow, of a model of our own."""
-    for module in root.modules():
-        module.__class__ = _TRACEABLE.get(type(module), type(module))
+def make_traceable(root: nn.Module, struck: Collection[str] | None = None) -> None:
+    """Changes the classes of the modules that ``torch.fx`` cannot follow, of a model of our own.
+
+    Args:
+        root: the model.
+        struck: paths of what faults strike, parameters and functions included: a layer that has
+            none of them inside keeps its fused kernel. None: no layer does.
+    """
+    for path, module in root.named_modules():
+        whole = struck is not None and not any(name.startswith(f"{path}.") for name in struck)
+        if not (whole and isinstance(module, nn.TransformerEncoderLayer)):
+            module.__class__ = _TRACEABLE.get(type(module), type(module))

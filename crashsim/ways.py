@@ -12,9 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crashsim.changes import SCATTERED, Changes, is_elementwise, is_rare, split, strike
+from crashsim.changes import (
+    SCATTERED,
+    Changes,
+    is_elementwise,
+    is_rare,
+    split,
+    strike,
+    strike_all,
+)
 from crashsim.graph import NotTraceable
 from crashsim.inputs import Inputs
+from crashsim.overwriting import returns_new
 from crashsim.patching import PatchedWeights
 from crashsim.points import Placement, Points
 from crashsim.prefix import Program
@@ -200,11 +209,13 @@ class Ways:
         self, inputs: Inputs, changes: Mapping[Placement, Changes]
     ) -> Iterator[tuple[_Run, int]]:
         """The whole model is run for every sample; neurons alone are struck."""
+        model = self._space.model
         part: dict[Site, list[Changes]] = {}
         count = 1
 
         def act(site: Site) -> Action:
-            return lambda value: strike(value, site, part[site], count)
+            owned = site.function is None and returns_new(model.get_submodule(site.module))
+            return lambda value: strike(value, site, part[site], count, owned)
 
         sites = dict.fromkeys(p.site for p in changes)
 
@@ -213,16 +224,15 @@ class Ways:
             count = stop - start
             for site in sites:
                 part[site] = [c.part(start, stop) for p, c in changes.items() if p.site == site]
-            x = inputs.repeat(count)
+            struck = {}
             for site in sites:
                 if site.kind == "input":
                     index = inputs.site_names.index(site.module)
-                    value = strike(x.tensors[index], site, part[site], count, owned=True)
-                    x = x.with_tensor(index, value)
-            return self._space._call(x)
+                    struck[index] = strike_all(inputs.tensors[index], site, part[site], count)
+            return self._space._call(inputs.repeat_but(count, struck))
 
         actions = {site: act(site) for site in sites if site.kind != "input"}
-        with perturbing(self._space.model, actions):
+        with perturbing(model, actions):
             yield run, sys.maxsize
 
     @contextmanager

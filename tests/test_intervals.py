@@ -27,7 +27,7 @@ def test_clusters_of_one_input_are_nearly_clopper_pearson():
     hits = np.zeros(500)
     hits[:20] = 1
     found = clustered_proportion_interval(
-        np.array([hits.mean()]), np.array([hits.var(ddof=1)]), 500, 0.05
+        np.array([hits.mean()]), np.array([hits.var(ddof=1)]), 500, 1, 0.05
     )
     wanted = stats.binomtest(20, 500).proportion_ci()
     assert found.low[0] == pytest.approx(wanted.low, rel=0.02)
@@ -41,15 +41,22 @@ def test_inputs_that_share_their_fate_count_once():
     apart = np.random.default_rng(0).binomial(10, 0.04, 500) / 10
     widths = []
     for shares in (together, apart):
-        found = clustered_proportion_interval(shares.mean(), shares.var(ddof=1), 500, 0.05)
+        found = clustered_proportion_interval(shares.mean(), shares.var(ddof=1), 500, 10, 0.05)
         widths.append(found.high - found.low)
     assert widths[0] > 2.5 * widths[1]
 
 
 @pytest.mark.parametrize("mean", [0.0, 1.0])
 def test_clusters_without_a_hit_or_a_miss(mean):
-    found = clustered_proportion_interval(np.array([mean]), np.array([0.0]), 50, 0.05)
+    found = clustered_proportion_interval(np.array([mean]), np.array([0.0]), 50, 3, 0.05)
     wanted = stats.binomtest(int(50 * mean), 50).proportion_ci()
+    assert (found.low[0], found.high[0]) == pytest.approx((wanted.low, wanted.high))
+
+
+def test_clusters_tell_no_more_than_all_their_inputs():
+    """Nearly always, one input of three fails under a mask."""
+    found = clustered_proportion_interval(np.array([1 / 3]), np.array([1e-6]), 100, 3, 0.05)
+    wanted = stats.binomtest(100, 300).proportion_ci()
     assert (found.low[0], found.high[0]) == pytest.approx((wanted.low, wanted.high))
 
 

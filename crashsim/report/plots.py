@@ -35,6 +35,7 @@ COLOURS = {
 }
 _OTHER = "#64748b"
 _DOTS = 1500  # of a scatter plot, so that the file stays small
+_WIDE = 20  # ratio of largest to smallest that takes a log scale
 _FLOOR = 1e-9
 _STYLE: Any = {
     "font.family": "sans-serif",
@@ -175,9 +176,11 @@ def scatter(score: Score) -> str | None:
                 )  # fmt: skip
             ends = np.array([x[x > 0].min() if quantity == "variance" else x.min(), x.max()])
             axes.plot(ends, ends, color="#64748b", lw=1, zorder=0)
-            if quantity == "variance":
+            if quantity == "variance" and ends[1] > _WIDE * ends[0]:
                 axes.set_xscale("log")
                 axes.set_yscale("log")
+            else:
+                axes.locator_params(axis="x", nbins=4)
             axes.set_title(title)
             axes.set_xlabel("Monte Carlo")
             axes.set_ylabel("theory")

@@ -416,6 +416,27 @@ def test_untouched_samples_are_left_out_where_that_spares_much():
     assert not leaves_out(0.3, 200, 1000)
 
 
+@pytest.mark.parametrize(
+    ("faults", "whole"),
+    [
+        ({"input": NeuronCrash(0.3)}, {0, 1}),
+        ({"encoder.layers.0": NeuronCrash(0.3)}, {0, 1}),
+        ({"encoder.layers.0:relu": NeuronCrash(0.3)}, {1}),
+        ({"encoder.layers.1.linear1": SignFlip(0.3)}, {0}),
+        ({"encoder.layers.1.linear1.bias": SignFlip(0.03)}, {0}),
+        ({"hidden": NeuronCrash(0.3)}, set()),
+    ],
+    ids=str,
+)
+def test_encoder_layers_without_faults_inside_keep_their_kernel(faults, whole, monkeypatch):
+    space = make(Encoder, SERIES, faults)
+    program = space._ways.program()
+    assert isinstance(program, Program)
+    called = {str(node.target) for node in program._traced.nodes if node.op == "call_module"}
+    assert {i for i in (0, 1) if f"encoder.layers.{i}" in called} == whole
+    compare(space, sample_points(space.placements, 0, 30), monkeypatch)
+
+
 def test_tied_weights_are_patched():
     class Tied(nn.Module):
         def __init__(self):
