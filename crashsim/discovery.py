@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from crashsim.checks import check_model, dtype_of, explaining_failures
 from crashsim.inputs import Inputs, ModelInputs, read_inputs
 from crashsim.sites import (
     ACTIVATION_FUNCTIONS,
@@ -42,10 +43,23 @@ def find_sites(
         model: any module, in evaluation mode.
         inputs: (B, ...) examples, of which some are looked at; several tensors, as ``FaultSpace``
             takes them.
-        run: how to call the model, if not as ``model(inputs)``.
+        run: how to call the model, if not as ``model(inputs)``; the caller has checked both.
+
+    Raises:
+        ArgumentError: the model is no module, or the inputs make no sense.
+        ModelError: the model cannot be analysed as it is, or fails on the inputs.
     """
-    call = run or model
     given = inputs if isinstance(inputs, Inputs) else read_inputs(inputs)
+    if run is not None:
+        return _sites(model, given, run)
+    check_model(model)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    given = given.to(device, dtype_of(model))
+    with explaining_failures(model, given):
+        return _sites(model, given, model)
+
+
+def _sites(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> list[Site]:
     example = given.part(0, 1)
 
     def sample(x: Inputs) -> tuple[_Values, Any]:

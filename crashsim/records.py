@@ -118,6 +118,9 @@ def contradictions(score: Any) -> str | None:
     for i, fault in enumerate(score.faults):
         if "p" not in fault and "std" not in fault:
             return f"faults[{i}] has neither p nor std"
+    for i, site in enumerate(score.sites):
+        if site["share"] is not None and not -0.01 <= site["share"] <= 1.01:
+            return f"sites[{i}].share is {site['share']}, no share of the whole"
     for i, e in enumerate(score.estimates):
         if e.input != "all" and not 0 <= e.input < score.inputs["count"]:
             return f"estimates[{i}].input is {e.input}, of {score.inputs['count']} inputs"

@@ -17,6 +17,8 @@ from torch import nn
 
 from crashsim import analytic
 from crashsim.agreement import Agreement, agreements
+from crashsim.arguments import callback, instance, whole
+from crashsim.arguments import path as file_path
 from crashsim.computing import Results, compute
 from crashsim.errors import ArgumentError, CrashsimWarning, FileError
 from crashsim.estimate import Estimate
@@ -176,11 +178,13 @@ class Score:
 
     def save(self, path: str | Path) -> None:
         """Writes the score as JSON. Raises FileError if it cannot."""
+        path = file_path("path", path)
         write_text("path", path, json.dumps(self.to_dict(), indent=1, allow_nan=False))
 
     @classmethod
     def load(cls, path: str | Path) -> Score:
         """Reads a score from JSON. Raises FileError if it cannot."""
+        path = file_path("path", path)
         try:
             return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
         except FileError as error:
@@ -194,6 +198,7 @@ class Score:
 
     def to_text(self, width: int = 100) -> str:
         """Tables for a terminal of this width."""
+        width = whole("width", width, 20, 10_000)
         from crashsim.report.text import to_text
 
         return to_text(self, width)
@@ -269,6 +274,15 @@ def score(
     """
     check_sampling(samples, rel_width, epsilon, confidence)
     check_delta(delta)
+    callback("progress", progress)
+    for name, asked in (("hardware", hardware), ("proofs", proofs)):
+        instance(name, asked, bool, "True or False")
+    if names is not None:
+        instance("names", names, Mapping, "a mapping such as {'model': 'mine'}")
+    if chip is not None:
+        from crashsim_hardware import Chip
+
+        instance("chip", chip, Chip, "the chip that read_chip returned")
     if delta is not None and epsilon is None:
         raise ArgumentError(f"delta={delta!r}: give epsilon too; together they are the target")
     seed = check_seed(seed)

@@ -241,6 +241,7 @@ DAMAGE = [
     (("histogram", "counts", 0), "x", "histogram.counts[0]"),
     (("sites",), [], "1 faults at 0 sites"),
     (("sites", 0, "share"), "much", "sites[0].share"),
+    (("sites", 0, "share"), 1e308, "sites[0].share is 1e+308"),
     (("faults", 0, "p"), [], "faults[0].p"),
     (("faults", 0), {"fault": "x", "site": "y"}, "neither p nor std"),
     (("model",), "x", "model is 'x', not an object"),
