@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from crashsim.errors import ArgumentError
 from crashsim.estimate import Estimate, Kind, values_of
 from crashsim.points import Floats
+from crashsim.records import Number
 
 _RANKED = 3000  # values whose pairs are compared; more are thinned evenly
 
@@ -35,8 +36,8 @@ class Agreement:
 
     method: str
     quantity: str
-    inside: float
-    worst: float
+    inside: Number
+    worst: Number
     worst_at: tuple[int, int]
     ratio: float | None
     relative_error: float | None

@@ -37,11 +37,12 @@ from crashsim.records import (
     FormulaFacts,
     InputFacts,
     ModelFacts,
+    Number,
     SiteFacts,
     contradictions,
 )
+from crashsim.saved import read
 from crashsim.space import FaultSpace
-from crashsim.typed import MismatchError, typed
 from crashsim.writing import write_text
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class Score:
     estimates: list[Estimate]
     agreement: list[Agreement]
     top: list[CoordinateFacts]
-    covariance: dict[str, list[list[float]]]
+    covariance: dict[str, list[list[Number]]]
     formulas: dict[str, FormulaFacts]
     curves: Curves | None
     histogram: Histogram | None
@@ -114,7 +115,7 @@ class Score:
     plan: list[str]
     skipped: dict[str, str]
     warnings: list[str]
-    timings: dict[str, float]
+    timings: dict[str, Number]
     versions: dict[str, str]
 
     def find(
@@ -163,18 +164,15 @@ class Score:
                 "give a file that `crashsim score --json` of this version wrote"
             )
         try:
-            found = cast(Score, typed(cls, dict(plain)))
-        except MismatchError as error:
+            score: Score = read(cls, plain)
+            if told := contradictions(score):
+                raise ValueError(told)
+        except ValueError as error:
             raise FileError(
                 f"score: {error}; the file is damaged or was changed: write it again with "
                 "`crashsim score --json`"
             ) from error
-        if told := contradictions(found):
-            raise FileError(
-                f"score: {told}; the file is damaged or was changed: write it again with "
-                "`crashsim score --json`"
-            )
-        return found
+        return score
 
     def save(self, path: str | Path) -> None:
         """Writes the score as JSON. Raises FileError if it cannot."""
