@@ -79,10 +79,13 @@ def layer_bounds(space: FaultSpace) -> list[Estimate]:
         space: faults must be neuron crashes (of single units) or weight crashes.
 
     Raises:
-        NotApplicableError: another fault, a layer without a known bound, or several inputs or
-            outputs; says which.
+        NotApplicableError: another fault, a layer without a known bound, several inputs or outputs,
+            or parameters of several types; says which.
     """
     inputs = space.inputs
+    types = {p.dtype for p in space.model.parameters() if p.is_floating_point()}
+    if len(types) > 1:
+        raise NotApplicableError("defined for parameters of one floating-point type")
     for p in space.placements:
         unit = isinstance(p.fault, NeuronCrash) and p.fault.group == "unit"
         if not unit and not isinstance(p.fault, WeightCrash):

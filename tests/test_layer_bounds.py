@@ -246,6 +246,14 @@ def test_other_faults_are_refused(fault, site, make_net, randn):
         layer_bounds(FaultSpace(make_net((3, 4, 2)), randn(1, 3), fault, site))
 
 
+def test_layers_of_several_types_are_refused(make_net, randn):
+    """They are computed in one type, which the layers themselves are not of."""
+    net = make_net((3, 4, 2))
+    net[-1].double()
+    with pytest.raises(NotApplicableError, match="one floating-point type"):
+        layer_bounds(FaultSpace(net, randn(2, 3), NeuronCrash(0.1)))
+
+
 def test_tracing_does_not_touch_the_model(seeded, watch, randn):
     class Remembers(nn.Module):
         def __init__(self):
