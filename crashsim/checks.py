@@ -15,11 +15,7 @@ from crashsim.inputs import Inputs
 def check_model(model: object) -> None:
     if not isinstance(model, nn.Module):
         raise ArgumentError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise ModelError(
-            "model: TorchScript does not let faults in; give the module before torch.jit, or "
-            "torch.export it"
-        )
+    check_not_scripted(model)
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if nn.parameter.is_lazy(tensor):
             raise ModelError(f"model: {name!r} has no shape yet; run the lazy model on data first")
@@ -49,6 +45,16 @@ def check_model(model: object) -> None:
         )
 
 
+def check_not_scripted(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            where = f"{name!r} is of TorchScript, which" if name else "TorchScript"
+            raise ModelError(
+                f"model: {where} does not let faults in; give the module before torch.jit, or "
+                "torch.export it"
+            )
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
     """The module inside the wrappers that change where and how it runs, not what it computes."""
     while True:
@@ -58,6 +64,12 @@ def unwrapped(model: nn.Module) -> nn.Module:
             model = inner
         else:
             return model
+
+
+def rounding_slack(dtype: torch.dtype) -> float:
+    """By how much two ways to compute the same numbers may differ, relative to the largest."""
+    eps = torch.finfo(dtype).eps
+    return float(min(30 * eps**0.75, max(8 * eps, 1e-3)))
 
 
 def quantises_batches(model: nn.Module) -> bool:
