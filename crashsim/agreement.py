@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crashsim.errors import ArgumentError
 from crashsim.estimate import Estimate, Kind, values_of
 from crashsim.points import Floats
+from crashsim.records import Number
 
 _RANKED = 3000  # values whose pairs are compared; more are thinned evenly
 
@@ -34,8 +36,8 @@ class Agreement:
 
     method: str
     quantity: str
-    inside: float
-    worst: float
+    inside: Number
+    worst: Number
     worst_at: tuple[int, int]
     ratio: float | None
     relative_error: float | None
@@ -64,6 +66,8 @@ def agreements(estimates: Sequence[Estimate]) -> list[Agreement]:
                 continue
             kinds = {e.kind for e in estimates if (e.method, e.quantity) == (method, quantity)}
             theirs = _Column.read(estimates, method, quantity, reference.shape)
+            if not np.isfinite(theirs.value).any():
+                continue  # a bound beyond the largest number agrees with everything
             ours = _Column(reference, low, high)
             found.append(_agreement(method, quantity, kinds, theirs, ours))
     return found
@@ -74,11 +78,28 @@ def rank_loss(first: Floats, second: Floats) -> float:
 
     Args:
         first, second: (n,) scores of the same n >= 2 things.
+
+    Raises:
+        ArgumentError: no two lists of as many numbers.
     """
+    first, second = _scores("first", first), _scores("second", second)
+    if len(first) != len(second):
+        raise ArgumentError(f"second: {len(second)} scores for {len(first)} things; give one each")
     order = np.sign(first[:, None] - first) * np.sign(second[:, None] - second)
     n = len(first)
     agreeing = (order > 0).sum() / 2
     return float(1 - agreeing / (n * (n - 1) / 2))
+
+
+def _scores(argument: str, values: Any) -> Floats:
+    """Two or more numbers."""
+    try:
+        found = np.asarray(values, dtype=float)
+    except (TypeError, ValueError):
+        found = np.zeros(())
+    if found.ndim != 1 or len(found) < 2 or np.isnan(found).any():
+        raise ArgumentError(f"{argument}={values!r}; give a list of two or more numbers")
+    return found
 
 
 def correlation(first: Floats, second: Floats) -> float | None:

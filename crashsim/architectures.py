@@ -13,6 +13,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
+from crashsim.arguments import instance
 from crashsim.errors import ArgumentError
 from crashsim.points import check_seed
 
@@ -89,6 +90,7 @@ def parse_architecture(spec: str) -> Architecture:
     Raises:
         ArgumentError: not of that form, a size of zero, or an unknown activation.
     """
+    instance("architecture", spec, str, "one as '64-100-50-10:sigmoid'")
     match = _SPEC.fullmatch(spec)
     if match is None:
         raise ArgumentError(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import numbers
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from crashsim.errors import ArgumentError
@@ -42,6 +44,31 @@ def one_of(argument: str, value: Any, choices: Sequence[str]) -> None:
     """ArgumentError unless the value is one of these strings."""
     if not isinstance(value, str) or value not in choices:
         raise ArgumentError(f"{argument}={value!r}; choose among {', '.join(choices)}")
+
+
+def fraction(argument: str, value: Any) -> float:
+    """A number strictly between 0 and 1, as is its difference from 1."""
+    found = number(argument, value, "a number between 0 and 1", above=0, below=1)
+    return number(argument, found, "a number between 0 and 1", most=1 - 1e-15, least=1e-15)
+
+
+def callback(argument: str, value: Any) -> None:
+    """ArgumentError unless the value is None or can be called."""
+    if value is not None and not callable(value):
+        raise ArgumentError(f"{argument}={value!r}; give a function, or leave it out")
+
+
+def instance(argument: str, value: Any, kind: type | tuple[type, ...], remedy: str) -> None:
+    """ArgumentError unless the value is of this class, or one of these."""
+    if not isinstance(value, kind):
+        raise ArgumentError(f"{argument}={value!r}; give {remedy}")
+
+
+def path(argument: str, value: Any) -> Path:
+    """A path, of a string or of pathlib."""
+    if not isinstance(value, str | os.PathLike) or isinstance(os.fspath(value), bytes):
+        raise ArgumentError(f"{argument}={value!r}; give the name of a file")
+    return Path(value)
 
 
 def is_whole(value: Any) -> bool:

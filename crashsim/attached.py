@@ -20,6 +20,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from crashsim.arguments import instance
+from crashsim.checks import check_module
 from crashsim.discovery import find_sites
 from crashsim.errors import ArgumentError, ModelError
 from crashsim.faults import Fault
@@ -65,9 +67,9 @@ class Attached(ABC):
     """
 
     def __init__(self, model: nn.Module, faults: Faults, sites: str = "hidden") -> None:
-        if not isinstance(model, nn.Module):
-            raise ArgumentError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+        check_module(model)
         _check_faults(faults)
+        instance("sites", sites, str, "a name or glob; several go into faults")
         self.model, self.faults, self._pattern = model, faults, sites
         self._attach()
 

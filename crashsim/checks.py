@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from crashsim.errors import ArgumentError, CrashsimWarning, ModelError
+from crashsim.errors import ArgumentError, CrashsimError, CrashsimWarning, ModelError
 from crashsim.inputs import Inputs
+from crashsim.users_code import described
 
 
-def check_model(model: object) -> None:
+def check_module(model: object) -> nn.Module:
+    """The model, if it is one; else ArgumentError."""
     if not isinstance(model, nn.Module):
-        raise ArgumentError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-    check_not_scripted(model)
+        raise ArgumentError(
+            f"model: expected a torch.nn.Module, got {type(model).__name__}; give the network "
+            "itself"
+        )
+    return model
+
+
+def check_holds_numbers(model: nn.Module) -> None:
+    """Raises ModelError for weights that are not there yet."""
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if nn.parameter.is_lazy(tensor):
             raise ModelError(f"model: {name!r} has no shape yet; run the lazy model on data first")
@@ -24,6 +34,18 @@ def check_model(model: object) -> None:
                 f"model: {name!r} is on the meta device and holds no numbers; load its weights "
                 "(to_empty, then load_state_dict)"
             )
+
+
+def check_model(model: object) -> None:
+    """What can be said of a model before it is run.
+
+    Raises:
+        ArgumentError: no module.
+        ModelError: it cannot be analysed as it is.
+    """
+    model = check_module(model)
+    _check_not_scripted(model)
+    check_holds_numbers(model)
     for name, tensor in model.named_parameters():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ModelError(
@@ -45,7 +67,7 @@ def check_model(model: object) -> None:
         )
 
 
-def check_not_scripted(model: nn.Module) -> None:
+def _check_not_scripted(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             where = f"{name!r} is of TorchScript, which" if name else "TorchScript"
@@ -93,6 +115,22 @@ def _depends_on_mode(module: nn.Module) -> bool:
 def dtype_of(model: nn.Module) -> torch.dtype:
     floating = (p.dtype for p in model.parameters() if p.is_floating_point())
     return next(floating, torch.float32)
+
+
+@contextmanager
+def explaining_failures(model: nn.Module, inputs: Inputs) -> Iterator[None]:
+    """What the model's own code raises on these inputs becomes a ModelError."""
+    try:
+        yield
+    except CrashsimError:
+        raise
+    except (Exception, SystemExit) as error:
+        remedy = "give inputs as its forward takes them"
+        if isinstance(model, torch.fx.GraphModule):
+            remedy += ", and export the model with a free batch size (dynamic_shapes)"
+        raise ModelError(
+            f"inputs: the model fails on {inputs.describe()} ({described(error)}); {remedy}"
+        ) from error
 
 
 def check_outputs(call: Callable[[Inputs], Tensor], inputs: Inputs) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy import stats
 
+from crashsim.arguments import instance, one_of
 from crashsim.errors import ArgumentError
 from crashsim.estimate import Estimate
 from crashsim.scoring import Score
@@ -121,6 +122,19 @@ def compare(
     Raises:
         ArgumentError: fewer than two names, or a score without Monte Carlo.
     """
+    instance("scores", scores, Mapping, "a list of scores for each name")
+    for argument, groups in (("accuracies", accuracies), ("spreads", spreads)):
+        if groups is not None:
+            instance(argument, groups, Mapping, "a list for each name")
+    for name, group in scores.items():
+        if (
+            not isinstance(group, Sequence)
+            or not group
+            or not all(isinstance(score, Score) for score in group)
+        ):
+            raise ArgumentError(f"scores[{name!r}]={group!r}; give a list of scores")
+    if by is not None:
+        one_of("by", by, ("variance", "class-change"))
     if len(scores) < 2:
         raise ArgumentError(f"models: {len(scores)} to compare; give at least two")
     contenders = [

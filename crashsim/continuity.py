@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crashsim.arguments import number
+from crashsim.checks import check_holds_numbers, check_module
 from crashsim.errors import ArgumentError
 
 _AFFINE = (nn.Linear, nn.modules.conv._ConvNd)
@@ -27,12 +28,12 @@ class _WeightPenalty:
     def __init__(
         self, model: nn.Module, strength: float = 1.0, layers: Sequence[nn.Module] | None = None
     ) -> None:
-        check_strength(strength)
-        if not isinstance(model, nn.Module):
-            raise ArgumentError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-        self.strength = strength
+        self.strength = check_strength(strength)
+        check_holds_numbers(check_module(model))
         if layers is None:
             layers = [m for m in model.modules() if isinstance(m, _AFFINE)]
+        if not isinstance(layers, Iterable) or not all(isinstance(m, _AFFINE) for m in layers):
+            raise ArgumentError(f"layers={layers!r}; give a list of Linear or Conv modules")
         self._layers = list(layers)
         if len(self._layers) < 2:
             raise ArgumentError(
@@ -73,7 +74,7 @@ class Continuity(_WeightPenalty):
         width: float = 3.0,
     ) -> None:
         super().__init__(model, strength, layers)
-        self.width = number("width", width, "a positive number of neurons", above=0)
+        self.width = number("width", width, "a positive number of neurons", above=0, most=1e6)
 
     def measure(self) -> Tensor:
         along = self._incoming()
@@ -127,6 +128,6 @@ def _residual_squared(w: Tensor, width: float) -> Tensor:
     return (w - smooth).square().mean() / size
 
 
-def check_strength(strength: object, argument: str = "strength") -> None:
-    """ArgumentError unless it is a finite number >= 0."""
-    number(argument, strength, "a finite number >= 0", least=0)
+def check_strength(strength: object, argument: str = "strength") -> float:
+    """The strength, if it is a finite number >= 0; else ArgumentError."""
+    return number(argument, strength, "a finite number >= 0", least=0)

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from crashsim.arguments import instance, one_of
 from crashsim.errors import ArgumentError, CrashsimError, FileError
 
 Split = Literal["train", "test"]
@@ -93,6 +94,7 @@ def load_examples(spec: str) -> Examples:
         FileError: a file is missing or damaged.
         ArgumentError: an unknown name, or arrays that are no inputs.
     """
+    instance("data", spec, str, "a name as a text")
     if Path(spec).suffix in (".npy", ".npz"):
         return _numpy(spec)
     data = load_data(spec)
@@ -115,6 +117,8 @@ def load_data(spec: str, split: Split = "test") -> Data:
         FileError: a file is missing or damaged.
         ArgumentError: an unknown name.
     """
+    instance("data", spec, str, "a name as a text")
+    one_of("split", split, ("train", "test"))
     name, _, folder = spec.partition(":")
     if name in ("digits", "digits-images"):
         data = _digits(spec, split)

@@ -10,7 +10,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from crashsim.checks import check_not_scripted, rounding_slack, unwrapped
+from crashsim.checks import (
+    check_model,
+    dtype_of,
+    explaining_failures,
+    rounding_slack,
+    unwrapped,
+)
 from crashsim.inputs import Inputs, ModelInputs, read_inputs
 from crashsim.sites import (
     ACTIVATION_FUNCTIONS,
@@ -44,19 +50,30 @@ def find_sites(
         model: any module, in evaluation mode.
         inputs: (B, ...) examples, of which some are looked at; several tensors, as ``FaultSpace``
             takes them.
-        run: how to call the model, if not as ``model(inputs)``.
+        run: how to call the model, if not as ``model(inputs)``; the caller has checked both.
+
+    Raises:
+        ArgumentError: the model is no module, or the inputs make no sense.
+        ModelError: the model cannot be analysed as it is, or fails on the inputs.
     """
-    if run is None:
-        model = unwrapped(model)
-        check_not_scripted(model)
-        # Buffers of our own: forward may count in them.
-        tensors = {name: buffer.clone() for name, buffer in model.named_buffers()}
-
-        def run(*args: Any, **kwargs: Any) -> Any:
-            return call_with(model, tensors, args, kwargs)
-
-    call = run
     given = inputs if isinstance(inputs, Inputs) else read_inputs(inputs)
+    if run is not None:
+        return _sites(model, given, run)
+    model = unwrapped(model)
+    check_model(model)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    given = given.to(device, dtype_of(model))
+    # Buffers of our own: forward may count in them.
+    tensors = {name: buffer.clone() for name, buffer in model.named_buffers()}
+
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        return call_with(model, tensors, arguments, keywords)
+
+    with explaining_failures(model, given):
+        return _sites(model, given, call)
+
+
+def _sites(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> list[Site]:
     example = given.part(0, 1)
 
     def sample(x: Inputs) -> tuple[_Values, Any]:

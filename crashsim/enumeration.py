@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from crashsim.analytic import double_precision
+from crashsim.arguments import number
 from crashsim.errors import ArgumentError
 from crashsim.estimate import Estimate, Values, estimates_of
 from crashsim.inputs import ModelInputs
@@ -62,10 +63,12 @@ class ExactDistribution:
 
     def tail(self, epsilon: float) -> Floats:
         """P(|Delta| >= epsilon), (B, K)."""
+        number("epsilon", epsilon, "a number >= 0 in the units of the outputs", least=0)
         return self._expect(np.asarray(np.abs(self.deltas) >= epsilon))
 
     def any_tail(self, epsilon: float) -> Floats:
         """P(some output moves by epsilon or more), (B,)."""
+        number("epsilon", epsilon, "a number >= 0 in the units of the outputs", least=0)
         return self._expect(np.any(np.abs(self.deltas) >= epsilon, axis=2))
 
     @property

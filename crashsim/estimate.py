@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from crashsim.points import Floats
+from crashsim.records import Number
 
 Kind = Literal["exact", "proof", "bound", "statistical", "estimate"]
 Quantity = Literal["mean", "variance", "tail", "class-change", "quantile"]
@@ -64,7 +65,7 @@ class Estimate:
     quantity: Quantity
     input: int | Literal["all"]
     output: int | Literal["all", "loss"]
-    value: float
+    value: Number
     low: float | None
     high: float | None
     kind: Kind

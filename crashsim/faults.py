@@ -127,7 +127,9 @@ class NeuronCrash(_BernoulliFault):
     def _group_size(self, shape: tuple[int, ...]) -> int:
         if self.group == "unit":
             return 1
-        return math.prod(shape[1:]) if self.group == "channel" else int(self.group)
+        if self.group == "channel":
+            return math.prod(shape[1:])
+        return min(int(self.group), math.prod(shape))
 
     def coordinate_count(self, shape: tuple[int, ...]) -> int:
         return -(-math.prod(shape) // self._group_size(shape))

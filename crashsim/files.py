@@ -17,6 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from crashsim.architectures import Architecture, is_architecture, parse_architecture
+from crashsim.arguments import instance, one_of
+from crashsim.arguments import path as file_path
+from crashsim.checks import check_module
 from crashsim.errors import ArgumentError, FileError
 from crashsim.users_code import call_factory
 from crashsim.writing import check_writable
@@ -54,7 +57,11 @@ def save_model(
 
     Raises:
         FileError: they cannot be written.
+        ArgumentError: an argument of another type.
     """
+    check_module(model)
+    instance("architecture", architecture, Architecture, "what parse_architecture returned")
+    instance("facts", facts, dict, "a dictionary of plain data")
     check_model_path(path)
     stem = _stem(Path(path))
     weights, description = _files_of(stem)
@@ -73,7 +80,7 @@ def save_model(
 
 def check_model_path(path: str | Path) -> None:
     """Raises FileError, before the work, where ``save_model`` could not write its files."""
-    if not Path(path).name:
+    if not file_path("out", path).name:
         raise FileError(f"out={str(path)!r}: give the name of a file")
     for file in _files_of(_stem(Path(path))):
         check_writable("out", file)
@@ -109,6 +116,12 @@ def load_model(
         ArgumentError: an architecture makes no sense or is too large, or a factory needs arguments
             or returns no module.
     """
+    instance("model", spec, str, "a name as a text")
+    if weights is not None:
+        file_path("weights", weights)
+        weights = os.fspath(weights)  # as it was given: an empty name is no folder
+    if reset is not None:
+        one_of("reset", reset, ("subtract", "zero"))
     path = Path(spec)
     is_own = _is_own(path)
     if weights is not None and (is_own or path.suffix in (".nir", ".pt2")):

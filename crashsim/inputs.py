@@ -195,6 +195,12 @@ def _label(inputs: object, path: Names) -> str:
 
 def _check(label: str, value: Tensor | NDArray[Any]) -> Tensor:
     tensor = _from_array(label, value) if isinstance(value, np.ndarray) else value
+    if tensor.is_nested:
+        raise ArgumentError(f"{label}: nested tensors are not supported; pad them to one shape")
+    if tensor.is_quantized:
+        raise ArgumentError(f"{label}: quantised tensors are not supported; use dequantize()")
+    if tensor.is_meta:
+        raise ArgumentError(f"{label}: is on the meta device and holds no numbers; give real ones")
     if tensor.layout != torch.strided:
         raise ArgumentError(f"{label}: layout {tensor.layout} is not supported; use to_dense()")
     if tensor.dim() == 0 or tensor.numel() == 0:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from crashsim_theory import LinearSurrogate
 from numpy.typing import NDArray
 
+from crashsim.arguments import callback, instance, is_number, is_whole
 from crashsim.control import Control
 from crashsim.errors import ArgumentError, CrashsimWarning
 from crashsim.estimate import Estimate, Values
@@ -122,6 +123,8 @@ def monte_carlo(
     Raises:
         ArgumentError: an argument out of its range.
     """
+    instance("space", space, FaultSpace, "a FaultSpace")
+    callback("progress", progress)
     budget = check_sampling(samples, rel_width, epsilon, confidence)
     seed = check_seed(seed)
     few = few_faults(space) if few_exact else None
@@ -197,9 +200,7 @@ def check_sampling(
     samples: int | None, rel_width: float | None, epsilon: float | None, confidence: float
 ) -> int:
     """The number of samples to spend at most, if the arguments make sense."""
-    if samples is not None and (
-        isinstance(samples, bool) or not isinstance(samples, int | np.integer) or samples < 2
-    ):
+    if samples is not None and (not is_whole(samples) or samples < 2):
         raise ArgumentError(f"samples={samples!r}; give an integer of at least 2")
     if rel_width is not None and not _is_share(rel_width):
         raise ArgumentError(f"rel_width={rel_width!r}; give a number between 0 and 1, such as 0.02")
@@ -209,16 +210,16 @@ def check_sampling(
     return samples or (DEFAULT_SAMPLES if rel_width is None else DEFAULT_BUDGET)
 
 
-def _is_share(value: object) -> bool:
-    return isinstance(value, int | float | np.floating) and bool(0 < value < 1)
+def _is_share(value: Any) -> bool:
+    # In its difference from 1, too: an interval of all but no probability has no ends.
+    return is_number(value) and bool(0 < value < 1) and bool(0 < 1 - value < 1)
 
 
 def check_epsilon(epsilon: float | None) -> None:
     """ArgumentError unless epsilon is None or a positive finite number."""
     if epsilon is None:
         return
-    number = isinstance(epsilon, int | float | np.floating) and not isinstance(epsilon, bool)
-    if not number or not 0 < epsilon < np.inf:
+    if not is_number(epsilon) or not 0 < epsilon < np.inf:
         raise ArgumentError(
             f"epsilon={epsilon!r}; give a positive number in the units of the outputs"
         )

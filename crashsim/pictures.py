@@ -12,6 +12,7 @@ from crashsim.computing import Results
 from crashsim.points import Floats
 from crashsim.proofs import Provable, linear_bracket
 from crashsim.rare import sample_union, tail_events
+from crashsim.records import Number
 from crashsim.space import FaultSpace
 
 _POINTS = 48
@@ -34,10 +35,10 @@ class Curves:
 
     input: int
     output: int
-    epsilon: list[float]
-    methods: dict[str, list[float]]
-    low: list[float] | None = None
-    high: list[float] | None = None
+    epsilon: list[Number]
+    methods: dict[str, list[Number]]
+    low: list[Number] | None = None
+    high: list[Number] | None = None
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,10 @@ class Histogram:
 
     input: int
     output: int
-    edges: list[float]
-    counts: list[float]
-    saddlepoint: list[float] | None = None
-    normal: list[float] | None = None
+    edges: list[Number]
+    counts: list[Number]
+    saddlepoint: list[Number] | None = None
+    normal: list[Number] | None = None
 
 
 def curves_of(space: FaultSpace, results: Results) -> Curves | None:

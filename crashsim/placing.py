@@ -35,6 +35,8 @@ def place(faults: Faults, sites: str, available: list[Site]) -> list[Placement]:
         if not isinstance(fault, Fault) or not isinstance(pattern, str):
             raise ArgumentError(f"faults: {pattern!r}: {fault!r} is not a site name and a fault")
         for site in select_sites(available, pattern, fault.strikes):
+            if 0 in site.shape:
+                raise SiteError(f"sites={pattern!r}: {site.name!r} is empty; choose other sites")
             stop = start + fault.coordinate_count(site.shape)
             placements.append(Placement(site, fault, start, stop))
             start = stop

@@ -1,11 +1,22 @@
 """The plain parts of a score: what its dictionaries hold, for whoever reads them.
 
-They are declared so that a saved score can be checked against them (``typed.py``).
+They are declared so that a saved score can be checked against them (``saved.py``).
 """
 
 from __future__ import annotations
 
-from typing import Any, NotRequired, TypedDict
+import math
+from typing import (
+    Annotated,
+    Any,
+    NotRequired,  # which pydantic asks for before Python 3.12
+)
+
+from pydantic import BeforeValidator
+from typing_extensions import TypedDict
+
+# JSON says null for what is no finite number.
+Number = Annotated[float, BeforeValidator(lambda data: math.nan if data is None else data)]
 
 ModelFacts = TypedDict(
     "ModelFacts",
@@ -47,7 +58,7 @@ class SiteFacts(TypedDict):
 class CoordinateFacts(TypedDict):
     site: str
     index: list[int]
-    share: float
+    share: Number
 
 
 class FormulaFacts(TypedDict):
@@ -71,7 +82,7 @@ class DeviceFacts(TypedDict):
 
 
 class SpikeFacts(TypedDict):
-    times: list[float]
+    times: list[Number]
     rows: list[int]
 
 
@@ -83,13 +94,13 @@ class LayerRasterFacts(TypedDict):
 
 
 class RasterFacts(TypedDict):
-    duration: float
+    duration: Number
     layers: list[LayerRasterFacts]
 
 
 class RateFacts(TypedDict):
-    network: list[float]
-    chip: list[float]
+    network: list[Number]
+    chip: list[Number]
 
 
 class ChipFacts(TypedDict):
@@ -103,10 +114,10 @@ class ChipFacts(TypedDict):
     correlation: float | None
     variance_correlation: float | None
     mask_correlation: float | None
-    network_mean: list[list[float]]
-    network_variance: list[list[float]]
-    clean_error: float
-    clean_agreement: float
+    network_mean: list[list[Number]]
+    network_variance: list[list[Number]]
+    clean_error: Number
+    clean_agreement: Number
     rates: list[RateFacts]
     raster: RasterFacts
 
@@ -118,6 +129,9 @@ def contradictions(score: Any) -> str | None:
     for i, fault in enumerate(score.faults):
         if "p" not in fault and "std" not in fault:
             return f"faults[{i}] has neither p nor std"
+    for i, site in enumerate(score.sites):
+        if site["share"] is not None and not -0.01 <= site["share"] <= 1.01:
+            return f"sites[{i}].share is {site['share']}, no share of the whole"
     for i, e in enumerate(score.estimates):
         if e.input != "all" and not 0 <= e.input < score.inputs["count"]:
             return f"estimates[{i}].input is {e.input}, of {score.inputs['count']} inputs"

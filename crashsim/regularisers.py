@@ -93,10 +93,10 @@ class CrashVariance(Attached):
         draws: int = 1,
         seed: int = 0,
     ) -> None:
-        check_strength(strength)
+        strength = check_strength(strength)
         one_of("at", at, ("zero", "mean"))
         self.strength, self.at, self.exact = strength, at, exact
-        self.draws = whole("draws", draws, 1)
+        self.draws = whole("draws", draws, 1, 10_000)
         self.variance = torch.zeros(())
         self._generator = torch.Generator().manual_seed(check_seed(seed))
         self._passes: list[_Pass] = []

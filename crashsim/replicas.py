@@ -18,8 +18,11 @@ from crashsim_theory import (
 )
 from torch import Tensor, nn
 
-from crashsim.errors import ArgumentError
+from crashsim.arguments import fraction, instance, number, one_of, whole
+from crashsim.checks import check_model, check_module, explaining_failures
+from crashsim.errors import ArgumentError, ModelError
 from crashsim.estimate import Values
+from crashsim.inputs import read_inputs
 from crashsim.intervals import clustered_proportion_interval, proportion_interval
 from crashsim.placing import Faults
 from crashsim.points import Floats, Points, check_seed, join, sample_block, sample_points
@@ -27,6 +30,7 @@ from crashsim.space import FaultSpace
 from crashsim.voters import VOTERS, Voter, make_voter
 
 Attack = Literal["far", "flip", "rival", "little"]
+_MOST_COPIES = 100_000
 ATTACKS: tuple[Attack, ...] = ("far", "flip", "rival", "little")
 
 
@@ -62,10 +66,10 @@ class Replicated(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise ArgumentError(f"count={count!r}; give the number of copies, at least 1")
-        if not 0 <= byzantine <= count:
-            raise ArgumentError(f"byzantine={byzantine!r}; give 0 to count={count}")
+        check_module(model)
+        count = whole("count", count, 1, _MOST_COPIES)
+        byzantine = whole("byzantine", byzantine, 0, count)
+        one_of("attack", attack, ATTACKS)
         self.model, self.count, self.faults, self.sites = model, count, faults, sites
         self.byzantine, self.attack, self.seed = byzantine, attack, check_seed(seed)
         self._vote = make_voter(voter, count, f)
@@ -74,8 +78,7 @@ class Replicated(nn.Module):
     def copies(self, x: Tensor) -> Tensor:
         """Outputs of each copy, (R, B, K); the last ``byzantine`` ones lie."""
         if self.faults is None:
-            with torch.no_grad():
-                clean = self.model(x).flatten(1)
+            clean = _clean(self.model, x)
             outputs = clean.expand(self.count, -1, -1)
         else:
             space = FaultSpace(self.model, x, self.faults, self.sites)
@@ -86,6 +89,24 @@ class Replicated(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The vote, (B, K)."""
         return self._vote(self.copies(x))
+
+
+def _clean(model: nn.Module, x: Tensor) -> Tensor:
+    """The outputs (B, K) of copies without faults."""
+    inputs = read_inputs(x)
+    with torch.no_grad(), explaining_failures(model, inputs):
+        outputs = inputs.call(model)
+        if not isinstance(outputs, Tensor) or not outputs.is_floating_point() or outputs.is_meta:
+            raise ModelError(
+                f"model: returns {getattr(outputs, 'dtype', type(outputs).__name__)}; copies vote "
+                "on real-valued outputs (logits)"
+            )
+        if outputs.layout != torch.strided or outputs.dim() < 2 or outputs.numel() == 0:
+            raise ModelError(
+                f"model: returns shape {tuple(outputs.shape)} of {outputs.layout}; copies vote on "
+                "dense outputs (B, K)"
+            )
+        return outputs.flatten(1)
 
 
 def lie(outputs: Tensor, byzantine: int, attack: Attack) -> Tensor:
@@ -99,8 +120,7 @@ def lie(outputs: Tensor, byzantine: int, attack: Attack) -> Tensor:
     - ``little``: the honest average minus 1.5 honest standard deviations for the best class and
       plus as many for the others (hidden in the noise; Baruch et al., NeurIPS 2019).
     """
-    if attack not in ATTACKS:
-        raise ArgumentError(f"attack={attack!r}; choose among {', '.join(ATTACKS)}")
+    one_of("attack", attack, ATTACKS)
     honest = outputs[: len(outputs) - byzantine]
     if byzantine == 0 or len(honest) == 0:
         return outputs
@@ -156,6 +176,7 @@ def plan_replicas(
         ArgumentError: a probability outside its range.
     """
     try:
+        outputs = whole("outputs", outputs, 1)
         published = published_replicas(target)
         published_failure = median_failure(published, delta_upper, delta_lower, outputs)
     except TheoryError as error:
@@ -206,9 +227,12 @@ def simulate_vote(
     confidence: float = 0.95,
 ) -> VoteFailure:
     """Builds ``trials`` groups of ``count`` faulty copies and lets each vote."""
+    instance("space", space, FaultSpace, "a FaultSpace")
+    count = whole("count", count, 1, _MOST_COPIES)
     vote = make_voter(voter, count)
-    if trials < 2:
-        raise ArgumentError(f"trials={trials!r}; give at least 2")
+    trials = whole("trials", trials, 2)
+    epsilon = number("epsilon", epsilon, "a positive number in the units of the outputs", above=0)
+    confidence = fraction("confidence", confidence)
     source = _samples(space, check_seed(seed))
     shares, failed = [], np.zeros(space.B)
     chunk = max(1, _CHUNK // (count * space.B * space.K))
@@ -344,18 +368,28 @@ def byzantine_table(
         count: copies R.
         faults: that honest copies suffer besides; None for none.
         trials: draws of the honest copies' faults.
+
+    Raises:
+        ArgumentError: an argument makes no sense.
+        ModelError: the model cannot be analysed, or fails on the inputs.
     """
+    count = whole("count", count, 1, _MOST_COPIES)
+    trials = whole("trials", trials, 1)
+    seed = check_seed(seed)
+    check_model(model)
+    for argument, names in (("voters", voters), ("attacks", attacks)):
+        if isinstance(names, str) or not isinstance(names, Sequence) or not names:
+            raise ArgumentError(f"{argument}={names!r}; give a list of names")
     bad = tuple(range(min(count, (count + 1) // 2 + 2)))
     space = None if faults is None else FaultSpace(model, inputs, faults, sites)
-    with torch.no_grad():
-        clean = model(inputs).flatten(1)
+    clean = _clean(model, inputs)
     trials = 1 if space is None else trials
     wrong = np.zeros((len(voters), len(bad), len(attacks)))
     for trial in range(trials):
         if space is None:
             honest = clean.expand(count, -1, -1)
         else:
-            points = sample_points(space.placements, check_seed(seed) + trial, count)
+            points = sample_points(space.placements, seed + trial, count)
             honest = torch.from_numpy(space.outputs(points)).to(clean)
         for j, b in enumerate(bad):
             for k, attack in enumerate(attacks):

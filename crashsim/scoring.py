@@ -17,6 +17,8 @@ from torch import nn
 
 from crashsim import analytic
 from crashsim.agreement import Agreement, agreements
+from crashsim.arguments import callback, instance, whole
+from crashsim.arguments import path as file_path
 from crashsim.computing import Results, compute
 from crashsim.errors import ArgumentError, CrashsimWarning, FileError
 from crashsim.estimate import Estimate
@@ -35,11 +37,12 @@ from crashsim.records import (
     FormulaFacts,
     InputFacts,
     ModelFacts,
+    Number,
     SiteFacts,
     contradictions,
 )
+from crashsim.saved import read
 from crashsim.space import FaultSpace
-from crashsim.typed import MismatchError, typed
 from crashsim.writing import write_text
 
 if TYPE_CHECKING:
@@ -102,7 +105,7 @@ class Score:
     estimates: list[Estimate]
     agreement: list[Agreement]
     top: list[CoordinateFacts]
-    covariance: dict[str, list[list[float]]]
+    covariance: dict[str, list[list[Number]]]
     formulas: dict[str, FormulaFacts]
     curves: Curves | None
     histogram: Histogram | None
@@ -112,7 +115,7 @@ class Score:
     plan: list[str]
     skipped: dict[str, str]
     warnings: list[str]
-    timings: dict[str, float]
+    timings: dict[str, Number]
     versions: dict[str, str]
 
     def find(
@@ -161,26 +164,25 @@ class Score:
                 "give a file that `crashsim score --json` of this version wrote"
             )
         try:
-            found = cast(Score, typed(cls, dict(plain)))
-        except MismatchError as error:
+            score: Score = read(cls, plain)
+            if told := contradictions(score):
+                raise ValueError(told)
+        except ValueError as error:
             raise FileError(
                 f"score: {error}; the file is damaged or was changed: write it again with "
                 "`crashsim score --json`"
             ) from error
-        if told := contradictions(found):
-            raise FileError(
-                f"score: {told}; the file is damaged or was changed: write it again with "
-                "`crashsim score --json`"
-            )
-        return found
+        return score
 
     def save(self, path: str | Path) -> None:
         """Writes the score as JSON. Raises FileError if it cannot."""
+        path = file_path("path", path)
         write_text("path", path, json.dumps(self.to_dict(), indent=1, allow_nan=False))
 
     @classmethod
     def load(cls, path: str | Path) -> Score:
         """Reads a score from JSON. Raises FileError if it cannot."""
+        path = file_path("path", path)
         try:
             return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
         except FileError as error:
@@ -194,6 +196,7 @@ class Score:
 
     def to_text(self, width: int = 100) -> str:
         """Tables for a terminal of this width."""
+        width = whole("width", width, 20, 10_000)
         from crashsim.report.text import to_text
 
         return to_text(self, width)
@@ -269,6 +272,15 @@ def score(
     """
     check_sampling(samples, rel_width, epsilon, confidence)
     check_delta(delta)
+    callback("progress", progress)
+    for name, asked in (("hardware", hardware), ("proofs", proofs)):
+        instance(name, asked, bool, "True or False")
+    if names is not None:
+        instance("names", names, Mapping, "a mapping such as {'model': 'mine'}")
+    if chip is not None:
+        from crashsim_hardware import Chip
+
+        instance("chip", chip, Chip, "the chip that read_chip returned")
     if delta is not None and epsilon is None:
         raise ArgumentError(f"delta={delta!r}: give epsilon too; together they are the target")
     seed = check_seed(seed)

@@ -18,13 +18,14 @@ from crashsim.checks import (
     check_model,
     check_outputs,
     dtype_of,
+    explaining_failures,
     quantises_batches,
     rounding_slack,
     unwrapped,
 )
 from crashsim.derivatives import gradient_of, products_of
 from crashsim.discovery import find_sites
-from crashsim.errors import ArgumentError, CrashsimError, ModelError, NotApplicableError
+from crashsim.errors import ArgumentError, ModelError, NotApplicableError
 from crashsim.faults import Fault
 from crashsim.inputs import Inputs, ModelInputs, plain, read_inputs
 from crashsim.placing import Faults, check_strength, moments_of, place, scalars_of_weights
@@ -33,7 +34,6 @@ from crashsim.readout import find_readout
 from crashsim.sites import Action, Site, perturbing
 from crashsim.substituting import call_with
 from crashsim.unfused import Unfused
-from crashsim.users_code import described
 from crashsim.ways import Ways
 
 # Scalars of activations in flight at once: small enough for the cache, large enough to batch.
@@ -99,6 +99,8 @@ class FaultSpace:
                 f"sites={sites!r}: give a name or glob; for several, map each name "
                 "to its fault in faults"
             )
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise ArgumentError(f"dtype={dtype!r}; give a type of floating point (torch.float64)")
         self.model = model
         self.dtype = dtype or dtype_of(model)
         self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -403,16 +405,5 @@ class FaultSpace:
 
     @contextmanager
     def _explaining_failures(self) -> Iterator[None]:
-        """What the model's own code raises on these inputs becomes a ModelError."""
-        try:
+        with explaining_failures(self.model, self.examples):
             yield
-        except CrashsimError:
-            raise
-        except (Exception, SystemExit) as error:
-            remedy = "give inputs as its forward takes them"
-            if isinstance(self.model, torch.fx.GraphModule):
-                remedy += ", and export the model with a free batch size (dynamic_shapes)"
-            raise ModelError(
-                f"inputs: the model fails on {self.examples.describe()} ({described(error)}); "
-                + remedy
-            ) from error

@@ -19,6 +19,7 @@ import numpy as np
 from crashsim_hardware import Chip, ChipFaults, HardwareError, HardwareWarning
 
 from crashsim import layers as torch_layers
+from crashsim.arguments import callback, fraction, instance, one_of, whole
 from crashsim.chip_faults import Breaks
 from crashsim.errors import ArgumentError
 from crashsim.estimate import Estimate, Values, estimates_of
@@ -30,7 +31,7 @@ from crashsim.intervals import (
     variance_interval,
 )
 from crashsim.layers import Key, Layer, UnsupportedLayerError, layers_of
-from crashsim.points import Floats, Placement, sample_points
+from crashsim.points import Floats, Placement, check_seed, sample_points
 from crashsim.records import (
     ChipFacts,
     DeviceFacts,
@@ -164,10 +165,17 @@ def run_chip(
         UnsupportedLayerError: the model cannot be converted.
         ArgumentError: faults the chip cannot have, or counts out of range.
     """
-    for name, value, least in (("masks", masks, 2), ("steps", steps, 2)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ArgumentError(f"{name}={value!r}; give an integer of at least {least}")
-    chip, found = (chip, layers_of(space)) if chip else chip_of(space, steps)
+    instance("space", space, FaultSpace, "a FaultSpace")
+    masks, steps = whole("masks", masks, 2), whole("steps", steps, 2)
+    seed = check_seed(seed)
+    confidence = fraction("confidence", confidence)
+    one_of("engine", engine, ("brian2", "brian2-synapses", "numpy"))
+    if device is not None:
+        instance("device", device, chips.Device, "a device, as crashsim_hardware.device returns")
+    callback("breaks", breaks)
+    if chip is not None:
+        instance("chip", chip, Chip, "the chip that read_chip returned")
+    chip, found = chip_of(space, steps) if chip is None else (chip, layers_of(space))
     network = chip.network or chips.rate_network(chip)
     chip = replace(chip, network=network)
     inputs = space.inputs.double().cpu().numpy()

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crashsim.arguments import number, whole
-from crashsim.data import Data
-from crashsim.errors import ArgumentError
+from crashsim.arguments import instance, number, whole
+from crashsim.checks import check_module
+from crashsim.data import Data, Examples
+from crashsim.errors import ArgumentError, ModelError
 from crashsim.points import check_seed
 from crashsim.sites import ACTIVATION_MODULES
 from crashsim.users_code import described
@@ -70,8 +71,11 @@ def train_classifier(
         ArgumentError: the data has no targets, they do not fit the model's outputs, or training
             diverges.
     """
-    recipe = recipe or Recipe()
+    recipe = Recipe() if recipe is None else recipe
+    instance("recipe", recipe, Recipe, "a Recipe")
     targets = check_targets(model, data)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ModelError("model: has no parameters to train; give one that has")
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
     )
@@ -122,7 +126,7 @@ def train_classifier(
     return total / len(targets)
 
 
-def accuracy(model: nn.Module, data: Data) -> float:
+def accuracy(model: nn.Module, data: Data | Examples) -> float:
     """Share of examples whose largest output is their class."""
     targets = check_targets(model, data)
     with torch.no_grad():
@@ -130,20 +134,52 @@ def accuracy(model: nn.Module, data: Data) -> float:
     return float((predicted == targets).float().mean())
 
 
-def check_targets(model: nn.Module, data: Data) -> Tensor:
-    """The targets, if the data has any and they fit the model; else ArgumentError."""
+def check_targets(model: nn.Module, data: Data | Examples) -> Tensor:
+    """The targets, if the data has any and they fit the model.
+
+    Raises:
+        ArgumentError: they are missing, or do not fit the inputs or the model.
+        ModelError: the model returns no logits.
+    """
+    instance("data", data, (Data, Examples), "a crashsim.data.Data, as load_data returns")
+    if not isinstance(data.inputs, Tensor) or data.inputs.dim() == 0 or len(data.inputs) == 0:
+        raise ArgumentError(f"data={data.name!r} holds no examples; give at least one")
     if data.targets is None:
         raise ArgumentError(
             f"data={data.name!r} has no targets; give an .npz file with 'inputs' and 'targets'"
         )
+    targets, count = data.targets, len(data.inputs)
+    if not isinstance(targets, Tensor) or targets.dtype != torch.int64 or targets.shape != (count,):
+        what = f"{targets.dtype} {tuple(targets.shape)}" if isinstance(targets, Tensor) else targets
+        raise ArgumentError(
+            f"data={data.name!r}: targets {what} for {count} examples; give an int64 class for each"
+        )
+    check_module(model)
     try:
         with torch.no_grad():
-            outputs = model(data.inputs[:2]).shape[-1]
-    except Exception as error:
+            found = model(data.inputs[:2])
+    except (Exception, SystemExit) as error:
         raise ArgumentError(
             f"data={data.name!r}: inputs of shape {tuple(data.inputs.shape[1:])} do not fit the "
             f"model ({described(error)})"
         ) from error
+    rows = min(count, 2)
+    if (
+        not isinstance(found, Tensor)
+        or not found.is_floating_point()
+        or found.layout != torch.strided
+        or found.is_meta
+        or found.dim() != 2
+        or len(found) != rows
+    ):
+        what = type(found).__name__
+        if isinstance(found, Tensor):
+            what = f"{found.dtype} {tuple(found.shape)}"
+        raise ModelError(
+            f"model: returns {what} for {rows} examples; a classifier returns logits, "
+            f"({rows}, classes)"
+        )
+    outputs = found.shape[1]
     largest = int(data.targets.max())
     if largest >= outputs or int(data.targets.min()) < 0:
         raise ArgumentError(

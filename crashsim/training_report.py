@@ -19,10 +19,14 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from crashsim.analytic import Analysis, mean_point_taylor, taylor
+from crashsim.arguments import is_number
+from crashsim.checks import check_module
 from crashsim.errors import ArgumentError, CrashsimWarning
 from crashsim.estimate import Estimate
-from crashsim.montecarlo import monte_carlo
+from crashsim.inputs import read_inputs
+from crashsim.montecarlo import check_sampling, monte_carlo
 from crashsim.placing import Faults
+from crashsim.points import check_seed
 from crashsim.space import FaultSpace
 
 
@@ -88,10 +92,16 @@ class TrainingReport:
         band: tuple[float, float] = (0.5, 2.0),
         seed: int = 0,
     ) -> None:
-        if len(band) != 2 or not 0 < band[0] < 1 < band[1]:
+        check_module(model)
+        check_sampling(samples, None, None, 0.95)
+        check_seed(seed)
+        pair = isinstance(band, tuple | list) and len(band) == 2 and all(map(is_number, band))
+        if not pair or not 0 < band[0] < 1 < band[1]:
             raise ArgumentError(f"band={band!r}; give two numbers around 1, such as (0.5, 2)")
-        if targets is not None and len(targets) != len(inputs):
-            raise ArgumentError(f"targets: {len(targets)} for {len(inputs)} inputs; give one each")
+        count = len(read_inputs(inputs))
+        if targets is not None and not (isinstance(targets, Tensor) and targets.shape == (count,)):
+            what = list(targets.shape) if isinstance(targets, Tensor) else repr(targets)
+            raise ArgumentError(f"targets: {what} for {count} inputs; give a class for each")
         self.model, self.inputs, self.faults, self.sites = model, inputs, faults, sites
         self.targets, self.samples, self.band, self.seed = targets, samples, band, seed
         self.looks: list[Look] = []

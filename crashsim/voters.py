@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from crashsim.arguments import instance, is_whole, whole
 from crashsim.errors import ArgumentError, MissingExtraError
 
 Voter = Callable[[Tensor], Tensor]
@@ -57,12 +58,12 @@ def make_voter(name: str | Voter, copies: int, f: int | None = None) -> Voter:
     """
     if callable(name):
         return name
-    if copies < 1:
-        raise ArgumentError(f"copies={copies!r}; give at least 1")
+    instance("voter", name, str, f"one of {', '.join(VOTERS)}, byzfl:NAME, or a function")
+    whole("copies", copies, 1)
     krum = name in ("krum", "multi-krum")
     most = max(0, (copies - 3) // 2 if krum else (copies - 1) // 2)
     f = most if f is None else f
-    if not 0 <= f <= most:
+    if not is_whole(f) or not 0 <= f <= most:
         raise ArgumentError(
             f"f={f!r}: {name} of {copies} copies allows for 0 to {most} bad ones; use more copies"
         )

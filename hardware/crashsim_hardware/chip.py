@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .arguments import whole
 from .errors import HardwareError
 from .network import Network
 from .neurons import PointNeuron
@@ -203,8 +204,9 @@ def quantise(chip: Chip, bits: int) -> Chip:
     s = max|w| / (2**(bits - 1) - 1). Drives (biases) keep their precision. Raises HardwareError
     for fewer than 2 bits.
     """
-    if bits < 2:
-        raise HardwareError(f"weight_bits must be at least 2 (a sign and a magnitude), got {bits}")
+    if not isinstance(chip, Chip):
+        raise HardwareError(f"chip must be a Chip, as convert returns, got {chip!r:.80}")
+    bits = whole("weight_bits (a sign and a magnitude)", bits, 2, 64)
 
     def coarse(projection: Projection) -> Projection:
         if projection.weight is None:

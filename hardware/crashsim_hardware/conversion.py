@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from .arguments import as_numbers, whole
 from .chip import Chip, Physics, Projection, Spiking, round_to_grid
 from .errors import HardwareError
 from .network import Layer, Network
@@ -82,9 +83,13 @@ def convert(
     Raises HardwareError where the network cannot be converted, naming the layer.
     """
     physics = physics or Physics()
+    if not isinstance(network, Network):
+        raise HardwareError(f"network must be a Network, got {network!r:.80}")
+    steps = whole("steps", steps, 1, 2**31)
+    calibration = as_numbers("calibration", calibration)
     _check(network, steps, headroom, refractory)
     dead_steps = round(refractory / physics.dt)
-    activations = network.forward(np.asarray(calibration, dtype=np.float64)).hidden
+    activations = network.forward(calibration).hidden
 
     neurons = []
     for index, layer in enumerate(network.layers[:-1]):

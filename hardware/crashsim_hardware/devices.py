@@ -11,9 +11,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from .arguments import is_number, probability, whole
 from .chip import Chip, Projection
 from .errors import HardwareError
-from .faults import ChipFaults, generator, sample_core_deaths, sample_mismatch
+from .faults import ChipFaults, check_draw, generator, sample_core_deaths, sample_mismatch
 
 __all__ = ["Device", "Parameter", "device", "devices", "sample_bit_errors", "sample_stuck_cells"]
 
@@ -65,7 +66,7 @@ class Device:
         for name in values:
             if name not in {parameter.name for parameter in self.parameters}:
                 self[name]  # raises, naming what there is
-            if not isinstance(values[name], int | float) or not np.isfinite(values[name]):
+            if not is_number(values[name]) or not abs(values[name]) < np.inf:
                 raise HardwareError(f"{name} = {values[name]!r}: give a finite number")
         return replace(
             self,
@@ -116,15 +117,9 @@ def devices() -> dict[str, Device]:
 def device(name: str, **values: float) -> Device:
     """The profile `name`, with the given figures in place of its own."""
     known = devices()
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise HardwareError(f"no device {name!r}; there are {', '.join(sorted(known))}")
     return known[name].given(**values)
-
-
-def _probability(value: float, name: str) -> float:
-    if not 0.0 <= value <= 1.0:
-        raise HardwareError(f"{name} must be a probability in [0, 1], got {value}")
-    return value
 
 
 def sample_stuck_cells(chip: Chip, low: float, high: float, masks: int, seed: int) -> ChipFaults:
@@ -133,7 +128,8 @@ def sample_stuck_cells(chip: Chip, low: float, high: float, masks: int, seed: in
     A weight is the difference of two cells, w = g+ - g-, of which one is at zero conductance when
     healthy. High resistance is zero conductance; low resistance the largest weight of the array.
     """
-    if _probability(low, "low") + _probability(high, "high") > 1.0:
+    check_draw(chip, masks)
+    if probability("low", low) + probability("high", high) > 1.0:
         raise HardwareError(f"a cell cannot be stuck twice: low + high = {low + high} > 1")
 
     def read(projection: Projection, index: int) -> Floats | None:
@@ -157,9 +153,9 @@ def sample_bit_errors(chip: Chip, rate: float, masks: int, seed: int, bits: int 
     part of the fault. A flip of bit k changes the weight by +-s 2**k, of the sign bit by
     -+s 2**(bits - 1).
     """
-    _probability(rate, "rate")
-    if not 2 <= bits <= 32:
-        raise HardwareError(f"bits must be from 2 to 32, got {bits}")
+    check_draw(chip, masks)
+    probability("rate", rate)
+    bits = whole("bits", bits, 2, 32)
 
     def read(projection: Projection, index: int) -> Floats | None:
         stored = projection.weight

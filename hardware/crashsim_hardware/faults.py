@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .arguments import as_numbers, is_number, probability, whole
 from .chip import Chip, Projection, round_to_grid
 from .errors import HardwareError
 
 __all__ = [
     "ChipFaults",
+    "check_draw",
     "generator",
     "sample_core_deaths",
     "sample_dead",
@@ -58,21 +60,25 @@ class ChipFaults:
     masks: int | None = None
 
     def __post_init__(self) -> None:
-        found: dict[int, str] = {} if self.masks is None else {int(self.masks): "masks"}
+        found: dict[int, str] = {}
+        if self.masks is not None:
+            found[whole("masks", self.masks, 1)] = "masks"
         for name in ("dead", "stuck", "thresholds", "weights", "dead_synapses"):
             arrays = getattr(self, name)
             if arrays is None:
                 continue
-            dtype = np.float64 if name in ("thresholds", "weights") else np.bool_
+            is_list = isinstance(arrays, Sequence) and not isinstance(arrays, str | bytes)
+            if not is_list and np.ndim(arrays) == 0:
+                raise HardwareError(f"{name} must be a list of arrays, got {arrays!r:.80}")
             kept: tuple[Floats | None, ...] = tuple(
-                None if a is None else np.asarray(a, dtype=dtype) for a in arrays
+                None if a is None else _of_masks(name, a) for a in arrays
             )
             object.__setattr__(self, name, kept)
             for array in kept:
                 if array is not None:
                     found.setdefault(len(array), name)
         if self.dead_inputs is not None:
-            cut = np.asarray(self.dead_inputs, dtype=np.bool_)
+            cut = _of_masks("dead_inputs", self.dead_inputs)
             object.__setattr__(self, "dead_inputs", cut)
             found.setdefault(len(cut), "dead_inputs")
         if len(found) > 1:
@@ -80,10 +86,8 @@ class ChipFaults:
                 "all fault arrays need the same number of masks along their first axis, got "
                 + " and ".join(f"{count} ({name})" for count, name in found.items())
             )
-        object.__setattr__(self, "masks", next(iter(found), 1))
-        if self.masks is not None and self.masks < 1:
-            raise HardwareError(f"at least one mask is needed, got {self.masks}")
-        if not 0.0 <= self.release_failure < 1.0:
+        object.__setattr__(self, "masks", whole("masks", next(iter(found), 1), 1))
+        if not is_number(self.release_failure) or not 0.0 <= self.release_failure < 1.0:
             raise HardwareError(
                 f"release_failure must be a probability in [0, 1), got {self.release_failure}"
             )
@@ -175,17 +179,29 @@ class ChipFaults:
         return replace(self, **kept, dead_inputs=cut, masks=1)
 
 
+def _of_masks(name: str, value: Any) -> Floats:
+    """An array (M, ...) of numbers, or of truth values where the field says which are struck."""
+    array = as_numbers(name, value)
+    if array.ndim == 0:
+        raise HardwareError(f"{name} must hold arrays (M, ...), one row per mask, got {value!r}")
+    return array if name in ("thresholds", "weights") else array.astype(np.bool_)
+
+
+def check_draw(chip: Chip, masks: int) -> None:
+    """Raises HardwareError unless faults can be drawn for so many masks of a chip."""
+    if not isinstance(chip, Chip):
+        raise HardwareError(f"chip must be a Chip, as convert returns, got {chip!r:.80}")
+    whole("masks", masks, 1)
+
+
 def _bernoulli(p: float, shape: tuple[int, ...], seed: int, stream: int) -> Bools:
-    if not 0.0 <= p <= 1.0:
-        raise HardwareError(f"a fault probability must be in [0, 1], got {p}")
+    probability("p", p)
     return generator(seed, stream).random(shape) < p
 
 
 def generator(seed: int, stream: int) -> np.random.Generator:
     """The Philox stream number `stream` of `seed`."""
-    if seed < 0:
-        raise HardwareError(f"seed must be >= 0, got {seed}")
-    return np.random.Generator(np.random.Philox(key=[seed, stream]))
+    return np.random.Generator(np.random.Philox(key=[whole("seed", seed, 0), stream]))
 
 
 def sample_dead(
@@ -205,6 +221,7 @@ def sample_stuck(
 def _neurons(
     chip: Chip, p: float, masks: int, seed: int, layers: Sequence[int] | None, stream: int
 ) -> list[Bools | None]:
+    check_draw(chip, masks)
     chosen = range(len(chip.sizes)) if layers is None else layers
     return [
         _bernoulli(p, (masks, size), seed, stream + index) if index in chosen else None
@@ -214,6 +231,7 @@ def _neurons(
 
 def sample_dead_synapses(chip: Chip, p: float, masks: int, seed: int) -> ChipFaults:
     """Every stored weight, the readout's included, reads as 0 with probability p."""
+    check_draw(chip, masks)
     arrays = [
         None
         if projection.weight is None
@@ -225,7 +243,8 @@ def sample_dead_synapses(chip: Chip, p: float, masks: int, seed: int) -> ChipFau
 
 def sample_mismatch(chip: Chip, std: float, masks: int, seed: int) -> ChipFaults:
     """Thresholds v_th (1 + std N(0, 1)), cut off at a tenth of v_th."""
-    if not 0.0 <= std < np.inf:
+    check_draw(chip, masks)
+    if not is_number(std) or not 0.0 <= std < np.inf:
         raise HardwareError(f"mismatch: the relative std must be finite and >= 0, got {std}")
     arrays = [
         np.maximum(1.0 + std * generator(seed, 400 + index).standard_normal((masks, size)), 0.1)
@@ -243,8 +262,8 @@ def sample_core_deaths(
     by two layers. Var Delta is then p (1 - p) times the sum over *cores* of the squared summed
     effects, not over neurons.
     """
-    if core_size < 1:
-        raise HardwareError(f"core_size must be at least 1 neuron, got {core_size}")
+    check_draw(chip, masks)
+    core_size = whole("core_size", core_size, 1, 2**31)
     dead: list[Bools] = []
     for index, size in enumerate(chip.sizes):
         cores = -(-size // core_size)

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from .arguments import as_numbers
 from .errors import HardwareError
 from .transforms import (
     AveragePool,
@@ -74,8 +75,10 @@ class Layer:
     def __post_init__(self) -> None:
         transforms = self.transforms
         single = isinstance(transforms, Dense | Conv | SumPool | Flatten | Scale)
+        if not single and not isinstance(transforms, tuple | list):
+            raise HardwareError(f"transforms must be one or a list of them, got {transforms!r:.80}")
         object.__setattr__(self, "transforms", (transforms,) if single else tuple(transforms))
-        if self.activation not in get_args(Activation):
+        if not isinstance(self.activation, str) or self.activation not in get_args(Activation):
             raise HardwareError(
                 f"activation must be one of {', '.join(get_args(Activation))}, "
                 f"got {self.activation!r}"
@@ -174,8 +177,8 @@ def _at(items: Sequence[Floats | None] | None, index: int) -> Floats | None:
 
 def flat_inputs(x: Any, shape: Shape) -> Floats:
     """x (B, *shape) as float64 (B, n); raises HardwareError for another shape, or NaN."""
-    inputs = np.asarray(x, dtype=np.float64)
-    if inputs.shape[1:] != shape or len(inputs) == 0:
+    inputs = as_numbers("inputs", x)
+    if inputs.ndim == 0 or inputs.shape[1:] != shape or len(inputs) == 0:
         raise HardwareError(
             f"inputs must have shape (B, {', '.join(map(str, shape))}) with B >= 1, "
             f"got {inputs.shape}"

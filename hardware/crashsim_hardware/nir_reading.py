@@ -81,6 +81,8 @@ def read_nir(
     """
     nir = load_nir()
     graph = nir.read(source, type_check=False) if isinstance(source, str | Path) else source
+    if not isinstance(graph, nir.NIRGraph):
+        raise HardwareError(f"source must be a path or a nir.NIRGraph, got {source!r:.80}")
     # shapes are checked below: nir 1.0.8 infers wrong ones for grouped convolutions
     metadata = {key: _plain(value) for key, value in dict(graph.metadata or {}).items()}
     step = float(metadata.get("dt", DT)) if dt is None else dt

@@ -21,7 +21,9 @@ Floats = NDArray[Any]
 
 
 def write_nir(chip: Chip, path: str | Path) -> None:
-    """Write `chip` to a NIR file; see `nir_graph`."""
+    """Write `chip` to a NIR file; see `nir_graph`. Raises HardwareError for what is no path."""
+    if not isinstance(path, str | Path) or not str(path):
+        raise HardwareError(f"path must be the name of a file, got {path!r:.80}")
     load_nir().write(str(path), nir_graph(chip))
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from .arguments import whole
 from .block import Activity, Block, Phases, blocks
 from .chip import Chip, quantise
 from .errors import HardwareError
@@ -53,6 +54,8 @@ class Simulator(Protocol):
 
 def as_faults(chip: Chip, faults: Any) -> ChipFaults:
     """`faults` as ChipFaults: None is one clean mask, a sequence of arrays is `dead` neurons."""
+    if not isinstance(chip, Chip):
+        raise HardwareError(f"chip must be a Chip, as convert returns, got {chip!r:.80}")
     if faults is None:
         return ChipFaults(masks=1)
     broken = faults if isinstance(faults, ChipFaults) else ChipFaults(dead=faults)
@@ -110,8 +113,13 @@ def run(
 
     Raises HardwareError for arrays that do not fit the chip.
     """
-    x = flat_inputs(inputs, chip.input_shape)
     broken = as_faults(chip, faults)
+    x = flat_inputs(inputs, chip.input_shape)
+    seed, replica = whole("seed", seed, 0), whole("replica", replica, 0)
+    if copies is not None:
+        copies = whole("copies", copies, 1)
+    if not isinstance(engine, str) or not isinstance(phases, str):
+        raise HardwareError(f"engine and phases must be names, got {engine!r} and {phases!r}")
     if broken.weight_bits is not None:
         chip = quantise(chip, broken.weight_bits)
     size = copies or max(1, min(COPIES.get(engine, 256), NEURONS // sum(chip.sizes)))

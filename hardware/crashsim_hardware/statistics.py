@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from .arguments import is_number
 from .chip import Chip
 from .errors import HardwareError, HardwareWarning
 from .faults import ChipFaults
@@ -97,7 +98,7 @@ def crash_statistics(
         raise HardwareError(
             f"a variance over masks needs at least 2 masks, got {broken.count}; sample hundreds"
         )
-    if not 0.0 < confidence < 1.0:
+    if not is_number(confidence) or not 0.0 < confidence < 1.0:
         raise HardwareError(f"confidence must be between 0 and 1, got {confidence}")
     if broken.count < _FEW:
         warnings.warn(

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from .arguments import as_numbers
 from .errors import HardwareError
 
 __all__ = [
@@ -44,7 +45,7 @@ def _pair(value: int | tuple[int, int], name: str, least: int) -> tuple[int, int
 
 
 def _finite(array: Any, name: str, ndim: int) -> Floats:
-    values = np.asarray(array, dtype=np.float64)
+    values = as_numbers(name, array)
     if values.ndim != ndim:
         raise HardwareError(f"{name} must have {ndim} axes, got shape {values.shape}")
     if not np.isfinite(values).all():
@@ -129,7 +130,7 @@ class Scale:
     scale: Floats
 
     def __post_init__(self) -> None:
-        scale = np.asarray(self.scale, dtype=np.float64)
+        scale = as_numbers("scale", self.scale)
         object.__setattr__(self, "scale", _finite(scale, "Scale.scale", scale.ndim))
 
 

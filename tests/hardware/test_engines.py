@@ -217,7 +217,7 @@ assert signal.getsignal(signal.SIGINT) is handler and sys.excepthook is hook
     [
         ({"engine": "nest"}, "'nest'"),
         ({"phases": "quarter"}, "'quarter'"),
-        ({"seed": -1}, "seed must be >= 0"),
+        ({"seed": -1}, "seed must be an integer of at least 0"),
         ({"faults": [np.zeros((2, 7), bool)]}, r"dead\[0\] must have shape"),
         ({"faults": [None] * 3}, "dead has 3 entries"),
     ],

@@ -157,7 +157,7 @@ def test_every_device_has_its_sources(digits):
             lambda: ChipFaults(dead=[np.zeros((2, 3))], stuck=[np.zeros((4, 3))]),
             "same number of masks",
         ),
-        (lambda: ChipFaults(masks=0), "at least one mask"),
+        (lambda: ChipFaults(masks=0), "masks must be an integer of at least 1"),
         (lambda: ChipFaults(release_failure=1.0), "release_failure"),
         (lambda: ChipFaults(thresholds=[np.zeros((2, 3))]), "positive factors"),
     ],
@@ -172,7 +172,7 @@ def test_impossible_rates(chip):
         sample_dead(chip, 1.5, 2, 0)
     with pytest.raises(HardwareError, match="dead_inputs must have shape"):
         run(chip, np.zeros((1, 5)), ChipFaults(dead_inputs=np.zeros((2, 4))), engine="numpy")
-    with pytest.raises(HardwareError, match="at least 2"):
+    with pytest.raises(HardwareError, match="from 2 to 64"):
         quantise(chip, 1)
     with pytest.raises(HardwareError, match="stuck twice"):
         sample_stuck_cells(chip, 0.7, 0.7, 2, 0)

@@ -222,3 +222,11 @@ def test_what_cannot_be_read_or_written_is_named(tiny, conv, rng):
     zero = read_nir(foreign([io[0], lif(3), io[1]]), reset="zero")
     with pytest.raises(HardwareError, match="resets to zero"):
         rate_network(zero)
+
+
+@pytest.mark.parametrize("path", [None, 3, b"x", "", ["x"]], ids=str)
+def test_what_is_no_path_is_not_written_to(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(HardwareError, match="path must be"):
+        write_nir(None, path)
+    assert not list(tmp_path.iterdir())

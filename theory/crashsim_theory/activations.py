@@ -19,7 +19,7 @@ import numpy as np
 import sympy as sp
 from scipy.special import expit, ndtr
 
-from crashsim_theory.arrays import Array, ArrayLike, as_array
+from crashsim_theory.arrays import Array, ArrayLike, as_array, is_number
 from crashsim_theory.errors import TheoryError
 
 x = sp.Symbol("x", real=True)
@@ -228,7 +228,7 @@ ACTIVATIONS: dict[str, Activation] = {
 @functools.cache
 def leaky_relu(slope: float = 0.01) -> Activation:
     """max(z, slope z), for a slope in [0, 1)."""
-    if not 0 <= slope < 1:
+    if not is_number(slope) or not 0 <= slope < 1:
         raise TheoryError("slope", slope, "choose a slope in [0, 1)")
     expression = sp.Piecewise((x, x >= 0), (sp.Float(slope) * x, True))
     return Activation(
@@ -243,6 +243,6 @@ def activation(name: str | Activation) -> Activation:
     """The activation of that name, or the given one."""
     if isinstance(name, Activation):
         return name
-    if name not in ACTIVATIONS:
+    if not isinstance(name, str) or name not in ACTIVATIONS:
         raise TheoryError("activation", name, f"choose one of {sorted(ACTIVATIONS)}")
     return ACTIVATIONS[name]

@@ -1,5 +1,6 @@
 """Array types and the input checks shared by the numeric modules."""
 
+import numbers
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -9,6 +10,18 @@ from crashsim_theory.errors import TheoryError
 
 Array: TypeAlias = npt.NDArray[np.float64]
 ArrayLike: TypeAlias = npt.ArrayLike
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is one real number of Python or numpy, and no truth value."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def as_number(argument: str, value: Any) -> float:
+    """`value` as one finite number; raises TheoryError otherwise."""
+    if not is_number(value) or not np.isfinite(float(value)):
+        raise TheoryError(argument, value, "give one finite number")
+    return float(value)
 
 
 def as_array(argument: str, value: Any) -> Array:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
-from crashsim_theory.arrays import Array, as_array
+from crashsim_theory.arrays import Array, as_array, as_number
 from crashsim_theory.errors import TheoryError
 
 BALANCED, SMOOTH, SPREAD = 0.1, 0.5, 0.1
@@ -46,6 +46,8 @@ def smoothing_residual(weight: Any, width: float = 3.0) -> float:
     `width` is the standard deviation of the kernel in neurons.
     """
     w = _matrix(weight)
+    if not 0 < as_number("width", width) <= 1e6:
+        raise TheoryError("width", width, "give a positive number of neurons")
     size = float(np.sqrt(np.mean(w**2)))
     residual = w - gaussian_filter1d(w, width, axis=0, mode="nearest")
     return float(np.sqrt(np.mean(residual**2))) / size if size > 0 else 0.0

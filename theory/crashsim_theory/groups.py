@@ -25,6 +25,8 @@ def group_sum(values: Any, ids: Any, groups: int | None = None) -> Array:
         groups: G; None takes the largest id plus one.
     """
     array = as_array("values", values)
+    if array.ndim == 0:
+        raise TheoryError("values", values, "give an array (..., N), one number per member")
     selection = _selection(array.shape[-1], ids, groups)
     flat = np.asarray(selection @ array.reshape(-1, array.shape[-1]).T).T
     return flat.reshape(*array.shape[:-1], -1)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import sympy as sp
 
-from crashsim_theory.arrays import Array, as_array, as_nonnegative, as_probability
+from crashsim_theory.arrays import Array, as_array, as_nonnegative, as_number, as_probability
 from crashsim_theory.errors import TheoryError
 from crashsim_theory.tails.coordinates import Bernoulli, Coordinates
 from crashsim_theory.tails.surrogate import LinearSurrogate, Side
@@ -83,7 +83,9 @@ def largest_p_chebyshev(sum_g: float, sum_g2: float, eps: float, delta: float) -
 
     The expression comes from sympy; `largest_p_expression` shows it.
     """
-    _check_delta(delta)
+    _check_delta(as_number("delta", delta))
+    sum_g, sum_g2 = as_number("sum_g", sum_g), as_number("sum_g2", sum_g2)
+    eps = as_number("eps", eps)
     expression, symbols = _largest_p_formula()
     values = (max(abs(sum_g), 1e-300), sum_g2, eps, delta)
     value = complex(sp.lambdify(symbols, expression, "numpy")(*map(np.complex128, values)))
@@ -136,6 +138,7 @@ def width_needed(
     _check_delta(delta)
     s = LinearSurrogate(0.0, g, Coordinates([Bernoulli(np.full(g.size, p))]))
     mean = float(s.mean)
+    eps = as_number("eps", eps)
     if eps <= abs(mean):
         raise TheoryError(
             "eps", eps, f"must exceed |E Delta| = {abs(mean):.3g}, whatever the width"

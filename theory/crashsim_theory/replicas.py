@@ -6,6 +6,7 @@ import math
 
 from scipy.special import betainc
 
+from crashsim_theory.arrays import is_number
 from crashsim_theory.errors import TheoryError
 
 PUBLISHED_LIMIT = (1 - math.sqrt(2 / 3)) / 2
@@ -26,11 +27,11 @@ def median_failure(
     Raises:
         TheoryError: an even number of replicas, or probabilities outside [0, 1].
     """
-    if replicas < 1 or replicas % 2 == 0:
+    if not is_number(replicas) or replicas < 1 or replicas % 2 != 1:
         raise TheoryError("replicas", replicas, "the median needs an odd number of replicas")
-    for name, value in (("delta_upper", delta_upper), ("delta_lower", delta_lower)):
-        if not 0 <= value <= 1:
-            raise TheoryError(name, value, "a probability lies between 0 and 1")
+    _check_sides(delta_upper, delta_lower)
+    if not is_number(outputs) or outputs < 1:
+        raise TheoryError("outputs", outputs, "give their number, at least 1")
     m = (replicas - 1) // 2
     tails = betainc(m + 1, m + 1, delta_upper) + betainc(m + 1, m + 1, delta_lower)
     return min(1.0, outputs * float(tails))
@@ -44,8 +45,8 @@ def replicas_needed(
     Raises:
         TheoryError: one replica fails on one side with probability >= 1/2: the median never helps.
     """
-    if not 0 < target < 1:
-        raise TheoryError("target", target, "lies strictly between 0 and 1")
+    _check_target(target)
+    _check_sides(delta_upper, delta_lower)
     if max(delta_upper, delta_lower) >= 0.5:
         worst = max(delta_upper, delta_lower)
         raise TheoryError("delta", worst, "below 1/2 is needed for the median to help: train more")
@@ -67,6 +68,17 @@ def replicas_needed(
     return 2 * high + 1
 
 
+def _check_target(target: float) -> None:
+    if not is_number(target) or not 0 < target < 1:
+        raise TheoryError("target", target, "lies strictly between 0 and 1")
+
+
+def _check_sides(delta_upper: float, delta_lower: float) -> None:
+    for name, value in (("delta_upper", delta_upper), ("delta_lower", delta_lower)):
+        if not is_number(value) or not 0 <= value <= 1:
+            raise TheoryError(name, value, "a probability lies between 0 and 1")
+
+
 def published_replicas(target: float) -> int:
     """The rule of the paper's published code: the smallest odd R >= 2 log(1/target) / log 3.
 
@@ -74,7 +86,6 @@ def published_replicas(target: float) -> int:
     delta_1 = 1/3 and target 1e-6 it gives 27 replicas, which fail with probability 3.6e-2. Use
     `replicas_needed`.
     """
-    if not 0 < target < 1:
-        raise TheoryError("target", target, "lies strictly between 0 and 1")
-    found = math.ceil(2 * math.log(1 / target) / math.log(3))
+    _check_target(target)
+    found = math.ceil(-2 * math.log(target) / math.log(3))
     return found if found % 2 else found + 1

@@ -21,6 +21,8 @@ def chebyshev(mean: Any, variance: Any, eps: Any, side: Side = "both") -> Array:
     """
     m, v = as_array("mean", mean), as_nonnegative("variance", variance)
     threshold = as_array("eps", eps)
+    if not isinstance(side, str):
+        raise TheoryError("side", side, 'choose "upper", "lower" or "both"')
     if side == "upper":
         return _cantelli(threshold - m, v)
     if side == "lower":
@@ -43,5 +45,8 @@ def _cantelli(gap: Array, variance: Array) -> Array:
 
 def union(probabilities: Any, axis: int = -1) -> Array:
     """The union bound: the sum over `axis` (rival classes, outputs, exceptions), capped at 1."""
-    summed = as_probability("probabilities", probabilities).sum(axis)
+    values = as_probability("probabilities", probabilities)
+    if not isinstance(axis, int) or not -values.ndim <= axis < values.ndim:
+        raise TheoryError("axis", axis, f"the probabilities have {values.ndim} axes")
+    summed = values.sum(axis)
     return np.asarray(np.minimum(summed, 1.0))

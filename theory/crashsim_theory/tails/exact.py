@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from crashsim_theory.arrays import Array, as_array
+from crashsim_theory.arrays import Array, as_array, is_number
 from crashsim_theory.errors import TheoryError
 from crashsim_theory.tails.quantiles import LinearForms, RareEvent, upper_quantile
 from crashsim_theory.tails.surrogate import LinearSurrogate, Side
@@ -59,9 +59,11 @@ def linear_exact(
     Raises:
         TheoryError: a normal coordinate with a gain, an unknown side, or too few cells.
     """
-    if side not in ("upper", "lower", "both"):
+    if not isinstance(surrogate, LinearSurrogate):
+        raise TheoryError("surrogate", surrogate, "give a LinearSurrogate")
+    if not isinstance(side, str) or side not in ("upper", "lower", "both"):
         raise TheoryError("side", side, 'choose "upper", "lower" or "both"')
-    if cells is not None and cells < 16:
+    if cells is not None and (not is_number(cells) or cells < 16):
         raise TheoryError("cells", cells, "give at least 16")
     if np.any(surrogate.normal_variance > 0):
         raise TheoryError(

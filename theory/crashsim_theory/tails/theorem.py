@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import minimize_scalar
 
+from crashsim_theory.arrays import as_number
 from crashsim_theory.errors import TheoryError
 
 
@@ -58,6 +59,10 @@ def theorem_tail(
     Raises:
         TheoryError: p, q or alpha outside its range.
     """
+    mean, variance = as_number("mean", mean), as_number("variance", variance)
+    eps, curvature = as_number("eps", eps), as_number("curvature", curvature)
+    for name, value in (("n", n), ("p", p), ("q", q), ("alpha", 1 if alpha is None else alpha)):
+        as_number(name, value)
     if not 0 < p < 1:
         raise TheoryError("p", p, "lies strictly between 0 and 1")
     if not 0 < q <= 1:
@@ -68,7 +73,7 @@ def theorem_tail(
     def parts(a: float) -> TheoremTail:
         delta_0 = math.exp(-n * q * divergence(a, p))
         gap = eps - mean - curvature * a * a / 2
-        chebyshev = min(1.0, variance / gap**2) if gap > 0 else 1.0
+        chebyshev = min(1.0, variance / gap / gap) if gap > 0 else 1.0
         return TheoremTail(min(1.0, delta_0 + chebyshev), a, delta_0, chebyshev)
 
     if alpha is not None:

@@ -1,0 +1,50 @@
+"""Plain data, as JSON holds it, read as what the code declares."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+
+def read(kind: Any, plain: Mapping[str, Any]) -> Any:
+    """The data as a dataclass of this kind; entries that it does not declare are left out.
+
+    Raises:
+        ValueError: an entry is missing or of another type than declared; says which.
+    """
+    try:
+        text = json.dumps(dict(plain))
+    except TypeError as error:
+        raise ValueError(f"holds what JSON cannot ({error})") from error
+    try:
+        # From JSON, where strict reading takes a list for a tuple, but no text for a number.
+        return _reader(kind).validate_json(text, strict=True)
+    except ValidationError as error:
+        raise ValueError(_told(error.errors()[0], plain)) from error
+
+
+@cache
+def _reader(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def _told(error: ErrorDetails, plain: Any) -> str:
+    """Where in the data it is, what it should be, and what it is."""
+    path, here = "", plain
+    for step in error["loc"]:
+        if isinstance(step, int):
+            path += f"[{step}]"
+            here = here[step] if step < len(here) else None
+        elif isinstance(here, Mapping):  # other names are those of a union's types
+            path += f".{step}"
+            here = here.get(step)
+    what = error["msg"].removeprefix("Input ")
+    shown = json.dumps(error["input"])
+    if error["type"] != "missing":
+        what += f", not {shown if len(shown) <= 40 else shown[:37] + '...'}"
+    return f"{path.removeprefix('.')}: {what[0].lower()}{what[1:]}"
