@@ -41,7 +41,10 @@ _BATCH_SCALARS = 2**22
 _GRADIENT_SCALARS = 2**25
 _STEP_VALUES = 2**22  # outputs held at once
 _STRUCK_APART = 4  # examples, to see whether the model keeps their order
-NO_DERIVATIVES = "the model computes its output without derivatives (by steps, or under no_grad)"
+NO_DERIVATIVES = (
+    "the model computes its output without derivatives (by steps, under no_grad, or overwriting "
+    "what they need)"
+)
 
 
 class FaultSpace:
@@ -258,9 +261,23 @@ class FaultSpace:
     def has_derivatives(self) -> bool:
         """Whether the output has a derivative in some coordinate.
 
-        A model that quantises, or that computes without derivatives inside, has none.
+        A model that quantises, that computes without derivatives inside, or that overwrites what
+        they are computed from, has none.
         """
-        return any(p.site.has_gradient for p in self.placements)
+        return any(p.site.has_gradient for p in self.placements) and self._can_differentiate
+
+    @cached_property
+    def _can_differentiate(self) -> bool:
+        """Whether torch finds its way back from the output, of one example."""
+        with torch.inference_mode(False), torch.enable_grad():
+            e = torch.zeros(1, 1, self.N, device=self.device, dtype=self.dtype).requires_grad_()
+            tensors = self.perturbed_weights(e[0, 0]) if self._has_parameters else {}
+            out = self._run(self.examples.part(0, 1), e, {**self.tensors, **tensors})
+            try:
+                gradient_of(out.sum(), e)
+            except RuntimeError:
+                return False
+        return True
 
     def _check_derivatives(self) -> None:
         if not self.has_derivatives:

@@ -96,3 +96,23 @@ def test_a_part_in_torchscript_is_refused_by_name(randn):
         FaultSpace(model, randn(2, 3), NeuronCrash(0.1))
     with pytest.raises(ModelError, match="'1' is of TorchScript"):
         find_sites(model, randn(2, 3))
+
+
+class Overwrites(nn.Module):
+    """Changes in place what a derivative would need."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        h = torch.sigmoid(self.linear(x))
+        return self.head(h.mul_(0.9))
+
+
+def test_a_model_that_overwrites_what_derivatives_need_is_sampled(seeded, randn):
+    model = seeded(Overwrites)
+    result = score(model, randn(3, 4), WeightCrash(0.05), samples=200)
+    assert result.find("monte-carlo", "variance").value > 0
+    space = FaultSpace(model, randn(3, 4), WeightCrash(0.05))
+    assert not space.has_derivatives
