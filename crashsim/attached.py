@@ -19,7 +19,6 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from crashsim.arguments import instance
 from crashsim.checks import check_module
@@ -36,6 +35,7 @@ from crashsim.sites import (
     _Listener,
     report_items,
 )
+from crashsim.substituting import call_with
 
 
 class _Hook:
@@ -222,7 +222,7 @@ class Attached(ABC):
         model = self._original
         with self._undisturbed(model) as tensors, torch.no_grad():
             x = args[0].detach().clone()
-            available = find_sites(model, x, lambda v: functional_call(model, tensors, (v,)))
+            available = find_sites(model, x, lambda v: call_with(model, tensors, (v,)))
         self.placements = place(self.faults, self._pattern, available)
         for p in self.placements:
             self._by_key.setdefault(_key_of(p.site), []).append(p)

@@ -44,11 +44,7 @@ def check_model(model: object) -> None:
         ModelError: it cannot be analysed as it is.
     """
     model = check_module(model)
-    if isinstance(model, torch.jit.ScriptModule):
-        raise ModelError(
-            "model: TorchScript does not let faults in; give the module before torch.jit, or "
-            "torch.export it"
-        )
+    _check_not_scripted(model)
     check_holds_numbers(model)
     for name, tensor in model.named_parameters():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
@@ -71,6 +67,16 @@ def check_model(model: object) -> None:
         )
 
 
+def _check_not_scripted(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            where = f"{name!r} is of TorchScript, which" if name else "TorchScript"
+            raise ModelError(
+                f"model: {where} does not let faults in; give the module before torch.jit, or "
+                "torch.export it"
+            )
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
     """The module inside the wrappers that change where and how it runs, not what it computes."""
     while True:
@@ -80,6 +86,12 @@ def unwrapped(model: nn.Module) -> nn.Module:
             model = inner
         else:
             return model
+
+
+def rounding_slack(dtype: torch.dtype) -> float:
+    """By how much two ways to compute the same numbers may differ, relative to the largest."""
+    eps = torch.finfo(dtype).eps
+    return float(min(30 * eps**0.75, max(8 * eps, 1e-3)))
 
 
 def quantises_batches(model: nn.Module) -> bool:

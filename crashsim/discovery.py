@@ -10,7 +10,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from crashsim.checks import check_model, dtype_of, explaining_failures
+from crashsim.checks import (
+    check_model,
+    dtype_of,
+    explaining_failures,
+    rounding_slack,
+    unwrapped,
+)
 from crashsim.inputs import Inputs, ModelInputs, read_inputs
 from crashsim.sites import (
     ACTIVATION_FUNCTIONS,
@@ -24,9 +30,10 @@ from crashsim.sites import (
     perturbing,
 )
 from crashsim.structure import leaves
+from crashsim.substituting import call_with
 
 _Values = dict[Key, Tensor]
-_LOOKED_AT = 4  # examples, to see whether all of them run through a layer
+_LOOKED_AT = 16  # examples, to see whether all of them run through a layer
 
 
 def find_sites(
@@ -52,11 +59,18 @@ def find_sites(
     given = inputs if isinstance(inputs, Inputs) else read_inputs(inputs)
     if run is not None:
         return _sites(model, given, run)
+    model = unwrapped(model)
     check_model(model)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     given = given.to(device, dtype_of(model))
+    # Buffers of our own: forward may count in them.
+    tensors = {name: buffer.clone() for name, buffer in model.named_buffers()}
+
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        return call_with(model, tensors, arguments, keywords)
+
     with explaining_failures(model, given):
-        return _sites(model, given, model)
+        return _sites(model, given, call)
 
 
 def _sites(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> list[Site]:
@@ -72,9 +86,20 @@ def _sites(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> list[Si
         with torch.no_grad(), listening(model, record):
             return seen, x.clone().call(call)
 
+    def shapes(x: Inputs) -> dict[Key, torch.Size]:
+        seen: dict[Key, torch.Size] = {}
+
+        def record(key: Key, value: Any) -> None:
+            if isinstance(value, Tensor):
+                seen[key] = value.shape
+
+        with torch.no_grad(), listening(model, record):
+            x.clone().call(call)
+        return seen
+
     one, _ = sample(example)
     two, output = sample(example.repeat(2))
-    some, _ = sample(given.part(0, _LOOKED_AT))
+    some = shapes(given.part(0, _LOOKED_AT))
     modules = dict(model.named_modules())
     composed = _composed_activations(two, modules)
     folded = _folded({k: (one[k], v) for k, v in two.items() if k in one}, given, sample)
@@ -96,7 +121,7 @@ def _sites(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> list[Si
             continue
         along = 0 if key in folded else axis
         rows = value.shape[along] // 2 * min(len(given), _LOOKED_AT)
-        if key not in some or some[key].shape[along] != rows:
+        if key not in some or some[key][along] != rows:
             continue  # the model decides which examples run through it
         is_activation = _is_activation(key, modules[path], composed)
         sites.append(
@@ -220,8 +245,7 @@ def _close(a: Tensor, b: Tensor) -> bool:
     """Whether two values differ by rounding alone."""
     if a.shape != b.shape:
         return False
-    slack = 30 * torch.finfo(a.dtype).eps ** 0.75
-    return bool((a - b).abs().max() <= slack * (1e-30 + a.abs().max()))
+    return bool((a - b).abs().max() <= rounding_slack(a.dtype) * (1e-30 + a.abs().max()))
 
 
 def _told_read(

@@ -22,7 +22,7 @@ from crashsim.inputs import Inputs
 from crashsim.operations import Operations
 from crashsim.readout import Readout
 from crashsim.sites import ACTIVATION_FUNCTIONS, item_name
-from crashsim.structure import children, rebuilt
+from crashsim.structure import children, leaves, rebuilt
 from crashsim.traceable import make_traceable
 
 
@@ -107,11 +107,17 @@ class TracedModel:
         values: dict[fx.Node, Any] = {}
         last_use = {source: node for node in self.nodes for source in node.all_input_nodes}
         read_later: dict[fx.Node, Tensor] = {}
+        of_inputs: set[fx.Node] = set()  # nodes of tensors that the inputs' values are in
         for node in self.nodes:
             versions = {source: value._version for source, value in read_later.items()}
             with Operations() as counter:
                 values[node] = self.evaluate(node, values, x)
             self.operations[node] = counter.total / 2 / len(x)
+            if node.op == "placeholder" or any(n in of_inputs for n in node.all_input_nodes):
+                if counter.is_dynamic and node.op != "call_module":
+                    raise NotTraceable(f"{node.name} has as many rows as the values say")
+                if any(isinstance(leaf, Tensor) for _, leaf in leaves(values[node])):
+                    of_inputs.add(node)
             for source, version in versions.items():
                 if last_use[source] is node:
                     del read_later[source]

@@ -74,6 +74,11 @@ class Inputs:
         """Examples ``start`` to ``stop``."""
         return self._map(lambda tensor: tensor[start:stop])
 
+    def spread(self, count: int) -> Inputs:
+        """At most so many examples, far from each other."""
+        where = torch.linspace(0, len(self) - 1, min(count, len(self))).long()
+        return self._map(lambda tensor: tensor[where.to(tensor.device)])
+
     def repeat(self, count: int) -> Inputs:
         """The whole batch ``count`` times, copied: the model may change it."""
         return self._map(lambda tensor: _repeat(tensor, count))

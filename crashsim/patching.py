@@ -24,7 +24,11 @@ class PatchedWeights:
         self._base = base
         point = torch.from_numpy(base).to(space.device, space.dtype)
         at_base = space.perturbed_weights(point)
-        self._work = {name: tensor.clone() for name, tensor in at_base.items()}
+        # In rows, whatever the user's layout (channels last, say): coordinates count that way.
+        self._work = {
+            name: tensor.clone(memory_format=torch.contiguous_format)
+            for name, tensor in at_base.items()
+        }
         self._tensors = {**space.tensors, **self._work}
         self._steps = {
             p: p.fault.displacement(space.tensors[p.site.module]).reshape(-1)

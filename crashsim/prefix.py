@@ -156,7 +156,8 @@ class Program:
             every = dict(values)
             for node in self._traced.nodes:
                 if node in self._changed:
-                    every[node] = self._traced.evaluate(node, every, x)
+                    at_base = self._at_base(node, changes)
+                    every[node] = self._traced.evaluate(node, every, x, at_base)
             reference.clean = {node: every[node] for node in self._changed}
         return reference
 

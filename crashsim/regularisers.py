@@ -23,7 +23,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from crashsim.arguments import one_of, whole
 from crashsim.attached import Attached, _devices, _key_of, mean_of, variance_of
@@ -33,6 +32,7 @@ from crashsim.faults import Fault
 from crashsim.placing import Faults
 from crashsim.points import Placement, check_seed
 from crashsim.sites import Action, Site, perturbing
+from crashsim.substituting import call_with
 
 _HALF_SCALE = 256.0  # keeps gradients of float16 outputs out of the subnormal numbers
 
@@ -215,7 +215,7 @@ class CrashVariance(Attached):
             ):
                 if seen.random_state:
                     _set_random_state(model, seen.random_state)
-                output = functional_call(model, tensors, args, seen.keywords)
+                output = call_with(model, tensors, args, seen.keywords)
         finally:
             self._busy = False
         return output, coordinates

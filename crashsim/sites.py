@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from crashsim.errors import SiteError
+from crashsim.errors import ModelError, SiteError
 from crashsim.faults import Strikes
 from crashsim.structure import Names, mapped
 
@@ -107,9 +107,28 @@ class Site:
         if value.dim() == 1 + len(self.shape):
             return action(value)
         rows, *rest = self.shape
+        if len(value) % rows:
+            raise self._decided_by_the_model()
         unfolded = (rows, -1) if self.axis else (-1, rows)
         changed = action(value.reshape(*unfolded, *rest))
         return None if changed is None else changed.reshape(value.shape)
+
+    def by_example(self, value: Tensor, count: int) -> Tensor:
+        """The site's value, which an action sees, with the axis for a batch of ``count`` first.
+
+        Raises:
+            ModelError: it does not hold these examples, each of them once.
+        """
+        rows = value.movedim(self.axis, 0)
+        if len(rows) != count:
+            raise self._decided_by_the_model()
+        return rows
+
+    def _decided_by_the_model(self) -> ModelError:
+        return ModelError(
+            f"model: decides which examples run through {self.name!r}, so a fault of one neuron "
+            "there is not the same in all of them; choose other sites"
+        )
 
 
 Key = tuple[str, str | None, int]

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from crashsim_theory import Moments
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from crashsim.checks import (
     check_model,
@@ -20,6 +20,7 @@ from crashsim.checks import (
     dtype_of,
     explaining_failures,
     quantises_batches,
+    rounding_slack,
     unwrapped,
 )
 from crashsim.derivatives import gradient_of, products_of
@@ -31,6 +32,7 @@ from crashsim.placing import Faults, check_strength, moments_of, place, scalars_
 from crashsim.points import Floats, Integers, Placement, Points
 from crashsim.readout import find_readout
 from crashsim.sites import Action, Site, perturbing
+from crashsim.substituting import call_with
 from crashsim.unfused import Unfused
 from crashsim.ways import Ways
 
@@ -38,7 +40,11 @@ from crashsim.ways import Ways
 _BATCH_SCALARS = 2**22
 _GRADIENT_SCALARS = 2**25
 _STEP_VALUES = 2**22  # outputs held at once
-NO_DERIVATIVES = "the model computes its output without derivatives (by steps, or under no_grad)"
+_STRUCK_APART = 4  # examples, to see whether the model keeps their order
+NO_DERIVATIVES = (
+    "the model computes its output without derivatives (by steps, under no_grad, or overwriting "
+    "what they need)"
+)
 
 
 class FaultSpace:
@@ -237,7 +243,8 @@ class FaultSpace:
         """
         self._check_derivatives()
         rows = np.eye(self.K) if readouts is None else readouts
-        batch = 1 if self._has_parameters else max(1, _GRADIENT_SCALARS // (len(rows) * self.N))
+        batch = max(1, _GRADIENT_SCALARS // (len(rows) * self.N))
+        batch = 1 if self._has_parameters or not self.keeps_order else batch
         for low in range(0, self.B, batch):
             inputs = self.examples.part(low, low + batch)
             with torch.inference_mode(False), torch.enable_grad():
@@ -254,9 +261,23 @@ class FaultSpace:
     def has_derivatives(self) -> bool:
         """Whether the output has a derivative in some coordinate.
 
-        A model that quantises, or that computes without derivatives inside, has none.
+        A model that quantises, that computes without derivatives inside, or that overwrites what
+        they are computed from, has none.
         """
-        return any(p.site.has_gradient for p in self.placements)
+        return any(p.site.has_gradient for p in self.placements) and self._can_differentiate
+
+    @cached_property
+    def _can_differentiate(self) -> bool:
+        """Whether torch finds its way back from the output, of one example."""
+        with torch.inference_mode(False), torch.enable_grad():
+            e = torch.zeros(1, 1, self.N, device=self.device, dtype=self.dtype).requires_grad_()
+            tensors = self.perturbed_weights(e[0, 0]) if self._has_parameters else {}
+            out = self._run(self.examples.part(0, 1), e, {**self.tensors, **tensors})
+            try:
+                gradient_of(out.sum(), e)
+            except RuntimeError:
+                return False
+        return True
 
     def _check_derivatives(self) -> None:
         if not self.has_derivatives:
@@ -280,7 +301,8 @@ class FaultSpace:
         """
         self._check_derivatives()
         values = self.K * self.N * (len(vectors) + 1)
-        batch = 1 if self._has_parameters else max(1, _GRADIENT_SCALARS // values)
+        batch = max(1, _GRADIENT_SCALARS // values)
+        batch = 1 if self._has_parameters or not self.keeps_order else batch
         together = max(1, _GRADIENT_SCALARS // (self._scalars * min(batch, self.B)))
         for low in range(0, self.B, batch):
             inputs = self.examples.part(low, low + batch)
@@ -318,6 +340,33 @@ class FaultSpace:
             columns = changed[start : start + step]
             yield columns, self.outputs(Points.one_at_a_time(base, columns, values[columns]))
 
+    @cached_property
+    def keeps_order(self) -> bool:
+        """Whether the examples of a batch pass the sites in the order in which they are given.
+
+        Else (a model may sort its batch by length) only what strikes all of a batch in the same
+        way can be struck at all. Found by striking some examples each in its own way.
+        """
+        if self.runs_alone or all(p.site.kind == "parameter" for p in self.placements):
+            return True
+        few = self.examples.spread(_STRUCK_APART).repeat(2)
+        rng = np.random.Generator(np.random.Philox(0))
+        struck = rng.random((1, len(few), self.N)) < 0.5
+        e = torch.from_numpy(struck).to(self.device, self.dtype)
+        with torch.no_grad(), self._unfused():
+            try:
+                together = self._run(few, e, self.tensors)[0]
+                alone = [
+                    self._run(few.part(i, i + 1), e[:, i : i + 1], self.tensors)[0]
+                    for i in range(len(few))
+                ]
+            except Exception:  # the model need not take such values
+                return True
+        wanted = torch.cat(alone)
+        finite = torch.isfinite(wanted)
+        slack = rounding_slack(self.dtype) * (1 + wanted[finite].abs().max(0)[0])
+        return bool(((together - wanted)[finite].abs() <= slack).all())
+
     def _run(self, inputs: Inputs, e: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
         """Outputs (S, b, K) of b inputs under neuron coordinates e (S, 1 or b, N)."""
         count, batch = e.shape[0], len(inputs)
@@ -327,7 +376,7 @@ class FaultSpace:
             placed = [p for p in self.placements if p.site == site]
 
             def act(value: Tensor, placed: list[Placement] = placed, site: Site = site) -> Tensor:
-                rows = value.movedim(site.axis, 0)
+                rows = site.by_example(value, count * batch)
                 faulty = rows.reshape(count, batch, *site.shape)
                 for p in placed:
                     faulty = p.fault.perturb(faulty, e[..., p.start : p.stop], site.shape)
@@ -362,16 +411,14 @@ class FaultSpace:
 
     def _forward(self, *arguments: Any, **keywords: Any) -> Tensor:
         with self._unfused():
-            output: Tensor = self.readout(
-                functional_call(self.model, self.tensors, arguments, keywords)
-            )
+            output: Tensor = self.readout(call_with(self.model, self.tensors, arguments, keywords))
         return output
 
     def _raw(self, x: Inputs, tensors: Mapping[str, Tensor] | None = None) -> Any:
         """What the model returns, with these parameters and buffers (its own)."""
-        given = dict(self.tensors if tensors is None else tensors)
+        given = self.tensors if tensors is None else tensors
         with self._unfused():
-            return x.call(lambda *args, **kwargs: functional_call(self.model, given, args, kwargs))
+            return x.call(lambda *args, **kwargs: call_with(self.model, given, args, kwargs))
 
     @contextmanager
     def _explaining_failures(self) -> Iterator[None]:

@@ -21,6 +21,7 @@ from crashsim.changes import (
     strike,
     strike_all,
 )
+from crashsim.checks import rounding_slack
 from crashsim.graph import NotTraceable
 from crashsim.inputs import Inputs
 from crashsim.overwriting import returns_new
@@ -71,7 +72,10 @@ class Ways:
             else:
                 rare = is_rare(p, SCATTERED) and is_elementwise(p)
                 how = "struck one by one" if rare else "masked"
-                how += f", whole model for every sample: {program}"
+                if self._space.keeps_order:
+                    how += f", whole model for every sample: {program}"
+                else:
+                    how = f"masked, one sample at a time: the model reorders its batch; {program}"
             lines.append(f"{p.site.name} ({p.fault.name}): {how}")
         return lines
 
@@ -141,8 +145,10 @@ class Ways:
         size = min(_CHECKED, self._space.N)
         rows, columns, values = [], [], []
         for row in range(3):
-            for p in self._space.placements:
-                chosen = np.sort(rng.choice(p.size, min(-(-p.size // 3), size), replace=False))
+            for number, p in enumerate(self._space.placements):
+                # A fault of one coordinate may silence all others: it strikes one point in three.
+                count = p.size // 3 or int((row + number) % 3 == 0)
+                chosen = np.sort(rng.choice(p.size, min(count, size), replace=False))
                 rows.append(np.full(len(chosen), row))
                 columns.append(p.start + chosen)
                 scale = 1.0 if p.fault.is_bernoulli else p.fault.rate
@@ -165,8 +171,7 @@ class Ways:
             told = reason.partition(". ")[0]
             raise NotTraceable(f"it fails under many faults ({told})") from error
         finite = torch.isfinite(wanted)
-        slack = 30 * torch.finfo(self._space.dtype).eps ** 0.75
-        tolerance = slack * (1 + wanted[finite].abs().max(0)[0])
+        tolerance = rounding_slack(self._space.dtype) * (1 + wanted[finite].abs().max(0)[0])
         if (
             not torch.equal(finite, torch.isfinite(found))
             or ((wanted - found)[finite].abs() > tolerance).any()
@@ -183,9 +188,9 @@ class Ways:
             not self._space._has_parameters or program.can_add_weights(changes)
         ):
             return lambda inputs: self._short(inputs, program, changes)
-        if not self._space._has_parameters:
+        if not self._space._has_parameters and self._space.keeps_order:
             return lambda inputs: self._whole(inputs, changes)
-        stacked = self.stacked(changes)
+        stacked = self.stacked(changes) if self._space._has_parameters else None
         if isinstance(stacked, StackedWeights):
             return lambda inputs: self._stack(inputs, stacked, points, changes)
         return lambda inputs: self._generic(inputs, points)
@@ -215,7 +220,12 @@ class Ways:
 
         def act(site: Site) -> Action:
             owned = site.function is None and returns_new(model.get_submodule(site.module))
-            return lambda value: strike(value, site, part[site], count, owned)
+
+            def strike_examples(value: Tensor) -> Tensor:
+                site.by_example(value, count * len(inputs))
+                return strike(value, site, part[site], count, owned)
+
+            return strike_examples
 
         sites = dict.fromkeys(p.site for p in changes)
 
@@ -266,7 +276,7 @@ class Ways:
                 weights.restore()
             return out
 
-        yield run, 1 if weights else sys.maxsize
+        yield run, 1 if weights or not space.keeps_order else sys.maxsize
 
     def split(self, points: Points) -> dict[Placement, Changes]:
         """What points change at each placement."""
