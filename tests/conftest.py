@@ -5,7 +5,6 @@ import random
 import sys
 import warnings
 from collections import OrderedDict
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,7 +38,11 @@ def _global_state():
 @pytest.fixture(autouse=True)
 def _nothing_global_changes(request):
     """Fails a test of crashsim after which a global generator or mode differs."""
-    if request.path.parent != Path(__file__).parent:
+    if request.path.parent.name in (
+        "theory",
+        "hardware",
+        "training",
+    ):  # which train, or know no torch
         yield
         return
     before = _global_state()

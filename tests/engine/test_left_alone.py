@@ -89,9 +89,9 @@ def test_sites_bear_the_names_that_faults_take_of_compiled_models(seeded, randn)
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
-def test_a_part_in_torchscript_is_refused_by_name(randn):
-    inner = torch.jit.trace(nn.Linear(3, 3), randn(2, 3))
-    model = nn.Sequential(nn.Linear(3, 3), inner).eval()
+def test_a_part_in_torchscript_is_refused_by_name(seeded, randn):
+    first, second = (seeded(lambda: nn.Linear(3, 3)) for _ in range(2))
+    model = nn.Sequential(first, torch.jit.trace(second, randn(2, 3))).eval()
     with pytest.raises(ModelError, match="'1' is of TorchScript"):
         FaultSpace(model, randn(2, 3), NeuronCrash(0.1))
     with pytest.raises(ModelError, match="'1' is of TorchScript"):
