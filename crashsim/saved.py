@@ -1,4 +1,4 @@
-"""Plain data, as JSON holds it, read as what the code declares."""
+"""Plain data, as JSON holds it: written, and read as what the code declares."""
 
 from __future__ import annotations
 
@@ -7,8 +7,26 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+import numpy as np
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
+
+from crashsim.errors import ArgumentError
+
+
+def finite(value: Any) -> Any:
+    """The same plain data with null for what JSON cannot say (infinity, NaN)."""
+    if isinstance(value, Mapping):
+        return {str(k): finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    raise ArgumentError(f"score: cannot write {type(value).__name__} as JSON")
 
 
 def read(kind: Any, plain: Mapping[str, Any]) -> Any:

@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import json
-import platform
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 from torch import nn
 
-from crashsim import analytic
 from crashsim.agreement import Agreement, agreements
 from crashsim.arguments import callback, instance, whole
 from crashsim.arguments import path as file_path
 from crashsim.computing import Results, compute
+from crashsim.doubts import doubts_of
 from crashsim.errors import ArgumentError, CrashsimWarning, FileError
 from crashsim.estimate import Estimate
+from crashsim.facts import (
+    describe_fault,
+    describe_model,
+    describe_sites,
+    leading_coordinates,
+    versions,
+)
 from crashsim.faults import NeuronCrash
 from crashsim.inputs import ModelInputs
-from crashsim.montecarlo import MonteCarlo, check_sampling
+from crashsim.montecarlo import check_sampling
 from crashsim.pictures import Curves, Histogram, curves_of, histogram_of
 from crashsim.placing import Faults
 from crashsim.plan import plan
-from crashsim.points import Placement, check_seed
+from crashsim.points import check_seed
 from crashsim.questions import Answer, check_delta
 from crashsim.records import (
     ChipFacts,
@@ -41,7 +45,7 @@ from crashsim.records import (
     SiteFacts,
     contradictions,
 )
-from crashsim.saved import read
+from crashsim.saved import finite, read
 from crashsim.space import FaultSpace
 from crashsim.writing import write_text
 
@@ -51,9 +55,6 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 CONFIDENCE = 0.95
-_TOP = 20  # fault coordinates listed by their share of the variance
-_THEORY_OFF = 0.5  # share of theory's values inside Monte Carlo's intervals below which we warn
-_MATERIAL = 0.1  # error, of the variance or in standard deviations, that is worth a warning
 Progress = Callable[[str, int, int], None]
 
 
@@ -336,14 +337,14 @@ def _collect(
     if sampled is not None and sampled.covariance is not None:
         covariance["monte-carlo"] = sampled.covariance.mean(0).tolist()
     return Score(
-        model=_describe_model(space, names),
+        model=describe_model(space, names),
         inputs={
             "source": names.get("inputs"),
             "count": space.B,
             "shape": space.examples.shapes(),
         },
-        faults=[_describe_fault(p) for p in space.placements],
-        sites=_describe_sites(space, analysis),
+        faults=[describe_fault(p) for p in space.placements],
+        sites=describe_sites(space, analysis),
         coordinates=space.N,
         outputs=space.K,
         seed=seed,
@@ -353,7 +354,7 @@ def _collect(
         stopped=None if sampled is None else sampled.stopped,
         estimates=analysis.estimates,
         agreement=agreement,
-        top=_top(space, analysis),
+        top=leading_coordinates(space, analysis),
         covariance=covariance,
         formulas=analysis.formulas,
         curves=curves_of(space, results),
@@ -363,114 +364,7 @@ def _collect(
         answers=results.answers,
         plan=space.plan(),
         skipped=results.skipped,
-        warnings=_doubts(agreement, sampled, epsilon) + (run.warnings if run else []),
+        warnings=doubts_of(agreement, sampled, epsilon) + (run.warnings if run else []),
         timings=results.timings,
-        versions=_versions(),
+        versions=versions(),
     )
-
-
-def _doubts(
-    agreement: list[Agreement], sampled: MonteCarlo | None, epsilon: float | None
-) -> list[str]:
-    """Warnings that follow from the numbers themselves."""
-    found = []
-    of_spread = 1.0  # the mean's size in standard deviations
-    if sampled is not None and sampled.variance.max() > 0:
-        of_spread = float(np.abs(sampled.mean).sum() / np.sqrt(sampled.variance).sum())
-    for a in agreement:
-        linear = a.method in ("mean-point-taylor", "mean-point-single")
-        error = (a.relative_error or 0) * (of_spread if a.quantity == "mean" else 1.0)
-        off = a.inside < _THEORY_OFF and error > _MATERIAL
-        if linear and off and (a.relative_error or 0) > (a.noise or 0):
-            found.append(
-                f"{a.method} {a.quantity}: only {a.inside:.0%} of its values lie in Monte Carlo's "
-                f"intervals (relative error {a.relative_error:.0%}): the network is too curved for "
-                "first-order theory at these faults; trust Monte Carlo"
-            )
-    if sampled is not None and epsilon is not None and sampled.variance.max() > 0:
-        total = next(
-            e
-            for e in sampled.estimates
-            if (e.quantity, e.input, e.output) == ("tail", "all", "all")
-        )
-        if total.value * (total.worth or sampled.samples) < 10:
-            found.append(
-                f"samples={sampled.samples}: fewer than 10 samples moved an output by "
-                f"epsilon={epsilon:g}, so Monte Carlo's tail is an upper limit more than a value; "
-                "ask for more samples, or rely on saddlepoint and chernoff"
-            )
-    return found
-
-
-def _describe_model(space: FaultSpace, names: Mapping[str, str]) -> ModelFacts:
-    facts: ModelFacts = {
-        "name": names.get("model") or type(space.model).__name__,
-        "class": type(space.model).__name__,
-        "parameters": sum(p.numel() for p in space.model.parameters()),
-        "dtype": str(space.dtype).removeprefix("torch."),
-    }
-    if space.readout.name:
-        facts["readout"] = space.readout.name
-    return facts
-
-
-def _describe_fault(placement: Placement) -> FaultFacts:
-    return cast(FaultFacts, placement.fault.to_dict() | {"site": placement.site.name})
-
-
-def _describe_sites(space: FaultSpace, analysis: analytic.Analysis) -> list[SiteFacts]:
-    shares = analysis.shares
-    return [
-        {
-            "name": p.site.name,
-            "kind": p.site.kind,
-            "shape": list(p.site.shape),
-            "fault": p.fault.name,
-            "coordinates": p.size,
-            "share": None if shares is None else float(shares[p.start : p.stop].sum()),
-        }
-        for p in space.placements
-    ]
-
-
-def _top(space: FaultSpace, analysis: analytic.Analysis) -> list[CoordinateFacts]:
-    """The coordinates with the largest shares of the variance, largest first."""
-    shares = analysis.shares
-    if shares is None:
-        return []
-    found: list[CoordinateFacts] = []
-    for i in np.argsort(-shares, kind="stable")[:_TOP]:
-        p = next(p for p in space.placements if p.start <= i < p.stop)
-        local = int(i) - p.start
-        exact_index = p.size == p.site.size and len(p.site.shape) > 0
-        index = np.unravel_index(local, p.site.shape) if exact_index else (local,)
-        found.append(
-            {"site": p.site.name, "index": [int(j) for j in index], "share": float(shares[i])}
-        )
-    return found
-
-
-def _versions() -> dict[str, str]:
-    packages = ("crashsim", "torch", "numpy", "scipy", "sympy", "brian2")
-    found = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def finite(value: Any) -> Any:
-    """The same plain data with null for what JSON cannot say (infinity, NaN)."""
-    if isinstance(value, Mapping):
-        return {str(k): finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(v) for v in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    raise ArgumentError(f"score: cannot write {type(value).__name__} as JSON")

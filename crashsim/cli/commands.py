@@ -196,7 +196,7 @@ def compare(
     result = compare_scores(scores, by, accuracies, spreads)
     console().print(render_comparison(result))
     if json_file:
-        from crashsim.scoring import finite
+        from crashsim.saved import finite
 
         write("json", json_file, json.dumps(finite(result.to_dict()), indent=1))
 

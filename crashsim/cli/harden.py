@@ -121,6 +121,6 @@ def _describe(step: Any) -> str:
 
 
 def _finite(values: Any) -> Any:
-    from crashsim.scoring import finite
+    from crashsim.saved import finite
 
     return finite(values)

@@ -78,7 +78,7 @@ def hardware(
     from crashsim.chip_faults import parse_chip_fault
     from crashsim.nir import check_nir_installed, write_chip
     from crashsim.report.text import render_chip
-    from crashsim.scoring import finite
+    from crashsim.saved import finite
     from crashsim.space import FaultSpace
     from crashsim.spiking import chip_of, run_chip
 
