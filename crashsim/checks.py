@@ -126,6 +126,9 @@ def explaining_failures(model: nn.Module, inputs: Inputs) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         remedy = "give inputs as its forward takes them"
+        types = {str(p.dtype) for p in model.parameters() if p.is_floating_point()}
+        if len(types) > 1:  # while a space computes in one of them
+            remedy = f"its parameters are {' and '.join(sorted(types))}: convert it to one type"
         if isinstance(model, torch.fx.GraphModule):
             remedy += ", and export the model with a free batch size (dynamic_shapes)"
         raise ModelError(

@@ -339,6 +339,20 @@ def test_inputs_that_the_model_does_not_take(inputs, told, seeded):
         FaultSpace(seeded(Siamese), inputs, NeuronCrash(0.1))
 
 
+class Widens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 2).double()
+
+    def forward(self, x):
+        return self.second(self.first(x).double())
+
+
+def test_models_that_compute_in_several_types(seeded):
+    with pytest.raises(ModelError, match=r"torch\.float32 and torch\.float64: convert it to one"):
+        FaultSpace(seeded(Widens), torch.ones(2, 3), NeuronCrash(0.1))
+
+
 def test_arrays_of_any_kind(seeded):
     net = seeded(Siamese)
     right = np.arange(6.0).reshape(2, 3)
