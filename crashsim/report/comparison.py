@@ -20,9 +20,9 @@ def render_comparison(comparison: Comparison) -> RenderableType:
     for title in ("rank", "model"):
         table.add_column(title, no_wrap=True)
     for title in (
-        "P(class changes)", "Var Δ", "Var Δ / Var out", "accuracy", "parameters", "next is worse",
+        "P(class changes)", "Var Δ", "Var Δ / Var out", "accuracy", "params", "next is worse",
     ):  # fmt: skip
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", overflow="fold")
     for i, contender in enumerate(comparison.contenders):
         table.add_row(str(i + 1), contender.name, *_cells(contender), _against_next(comparison, i))
     return Group(
