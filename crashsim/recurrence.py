@@ -1,4 +1,4 @@
-"""Recurrent layers step by step, for ``torch.vmap``, which has no rule for torch's own kernels."""
+"""Recurrent layers and cells step by step: ``torch.vmap`` has no rule for torch's own kernels."""
 
 from __future__ import annotations
 
@@ -47,7 +47,11 @@ class StepByStep(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        step = _STEPS.get(getattr(func, "__name__", ""))
+        name = getattr(func, "__name__", "")
+        cell = _STEPS.get(name.removesuffix("_cell"))
+        if name.endswith("_cell") and cell is not None and len(args) == 6:
+            return _cell(cell, *args)
+        step = _STEPS.get(name)
         if step is None or len(args) != 9 or not isinstance(args[3], bool):
             return func(*args, **(kwargs or {}))
         x, states, weights, has_bias, layers, _, training, both_ways, batch_first = args
@@ -70,6 +74,21 @@ class StepByStep(TorchFunctionMode):
             x = torch.cat(outputs, -1)
         x = x.transpose(0, 1) if batch_first else x
         return x, *(torch.stack(state) for state in zip(*last, strict=True))
+
+
+def _cell(
+    step: _Step,
+    x: Tensor,
+    state: Tensor | _States,
+    by_input: Tensor,
+    by_state: Tensor,
+    of_input: Tensor | None,
+    of_state: Tensor | None,
+) -> Tensor | _States:
+    """One step of nn.RNNCell, nn.GRUCell or nn.LSTMCell, whose state has two parts."""
+    states = state if isinstance(state, tuple) else (state,)
+    after = step(F.linear(x, by_input, of_input), F.linear(states[0], by_state, of_state), states)
+    return after if isinstance(state, tuple) else after[0]
 
 
 def _run(

@@ -83,6 +83,20 @@ class Keeps(nn.Module):
         return self.b(self.seen)
 
 
+class Steps(nn.Module):
+    """A loop of a recurrent cell."""
+
+    def __init__(self, kind, **options):
+        super().__init__()
+        self.cell, self.head = kind(3, 4, **options), nn.Linear(4, 2)
+
+    def forward(self, x):
+        state = None
+        for t in range(4):
+            state = self.cell(x[:, t], state)
+        return self.head(state[0] if isinstance(state, tuple) else state)
+
+
 class Decides(nn.Module):
     """Data-dependent control flow."""
 
@@ -139,6 +153,11 @@ STACKED = {
         lambda: Recurrent(nn.RNN, nonlinearity="relu"),
         SERIES,
         {"cell.bias_hh_l?": StuckAt(0.2, 0.1), "cell": NeuronCrash(0.1)},
+    ),
+    "lstm cells": (lambda: Steps(nn.LSTMCell), SERIES, {"weights": WeightCrash(0.3)}),
+    "gru cells": (lambda: Steps(nn.GRUCell, bias=False), SERIES, {"weights": GainNoise(0.3)}),
+    "rnn cells": (
+        lambda: Steps(nn.RNNCell, nonlinearity="relu"), SERIES, {"cell.*": StuckAt(0.3, 0.2)},
     ),
     "cell": (Cell, 7, {"*": WeightCrash(0.2)}),
     "encoder": (Encoder, (5, 4), {"weights": WeightCrash(0.2)}),
