@@ -9,6 +9,7 @@ from crashsim.intervals import (
     mean_interval,
     proportion_interval,
     quantile_interval,
+    stratified_quantiles,
     variance_interval,
 )
 
@@ -58,6 +59,18 @@ def test_clusters_tell_no_more_than_all_their_inputs():
     found = clustered_proportion_interval(np.array([1 / 3]), np.array([1e-6]), 100, 3, 0.05)
     wanted = stats.binomtest(100, 300).proportion_ci()
     assert (found.low[0], found.high[0]) == pytest.approx((wanted.low, wanted.high))
+
+
+def test_a_quantile_where_the_law_jumps_to_it():
+    """P(X <= 1) is 0.9 itself: whichever of 1 and 2 is estimated, the interval holds both ends."""
+    rng, runs, inside = np.random.default_rng(0), 300, 0
+    for _ in range(runs):
+        size = rng.choice([1.0, 2.0], p=[2 / 3, 1 / 3], size=(400, 1, 1))
+        (found,) = stratified_quantiles(
+            size, np.array([1.0, 2.0]).reshape(2, 1, 1), np.array([0.8, 0.05]), 0.15, [0.9], 0.05
+        )
+        inside += found.low[0] <= 1.0 <= found.high[0]
+    assert inside / runs > 0.93
 
 
 def test_student():
