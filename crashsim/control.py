@@ -8,7 +8,8 @@ interval is wider, not wrong. Fitted coefficients make a bias of order 1/n, belo
 
 That holds for coordinates that are struck often enough to show what the surrogate misses of them.
 What the others contribute to L is known to theory alone: their part of the interval stays that of
-plain samples, and where they are most of L, the control is not used.
+plain samples, and where they are most of L, the control is not used. Nor is it where the interval
+is narrower without it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from crashsim.few import FewFaults
+from crashsim.intervals import ENOUGH
 from crashsim.points import Floats, Listed, Points
 from crashsim.space import FaultSpace
 from crashsim.sums import JointSums
@@ -30,6 +32,7 @@ _SPARSE = 0.1  # share of changed coordinates up to which they are added one by 
 _COLLINEAR = 1e-10  # eigenvalues of the controls' correlation that count as zero
 _STRIKES = 30  # in a sample, below which it says too little of the coordinates that are struck
 _MOSTLY = 0.25  # share of the variance of L that is seldom met, beyond which L is no control
+_CANCELLED = 1e-9  # size of a sum, relative to its terms, below which it is their rounding
 _UNSEEN = 3.0  # divided by n: probability, at 95% confidence, of what n samples have not shown
 _TOGETHER = 3.0  # coordinates that such an unseen case is about
 
@@ -42,11 +45,13 @@ class Limits:
         use: (...) whether they show it of most of the variance of L, so that L is a control.
         seldom: (2, ...) variance of L and, about, of L^2 due to coordinates that they seldom meet.
         least: (...) share of the plain variance that is left at least.
+        enough: (...) whether, by L, they hold enough strikes that matter for any interval.
     """
 
     use: NDArray[np.bool_]
     seldom: Floats
     least: Floats
+    enough: NDArray[np.bool_]
 
     def pooled(self) -> Limits:
         """For averages over inputs, (K + 1,): the last is summed over outputs."""
@@ -57,6 +62,7 @@ class Limits:
             np.append(self.use.all(0), self.use.all()),
             deviations**2,
             np.append(self.least.max(0), self.least.max()),
+            np.append(self.enough.all(0), self.enough.all()),
         )
 
 
@@ -73,6 +79,8 @@ class Control:
         fourth: (G, B, K) sums of the fourth central moments of its terms.
         matter: (B, K) number of coordinates that L rests on, (sum v_i)^2 / sum v_i^2 of the
             variances v_i of its terms.
+        adds_up: (K + 1,) whether L averaged over inputs, and then summed over outputs, is more than
+            the rounding of its terms: they cancel where outputs sum to a constant, as softmax's do.
     """
 
     gains: Floats
@@ -81,6 +89,7 @@ class Control:
     spread: Floats
     fourth: Floats
     matter: Floats
+    adds_up: NDArray[np.bool_]
 
     @classmethod
     def of(cls, space: FaultSpace, surrogate: LinearSurrogate, few: FewFaults | None) -> Control:
@@ -105,7 +114,10 @@ class Control:
         spread, fourth, square = sums
         matter = np.full(spread.shape[1:], np.inf)
         np.divide(spread.sum(0) ** 2, square.sum(0), out=matter, where=square.sum(0) > 0)
-        return cls(surrogate.gains, space.mean_point, surrogate.variance, spread, fourth, matter)
+        return cls(
+            surrogate.gains, space.mean_point, surrogate.variance, spread, fourth, matter,
+            _adds_up(surrogate.gains, space.moments.k2),
+        )  # fmt: skip
 
     def limits(self, n: int) -> Limits:
         """Of n samples, (B, K).
@@ -122,11 +134,13 @@ class Control:
         seldom = n * spread**2 < _STRIKES * fourth
         last = np.where(seldom.any(0), len(seldom) - 1 - seldom[::-1].argmax(0), 0)[None]
         total = spread[-1]
+        enough = 2 * n * total**2 >= ENOUGH * fourth[-1]
         spread, fourth = (np.take_along_axis(part, last, 0)[0] for part in (spread, fourth))
         return Limits(
             spread <= _MOSTLY * total,
             np.stack([spread, fourth + 4 * spread * total]),
             np.minimum(_UNSEEN / n, 1.0) * np.minimum(_TOGETHER / self.matter, 1.0),
+            enough,
         )
 
     @cached_property
@@ -150,21 +164,29 @@ class Control:
         return np.asarray(moved).reshape(points.count, b, k)
 
 
+def _adds_up(gains: Floats, k2: Floats) -> NDArray[np.bool_]:
+    """(K + 1,) whether the sums of gains over inputs, and then outputs, are more than rounding."""
+    sums, sizes = gains.sum(0), np.abs(gains).sum(0)
+    sums, sizes = (np.concatenate([g, g.sum(0, keepdims=True)]) for g in (sums, sizes))
+    return np.asarray((sums**2) @ k2 > _CANCELLED**2 * ((sizes**2) @ k2))
+
+
 @dataclass(frozen=True)
 class Controlled:
     """A mean with controls taken out.
 
     Attributes:
         mean: (...) adjusted.
+        slopes: (c, ...) of the controls.
         residual: (...) variance of one sample's adjusted value.
-        variance: (...) the same, but no smaller than the samples can show.
-        fitted: number of coefficients fitted.
+        variance: (...) the same, but no smaller than the samples can show; infinite where L is no
+            control.
     """
 
     mean: Floats
+    slopes: Floats
     residual: Floats
     variance: Floats
-    fitted: int
 
 
 def controlled_mean(
@@ -187,7 +209,7 @@ def controlled_mean(
     variance = np.einsum("i...,ij...,j...->...", target, covariance[:t, :t], target)
     variance = np.maximum(variance, 0.0)
     if known is None:
-        return Controlled(value, variance, variance, 0)
+        return Controlled(value, np.zeros((0, *value.shape)), variance, variance)
     cross = np.moveaxis(np.einsum("i...,ij...->j...", target, covariance[:t, t:]), 0, -1)
     of_controls = np.moveaxis(covariance[t:, t:], (0, 1), (-2, -1))
     scale = np.sqrt(np.maximum(np.diagonal(of_controls, axis1=-2, axis2=-1), 0.0))
@@ -200,13 +222,9 @@ def controlled_mean(
     c = len(known)
     lost = max(sums.n - 1, 1) / max(sums.n - 1 - c, 1)  # degrees of freedom
     residual = np.maximum(variance - explained, 0.0) * lost
+    slopes = np.moveaxis(slopes, -1, 0)
     if limits is None:
-        return Controlled(adjusted, residual, residual, c)
+        return Controlled(adjusted, slopes, residual, residual)
     seldom = (target**2 * limits.seldom).sum(0)
     trusted = np.maximum(residual, limits.least * variance) + seldom
-    return Controlled(
-        np.where(limits.use, adjusted, value),
-        np.where(limits.use, residual, variance),
-        np.where(limits.use, trusted, np.maximum(variance, seldom)),
-        c,
-    )
+    return Controlled(adjusted, slopes, residual, np.where(limits.use, trusted, np.inf))

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from crashsim.points import Floats
 from crashsim.records import Number
@@ -84,15 +85,21 @@ class Estimate:
         return f"{self.method} {self.quantity} = {self.value:.4g}{interval} ({self.kind})"
 
 
+# What the note says of an interval that rests on too few samples.
+TOO_FEW = "few samples make up most of its spread: the interval may be too narrow"
+
+
 @dataclass(frozen=True)
 class Values:
-    """Numbers of one shape, with their intervals (``low`` and ``high`` are None together), and how
-    many plain samples they are worth (NaN where that says nothing)."""
+    """Numbers of one shape, with their intervals (``low`` and ``high`` are None together), how many
+    plain samples they are worth (NaN where that says nothing), and whether they rest on enough
+    samples for the interval to be trusted (all, if None)."""
 
     value: Floats
     low: Floats | None = None
     high: Floats | None = None
     worth: Floats | None = None
+    enough: NDArray[np.bool_] | None = None
 
     def __getitem__(self, where: Any) -> Values:
         return self._each(lambda part: np.asarray(part[where]))
@@ -100,8 +107,8 @@ class Values:
     def reshape(self, *shape: int) -> Values:
         return self._each(lambda part: part.reshape(shape))
 
-    def _each(self, change: Callable[[Floats], Floats]) -> Values:
-        parts = (self.value, self.low, self.high, self.worth)
+    def _each(self, change: Callable[[Any], Any]) -> Values:
+        parts = (self.value, self.low, self.high, self.worth, self.enough)
         value, *rest = (None if part is None else change(part) for part in parts)
         assert value is not None
         return Values(value, *rest)
@@ -130,6 +137,7 @@ def estimates_of(
     def make(where: int | Literal["all"], output: Any, values: Values, at: Any) -> Estimate:
         low, high = values.low, values.high
         worth = None if values.worth is None else float(values.worth[at])
+        enough = values.enough is None or bool(values.enough[at])
         return Estimate(
             method,
             quantity,
@@ -141,7 +149,7 @@ def estimates_of(
             kind,
             confidence,
             level,
-            note,
+            note if enough else "; ".join(filter(None, (note, TOO_FEW))),
             worth if worth is not None and math.isfinite(worth) else None,
         )
 

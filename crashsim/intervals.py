@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,41 +12,88 @@ from scipy import stats
 from crashsim.estimate import Values
 from crashsim.points import Floats
 
+ENOUGH = 20  # degrees of freedom from which an interval is trusted: about ten values that matter
 
-def mean_interval(mean: Floats, variance: Floats, n: int, alpha: float, fitted: int = 0) -> Values:
-    """Student's t interval of a mean, from the sample variance of n independent samples.
+
+@dataclass(frozen=True)
+class Spread:
+    """How n independent values of one sample each are spread, as far as an average needs it.
+
+    Attributes:
+        variance: (...) of one value, unbiased.
+        kurtosis: (...) fourth central moment over the squared variance; 3 where it says nothing.
+        largest: (...) the largest distance from the average that is to be expected of a value that
+            has not been seen.
+    """
+
+    variance: Floats
+    kurtosis: Floats
+    largest: Floats
+
+    @classmethod
+    def of(cls, values: Floats) -> Spread:
+        """Of values (n, ...)."""
+        squares = (values - values.mean(0)) ** 2
+        largest = np.sqrt(squares.max(0))
+        return cls.of_sums(len(values), squares.sum(0), (squares**2).sum(0), largest)
+
+    @classmethod
+    def of_sums(cls, n: int, second: Floats, fourth: Floats, largest: Floats) -> Spread:
+        """From sums over n values of powers of their distance from the average."""
+        kurtosis = np.full(np.shape(second), 3.0)
+        np.divide(n * fourth, second**2, out=kurtosis, where=second**2 > 0)
+        return cls(second / max(n - 1, 1), kurtosis, largest)
+
+
+def degrees_of_freedom(spread: Spread, n: int, fitted: int = 0) -> Floats:
+    """With which the variance of n independent values is known.
+
+    At most n - 1, and fewer where few values make up most of it: about twice their number,
+    2 n / (kurtosis - 1) (Satterthwaite, Biometrics Bulletin 2, 1946). None where all are alike.
+    """
+    most = float(max(n - 1 - fitted, 1))
+    found = np.clip(2 * n / np.maximum(spread.kurtosis - 1, 1e-9), min(2.0, most), most)
+    return np.where(spread.variance > 0, found, 0.0)
+
+
+def half_width(spread: Spread, n: int, alpha: float, fitted: int = 0) -> Floats:
+    """Half the width of the interval of an average of n independent values.
+
+    Student's t with the degrees of freedom that the values' variance is known with. What happens
+    with a probability below log(1 / alpha) / n may not have been seen at all (at 95%, the rule of
+    three); it adds to that as an independent error.
 
     Args:
-        fitted: coefficients that were fitted to the samples beside the mean.
+        spread: of the values, (...).
+        n: number of values.
+        alpha: 1 - confidence.
+        fitted: coefficients that were fitted to the values beside their average.
     """
-    half = _student(alpha, n, fitted) * np.sqrt(variance / n)
+    known = np.maximum(degrees_of_freedom(spread, n, fitted), 1.0)
+    seen = stats.t.ppf(1 - alpha / 2, known) * np.sqrt(np.maximum(spread.variance, 0.0) / n)
+    unseen = min(-np.log(alpha) / n, 1.0) * spread.largest
+    return np.asarray(np.hypot(seen, unseen))
+
+
+def mean_interval(mean: Floats, half: Floats) -> Values:
+    """Interval of a mean of this half-width."""
     return Values(mean, mean - half, mean + half)
 
 
-def _student(alpha: float, n: int, fitted: int) -> float:
-    return float(stats.t.ppf(1 - alpha / 2, max(n - 1 - fitted, 1)))
-
-
-def variance_interval(
-    variance: Floats, its_variance: Floats, n: int, alpha: float, fitted: int = 0
-) -> Values:
-    """Interval of a variance, by the delta method on its logarithm (asymptotic).
+def variance_interval(variance: Floats, half: Floats) -> Values:
+    """Interval of a variance, on the scale of its logarithm (asymptotic).
 
     The logarithm keeps the interval positive and follows the skewness of the estimate. Where the
     sample shows no variance at all, nothing is known of the upper end: it is infinite.
 
     Args:
         variance: estimates.
-        its_variance: variance of one sample's contribution (m4 - sigma^4 for a plain variance).
-        n: number of independent samples.
-        alpha: 1 - confidence.
-        fitted: coefficients that were fitted to the samples beside the variance.
+        half: half-widths of their intervals, were these symmetric.
     """
     positive = variance > 0
-    safe = np.where(positive, variance, 1.0)
-    error = np.sqrt(np.maximum(its_variance, 0) / n) / safe
     # Far beyond a factor of e there is no interval to speak of: the ends are capped.
-    factor = np.exp(np.minimum(_student(alpha, n, fitted) * error, 700.0))
+    ratio = np.divide(half, variance, out=np.zeros_like(variance), where=positive)
+    factor = np.exp(np.minimum(ratio, 700.0))
     low = np.where(positive, variance / factor, 0.0)
     high = np.where(positive, variance * factor, np.inf)
     return Values(variance, low, high)

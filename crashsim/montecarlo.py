@@ -24,13 +24,14 @@ from crashsim.few import FewFaults, few_faults
 from crashsim.intervals import proportion_interval
 from crashsim.points import Floats, Points, check_seed, sample_block
 from crashsim.space import FaultSpace
-from crashsim.tally import Tally
+from crashsim.tally import Moments, Tally
 
 DEFAULT_SAMPLES = 10_000
 DEFAULT_BUDGET = 1_000_000  # samples, where a relative width is asked for
 _KEEP_VALUES = 2**26  # Deltas kept for quantiles and histograms: 256 MiB
 _FEWEST_KEPT = 200  # samples kept, whatever their size
 _STEP_VALUES = 2**22  # Deltas computed at once
+_MATERIAL = 1.1  # upper end over value, beyond which an interval that is not trusted is told
 _PILOT = 128  # samples, at most a tenth of the run, that fix the centre
 
 StopReason = Literal["samples", "relative width", "budget", "interrupted"]
@@ -164,7 +165,7 @@ def monte_carlo(
 
 
 def _is_narrow(tally: Tally, alpha: float, rel_width: float) -> bool:
-    _, pooled = tally.variances(alpha)
+    pooled = tally.moments(alpha).pooled_variance
     assert pooled.low is not None
     assert pooled.high is not None
     return bool((pooled.high - pooled.low <= 2 * rel_width * pooled.value).all())
@@ -174,19 +175,37 @@ def _result(
     space: FaultSpace, tally: Tally, alpha: float, stopped: StopReason, few: FewFaults | None
 ) -> MonteCarlo:
     estimates = tally.estimates(alpha)
-    mean, _ = tally.means(alpha)
-    variance, _ = tally.variances(alpha)
-    if (space.moments.k2 > 0).any() and (variance.value == 0).all():
-        warnings.warn(
-            f"samples={tally.n}: no sample moved any output, so only upper limits are known; "
-            "ask for more samples",
-            CrashsimWarning,
-            stacklevel=4,
-        )
+    moments = tally.moments(alpha)
+    if told := _too_few(space, tally, moments):
+        warnings.warn(f"samples={tally.n}: {told}", CrashsimWarning, stacklevel=4)
     return MonteCarlo(
-        tally.n, stopped, mean.value, variance.value, tally.covariance, estimates,
+        tally.n, stopped, moments.mean.value, moments.variance.value, tally.covariance, estimates,
         tally.kept, 1 - alpha, few,
     )  # fmt: skip
+
+
+def _too_few(space: FaultSpace, tally: Tally, moments: Moments) -> str | None:
+    """What so many samples cannot show, if that matters."""
+    if not (space.moments.k2 > 0).any():
+        return None
+    if (moments.variance.value == 0).all():
+        return "no sample moved any output, so only upper limits are known; ask for more samples"
+    if seldom := tally.seldom_struck:
+        sites = ", ".join(f"{name} (about {many:.2g})" for name, many in seldom)
+        return (
+            f"faults at {sites} strike too few times in them to show what they do, so Monte "
+            "Carlo's intervals may be too narrow; ask for more samples"
+        )
+    pooled = moments.pooled_variance
+    assert pooled.high is not None
+    assert pooled.enough is not None
+    wide = pooled.high > _MATERIAL * pooled.value
+    if (wide & ~pooled.enough)[-1]:
+        return (
+            "few of them make up most of the variance, so Monte Carlo's intervals may be too "
+            "narrow; ask for more samples"
+        )
+    return None
 
 
 def _steps(space: FaultSpace, points: Points) -> Iterator[Points]:

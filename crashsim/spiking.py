@@ -25,7 +25,9 @@ from crashsim.errors import ArgumentError
 from crashsim.estimate import Estimate, Values, estimates_of
 from crashsim.faults import NeuronCrash, WeightCrash
 from crashsim.intervals import (
+    Spread,
     clustered_proportion_interval,
+    half_width,
     mean_interval,
     proportion_interval,
     variance_interval,
@@ -303,10 +305,10 @@ def _estimates(
     delta = found.outputs - found.clean
     note = f"{found.steps} time steps, {n} masks"
     mean = _values(found.mean)
-    spread = np.var(delta.mean(1), axis=0, ddof=1)
+    half = half_width(Spread.of(delta.mean(1)), n, alpha)
     estimates = estimates_of(
         "hardware", "mean", "statistical", per_input=mean,
-        pooled=mean_interval(mean.value.mean(0), spread, n, alpha),
+        pooled=mean_interval(mean.value.mean(0), half),
         confidence=confidence, note=note,
     )  # fmt: skip
     pooled, total = _pooled_variance(found, alpha, released)
@@ -349,7 +351,8 @@ def _pooled_variance(
     first, second = (reads - reads.mean(0) for reads in found.reads)
     products = (first * second * (n / (n - 1))).mean(1)
     products = np.concatenate([products, products.sum(1, keepdims=True)], axis=1)
-    interval = variance_interval(np.maximum(products.mean(0), 0), products.var(0, ddof=1), n, alpha)
+    half = half_width(Spread.of(products), n, alpha)
+    interval = variance_interval(np.maximum(products.mean(0), 0), half)
     value, low, high = interval.value, interval.low, interval.high
     assert low is not None
     assert high is not None

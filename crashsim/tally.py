@@ -8,17 +8,23 @@ keeps sums accurate; it is computed ahead, so it does not depend on how samples 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import stats
 
 from crashsim.control import Control, Controlled, Limits, controlled_mean
 from crashsim.estimate import Estimate, Quantity, Values, estimates_of
 from crashsim.few import FewFaults
 from crashsim.intervals import (
+    ENOUGH,
+    Spread,
     clustered_proportion_interval,
+    degrees_of_freedom,
+    half_width,
     mean_interval,
     pooled_quantile,
     proportion_interval,
@@ -32,7 +38,11 @@ from crashsim.sums import JointSums
 
 MOST_OUTPUTS = 64  # whose covariance is kept
 QUANTILES = (0.5, 0.9, 0.99)
+_AT_ONCE = 2**15  # kept values looked at together: small enough for the cache
 _ROUNDING = 2.0  # of outputs, in units of the last place: what no control takes out
+
+
+Kept = Floats | NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,36 @@ class Sums:
 
     def __add__(self, other: Sums) -> Sums:
         return Sums(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+
+@dataclass(frozen=True)
+class Average:
+    """The mean of a combination of d and d^2 over all faults.
+
+    Attributes:
+        value, half: (...) it, and half the width of its interval.
+        residual: (...) variance of one sample's value, after the control where that is used.
+        variance: (...) the same, but no smaller than the samples can show.
+        enough: (...) whether it rests on enough samples for its interval to be trusted.
+        controlled: (...) whether the control is used.
+    """
+
+    value: Floats
+    half: Floats
+    residual: Floats
+    variance: Floats
+    enough: NDArray[np.bool_]
+    controlled: NDArray[np.bool_]
+
+
+class Moments(NamedTuple):
+    """E Delta and Var Delta: (B, K); averaged over inputs, (K,); and the variance so, (K + 1,), of
+    which the last is summed over outputs."""
+
+    mean: Values
+    pooled_mean: Values
+    variance: Values
+    pooled_variance: Values
 
 
 class Tally:
@@ -90,7 +130,11 @@ class Tally:
         self._is_random = bool((space.moments.k2 > 0).any())
         self._sums = self._none()
         self._exact = self._none()
+        self._looked: tuple[int, float] | None = None
         self._kept = np.empty((most_kept, *self._clean.shape), np.float32)
+        self._linear = np.empty(
+            (0 if control is None else most_kept, *self._clean.shape), np.float32
+        )
 
     @property
     def kept(self) -> NDArray[np.float32]:
@@ -101,22 +145,42 @@ class Tally:
     def n(self) -> int:
         return int(self._sums.per_input.n)
 
+    @property
+    def seldom_struck(self) -> list[tuple[str, float]]:
+        """The sites whose faults strike too seldom in so many samples to show what they do, and how
+        often they strike."""
+        if self._few is not None or self._control is not None:
+            return []  # each single strike is known, or what it does about
+        chance = {p.site.name: 0.0 for p in self._space.placements}
+        for p in self._space.placements:
+            mean = self._space.mean_point[p.start : p.stop]
+            usual = np.minimum(mean, 1 - mean).sum() if p.fault.is_bernoulli else np.inf
+            chance[p.site.name] += float(usual)
+        strikes = {name: self.n * each for name, each in chance.items() if each > 0}
+        return [(name, many) for name, many in strikes.items() if 2 * many < ENOUGH]
+
     def aim(self, points: list[Points]) -> None:
-        """Takes the mean that these first points suggest for the centre."""
-        self._sum_exactly()
+        """Takes the mean that these first points suggest for the centre; counts none of them."""
+        total = np.zeros_like(self._clean)
         for part in points:
-            self.add(part)
-        self._centre = self._mean()[0]
-        self._sums = self._none()
+            total += (self._space.outputs(part) - self._clean).sum(0)
+        sampled = total / max(sum(part.count for part in points), 1)
+        if self._few is not None:
+            sampled *= self._rest
+            sampled += np.tensordot(self._few.weights, self._few.deltas, 1)
+        self._centre = sampled
         self._sum_exactly()
 
     def add(self, points: Points) -> None:
         """Evaluates samples and counts them."""
         delta = self._space.outputs(points) - self._clean
+        linear = None if self._control is None else self._control.at(points)
         room = max(0, len(self._kept) - self.n)
         self._kept[self.n : self.n + len(delta)] = delta[:room]
+        if linear is not None:
+            self._linear[self.n : self.n + len(delta)] = linear[:room]
         # One assignment: an interrupt finds the sums with these samples or without them.
-        self._sums = self._sums + self._sum(delta, points)
+        self._sums = self._sums + self._sum(delta, linear)
 
     def _none(self) -> Sums:
         b, k = self._clean.shape
@@ -133,17 +197,29 @@ class Tally:
 
     def _sum_exactly(self) -> None:
         if self._few is not None:
-            self._exact = self._sum(self._few.deltas, self._few.points, self._few.weights)
+            linear = None if self._control is None else self._control.at(self._few.points)
+            self._exact = self._sum(self._few.deltas, linear, self._few.weights)
 
-    def _sum(self, delta: Floats, points: Points, weights: Floats | None = None) -> Sums:
+    def _quantities(self, delta: Kept, linear: Kept | None) -> list[Floats]:
+        """d and d^2, and with a control L and L^2, each of the shape of delta (S, B, K)."""
         d = delta - self._centre
-        square = d * d
-        quantities = [d, square]
-        if self._control is not None:
-            linear = self._control.at(points)
-            quantities += [linear, linear * linear]
+        if linear is None:
+            return [d, d * d]
+        linear = linear.astype(np.float64, copy=False)
+        return [d, d * d, linear, linear * linear]
+
+    def _pooled(self, quantities: list[Floats]) -> list[Floats]:
+        """Averaged over inputs, and then also summed over outputs, each (S, K + 1)."""
         pooled = [q.mean(1) for q in quantities]
         pooled = [np.concatenate([q, q.sum(1, keepdims=True)], axis=1) for q in pooled]
+        if len(pooled) > 2 and self._control is not None:
+            pooled[2] *= self._control.adds_up
+        return pooled
+
+    def _sum(self, delta: Floats, linear: Floats | None, weights: Floats | None = None) -> Sums:
+        quantities = self._quantities(delta, linear)
+        d = quantities[0]
+        pooled = self._pooled(quantities)
         epsilon = np.inf if self._epsilon is None else self._epsilon
         moved = np.abs(delta) >= epsilon
         changed = (delta + self._clean).argmax(2) != self._class
@@ -178,13 +254,75 @@ class Tally:
         known: Floats = (np.stack([np.zeros_like(second), second]) - exact) / self._rest
         return known
 
-    def _controlled(self, target: Floats, pooled: bool = False) -> tuple[Floats, Controlled]:
-        """The mean of a combination of d and d^2 over all faults, and the sampled part of it."""
+    def _average(self, target: Floats, alpha: float, pooled: bool = False) -> Average:
+        """The mean of a combination of d and d^2, with the control where its interval is narrower.
+
+        Args:
+            target: (2, ...) the coefficients.
+            alpha: 1 - confidence.
+            pooled: of the sums over inputs, and not of each input.
+        """
         sums = self._sums.pooled if pooled else self._sums.per_input
         exact = self._exact.pooled if pooled else self._exact.per_input
-        found = controlled_mean(sums, target, self._known(pooled), self._limits(pooled))
-        value: Floats = (target * exact.first[:2]).sum(0) + self._rest * found.mean
-        return value, found
+        found = controlled_mean(sums, target)
+        pays, control = np.zeros(found.mean.shape, bool), found
+        # No interval is narrower than this: where the control's is, the plain one is not needed.
+        half, enough = stats.norm.ppf(1 - alpha / 2) * np.sqrt(found.variance / self.n), pays
+        limits = self._limits(pooled)
+        if limits is not None:
+            control = controlled_mean(sums, target, self._known(pooled), limits)
+            narrower, known = self._half(target, control, alpha, pooled)
+            pays = narrower < half
+        if not pays.all():
+            half, enough = self._half(target, found, alpha, pooled)
+        if limits is not None:
+            pays = narrower < half
+            half = np.where(pays, narrower, half)
+            enough = np.where(pays, known, enough) & limits.enough
+        if self.seldom_struck:
+            enough = np.zeros_like(enough)
+        value = np.where(pays, control.mean, found.mean)
+        residual = np.where(pays, control.residual, found.residual)
+        variance = np.where(pays, control.variance, found.variance)
+        rest = self._rest
+        value = (target * exact.first[:2]).sum(0) + rest * value
+        return Average(value, rest * half, rest**2 * residual, rest**2 * variance, enough, pays)
+
+    def _half(
+        self, target: Floats, found: Controlled, alpha: float, pooled: bool
+    ) -> tuple[Floats, NDArray[np.bool_]]:
+        """Half the width of the interval of a mean over the sampled part; and if it is trusted."""
+        shape = self._shape(np.concatenate([target, -found.slopes]), pooled)
+        spread, fitted = replace(shape, variance=found.variance), len(found.slopes)
+        half = half_width(spread, self.n, alpha, fitted)
+        return half, degrees_of_freedom(spread, self.n, fitted) >= ENOUGH
+
+    def _shape(self, coefficients: Floats, pooled: bool) -> Spread:
+        """How the kept values of a combination of d, d^2, L and L^2 are spread.
+
+        Args:
+            coefficients: (m, ...) of the first m of them.
+            pooled: of the sums over inputs, and not of each input.
+        """
+        sums = self._sums.pooled if pooled else self._sums.per_input
+        m, kept = len(coefficients), self.kept
+        centre = (coefficients * sums.mean[:m]).sum(0)
+        second, fourth, largest = np.zeros((3, *centre.shape))
+        step = max(1, _AT_ONCE // self._clean.size)
+        for start in range(0, len(kept), step):
+            part = slice(start, min(start + step, len(kept)))
+            quantities = self._quantities(kept[part], self._linear[part] if m > 2 else None)
+            quantities = self._pooled(quantities) if pooled else quantities
+            values = -centre
+            for coefficient, quantity in zip(coefficients, quantities, strict=True):
+                values = values + coefficient * quantity
+            squares = values * values
+            second += squares.sum(0)
+            fourth += np.einsum("s...,s...->...", squares, squares)
+            np.maximum(largest, squares.max(0), out=largest)
+        if not pooled:  # what was not seen of one input may be as large as what was of another
+            largest = np.broadcast_to(largest.max(0), largest.shape)
+        return Spread.of_sums(len(kept), second, fourth, np.sqrt(largest))
 
     def _limits(self, pooled: bool) -> Limits | None:
         if self._control is None:
@@ -202,10 +340,6 @@ class Tally:
         variance: Floats = np.maximum(square - (target * first).sum(0) ** 2, 0.0)
         return variance
 
-    def _mean(self) -> tuple[Floats, Controlled]:
-        value, found = self._controlled(_target(np.zeros_like(self._clean), 1.0, 0.0))
-        return self._centre + value, found
-
     def _worth(self, naive: Floats, variance: Floats) -> Floats | None:
         """Plain samples that would do as well."""
         if self._control is None and self._few is None:
@@ -215,64 +349,68 @@ class Tally:
 
     def _rounding(self) -> Floats:
         """(B, 1) what rounding may do to an output, where a control takes out all else."""
-        if self._control is None:
-            return np.zeros((len(self._clean), 1))
         unit = torch.finfo(self._space.dtype).eps
         largest: Floats = np.abs(self._clean).max(1, keepdims=True)
         return _ROUNDING * unit * largest
 
-    def means(self, alpha: float) -> tuple[Values, Values]:
+    def moments(self, alpha: float) -> Moments:
+        """E Delta and Var Delta, with intervals of confidence ``1 - alpha``."""
+        if (self.n, alpha) != self._looked:  # through all that is kept, so once
+            found = self._average(_target(np.zeros_like(self._clean), 1.0, 0.0), alpha)
+            mean = self._centre + found.value
+            means, variances = self._means(alpha, mean, found), self._variances(alpha, mean, found)
+            self._looked, self._moments = (self.n, alpha), Moments(*means, *variances)
+        return self._moments
+
+    def _means(self, alpha: float, value: Floats, found: Average) -> tuple[Values, Values]:
         """E Delta, (B, K) and averaged over inputs, (K,)."""
         rounding = self._rounding()
-        value, found = self._mean()
-        variance = self._rest**2 * found.variance
         naive = self._naive_variance(_target(value, 1.0, 0.0))
         per_input = _widened(
-            mean_interval(value, variance, self.n, alpha, found.fitted),
-            rounding,
-            self._worth(naive, variance),
+            mean_interval(value, found.half),
+            rounding * found.controlled,
+            self._worth(naive, found.variance),
+            found.enough,
         )
         k = value.shape[1]
         target = _target(np.zeros(k + 1), 1.0, 0.0)
         # With a control, not quite the average of the values above: one regression serves all.
-        shift, found = self._controlled(target, pooled=True)
-        average = self._centre.mean(0) + shift[:k]
-        variance = (self._rest**2 * found.variance)[:k]
-        naive = self._naive_variance(target, pooled=True)[:k]
+        found = self._average(target, alpha, pooled=True)
+        naive = self._naive_variance(target, pooled=True)
         pooled = _widened(
-            mean_interval(average, variance, self.n, alpha, found.fitted),
-            rounding.mean(0),
-            self._worth(naive, variance),
+            mean_interval(self._centre.mean(0) + found.value[:k], found.half[:k]),
+            rounding.mean(0) * found.controlled[:k],
+            self._worth(naive[:k], found.variance[:k]),
+            found.enough[:k],
         )
         return per_input, pooled
 
-    def variances(self, alpha: float) -> tuple[Values, Values]:
+    def _variances(self, alpha: float, mean: Floats, of_mean: Average) -> tuple[Values, Values]:
         """Var Delta, (B, K), and averaged over inputs, (K + 1,): the last summed over outputs."""
-        mean, of_mean = self._mean()
         shift = mean - self._centre
         # E (d - shift)^2, whose own error is that of d^2 - 2 shift d.
         target = _target(shift, -2 * shift, 1.0)
-        value, found = self._controlled(target)
-        bias = self._rest**2 * of_mean.residual / self.n  # of shift^2
-        unbiased = np.maximum(value + shift**2 + bias, 0.0)
-        variance = self._rest**2 * found.variance
+        found = self._average(target, alpha)
+        bias = of_mean.residual / self.n  # of shift^2
+        unbiased = np.maximum(found.value + shift**2 + bias, 0.0)
         room = 2 * np.sqrt(unbiased) * self._rounding()
         per_input = _widened(
-            variance_interval(unbiased, variance, self.n, alpha, found.fitted),
-            room,
-            self._worth(self._naive_variance(target), variance),
+            variance_interval(unbiased, found.half),
+            room * found.controlled,
+            self._worth(self._naive_variance(target), found.variance),
+            found.enough,
             least=0.0,
         )
         # The shift is small, so its own error is neglected in what is averaged over inputs.
         target = _target(np.zeros(mean.shape[1] + 1), 0.0, 1.0)
-        value, found = self._controlled(target, pooled=True)
+        found = self._average(target, alpha, pooled=True)
         correction, room = (bias - shift**2).mean(0), room.mean(0)
-        value = np.maximum(value + np.append(correction, correction.sum()), 0.0)
-        variance = self._rest**2 * found.variance
+        value = np.maximum(found.value + np.append(correction, correction.sum()), 0.0)
         pooled = _widened(
-            variance_interval(value, variance, self.n, alpha, found.fitted),
-            np.append(room, room.sum()),
-            self._worth(self._naive_variance(target, pooled=True), variance),
+            variance_interval(value, found.half),
+            np.append(room, room.sum()) * found.controlled,
+            self._worth(self._naive_variance(target, pooled=True), found.variance),
+            found.enough,
             least=0.0,
         )
         return per_input, pooled
@@ -362,9 +500,10 @@ class Tally:
                 )
             )
 
-        add("mean", *self.means(alpha))
-        per_input, pooled = self.variances(alpha)
-        add("variance", per_input, pooled[:k], pooled[k])
+        moments = self.moments(alpha)
+        add("mean", moments.mean, moments.pooled_mean)
+        pooled = moments.pooled_variance
+        add("variance", moments.variance, pooled[:k], pooled[k])
         tails, changes, failed = self.shares(alpha)
         if self._epsilon is not None:
             add("tail", tails, failed[:k], failed[k], self._epsilon)
@@ -380,7 +519,7 @@ class Tally:
             off = " off the usual state" if self._few.points.base.any() else ""
             parts.append(f"0 and 1 fault{off} exact, 2 or more sampled")
         if self._control is not None and quantity in ("mean", "variance"):
-            parts.append("with the linear surrogate as control variate")
+            parts.append("with the linear surrogate as control variate where that is narrower")
         return "; ".join(parts) or None
 
     def _settle(self, values: Values) -> Values:
@@ -393,8 +532,14 @@ def _target(like: Floats, of_d: Floats | float, of_square: float) -> Floats:
     return np.stack([np.broadcast_to(of_d, like.shape), np.full(like.shape, of_square)])
 
 
-def _widened(values: Values, room: Floats, worth: Floats | None, least: float = -np.inf) -> Values:
+def _widened(
+    values: Values,
+    room: Floats,
+    worth: Floats | None,
+    enough: NDArray[np.bool_],
+    least: float = -np.inf,
+) -> Values:
     assert values.low is not None
     assert values.high is not None
     low = np.maximum(values.low - room, least)
-    return Values(values.value, low, values.high + room, worth)
+    return Values(values.value, low, values.high + room, worth, enough)

@@ -1,18 +1,30 @@
 """Control variates and exact strata: unbiased, covered, and worth what they claim."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 from scipy.stats import norm
 from torch import nn
 
-from crashsim import FaultSpace, GainNoise, NeuronCrash, StuckAt, WeightCrash, analytic, monte_carlo
+from crashsim import (
+    FaultSpace,
+    GainNoise,
+    NeuronCrash,
+    SignFlip,
+    StuckAt,
+    WeightCrash,
+    analytic,
+    monte_carlo,
+    tally,
+)
 from crashsim.analytic import Analysis
 from crashsim.control import Control, Limits, controlled_mean
 from crashsim.enumeration import enumerate_space
-from crashsim.errors import ArgumentError
+from crashsim.errors import ArgumentError, CrashsimWarning
 from crashsim.few import few_faults, probability_of_two
-from crashsim.points import MAX_BLOCK, Points, sample_points
+from crashsim.points import MAX_BLOCK, Points, sample_block, sample_points
 from crashsim.sums import JointSums
 from crashsim.tally import QUANTILES
 
@@ -128,7 +140,7 @@ def test_the_average_over_inputs_is_the_regression_of_averages(make_net, randn):
 def test_controls_that_do_not_vary_change_nothing():
     rng = np.random.default_rng(0)
     y = rng.normal(size=(100, 2))
-    plain = controlled_mean(JointSums.of([y]), np.ones((1, 2)), None)
+    plain = controlled_mean(JointSums.of([y]), np.ones((1, 2)))
     idle = controlled_mean(JointSums.of([y, np.zeros((100, 2))]), np.ones((1, 2)), np.zeros((1, 2)))
     np.testing.assert_allclose(idle.mean, plain.mean)
     np.testing.assert_allclose(idle.variance, plain.variance, rtol=0.02)
@@ -306,7 +318,8 @@ def test_chances_given_two_faults(p, make_net, randn):
 
 def test_no_sample_shows_what_happens_three_times_in_as_many():
     x = np.random.default_rng(0).normal(size=(200, 1))
-    limits = Limits(np.ones(1, bool), np.zeros((1, 1)), np.full(1, 3 / 200))
+    all_well = np.ones(1, bool)
+    limits = Limits(all_well, np.zeros((1, 1)), np.full(1, 3 / 200), all_well)
     found = controlled_mean(JointSums.of([3 * x, x]), np.ones((1, 1)), np.zeros((1, 1)), limits)
     assert found.mean == pytest.approx(0.0)
     assert found.variance == pytest.approx(9 * x.var(ddof=1) * 3 / 200)
@@ -419,3 +432,143 @@ def test_a_dead_output_has_no_variance(randn):
     found = monte_carlo(space, samples=500, few_exact=True, control=surrogate_of(space))
     np.testing.assert_array_equal(found.variance[:, 0], 0)
     assert (found.variance[:, 1] > 0).all()
+
+
+def spread_net(make_layers, seed, scale):
+    """A net whose outputs move a lot."""
+    with torch.random.fork_rng(devices=[]):
+        net = nn.Sequential(*make_layers()).eval()
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in net.parameters():
+        scaled = scale / (parameter.shape[-1] ** 0.5 if parameter.dim() > 1 else 2)
+        nn.init.normal_(parameter, 0, scaled, generator=generator)
+    return net
+
+
+@pytest.mark.parametrize("last", [nn.Softmax(-1), nn.LayerNorm(3, elementwise_affine=False)])
+@pytest.mark.parametrize("few", [True, False])
+def test_outputs_that_sum_to_a_constant(last, few, randn):
+    """The surrogates of the outputs cancel: their sum is rounding, and no control."""
+    net = spread_net(lambda: (nn.Linear(5, 12), nn.ReLU(), nn.Linear(12, 3), last), 1, 3).double()
+    space = FaultSpace(net, randn(4, 5).double(), NeuronCrash(0.002 if few else 0.05), "1")
+    truth, surrogate = enumerate_space(space).variance.sum(1).mean(), surrogate_of(space)
+    assert not Control.of(space, surrogate, None).adds_up[3]
+    assert Control.of(space, surrogate, None).adds_up[:3].all()
+    for seed in range(5):
+        found = monte_carlo(space, samples=4000, seed=seed, control=surrogate, few_exact=few)
+        total = next(
+            e
+            for e in found.estimates
+            if (e.quantity, e.input, e.output) == ("variance", "all", "all")
+        )
+        assert abs(total.value - truth) < (total.high - total.low)
+        assert total.high - total.low < (0.005 if few else 0.1) * truth
+
+
+@pytest.mark.parametrize("n", [200, 300])
+@pytest.mark.parametrize(
+    "faults", [{"1": NeuronCrash(0.001), "3": SignFlip(0.1)}, NeuronCrash(0.03)]
+)
+def test_few_samples_are_enough_or_say_that_they_are_not(faults, n, randn):
+    """Some outputs move much, but seldom: the worst of them counts."""
+    net = spread_net(
+        lambda: (
+            nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 6), nn.SiLU(), nn.Linear(6, 3), nn.Softmax(-1)
+        ), 4, 2.5,
+    )  # fmt: skip
+    space = FaultSpace(net, randn(2, 4), faults)
+    law, surrogate, runs = enumerate_space(space), surrogate_of(space), 200
+    truth = {"mean": law.mean, "variance": law.variance}
+    inside = {}
+    for seed in range(runs):
+        found = monte_carlo(space, samples=n, seed=seed, control=surrogate, few_exact=True)
+        for e in found.estimates:
+            if e.quantity in truth:
+                value = truth[e.quantity]
+                value = value.mean(0) if e.input == "all" else value[e.input]
+                value = value.sum() if e.output == "all" else value[e.output]
+                room = 1e-5 * abs(value) + 1e-7 * (e.quantity == "mean")
+                where = inside.setdefault((e.quantity, e.input, e.output), [])
+                where.append(e.low - room <= value <= e.high + room)
+    rates = [np.mean(held) for held in inside.values()]
+    assert min(rates) >= 0.9  # 0.93, within the noise of 200 runs
+    assert np.mean(rates) >= 0.95
+
+
+@pytest.mark.filterwarnings("ignore::crashsim.CrashsimWarning")
+@pytest.mark.parametrize("p", [1e-3, 1e-2, 0.2])
+def test_a_control_never_widens_an_interval(p, make_net, randn):
+    space = FaultSpace(
+        make_net((4, 30, 20, 3), "relu", scale=2), randn(3, 4), WeightCrash(p), "weights"
+    )
+    plain = monte_carlo(space, samples=150, seed=2)
+    controlled = monte_carlo(space, samples=150, seed=2, control=surrogate_of(space))
+    narrower = 0
+    for a, b in zip(plain.estimates, controlled.estimates, strict=True):
+        if a.quantity in ("mean", "variance"):
+            # Of the plain interval, up to where the mean lies that it is about.
+            assert b.high - b.low <= (a.high - a.low) * 1.05
+            narrower += b.high - b.low < (a.high - a.low) / 2
+    assert narrower > 0 or p < 0.1
+
+
+def test_faults_that_hardly_strike_are_told(make_net, randn):
+    net, x = make_net((3, 6, 5, 2), "tanh"), randn(2, 3)
+    faults = {"input": NeuronCrash(1e-4), "act1": NeuronCrash(0.3)}
+    with pytest.warns(CrashsimWarning, match=r"input \(about 0.3\) strike too few times"):
+        found = monte_carlo(FaultSpace(net, x, faults), samples=1000)
+    for e in found.estimates:
+        if e.quantity in ("mean", "variance"):
+            assert "too narrow" in e.note
+    with pytest.warns(CrashsimWarning, match="few of them make up most"):
+        monte_carlo(FaultSpace(net, x, {"act*": NeuronCrash(5e-3)}), samples=500)
+    found = monte_carlo(FaultSpace(net, x, NeuronCrash(0.3)), samples=1000)
+    assert not any(e.note for e in found.estimates)
+
+
+def test_an_interrupt_at_any_line_leaves_the_numbers_of_so_many_samples(make_net, randn):
+    """A trace function stands for the signal, at each line of the tally in turn."""
+    space = FaultSpace(make_net((3, 6, 3), "relu", scale=2), randn(2, 3), NeuronCrash(0.3))
+    file = tally.__file__
+    lines, target = 0, 0
+
+    def trace(frame, event, argument):
+        def line(frame, event, argument):
+            nonlocal lines
+            lines += 1
+            if lines == target:
+                raise KeyboardInterrupt
+            return line
+
+        return line if frame.f_code.co_filename == file else None
+
+    def run():
+        nonlocal lines
+        lines = 0
+        sums = tally.Tally(space, 0.5, None, None, 2000)
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            sums.aim([sample_block(space.placements, 0, 0).part(0, 50)])
+            for block in range(3):
+                sums.add(sample_block(space.placements, 0, block).part(0, 100))
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(before)
+        return sums
+
+    run()
+    found = {}
+    for target in range(1, lines + 1):  # noqa: B007, the trace function reads it
+        sums = run()
+        if sums.n:
+            found.setdefault(sums.n, []).append(sums.moments(0.05).mean.value)
+    assert set(found) == {100, 200, 300}
+    for n, means in found.items():
+        points = [
+            sample_block(space.placements, 0, block).part(0, 100) for block in range(n // 100)
+        ]
+        truth = np.mean([(space.outputs(p) - space.clean()).mean(0) for p in points], 0)
+        for mean in means:
+            np.testing.assert_allclose(mean, truth, atol=1e-9)

@@ -5,7 +5,11 @@ import pytest
 from scipy import stats
 
 from crashsim.intervals import (
+    ENOUGH,
+    Spread,
     clustered_proportion_interval,
+    degrees_of_freedom,
+    half_width,
     mean_interval,
     proportion_interval,
     quantile_interval,
@@ -74,16 +78,47 @@ def test_a_quantile_where_the_law_jumps_to_it():
 
 
 def test_student():
+    """What may not have been seen comes on top of it, and vanishes as 1/n."""
     x = np.random.default_rng(0).normal(size=12)
-    found = mean_interval(x.mean(), x.var(ddof=1), 12, 0.05)
+    spread = Spread.of(x)
+    seen = half_width(Spread(spread.variance, np.float64(0), np.float64(0)), 12, 0.05)
+    found = mean_interval(x.mean(), seen)
     wanted = stats.ttest_1samp(x, 0).confidence_interval()
     assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high))
+    unseen = -np.log(0.05) / 12 * np.abs(x - x.mean()).max()
+    assert half_width(spread, 12, 0.05) == pytest.approx(np.hypot(seen, unseen))
+
+
+def test_degrees_of_freedom():
+    rng = np.random.default_rng(0)
+    normal, hits = rng.normal(size=100_000), (np.arange(10_000) < 5).astype(float)
+    assert degrees_of_freedom(Spread.of(normal), 1000) == pytest.approx(1000, rel=0.05)
+    assert degrees_of_freedom(Spread.of(hits), 10_000) == pytest.approx(10, rel=0.01)
+    assert degrees_of_freedom(Spread.of(np.ones(10)), 10) == 0  # no spread was seen
+    assert degrees_of_freedom(Spread.of(np.sign(normal)), 50, fitted=2) == 47
+
+
+def test_rare_and_large_values_are_covered():
+    """One value in fifty is large: Student's plain interval of 200 of them misses too often."""
+    rng, n, runs = np.random.default_rng(0), 200, 2000
+    values = np.where(rng.random((n, runs)) < 0.02, rng.exponential(size=(n, runs)) * 10, 0.1)
+    truth, spread = 0.02 * 10 + 0.98 * 0.1, Spread.of(values)
+    plain = stats.t.ppf(0.975, n - 1) * np.sqrt(spread.variance / n)
+    half = half_width(spread, n, 0.05)
+    assert (np.abs(values.mean(0) - truth) <= plain).mean() < 0.8
+    assert (np.abs(values.mean(0) - truth) <= half).mean() > 0.87
+    found = variance_interval(values.mean(0), half)
+    assert ((found.low <= truth) & (truth <= found.high)).mean() > 0.91
+    assert (degrees_of_freedom(spread, n) < ENOUGH).mean() > 0.95  # and it is told
+    assert (
+        degrees_of_freedom(Spread.of(values[:, :200].reshape(-1)), values[:, :200].size)
+    ) > ENOUGH
 
 
 def test_variance_of_nothing_seen_is_open_above():
-    found = variance_interval(np.array([0.0, 2.0]), np.array([0.0, 8.0]), 100, 0.05)
+    found = variance_interval(np.array([0.0, 2.0]), np.array([0.0, 0.5]))
     assert (found.low[0], found.high[0]) == (0, np.inf)
-    assert 0 < found.low[1] < 2 < found.high[1] < np.inf
+    assert (found.low[1], found.high[1]) == pytest.approx((2 * np.exp(-0.25), 2 * np.exp(0.25)))
 
 
 @pytest.mark.parametrize("level", [0.5, 0.9, 0.99])
