@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from crashsim_theory import LinearSurrogate, certify
+from crashsim_theory import LinearSurrogate
 
 from crashsim.analytic import of_pair, tail_probabilities
 from crashsim.computing import Results
 from crashsim.points import Floats
-from crashsim.proofs import Provable, linear_bracket
+from crashsim.proofs import Provable, certify_tail, linear_bracket
 from crashsim.rare import sample_union, tail_events
 from crashsim.records import Number
 from crashsim.space import FaultSpace
@@ -100,7 +100,7 @@ def _proved_curves(proof: Provable, grid: Floats, row: int, output: int) -> dict
         return {"linear-exact": highs}
     values = np.full(len(grid), np.nan)
     for i in _few(_CERTIFIED):
-        found = certify(proof.moving, proof.at(row), proof.faults, float(grid[i]), output)
+        found = certify_tail(proof, row, float(grid[i]), output)
         values[i] = found.probability
     return {"certificate": values.tolist()}
 

@@ -24,6 +24,7 @@ from crashsim.estimate import Estimate, Quantity, Values, estimates_of
 from crashsim.faults import NeuronCrash
 from crashsim.layers import Key, Layer, UnsupportedLayerError, layers_of
 from crashsim.points import Floats, Points
+from crashsim.rounding import resolution_of
 from crashsim.space import FaultSpace
 from crashsim.unseen import FloatingTypes, parametrised
 
@@ -44,6 +45,8 @@ class Provable:
             not rounded as far as large outputs are.
         faults: its crash coordinates, numbered as in the space.
         inputs: (B, n) flat inputs.
+        resolution: relative precision to which an epsilon can be told from an outcome; what is
+            within it counts for upper ends, not for lower ones.
         is_linear: the output is linear (affine) in the coordinates.
     """
 
@@ -51,6 +54,7 @@ class Provable:
     moving: theory.Network
     faults: theory.CrashFaults
     inputs: Floats
+    resolution: float
     is_linear: bool
 
     def at(self, b: int) -> Floats:
@@ -86,7 +90,8 @@ def provable(space: FaultSpace) -> Provable:
         raise NotApplicableError(str(error)) from error
     inputs = space.inputs.double().cpu().numpy().reshape(space.B, -1)
     struck = set(faults.members)
-    proof = Provable(network, moving, faults, inputs, _is_linear(found, struck, places))
+    is_linear = _is_linear(found, struck, places)
+    proof = Provable(network, moving, faults, inputs, resolution_of(wide), is_linear)
     _check_types(space)
     _check(space, wide, proof)
     return proof
@@ -175,10 +180,16 @@ def certify(
     for b in inputs:
         x = proof.at(b)
         if epsilon is not None:
-            found["tail", b] = theory.certify(proof.moving, x, proof.faults, epsilon, output)
+            found["tail", b] = certify_tail(proof, b, epsilon, output)
         if space.K > 1:
             found["class-change", b] = theory.certify_class(proof.network, x, proof.faults)
     return found
+
+
+def certify_tail(proof: Provable, b: int, epsilon: float, output: int) -> theory.Certificate:
+    """A proved upper bound on P(|Delta| >= epsilon) of one input and output."""
+    epsilon *= 1 - proof.resolution
+    return theory.certify(proof.moving, proof.at(b), proof.faults, epsilon, output)
 
 
 def certificates(
@@ -276,9 +287,11 @@ def linear_tails(proof: Provable, epsilon: float, output: int) -> list[Estimate]
 
 def linear_bracket(proof: Provable, b: int, epsilon: float, output: int) -> tuple[float, float]:
     """Proved (low, high) of P(|Delta| >= epsilon) of one input and output."""
-    return theory.certify_linear(
-        proof.moving, proof.at(b), proof.faults, epsilon, output, cells=_CELLS
+    low, high = (
+        theory.certify_linear(proof.moving, proof.at(b), proof.faults, level, output, cells=_CELLS)
+        for level in (epsilon * (1 + proof.resolution), epsilon * (1 - proof.resolution))
     )
+    return low[0], high[1]
 
 
 def _mean_up(values: Floats) -> Any:
