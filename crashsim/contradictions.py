@@ -73,10 +73,10 @@ class Contradiction:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
-    def blames(self, method: str, quantity: str) -> bool:
-        """Whether a method's number of this quantity is in doubt."""
-        names = (self.method, self.against) if self.is_mutual else (self.method,)
-        return quantity == self.quantity and method in names
+    @property
+    def doubted(self) -> tuple[str, ...]:
+        """The methods whose numbers are in doubt."""
+        return (self.method, self.against) if self.is_mutual else (self.method,)
 
     def __str__(self) -> str:
         """In a sentence."""
@@ -265,8 +265,13 @@ def _conflicts(claims: Mapping[Key, list[_Claim]]) -> Iterator[_Conflict]:
         one = single.get((where, level))
         if quantity == "tail" and output == "all" and one is not None:
             for claim in group:
-                if claim.estimate.method != one.estimate.method and one.low > claim.high:
+                if one.low > claim.high and not _is_same_sample(claim, one):
                     yield from _blamed(claim, one)
+
+
+def _is_same_sample(a: _Claim, b: _Claim) -> bool:
+    """Whether two numbers were measured together: their order is sure, their intervals are not."""
+    return a.estimate.method == b.estimate.method and a.estimate.kind == "statistical"
 
 
 def _are_apart(group: Sequence[_Claim]) -> bool:

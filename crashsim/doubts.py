@@ -84,9 +84,6 @@ def doubts_of(
 def _instead(estimates: Sequence[Estimate], refuted: Sequence[Contradiction]) -> str:
     """Which methods of the score say more, if any that is not refuted does."""
     at_hand = {e.method for e in estimates if e.quantity == "tail"}
-    left = [
-        method
-        for method in _OF_RARE_EVENTS
-        if method in at_hand and not any(c.blames(method, "tail") for c in refuted)
-    ]
+    at_hand -= {method for c in refuted for method in c.doubted}
+    left = [method for method in _OF_RARE_EVENTS if method in at_hand]
     return f", or rely on {' and '.join(left[:2])}" if left else ""

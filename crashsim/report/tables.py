@@ -128,7 +128,7 @@ def rows(score: Score) -> list[tuple[str, list[Cell | None]]]:
 def is_doubted(score: Score, method: str, column: Column) -> bool:
     """Whether a number of this method and column, of any input, contradicts another."""
     return any(
-        c.blames(method, column.quantity) and column.output in c.outputs
+        method in c.doubted and column.quantity == c.quantity and column.output in c.outputs
         for c in score.contradictions
     )
 
