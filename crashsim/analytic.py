@@ -127,7 +127,9 @@ def mean_point_single(space: FaultSpace, analysis: Analysis) -> None:
     E Delta = F(m) - F(0) + sum_i (E F(m, e_i) - F(m)), Var Delta = sum_i Var F(m, e_i): the first
     order of the Hoeffding (ANOVA) expansion, anchored at m. Exact if F is additive in the
     coordinates; needs no derivatives. Where all coordinates are Bernoulli, the differences become
-    the gains of the analysis' linear surrogate, in place of the gradient.
+    the gains of the analysis' linear surrogate, in place of the gradient; where there is none yet
+    (a model without derivatives), so do the slopes of F(m, e_i)'s regression on e_i, which are the
+    differences of a Bernoulli coordinate.
     """
     m = space.mean_point
     weights, differences = _single_differences(space, m, _outputs_at(space, m))
@@ -137,8 +139,11 @@ def mean_point_single(space: FaultSpace, analysis: Analysis) -> None:
     variance = rule.evaluate_variance(weights, differences)
     exact = not (space.moments.k2 > 0).any()
     _add_moments(analysis, "mean-point-single", shift, variance, exact=exact)
-    if all(p.fault.is_bernoulli for p in space.placements):
+    crashes = all(p.fault.is_bernoulli for p in space.placements)
+    if crashes or analysis.surrogate is None:
         gains = differences[:, :, 1] - differences[:, :, 0]  # F(m, e_i = 1) - F(m, e_i = 0)
+        if not crashes:
+            gains = _slopes(space, weights, differences)
         weighted = gains * space.moments.k2
         shares = (weighted * gains).sum((0, 1))
         analysis.shares = shares / shares.sum() if shares.sum() > 0 else shares
@@ -148,6 +153,16 @@ def mean_point_single(space: FaultSpace, analysis: Analysis) -> None:
             analysis.covariance = products / space.B
         analysis.surrogate = LinearSurrogate(shift - gains @ m, gains, _coordinates(space))
         analysis.source = "mean-point-single"
+
+
+def _slopes(space: FaultSpace, weights: Floats, differences: Floats) -> Floats:
+    """Cov(F(m, e_i), e_i) / Var e_i of every coordinate, (B, K, N); 0 where e_i does not vary."""
+    nodes, _ = _quadrature(space, space.mean_point)
+    centred = weights * (nodes - space.mean_point)
+    spread = (centred * (nodes - space.mean_point)).sum(0)
+    covariance = np.einsum("bkqn,qn->bkn", differences, centred)
+    slopes: Floats = covariance / np.where(spread > 0, spread, 1.0)
+    return slopes
 
 
 def tails(space: FaultSpace, analysis: Analysis, methods: set[str], epsilon: float | None) -> None:

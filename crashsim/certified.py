@@ -5,7 +5,8 @@ for exceptions of a proved probability. Masks are drawn exactly from {U >= thres
 probability P_U is known by dynamic programming, and the network decides which of them fail. With
 Clopper and Pearson's limits of the share that does, the probability lies in
 ``[P_U low, P_U high + exceptions]``: a confidence interval that holds for any number of samples,
-however rare the event. The envelope is fixed before any mask is drawn.
+however rare the event. The envelope is fixed before any mask is drawn. A mask whose outputs lie
+within rounding of the threshold counts for the upper end, not for the lower.
 
 It costs some 100 P_U / P samples for 10%; where the envelope is loose, the interval is wide.
 """
@@ -13,7 +14,7 @@ It costs some 100 P_U / P samples for 10%; where the envelope is loose, the inte
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import crashsim_theory as theory
@@ -23,7 +24,8 @@ from numpy.typing import NDArray
 
 from crashsim.estimate import Estimate, Quantity
 from crashsim.intervals import proportion_interval
-from crashsim.points import Points, generator
+from crashsim.points import Floats, Points, generator
+from crashsim.rounding import resolution_of, rounding_of
 from crashsim.space import FaultSpace
 
 SAMPLES = 8192  # at most, for each input and question
@@ -33,7 +35,8 @@ _STREAM = 2**63  # Philox blocks that nothing else reaches
 _NEGLIGIBLE = 1e-3  # share of the whole bound below which an event is not sampled
 _TABLE_BYTES = 40_000_000  # of each event's dynamic programming
 
-# Whether each event (K') happens in each of S points, (S, K').
+# Whether each event (K') happens in each of S points, (3, S, K'): as computed, whatever rounding
+# did (surely), and for some rounding (possibly).
 _Happens = Callable[[Points], NDArray[np.bool_]]
 
 
@@ -44,13 +47,16 @@ class _Event:
     Attributes:
         outside: probability, at most, of failing where nothing is sampled.
         sampler: of masks inside the envelope; None where nothing is sampled.
-        samples, hits: masks tried, and those that failed.
+        samples, hits: masks tried, and those that failed,
+        sure, possible: whatever rounding did, and for some rounding.
     """
 
     outside: float
     sampler: theory.ExceedanceSampler | None
     samples: int = 0
     hits: int = 0
+    sure: int = 0
+    possible: int = 0
 
     @property
     def reach(self) -> float:
@@ -60,12 +66,13 @@ class _Event:
     def interval(self, alpha: float) -> tuple[float, float]:
         if self.sampler is None:
             return 0.0, self.outside
-        share = proportion_interval(np.asarray(float(self.hits)), self.samples, alpha)
+        hits = np.array([self.sure, self.possible], dtype=float)
+        share = proportion_interval(hits, self.samples, alpha)
         assert share.low is not None
         assert share.high is not None
         return (
-            self.sampler.low * float(share.low),
-            self.sampler.high * float(share.high) + self.outside,
+            self.sampler.low * float(share.low[0]),
+            self.sampler.high * float(share.high[1]) + self.outside,
         )
 
 
@@ -129,6 +136,8 @@ def certified_sampling(
             probability.
     """
     found = []
+    rounding = rounding_of(space)
+    of_epsilon = resolution_of(space) * (epsilon or 0.0)
     for quantity in ("tail", "class-change"):
         runs: dict[int, _Run] = {}
         for (its_quantity, b), certificate in certificates.items():
@@ -138,9 +147,13 @@ def certified_sampling(
             threshold = epsilon if is_tail else 0.0
             assert threshold is not None
             one = space.at_input(b)
-            happens = _tails(one, output, threshold) if is_tail else _overtakings(one)
+            happens = (
+                _tails(one, output, threshold, max(float(rounding[b, output]), of_epsilon))
+                if is_tail
+                else _overtakings(one, rounding[b])
+            )
             rng = generator(seed, _STREAM + 2 * b + is_tail)
-            events = _events(certificate, threshold)
+            events = _events(certificate)
             runs[b] = _sample(events, happens, rng, 1 - confidence, samples, rel_width)
         if runs:
             where = output if quantity == "tail" else "all"
@@ -149,24 +162,36 @@ def certified_sampling(
     return found
 
 
-def _tails(one: FaultSpace, output: int, epsilon: float) -> _Happens:
-    """Delta beyond epsilon upwards, and downwards."""
+def _tails(one: FaultSpace, output: int, epsilon: float, rounding: float) -> _Happens:
+    """Delta beyond epsilon upwards, and downwards; what is within rounding of it counts."""
 
     def happens(points: Points) -> NDArray[np.bool_]:
         delta = (one.outputs(points) - one.clean())[:, 0, output]
-        return np.stack([delta >= epsilon, delta <= -epsilon], axis=1)
+        both = np.stack([delta, -delta], axis=1)
+        possible = both >= epsilon - rounding
+        return np.stack([possible, both >= epsilon + rounding, possible])
 
     return happens
 
 
-def _overtakings(one: FaultSpace) -> _Happens:
+def _overtakings(one: FaultSpace, rounding: Floats) -> _Happens:
     """Each rival becoming the predicted class."""
     top = int(one.clean()[0].argmax())
     rivals = np.array([k for k in range(one.K) if k != top])
-    return lambda points: one.outputs(points)[:, 0].argmax(1)[:, None] == rivals
+
+    def happens(points: Points) -> NDArray[np.bool_]:
+        outputs = one.outputs(points)[:, 0]
+        computed = outputs.argmax(1)[:, None] == rivals
+        lead = outputs[:, rivals] - outputs.max(1, keepdims=True)
+        room = rounding[rivals] + rounding.max()
+        others = np.sort(outputs, axis=1)[:, -2, None]
+        sure = computed & (outputs[:, rivals] - others > room)
+        return np.stack([computed, sure, computed | (lead >= -room)])
+
+    return happens
 
 
-def _events(certificate: Certificate, threshold: float) -> tuple[_Event, ...]:
+def _events(certificate: Certificate) -> tuple[_Event, ...]:
     events = []
     for envelope in certificate.envelopes:
         if envelope.tail <= _NEGLIGIBLE * certificate.probability:
@@ -174,7 +199,9 @@ def _events(certificate: Certificate, threshold: float) -> tuple[_Event, ...]:
             continue
         cells = max(256, _TABLE_BYTES // (8 * (envelope.surrogate.gains.size + 1)))
         try:
-            sampler = theory.exceedance_sampler(envelope.surrogate, threshold, min(cells, 16_000))
+            sampler = theory.exceedance_sampler(
+                envelope.surrogate, certificate.eps, min(cells, 16_000)
+            )
         except TheoryError:  # the envelope never reaches the threshold
             sampler = None
         events.append(_Event(envelope.exceptions, sampler))
@@ -214,8 +241,14 @@ def _tried(
     masks = event.sampler.draw(count, rng)
     rows, columns = np.nonzero(masks)
     points = Points(count, np.zeros(masks.shape[1]), rows, columns, np.ones(len(rows)))
-    hits = int(happens(points)[:, index].sum())
-    return _Event(event.outside, event.sampler, event.samples + count, event.hits + hits)
+    hits, sure, possible = (int(n) for n in happens(points)[:, :, index].sum(1))
+    return replace(
+        event,
+        samples=event.samples + count,
+        hits=event.hits + hits,
+        sure=event.sure + sure,
+        possible=event.possible + possible,
+    )
 
 
 def _estimates(

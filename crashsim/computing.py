@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _CERTIFIED = 4  # inputs that get a certificate: each bound takes about a second
 _NO_EPSILON = "give epsilon: it bounds P(|Delta| >= epsilon)"
+_NO_SURROGATE = "needs a linear surrogate of Delta, and none is to be had"
+_NOTHING = "nothing is random or nothing reaches the output, so there is nothing to say"
 
 Progress = Callable[[str, int, int], None]
 T = TypeVar("T")
@@ -101,15 +103,9 @@ def compute(
             timed(name, lambda method=method: method(wide, analysis))  # type: ignore[misc]
         except NotApplicableError as error:
             results.skipped[name] = str(error)
-    # Tails, shares and proofs need a surrogate: the differences' if computed, else the gradient's.
-    tails = wanted & set(analytic.TAIL_METHODS)
-    needed = wanted & {*tails, *PROOFS, "importance-sampling"} and "mean-point-single" not in wanted
-    if needed or "mean-point-taylor" in wanted:
-        timed("mean-point-taylor", lambda: analytic.mean_point_taylor(wide, analysis))
-        if "mean-point-taylor" not in wanted:
-            analysis.estimates = [e for e in analysis.estimates if e.method != "mean-point-taylor"]
-    if "mean-point-single" in wanted:
-        timed("mean-point-single", lambda: analytic.mean_point_single(wide, analysis))
+    _linearise(wide, wanted, results, timed)
+    # What is left of these needs a surrogate, and has one.
+    tails = wanted & set(analytic.TAIL_METHODS) - results.skipped.keys()
     if tails:
         timed("tails", lambda: analytic.tails(wide, analysis, tails, epsilon))
     if wanted & set(PROOFS):
@@ -147,10 +143,65 @@ def compute(
         )
         analysis.estimates += results.chip.estimates
     if epsilon is not None and delta is not None:
+        if analysis.surrogate is None:
+            results.skipped["answers"] = _NO_SURROGATE
         results.answers = timed("answers", lambda: answers(wide, analysis, epsilon, delta))
     if space.K == 1:
         results.skipped["class-change"] = "the model has a single output, so no class to change"
+    _account_for(plan.methods, epsilon, results)
     return results
+
+
+def _linearise(
+    wide: FaultSpace,
+    wanted: set[str],
+    results: Results,
+    timed: Callable[[str, Callable[[], None]], None],
+) -> None:
+    """The mean-point methods, and the surrogate that tails, shares and rare events build on.
+
+    It has the differences' gains where these are computed, else the gradient's; where the model has
+    no derivatives, the differences are computed for the surrogate alone. Without either, what needs
+    one is skipped.
+    """
+    analysis = results.analysis
+    needing = wanted & {*analytic.TAIL_METHODS, *PROOFS, "importance-sampling"}
+    crashes = all(p.fault.is_bernoulli for p in wide.placements)
+    by_differences = "mean-point-single" in wanted and crashes
+
+    def attempt(name: str, method: Callable[[FaultSpace, analytic.Analysis], None]) -> str | None:
+        """Runs a method and keeps its numbers if wanted; why it does not apply, or None."""
+        before = len(analysis.estimates)
+        try:
+            timed(name, lambda: method(wide, analysis))
+        except NotApplicableError as error:
+            return str(error)
+        if name not in wanted:
+            del analysis.estimates[before:]
+            analysis.formulas.pop(name, None)
+        return None
+
+    reason = None
+    if "mean-point-taylor" in wanted or (needing and not by_differences):
+        reason = attempt("mean-point-taylor", analytic.mean_point_taylor)
+        if reason and "mean-point-taylor" in wanted:
+            results.skipped["mean-point-taylor"] = reason
+    if "mean-point-single" in wanted or (needing and analysis.surrogate is None):
+        told = attempt("mean-point-single", analytic.mean_point_single)
+        if told and "mean-point-single" in wanted:
+            results.skipped["mean-point-single"] = told
+        reason = told or reason
+    if analysis.surrogate is None:
+        why = f"{_NO_SURROGATE}: {reason}" if reason else _NO_SURROGATE
+        results.skipped |= dict.fromkeys(sorted(needing - set(PROOFS)), why)
+
+
+def _account_for(methods: tuple[str, ...], epsilon: float | None, results: Results) -> None:
+    """Every method of the plan is among the estimates or says why it is not."""
+    told = {e.method for e in results.analysis.estimates} | results.skipped.keys()
+    for method in methods:
+        if method not in told:
+            results.skipped[method] = _NO_EPSILON if epsilon is None else _NOTHING
 
 
 def _prove(
@@ -165,7 +216,6 @@ def _prove(
     """The methods that prove something, as far as they apply."""
     analysis = results.analysis
     surrogate = analysis.surrogate
-    assert surrogate is not None
     try:
         results.proof = proof = proofs.provable(space)
     except NotApplicableError as error:
@@ -173,16 +223,15 @@ def _prove(
         return
     if "remainder" in wanted:
         try:
-            shift = analytic.shift_to(wide, space.mean_point)
-            analysis.estimates += proofs.remainders(space, proof, shift, surrogate, analysis.source)
+            analysis.estimates += proofs.remainders(space, proof)
         except NotApplicableError as error:
             results.skipped["remainder"] = str(error)
-    output = int(np.argmax(surrogate.variance.mean(0)))
+    output = 0 if surrogate is None else int(np.argmax(surrogate.variance.mean(0)))
     if "linear-exact" in wanted:
         if epsilon is None:
             results.skipped["linear-exact"] = _NO_EPSILON
         elif proof.is_linear:
-            analysis.estimates += proofs.linear_tails(surrogate, epsilon, output)
+            analysis.estimates += proofs.linear_tails(proof, epsilon, output)
         else:
             results.skipped["linear-exact"] = "the output is not linear in the fault coordinates"
     certified = wanted & {"certificate", "certified-sampling"}

@@ -2,19 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from crashsim.agreement import Agreement
+from crashsim.contradictions import Contradiction
+from crashsim.estimate import Estimate
 from crashsim.montecarlo import MonteCarlo
 
 _THEORY_OFF = 0.5  # share of theory's values inside Monte Carlo's intervals below which we warn
+_ROUNDED = 0.01  # share of epsilon that the outputs' rounding may be
 _MATERIAL = 0.1  # error, of the variance or in standard deviations, that is worth a warning
 
 
+# What says more of rare events than few samples do, best first.
+_OF_RARE_EVENTS = (
+    "exact",
+    "linear-exact",
+    "certified-sampling",
+    "certificate",
+    "importance-sampling",
+    "saddlepoint",
+    "chernoff",
+)
+
+
 def doubts_of(
-    agreement: list[Agreement], sampled: MonteCarlo | None, epsilon: float | None
+    estimates: Sequence[Estimate],
+    agreement: list[Agreement],
+    refuted: Sequence[Contradiction],
+    sampled: MonteCarlo | None,
+    epsilon: float | None,
+    rounding: float = 0.0,
 ) -> list[str]:
-    """Warnings that follow from the numbers themselves."""
+    """Warnings that follow from the numbers themselves.
+
+    Args:
+        estimates: of all methods.
+        agreement: of theory with Monte Carlo.
+        refuted: what contradicts each other.
+        sampled: Monte Carlo's result, if it ran.
+        epsilon: of the tails.
+        rounding: what rounding does to an output in the model's own precision.
+    """
     found = []
     of_spread = 1.0  # the mean's size in standard deviations
     if sampled is not None and sampled.variance.max() > 0:
@@ -39,6 +70,20 @@ def doubts_of(
             found.append(
                 f"samples={sampled.samples}: fewer than 10 samples moved an output by "
                 f"epsilon={epsilon:g}, so Monte Carlo's tail is an upper limit more than a value; "
-                "ask for more samples, or rely on saddlepoint and chernoff"
+                f"ask for more samples{_instead(estimates, refuted)}"
             )
+    if epsilon is not None and rounding > _ROUNDED * epsilon:
+        found.append(
+            f"epsilon={epsilon:g}: the outputs are so large that the model rounds them by some "
+            f"{rounding:.1g}, so which changes reach epsilon depends on rounding; take their "
+            "offset away, or give the model in double precision"
+        )
     return found
+
+
+def _instead(estimates: Sequence[Estimate], refuted: Sequence[Contradiction]) -> str:
+    """Which methods of the score say more, if any that is not refuted does."""
+    at_hand = {e.method for e in estimates if e.quantity == "tail"}
+    at_hand -= {method for c in refuted for method in c.doubted}
+    left = [method for method in _OF_RARE_EVENTS if method in at_hand]
+    return f", or rely on {' and '.join(left[:2])}" if left else ""

@@ -1,7 +1,12 @@
-"""The oracle: exact answers for small circuits, by summing over every pattern of faults."""
+"""The oracle: exact answers for small circuits, by summing over every pattern of faults.
+
+Delta is the difference of two rounded outputs, of weights that stand for decimal numbers. Outcomes
+that lie within that rounding of a threshold count as reaching it; what they hold is told.
+"""
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +16,18 @@ from torch import nn
 
 from crashsim.analytic import double_precision
 from crashsim.arguments import number
-from crashsim.errors import ArgumentError
+from crashsim.errors import ArgumentError, CrashsimWarning
 from crashsim.estimate import Estimate, Values, estimates_of
 from crashsim.inputs import ModelInputs
 from crashsim.placing import Faults
 from crashsim.points import Floats, Points
+from crashsim.rounding import resolution_of, rounding_of
 from crashsim.space import FaultSpace
 
 MAX_COORDINATES = 20
 _SLOWER = 6  # coordinates fewer where every outcome takes a forward pass of its own
+_SMALLEST = 5e-324
+_MATERIAL = 1e-3  # share of a tail within rounding of epsilon that is worth a warning
 _MAX_VALUES = 2**28  # numbers held at once: 2 GiB
 
 
@@ -32,11 +40,15 @@ class ExactDistribution:
         deltas: (2^N, B, K), Delta for each fault pattern; pattern j crashes the coordinates
             that are set bits of j.
         probabilities: (2^N,).
+        rounding: (B, K) what rounding may have done to a Delta.
+        resolution: relative precision to which an epsilon can be told from an outcome.
     """
 
     clean: Floats
     deltas: Floats
     probabilities: Floats
+    rounding: Floats | float = 0.0
+    resolution: float = 0.0
 
     def _expect(self, values: NDArray[Any]) -> Floats:
         """Expectation of (2^N, ...) values, by outcome."""
@@ -62,14 +74,22 @@ class ExactDistribution:
         return self._expect(centred**2)
 
     def tail(self, epsilon: float) -> Floats:
-        """P(|Delta| >= epsilon), (B, K)."""
+        """P(|Delta| >= epsilon), (B, K); what is within rounding of epsilon counts."""
         number("epsilon", epsilon, "a number >= 0 in the units of the outputs", least=0)
-        return self._expect(np.asarray(np.abs(self.deltas) >= epsilon))
+        return self._expect(self._reaches(epsilon, -1))
 
     def any_tail(self, epsilon: float) -> Floats:
-        """P(some output moves by epsilon or more), (B,)."""
+        """P(some output moves by epsilon or more), (B,); within rounding counts."""
         number("epsilon", epsilon, "a number >= 0 in the units of the outputs", least=0)
-        return self._expect(np.any(np.abs(self.deltas) >= epsilon, axis=2))
+        return self._expect(np.any(self._reaches(epsilon, -1), axis=2))
+
+    def _reaches(self, epsilon: float, sign: int) -> NDArray[np.bool_]:
+        """(2^N, B, K) which outcomes reach epsilon: at most (sign -1) or surely (1)."""
+        # No fault, no change: epsilon = 0 apart, that outcome is known without rounding.
+        room = np.maximum(self.rounding, self.resolution * epsilon)
+        level = np.maximum(epsilon + sign * room, min(epsilon, _SMALLEST))
+        reaches: NDArray[np.bool_] = np.abs(self.deltas) >= level
+        return reaches
 
     @property
     def class_change(self) -> Floats:
@@ -92,16 +112,7 @@ class ExactDistribution:
             total=Values(variance.mean(0).sum()),
         )
         if epsilon is not None:
-            tail = self.tail(epsilon)
-            found += estimates_of(
-                "exact",
-                "tail",
-                "exact",
-                per_input=Values(tail),
-                pooled=Values(tail.mean(0)),
-                total=Values(self.any_tail(epsilon).mean()),
-                level=epsilon,
-            )
+            found += self._tails(epsilon)
         if self.clean.shape[1] > 1:
             change = self.class_change
             found += estimates_of(
@@ -112,6 +123,30 @@ class ExactDistribution:
                 pooled=Values(change.mean()),
             )
         return found
+
+    def _tails(self, epsilon: float) -> list[Estimate]:
+        tail, total, note = self.tail(epsilon), self.any_tail(epsilon).mean(), None
+        per_input, pooled, whole = Values(tail), Values(tail.mean(0)), Values(total)
+        surely = self._reaches(epsilon, 1)
+        least = self._expect(surely)
+        unsure = tail - least
+        if (unsure > 0).any():
+            note = "outcomes within rounding of epsilon count as reaching it"
+            if (unsure > _MATERIAL * tail).any():
+                warnings.warn(
+                    f"exact: outcomes with a probability of up to {unsure.max():.2g} lie within "
+                    f"rounding of epsilon={epsilon:g}; they count as reaching it, and low is the "
+                    "tail without them: choose epsilon between two outcomes",
+                    CrashsimWarning,
+                    stacklevel=4,
+                )
+            per_input = Values(tail, least, tail)
+            pooled = Values(tail.mean(0), least.mean(0), tail.mean(0))
+            whole = Values(total, self._expect(np.any(surely, axis=2)).mean(), total)
+        return estimates_of(
+            "exact", "tail", "exact", per_input=per_input, pooled=pooled, total=whole,
+            level=epsilon, note=note,
+        )  # fmt: skip
 
 
 def enumerate_exact(
@@ -168,4 +203,6 @@ def enumerate_space(space: FaultSpace) -> ExactDistribution:
     points = Points(len(patterns), np.zeros(space.N), rows, columns, np.ones(len(rows)))
     p = space.mean_point  # E e = p for a Bernoulli coordinate
     probabilities = np.prod(np.where(patterns == 1, p, 1 - p), axis=1)
-    return ExactDistribution(space.clean(), space.outputs(points) - space.clean(), probabilities)
+    deltas = space.outputs(points) - space.clean()
+    rounding, resolution = rounding_of(space), resolution_of(space)
+    return ExactDistribution(space.clean(), deltas, probabilities, rounding, resolution)

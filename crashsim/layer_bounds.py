@@ -33,6 +33,7 @@ from crashsim.faults import NeuronCrash, WeightCrash
 from crashsim.points import Placement
 from crashsim.space import FaultSpace
 from crashsim.tracing import UntraceableError, trace
+from crashsim.unseen import class_of, is_torchs, overwritten, unseen
 
 # Lipschitz constants: sup |phi'| of each activation function.
 _LIPSCHITZ: dict[str, float] = {
@@ -92,10 +93,17 @@ def layer_bounds(space: FaultSpace) -> list[Estimate]:
             raise NotApplicableError(
                 f"defined for crashes of single units and weights, not {p.fault}"
             )
+    told = unseen(space.model)
+    if told:
+        raise NotApplicableError(told)
     try:
-        graph, model = trace(space.model)
+        with torch.no_grad():  # as it is run: forward may ask
+            graph, model = trace(space.model)
     except UntraceableError as error:
         raise NotApplicableError(str(error)) from error
+    overwriting = overwritten(graph)
+    if overwriting is not None:
+        raise NotApplicableError(f"{overwriting.name} overwrites a value that is needed later")
     with torch.no_grad():
         spread = _Propagation(graph, model, space).spread_of_output(inputs)
     shape = (space.B, -1)
@@ -177,6 +185,9 @@ class _Propagation(fx.Interpreter):
         sources = n.all_input_nodes
         spreads = [self._spreads.get(source) for source in sources]
         module = self.fetch_attr(str(n.target)) if n.op == "call_module" else None
+        struck = any(spread is not None for spread in spreads)
+        if (struck or isinstance(module, _AFFINE)) and not _is_known(n, module):
+            raise NotApplicableError(f"no bound is known for {_what(n, module)}: not torch's own")
         if isinstance(module, _AFFINE):
             if parametrize.is_parametrized(module):
                 raise NotApplicableError(f"no bound is known for {_what(n, module)}: parametrised")
@@ -289,6 +300,10 @@ class _Propagation(fx.Interpreter):
             passed.square + crashed.square,
             passed.norms + crashed.norms,
         )
+
+
+def _is_known(n: fx.Node, module: nn.Module | None) -> bool:
+    return is_torchs(n) if module is None else class_of(module) is not None
 
 
 def _struck(spread: _Spread | None, value: Tensor, p: float) -> _Spread:

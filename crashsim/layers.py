@@ -22,6 +22,7 @@ from crashsim.errors import CrashsimError
 from crashsim.points import Floats
 from crashsim.space import FaultSpace
 from crashsim.tracing import UntraceableError, trace
+from crashsim.unseen import class_of, is_torchs, overwritten, unseen
 
 Key = tuple[str, str | None, int]  # a site: module, function, call
 Pair = tuple[int, int]
@@ -115,20 +116,31 @@ _POOL_DEFAULTS = {
     "return_indices": False,
 }
 _NOTHING = (nn.Identity, nn.modules.dropout._DropoutNd)
+_LINEAR = (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear)
 
 
 def layers_of(space: FaultSpace) -> list[Layer]:
     """The layers of a space's model, in double precision.
 
     Raises:
-        UnsupportedLayerError: a layer is not among those above, or the graph is no chain.
+        UnsupportedLayerError: a layer is not among those above, the graph is no chain, or the
+            model may compute something else than its graph (hooks, a forward of its own).
         NotApplicableError: the model takes or returns several tensors.
     """
     inputs = space.inputs
+    told = unseen(space.model)
+    if told:
+        raise UnsupportedLayerError(f"model: {told}")
     try:
-        graph, _ = trace(space.model)
+        with torch.no_grad():  # as it is run: forward may ask
+            graph, _ = trace(space.model)
     except UntraceableError as error:
         raise UnsupportedLayerError(f"model: {error}") from error
+    overwriting = overwritten(graph)
+    if overwriting is not None:
+        raise UnsupportedLayerError(
+            f"model: {_describe(overwriting)} overwrites a value that is needed later"
+        )
     with torch.no_grad():
         ShapeProp(graph).propagate(inputs[:1].to(_dtype(space.model)))
     reader = _Reader(graph)
@@ -163,7 +175,11 @@ class _Reader:
         node = end
         while node is not start:
             parents = [p for p in node.all_input_nodes if self._reaches(p)]
-            if node.target in _ADDITIONS and len(parents) == 2 and not node.kwargs.get("alpha"):
+            plain = not node.kwargs.keys() - {"input", "other"}
+            if node.target in _ADDITIONS and len(parents) == 2 and plain:
+                shapes = {_shape(n) for n in (node, *parents)}
+                if len(shapes) > 1:
+                    raise UnsupportedLayerError(f"model: {_describe(node)} of shapes {shapes}")
                 meeting = self._last_common(*parents)
                 paths = [self.path(meeting, parent) for parent in parents]
                 layers.append(Layer(Addition(*paths), self._key(node)))
@@ -211,15 +227,20 @@ class _Reader:
     def _layer(self, node: fx.Node, parent: fx.Node) -> Layer | None:
         """A node with one parent as a layer; None for one that does nothing."""
         module = self._modules.get(str(node.target)) if node.op == "call_module" else None
+        kind = class_of(module)
+        if (module is not None and kind is None) or not is_torchs(node):
+            raise UnsupportedLayerError(f"model: {_describe(node)} is not torch's own")
         shape, before = _shape(node), _shape(parent)
         weight = f"{node.target}.weight" if module is not None else None
-        if isinstance(module, nn.Linear):
+        if kind in _LINEAR:
+            assert isinstance(module, nn.Linear)
             if len(shape) != 1:
                 raise UnsupportedLayerError(
                     f"model: {_describe(node)} acts on {shape}, not vectors"
                 )
             return Layer(Affine(_array(module.weight), _bias(module)), self._key(node), weight)
-        if isinstance(module, nn.Conv2d):
+        if kind is nn.Conv2d:
+            assert isinstance(module, nn.Conv2d)
             if module.padding_mode != "zeros" or isinstance(module.padding, str):
                 raise UnsupportedLayerError(
                     f"model: {_describe(node)}: only zero padding by number"
@@ -229,13 +250,14 @@ class _Reader:
                 _pair(module.dilation), module.groups,
             )  # fmt: skip
             return Layer(convolution, self._key(node), weight)
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+        if kind in (nn.BatchNorm1d, nn.BatchNorm2d):
+            assert isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
             return Layer(_channel_scale(module), self._key(node), weight)
         operation = self._pool(node, module, before) or _nonlinearity(node, module)
         if operation is not None:
             return Layer(operation, self._key(node))
         name = _name(node)
-        if isinstance(module, _NOTHING) or name in ("dropout", "contiguous"):
+        if isinstance(module, _NOTHING) or name == "contiguous" or _is_idle_dropout(node):
             return None
         shaping = isinstance(module, nn.Flatten) or name in (
             "flatten",
@@ -292,8 +314,14 @@ def _is_over_images(node: fx.Node) -> bool:
     return isinstance(axes, tuple | list) and sorted(axis % 4 for axis in axes) == [2, 3]
 
 
+def _is_idle_dropout(node: fx.Node) -> bool:
+    """Whether a call of the function leaves all as it is; by default it drops."""
+    return _name(node) == "dropout" and node.kwargs.get("training", (*node.args, 1, 1)[2]) is False
+
+
 def _nonlinearity(node: fx.Node, module: nn.Module | None) -> Nonlinearity | None:
-    name = _name(node) if module is None else type(module).__name__.lower()
+    kind = class_of(module)
+    name = _name(node) if kind is None else kind.__name__.lower()
     name = _MODULE_NAMES.get(name, name)
     if name not in _ACTIVATION_NAMES:
         return None
@@ -360,6 +388,8 @@ def _shape(node: fx.Node) -> tuple[int, ...]:
 
 
 def _array(tensor: Tensor) -> Floats:
+    if type(tensor) not in (Tensor, nn.Parameter):
+        raise UnsupportedLayerError(f"model: a weight is a {type(tensor).__name__}")
     return tensor.detach().double().cpu().numpy()
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from crashsim_theory import LinearSurrogate, certify
+from crashsim_theory import LinearSurrogate
 
 from crashsim.analytic import of_pair, tail_probabilities
 from crashsim.computing import Results
 from crashsim.points import Floats
-from crashsim.proofs import Provable, linear_bracket
+from crashsim.proofs import Provable, certify_tail, linear_bracket
 from crashsim.rare import sample_union, tail_events
 from crashsim.records import Number
 from crashsim.space import FaultSpace
@@ -81,7 +81,7 @@ def curves_of(space: FaultSpace, results: Results) -> Curves | None:
     if one is not None:
         methods |= {m: v.tolist() for m, v in tail_probabilities(one, grid).items()}
     if results.proof is not None and one is not None:
-        methods |= _proved_curves(space, results.proof, one, grid, row, output)
+        methods |= _proved_curves(results.proof, grid, row, output)
     if one is not None and "importance-sampling" in results.timings:
         methods["importance-sampling"] = _rare_curve(space, one, grid, row, output)
     if sampled is not None:
@@ -93,16 +93,14 @@ def curves_of(space: FaultSpace, results: Results) -> Curves | None:
     return Curves(row, output, grid.tolist(), methods, low, high)
 
 
-def _proved_curves(
-    space: FaultSpace, proof: Provable, one: LinearSurrogate, grid: Floats, row: int, output: int
-) -> dict[str, list[float]]:
+def _proved_curves(proof: Provable, grid: Floats, row: int, output: int) -> dict[str, list[float]]:
     """A certificate at a few points of the grid; the exact curve where the output is linear."""
     if proof.is_linear:
-        return {"linear-exact": linear_bracket(one, grid)[1].tolist()}
+        highs = [linear_bracket(proof, row, float(e), output)[1] for e in grid]
+        return {"linear-exact": highs}
     values = np.full(len(grid), np.nan)
-    x = proof.inputs[row].reshape(space.inputs.shape[1:])
     for i in _few(_CERTIFIED):
-        found = certify(proof.network, x, proof.faults, float(grid[i]), output)
+        found = certify_tail(proof, row, float(grid[i]), output)
         values[i] = found.probability
     return {"certificate": values.tolist()}
 

@@ -1,33 +1,38 @@
 """Proofs: certificates, remainders and exact tails, from ``crashsim_theory`` on plain arrays.
 
-They hold for the network in real arithmetic with the given weights; their own arithmetic is
-rounded outward. They need the model as a graph of known layers (``crashsim.layers``) and neuron
-crashes, of units or of groups.
+They hold for the network in exact arithmetic with the given weights; their own arithmetic is
+rounded outward. What the model computes in its own precision differs from that by its rounding.
+They need the model as a graph of known layers (``crashsim.layers``) and neuron crashes, of units or
+of groups; what is read is compared with the model in double precision before anything is proved.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import crashsim_theory as theory
 import numpy as np
-from crashsim_theory import LinearSurrogate, TheoryError
+import torch
+from crashsim_theory import TheoryError
 
 from crashsim import layers as torch_layers
-from crashsim.analytic import of_output
-from crashsim.errors import NotApplicableError
+from crashsim.analytic import double_precision
+from crashsim.errors import ModelError, NotApplicableError
 from crashsim.estimate import Estimate, Quantity, Values, estimates_of
 from crashsim.faults import NeuronCrash
 from crashsim.layers import Key, Layer, UnsupportedLayerError, layers_of
 from crashsim.points import Floats, Points
+from crashsim.rounding import resolution_of
 from crashsim.space import FaultSpace
+from crashsim.unseen import FloatingTypes, parametrised
 
-_ROUNDED = 1e-9
-_SAME = 1e-3  # difference from the model, in single precision, that is still rounding
+_SAME = 8.0  # times the rounding that the layers' own intervals allow for
+_CRASHED = (0.03, 0.1, 0.3, 0.6, 0.9)  # shares of the coordinates that strike in the comparison
 _CELLS = 32_000
-_CERTIFICATE = "crash-CROWN, outward rounding"
+_EXACTLY = "of the network in exact arithmetic"
+_CERTIFICATE = f"crash-CROWN, outward rounding; {_EXACTLY}"
 
 
 @dataclass(frozen=True)
@@ -36,15 +41,26 @@ class Provable:
 
     Attributes:
         network: its layers.
+        moving: the same without what is added to the outputs in the end. Delta is the same, and is
+            not rounded as far as large outputs are.
         faults: its crash coordinates, numbered as in the space.
         inputs: (B, n) flat inputs.
+        resolution: relative precision to which an epsilon can be told from an outcome; what is
+            within it counts for upper ends, not for lower ones.
         is_linear: the output is linear (affine) in the coordinates.
     """
 
     network: theory.Network
+    moving: theory.Network
     faults: theory.CrashFaults
     inputs: Floats
+    resolution: float
     is_linear: bool
+
+    def at(self, b: int) -> Floats:
+        """The input of this number, as the network takes it."""
+        x: Floats = self.inputs[b].reshape(self.network.nodes[0].shape)
+        return x
 
 
 def provable(space: FaultSpace) -> Provable:
@@ -57,38 +73,93 @@ def provable(space: FaultSpace) -> Provable:
     for p in space.placements:
         if not isinstance(p.fault, NeuronCrash):
             raise NotApplicableError(f"proofs are for neuron crashes, not for {p.fault.name}")
+    named = parametrised(space.model)
+    if named is not None:
+        raise NotApplicableError(f"the weight of layer {named!r} is computed (parametrised)")
+    wide = double_precision(space)
+    if wide.dtype != torch.float64:
+        raise NotApplicableError(f"the model runs in {space.dtype} alone, not in torch.float64")
     try:
         found = layers_of(space)
+        shape = tuple(space.inputs.shape[1:])
         converted, places = _convert(found)
-        network = theory.Network(converted, tuple(space.inputs.shape[1:]))
+        network = theory.Network(converted, shape)
+        moving = theory.Network([*converted[:-1], _without_bias(converted[-1])], shape)
+        faults = _crashes(space, places, network)
     except (UnsupportedLayerError, TheoryError) as error:
         raise NotApplicableError(str(error)) from error
+    inputs = space.inputs.double().cpu().numpy().reshape(space.B, -1)
+    struck = set(faults.members)
+    is_linear = _is_linear(found, struck, places)
+    proof = Provable(network, moving, faults, inputs, resolution_of(wide), is_linear)
+    _check_types(space)
+    _check(space, wide, proof)
+    return proof
+
+
+def _crashes(
+    space: FaultSpace, places: Mapping[Key, Any], network: theory.Network
+) -> theory.CrashFaults:
     members: dict[Any, Any] = {}
     for p in space.placements:
         assert isinstance(p.fault, NeuronCrash)
         key: Key = (p.site.module, p.site.function, p.site.call)
-        place = "input" if p.site.kind == "input" else places.get(key)
+        place: Any = "input" if p.site.kind == "input" else places.get(key)
         if place is None or place in members:
-            raise NotApplicableError(f"{p.site.name!r} is no layer's output in the traced graph")
+            raise UnsupportedLayerError(f"{p.site.name!r} is no layer's output in the traced graph")
+        size = network.nodes[network.sites[place]].size
+        if int(np.prod(p.site.shape)) != size:
+            raise UnsupportedLayerError(f"{p.site.name!r} has {p.site.shape} values, not {size}")
         members[place] = p.fault.expand(np.arange(p.start, p.stop), p.site.shape)
-    faults = theory.CrashFaults(space.mean_point, members)
-    inputs = space.inputs.double().cpu().numpy().reshape(space.B, -1)
-    _check(space, network, faults, inputs)
-    return Provable(network, faults, inputs, _is_linear(found, set(members), places))
+    return theory.CrashFaults(space.mean_point, members)
 
 
-def _check(
-    space: FaultSpace, network: theory.Network, faults: theory.CrashFaults, inputs: Floats
-) -> None:
-    """Compares the layers with the model itself, clean and under many crashes."""
+def _without_bias(layer: Any) -> Any:
+    if isinstance(layer, theory.Linear | theory.Conv2d):
+        return replace(layer, bias=None)
+    return layer
+
+
+def _check_types(space: FaultSpace) -> None:
+    """A model may compute in other types than its own, which the layers do not say."""
+    with torch.no_grad(), FloatingTypes() as types:
+        space._call(space.examples.part(0, 1).clone())
+    if others := types.found - {space.dtype}:
+        names = ", ".join(sorted(map(str, others)))
+        raise NotApplicableError(f"the model, of {space.dtype}, computes in {names} too")
+
+
+def _check(space: FaultSpace, wide: FaultSpace, proof: Provable) -> None:
+    """Compares the layers with the model itself: every input and output, at many points.
+
+    These are no faults, each share of random ones, all of them, and the mean point. In double
+    precision the model must lie where the layers' own rounding allows, and in its own precision
+    where that precision's rounding does.
+    """
     rng = np.random.Generator(np.random.Philox(0))
-    crashed = (rng.random((3, space.N)) < [[0.0], [0.2], [0.6]]).astype(float)
-    rows, columns = np.nonzero(crashed)
-    points = Points(3, np.zeros(space.N), rows, columns, np.ones(len(rows)))
-    wanted = space.at_input(0).outputs(points)[:, 0]
-    scale = 1 + float(np.abs(wanted).max())
-    if np.abs(network(inputs[:1], faults, crashed) - wanted).max() > _SAME * scale:
-        raise NotApplicableError("traced by torch.fx, the model gives other outputs than itself")
+    random = rng.random((len(_CRASHED), space.N)) < np.array(_CRASHED)[:, None]
+    ends = np.array([[0.0], [1.0]]) * np.ones(space.N)
+    e = np.concatenate([ends, random, space.mean_point[None]])
+    rows, columns = np.nonzero(e)
+    points = Points(len(e), np.zeros(space.N), rows, columns, e[rows, columns])
+    coarser = torch.finfo(space.dtype).eps / torch.finfo(torch.float64).eps
+    spaces = [(wide, 1.0)] if space.dtype == wide.dtype else [(wide, 1.0), (space, coarser)]
+    try:
+        outputs = [(model.outputs(points), unit) for model, unit in spaces]
+    except ModelError as error:
+        raise NotApplicableError(str(error)) from error
+    for b in range(space.B):
+        low, high = theory.enclosure(proof.network, proof.at(b), proof.faults, e)
+        if low.shape[1] != space.K:
+            raise NotApplicableError(f"read as layers, it has {low.shape[1]} outputs")
+        for found, unit in outputs:
+            room = _SAME * unit * (high - low)
+            here = found[:, b]
+            if not ((low - room <= here) & (here <= high + room)).all():
+                raise NotApplicableError(
+                    "read as layers, the model gives other outputs than itself "
+                    f"(input {b}: by {np.maximum(low - here, here - high).max():.2g})"
+                )
 
 
 def certify(
@@ -107,12 +178,18 @@ def certify(
     """
     found: dict[tuple[Quantity, int], theory.Certificate] = {}
     for b in inputs:
-        x = proof.inputs[b].reshape(space.inputs.shape[1:])
+        x = proof.at(b)
         if epsilon is not None:
-            found["tail", b] = theory.certify(proof.network, x, proof.faults, epsilon, output)
+            found["tail", b] = certify_tail(proof, b, epsilon, output)
         if space.K > 1:
             found["class-change", b] = theory.certify_class(proof.network, x, proof.faults)
     return found
+
+
+def certify_tail(proof: Provable, b: int, epsilon: float, output: int) -> theory.Certificate:
+    """A proved upper bound on P(|Delta| >= epsilon) of one input and output."""
+    epsilon *= 1 - proof.resolution
+    return theory.certify(proof.moving, proof.at(b), proof.faults, epsilon, output)
 
 
 def certificates(
@@ -130,7 +207,7 @@ def certificates(
             found.append(_proved("certificate", quantity, b, where, bound, level=level))
         if bounds:
             note = f"{_CERTIFICATE}; average over inputs {list(bounds)}"
-            mean = float(np.mean(list(bounds.values())))
+            mean = min(1.0, float(_mean_up(np.array(list(bounds.values())))))
             found.append(_proved("certificate", quantity, "all", where, mean, note, level))
     return found
 
@@ -149,77 +226,79 @@ def _proved(
     )
 
 
-def remainders(
-    space: FaultSpace, proof: Provable, shift: Floats, surrogate: LinearSurrogate, source: str
-) -> list[Estimate]:
+def remainders(space: FaultSpace, proof: Provable) -> list[Estimate]:
     """``remainder``: proved intervals of E Delta and Var Delta around the mean-point estimates.
-
-    Args:
-        shift: (B, K) F(m) - F(0), which the mean's remainder is about.
-        surrogate: of Delta, which the variance's is about.
-        source: the method whose gains it has.
 
     Raises:
         NotApplicableError: an activation with a kink, whose curvature has no bound.
     """
-    kind = "differences" if source == "mean-point-single" else "derivatives"
-    mean, low, high = np.empty((3, space.B, space.K))
-    deviation = np.sqrt(surrogate.variance)
-    for b in range(space.B):
-        x = proof.inputs[b].reshape(space.inputs.shape[1:])
-        try:
-            found = theory.remainder(proof.network, x, proof.faults, kind)  # type: ignore[arg-type]
-        except TheoryError as error:
-            raise NotApplicableError(
-                "an activation with a kink (ReLU, max) has no second derivative to bound; "
-                "see certificate"
-            ) from error
-        mean[b] = found.mean
-        low[b], high[b] = found.std_interval(deviation[b])
-    bounds = Values(shift, shift - mean, shift + mean)
-    squares = Values(surrogate.variance, low**2, high**2)
+    try:
+        found = [
+            theory.moment_bounds(proof.moving, proof.at(b), proof.faults) for b in range(space.B)
+        ]
+    except TheoryError as error:
+        raise NotApplicableError(
+            "an activation with a kink (ReLU, max) has no second derivative to bound; "
+            "see certificate"
+        ) from error
+
+    def values(quantity: str) -> Values:
+        ends = (quantity, f"{quantity}_low", f"{quantity}_high")
+        return Values(*(np.stack([getattr(one, end) for one in found]) for end in ends))
+
     return [
-        *_proof("remainder", "mean", bounds, "around F(m) - F(0)"),
-        *_proof("remainder", "variance", squares, f"around {source}"),
+        *_proof("remainder", "mean", values("mean"), f"around F(m) - F(0); {_EXACTLY}"),
+        *_proof(
+            "remainder",
+            "variance",
+            values("variance"),
+            f"around single-fault differences at the mean point; {_EXACTLY}",
+        ),
     ]
 
 
-def linear_tails(surrogate: LinearSurrogate, epsilon: float | None, output: int) -> list[Estimate]:
+def linear_tails(proof: Provable, epsilon: float, output: int) -> list[Estimate]:
     """``linear-exact``: two-sided brackets where the output is linear in the coordinates.
 
-    The gains are the model's, computed in double precision; a relative 1e-9 of epsilon is set
-    aside for their rounding.
-
     Args:
-        surrogate: (B, K) of Delta, exact as the output is linear.
-        epsilon: nothing without.
+        proof: with an output that is linear.
+        epsilon: of the tails.
         output: the output whose tail is bracketed, for every input.
     """
-    if epsilon is None:
-        return []
-    low, high = linear_bracket(of_output(surrogate, output), np.asarray(epsilon))
+    brackets = [linear_bracket(proof, b, epsilon, output) for b in range(len(proof.inputs))]
+    low, high = np.array(brackets).T
+    note = f"dynamic programming; {_EXACTLY}"
     found = [
         Estimate(
             "linear-exact", "tail", b, output, _middle(low[b], high[b]), float(low[b]),
-            float(high[b]), "proof", level=epsilon, note="dynamic programming",
+            float(high[b]), "proof", level=epsilon, note=note,
         )
         for b in range(len(low))
     ]  # fmt: skip
-    ends = float(low.mean()), float(high.mean())
+    ends = max(0.0, float(-_mean_up(-low))), min(1.0, float(_mean_up(high)))
     return [
         *found,
         Estimate(
             "linear-exact", "tail", "all", output, _middle(*ends), *ends, "proof",
-            level=epsilon, note="dynamic programming",
+            level=epsilon, note=note,
         ),
     ]  # fmt: skip
 
 
-def linear_bracket(surrogate: LinearSurrogate, epsilon: Floats) -> tuple[Floats, Floats]:
-    """Proved (low, high) of P(|L| >= epsilon), (..., *epsilon.shape), gains rounded."""
-    low, _ = theory.linear_exact(surrogate, epsilon * (1 + _ROUNDED), _CELLS)
-    _, high = theory.linear_exact(surrogate, epsilon * (1 - _ROUNDED), _CELLS)
-    return low, high
+def linear_bracket(proof: Provable, b: int, epsilon: float, output: int) -> tuple[float, float]:
+    """Proved (low, high) of P(|Delta| >= epsilon) of one input and output."""
+    low, high = (
+        theory.certify_linear(proof.moving, proof.at(b), proof.faults, level, output, cells=_CELLS)
+        for level in (epsilon * (1 + proof.resolution), epsilon * (1 - proof.resolution))
+    )
+    return low[0], high[1]
+
+
+def _mean_up(values: Floats) -> Any:
+    """The mean over the first axis, rounded up."""
+    mean = values.mean(0)
+    room = (len(values) + 4) * 2.0**-52 * np.abs(values).mean(0)
+    return np.nextafter(mean + room, np.inf)
 
 
 def _middle(low: float, high: float) -> float:
@@ -232,10 +311,13 @@ def _proof(
 ) -> list[Estimate]:
     assert values.low is not None
     assert values.high is not None
-    pooled = Values(values.value.mean(0), values.low.mean(0), values.high.mean(0))
+    pooled = Values(values.value.mean(0), -_mean_up(-values.low), _mean_up(values.high))
     total = None
     if quantity == "variance":
-        total = Values(pooled.value.sum(), pooled.low.sum(), pooled.high.sum())  # type: ignore[union-attr]
+        room = (values.value.shape[1] + 4) * 2.0**-52  # of the sums, all terms being positive
+        low = -_mean_up(-values.low.sum(1) * (1 - room))
+        high = _mean_up(values.high.sum(1) * (1 + room))
+        total = Values(np.asarray(pooled.value.sum()), np.asarray(low), np.asarray(high))
     return estimates_of(
         method,
         quantity,

@@ -122,7 +122,7 @@ class ChipFacts(TypedDict):
     raster: RasterFacts
 
 
-def contradictions(score: Any) -> str | None:
+def unfit(score: Any) -> str | None:
     """What does not fit together in a score whose parts are well formed; None if all does."""
     if len(score.faults) != len(score.sites):
         return f"{len(score.faults)} faults at {len(score.sites)} sites"

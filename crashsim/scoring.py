@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -16,6 +16,7 @@ from crashsim.agreement import Agreement, agreements
 from crashsim.arguments import callback, instance, whole
 from crashsim.arguments import path as file_path
 from crashsim.computing import Results, compute
+from crashsim.contradictions import Contradiction, contradictions
 from crashsim.doubts import doubts_of
 from crashsim.errors import ArgumentError, CrashsimWarning, FileError
 from crashsim.estimate import Estimate
@@ -43,8 +44,9 @@ from crashsim.records import (
     ModelFacts,
     Number,
     SiteFacts,
-    contradictions,
+    unfit,
 )
+from crashsim.rounding import least_rounding
 from crashsim.saved import finite, read
 from crashsim.space import FaultSpace
 from crashsim.writing import write_text
@@ -90,6 +92,8 @@ class Score:
         warnings: what deserves attention.
         timings: seconds by method.
         versions: of crashsim and the packages its numbers depend on.
+        contradictions: pairs of methods whose numbers cannot both be true; each is told among the
+            warnings, too.
     """
 
     model: ModelFacts
@@ -118,6 +122,7 @@ class Score:
     warnings: list[str]
     timings: dict[str, Number]
     versions: dict[str, str]
+    contradictions: list[Contradiction] = field(default_factory=list)
 
     def find(
         self,
@@ -146,6 +151,7 @@ class Score:
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
         plain["estimates"] = [e.to_dict() for e in self.estimates]
         plain["agreement"] = [a.to_dict() for a in self.agreement]
+        plain["contradictions"] = [c.to_dict() for c in self.contradictions]
         plain["answers"] = [a.to_dict() for a in self.answers]
         plain["curves"] = self.curves and asdict(self.curves)
         plain["histogram"] = self.histogram and asdict(self.histogram)
@@ -166,7 +172,7 @@ class Score:
             )
         try:
             score: Score = read(cls, plain)
-            if told := contradictions(score):
+            if told := unfit(score):
                 raise ValueError(told)
         except ValueError as error:
             raise FileError(
@@ -331,6 +337,8 @@ def _collect(
     """The score of what the methods found."""
     analysis, sampled, run = results.analysis, results.sampled, results.chip
     agreement = agreements(analysis.estimates)
+    rounding = least_rounding(space)
+    refuted = contradictions(analysis.estimates, space.B, rounding)
     covariance = {}
     if analysis.covariance is not None:
         covariance[analysis.source] = analysis.covariance.tolist()
@@ -364,7 +372,10 @@ def _collect(
         answers=results.answers,
         plan=space.plan(),
         skipped=results.skipped,
-        warnings=doubts_of(agreement, sampled, epsilon) + (run.warnings if run else []),
+        warnings=[*map(str, refuted)]
+        + doubts_of(analysis.estimates, agreement, refuted, sampled, epsilon, rounding[1])
+        + (run.warnings if run else []),
         timings=results.timings,
         versions=versions(),
+        contradictions=refuted,
     )

@@ -1,13 +1,17 @@
 """Certify, then sample: the intervals hold, however rare the event and however few the samples."""
 
+import itertools
+
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from crashsim import FaultSpace, NeuronCrash, score
 from crashsim.analytic import double_precision
 from crashsim.certified import certified_sampling
 from crashsim.enumeration import enumerate_space
-from crashsim.proofs import certify, provable
+from crashsim.proofs import certificates, certify, linear_tails, provable
 
 
 def prepared(net, x, faults, sites="hidden"):
@@ -76,6 +80,35 @@ def test_events_out_of_reach_need_no_sample(make_net, randn):
     assert (tail.value, tail.low) == (0, 0)
     assert tail.high < 1e-6
     assert "0 samples" in tail.note
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6, 1e8])
+def test_an_outcome_at_epsilon_lies_in_the_interval_on_both_sides(offset):
+    """The tail with the outcome and the one without: which it is, rounding decides."""
+    weights, p = [0.1, 0.2, 0.3, 0.1, 0.2, 0.3, 0.7, 0.01], 0.05
+    with torch.random.fork_rng(devices=[]):
+        net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1)).double().eval()
+    with torch.no_grad():
+        net[0].weight.zero_()
+        net[0].bias.fill_(1.0)
+        net[2].weight.copy_(torch.tensor([weights], dtype=torch.float64))
+        net[2].bias.fill_(offset)
+    x, faults = torch.zeros(1, 4).double(), NeuronCrash(p)
+    tails = []
+    for level in (0.699, 0.701):  # no other outcome lies between
+        masks = np.array(list(itertools.product((0, 1), repeat=8)))
+        chances = np.prod(np.where(masks == 1, p, 1 - p), axis=1)
+        tails.append(float(chances[masks @ weights >= level].sum()))
+    assert tails[1] < 0.5 * tails[0]
+    space = FaultSpace(net, x, faults, "1")
+    found = certify(space, provable(space), 0.7, 0, [0])
+    for seed in range(5):
+        one = certified_sampling(space, found, 0.7, 0, seed=seed)[0]
+        assert one.low <= tails[1] < tails[0] <= one.high
+    (bound,) = [e for e in certificates(found, 0.7, 0) if e.input == 0]
+    assert tails[0] <= bound.value
+    (linear, _) = linear_tails(provable(space), 0.7, 0)
+    assert linear.low <= tails[1] < tails[0] <= linear.high
 
 
 def test_the_average_over_inputs(make_net, randn):

@@ -2,12 +2,16 @@
 
 import itertools
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from crashsim import (
     BitFlip,
+    CrashsimWarning,
     FaultSpace,
     GainNoise,
     NeuronCrash,
@@ -138,6 +142,87 @@ def test_estimates_pool_over_inputs(make_net, randn):
     assert found["variance", "all", "all"].value == pytest.approx(law.variance.sum(1).mean())
     assert found["tail", "all", "all"].value == pytest.approx(law.any_tail(0.2).mean())
     assert found["class-change", 2, "all"].value == pytest.approx(law.class_change[2])
+
+
+WEIGHTS = [0.1, 0.2, 0.3, 0.1, 0.2, 0.3, 0.7, 0.01]
+
+
+def summing_net(offset, dtype=torch.float64):
+    """Hidden neurons of activity 1, whose weights add up to the output."""
+    with torch.random.fork_rng(devices=[]):
+        net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)).double().eval()
+    with torch.no_grad():
+        net[0].weight.zero_()
+        net[0].bias.fill_(1.0)
+        net[2].weight.copy_(torch.tensor([WEIGHTS, [w / 8 for w in WEIGHTS]], dtype=dtype))
+        net[2].bias.copy_(torch.tensor([offset, 0.0]))
+    return net.to(dtype), torch.zeros(1, 4, dtype=dtype)
+
+
+def rational_tail(weights, p, epsilon):
+    total = Fraction(0)
+    for dead in itertools.product((0, 1), repeat=len(weights)):
+        moved = sum(w for w, d in zip(weights, dead, strict=True) if d)
+        chance = math.prod(Fraction(p) if d else 1 - Fraction(p) for d in dead)
+        total += chance * (moved >= epsilon)
+    return float(total)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6, -1e8])
+@pytest.mark.parametrize("epsilon", [0.7, 0.3, 0.1 + 0.2, 0.4])
+def test_an_outcome_at_epsilon_reaches_it(offset, epsilon):
+    """Whatever the offset rounds away: decimal numbers that are equal count as equal."""
+    net, x = summing_net(offset)
+    law = enumerate_exact(net, x, NeuronCrash(0.05), "1")
+    decimals = [Fraction(str(w)) for w in WEIGHTS]
+    wanted = rational_tail(decimals, 0.05, Fraction(str(round(epsilon, 9))))
+    assert law.tail(epsilon)[0, 0] == pytest.approx(wanted, rel=1e-12)
+    without = rational_tail(decimals, 0.05, Fraction(str(round(epsilon, 9))) + Fraction(1, 1000))
+    assert without < 0.9 * wanted
+    with pytest.warns(CrashsimWarning, match=r"within rounding of epsilon"):
+        found = law.estimates(epsilon)
+    for where in ((0, 0), ("all", 0)):
+        (tail,) = [e for e in found if (e.quantity, e.input, e.output) == ("tail", *where)]
+        assert tail.kind == "exact"
+        assert tail.low == pytest.approx(without, rel=1e-12)
+        assert tail.value == tail.high == pytest.approx(wanted, rel=1e-12)
+
+
+def test_weights_in_single_precision_stand_for_decimals():
+    net, x = summing_net(0.0, torch.float32)
+    wanted = rational_tail([Fraction(str(w)) for w in WEIGHTS], 0.05, Fraction("0.7"))
+    stored = [Fraction(w) for w in net[2].weight[0].detach().double().tolist()]
+    assert rational_tail(stored, 0.05, Fraction(0.7)) < 0.5 * wanted
+    for model, given in ((net, x), (net.double(), x.double())):
+        law = enumerate_exact(model, given, NeuronCrash(0.05), "1")
+        assert law.tail(0.7)[0, 0] == pytest.approx(wanted, rel=1e-12)
+
+
+def test_large_numbers_that_cancel_inside_leave_their_rounding():
+    """The output is small, but its rounding is that of what cancels."""
+    net, x = summing_net(0.0)
+    weight = net[2].weight.detach()
+    big = torch.tensor([[2.0**30], [0.0]], dtype=torch.float64)
+    with torch.random.fork_rng(devices=[]):
+        net[0], net[2] = nn.Linear(4, 10).double(), nn.Linear(10, 2).double()
+    with torch.no_grad():
+        net[0].weight.zero_()
+        net[0].bias.fill_(1.0)
+        net[2].weight.copy_(torch.cat([big, weight, -big], dim=1))
+        net[2].bias.zero_()
+    law = enumerate_exact(net, x, NeuronCrash(0.05), "1")
+    assert law.rounding[0, 0] > 1e-8
+    assert law.rounding[0, 1] < 1e-13
+
+
+def test_between_outcomes_nothing_is_said(make_net, randn):
+    law = enumerate_exact(make_net((3, 4, 2), scale=2), randn(2, 3), NeuronCrash(0.2))
+    sizes = np.unique(np.abs(law.deltas))
+    gap = int(np.argmax(np.diff(sizes)))
+    epsilon = float(sizes[gap : gap + 2].mean())
+    tails = [e for e in law.estimates(epsilon) if e.quantity == "tail"]
+    assert {(e.low, e.high) for e in tails} == {(None, None)}
+    assert max(e.value for e in tails) > 0
 
 
 def test_what_cannot_be_enumerated(make_net, randn):

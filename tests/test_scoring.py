@@ -2,14 +2,28 @@
 
 import json
 import re
+import warnings
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import crashsim
-from crashsim import CrashsimError, CrashsimWarning, NeuronCrash, Score, WeightCrash, score
+from crashsim import (
+    AdditiveNoise,
+    CrashsimError,
+    CrashsimWarning,
+    FaultSpace,
+    GainNoise,
+    NeuronCrash,
+    Score,
+    WeightCrash,
+    score,
+)
+from crashsim.analytic import Analysis, double_precision, mean_point_single, mean_point_taylor
 from crashsim.errors import FileError
+from crashsim.plan import SCORED
 
 FAST = ["exact", "taylor", "mean-point-taylor", "mean-point-single", "saddlepoint", "monte-carlo"]
 
@@ -174,3 +188,88 @@ def test_public_names():
     assert all(getattr(crashsim, name) is not None for name in crashsim.__all__)
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = crashsim.no_such_name
+
+
+class Rounding(nn.Module):
+    """Computes without derivatives."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.act, self.b = nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2)
+
+    def forward(self, x):
+        with torch.no_grad():
+            return self.b(torch.round(self.act(self.a(x)) * 16) / 16)
+
+
+@pytest.mark.parametrize("faults", [AdditiveNoise(0.2), GainNoise(0.1), NeuronCrash(0.1)], ids=str)
+@pytest.mark.parametrize("methods", [None, SCORED], ids=["default", "all by name"])
+@pytest.mark.parametrize("epsilon", [None, 0.1])
+def test_every_method_is_estimated_or_says_why(faults, methods, epsilon, seeded, randn):
+    """Whatever the model lacks: no method is left out unsaid."""
+    net, x = seeded(Rounding).eval(), randn(2, 4)
+    out = {"hardware"} if faults.is_bernoulli else {"hardware", "exact"}
+    names = [m for m in methods or SCORED if m not in out]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CrashsimWarning)
+        found = score(
+            net, x, faults, epsilon=epsilon, samples=1000, proofs=True, methods=methods and names
+        )
+    told = {e.method for e in found.estimates} | set(found.skipped)
+    assert set(names) <= told
+    assert not {e.method for e in found.estimates} & set(found.skipped)
+    if epsilon is not None:
+        assert {"chernoff", "saddlepoint"} <= {e.method for e in found.estimates}
+        wanted = found.find("monte-carlo", "tail", 0, 0)
+        guess = found.find("saddlepoint", "tail", 0, 0)
+        assert wanted.value > 0
+        assert wanted.value / 4 < guess.value < 4 * wanted.value + 0.05
+
+
+def test_the_surrogate_of_noise_has_the_slopes_of_the_regression(make_net, randn):
+    """In a network that is linear in the noise, they are its gradient."""
+    net, x = make_net((3, 4, 2), "linear"), randn(2, 3)
+    space = double_precision(FaultSpace(net, x, AdditiveNoise(0.2), "linear1"))
+    by_gradient, by_differences = Analysis(), Analysis()
+    mean_point_taylor(space, by_gradient)
+    mean_point_single(space, by_differences)
+    np.testing.assert_allclose(
+        by_differences.surrogate.gains, by_gradient.surrogate.gains, rtol=1e-9
+    )
+    np.testing.assert_allclose(
+        by_differences.surrogate.variance, by_gradient.surrogate.variance, rtol=1e-9
+    )
+    assert by_gradient.surrogate.variance.min() > 0
+
+
+@pytest.mark.parametrize("method", ["taylor", "mean-point-taylor", "mean-point-curvature"])
+def test_what_needs_derivatives_says_so(method, seeded, randn):
+    found = score(seeded(Rounding).eval(), randn(2, 4), NeuronCrash(0.1), methods=[method])
+    assert "without derivatives" in found.skipped[method]
+    assert found.estimates == []
+    assert found.to_text(80)
+    assert found.to_html()
+
+
+def test_nothing_random_is_no_silence(make_net, randn):
+    found = score(
+        make_net((3, 4, 2)), randn(2, 3), NeuronCrash(0.0), epsilon=0.1, samples=100,
+        methods=["+importance-sampling"],
+    )  # fmt: skip
+    assert "importance-sampling" in found.skipped
+    single = score(make_net((3, 4, 1)), randn(2, 3), NeuronCrash(0.1), methods=["chernoff"])
+    assert "epsilon" in single.skipped["chernoff"]
+
+
+def test_large_outputs_in_single_precision_are_told(make_net, randn):
+    net, x = make_net((3, 4, 2)), randn(2, 3)
+    with torch.no_grad():
+        net.linear2.bias.fill_(1e6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CrashsimWarning)
+        found = score(net, x, NeuronCrash(0.1), epsilon=0.3, samples=200, methods=FAST)
+    assert any("rounds them" in w for w in found.warnings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        wide = score(net.double(), x.double(), NeuronCrash(0.1), epsilon=0.3, methods=["exact"])
+    assert not any("rounds them" in w for w in wide.warnings)

@@ -39,7 +39,7 @@ def to_html(score: Score) -> str:
         rows=tables.rows(score),
         worths=tables.worths(score),
         descriptions=tables.DESCRIPTIONS,
-        legend=tables.LEGEND,
+        legend=tables.legend(score),
         marks=tables.MARKS,
         number=tables.number,
         formulas=formulas,

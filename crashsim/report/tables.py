@@ -23,6 +23,7 @@ LEGEND = (
     ("±", "measured, with its confidence interval"),
     ("≈", "estimate without a guarantee"),
 )
+DOUBTED = ("✗", "contradicts another number: see the warnings")
 DESCRIPTIONS = {
     "exact": "sum over all fault patterns",
     "norm": "product of layer norms (paper b1)",
@@ -48,15 +49,17 @@ DESCRIPTIONS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """A number as shown: the mark of its kind, the value, its interval."""
+    """A number as shown: the mark of its kind, the value, its interval, and a mark of doubt."""
 
     mark: str
     value: str
     interval: str = ""
     title: str = ""
+    doubt: str = ""
 
     def __str__(self) -> str:
-        return " ".join(part for part in (self.mark, self.value, self.interval) if part)
+        parts = (self.doubt, self.mark, self.value, self.interval)
+        return " ".join(part for part in parts if part)
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,10 @@ def rows(score: Score) -> list[tuple[str, list[Cell | None]]]:
     found = []
     for method in METHODS:
         cells = [
-            cell(by_name.get((method, c.quantity, c.output)))  # type: ignore[arg-type]
+            cell(
+                by_name.get((method, c.quantity, c.output)),  # type: ignore[arg-type]
+                is_doubted(score, method, c),
+            )
             for c in columns(score)
         ]
         if any(cells):
@@ -117,6 +123,19 @@ def rows(score: Score) -> list[tuple[str, list[Cell | None]]]:
             some = f" ({len(inputs)} inputs)" if 0 < len(inputs) < score.inputs["count"] else ""
             found.append((method + some, cells))
     return found
+
+
+def is_doubted(score: Score, method: str, column: Column) -> bool:
+    """Whether a number of this method and column, of any input, contradicts another."""
+    return any(
+        method in c.doubted and column.quantity == c.quantity and column.output in c.outputs
+        for c in score.contradictions
+    )
+
+
+def legend(score: Score) -> tuple[tuple[str, str], ...]:
+    """What the marks of the tables mean."""
+    return (*LEGEND, DOUBTED) if score.contradictions else LEGEND
 
 
 def worths(score: Score) -> list[tuple[str, str]]:
@@ -133,8 +152,8 @@ def worths(score: Score) -> list[tuple[str, str]]:
     return found
 
 
-def cell(estimate: Estimate | None) -> Cell | None:
-    """A number with its kind and interval; None for None."""
+def cell(estimate: Estimate | None, is_doubted: bool = False) -> Cell | None:
+    """A number with its kind and interval, and whether it is in doubt; None for None."""
     if estimate is None:
         return None
     interval, value = "", number(estimate.value)
@@ -149,7 +168,10 @@ def cell(estimate: Estimate | None) -> Cell | None:
     title = estimate.kind + (f": {estimate.note}" if estimate.note else "")
     if estimate.worth is not None:
         title += f"; worth {number(estimate.worth)} plain samples"
-    return Cell(MARKS[estimate.kind], value, interval, title)
+    if is_doubted:
+        title += "; contradicts another number"
+    doubt = DOUBTED[0] if is_doubted else ""
+    return Cell(MARKS[estimate.kind], value, interval, title, doubt)
 
 
 def number(value: float, digits: int = 3) -> str:

@@ -12,7 +12,7 @@ from rich.text import Text
 from crashsim.agreement import Agreement
 from crashsim.records import ChipFacts
 from crashsim.report import chip
-from crashsim.report.tables import LEGEND, MARKS, columns, number, rows, worths
+from crashsim.report.tables import MARKS, columns, legend, number, rows, worths
 from crashsim.scoring import Score
 
 _COLUMN = 15  # characters that a number and its interval ask for
@@ -31,7 +31,7 @@ def render(score: Score) -> RenderableType:
     parts: list[RenderableType] = [
         Panel(Text(score.verdict), title=f"crashsim: {score.model['name']}", title_align="left"),
         _Methods(score),
-        Text("  ".join(f"{mark} {meaning}" for mark, meaning in LEGEND), style="dim"),
+        Text("  ".join(f"{mark} {meaning}" for mark, meaning in legend(score)), style="dim"),
     ]
     parts += [
         Text(f"{method} is as good as so many plain samples: {text}", style="dim")

@@ -6,7 +6,13 @@ law of e_i, and bounds its tails. It needs sympy, numpy and scipy only.
 """
 
 from crashsim_theory.activations import Activation, activation, leaky_relu
-from crashsim_theory.certificates import Certificate, Envelope, certify, certify_class
+from crashsim_theory.certificates import (
+    Certificate,
+    Envelope,
+    certify,
+    certify_class,
+    certify_linear,
+)
 from crashsim_theory.continuous import (
     ContinuousLimit,
     balance,
@@ -17,6 +23,7 @@ from crashsim_theory.continuous import (
 )
 from crashsim_theory.contractions import Contraction
 from crashsim_theory.derivation import Derivation, derive
+from crashsim_theory.enclosures import enclosure
 from crashsim_theory.errors import TheoryError
 from crashsim_theory.groups import group_hessian, group_sum
 from crashsim_theory.laws import BERNOULLI, NORMAL, Law, Moments, law_from_moments
@@ -42,7 +49,14 @@ from crashsim_theory.questions import (
     variance_shares,
     width_needed,
 )
-from crashsim_theory.remainders import Remainder, doubling_ratio, remainder, symbolic_remainder
+from crashsim_theory.remainders import (
+    MomentBounds,
+    Remainder,
+    doubling_ratio,
+    moment_bounds,
+    remainder,
+    symbolic_remainder,
+)
 from crashsim_theory.replicas import (
     PUBLISHED_LIMIT,
     median_failure,
@@ -80,6 +94,7 @@ __all__ = [
     "Linear",
     "LinearSurrogate",
     "MaxPool2d",
+    "MomentBounds",
     "Moments",
     "Network",
     "Normal",
@@ -95,12 +110,14 @@ __all__ = [
     "balance",
     "certify",
     "certify_class",
+    "certify_linear",
     "chebyshev",
     "continuous_limit",
     "decay_exponents",
     "derive",
     "derive_single",
     "doubling_ratio",
+    "enclosure",
     "eps_chebyshev",
     "exceedance_sampler",
     "group_hessian",
@@ -113,6 +130,7 @@ __all__ = [
     "leaky_relu",
     "linear_exact",
     "median_failure",
+    "moment_bounds",
     "neuron_crashes",
     "published_replicas",
     "remainder",

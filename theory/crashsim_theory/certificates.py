@@ -26,7 +26,7 @@ from crashsim_theory.crown import Intervals, MaskedNetwork
 from crashsim_theory.errors import TheoryError
 from crashsim_theory.networks import AffineMap, CrashFaults, Network, Sum, WindowMaximum
 from crashsim_theory.tails.coordinates import Bernoulli, Coordinates
-from crashsim_theory.tails.exact import sum_tail_above
+from crashsim_theory.tails.exact import sum_tail, sum_tail_above
 from crashsim_theory.tails.quantiles import LinearForms, RareEvent, expected, upper_quantile
 from crashsim_theory.tails.surrogate import LinearSurrogate, Side
 
@@ -144,6 +144,50 @@ def certify_class(
     return Certificate(min(1.0, total), 0.0, "upper", tuple(envelopes))
 
 
+def certify_linear(
+    network: Network,
+    x: ArrayLike,
+    faults: CrashFaults,
+    eps: float,
+    readout: ArrayLike | int = 0,
+    *,
+    cells: int | None = None,
+) -> tuple[float, float]:
+    """(low, high) with low <= P(|readout . Delta| >= eps) <= high, proved.
+
+    As tight as rounding and the cells allow where nothing after the crashes is nonlinear: the
+    linear forms above and below the output are then the output itself.
+
+    Args:
+        network: compiled layers.
+        x: one input.
+        faults: crash coordinates at any set of sites, groups included.
+        eps: threshold for the change of the output.
+        readout: an output's index, or coefficients (K,) of a combination of outputs.
+        cells: of the dynamic programming, see linear_exact.
+
+    Raises:
+        TheoryError: an input or readout of the wrong length.
+    """
+    masked = masked_network(network, x, faults)
+    c = _readout(network, readout)
+    if eps <= 0:
+        return 1.0, 1.0
+    intervals, last, p = _first_intervals(masked), len(network.nodes) - 1, faults.p
+    lows, highs = [], []
+    for sign in (1.0, -1.0):
+        rows = sign * c[np.newaxis]
+        above = masked.upper(rows, last, intervals, after_crash=True)
+        below = masked.upper(-rows, last, intervals, after_crash=True)
+        least, most = -_clean_upper(masked, -rows[0]), _clean_upper(masked, rows[0])
+        threshold = math.nextafter(eps + least, -math.inf)
+        highs.append(sum_tail_above(p, above.gains[0], float(above.constant[0]), threshold, cells))
+        threshold = math.nextafter(eps + most, math.inf)
+        lows.append(sum_tail(p, -below.gains[0], -float(below.constant[0]), threshold, cells)[0])
+    low, high = (math.fsum(ends) for ends in (lows, highs))
+    return max(0.0, math.nextafter(low, -math.inf)), min(1.0, math.nextafter(high, math.inf))
+
+
 def masked_network(network: Network, x: ArrayLike, faults: CrashFaults) -> MaskedNetwork:
     """The network at input x with its faults, checked."""
     values = as_array("x", x).reshape(-1)
@@ -194,7 +238,7 @@ class _Proof:
     def best(self, rounds: int, cells: int | None) -> Envelope:
         """The best envelope over a few exception budgets, each a share of the bound before."""
         if not self.tight:
-            return self._envelope(self._output(self._start()), 0.0, cells)
+            return self._envelope(self._output(_first_intervals(self.masked)), 0.0, cells)
         best: Envelope | None = None
         budget = 1e-8
         for _ in range(rounds):
@@ -213,7 +257,7 @@ class _Proof:
         """The best envelope after 1, 2, ... passes, with the exceptions spent until then."""
         log_eta = math.log(budget / (self.passes * self.events))
         event = RareEvent.certain(len(self.p))
-        intervals = self._start()
+        intervals = _first_intervals(self.masked)
         envelopes = []
         for done in range(1, self.passes + 1):
             intervals = self._narrow(intervals, event, log_eta)
@@ -222,15 +266,6 @@ class _Proof:
             envelopes.append(self._envelope(forms, spent, COARSE_CELLS))
             event = self._event(forms)
         return min(envelopes, key=lambda envelope: envelope.tail + envelope.exceptions)
-
-    def _start(self) -> Intervals:
-        masked = self.masked
-        middle = [(a + b) / 2 for a, b in zip(masked.clean_low, masked.clean_high, strict=True)]
-        start = Intervals(list(masked.clean_low), list(masked.clean_high), middle, self.p)
-        for index in range(1, len(masked.network.nodes)):
-            if masked.random[index]:
-                start.low[index], start.high[index] = masked.interval_step(start, index)
-        return start
 
     def _narrow(self, before: Intervals, event: RareEvent, log_eta: float) -> Intervals:
         """Intervals, node by node, that hold outside exceptions together with `event`."""
@@ -285,6 +320,16 @@ class _Proof:
     def _tail(self, surrogate: LinearSurrogate, cells: int | None) -> float:
         eps = math.nextafter(self.threshold - self.origin, -math.inf)
         return sum_tail_above(self.p, surrogate.gains, float(surrogate.shift), eps, cells)
+
+
+def _first_intervals(masked: MaskedNetwork) -> Intervals:
+    """By interval arithmetic alone, without exceptions."""
+    middle = [(a + b) / 2 for a, b in zip(masked.clean_low, masked.clean_high, strict=True)]
+    start = Intervals(list(masked.clean_low), list(masked.clean_high), middle, masked.faults.p)
+    for index in range(1, len(masked.network.nodes)):
+        if masked.random[index]:
+            start.low[index], start.high[index] = masked.interval_step(start, index)
+    return start
 
 
 def _tight_nodes(masked: MaskedNetwork) -> list[int]:

@@ -338,13 +338,13 @@ class _Accumulator:
 
 
 def propagate(operation: Operation, bounds: list[tuple[Array, Array]]) -> tuple[Array, Array]:
-    """Interval arithmetic for one operation on parents' [low, high], rounded outward."""
+    """Interval arithmetic for one operation on parents' [low, high] (..., n), rounded outward."""
     low, high = bounds[0]
     if isinstance(operation, AffineMap):
         middle, radius = (low + high) / 2, (high - low) / 2
         size = np.abs(middle) + radius
         magnitude = operation.absolute.linear(size) + np.abs(operation.bias)
-        spread = operation.absolute.linear(radius) + (len(low) + 8) * UNIT * magnitude
+        spread = operation.absolute.linear(radius) + (low.shape[-1] + 8) * UNIT * magnitude
         centre, spread = operation(middle), spread * (1 + 1e-6)
         return centre - spread, centre + spread
     if isinstance(operation, Activation):

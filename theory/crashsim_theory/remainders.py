@@ -29,11 +29,13 @@ import sympy as sp
 from crashsim_theory.activations import Activation
 from crashsim_theory.arrays import Array, ArrayLike, as_nonnegative
 from crashsim_theory.certificates import masked_network
-from crashsim_theory.crown import Intervals, MaskedNetwork
+from crashsim_theory.crown import UNIT, Intervals, MaskedNetwork
+from crashsim_theory.enclosures import TINY, enclosure
 from crashsim_theory.errors import TheoryError
 from crashsim_theory.networks import AffineMap, CrashFaults, Network, Sum
 
 ROUNDING = 1 + 1e-9  # all terms are non-negative: far above the relative error of the sums
+_COORDINATES = 512  # whose differences are enclosed at a time
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Remainder:
     def std_interval(self, surrogate_std: ArrayLike) -> tuple[Array, Array]:
         """(low, high) around sd F, given the standard deviation of the linear surrogate."""
         std = as_nonnegative("surrogate_std", surrogate_std)
-        low = np.maximum(std - self.gains, 0.0)
+        low = np.maximum(std * (2 - ROUNDING) - self.gains * ROUNDING, 0.0)
         return low, np.sqrt((std + self.gains) ** 2 + self.interactions) * ROUNDING
 
 
@@ -83,10 +85,85 @@ def remainder(
     if surrogate == "derivatives":
         rho = rho + (p**2 + (1 - p) ** 2) / 2 * out.curvature
     return Remainder(
-        out.curvature @ k / 2 * ROUNDING,
-        np.sqrt(rho**2 @ k) * ROUNDING,
-        out.mixed**2 @ k / 2 * ROUNDING,
+        out.curvature @ k / 2 * ROUNDING + TINY,
+        np.sqrt(rho**2 @ k) * ROUNDING + TINY,
+        out.mixed**2 @ k / 2 * ROUNDING + TINY,
     )
+
+
+@dataclass(frozen=True)
+class MomentBounds:
+    """Proved intervals of E Delta and Var Delta, for every output; shapes (K,).
+
+    Attributes:
+        mean: F(m) - F(0), with E Delta in [mean_low, mean_high].
+        variance: of the single-fault differences at the mean point, with Var Delta in
+            [variance_low, variance_high].
+    """
+
+    mean: Array
+    mean_low: Array
+    mean_high: Array
+    variance: Array
+    variance_low: Array
+    variance_high: Array
+
+
+def moment_bounds(network: Network, x: ArrayLike, faults: CrashFaults) -> MomentBounds:
+    """Proved intervals of the moments of Delta at input x, rounded outward.
+
+    What the remainders are added to is enclosed as well: F(m) - F(0), and the differences
+    F(m, e_i = 1) - F(m, e_i = 0), by 2 C passes of interval arithmetic.
+
+    Raises:
+        TheoryError: an activation with a kink or a maximum, as for `remainder`.
+    """
+    rest = remainder(network, x, faults, "differences")
+    p = faults.p
+    k = p * (1 - p)
+    low, high = enclosure(network, x, faults, np.stack([p, np.zeros(len(p))]))
+    shift_low = np.nextafter(low[0] - high[1], -np.inf)
+    shift_high = np.nextafter(high[0] - low[1], np.inf)
+    gains, errors = _differences(network, x, faults)
+    variance = gains**2 @ k
+    std, unsure = np.sqrt(variance), np.sqrt(errors**2 @ k) * ROUNDING + TINY
+    least = np.maximum(std * (2 - ROUNDING) - unsure - rest.gains, 0.0)
+    most = std * ROUNDING + unsure + rest.gains
+    return MomentBounds(
+        shift_low / 2 + shift_high / 2,
+        _down(shift_low - rest.mean),
+        _up(shift_high + rest.mean),
+        variance,
+        np.maximum(least**2 * (2 - ROUNDING) - TINY, 0.0),
+        (most**2 + rest.interactions) * ROUNDING + TINY,
+    )
+
+
+def _differences(network: Network, x: ArrayLike, faults: CrashFaults) -> tuple[Array, Array]:
+    """F(m, e_i = 1) - F(m, e_i = 0) for every coordinate, (K, C), and the most they are off."""
+    p = faults.p
+    gains, errors = np.empty((2, network.output_size, len(p)))
+    for start in range(0, len(p), _COORDINATES):
+        columns = np.arange(start, min(start + _COORDINATES, len(p)))
+        points = np.repeat(p[np.newaxis], 2 * len(columns), axis=0)
+        points[: len(columns)][np.arange(len(columns)), columns] = 1.0
+        points[len(columns) :][np.arange(len(columns)), columns] = 0.0
+        low, high = enclosure(network, x, faults, points)
+        struck, spared = slice(None, len(columns)), slice(len(columns), None)
+        below, above = low[struck] - high[spared], high[struck] - low[spared]
+        size = np.maximum(np.abs(low), np.abs(high))
+        gains[:, columns] = (below / 2 + above / 2).T
+        room = 8 * UNIT * (size[struck] + size[spared]) + TINY
+        errors[:, columns] = ((above - below) / 2 + room).T
+    return gains, errors
+
+
+def _up(values: Array) -> Array:
+    return np.asarray(np.nextafter(values, np.inf))
+
+
+def _down(values: Array) -> Array:
+    return np.asarray(np.nextafter(values, -np.inf))
 
 
 @dataclass(frozen=True)

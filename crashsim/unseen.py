@@ -1,0 +1,147 @@
+"""What a trace of a model does not see, so that nothing is read from one that computes otherwise.
+
+``torch.fx`` follows ``forward`` as the class defines it and takes torch's own layers for what their
+class says. Hooks, a ``forward`` or ``__call__`` of one's own on a layer, tensors that compute in
+their own way, and values that are overwritten while something else still needs them are not in what
+is read.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.nn.modules import module as torch_module
+from torch.nn.utils import parametrize
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_PLAIN: tuple[type, ...] = (Tensor, nn.Parameter)
+_VIEWS = frozenset("flatten view reshape squeeze contiguous dropout detach identity".split())
+_IN_PLACE_OPERATORS = {operator.iadd, operator.isub, operator.imul, operator.itruediv}
+
+
+def unseen(model: nn.Module) -> str | None:
+    """Why a model may compute something else than its graph; None if no reason is known."""
+    if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
+        return "hooks of all modules (register_module_forward_hook) are not in the traced graph"
+    for name, module in model.named_modules():
+        what = f"layer {name!r} ({type(module).__name__})" if name else "the model itself"
+        if module._forward_hooks or module._forward_pre_hooks:
+            return f"{what} has a forward hook, which is not in the traced graph"
+        if {"forward", "_call_impl", "__call__"} & vars(module).keys():
+            return f"{what} has a forward of its own, put on the object, not in its class"
+        called = type(module).__call__ is nn.Module.__call__ or isinstance(module, fx.GraphModule)
+        if not called or type(module)._call_impl is not nn.Module._call_impl:
+            return f"{what} has a __call__ of its own, which is not in the traced graph"
+    tensors: list[tuple[str, Tensor]] = [*model.named_parameters(), *model.named_buffers()]
+    for name, tensor in tensors:
+        if type(tensor) not in _PLAIN:
+            return f"{name!r} is a {type(tensor).__name__}, which may compute in its own way"
+    return None
+
+
+def parametrised(model: nn.Module) -> str | None:
+    """The name of a layer whose weight is computed from other tensors; None if there is none."""
+    found = (name for name, m in model.named_modules() if parametrize.is_parametrized(m))
+    return next(found, None)
+
+
+def class_of(module: nn.Module | None) -> type[nn.Module] | None:
+    """The class that says what a layer computes: torch's own, without its parametrisation.
+
+    None for a layer of another class, however it is named or whatever it inherits from.
+    """
+    if module is None:
+        return None
+    kind = type(module)
+    if parametrize.is_parametrized(module) and len(kind.__bases__) == 1:
+        kind = kind.__bases__[0]
+    return kind if kind.__module__.startswith("torch.nn.modules.") else None
+
+
+def is_torchs(node: fx.Node) -> bool:
+    """Whether a function of the graph is torch's (or Python's), not a namesake of it."""
+    if node.op != "call_function":
+        return True
+    target: Any = node.target
+    if getattr(target, "__module__", None) == "torch.nn.functional":
+        return True
+    name = str(getattr(target, "__name__", ""))
+    places: tuple[Any, ...] = (torch, F, torch._C._nn, operator)
+    return any(getattr(place, name, None) is target for place in places)
+
+
+def overwritten(graph: fx.GraphModule) -> fx.Node | None:
+    """A node that overwrites what a later one still reads; None if there is none."""
+    modules = dict(graph.named_modules())
+    order: dict[fx.Node, int] = {node: i for i, node in enumerate(graph.graph.nodes)}
+    holders: dict[fx.Node, fx.Node] = {}  # the first node that holds a value's memory
+    for node in order:
+        source = next(iter(node.all_input_nodes), None)
+        shares = source is not None and (_is_view(node, modules) or _in_place(node, modules))
+        holders[node] = holders[source] if shares and source is not None else node
+    for node in order:
+        if not _in_place(node, modules):
+            continue
+        for other in _sharing(holders, node):
+            if order[other] >= order[node]:
+                continue
+            if any(order[user] > order[node] for user in other.users):
+                return node
+            # The same value twice in one call: x += x, or what came before beside it.
+            if other is not node.all_input_nodes[0] and other in node.all_input_nodes:
+                return node
+    return None
+
+
+def _sharing(holders: dict[fx.Node, fx.Node], node: fx.Node) -> Iterator[fx.Node]:
+    return (other for other, holder in holders.items() if holder is holders[node])
+
+
+def _is_view(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    if node.op == "call_module":
+        kinds = (nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd)
+        return isinstance(modules.get(str(node.target)), kinds)
+    return node.op in ("call_function", "call_method") and _name(node) in _VIEWS
+
+
+def _in_place(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    if node.op == "call_module":
+        return bool(getattr(modules.get(str(node.target)), "inplace", False))
+    if node.op not in ("call_function", "call_method"):
+        return False
+    target: Any = node.target
+    name = str(target if isinstance(target, str) else getattr(target, "__name__", ""))
+    own = name.endswith("_") and not name.startswith("_")
+    asked = bool(node.kwargs.get("inplace")) or any(a is True for a in node.args[1:])
+    return own or asked or target in _IN_PLACE_OPERATORS
+
+
+def _name(node: fx.Node) -> str:
+    target: Any = node.target
+    return str(target if isinstance(target, str) else getattr(target, "__name__", "")).rstrip("_")
+
+
+class FloatingTypes(TorchDispatchMode):
+    """Collects the floating-point types that a forward pass computes in.
+
+    Attributes:
+        found: the types of all that was computed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: set[torch.dtype] = set()
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        out = function(*args, **(kwargs or {}))
+        value = out[0] if isinstance(out, tuple | list) and out else out
+        if isinstance(value, Tensor) and value.is_floating_point():
+            self.found.add(value.dtype)
+        return out
