@@ -90,7 +90,7 @@ def score(
 
     check_outputs(json=json_file, report=report_file)
     faults = read_faults(fault, p, sites, group)
-    data = read_examples(inputs).first(limit)
+    data = read_examples(inputs, limit)
     names = None if methods is None else [m.strip() for m in methods.split(",")]
     results = []
     for init in range(inits):

@@ -97,7 +97,7 @@ def hardware(
     breaks = None if chip_fault is None else parse_chip_fault(chip_fault)
     named = read_model(model, seed, train, weights, reset=reset)
     space = FaultSpace(
-        named.model, read_data(inputs).first(limit).inputs, read_faults(fault, p, sites, group)
+        named.model, read_data(inputs, limit).inputs, read_faults(fault, p, sites, group)
     )
     with progress_bars() as progress:
         progress("chip", 0, 1)

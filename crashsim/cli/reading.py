@@ -76,16 +76,16 @@ def read_faults(
     return found
 
 
-def read_examples(spec: str) -> Any:
+def read_examples(spec: str, limit: int | None = None) -> Any:
     from crashsim.data import load_examples
 
-    return load_examples(spec)
+    return load_examples(spec, limit)
 
 
-def read_data(spec: str) -> Any:
+def read_data(spec: str, limit: int) -> Any:
     from crashsim.data import load_data
 
-    return load_data(spec, "test")
+    return load_data(spec, "test", limit)
 
 
 def read_model(
