@@ -152,7 +152,7 @@ def idx_array(path: Path) -> StoredArray:
     with opened(f"data: {str(path)!r}", path, remedy) as raw:
         length = os.fstat(raw.fileno()).st_size
         packed = path.suffix == ".gz"
-        with cast(IO[bytes], gzip.open(raw)) if packed else raw as stream:
+        with _unpacked(raw) if packed else raw as stream:
             zero, kind, axes = struct.unpack(">HBB", exactly(stream, 4))
             if zero != 0 or kind != _UNSIGNED_BYTES:
                 raise ValueError("no idx file of unsigned bytes")
@@ -162,7 +162,7 @@ def idx_array(path: Path) -> StoredArray:
         raise ValueError(f"{length} bytes long, which its shape {shape} does not give")
 
     def numbers() -> IO[bytes]:
-        stream = cast(IO[bytes], gzip.open(path)) if packed else _again(path)
+        stream = _unpacked(path) if packed else _again(path)
         stream.seek(begin)
         return stream
 
@@ -216,6 +216,10 @@ class _InPieces(io.RawIOBase):
 
 def _again(path: str | Path) -> IO[bytes]:
     return open(path, "rb")
+
+
+def _unpacked(file: Path | IO[bytes]) -> IO[bytes]:
+    return cast(IO[bytes], gzip.open(file))
 
 
 def _members(spec: str, archive: zipfile.ZipFile) -> dict[str, StoredArray]:

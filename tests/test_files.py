@@ -136,7 +136,7 @@ def test_exported_archives(tmp_path, randn):
         net, (randn(2, 3),), dynamic_shapes=({0: torch.export.Dim("batch")},)
     )
     torch.export.save(program, tmp_path / "net.pt2")
-    model = load_model(str(tmp_path / "net.pt2")).model
+    model = load_model(str(tmp_path / "net.pt2"), trusted=True).model
     assert torch.allclose(model(randn(5, 3)), net(randn(5, 3)))
 
 
