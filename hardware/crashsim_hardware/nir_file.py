@@ -64,8 +64,8 @@ def check_room(what: str, numbers: int, most_bytes: int) -> None:
     if 8 * numbers > most_bytes:
         raise HardwareError(
             f"{what} would take {8 * numbers / 2**20:,.0f} MiB of memory, more than the "
-            f"{most_bytes / 2**20:,.0f} MiB that a file may; give a smaller one, or raise most_bytes "
-            "(CRASHSIM_FILE_LIMIT on the command line) if it is right"
+            f"{most_bytes / 2**20:,.0f} MiB that a file may; give a smaller one, or raise "
+            "most_bytes (CRASHSIM_FILE_LIMIT on the command line) if it is right"
         )
 
 

@@ -263,7 +263,7 @@ def _windowed(transform: Transform, before: Shape, after: Shape) -> int:
         return 0
     padding = _pair(transform.padding)
     padded = before[0] * math.prod(n + 2 * p for n, p in zip(before[1:], padding, strict=True))
-    return max(padded, channels * math.prod(kernel) * math.prod(after[1:]))
+    return max(padded, int(channels) * math.prod(kernel) * math.prod(after[1:]))
 
 
 def _flat(values: Any, shape: Shape) -> Floats:
