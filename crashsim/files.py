@@ -208,10 +208,11 @@ def _check_weights_of(architecture: Architecture, spec: str, weights: Path) -> N
 
     A description is data: it may ask for any network, whoever wrote it.
     """
-    check_file(f"weights: {str(weights)!r}", weights, f"model={spec!r} is its description alone")
-    allowed = max(most_bytes(), size_on_disk(weights))
+    held = size_on_disk(weights) if os.path.isfile(weights) else 0
     what = f"model={spec!r}: a network of {str(architecture)!r}"
+    allowed = max(most_bytes(), held)
     check_size(what, architecture.nbytes, "give a smaller one", allowed=allowed)
+    check_file(f"weights: {str(weights)!r}", weights, f"model={spec!r} is its description alone")
     try:
         with safe_open(weights, "pt") as file:
             stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
