@@ -153,22 +153,3 @@ def test_the_description_is_json(saved):
     assert described == {"format": 1, "architecture": "3-4-2:tanh", "facts": {"accuracy": 0.5}}
 
 
-def test_an_export_archive_with_pickled_code_is_refused_without_running_it(tmp_path):
-    net = parse_architecture("4-3-2:relu").build(0)
-    shapes = ({0: torch.export.Dim("batch")},)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own, while exporting
-        exported = torch.export.export(net, (torch.ones(2, 4),), dynamic_shapes=shapes)
-        torch.export.save(exported, tmp_path / "good.pt2")
-    assert load_model(str(tmp_path / "good.pt2")).model(torch.ones(3, 4)).shape == (3, 2)
-    trace = tmp_path / "ran"
-    payload = pickle.dumps(Exploit(trace), protocol=0)  # which has no magic bytes to look for
-    with (
-        zipfile.ZipFile(tmp_path / "good.pt2") as good,
-        zipfile.ZipFile(tmp_path / "evil.pt2", "w") as evil,
-    ):
-        for name in good.namelist():
-            evil.writestr(name, payload if name.endswith("model.pt") else good.read(name))
-    with pytest.raises(FileError, match="could run code"):
-        load_model(str(tmp_path / "evil.pt2"))
-    assert not trace.exists()
