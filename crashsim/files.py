@@ -19,7 +19,7 @@ from crashsim.architectures import Architecture, is_architecture, parse_architec
 from crashsim.arguments import instance, one_of
 from crashsim.arguments import path as file_path
 from crashsim.checks import check_module
-from crashsim.errors import ArgumentError, FileError
+from crashsim.errors import ArgumentError, CrashsimError, FileError
 from crashsim.limits import check_file, check_size, most_bytes, read_text, size_on_disk
 from crashsim.users_code import call_factory
 from crashsim.writing import check_writable
@@ -245,7 +245,7 @@ def _load_state(model: nn.Module, path: str) -> None:
         else:
             _check_unpacked(f"weights: {path!r}", path, 2 * own)
             state = torch.load(path, weights_only=True, map_location="cpu")
-    except FileError:
+    except CrashsimError:
         raise
     except Exception as error:  # torch.load refuses pickled code with pickle's own exceptions
         raise _no_state_dict(path, error) from error
@@ -301,7 +301,7 @@ def _load_exported(spec: str, *, trusted: bool) -> nn.Module:
         with warnings.catch_warnings():  # torch's own, of what it will change in loading
             warnings.simplefilter("ignore", FutureWarning)
             return torch.export.load(spec).module()
-    except FileError:
+    except CrashsimError:
         raise
     except Exception as error:  # a damaged archive fails in many ways inside torch
         raise FileError(f"{subject} is no torch.export archive ({_line(error)})") from error

@@ -10,6 +10,7 @@ import io
 import math
 import os
 import struct
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -25,6 +26,7 @@ from crashsim.limits import check_size, opened
 
 _HEADER = 10_000  # bytes of a numpy header: as many as numpy itself accepts
 _CHUNK = 2**20  # bytes read at a time
+_CONTENTS = 64 * _CHUNK  # of an archive's table of contents
 _MEMBERS = 10_000  # of an .npz archive
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # those that numpy writes
 _UNSIGNED_BYTES = 8  # of an idx file
@@ -184,7 +186,7 @@ def exactly(stream: IO[bytes], count: int) -> bytes:
 
 
 class _InPieces(io.RawIOBase):
-    """A file of which no more than 64 MiB are read at once.
+    """A file that is read piece by piece, 64 MiB at once at most.
 
     A damaged archive may ask for any length of its table of contents.
     """
@@ -205,13 +207,15 @@ class _InPieces(io.RawIOBase):
         return self._file.tell()
 
     def read(self, size: int | None = -1) -> bytes:
-        most = 64 * _CHUNK
-        if size is None or size < 0 or size > most:
-            found = self._file.read(most + 1)
-            if len(found) > most:
+        if size is not None and 0 <= size <= _CHUNK:
+            return self._file.read(size)
+        most = sys.maxsize if size is None or size < 0 else size
+        found = bytearray()
+        while piece := self._file.read(min(_CHUNK, most - len(found))):
+            found += piece
+            if len(found) > _CONTENTS:
                 raise ValueError("a table of contents of more than 64 MiB")
-            return found
-        return self._file.read(size)
+        return bytes(found)
 
 
 def _again(path: str | Path) -> IO[bytes]:

@@ -28,12 +28,12 @@ _DEEPEST = 32  # groups in groups
 _OBJECTS = 100_000
 _TEXTS = 100_000  # strings in one data set
 _SMALL = 2**20  # bytes that a data set may leave to its fill value
-# What h5py can be asked to apply, in this order; all others may be plug-ins.
-_SHUFFLE, _DEFLATE, _CHECKSUM = 2, 1, 3
+# What HDF5 and h5py bring along, in this order; all others may be plug-ins.
+_SHUFFLE, _DEFLATE, _LZF, _CHECKSUM = 2, 1, 32000, 3
 _PIPELINES = {
-    (*shuffle, *deflate, *checksum)
+    (*shuffle, *packing, *checksum)
     for shuffle in ((), (_SHUFFLE,))
-    for deflate in ((), (_DEFLATE,))
+    for packing in ((), (_DEFLATE,), (_LZF,))
     for checksum in ((), (_CHECKSUM,))
 }
 
@@ -139,7 +139,7 @@ class _Contents:
         if filters not in _PIPELINES:
             raise HardwareError(
                 f"{where!r} is packed by HDF5 filters {filters}, which may be plug-ins; store it "
-                "plainly or with gzip"
+                "plainly, or with gzip or lzf"
             )
         chunk = tuple(int(n) for n in layout.get_chunk())
         each = math.prod(chunk) * size
@@ -152,6 +152,8 @@ class _Contents:
                 f"{where!r} of shape {shape} holds {len(found)} of its {wanted:,} pieces: the rest "
                 "is a fill value"
             )
+        if _LZF in filters and each > _SMALL:  # it may unpack to a hundred times as much
+            raise HardwareError(f"{where!r} is packed by lzf in pieces of more than 1 MiB")
         for piece in found:
             if piece.size > min(self.length, each + each // 100 + 1024):
                 raise HardwareError(f"{where!r}: a piece of {piece.size:,} bytes for {each:,}")
