@@ -169,6 +169,9 @@ def _unlike_pictures(score: Any) -> str | None:
         lists = [bars.edges[1:], bars.counts, bars.saddlepoint, bars.normal]
         groups.append(("histogram", lists))
     if chip:
+        for i, layer in enumerate(chip["raster"]["layers"]):
+            if layer["neurons"] < 0:
+                return f"hardware.raster.layers[{i}].neurons is {layer['neurons']}"
         rows = [chip["network_mean"], chip["network_variance"]]
         groups.append(("hardware.network_mean and network_variance", rows))
         groups.append(("hardware.network_mean and network_variance", rows[0] + rows[1]))

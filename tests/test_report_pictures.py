@@ -124,6 +124,14 @@ def test_figures_of_a_file_bound_no_loop_and_no_table(record):
         Score.from_dict(record)
 
 
+@pytest.mark.filterwarnings("ignore::crashsim.CrashsimWarning")
+def test_layers_of_less_than_no_neurons(result):
+    record = result.to_dict()
+    record["hardware"]["raster"]["layers"][0]["neurons"] = -(10**10)
+    with pytest.raises(FileError, match=r"layers\[0\]\.neurons is -10000000000"):
+        Score.from_dict(record)
+
+
 def test_scores_too_deep_or_too_long(record, tmp_path, monkeypatch):
     deep: list = []
     for _ in range(100_000):
