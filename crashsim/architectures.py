@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from torch import nn
 
 from crashsim.arguments import instance
 from crashsim.errors import ArgumentError
+from crashsim.limits import in_units, memory
 from crashsim.points import check_seed
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -28,6 +27,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "softplus": nn.Softplus,
     "linear": nn.Identity,
 }
+_DEEPEST = 1000  # layers
 _SPEC = re.compile(r"(?P<sizes>\d{1,15}(-\d{1,15})+)(:(?P<activation>.*))?")
 
 
@@ -46,6 +46,19 @@ class Architecture:
     def __str__(self) -> str:
         return f"{'-'.join(map(str, self.sizes))}:{self.activation}"
 
+    @property
+    def weights(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the tensors in a state dict of the network."""
+        found: dict[str, tuple[int, ...]] = {}
+        for i, (fan_in, fan_out) in enumerate(pairwise(self.sizes), start=1):
+            found |= {f"linear{i}.weight": (fan_out, fan_in), f"linear{i}.bias": (fan_out,)}
+        return found
+
+    @property
+    def nbytes(self) -> int:
+        """What its weights take."""
+        return sum((a + 1) * b for a, b in pairwise(self.sizes)) * torch.float32.itemsize
+
     def build(self, seed: int = 0) -> nn.Sequential:
         """A network with torch's default initialisation, drawn from ``seed`` alone.
 
@@ -53,12 +66,20 @@ class Architecture:
             ArgumentError: the seed makes no sense, or the weights do not fit into memory.
         """
         seed = check_seed(seed)
-        needed = sum((a + 1) * b for a, b in pairwise(self.sizes)) * torch.float32.itemsize
-        if needed > _memory():
+        if self.nbytes > memory():
             raise ArgumentError(
-                f"architecture={str(self)!r}: its weights take {needed / 2**30:,.0f} GiB, more "
-                f"than this computer's memory ({_memory() / 2**30:,.0f} GiB); give fewer neurons"
+                f"architecture={str(self)!r}: its weights take {in_units(self.nbytes)}, more than "
+                f"the memory there is ({in_units(memory())}); give fewer neurons"
             )
+        try:
+            return self._drawn(seed)
+        except (MemoryError, RuntimeError) as error:  # which torch raises where memory ends
+            raise ArgumentError(
+                f"architecture={str(self)!r}: its weights take {in_units(self.nbytes)}, more than "
+                f"the memory left ({error}); give fewer neurons"
+            ) from error
+
+    def _drawn(self, seed: int) -> nn.Sequential:
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         pairs = list(pairwise(self.sizes))
         with torch.random.fork_rng(devices=[]):
@@ -72,13 +93,6 @@ class Architecture:
         return nn.Sequential(layers).eval()
 
 
-def _memory() -> int:
-    """Bytes of this computer's memory."""
-    if not hasattr(os, "sysconf"):  # Windows: torch will tell
-        return sys.maxsize
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def is_architecture(spec: str) -> bool:
     """Whether a string has the form of an architecture spec."""
     return _SPEC.fullmatch(spec) is not None
@@ -88,7 +102,8 @@ def parse_architecture(spec: str) -> Architecture:
     """Reads ``inputs-hidden-...-outputs[:activation]``.
 
     Raises:
-        ArgumentError: not of that form, a size of zero, or an unknown activation.
+        ArgumentError: not of that form, a size of zero, more than 1,000 layers, or an unknown
+            activation.
     """
     instance("architecture", spec, str, "one as '64-100-50-10:sigmoid'")
     match = _SPEC.fullmatch(spec)
@@ -97,6 +112,10 @@ def parse_architecture(spec: str) -> Architecture:
             f"architecture={spec!r}: write sizes and activation as in '64-100-50-10:sigmoid'"
         )
     sizes = tuple(int(size) for size in match["sizes"].split("-"))
+    if len(sizes) > _DEEPEST + 1:
+        raise ArgumentError(
+            f"architecture={spec!r}: {len(sizes) - 1:,} layers; give {_DEEPEST:,} at most"
+        )
     if min(sizes) < 1:
         raise ArgumentError(f"architecture={spec!r}: every layer needs at least one neuron")
     activation = "relu" if match["activation"] is None else match["activation"]

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import gzip
+import math
 import struct
 import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from crashsim.arguments import instance, one_of
-from crashsim.errors import ArgumentError, CrashsimError, FileError
+from crashsim.arguments import instance, one_of, whole
+from crashsim.errors import ArgumentError, FileError
+from crashsim.limits import check_size
+from crashsim.stored import StoredArray, idx_array, numpy_arrays
 
 Split = Literal["train", "test"]
+_Read = TypeVar("_Read")
 _SPLIT_SEED = 0
 _TEST_SHARE = 0.2
 _IMAGE_NAMES = {"train": "train-images", "test": "t10k-images"}
@@ -81,7 +86,7 @@ class Examples:
         return self.inputs
 
 
-def load_examples(spec: str) -> Examples:
+def load_examples(spec: str, limit: int | None = None) -> Examples:
     """Reads what a model is to be scored on.
 
     Args:
@@ -89,19 +94,22 @@ def load_examples(spec: str) -> Examples:
             other types become float32. An ``.npz`` file without ``inputs`` or ``x`` holds several
             arrays by the names of the model's arguments (``input_ids``, ``attention_mask``), in
             which truth values stay so too.
+        limit: read the first so many examples alone; None for all.
 
     Raises:
-        FileError: a file is missing or damaged.
+        FileError: a file is missing or damaged, or would take too much memory (see
+            ``crashsim.limits``).
         ArgumentError: an unknown name, or arrays that are no inputs.
     """
     instance("data", spec, str, "a name as a text")
+    limit = None if limit is None else whole("limit", limit, 1)
     if Path(spec).suffix in (".npy", ".npz"):
-        return _numpy(spec)
-    data = load_data(spec)
+        return _numpy(spec, limit)
+    data = load_data(spec, limit=limit)
     return Examples(data.name, data.inputs, data.targets)
 
 
-def load_data(spec: str, split: Split = "test") -> Data:
+def load_data(spec: str, split: Split = "test", limit: int | None = None) -> Data:
     """Reads a data set by name, as numbers of floating point.
 
     Args:
@@ -112,22 +120,25 @@ def load_data(spec: str, split: Split = "test") -> Data:
             optionally, ``targets`` or ``y``.
         split: which part. Digits, and a folder that holds only one of MNIST's two files, are
             split four to one after a fixed shuffle; numpy files are used whole.
+        limit: read the first so many examples of it alone; None for all.
 
     Raises:
-        FileError: a file is missing or damaged.
+        FileError: a file is missing or damaged, or would take too much memory (see
+            ``crashsim.limits``).
         ArgumentError: an unknown name.
     """
     instance("data", spec, str, "a name as a text")
     one_of("split", split, ("train", "test"))
+    limit = None if limit is None else whole("limit", limit, 1)
     name, _, folder = spec.partition(":")
     if name in ("digits", "digits-images"):
         data = _digits(spec, split)
     elif name in ("mnist", "mnist-images"):
         if not folder:
             raise ArgumentError(f"data={spec!r}: say where the idx files are, as {name}:FOLDER")
-        data = _idx(spec, Path(folder), split)
+        data = _idx(spec, Path(folder), split, limit)
     elif Path(spec).suffix in (".npy", ".npz"):
-        found = _numpy(spec)
+        found = _numpy(spec, limit)
         if not isinstance(found.inputs, Tensor):
             raise FileError(
                 f"data={spec!r} holds {sorted(found.inputs)}; name the examples 'inputs' or 'x'"
@@ -138,6 +149,8 @@ def load_data(spec: str, split: Split = "test") -> Data:
             f"data={spec!r} is not known; give 'digits', 'digits-images', 'mnist:FOLDER', "
             "'mnist-images:FOLDER', or a .npy or .npz file"
         )
+    if limit is not None:
+        data = data.first(limit)
     if name.endswith("-images"):
         return replace(data, inputs=data.inputs.unsqueeze(1))
     return replace(data, inputs=data.inputs.flatten(1))
@@ -167,16 +180,15 @@ def _data(spec: str, inputs: NDArray[Any], targets: NDArray[Any] | None) -> Data
     )
 
 
-def _idx(spec: str, folder: Path, split: Split) -> Data:
+def _idx(spec: str, folder: Path, split: Split, limit: int | None) -> Data:
     if not folder.is_dir():
         raise FileError(f"data={spec!r}: {str(folder)!r} is no folder")
     own, other = _IMAGE_NAMES[split], _IMAGE_NAMES["test" if split == "train" else "train"]
     found = [start for start in (own, other) if _find(folder, start)]
-    if found:
-        images, targets = _read_pair(folder, found[0])
-        if len(found) == 2:
-            return _data(spec, images / 255, targets)
-        return _part(spec, images / 255, targets, split)
+    if len(found) == 2:
+        return _data(spec, *_read_pair(folder, own, limit))
+    if found:  # the shuffle needs them all
+        return _part(spec, *_read_pair(folder, found[0], None), split)
     raise FileError(
         f"data={spec!r}: {str(folder)!r} holds neither train-images nor t10k-images idx files; "
         "download MNIST's four .gz files into it"
@@ -187,7 +199,8 @@ def _find(folder: Path, start: str) -> Path | None:
     return next(iter(sorted(folder.glob(f"{start}*idx*"))), None)
 
 
-def _read_pair(folder: Path, start: str) -> tuple[NDArray[Any], NDArray[Any]]:
+def _read_pair(folder: Path, start: str, limit: int | None) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Images as float32 in [0, 1], and labels: the first so many, or all."""
     image_file = _find(folder, start)
     label_file = _find(folder, start.replace("images", "labels"))
     if image_file is None or label_file is None:
@@ -195,62 +208,75 @@ def _read_pair(folder: Path, start: str) -> tuple[NDArray[Any], NDArray[Any]]:
             f"data: {str(folder)!r} holds {start} without its labels; add "
             f"{start.replace('images', 'labels')}-idx1-ubyte.gz"
         )
-    images, labels = _read_idx(image_file), _read_idx(label_file)
-    if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels) or not len(images):
+    images, labels = (_told(path, partial(idx_array, path)) for path in (image_file, label_file))
+    if (
+        len(images.shape) != 3
+        or len(labels.shape) != 1
+        or images.shape[0] != labels.shape[0]
+        or not math.prod(images.shape)
+    ):
         raise FileError(
             f"data: {image_file.name} has shape {images.shape} and {label_file.name} "
             f"{labels.shape}; they do not belong together"
         )
-    return images, labels
+    grey = _told(image_file, lambda: images.first(limit, np.dtype(np.float32)))
+    grey /= np.float32(255)
+    return grey, _told(label_file, lambda: labels.first(limit, np.dtype(np.uint8)))
 
 
-def _read_idx(path: Path) -> NDArray[Any]:
-    """An idx file of unsigned bytes: two zero bytes, type 8, number of axes, their sizes, data."""
+def _told(path: Path, read: Callable[[], _Read]) -> _Read:
+    """What is read from an idx file; a damaged one is told by its name."""
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        zero, kind, axes = struct.unpack_from(">HBB", raw)
-        shape = struct.unpack_from(f">{axes}I", raw, 4)
-        if zero != 0 or kind != 8:
-            raise ValueError("no idx file of unsigned bytes")
-        return np.frombuffer(raw, np.uint8, offset=4 + 4 * axes).reshape(shape)
+        return read()
+    except FileError:
+        raise
     except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
         raise FileError(
             f"data: cannot read {str(path)!r} as an idx file ({error}); download it again"
         ) from error
 
 
-def _numpy(spec: str) -> Examples:
-    try:
-        with open(spec, "rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                return Examples(spec, _inputs(spec, loaded))
-            found = {name: loaded[name] for name in loaded.files}
-    except CrashsimError:
-        raise
-    except Exception as error:  # a damaged archive fails in many ways
-        reason = getattr(error, "strerror", None) or error
-        raise FileError(
-            f"data={spec!r}: cannot be read as a numpy file ({reason}); give one of plain numbers, "
-            "as numpy.save or numpy.savez writes it"
-        ) from error
-    lone = next((found[name] for name in ("inputs", "x", "X") if name in found), None)
-    targets = next((found.pop(name) for name in ("targets", "y", "Y") if name in found), None)
-    if lone is None and not found:
-        raise FileError(f"data={spec!r} holds no inputs; name the examples 'inputs' or 'x'")
-    inputs: Tensor | dict[str, Tensor]
-    if lone is not None:
-        inputs = _inputs(spec, lone)
-    else:
-        inputs = {name: _inputs(spec, array, name) for name, array in found.items()}
-    count = len(inputs if isinstance(inputs, Tensor) else next(iter(inputs.values())))
-    return Examples(spec, inputs, None if targets is None else _targets(spec, targets, count))
+def _numpy(spec: str, limit: int | None) -> Examples:
+    with numpy_arrays(spec) as stored:
+        if isinstance(stored, StoredArray):
+            return Examples(spec, _inputs(spec, stored, limit))
+        found = dict(stored)
+        lone = next((found[name] for name in ("inputs", "x", "X") if name in found), None)
+        targets = next((found.pop(name) for name in ("targets", "y", "Y") if name in found), None)
+        if lone is None and not found:
+            raise FileError(f"data={spec!r} holds no inputs; name the examples 'inputs' or 'x'")
+        inputs: Tensor | dict[str, Tensor]
+        if lone is not None:
+            inputs, count = _inputs(spec, lone, limit), lone.shape[0]
+        else:
+            _check_together(spec, found, limit)
+            inputs = {name: _inputs(spec, array, limit, name) for name, array in found.items()}
+            count = next(iter(found.values())).shape[0]
+        classes = None if targets is None else _targets(spec, targets, count, limit)
+        return Examples(spec, inputs, classes)
 
 
-def _inputs(spec: str, array: NDArray[Any], name: str | None = None) -> Tensor:
+def _check_together(spec: str, found: Mapping[str, StoredArray], limit: int | None) -> None:
+    """Raises FileError where several arrays would take too much memory, if each alone does not."""
+    needed = sum(
+        min(a.shape[0], limit or a.shape[0]) * math.prod(a.shape[1:]) * _kept(a.dtype, n).itemsize
+        for n, a in found.items()
+        if a.shape
+    )
+    check_size(f"data={spec!r}: its {len(found)} arrays", needed, "give fewer rows (--limit)")
+
+
+def _kept(dtype: np.dtype[Any], name: str | None) -> np.dtype[Any]:
+    """The type in which inputs are kept; truth values stay so where they have a name."""
+    if dtype.kind == "i" and dtype.itemsize >= 4:
+        return np.dtype(np.int64)
+    return np.dtype(np.bool_ if dtype.kind == "b" and name is not None else np.float32)
+
+
+def _inputs(spec: str, array: StoredArray, limit: int | None, name: str | None = None) -> Tensor:
     """One array of inputs; those with a name may be truth values."""
     what = "inputs" if name is None else f"{name!r}"
-    if array.ndim == 0 or array.size == 0:
+    if not array.shape or not math.prod(array.shape):
         raise ArgumentError(
             f"data={spec!r}: {what} of shape {array.shape} hold no examples; give at least one"
         )
@@ -258,13 +284,7 @@ def _inputs(spec: str, array: NDArray[Any], name: str | None = None) -> Tensor:
         raise ArgumentError(
             f"data={spec!r}: {what} of type {array.dtype} are not numbers; give real ones"
         )
-    kept: type = np.float32
-    if array.dtype.kind == "i" and array.dtype.itemsize >= 4:
-        kept = np.int64
-    elif array.dtype.kind == "b" and name is not None:
-        kept = np.bool_
-    with np.errstate(over="ignore"):
-        found: NDArray[Any] = np.ascontiguousarray(array, dtype=kept)
+    found = array.first(limit, _kept(array.dtype, name))
     if not np.isfinite(found).all():
         raise ArgumentError(
             f"data={spec!r}: {what} hold NaN, infinity or numbers beyond 32 bits; clean or scale "
@@ -273,15 +293,18 @@ def _inputs(spec: str, array: NDArray[Any], name: str | None = None) -> Tensor:
     return torch.from_numpy(found)
 
 
-def _targets(spec: str, targets: NDArray[Any], count: int) -> Tensor:
-    if targets.shape != (count,):
+def _targets(spec: str, array: StoredArray, count: int, limit: int | None) -> Tensor:
+    if array.shape != (count,):
         raise ArgumentError(
-            f"data={spec!r}: targets of shape {targets.shape} for {count} inputs; "
+            f"data={spec!r}: targets of shape {array.shape} for {count} inputs; "
             "give one class for each"
         )
-    if not _are_classes(targets):
+    targets = None
+    if array.dtype.kind in "fiub":
+        targets = array.first(limit, array.dtype.newbyteorder("="))
+    if targets is None or not _are_classes(targets):
         raise ArgumentError(
-            f"data={spec!r}: targets of type {targets.dtype} are not classes; "
+            f"data={spec!r}: targets of type {array.dtype} are not classes; "
             "give whole numbers from 0"
         )
     return torch.from_numpy(targets.astype(np.int64))
@@ -290,4 +313,4 @@ def _targets(spec: str, targets: NDArray[Any], count: int) -> Tensor:
 def _are_classes(targets: NDArray[Any]) -> bool:
     if targets.dtype.kind == "f":
         return bool((targets == np.round(targets)).all())
-    return targets.dtype.kind in "iub"
+    return True

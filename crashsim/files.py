@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import warnings
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -20,13 +19,13 @@ from crashsim.architectures import Architecture, is_architecture, parse_architec
 from crashsim.arguments import instance, one_of
 from crashsim.arguments import path as file_path
 from crashsim.checks import check_module
-from crashsim.errors import ArgumentError, FileError
+from crashsim.errors import ArgumentError, CrashsimError, FileError
+from crashsim.limits import check_file, check_size, most_bytes, read_text, size_on_disk
 from crashsim.users_code import call_factory
 from crashsim.writing import check_writable
 
 FORMAT = 1
-# Members of an export archive that are read as text.
-_EXPORT_MARKS = {"archive_format", "archive_version", "byteorder", "version", "serialization_id"}
+_COPIES = 4  # of its weights that a network takes, with what is computed of it
 
 
 @dataclass(frozen=True)
@@ -97,8 +96,12 @@ def load_model(
     seed: int = 0,
     weights: str | None = None,
     reset: Literal["subtract", "zero"] | None = None,
+    trusted: bool = False,
 ) -> NamedModel:
     """The model that a name stands for.
+
+    Two of the forms run code: a factory, which is named as such, and a ``.pt2`` archive, which is
+    loaded only where ``trusted`` says so. All others are read as data.
 
     Args:
         spec: an architecture (``64-100-50-10:sigmoid``, initialised from ``seed``); a model that
@@ -109,9 +112,12 @@ def load_model(
         weights: a state dict for a factory's model or an architecture (``.safetensors``, or
             ``.pt``/``.pth`` without pickled code).
         reset: what a spike leaves behind, where a NIR graph does not say.
+        trusted: a ``.pt2`` archive may run the code that is in it. It changes nothing for the
+            other forms.
 
     Raises:
-        FileError: a file is missing or damaged, or the name stands for nothing.
+        FileError: a file is missing or damaged, would take too much memory (see
+            ``crashsim.limits``) or is not trusted, or the name stands for nothing.
         ModelError: the user's code fails.
         ArgumentError: an architecture makes no sense or is too large, or a factory needs arguments
             or returns no module.
@@ -120,6 +126,7 @@ def load_model(
     if weights is not None:
         file_path("weights", weights)
         weights = os.fspath(weights)  # as it was given: an empty name is no folder
+    instance("trusted", trusted, bool, "True or False")
     if reset is not None:
         one_of("reset", reset, ("subtract", "zero"))
     path = Path(spec)
@@ -143,7 +150,7 @@ def load_model(
         chip, rates = read_chip(path, reset)
         return NamedModel(spec, rates, chip=chip)
     if path.suffix == ".pt2":
-        return NamedModel(spec, _load_exported(path))
+        return NamedModel(spec, _load_exported(spec, trusted=trusted))
     if is_own:
         return _load_own(spec, _stem(path))
     if ":" in spec:
@@ -155,7 +162,7 @@ def load_model(
         raise ArgumentError(
             f"model={spec!r}: such a file holds weights or pickled code, not a network; "
             "name the code that builds it, as path.py:factory, and pass the file as --weights; "
-            "or save the model with torch.export.save as .pt2"
+            "or save the model with torch.export.save as .pt2, which is code too (--trust)"
         )
     raise FileError(
         f"model={spec!r} is neither an architecture ('64-100-50-10:sigmoid'), nor an existing "
@@ -176,8 +183,11 @@ def _stem(path: Path) -> Path:
 
 def _load_own(spec: str, stem: Path) -> NamedModel:
     weights, description = _files_of(stem)
+    remedy = "give a model that `crashsim train` wrote"
     try:
-        described = json.loads(description.read_text(encoding="utf-8"))
+        described = json.loads(
+            read_text(f"model={spec!r}: {description.name}", description, remedy)
+        )
         if described["format"] != FORMAT:
             raise FileError(f"model={spec!r}: format {described['format']!r} is not {FORMAT}")
         architecture = parse_architecture(described["architecture"])
@@ -188,26 +198,58 @@ def _load_own(spec: str, stem: Path) -> NamedModel:
             f"model={spec!r}: {description.name} is no model description, as `crashsim train` "
             f"writes it ({type(error).__name__}: {error})"
         ) from error
+    _check_weights_of(architecture, spec, weights)
     model = architecture.build()
     _load_state(model, str(weights))
     return NamedModel(spec, model, architecture, facts=described.get("facts"))
 
 
+def _check_weights_of(architecture: Architecture, spec: str, weights: Path) -> None:
+    """Raises FileError, before the network is made, unless the file holds just its weights.
+
+    A description is data: it may ask for any network, whoever wrote it.
+    """
+    held = size_on_disk(weights) if os.path.isfile(weights) else 0
+    what = f"model={spec!r}: a network of {str(architecture)!r}"
+    allowed = max(most_bytes(), _COPIES * held)
+    check_size(what, _COPIES * architecture.nbytes, "give a smaller one", allowed=allowed)
+    check_file(f"weights: {str(weights)!r}", weights, f"model={spec!r} is its description alone")
+    try:
+        with safe_open(weights, "pt") as file:
+            stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except Exception as error:
+        raise _no_state_dict(str(weights), error) from error
+    wanted = architecture.weights
+    for name in sorted({*wanted, *stored}):
+        if stored.get(name) != wanted.get(name):
+            raise FileError(
+                f"weights: {str(weights)!r} does not fit the network ({name} is of shape "
+                f"{stored.get(name)} in the file and {wanted.get(name)} in "
+                f"{str(architecture)!r}); give the weights of this very network"
+            )
+
+
 def _load_state(model: nn.Module, path: str) -> None:
-    """Loads weights without ever running code from the file."""
-    if not os.path.isfile(path):
-        what = "is a folder" if os.path.isdir(path) else "does not exist"
-        raise FileError(f"weights: {path!r} {what}; give a state dict (.safetensors, .pt or .pth)")
+    """Loads weights without ever running code from the file.
+
+    ``.pt`` and ``.pth`` files are pickles, of which torch's restricted unpickler
+    (``weights_only``) takes tensors and plain containers alone.
+    """
+    check_file(f"weights: {path!r}", path, "give a state dict (.safetensors, .pt or .pth)")
+    own = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
     try:
         if Path(path).suffix == ".safetensors":
+            allowed = 2 * own + most_bytes()
+            remedy = "give the weights of this very network"
+            check_size(f"weights: {path!r}", os.path.getsize(path), remedy, allowed=allowed)
             state = load_file(path)
         else:
+            _check_unpacked(f"weights: {path!r}", path, 2 * own)
             state = torch.load(path, weights_only=True, map_location="cpu")
+    except CrashsimError:
+        raise
     except Exception as error:  # torch.load refuses pickled code with pickle's own exceptions
-        raise FileError(
-            f"weights: {path!r} is not a plain state dict ({_line(error)}); save "
-            "model.state_dict(), or use safetensors"
-        ) from error
+        raise _no_state_dict(path, error) from error
     try:
         model.load_state_dict(state)
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
@@ -217,6 +259,26 @@ def _load_state(model: nn.Module, path: str) -> None:
         ) from error
 
 
+def _no_state_dict(path: str, error: Exception) -> FileError:
+    return FileError(
+        f"weights: {path!r} is not a plain state dict ({_line(error)}); save "
+        "model.state_dict(), or use safetensors"
+    )
+
+
+def _check_unpacked(subject: str, path: str | Path, more: int = 0) -> None:
+    """Raises FileError where the members of a zip archive would take too much memory.
+
+    They may take as much as the file does on disk, or the usual limit, and ``more`` bytes.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(info.file_size for info in archive.infolist())
+    allowed = max(most_bytes(), size_on_disk(path)) + more
+    check_size(f"{subject}, unpacked,", unpacked, "give a smaller one", allowed=allowed)
+
+
 def _line(error: Exception, lines: int = 1) -> str:
     """The first lines of what torch says, in one; its kind, where it says nothing."""
     said = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
@@ -224,47 +286,23 @@ def _line(error: Exception, lines: int = 1) -> str:
     return " ".join(said[:lines]).split(". ")[0] + more if said else type(error).__name__
 
 
-def _load_exported(path: Path) -> nn.Module:
-    if not os.path.exists(path):
-        raise FileError(f"model={str(path)!r} does not exist; give a file of torch.export.save")
-    _refuse_code(path)
+def _load_exported(spec: str, *, trusted: bool) -> nn.Module:
+    """An archive of torch.export, which is code: torch evaluates and unpickles what it holds."""
+    subject = f"model={spec!r}"
+    check_file(subject, spec, "give a file of torch.export.save")
+    if not trusted:
+        raise FileError(
+            f"{subject}: loading a .pt2 archive can run any code that is in it, as running a "
+            "program would; if you trust whoever made it, say so with --trust (trusted=True in "
+            "Python); otherwise name code of your own that builds the network, as path.py:factory, "
+            "and give its weights as .safetensors"
+        )
     try:
+        _check_unpacked(subject, spec)
         with warnings.catch_warnings():  # torch's own, of what it will change in loading
             warnings.simplefilter("ignore", FutureWarning)
-            return torch.export.load(str(path)).module()
+            return torch.export.load(spec).module()
+    except CrashsimError:
+        raise
     except Exception as error:  # a damaged archive fails in many ways inside torch
-        raise FileError(
-            f"model={str(path)!r} is no torch.export archive ({_line(error)})"
-        ) from error
-
-
-def _refuse_code(path: Path) -> None:
-    """Raises FileError unless every pickle of an export archive holds plain tensors alone.
-
-    ``torch.export.load`` unpickles without restriction, so an archive can run any code. It reads
-    raw bytes for the tensors that the archive's own tables mark as not pickled; all other members
-    are checked with the restricted unpickler first.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            raw = {
-                f"{table.rpartition('/')[0]}/{entry['path_name']}"
-                for table in archive.namelist()
-                if table.endswith("_config.json")
-                for entry in json.loads(archive.read(table))["config"].values()
-                if entry.get("use_pickle") is False
-            }
-            members = {name: archive.read(name) for name in archive.namelist() if name not in raw}
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise FileError(f"model={str(path)!r} is no torch.export archive ({error})") from error
-    for name, content in members.items():
-        if name.endswith(".json") or Path(name).name in _EXPORT_MARKS:
-            continue  # read as text
-        try:
-            torch.load(io.BytesIO(content), weights_only=True)
-        except Exception as error:
-            raise FileError(
-                f"model={str(path)!r}: {name!r} holds pickled objects that could run code; export "
-                "the model without custom objects, or name the code that builds it as "
-                "path.py:factory"
-            ) from error
+        raise FileError(f"{subject} is no torch.export archive ({_line(error)})") from error

@@ -6,7 +6,6 @@ Monte Carlo work: exact for integrators with reset by subtraction in the limit o
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections import OrderedDict
 from dataclasses import replace
@@ -20,7 +19,14 @@ import torch
 from crashsim_hardware import Chip, HardwareError, HardwareWarning
 from torch import Tensor, nn
 
-from crashsim.errors import ArgumentError, CrashsimWarning, FileError, MissingExtraError
+from crashsim.errors import (
+    ArgumentError,
+    CrashsimError,
+    CrashsimWarning,
+    FileError,
+    MissingExtraError,
+)
+from crashsim.limits import check_file, most_bytes
 from crashsim.points import Floats
 
 Reset = Literal["subtract", "zero"]
@@ -51,18 +57,17 @@ def read_chip(path: str | Path, reset: Reset | None = None) -> tuple[Chip, nn.Mo
             by subtraction.
 
     Raises:
-        FileError: no readable NIR graph, or one with nodes that are not known.
+        FileError: no readable NIR graph, one with nodes that are not known, with data that is not
+            in the file itself, or that would take too much memory (see ``crashsim.limits``).
         ArgumentError: its neurons have no rate curve that is a layer's activation.
         MissingExtraError: the package ``nir`` is not installed.
     """
-    if not os.path.isfile(path):
-        what = "is a folder" if os.path.isdir(path) else "does not exist"
-        raise FileError(f"model={str(path)!r} {what}; give a .nir file")
+    check_file(f"model={str(path)!r}", path, "give a .nir file")
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", HardwareWarning)
             try:
-                chip = chips.read_nir(path, reset=reset)
+                chip = chips.read_nir(path, reset=reset, most_bytes=most_bytes())
             except HardwareError as error:
                 if isinstance(error.__cause__, ImportError):
                     raise MissingExtraError(str(error)) from error
@@ -70,9 +75,9 @@ def read_chip(path: str | Path, reset: Reset | None = None) -> tuple[Chip, nn.Mo
             network = chips.rate_network(chip)
     except HardwareError as error:
         raise ArgumentError(f"model={str(path)!r}: {error}") from error
-    except (OSError, ValueError, KeyError) as error:
-        if isinstance(error, FileError):
-            raise
+    except CrashsimError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, IndexError, MemoryError) as error:
         raise FileError(f"model={str(path)!r} is no NIR graph ({error})") from error
     model = torch_model(network)
     for message in caught:

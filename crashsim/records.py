@@ -18,6 +18,8 @@ from typing_extensions import TypedDict
 # JSON says null for what is no finite number.
 Number = Annotated[float, BeforeValidator(lambda data: math.nan if data is None else data)]
 
+_EMPTY = 1_000_000  # numbers of a table that may be missing
+
 ModelFacts = TypedDict(
     "ModelFacts",
     {
@@ -139,7 +141,21 @@ def unfit(score: Any) -> str | None:
             return f"estimates[{i}].output is {e.output}, of {score.outputs} outputs"
         if e.quantity == "tail" and score.epsilon is None:
             return f"estimates[{i}] is a tail, and epsilon is null"
-    return _unlike_pictures(score)
+    return _too_wide(score) or _unlike_pictures(score)
+
+
+def _too_wide(score: Any) -> str | None:
+    """Estimates so far apart that a table of them, by input and output, would be all but empty."""
+    last: dict[tuple[str, str], tuple[int, int]] = {}
+    for e in score.estimates:
+        row, column = (n if isinstance(n, int) else 0 for n in (e.input, e.output))
+        before = last.get((e.method, e.quantity), (0, 0))
+        last[e.method, e.quantity] = (max(row, before[0]), max(column, before[1]))
+    most = _EMPTY + 100 * len(score.estimates)
+    for (method, quantity), (row, column) in last.items():
+        if (row + 1) * (column + 1) > most:
+            return f"a {quantity} by {method} for input {row} and output {column}, and few others"
+    return None
 
 
 def _unlike_pictures(score: Any) -> str | None:
@@ -153,6 +169,9 @@ def _unlike_pictures(score: Any) -> str | None:
         lists = [bars.edges[1:], bars.counts, bars.saddlepoint, bars.normal]
         groups.append(("histogram", lists))
     if chip:
+        for i, layer in enumerate(chip["raster"]["layers"]):
+            if layer["neurons"] < 0:
+                return f"hardware.raster.layers[{i}].neurons is {layer['neurons']}"
         rows = [chip["network_mean"], chip["network_variance"]]
         groups.append(("hardware.network_mean and network_variance", rows))
         groups.append(("hardware.network_mean and network_variance", rows[0] + rows[1]))

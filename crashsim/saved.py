@@ -39,6 +39,8 @@ def read(kind: Any, plain: Mapping[str, Any]) -> Any:
         text = json.dumps(dict(plain))
     except TypeError as error:
         raise ValueError(f"holds what JSON cannot ({error})") from error
+    except RecursionError as error:
+        raise ValueError("is nested too deeply") from error
     try:
         # From JSON, where strict reading takes a list for a tuple, but no text for a number.
         return _reader(kind).validate_json(text, strict=True)

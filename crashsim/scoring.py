@@ -29,6 +29,7 @@ from crashsim.facts import (
 )
 from crashsim.faults import NeuronCrash
 from crashsim.inputs import ModelInputs
+from crashsim.limits import read_text
 from crashsim.montecarlo import check_sampling
 from crashsim.pictures import Curves, Histogram, curves_of, histogram_of
 from crashsim.placing import Faults
@@ -188,17 +189,24 @@ class Score:
 
     @classmethod
     def load(cls, path: str | Path) -> Score:
-        """Reads a score from JSON. Raises FileError if it cannot."""
+        """Reads a score from JSON.
+
+        Raises:
+            FileError: it cannot be read, is no score, or would take too much memory (see
+                ``crashsim.limits``).
+        """
         path = file_path("path", path)
+        remedy = "give a file that `crashsim score --json` wrote"
         try:
-            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+            return cls.from_dict(json.loads(read_text(f"score={str(path)!r}", path, remedy)))
         except FileError as error:
+            if str(error).startswith("score="):
+                raise
             raise FileError(f"score={str(path)!r}: {str(error).removeprefix('score: ')}") from error
         except (OSError, ValueError, RecursionError) as error:
             reason = getattr(error, "strerror", None) or error
             raise FileError(
-                f"score={str(path)!r}: cannot be read as JSON ({reason}); give a file that "
-                "`crashsim score --json` wrote"
+                f"score={str(path)!r}: cannot be read as JSON ({reason}); {remedy}"
             ) from error
 
     def to_text(self, width: int = 100) -> str:

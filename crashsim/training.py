@@ -19,6 +19,7 @@ from crashsim.sites import ACTIVATION_MODULES
 from crashsim.users_code import described
 
 Progress = Callable[[int, int], None]
+_AT_ONCE = 4096  # examples, so that hidden layers take no more memory than they must
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,9 @@ def train_classifier(
 def accuracy(model: nn.Module, data: Data | Examples) -> float:
     """Share of examples whose largest output is their class."""
     targets = check_targets(model, data)
+    assert isinstance(data.inputs, Tensor)
     with torch.no_grad():
-        predicted = model(data.inputs).argmax(1)
+        predicted = torch.cat([model(part).argmax(1) for part in data.inputs.split(_AT_ONCE)])
     return float((predicted == targets).float().mean())
 
 

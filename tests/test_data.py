@@ -1,7 +1,12 @@
 """Data sets: idx files written here, numpy files, and damaged ones."""
 
 import gzip
+import io
+import pickle
 import struct
+import tracemalloc
+import warnings
+import zipfile
 
 import numpy as np
 import pytest
@@ -215,3 +220,168 @@ def test_several_arrays_are_arguments_of_their_names(tmp_path):
     np.savez(path, a=np.array([["text"]]))
     with pytest.raises(ArgumentError, match="'a' of type"):
         load_examples(path)
+
+
+def peak_of(call):
+    """Bytes of Python and numpy at most, while it is called."""
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("saver", [np.savez, np.savez_compressed, "npy"])
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("kind", ["<f4", ">f8", "<i8", ">i4", "u1", "<u8", "?", "<f2"])
+@pytest.mark.parametrize("shape", [(7,), (7, 3), (7, 2, 5), (1, 4)], ids=str)
+def test_the_first_rows_are_those_of_the_whole(tmp_path, saver, order, kind, shape):
+    values = np.arange(np.prod(shape)).reshape(shape) % 200
+    x = np.asarray(values if kind != "?" else values % 3, np.dtype(kind), order=order)
+    path = str(tmp_path / "d.npz")
+    if saver == "npy":
+        path = str(tmp_path / "d.npy")
+        np.save(path, x)
+    else:
+        saver(path, x=x, y=np.arange(len(x)))
+    for limit in (1, 2, 6, 7, 100, None):
+        data = load_data(path, limit=limit)
+        np.testing.assert_array_equal(data.inputs, x.astype(np.float32)[:limit])
+        examples = load_examples(path, limit)
+        np.testing.assert_array_equal(examples.inputs, x.astype(np.float64)[:limit])
+        if saver != "npy":
+            assert data.targets.tolist() == list(range(len(x)))[:limit]
+
+
+def test_rows_of_a_column_wise_array_of_more_than_a_piece(tmp_path):
+    x = np.asfortranarray(np.random.default_rng(0).normal(size=(300_000, 3)))
+    for name, save in (("a.npz", np.savez), ("b.npz", np.savez_compressed)):
+        save(tmp_path / name, x=x)
+        for limit in (5, 200_000, None):
+            found = load_data(str(tmp_path / name), limit=limit).inputs
+            np.testing.assert_array_equal(found, x[:limit].astype(np.float32))
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_the_first_rows_of_idx_files(folder, suffix):
+    folder("train", suffix)
+    path = folder("t10k", suffix)
+    data = load_data(f"mnist:{path}", limit=4)
+    np.testing.assert_array_equal(data.inputs, (IMAGES[:4].reshape(4, 6) / 255).astype(np.float32))
+    np.testing.assert_array_equal(data.targets, LABELS[:4])
+    alone = path / f"t10k-images-idx3-ubyte{suffix}"
+    alone.rename(path / "gone")
+    whole = load_data(f"mnist:{path}")  # of train alone: shuffled, so its first rows are elsewhere
+    np.testing.assert_array_equal(load_data(f"mnist:{path}", limit=2).inputs, whole.inputs[:2])
+
+
+ROWS = 2**20
+
+
+@pytest.fixture
+def bomb(tmp_path):
+    """64 MiB of zeros in 64 KiB, as a numpy archive and as gzipped idx files."""
+    header = io.BytesIO()
+    described = {"descr": "|u1", "fortran_order": False, "shape": (ROWS, 64)}
+    np.lib.format.write_array_header_1_0(header, described)
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.npy", header.getvalue() + bytes(64 * ROWS))
+        archive.writestr("y.npy", npy(np.zeros(ROWS, np.uint8)))
+        archive.writestr("unread.npy", header.getvalue() + bytes(64 * ROWS))
+    images = struct.pack(">HBB3I", 0, 8, 3, ROWS, 8, 8) + bytes(64 * ROWS)
+    labels = struct.pack(">HBBI", 0, 8, 1, ROWS) + bytes(ROWS)
+    for start in ("train", "t10k"):
+        (tmp_path / f"{start}-images-idx3-ubyte.gz").write_bytes(gzip.compress(images, 1))
+        (tmp_path / f"{start}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(labels, 1))
+    return tmp_path
+
+
+def test_what_unpacks_to_much_is_read_only_so_far(bomb, monkeypatch):
+    specs = [str(bomb / "x.npz"), f"mnist:{bomb}"]
+    for spec in specs:
+        assert peak_of(lambda spec=spec: load_examples(spec, 2)) < 8 * 2**20
+    monkeypatch.setenv("CRASHSIM_FILE_LIMIT", "100MiB")
+    for spec in specs:  # as 32-bit numbers they take four times their bytes
+
+        def refused(spec=spec):
+            with pytest.raises(FileError, match=r"256\.0 MiB .* the 100\.0 MiB .*--limit"):
+                load_examples(spec)
+
+        assert peak_of(refused) < 8 * 2**20
+    with pytest.raises(FileError, match=r"256\.0 MiB"):
+        load_data(specs[0], limit=10 * ROWS)
+
+
+def test_several_arrays_share_the_limit(tmp_path, monkeypatch):
+    monkeypatch.setenv("CRASHSIM_FILE_LIMIT", "1MiB")
+    np.savez_compressed(tmp_path / "d.npz", **{c: np.zeros((200, 1000), "f4") for c in "abcd"})
+    with pytest.raises(FileError, match=r"its 4 arrays would take 3\.1 MiB"):
+        load_examples(str(tmp_path / "d.npz"))
+    assert load_examples(str(tmp_path / "d.npz"), 20).inputs["d"].shape == (20, 1000)
+
+
+def npy(array, **changed):
+    """A ``.npy`` file with a header that may lie."""
+    header = io.BytesIO()
+    described = {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape}
+    np.lib.format.write_array_header_1_0(header, described | changed)
+    return header.getvalue() + array.tobytes()
+
+
+X = np.arange(6, dtype="f4").reshape(2, 3)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        npy(X, shape=(-2, -3)),
+        npy(X, shape=(10**12, 3)),
+        npy(X, shape=(2, 2)),
+        npy(X, shape=(10**30,)),
+        npy(X, descr="<f8"),
+        npy(X, descr="|O"),
+        npy(X, descr=[("a", "<f4")]),
+        npy(X, descr=("<f4", (3,)), shape=(2,)),
+        npy(X, descr="|S999999999"),
+        npy(X, descr="<c8", shape=(3,)),
+        npy(X) + b"more",
+        npy(X)[:-1],
+        npy(X).replace(b"NUMPY\x01", b"NUMPY\x09"),
+        b"\x93NUMPY\x02\x00\xff\xff\xff\xff" + bytes(100),
+        pickle.dumps(X),
+    ],
+    ids=range(15),
+)
+def test_headers_that_lie(tmp_path, raw):
+    path = tmp_path / "x.npy"
+    path.write_bytes(raw)
+    for limit in (None, 1):
+        assert peak_of(lambda limit=limit: told(path, limit)) < 2**22
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.npy", raw)
+    assert peak_of(lambda: told(tmp_path / "x.npz", 1)) < 2**22
+
+
+def told(path, limit):
+    with pytest.raises(CrashsimError, match=path.name):
+        load_data(str(path), limit=limit)
+
+
+def test_archives_that_numpy_did_not_write(tmp_path):
+    path = tmp_path / "d.npz"
+    with zipfile.ZipFile(path, "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        archive.writestr("x.npy", npy(X))
+        archive.writestr("x.npy", npy(X + 1))
+    with pytest.raises(FileError, match="'x' is in it twice"):
+        load_data(str(path))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("x.npy", npy(X))
+    with pytest.raises(FileError, match="packed in a way"):
+        load_data(str(path))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x.npy", npy(X))
+        archive.writestr("readme.txt", "about it")
+    with pytest.raises(FileError, match=r"readme\.txt"):
+        load_data(str(path))

@@ -1,15 +1,22 @@
 """Models by name: what can be loaded, and what must never run."""
 
+import contextlib
 import json
+import os
 import pickle
+import subprocess
+import sys
 import warnings
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from crashsim import Score
 from crashsim.architectures import parse_architecture
+from crashsim.data import load_data
 from crashsim.errors import ArgumentError, CrashsimError, FileError
 from crashsim.files import load_model, save_model
 
@@ -21,7 +28,7 @@ class Exploit:
         self.path = str(path)
 
     def __reduce__(self):
-        return open, (self.path, "w")
+        return os.mkdir, (self.path,)
 
 
 @pytest.fixture
@@ -136,7 +143,7 @@ def test_exported_archives(tmp_path, randn):
         net, (randn(2, 3),), dynamic_shapes=({0: torch.export.Dim("batch")},)
     )
     torch.export.save(program, tmp_path / "net.pt2")
-    model = load_model(str(tmp_path / "net.pt2")).model
+    model = load_model(str(tmp_path / "net.pt2"), trusted=True).model
     assert torch.allclose(model(randn(5, 3)), net(randn(5, 3)))
 
 
@@ -153,22 +160,172 @@ def test_the_description_is_json(saved):
     assert described == {"format": 1, "architecture": "3-4-2:tanh", "facts": {"accuracy": 0.5}}
 
 
-def test_an_export_archive_with_pickled_code_is_refused_without_running_it(tmp_path):
+@pytest.fixture
+def exported(tmp_path):
+    """An archive of torch.export, its network, and the archive's members by name."""
     net = parse_architecture("4-3-2:relu").build(0)
-    shapes = ({0: torch.export.Dim("batch")},)
+    batch = torch.export.Dim("batch", min=2, max=64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own, while exporting
-        exported = torch.export.export(net, (torch.ones(2, 4),), dynamic_shapes=shapes)
-        torch.export.save(exported, tmp_path / "good.pt2")
-    assert load_model(str(tmp_path / "good.pt2")).model(torch.ones(3, 4)).shape == (3, 2)
-    trace = tmp_path / "ran"
-    payload = pickle.dumps(Exploit(trace), protocol=0)  # which has no magic bytes to look for
-    with (
-        zipfile.ZipFile(tmp_path / "good.pt2") as good,
-        zipfile.ZipFile(tmp_path / "evil.pt2", "w") as evil,
-    ):
-        for name in good.namelist():
-            evil.writestr(name, payload if name.endswith("model.pt") else good.read(name))
-    with pytest.raises(FileError, match="could run code"):
-        load_model(str(tmp_path / "evil.pt2"))
-    assert not trace.exists()
+        program = torch.export.export(net, (torch.ones(8, 4),), dynamic_shapes=({0: batch},))
+        torch.export.save(program, tmp_path / "net.pt2")
+    with zipfile.ZipFile(tmp_path / "net.pt2") as archive:
+        return tmp_path / "net.pt2", net, {name: archive.read(name) for name in archive.namelist()}
+
+
+def evil_archives(members, trace):
+    """Archives that leave a trace where they are loaded: by an expression in JSON, by a pickle."""
+
+    def expressions(node):
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            if key == "expr_str":
+                node[key] = f"__import__('pathlib').Path({str(trace)!r}).mkdir()"
+            elif isinstance(value, dict | list):
+                expressions(value)
+        return node
+
+    for name, content in members.items():
+        if name.endswith("models/model.json"):
+            yield members | {name: json.dumps(expressions(json.loads(content))).encode()}
+        elif name.endswith("sample_inputs/model.pt"):
+            yield members | {name: pickle.dumps(Exploit(trace), protocol=0)}
+
+
+def test_an_archive_is_code_and_runs_only_where_it_is_trusted(exported, tmp_path):
+    good, net, members = exported
+    trace, path = tmp_path / "ran", tmp_path / "evil.pt2"
+    with pytest.raises(FileError, match=r"can run any code .* --trust \(trusted=True"):
+        load_model(str(good))
+    x = torch.linspace(-1, 1, 12).reshape(3, 4)
+    torch.testing.assert_close(load_model(str(good), trusted=True).model(x), net(x))
+    evil = list(evil_archives(members, trace))
+    assert len(evil) == 2
+    for content in evil:
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, raw in content.items():
+                archive.writestr(name, raw)
+        with pytest.raises(FileError, match="trust"):
+            load_model(str(path))
+        assert not trace.exists()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with contextlib.suppress(FileError):
+                load_model(str(path), trusted=True)
+        assert trace.exists()  # it would have run: the refusal is what keeps it from it
+        trace.rmdir()
+    with pytest.raises(ArgumentError, match="trusted='yes'"):
+        load_model(str(good), trusted="yes")
+
+
+@pytest.mark.parametrize("command", ["score", "compare", "hardware"])
+def test_the_command_line_asks_for_the_users_word(exported, run, tmp_path, command):
+    path, _, _ = exported
+    np.save(tmp_path / "x.npy", np.linspace(-1, 1, 16).reshape(4, 4))
+    fast = {"hardware": ("--masks", 5, "--steps", 5, "--engine", "numpy")}
+    models = [path, "4-3-2:relu"] if command == "compare" else [path]
+    call = (command, *models, "--inputs", "x.npy", *fast.get(command, ("--samples", 100)))
+    code, out, err = run(*call)
+    assert code == 2
+    assert "--trust" in err
+    assert "Traceback" not in out + err
+    code, out, err = run(*call, "--trust")
+    if command == "hardware":  # loaded, and then no layers that a chip could have
+        assert "not supported here" in err
+    else:
+        assert code == 0, err
+
+
+def test_trust_changes_nothing_for_data(saved, tmp_path):
+    _, path = saved
+    load_model(str(path), trusted=True)
+    torch.save({"linear1.weight": Exploit(tmp_path / "ran")}, tmp_path / "w.pt")
+    with pytest.raises(FileError, match="not a plain state dict"):
+        load_model("3-4-2:tanh", weights=str(tmp_path / "w.pt"), trusted=True)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_archives_that_unpack_to_too_much_are_refused_with_the_figure(tmp_path, monkeypatch):
+    monkeypatch.setenv("CRASHSIM_FILE_LIMIT", "4MiB")
+    for name in ("net.pt2", "w.pt"):
+        with zipfile.ZipFile(tmp_path / name, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("archive/data.pkl", bytes(2**23))
+    with pytest.raises(FileError, match=r"8\.0 MiB .* the 4\.0 MiB .* CRASHSIM_FILE_LIMIT=8MiB"):
+        load_model(str(tmp_path / "net.pt2"), trusted=True)
+    with pytest.raises(FileError, match=r"8\.0 MiB .* CRASHSIM_FILE_LIMIT"):
+        load_model("3-4-2:tanh", weights=str(tmp_path / "w.pt"))
+    for wrong in ("", "much", "4 apples", "-1", "1e3"):
+        monkeypatch.setenv("CRASHSIM_FILE_LIMIT", wrong)
+        with pytest.raises(ArgumentError, match=f"CRASHSIM_FILE_LIMIT={wrong!r}"):
+            load_model("3-4-2:tanh", weights=str(tmp_path / "w.pt"))
+
+
+WIDE = """
+import resource
+resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
+from crashsim.errors import FileError
+from crashsim.files import load_model
+try:
+    load_model("wide")
+except FileError as error:
+    print(error)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.parametrize(
+    ("limit", "told"),
+    [("2GiB", "6.0 GiB of memory, more than the 2.0 GiB that a file may"), ("9GiB", "not fit")],
+)
+def test_a_description_makes_no_network_but_that_of_its_weights(saved, tmp_path, limit, told):
+    """A network of 1.5 GiB, which the process would have to make first."""
+    _, path = saved
+    described = {"format": 1, "architecture": "64-20000-20000-10:relu", "facts": {}}
+    (tmp_path / "wide.json").write_text(json.dumps(described))
+    weights = path.with_name("net.v1.safetensors").read_bytes()
+    (tmp_path / "wide.safetensors").write_bytes(weights)
+    pytest.importorskip("resource")
+    done = subprocess.run(
+        [sys.executable, "-c", WIDE], cwd=tmp_path, capture_output=True, text=True, check=True,
+        env=os.environ | {"CRASHSIM_FILE_LIMIT": limit},
+    )  # fmt: skip
+    said, peak = done.stdout.strip().rsplit("\n", 1)
+    assert told in said
+    scale = 1 if sys.platform == "darwin" else 1024
+    assert int(peak) * scale < 700 * 2**20  # torch alone takes 300
+
+
+def test_deep_and_huge_architectures():
+    with pytest.raises(ArgumentError, match="1,001 layers; give 1,000 at most"):
+        parse_architecture("-".join(["1"] * 1002))
+    assert len(parse_architecture("-".join(["1"] * 1001)).sizes) == 1001
+    with pytest.raises(ArgumentError, match="more than the memory"):
+        parse_architecture("3000000-3000000").build()
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device"])
+def test_only_files_are_files(tmp_path, kind, saved):
+    """A pipe would wait for ever, and a device never end."""
+    if kind == "folder":
+        made = tmp_path / "made"
+        made.mkdir()
+    elif kind == "pipe":
+        made = tmp_path / "made"
+        os.mkfifo(made)
+    else:
+        made = "/dev/zero"
+    for suffix in (".npy", ".npz", ".safetensors", ".pt", ".pt2", ".nir", ".json"):
+        os.symlink(made, tmp_path / f"x{suffix}")
+    x = str(tmp_path / "x")
+    calls = [
+        lambda: load_data(x + ".npy"),
+        lambda: load_data(x + ".npz"),
+        lambda: load_model("3-4-2:tanh", weights=x + ".safetensors"),
+        lambda: load_model("3-4-2:tanh", weights=x + ".pt"),
+        lambda: load_model(x + ".pt2", trusted=True),
+        lambda: load_model(x + ".nir"),
+        lambda: load_model(x),
+        lambda: Score.load(x + ".json"),
+    ]
+    for call in calls:
+        with pytest.raises(FileError, match=f"cannot be read: it is a {kind}"):
+            call()

@@ -1,11 +1,16 @@
 """Curves and the report of a score with every method in it."""
 
+import itertools
+import json
 import re
+import warnings
 
 import numpy as np
 import pytest
 
 from crashsim import NeuronCrash, Score, score
+from crashsim.errors import FileError
+from crashsim.report import plots
 from crashsim.report.tables import columns, rows
 
 
@@ -48,3 +53,99 @@ def test_every_method_is_in_the_pictures_and_the_report(result):
     assert again.to_dict() == result.to_dict()
     assert again.to_html() == html
     assert max(map(len, result.to_text(80).splitlines())) <= 80
+
+
+@pytest.fixture
+def record(make_net, randn):
+    net, x = make_net((4, 5, 2), "tanh"), randn(2, 4)
+    return score(net, x, NeuronCrash(0.1), epsilon=0.1, samples=100).to_dict()
+
+
+@pytest.mark.parametrize(
+    "latex",
+    [
+        r"\frac{" * 3000,
+        r"\frac{" * 30 + "1" + "}{2}" * 30,
+        r"\left(" * 100 + "x" + r"\right)" * 100,
+        "x" * 20_000,
+        r"x \\ " * 900,
+        r"\nonsense{",
+        r"\hspace{1e308}x",
+        "",
+    ],
+    ids=lambda latex: latex[:12],
+)
+def test_a_formula_is_drawn_only_so_far(latex):
+    assert plots.formula(latex) is None
+    assert plots.formula(r"\frac{x}{2} \\ y") is not None
+
+
+def test_a_formula_that_is_not_drawn_is_shown_as_text(record):
+    formulas = record["formulas"]
+    usual = Score.from_dict(record).to_html()
+    assert "Not drawn" not in usual
+    formulas[next(iter(formulas))] = {"text": "as <text> & more", "latex": r"\frac{" * 3000}
+    page = Score.from_dict(record).to_html()
+    assert page.count("Not drawn") == 1
+    assert "as &lt;text&gt; &amp; more" in page
+    assert page.count("<svg") == usual.count("<svg") - 1
+
+
+def test_formulas_of_no_method_are_not_drawn(record):
+    one = next(iter(record["formulas"].values()))
+    pictures = Score.from_dict(record).to_html().count("<svg")
+    record["formulas"] |= {f"more {i}": one for i in range(500)}
+    assert Score.from_dict(record).to_html().count("<svg") == pictures
+
+
+def test_names_are_no_formulas(record):
+    pictures = Score.from_dict(record).to_html().count("<svg")
+    names = [r"$\frac{$", "$$", r"\$x$y", "x" * 10**4, "a\nb\0c"]
+    sites = list(zip(record["sites"], record["faults"], strict=True))
+    for (site, fault), name in zip(sites, names, strict=False):
+        site["name"] = fault["site"] = name
+    tops = zip(record["top"], itertools.cycle(names), strict=False)
+    record["top"] = [top | {"site": name} for top, name in tops]
+    flat = [0.5] * len(record["curves"]["epsilon"])
+    record["curves"]["methods"] |= dict.fromkeys(names, flat)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a font lacks some characters
+        assert Score.from_dict(record).to_html().count("<svg") == pictures
+
+
+def test_figures_of_a_file_bound_no_loop_and_no_table(record):
+    page = Score.from_dict(record).to_html()
+    record["outputs"] = 10**15
+    assert len(Score.from_dict(record).to_html()) == pytest.approx(len(page), rel=0.01)
+    record["inputs"]["count"] = 10**15
+    alone = next(e for e in record["estimates"] if e["input"] == 1)
+    record["estimates"].append(alone | {"input": 10**9, "output": 10**9})
+    with pytest.raises(FileError, match=r"for input 1000000000 and output 1000000000"):
+        Score.from_dict(record)
+
+
+@pytest.mark.filterwarnings("ignore::crashsim.CrashsimWarning")
+def test_layers_of_less_than_no_neurons(result):
+    record = result.to_dict()
+    record["hardware"]["raster"]["layers"][0]["neurons"] = -(10**10)
+    with pytest.raises(FileError, match=r"layers\[0\]\.neurons is -10000000000"):
+        Score.from_dict(record)
+
+
+def test_scores_too_deep_or_too_long(record, tmp_path, monkeypatch):
+    deep: list = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(FileError, match="nested too deeply"):
+        Score.from_dict(record | {"warnings": deep})
+    while deep:  # or taking it apart at the end is as deep
+        deep = deep.pop()
+    path = tmp_path / "score.json"
+    path.write_text("[" * 10**6)
+    with pytest.raises(FileError, match="cannot be read as JSON"):
+        Score.load(path)
+    path.write_text(json.dumps(record))
+    assert Score.load(path).to_dict() == record
+    monkeypatch.setenv("CRASHSIM_FILE_LIMIT", "64KiB")
+    with pytest.raises(FileError, match=r"score='.*score\.json': .* of JSON would take"):
+        Score.load(path)

@@ -28,6 +28,7 @@ from crashsim.cli.options import (
     SeedOption,
     SitesOption,
     TrainOption,
+    TrustOption,
     WeightsOption,
 )
 from crashsim.cli.reading import (
@@ -70,6 +71,7 @@ def score(
     ] = 1,
     weights: WeightsOption = None,
     reset: ResetOption = None,
+    trust: TrustOption = False,
     hardware: Annotated[
         bool,
         typer.Option("--hardware", help="Also run the same faults on a spiking chip (brian2)."),
@@ -90,11 +92,11 @@ def score(
 
     check_outputs(json=json_file, report=report_file)
     faults = read_faults(fault, p, sites, group)
-    data = read_examples(inputs).first(limit)
+    data = read_examples(inputs, limit)
     names = None if methods is None else [m.strip() for m in methods.split(",")]
     results = []
     for init in range(inits):
-        named = read_model(model, seed + init, train, weights, inits, reset)
+        named = read_model(model, seed + init, train, weights, inits, reset, trust)
         with progress_bars() as progress:
             results.append(
                 score_model(
@@ -147,6 +149,7 @@ def compare(
         Literal["variance", "class-change"] | None,
         typer.Option(help="What to rank by. (default: class-change for classifiers)"),
     ] = None,
+    trust: TrustOption = False,
     seed: SeedOption = 0,
     json_file: JsonOption = None,
 ) -> None:
@@ -175,7 +178,7 @@ def compare(
     for name in models:
         group_scores, group_accuracy, group_spread = [], [], []
         for init in range(inits):
-            named = read_model(name, seed + init, train, None, inits)
+            named = read_model(name, seed + init, train, None, inits, trust=trust)
             data = replace(examples, inputs=examples.fitted(named.model))
             chosen = data.first(limit)
             with progress_bars() as progress:

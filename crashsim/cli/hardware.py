@@ -20,6 +20,7 @@ from crashsim.cli.options import (
     SeedOption,
     SitesOption,
     TrainOption,
+    TrustOption,
     WeightsOption,
 )
 from crashsim.cli.reading import (
@@ -70,6 +71,7 @@ def hardware(
     train: TrainOption = None,
     weights: WeightsOption = None,
     reset: ResetOption = None,
+    trust: TrustOption = False,
     seed: SeedOption = 0,
     nir_file: Annotated[Path | None, typer.Option("--nir", help="Write the chip as NIR.")] = None,
     json_file: JsonOption = None,
@@ -95,9 +97,9 @@ def hardware(
     if profile is not None and chip_fault is not None:
         raise ArgumentError(f"chip-fault={chip_fault!r}: give it or --device, not both")
     breaks = None if chip_fault is None else parse_chip_fault(chip_fault)
-    named = read_model(model, seed, train, weights, reset=reset)
+    named = read_model(model, seed, train, weights, reset=reset, trust=trust)
     space = FaultSpace(
-        named.model, read_data(inputs).first(limit).inputs, read_faults(fault, p, sites, group)
+        named.model, read_data(inputs, limit).inputs, read_faults(fault, p, sites, group)
     )
     with progress_bars() as progress:
         progress("chip", 0, 1)

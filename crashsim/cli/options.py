@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 import typer
 
 MODEL_HELP = (
-    "An architecture (64-100-50-10:sigmoid), a model from `crashsim train`, a torch.export .pt2 "
-    "or .nir file, or package.module:factory or path.py:factory (runs that code)."
+    "An architecture (64-100-50-10:sigmoid), a model from `crashsim train`, a .nir file, "
+    "package.module:factory or path.py:factory (runs that code), or a torch.export .pt2 archive "
+    "(can run code that is in it: needs --trust)."
 )
 FAULT_HELP = (
     "[SITES=]KIND[:NAME=VALUE,...], repeatable. Kinds: neuron-crash, weight-crash, stuck-at, "
@@ -67,6 +68,14 @@ TrainOption = Annotated[
 ]
 WeightsOption = Annotated[
     str | None, typer.Option(help="State dict for a factory's model (.safetensors or .pt).")
+]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        help="Load .pt2 archives, which can run any code that is in them: only where you trust "
+        "whoever made them. (All other files are read as data; no effect on those.)",
+    ),
 ]
 ResetOption = Annotated[
     Literal["subtract", "zero"] | None,

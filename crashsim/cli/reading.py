@@ -76,16 +76,16 @@ def read_faults(
     return found
 
 
-def read_examples(spec: str) -> Any:
+def read_examples(spec: str, limit: int | None = None) -> Any:
     from crashsim.data import load_examples
 
-    return load_examples(spec)
+    return load_examples(spec, limit)
 
 
-def read_data(spec: str) -> Any:
+def read_data(spec: str, limit: int) -> Any:
     from crashsim.data import load_data
 
-    return load_data(spec, "test")
+    return load_data(spec, "test", limit)
 
 
 def read_model(
@@ -95,6 +95,7 @@ def read_model(
     weights: str | None = None,
     inits: int = 1,
     reset: Literal["subtract", "zero"] | None = None,
+    trust: bool = False,
 ) -> Any:
     """The named model, trained if asked for."""
     import torch
@@ -103,7 +104,7 @@ def read_model(
     from crashsim.files import load_model
     from crashsim.training import Recipe, train_classifier
 
-    named = load_model(spec, seed=seed, weights=weights, reset=reset)
+    named = load_model(spec, seed=seed, weights=weights, reset=reset, trusted=trust)
     if "OMP_NUM_THREADS" not in os.environ and _size(named.model) < _SMALL:
         torch.set_num_threads(1)  # a small network loses more to threads than it gains
     if inits > 1 and named.architecture is None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import jinja2
 
+from crashsim.estimate import METHODS
 from crashsim.records import ChipFacts
 from crashsim.report import chip, tables
 from crashsim.report.text import footer
@@ -26,7 +27,8 @@ def to_html(score: Score) -> str:
         {
             "method": method,
             "description": tables.DESCRIPTIONS.get(method, ""),
-            "picture": plots.formula(text["latex"]),
+            # Drawn for what there is; a file may hold any number of others.
+            "picture": plots.formula(text["latex"]) if method in METHODS else None,
             "text": text["text"],
         }
         for method, text in score.formulas.items()

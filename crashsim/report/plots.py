@@ -55,7 +55,13 @@ _STYLE: Any = {
     "legend.fontsize": 8.5,
     "svg.fonttype": "path",  # the same picture whatever fonts the reader has
     "svg.hashsalt": "crashsim",  # the same file for the same score
+    "text.usetex": False,  # formulas may come from a file, and TeX reads and writes others
 }
+_LABEL = 60  # characters
+# Of a formula that is drawn; those that are derived are a third of it, and two braces deep.
+_LONGEST = 5000
+_DEEPEST = 8
+_LINES = 40
 
 
 @contextmanager
@@ -89,12 +95,12 @@ def tail_curves(score: Score) -> str | None:
             y = np.array(values, dtype=float)
             if np.isnan(y).any():
                 mark, label = (
-                    ("v", f"{method} (proof)") if method == "certificate" else ("x", method)
+                    ("v", f"{method} (proof)") if method == "certificate" else ("x", _label(method))
                 )
                 axes.semilogy(grid, y, mark, ms=6, color=COLOURS.get(method, _OTHER), label=label)
                 continue
             axes.semilogy(
-                grid, np.where(y > _FLOOR / 10, y, np.nan), label=method,
+                grid, np.where(y > _FLOOR / 10, y, np.nan), label=_label(method),
                 color=COLOURS.get(method, _OTHER), lw=1.8,
                 ls="-" if method in ("exact", "saddlepoint") else "--",
             )  # fmt: skip
@@ -197,8 +203,8 @@ def shares(score: Score) -> str | None:
     sites = sorted(known, key=lambda pair: -pair[1])[:10]
     top = score.top[:10]
     with _figure(7.4, 0.9 + 0.24 * max(len(sites), len(top), 3), columns=2) as (figure, panels):
-        left = [f"{s['name']} ({s['coordinates']})" for s, _ in sites]
-        right = [f"{t['site']}{t['index']}" for t in top]
+        left = [f"{_label(s['name'])} ({s['coordinates']})" for s, _ in sites]
+        right = [f"{_label(t['site'])}{t['index']}" for t in top]
         for axes, labels, values, title in (
             (panels[0], left, [share for _, share in sites], "by site (coordinates)"),
             (panels[1], right, [t["share"] for t in top], "the ten that matter most"),
@@ -260,9 +266,21 @@ def rates(facts: ChipFacts) -> str:
         return _svg(figure)
 
 
+def _label(name: str) -> str:
+    """A name of any length and any characters as text of a picture, in which $ begins a formula."""
+    shown = name if len(name) <= _LABEL else f"{name[: _LABEL - 20]}…{name[-19:]}"
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown).replace(
+        "$", r"\$"
+    )
+
+
 def formula(latex: str) -> str | None:
-    """A formula drawn; None where matplotlib cannot draw it."""
+    """A formula drawn; None where it is too long or too deep, or matplotlib cannot draw it."""
+    if len(latex) > _LONGEST or _depth(latex) > _DEEPEST:
+        return None
     lines = [line.replace("&", "") for line in _lines(latex)]
+    if not 0 < len(lines) <= _LINES:
+        return None
     try:
         with mpl.rc_context({**_STYLE, "mathtext.fontset": "cm"}):
             figure = Figure(figsize=(7.4, 0.42 * len(lines)))
@@ -270,8 +288,17 @@ def formula(latex: str) -> str | None:
                 y = 1 - (i + 0.5) / len(lines)
                 figure.text(0.0, y, f"${line}$", fontsize=12, va="center", color="#0f172a")
             return _svg(figure)
-    except ValueError:
+    except Exception:  # what matplotlib says of it is no matter: it is shown as text
         return None
+
+
+def _depth(latex: str) -> int:
+    """How deep its braces and brackets are nested."""
+    depth = deepest = 0
+    for mark in re.findall(r"[{}]|\\left(?![a-z])|\\right(?![a-z])", latex):
+        depth += 1 if mark in ("{", r"\left") else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _lines(latex: str) -> list[str]:

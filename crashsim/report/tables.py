@@ -91,8 +91,12 @@ def columns(score: Score) -> list[Column]:
 
 def leading_output(score: Score) -> int | None:
     """The output that varies most, on average over inputs; None where none does."""
+    # Of those that there are: a file may name any number of outputs.
+    some = {e.output for e in score.estimates if e.input == "all" and e.quantity == "variance"}
     variances = {
-        k: e.value for k in range(score.outputs) if (e := best(score, "variance", k)) is not None
+        k: e.value
+        for k in sorted(k for k in some if isinstance(k, int))
+        if (e := best(score, "variance", k)) is not None
     }
     if not variances or max(variances.values()) <= 0:
         return None

@@ -26,6 +26,7 @@ from .chip import Chip, Physics, Projection, Spiking, round_to_grid
 from .conversion import fold
 from .errors import HardwareError
 from .neurons import PointNeuron
+from .nir_file import MOST_BYTES, check_nir_file, check_room
 from .rate_network import rate_network
 from .transforms import (
     AveragePool,
@@ -44,6 +45,8 @@ __all__ = ["load_nir", "read_nir"]
 
 Floats = NDArray[Any]
 Reset = Literal["subtract", "zero"]
+
+_MOST_BITS = 60  # of weights on a grid
 
 DT = 1e-4
 """The step that snnTorch and nirtorch assume when they turn decay factors into time constants."""
@@ -64,6 +67,7 @@ def read_nir(
     steps: int = 100,
     dt: float | None = None,
     reset: Reset | None = None,
+    most_bytes: int = MOST_BYTES,
 ) -> Chip:
     """The chip of a NIR file or graph.
 
@@ -75,12 +79,16 @@ def read_nir(
     dt: time step in seconds; default the graph's metadata, else 1e-4.
     reset: what a spike leaves behind. NIR can only say "zero"; graphs from libraries that
         subtract the threshold look the same, so this must be given where the metadata does not.
+    most_bytes: what the numbers of the chip may take in memory.
+
+    A file is data: links are not followed, nor is anything read from another file, and one that
+    declares more than `most_bytes`, or more numbers than it holds, is refused.
 
     The chip's `network` is its rate network where that is exact (no leak, reset by subtraction),
     else None. Raises HardwareError, naming the node, for anything that cannot be read.
     """
     nir = load_nir()
-    graph = nir.read(source, type_check=False) if isinstance(source, str | Path) else source
+    graph = _read_file(nir, source, most_bytes) if isinstance(source, str | Path) else source
     if not isinstance(graph, nir.NIRGraph):
         raise HardwareError(f"source must be a path or a nir.NIRGraph, got {source!r:.80}")
     # shapes are checked below: nir 1.0.8 infers wrong ones for grouped convolutions
@@ -88,14 +96,24 @@ def read_nir(
     step = float(metadata.get("dt", DT)) if dt is None else dt
     kept = reset or metadata.get("reset")
     bits = metadata.get("fraction_bits")
+    if bits is not None and not 0 <= (bits := int(bits)) <= _MOST_BITS:
+        raise HardwareError(f"fraction_bits of {bits}; weights have 0 to {_MOST_BITS}")
     nodes = _chain(nir, graph)
     shape = tuple(int(n) for n in np.atleast_1d(nodes[0][1].input_type["input"]))
-    building = _Building(nir, step, kept, None if bits is None else int(bits), shape)
+    building = _Building(nir, step, kept, bits, shape, most_bytes)
     for name, node in nodes[1:-1]:
         building.add(name, node)
     chip = building.finish(steps)
     exact = all(s.neuron.leak == 0.0 and s.neuron.reset == "subtract" for s in chip.hidden)
     return replace(chip, network=rate_network(chip)) if exact else chip
+
+
+def _read_file(nir: Any, path: str | Path, most_bytes: int) -> Any:
+    check_nir_file(path, most_bytes)
+    try:
+        return nir.read(path, type_check=False)
+    except Exception as error:  # nir asserts, and takes what it finds for what it expects
+        raise HardwareError(f"is no NIR graph ({type(error).__name__}: {error})") from error
 
 
 def _plain(value: Any) -> Any:
@@ -106,19 +124,24 @@ def _plain(value: Any) -> Any:
 def _chain(nir: Any, graph: Any) -> list[tuple[str, Any]]:
     """The nodes in order; raises HardwareError unless they form one chain."""
     following: dict[str, str] = {}
+    reached: set[str] = set()
     for source, target in graph.edges:
-        if source in following or target in following.values():
+        if source in following or target in reached:
             raise HardwareError(
                 f"the graph branches or merges at the edge {source} -> {target}; only chains of "
                 "layers can be read (no recurrence, no skip connection)"
             )
         following[source] = target
+        reached.add(target)
     starts = [name for name, node in graph.nodes.items() if isinstance(node, nir.Input)]
     if len(starts) != 1:
         raise HardwareError(f"a graph needs exactly one Input node, got {len(starts)}")
     order = [starts[0]]
     while order[-1] in following and len(order) <= len(graph.nodes):
         order.append(following[order[-1]])
+    missing = [name for name in order if name not in graph.nodes]
+    if missing:
+        raise HardwareError(f"an edge leads to {missing[0]!r}, which is no node")
     if not isinstance(graph.nodes[order[-1]], nir.Output):
         raise HardwareError(f"the chain from the Input ends at {order[-1]!r}, not at an Output")
     return [(name, graph.nodes[name]) for name in order]
@@ -133,6 +156,7 @@ class _Building:
     reset: str | None
     bits: int | None
     shape: Shape
+    most_bytes: int
     hidden: list[Spiking] = field(default_factory=list)
     pending: list[Transform] = field(default_factory=list)
     source: Shape = ()
@@ -140,6 +164,12 @@ class _Building:
 
     def __post_init__(self) -> None:
         self.source = self.shape
+        self._check_layer("the Input", self.shape)
+
+    def _check_layer(self, what: str, shape: Shape) -> None:
+        if not shape or min(shape) < 1:
+            raise HardwareError(f"{what} has shape {shape}; give at least one of each")
+        check_room(f"{what} of shape {shape}", math.prod(shape), self.most_bytes)
 
     def add(self, name: str, node: Any) -> None:
         nir = self.nir
@@ -154,9 +184,13 @@ class _Building:
         else:
             transform = _transform(nir, name, node)
             try:
-                self.shape = output_shape(transform, self.shape)
+                after = output_shape(transform, self.shape)
             except HardwareError as error:
                 raise HardwareError(f"node {name!r}: {error}") from None
+            self._check_layer(f"node {name!r}", after)
+            numbers = _windowed(transform, self.shape, after)
+            check_room(f"node {name!r}, with its windows,", numbers, self.most_bytes)
+            self.shape = after
             _append(self.pending, transform, name)
 
     def _spiking(self, name: str, node: Any) -> None:
@@ -217,6 +251,19 @@ class _Building:
         physics = Physics(dt=self.dt)
         first = self.hidden[0].projection
         return Chip(tuple(self.hidden), readout, steps, first.shape, physics)
+
+
+def _windowed(transform: Transform, before: Shape, after: Shape) -> int:
+    """Numbers in the padded input of a convolution or pooling, and in all of its windows."""
+    if isinstance(transform, Conv):
+        kernel, channels = transform.weight.shape[2:], transform.weight.shape[1]
+    elif isinstance(transform, SumPool):
+        kernel, channels = _pair(transform.kernel), before[0]
+    else:
+        return 0
+    padding = _pair(transform.padding)
+    padded = before[0] * math.prod(n + 2 * p for n, p in zip(before[1:], padding, strict=True))
+    return max(padded, int(channels) * math.prod(kernel) * math.prod(after[1:]))
 
 
 def _flat(values: Any, shape: Shape) -> Floats:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 import warnings
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -24,6 +26,7 @@ from crashsim_hardware import (
 from crashsim_hardware.neurons import current_based_lif
 
 nir = pytest.importorskip("nir")
+h5py = pytest.importorskip("h5py")
 
 ENGINES = ("numpy", "brian2", "brian2-synapses")
 
@@ -96,11 +99,11 @@ def test_leaky_rate_networks_are_approximate(digits):
     assert np.sqrt(((spiking - exact) ** 2).mean()) < 0.02 * exact.std()
 
 
-def foreign(nodes):
+def foreign(nodes, type_check=True):
     """A chain as another library would write it, without our metadata."""
     names = [str(i) for i in range(len(nodes))]
     edges = [*itertools.pairwise(names)]
-    return nir.NIRGraph(dict(zip(names, nodes, strict=True)), edges)
+    return nir.NIRGraph(dict(zip(names, nodes, strict=True)), edges, type_check=type_check)
 
 
 def lif(n, tau=1e-3, dt=1e-4):
@@ -230,3 +233,273 @@ def test_what_is_no_path_is_not_written_to(path, tmp_path, monkeypatch):
     with pytest.raises(HardwareError, match="path must be"):
         write_nir(None, path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def written(rng, tmp_path):
+    """A graph in a file, and ``change(action, name)``: a copy in which the action was taken."""
+    graph = foreign(
+        [nir.Input({"input": np.array([4])}), nir.Affine(rng.normal(size=(3, 4)), np.zeros(3)),
+         lif(3), nir.Output({"output": np.array([3])})]
+    )  # fmt: skip
+    graph.nodes["1"].metadata = {"made": "here"}
+    nir.write(tmp_path / "good.nir", graph)
+
+    def change(action, drop=True):
+        path = tmp_path / "changed.nir"
+        path.write_bytes((tmp_path / "good.nir").read_bytes())
+        with h5py.File(path, "r+") as file:
+            if drop:
+                del file[WEIGHT]
+            action(file)
+        return path
+
+    return change
+
+
+WEIGHT = "node/nodes/1/weight"
+
+
+def elsewhere(path):
+    """Another file with weights in it."""
+    with h5py.File(path / "other.h5", "w") as file:
+        file["w"] = np.full((3, 4), 42.0)
+    (path / "other.bin").write_bytes(np.full((3, 4), 7.0).tobytes())
+    return path
+
+
+def external_link(file, path):
+    file[WEIGHT] = h5py.ExternalLink(str(elsewhere(path) / "other.h5"), "/w")
+
+
+def external_group(file, path):
+    elsewhere(path)
+    del file["node/nodes/1"]
+    file["node/nodes/1"] = h5py.ExternalLink(str(path / "other.h5"), "/")
+
+
+def raw_storage(file, path):
+    where = [(str(elsewhere(path) / "other.bin"), 0, h5py.h5f.UNLIMITED)]
+    file["node/nodes/1"].create_dataset("weight", (3, 4), "f8", external=where)
+
+
+def virtual(file, path):
+    layout = h5py.VirtualLayout((3, 4), "f8")
+    layout[:] = h5py.VirtualSource(str(elsewhere(path) / "other.h5"), "w", (3, 4))
+    file["node/nodes/1"].create_virtual_dataset("weight", layout)
+
+
+def virtual_within(file, path):
+    file["hidden"] = np.ones((3, 4))
+    layout = h5py.VirtualLayout((3, 4), "f8")
+    layout[:] = h5py.VirtualSource(".", "hidden", (3, 4))
+    file["node/nodes/1"].create_virtual_dataset("weight", layout)
+
+
+def soft_link(file, path):
+    file["hidden"], file[WEIGHT] = np.ones((3, 4)), h5py.SoftLink("/hidden")
+
+
+def dangling_link(file, path):
+    file[WEIGHT] = h5py.SoftLink("/nowhere")
+
+
+def hard_cycle(file, path):
+    file[WEIGHT] = np.ones((3, 4))
+    file["node/nodes/1/loop"] = file["node"]
+
+
+def shared_groups(file, path):
+    """Each group twice in the one above: 2^20 nodes, were they followed."""
+    file[WEIGHT] = np.ones((3, 4))
+    group = file.create_group("deep0")
+    for level in range(1, 20):
+        above = file.create_group(f"deep{level}")
+        above["a"] = above["b"] = group
+        group = above
+
+
+def deep(file, path):
+    file[WEIGHT] = np.ones((3, 4))
+    file.create_group("/".join("g" * 200))
+
+
+def huge_fill(file, path):
+    file["node/nodes/1"].create_dataset("weight", (60000, 60000), "f8", chunks=(100, 100))
+
+
+def hollow(file, path):
+    file["node/nodes/1"].create_dataset("weight", (1000, 1000), "f8")
+
+
+def partly_hollow(file, path):
+    made = file["node/nodes/1"].create_dataset("weight", (1000, 1000), "f8", chunks=(100, 100))
+    made[:100] = 1.0
+
+
+def huge_piece(file, path):
+    """Twelve numbers, in one piece of 800 MiB."""
+    file["node/nodes/1"].create_dataset(
+        "weight", (3, 4), "f8", maxshape=(None, None), chunks=(10240, 10240), compression="gzip"
+    )
+
+
+def lying_piece(file, path):
+    """A piece of 96 bytes that unpacks to 16 MiB."""
+    made = file["node/nodes/1"].create_dataset("weight", (3, 4), "f8", chunks=(3, 4),
+                                               compression="gzip")  # fmt: skip
+    made.id.write_direct_chunk((0, 0), zlib.compress(bytes(2**24)))
+
+
+def short_piece(file, path):
+    made = file["node/nodes/1"].create_dataset("weight", (3, 4), "f8", chunks=(3, 4),
+                                               compression="gzip")  # fmt: skip
+    made.id.write_direct_chunk((0, 0), zlib.compress(bytes(40)))
+
+
+def scaled(file, path):
+    file["node/nodes/1"].create_dataset("weight", data=np.ones((3, 4)), scaleoffset=2)
+
+
+def references(file, path):
+    file[WEIGHT] = np.array([file.ref], dtype=h5py.ref_dtype)
+
+
+def ragged(file, path):
+    made = file["node/nodes/1"].create_dataset("weight", (2,), h5py.vlen_dtype("f8"))
+    made[0] = np.ones(3)
+
+
+def compound(file, path):
+    file[WEIGHT] = np.zeros(3, [("a", "f8")])
+
+
+def opaque(file, path):
+    file[WEIGHT] = np.zeros(3, "V8")
+
+
+def named_type(file, path):
+    file[WEIGHT] = np.dtype("f8")
+
+
+def empty(file, path):
+    file[WEIGHT] = h5py.Empty("f8")
+
+
+def many_texts(file, path):
+    file["node/nodes/1"].create_dataset("weight", data=["x"] * 100_001, dtype=h5py.string_dtype())
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (external_link, f"'{WEIGHT}' is a link"),
+        (external_group, "'node/nodes/1' is a link"),
+        (raw_storage, f"'{WEIGHT}' has its data in another file"),
+        (virtual, f"'{WEIGHT}' is virtual"),
+        (virtual_within, f"'{WEIGHT}' is virtual"),
+        (soft_link, f"'{WEIGHT}' is a link"),
+        (dangling_link, f"'{WEIGHT}' is a link"),
+        (hard_cycle, "in the file elsewhere too"),
+        (shared_groups, "in the file elsewhere too"),
+        (deep, "groups more than 32 deep"),
+        (huge_fill, f"'{WEIGHT}' of shape \\(60000, 60000\\) would take 109,863 MiB"),
+        (hollow, "holds no data"),
+        (partly_hollow, "holds 10 of its 100 pieces"),
+        (huge_piece, "in pieces of .* would take"),
+        (lying_piece, f"'{WEIGHT}': a piece of 16,3.. bytes for 96|does not unpack to 96"),
+        (short_piece, "does not unpack to 96"),
+        (scaled, "HDF5 filters"),
+        (references, "neither numbers nor text"),
+        (ragged, "neither numbers nor text"),
+        (compound, "neither numbers nor text"),
+        (opaque, "neither numbers nor text"),
+        (named_type, "neither a group nor a data set"),
+        (empty, "holds nothing"),
+        (many_texts, "100,001 texts"),
+    ],
+    ids=lambda x: getattr(x, "__name__", ""),
+)
+def test_a_file_is_data_within_itself(written, tmp_path, damage, told):
+    path = written(lambda file: damage(file, tmp_path))
+    tracemalloc.start()
+    with pytest.raises(HardwareError, match=told):
+        read_nir(path, reset="zero")
+    assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"compression": "gzip", "chunks": (2, 3)},
+        {"compression": "gzip", "shuffle": True, "fletcher32": True},
+        {"compression": "lzf"},
+        {"chunks": (1, 1), "maxshape": (None, None)},
+        {"dtype": ">f4"},
+    ],
+    ids=str,
+)
+def test_what_is_plainly_in_the_file_is_read(written, rng, options):
+    weight = rng.normal(size=(3, 4)).astype(np.float32)
+    path = written(
+        lambda file: file["node/nodes/1"].create_dataset("weight", data=weight, **options)
+    )
+    chip = read_nir(path, reset="zero")
+    np.testing.assert_allclose(chip.hidden[0].projection.weight, weight, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "told"),
+    [
+        ([nir.Input({"input": np.array([10**12])}), lif(1)], "the Input of shape"),
+        ([nir.Input({"input": np.array([-4])}), lif(1)], "at least one of each"),
+        (
+            [nir.Input({"input": np.array([1, 8, 8])}),
+             nir.SumPool2d(np.array([1, 1]), np.array([1, 1]), np.array([10**6, 10**6])), lif(1)],
+            "node '1' of shape",
+        ),
+        (
+            [nir.Input({"input": np.array([1, 8, 8])}),
+             nir.SumPool2d(np.array([1, 1]), np.array([10**6] * 2), np.array([10**6] * 2)), lif(1)],
+            "node '1', with its windows,",
+        ),
+        (
+            [nir.Input({"input": np.array([1, 9999, 9999])}),
+             nir.SumPool2d(np.array([5000] * 2), np.array([1, 1]), np.array([0, 0])), lif(1)],
+            "node '1', with its windows,",
+        ),
+    ],
+    ids=range(5),
+)  # fmt: skip
+def test_layers_without_end_are_refused(nodes, told):
+    graph = foreign([*nodes, nir.Output({"output": np.array([1])})], type_check=False)
+    with pytest.raises(HardwareError, match=told):
+        read_nir(graph, reset="zero")
+
+
+def test_the_limit_is_the_callers(written, rng):
+    path = written(lambda file: file.create_dataset(WEIGHT, data=rng.normal(size=(3, 4))))
+    with pytest.raises(HardwareError, match=r"more than the .* MiB that a file may"):
+        read_nir(path, reset="zero", most_bytes=256)
+    assert read_nir(path, reset="zero", most_bytes=4096).sizes == (3,)
+
+
+def test_graphs_of_another_kind_are_told(written, tmp_path):
+    def misnamed(file):
+        del file["node/nodes/1/type"]
+        file["node/nodes/1/type"] = "Anything"
+
+    with pytest.raises(HardwareError, match="is no NIR graph"):
+        read_nir(written(misnamed, drop=False), reset="zero")
+    (tmp_path / "no.nir").write_bytes(b"nothing of the kind")
+    with pytest.raises(HardwareError, match="no readable HDF5 file"):
+        read_nir(tmp_path / "no.nir", reset="zero")
+    whole = (tmp_path / "good.nir").read_bytes()
+    for length in range(0, len(whole), 997):
+        (tmp_path / "cut.nir").write_bytes(whole[:length])
+        with pytest.raises(HardwareError):
+            read_nir(tmp_path / "cut.nir", reset="zero")
+    with pytest.raises(HardwareError, match="is no file"):
+        read_nir(tmp_path, reset="zero")

@@ -73,3 +73,15 @@ def test_moments_concatenate():
 def test_refusals(call, words):
     with pytest.raises(ct.TheoryError, match=words):
         call()
+
+
+@pytest.mark.parametrize("field", ["mean", "k2", "k3", "k4"])
+def test_text_is_no_expression(field, tmp_path):
+    """sympy would run it."""
+    numbers = {"mean": 0, "k2": 1, "k3": 0, "k4": 3}
+    text = f"__import__('os').mkdir({str(tmp_path / 'ran')!r})"
+    with pytest.raises(ct.TheoryError, match=field):
+        ct.law_from_moments("own", **numbers | {field: text})
+    with pytest.raises(ct.TheoryError, match=field):
+        ct.Law("own", (), **numbers | {field: text})
+    assert not (tmp_path / "ran").exists()

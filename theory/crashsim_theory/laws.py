@@ -64,7 +64,7 @@ class Law:
         known = {*self.parameters, t}
         for field in ("mean", "k2", "k3", "k4", "cgf"):
             value = getattr(self, field)
-            strange = set() if value is None else sp.sympify(value).free_symbols - known
+            strange = set() if value is None else _expression(field, value).free_symbols - known
             if strange:
                 raise TheoryError(field, value, f"add {sorted(map(str, strange))} to parameters")
 
@@ -108,6 +108,14 @@ class Law:
         return [check.get(name, as_array)(name, parameters[name]) for name in names]
 
 
+def _expression(field: str, value: Any) -> Any:
+    """A number or sympy expression; no text, of which sympy would run what it holds as code."""
+    try:
+        return sp.sympify(value, strict=True)
+    except sp.SympifyError as error:
+        raise TheoryError(field, value, "give a number or a sympy expression") from error
+
+
 @functools.cache
 def _compiled(law: Law) -> tuple[Callable[..., Any], ...]:
     expressions = (law.mean, law.k2, law.k3, law.k4)
@@ -135,7 +143,8 @@ def law_from_moments(name: str, *, mean: Any, k2: Any, k3: Any, k4: Any) -> Law:
 
     Its parameters are the free symbols of the expressions, in alphabetical order.
     """
-    expressions = [sp.sympify(value) for value in (mean, k2, k3, k4)]
+    given = {"mean": mean, "k2": k2, "k3": k3, "k4": k4}
+    expressions = [_expression(field, value) for field, value in given.items()]
     symbols = set().union(*(expression.free_symbols for expression in expressions))
     return Law(name, tuple(sorted(symbols, key=str)), *expressions)
 
