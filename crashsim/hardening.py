@@ -328,7 +328,7 @@ class _Hardening:
         """Fresh faults on fresh inputs; look j may err with probability alpha / (j (j + 1))."""
         self._looks += 1
         alpha = (1 - self._confidence) / (self._looks * (self._looks + 1))
-        seed = (self._seed + 1) * 1_000_003 + self._looks
+        seed = ((self._seed + 1) * 1_000_003 + self._looks) % 2**64
         inputs = self._test.first(VERIFY_INPUTS).inputs
         space = FaultSpace(model, inputs, self._faults, self._sites)
         return verify(

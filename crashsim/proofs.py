@@ -23,6 +23,7 @@ from crashsim.faults import NeuronCrash
 from crashsim.layers import Key, Layer, UnsupportedLayerError, layers_of
 from crashsim.points import Floats, Points
 from crashsim.space import FaultSpace
+from crashsim.streams import Stream, generator
 
 _ROUNDED = 1e-9
 _SAME = 1e-3  # difference from the model, in single precision, that is still rounding
@@ -81,7 +82,7 @@ def _check(
     space: FaultSpace, network: theory.Network, faults: theory.CrashFaults, inputs: Floats
 ) -> None:
     """Compares the layers with the model itself, clean and under many crashes."""
-    rng = np.random.Generator(np.random.Philox(0))
+    rng = generator(0, Stream.READING)
     crashed = (rng.random((3, space.N)) < [[0.0], [0.2], [0.6]]).astype(float)
     rows, columns = np.nonzero(crashed)
     points = Points(3, np.zeros(space.N), rows, columns, np.ones(len(rows)))

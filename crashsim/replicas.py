@@ -385,12 +385,12 @@ def byzantine_table(
     clean = _clean(model, inputs)
     trials = 1 if space is None else trials
     wrong = np.zeros((len(voters), len(bad), len(attacks)))
-    for trial in range(trials):
-        if space is None:
+    draw = None if space is None else _samples(space, seed)
+    for _ in range(trials):
+        if space is None or draw is None:
             honest = clean.expand(count, -1, -1)
         else:
-            points = sample_points(space.placements, seed + trial, count)
-            honest = torch.from_numpy(space.outputs(points)).to(clean)
+            honest = torch.from_numpy(space.outputs(draw(count))).to(clean)
         for j, b in enumerate(bad):
             for k, attack in enumerate(attacks):
                 said = lie(honest, b, attack)

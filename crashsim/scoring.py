@@ -28,7 +28,7 @@ from crashsim.facts import (
 )
 from crashsim.faults import NeuronCrash
 from crashsim.inputs import ModelInputs
-from crashsim.montecarlo import check_sampling
+from crashsim.montecarlo import DEFAULT_SAMPLES, check_sampling
 from crashsim.pictures import Curves, Histogram, curves_of, histogram_of
 from crashsim.placing import Faults
 from crashsim.plan import plan
@@ -47,6 +47,7 @@ from crashsim.records import (
 )
 from crashsim.saved import finite, read
 from crashsim.space import FaultSpace
+from crashsim.timing import timing
 from crashsim.writing import write_text
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class Score:
         plan: how faults were injected, a line for each site and why.
         skipped: methods not computed, with the reason.
         warnings: what deserves attention.
-        timings: seconds by method.
+        timings: seconds by method, and of what serves them all (the model, the plan, the curves).
         versions: of crashsim and the packages its numbers depend on.
     """
 
@@ -288,10 +289,14 @@ def score(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", CrashsimWarning)
         struck = NeuronCrash(p=0.01) if faults is None else faults
-        space = FaultSpace(model, inputs, struck, sites, readout=readout)
+        timings: dict[str, float] = {}
+        with timing(timings, "model and sites"):
+            space = FaultSpace(model, inputs, struck, sites, readout=readout)
+        with timing(timings, "plan"):
+            planned = plan(space, methods, samples, rel_width, hardware, proofs)
         results = compute(
             space,
-            plan(space, methods, samples, rel_width, hardware, proofs),
+            planned,
             epsilon=epsilon,
             delta=delta,
             rel_width=rel_width,
@@ -300,15 +305,23 @@ def score(
             progress=progress or (lambda *_: None),
             chip=chip,
         )
-        result = _collect(
-            space,
-            results,
-            epsilon=epsilon,
-            delta=delta,
-            seed=seed,
-            confidence=confidence,
-            names=names or {},
-        )
+        results.timings = timings = {**timings, **results.timings}
+        with timing(timings, "curves"):
+            most = DEFAULT_SAMPLES if planned.samples is None else planned.samples
+            curves = curves_of(space, results, seed=seed, confidence=confidence, samples=most)
+            histogram = histogram_of(results)
+        with timing(timings, "summary"):  # which the score holds already
+            result = _collect(
+                space,
+                results,
+                curves,
+                histogram,
+                epsilon=epsilon,
+                delta=delta,
+                seed=seed,
+                confidence=confidence,
+                names=names or {},
+            )
     ours = [w for w in caught if issubclass(w.category, CrashsimWarning)]
     for other in (w for w in caught if w not in ours):
         warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
@@ -321,6 +334,8 @@ def score(
 def _collect(
     space: FaultSpace,
     results: Results,
+    curves: Curves | None,
+    histogram: Histogram | None,
     *,
     epsilon: float | None,
     delta: float | None,
@@ -357,8 +372,8 @@ def _collect(
         top=leading_coordinates(space, analysis),
         covariance=covariance,
         formulas=analysis.formulas,
-        curves=curves_of(space, results),
-        histogram=histogram_of(results),
+        curves=curves,
+        histogram=histogram,
         hardware=None if run is None else run.facts,
         delta=delta,
         answers=results.answers,

@@ -32,6 +32,7 @@ from crashsim.placing import Faults, check_strength, moments_of, place, scalars_
 from crashsim.points import Floats, Integers, Placement, Points
 from crashsim.readout import find_readout
 from crashsim.sites import Action, Site, perturbing
+from crashsim.streams import Stream, generator
 from crashsim.substituting import call_with
 from crashsim.unfused import Unfused
 from crashsim.ways import Ways
@@ -350,7 +351,7 @@ class FaultSpace:
         if self.runs_alone or all(p.site.kind == "parameter" for p in self.placements):
             return True
         few = self.examples.spread(_STRUCK_APART).repeat(2)
-        rng = np.random.Generator(np.random.Philox(0))
+        rng = generator(0, Stream.ORDER)
         struck = rng.random((1, len(few), self.N)) < 0.5
         e = torch.from_numpy(struck).to(self.device, self.dtype)
         with torch.no_grad(), self._unfused():
