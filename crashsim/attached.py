@@ -23,11 +23,11 @@ from torch import Tensor, nn
 
 from crashsim import checkpointing
 from crashsim.arguments import instance
-from crashsim.checks import check_module
+from crashsim.checks import check_module, dtype_of
 from crashsim.discovery import find_sites
 from crashsim.errors import ArgumentError, ModelError
-from crashsim.faults import Fault
-from crashsim.placing import Faults, place
+from crashsim.faults import Fault, check_fault
+from crashsim.placing import Faults, check_strength, place
 from crashsim.points import Placement
 from crashsim.sites import (
     ACTIVATION_FUNCTIONS,
@@ -248,7 +248,9 @@ class Attached(checkpointing.Participant, ABC):
         with self._undisturbed(model) as tensors, torch.no_grad():
             x = args[0].detach().clone()
             available = find_sites(model, x, lambda v: call_with(model, tensors, (v,)))
-        self.placements = place(self.faults, self._pattern, available)
+        placements = place(self.faults, self._pattern, available)
+        check_strength(placements, dtype_of(model))
+        self.placements = placements
         for p in self.placements:
             self._by_key.setdefault(_key_of(p.site), []).append(p)
         if self._is_compiled:
@@ -369,19 +371,25 @@ def _remove_all(handles: list[torch.utils.hooks.RemovableHandle]) -> None:
 
 def _check_faults(faults: object) -> None:
     """What can be said of faults before the sites are known."""
-    values = list(faults.values()) if isinstance(faults, Mapping) else [faults]
+    values: list[Any] = list(faults.values()) if isinstance(faults, Mapping) else [faults]
     if not values or not all(isinstance(fault, Fault) for fault in values):
         raise ArgumentError(
             f"faults={faults!r}: give a fault such as NeuronCrash(p=0.05), or a mapping from site "
             "names to faults"
         )
+    for fault in values:
+        check_fault(fault)
 
 
 def mean_of(fault: Fault) -> float:
     """E e of a fault coordinate."""
-    return fault.rate if fault.is_bernoulli else 0.0
+    if fault.can_be_drawn:
+        return fault.rate if fault.is_bernoulli else 0.0
+    return float(fault.law.moments(**fault.law_parameters).mean)
 
 
 def variance_of(fault: Fault) -> float:
     """Var e of a fault coordinate: p (1 - p) for a Bernoulli one."""
-    return fault.rate * (1 - fault.rate) if fault.is_bernoulli else fault.rate**2
+    if fault.can_be_drawn:
+        return fault.rate * (1 - fault.rate) if fault.is_bernoulli else fault.rate * fault.rate
+    return float(fault.law.moments(**fault.law_parameters).k2)

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crashsim.faults import FAULTS, BitFlip, NeuronCrash
+from crashsim.faults import FAULTS, BitFlip, NeuronCrash, acts_as
 from crashsim.points import LISTED, Listed, Placement, Points, Written
 from crashsim.sites import Site
 
@@ -148,7 +148,7 @@ class Changes:
 
     @property
     def _is_crash(self) -> bool:
-        return isinstance(self.placement.fault, NeuronCrash)
+        return acts_as(self.placement.fault, NeuronCrash)
 
     def _kept(self) -> Tensor:
         """(S, size) 1 - e."""
@@ -193,14 +193,16 @@ class Changes:
 
 def is_elementwise(placement: Placement) -> bool:
     """Whether the fault acts on each unit by its own coordinate, as it does on a lone number."""
-    known = type(placement.fault) in FAULTS.values()
+    known = acts_as(placement.fault, *FAULTS.values())
     return known and not isinstance(placement.fault, BitFlip)
 
 
 def group_size(placement: Placement) -> int:
     """Number of consecutive units that die together."""
     fault = placement.fault
-    return fault._group_size(placement.site.shape) if isinstance(fault, NeuronCrash) else 1
+    if not isinstance(fault, NeuronCrash) or not acts_as(fault, NeuronCrash):
+        return 1
+    return fault._group_size(placement.site.shape)
 
 
 def is_rare(placement: Placement, limit: float) -> bool:
@@ -216,7 +218,7 @@ def split(
     found = []
     for p, change in zip(placements, _by_placement(points, placements), strict=True):
         base = points.base[p.start : p.stop]
-        if isinstance(p.fault, NeuronCrash):
+        if isinstance(p.fault, NeuronCrash) and acts_as(p.fault, NeuronCrash):
             base = p.fault.expand(base, p.site.shape)
         at_base = torch.from_numpy(base).to(like) if np.count_nonzero(base) else None
         few = isinstance(change, Listed) and len(change.columns) <= points.count

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crashsim.arguments import shown
 from crashsim.errors import ArgumentError
-from crashsim.faults import Fault
+from crashsim.faults import Fault, check_drawable
 from crashsim.sites import Site
 from crashsim.streams import Stream, generator
 
@@ -209,7 +210,7 @@ def samples_per_block(placements: Sequence[Placement]) -> int:
 def check_seed(seed: object) -> int:
     """The seed as an int, or ArgumentError."""
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
-        raise ArgumentError(f"seed={seed!r} is not an integer from 0 to 2^64 - 1")
+        raise ArgumentError(f"seed={shown(seed)} is not an integer from 0 to 2^64 - 1")
     return int(seed)
 
 
@@ -221,6 +222,7 @@ def sample_block(placements: Sequence[Placement], seed: int, block: int) -> Poin
     number per crash; common ones at the cost of a random byte each. Normal coordinates are all
     drawn.
     """
+    check_drawable((p.fault for p in placements), "sampling")
     rng = generator(seed, Stream.MONTE_CARLO, block)
     count = samples_per_block(placements)
     changes: list[Listed | Written] = []

@@ -19,7 +19,7 @@ from crashsim import layers as torch_layers
 from crashsim.analytic import of_output
 from crashsim.errors import NotApplicableError
 from crashsim.estimate import Estimate, Quantity, Values, estimates_of
-from crashsim.faults import NeuronCrash
+from crashsim.faults import NeuronCrash, acts_as
 from crashsim.layers import Key, Layer, UnsupportedLayerError, layers_of
 from crashsim.points import Floats, Points
 from crashsim.space import FaultSpace
@@ -56,7 +56,7 @@ def provable(space: FaultSpace) -> Provable:
             crashes; says which.
     """
     for p in space.placements:
-        if not isinstance(p.fault, NeuronCrash):
+        if not acts_as(p.fault, NeuronCrash):
             raise NotApplicableError(f"proofs are for neuron crashes, not for {p.fault.name}")
     try:
         found = layers_of(space)

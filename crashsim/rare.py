@@ -35,6 +35,7 @@ from scipy.special import expit, logit, logsumexp
 from crashsim.analytic import Analysis, margins_of, of_pair
 from crashsim.errors import CrashsimWarning
 from crashsim.estimate import Estimate, Quantity
+from crashsim.faults import check_drawable
 from crashsim.points import Floats, Points
 from crashsim.space import FaultSpace
 from crashsim.streams import Stream, generator
@@ -319,6 +320,7 @@ class _Law:
 
     @classmethod
     def of(cls, space: FaultSpace) -> _Law:
+        check_drawable((place.fault for place in space.placements), "importance sampling")
         bernoulli = np.zeros(space.N, dtype=bool)
         rate = np.zeros(space.N)
         for place in space.placements:

@@ -16,7 +16,7 @@ uses: faults injected while training.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -29,7 +29,7 @@ from crashsim.arguments import one_of, whole
 from crashsim.attached import Attached, _devices, _key_of, _Moment, mean_of, variance_of
 from crashsim.continuity import Balance, Continuity, check_strength
 from crashsim.errors import ArgumentError, ModelError
-from crashsim.faults import Fault
+from crashsim.faults import Fault, NeuronCrash, WeightCrash, acts_as, check_drawable
 from crashsim.placing import Faults
 from crashsim.points import Placement, check_seed
 from crashsim.sites import Action, Site, perturbing
@@ -368,6 +368,11 @@ def _set_random_state(model: nn.Module, states: list[Tensor]) -> None:
         torch.cuda.set_rng_state(state, device)
 
 
+def _listed(faults: Faults) -> list[Fault]:
+    found = list(faults.values()) if isinstance(faults, Mapping) else [faults]
+    return [fault for fault in found if isinstance(fault, Fault)]
+
+
 @dataclass(frozen=True)
 class _Swap:
     """A parameter for whose struck values a module was given.
@@ -413,6 +418,7 @@ class CrashTraining(Attached):
         seed: int = 0,
     ) -> None:
         self.inverse_scaling = inverse_scaling
+        check_drawable(_listed(faults), "crash training")
         self._generator = torch.Generator().manual_seed(check_seed(seed))
         self._swapped: list[_Swap] = []
         super().__init__(model, faults, sites)
@@ -485,7 +491,7 @@ class CrashTraining(Attached):
                 e.normal_(0, p.fault.rate, generator=draws)
             value = p.fault.perturb(value, e.to(value), shape)
             kept = 1 - p.fault.rate
-            if self.inverse_scaling and p.fault.name in ("neuron-crash", "weight-crash") and kept:
+            if self.inverse_scaling and acts_as(p.fault, NeuronCrash, WeightCrash) and kept:
                 value = value / kept
         return value
 

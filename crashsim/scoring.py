@@ -286,6 +286,11 @@ def score(
     if delta is not None and epsilon is None:
         raise ArgumentError(f"delta={delta!r}: give epsilon too; together they are the target")
     seed = check_seed(seed)
+    # Fractions and numpy's numbers are taken for what they are.
+    confidence, samples = float(confidence), None if samples is None else int(samples)
+    epsilon, delta, rel_width = (
+        None if value is None else float(value) for value in (epsilon, delta, rel_width)
+    )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", CrashsimWarning)
         struck = NeuronCrash(p=0.01) if faults is None else faults

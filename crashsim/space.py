@@ -27,7 +27,7 @@ from crashsim.derivatives import gradient_of, products_of
 from crashsim.discovery import find_sites
 from crashsim.errors import ArgumentError, ModelError, NotApplicableError
 from crashsim.faults import Fault
-from crashsim.inputs import Inputs, ModelInputs, plain, read_inputs
+from crashsim.inputs import Inputs, ModelInputs, can_compute, plain, read_inputs
 from crashsim.placing import Faults, check_strength, moments_of, place, scalars_of_weights
 from crashsim.points import Floats, Integers, Placement, Points
 from crashsim.readout import find_readout
@@ -103,7 +103,8 @@ class FaultSpace:
                 f"sites={sites!r}: give a name or glob; for several, map each name "
                 "to its fault in faults"
             )
-        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        known = isinstance(dtype, torch.dtype) and dtype.is_floating_point and can_compute(dtype)
+        if dtype is not None and not known:
             raise ArgumentError(f"dtype={dtype!r}; give a type of floating point (torch.float64)")
         self.model = model
         self.dtype = dtype or dtype_of(model)
