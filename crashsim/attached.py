@@ -8,6 +8,7 @@ do nothing.
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -25,7 +26,7 @@ from crashsim import checkpointing
 from crashsim.arguments import instance
 from crashsim.checks import check_module, dtype_of
 from crashsim.discovery import find_sites
-from crashsim.errors import ArgumentError, ModelError
+from crashsim.errors import ArgumentError, CrashsimWarning, ModelError
 from crashsim.faults import Fault, check_fault
 from crashsim.placing import Faults, check_strength, place
 from crashsim.points import Placement
@@ -38,6 +39,7 @@ from crashsim.sites import (
     report_items,
 )
 from crashsim.substituting import call_with
+from crashsim.unread import check_read
 
 
 class _Hook:
@@ -248,8 +250,15 @@ class Attached(checkpointing.Participant, ABC):
         with self._undisturbed(model) as tensors, torch.no_grad():
             x = args[0].detach().clone()
             available = find_sites(model, x, lambda v: call_with(model, tensors, (v,)))
-        placements = place(self.faults, self._pattern, available)
-        check_strength(placements, dtype_of(model))
+            placements = place(self.faults, self._pattern, available)
+            check_strength(placements, dtype_of(model))
+
+            def run(given: Mapping[str, Tensor]) -> Any:
+                return call_with(model, given, (x.clone(),))
+
+            unread = check_read(placements, tensors, run, run)
+        if unread:
+            warnings.warn(unread, CrashsimWarning, stacklevel=5)
         self.placements = placements
         for p in self.placements:
             self._by_key.setdefault(_key_of(p.site), []).append(p)

@@ -180,7 +180,8 @@ class Changes:
                 return value
             old = flat.index_select(0, where)
             e = self.values.expand(len(self.units))[:, None].expand(-1, batch).reshape(-1)
-            flat.index_copy_(0, where, torch.addcmul(old, e, fault.displacement(old)))
+            struck = torch.addcmul(old, e, fault.displacement(old))
+            flat.index_copy_(0, where, struck.to(flat.dtype))  # which may be of fewer bits
             return value
         if self._is_crash:
             kept = self._kept()[:, None]
@@ -265,7 +266,7 @@ def strike(
     for change in changes:
         rows = change.apply(rows, owned).contiguous()
         owned = True
-    return rows.reshape(moved.shape).movedim(0, site.axis)
+    return rows.to(value.dtype).reshape(moved.shape).movedim(0, site.axis)
 
 
 def strike_all(value: Tensor, site: Site, changes: Sequence[Changes], count: int) -> Tensor:
@@ -274,4 +275,4 @@ def strike_all(value: Tensor, site: Site, changes: Sequence[Changes], count: int
     rows = changes[0].apply_to_all(moved.reshape(-1, site.size)).contiguous()
     for change in changes[1:]:
         rows = change.apply(rows).contiguous()
-    return rows.reshape(count * len(moved), *moved.shape[1:]).movedim(0, site.axis)
+    return rows.to(value.dtype).reshape(count * len(moved), *moved.shape[1:]).movedim(0, site.axis)
