@@ -100,8 +100,9 @@ def mean_point_taylor(space: FaultSpace, analysis: Analysis) -> None:
     analysis.formulas["mean-point-taylor"] = {"text": formula.text(), "latex": formula.latex()}
     analysis.shares = shares / shares.sum() if shares.sum() > 0 else shares
     analysis.covariance = covariance / space.B if space.K <= MOST_OUTPUTS else None
-    analysis.surrogate = LinearSurrogate(base, gains, _coordinates(space))
     analysis.source = "mean-point-taylor"
+    if all(p.fault.can_be_drawn for p in space.placements):  # else the law's tails are not known
+        analysis.surrogate = LinearSurrogate(base, gains, _coordinates(space))
     _add_moments(analysis, "mean-point-taylor", mean, variance, exact=not (k2 > 0).any())
 
 

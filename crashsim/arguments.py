@@ -11,13 +11,34 @@ from typing import Any
 
 from crashsim.errors import ArgumentError
 
+# More samples than that would take days, and tell no more: variances are then known to a
+# ten-thousandth, and what is rarer than one in a hundred million is for importance sampling.
+MOST_SAMPLES = 10**9
+MOST_STEPS = 10**6  # epochs, time steps, networks: more than anyone waits for
+MOST_COPIES = 100_000  # replicas of a network
+MOST_INITS = 10_000  # initialisations of an architecture
 
-def whole(argument: str, value: Any, least: int, most: int | None = None) -> int:
-    """An integer from ``least`` to ``most``; of Python or numpy, and no truth value."""
+
+def whole(argument: str, value: Any, least: int, most: int | None = None, why: str = "") -> int:
+    """An integer from ``least`` to ``most``; of Python or numpy, and no truth value.
+
+    Args:
+        why: what is wrong with more than ``most``, for the message.
+    """
     if not is_whole(value) or value < least or (most is not None and value > most):
         wanted = f"of at least {least}" if most is None else f"from {least} to {most}"
-        raise ArgumentError(f"{argument}={value!r}; give an integer {wanted}")
+        told = f" ({why})" if why and is_whole(value) and value > least else ""
+        raise ArgumentError(f"{argument}={shown(value)}; give an integer {wanted}{told}")
     return int(value)
+
+
+def sample_count(argument: str, value: Any, least: int) -> int:
+    """A number of samples that can be drawn in this life."""
+    return whole(
+        argument, value, least, MOST_SAMPLES,
+        "more would take days; for events that are rarer than one in a hundred million, use "
+        "importance-sampling",
+    )  # fmt: skip
 
 
 def number(
@@ -31,19 +52,16 @@ def number(
     below: float = math.inf,
 ) -> float:
     """A finite number of Python or numpy within these limits; no truth value."""
-    if (
-        not is_number(value)
-        or not math.isfinite(value)
-        or not (least <= value <= most and above < value < below)
-    ):
-        raise ArgumentError(f"{argument}={value!r}; give {remedy}")
-    return float(value)
+    found = as_float(value)
+    if not math.isfinite(found) or not (least <= found <= most and above < found < below):
+        raise ArgumentError(f"{argument}={shown(value)}; give {remedy}")
+    return found
 
 
 def one_of(argument: str, value: Any, choices: Sequence[str]) -> None:
     """ArgumentError unless the value is one of these strings."""
     if not isinstance(value, str) or value not in choices:
-        raise ArgumentError(f"{argument}={value!r}; choose among {', '.join(choices)}")
+        raise ArgumentError(f"{argument}={shown(value)}; choose among {', '.join(choices)}")
 
 
 def fraction(argument: str, value: Any) -> float:
@@ -55,20 +73,41 @@ def fraction(argument: str, value: Any) -> float:
 def callback(argument: str, value: Any) -> None:
     """ArgumentError unless the value is None or can be called."""
     if value is not None and not callable(value):
-        raise ArgumentError(f"{argument}={value!r}; give a function, or leave it out")
+        raise ArgumentError(f"{argument}={shown(value)}; give a function, or leave it out")
 
 
 def instance(argument: str, value: Any, kind: type | tuple[type, ...], remedy: str) -> None:
     """ArgumentError unless the value is of this class, or one of these."""
     if not isinstance(value, kind):
-        raise ArgumentError(f"{argument}={value!r}; give {remedy}")
+        raise ArgumentError(f"{argument}={shown(value)}; give {remedy}")
 
 
 def path(argument: str, value: Any) -> Path:
     """A path, of a string or of pathlib."""
     if not isinstance(value, str | os.PathLike) or isinstance(os.fspath(value), bytes):
-        raise ArgumentError(f"{argument}={value!r}; give the name of a file")
+        raise ArgumentError(f"{argument}={shown(value)}; give the name of a file")
     return Path(value)
+
+
+def shown(value: Any) -> str:
+    """A value as messages show it; Python writes no integer of more than 4,300 digits."""
+    try:
+        return repr(value)
+    except Exception as error:
+        return f"<{type(value).__name__} that cannot be shown: {type(error).__name__}>"
+
+
+def as_float(value: Any) -> float:
+    """A real number of Python or numpy as a float; NaN for anything else.
+
+    Fractions are real numbers too; a number beyond the largest float is infinite.
+    """
+    if not is_number(value):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.copysign(math.inf, value)
 
 
 def is_whole(value: Any) -> bool:

@@ -8,11 +8,13 @@ do nothing.
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -20,12 +22,13 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from crashsim import checkpointing
 from crashsim.arguments import instance
-from crashsim.checks import check_module
+from crashsim.checks import check_module, dtype_of
 from crashsim.discovery import find_sites
-from crashsim.errors import ArgumentError, ModelError
-from crashsim.faults import Fault
-from crashsim.placing import Faults, place
+from crashsim.errors import ArgumentError, CrashsimWarning, ModelError
+from crashsim.faults import Fault, check_fault
+from crashsim.placing import Faults, check_strength, place
 from crashsim.points import Placement
 from crashsim.sites import (
     ACTIVATION_FUNCTIONS,
@@ -36,6 +39,7 @@ from crashsim.sites import (
     report_items,
 )
 from crashsim.substituting import call_with
+from crashsim.unread import check_read
 
 
 class _Hook:
@@ -53,7 +57,24 @@ class _Hook:
         return _Hook, ()
 
 
-class Attached(ABC):
+@dataclass(frozen=True)
+class _Moment:
+    """Where something attached stands in a forward pass.
+
+    Attributes:
+        active: whether faults strike.
+        calls: of each module and function so far.
+        modules: that are running, as the listener knows them.
+        weights: what it takes to strike the weights as they are struck.
+    """
+
+    active: bool
+    calls: Counter[tuple[str, str | None]]
+    modules: list[tuple[str, bool]]
+    weights: Any
+
+
+class Attached(checkpointing.Participant, ABC):
     """Faults attached to a model; the base of regularisers and of crash training.
 
     The sites are found at the first forward pass, which shows the inputs' shape: the model runs
@@ -81,11 +102,16 @@ class Attached(ABC):
         self._outer: list[bool] = []  # of the passes that this one runs inside of
         self._listener: _Listener | None = None
         self._by_key: dict[Key, list[Placement]] = {}
+        self._hook_model()
+        weakref.finalize(self, _remove_all, self._handles)
+        checkpointing.join(self)
+        self._leave_checkpointing = weakref.finalize(self, checkpointing.leave)
+
+    def _hook_model(self) -> None:
         self._handles.append(
             self.model.register_forward_pre_hook(_Hook(self._before), with_kwargs=True)
         )
         self._handles.append(self.model.register_forward_hook(_Hook(self._after), always_call=True))
-        weakref.finalize(self, _remove_all, self._handles)
 
     # What subclasses do.
 
@@ -115,6 +141,8 @@ class Attached(ABC):
     def remove(self) -> None:
         """Takes every hook off the model. Calling it twice does no harm."""
         _remove_all(self._handles)
+        if self._leave_checkpointing.detach():
+            checkpointing.leave(self)
 
     def __enter__(self) -> Self:
         return self
@@ -128,8 +156,7 @@ class Attached(ABC):
         self.remove()
 
     def __getstate__(self) -> dict[str, Any]:
-        transient = "placements _handles _calls _active _busy _outer _listener _by_key".split()
-        state = {k: v for k, v in self.__dict__.items() if k not in transient}
+        state = {k: v for k, v in self.__dict__.items() if k not in _TRANSIENT}
         return {**state, "_attached": bool(self._handles)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -160,7 +187,7 @@ class Attached(ABC):
         # A pass inside a pass is somebody else's look at the model: it is left alone.
         self._outer.append(self._active)
         nested, self._active = self._active or self._busy, False
-        if nested or not self._wanted():
+        if nested or not checkpointing.recalled(self, self._wanted):
             return None
         if not self.placements:
             self._discover(args)
@@ -223,15 +250,29 @@ class Attached(ABC):
         with self._undisturbed(model) as tensors, torch.no_grad():
             x = args[0].detach().clone()
             available = find_sites(model, x, lambda v: call_with(model, tensors, (v,)))
-        self.placements = place(self.faults, self._pattern, available)
+            placements = place(self.faults, self._pattern, available)
+            check_strength(placements, dtype_of(model))
+
+            def run(given: Mapping[str, Tensor]) -> Any:
+                return call_with(model, given, (x.clone(),))
+
+            unread = check_read(placements, tensors, run, run)
+        if unread:
+            warnings.warn(unread, CrashsimWarning, stacklevel=5)
+        self.placements = placements
         for p in self.placements:
             self._by_key.setdefault(_key_of(p.site), []).append(p)
         if self._is_compiled:
             return
+        self._hook_sites()
+
+    def _hook_sites(self) -> None:
+        """Hooks that see the values at the sites."""
+        model = self._original
         functional = any(name in ACTIVATION_FUNCTIONS for _, name, _ in self._by_key)
         paths = {path for path, name, _ in self._by_key if name not in ACTIVATION_FUNCTIONS}
         if functional:
-            self._listener = _Listener(self._report)
+            self._listener = self._new_listener()
         for path, module in model.named_modules():
             if functional and module is not model:
                 kind = isinstance(module, ACTIVATION_MODULES)
@@ -243,6 +284,54 @@ class Attached(ABC):
                 )
             if path and path in paths and self._has_module_site(path):
                 self._handles.append(module.register_forward_hook(_Hook(self._at_site, path)))
+
+    # Gradient checkpointing.
+
+    def moment(self, reentrant: bool) -> _Moment:
+        modules = [] if self._listener is None else list(self._listener.modules)
+        return _Moment(self._active, Counter(self._calls), modules, self._weights_now())
+
+    @contextmanager
+    def resumed(self, moment: _Moment, needed: bool) -> Iterator[None]:
+        state = {name: getattr(self, name) for name in ("_active", "_calls", "_outer", "_listener")}
+        removed = not self._handles
+        try:
+            if removed and (needed or moment.active):
+                self._hook_model()
+                if self._by_key:
+                    self._hook_sites()
+            self._active, self._calls, self._outer = moment.active, Counter(moment.calls), []
+            with ExitStack() as stack:
+                if self._listener is not None:
+                    self._listener = self._new_listener()  # the other may be listening elsewhere
+                    self._listener.modules[:] = moment.modules
+                    if moment.active:
+                        stack.enter_context(self._listener)
+                if moment.active:
+                    stack.enter_context(self._with_weights(moment.weights))
+                yield
+        finally:
+            self.__dict__.update(state)
+            if removed:
+                _remove_all(self._handles)
+
+    def _weights_now(self) -> Any:
+        """What it takes to strike the weights once more as they are struck."""
+        return None
+
+    @contextmanager
+    def _with_weights(self, weights: Any) -> Iterator[None]:
+        """Within the block the weights are struck as they were."""
+        yield
+
+    def _new_listener(self) -> _Listener:
+        """One that reports as long as no other has taken its place."""
+        listener = _Listener(
+            lambda path, name, value: (
+                self._report(path, name, value) if self._listener is listener else value
+            )
+        )
+        return listener
 
     def _has_module_site(self, path: str) -> bool:
         return any(
@@ -260,7 +349,7 @@ class Attached(ABC):
         try:
             for module, _ in modes:
                 module.training = False
-            with torch.random.fork_rng(devices=_devices(model)):
+            with torch.random.fork_rng(devices=_devices(model)), checkpointing.uncounted():
                 yield tensors
         finally:
             self._busy = False
@@ -269,6 +358,9 @@ class Attached(ABC):
 
 
 _INPUT: Key = ("<input>", None, 0)
+_TRANSIENT = (
+    "placements _handles _calls _active _busy _outer _listener _by_key _leave_checkpointing".split()
+)
 
 
 def _key_of(site: Site) -> Key:
@@ -288,19 +380,25 @@ def _remove_all(handles: list[torch.utils.hooks.RemovableHandle]) -> None:
 
 def _check_faults(faults: object) -> None:
     """What can be said of faults before the sites are known."""
-    values = list(faults.values()) if isinstance(faults, Mapping) else [faults]
+    values: list[Any] = list(faults.values()) if isinstance(faults, Mapping) else [faults]
     if not values or not all(isinstance(fault, Fault) for fault in values):
         raise ArgumentError(
             f"faults={faults!r}: give a fault such as NeuronCrash(p=0.05), or a mapping from site "
             "names to faults"
         )
+    for fault in values:
+        check_fault(fault)
 
 
 def mean_of(fault: Fault) -> float:
     """E e of a fault coordinate."""
-    return fault.rate if fault.is_bernoulli else 0.0
+    if fault.can_be_drawn:
+        return fault.rate if fault.is_bernoulli else 0.0
+    return float(fault.law.moments(**fault.law_parameters).mean)
 
 
 def variance_of(fault: Fault) -> float:
     """Var e of a fault coordinate: p (1 - p) for a Bernoulli one."""
-    return fault.rate * (1 - fault.rate) if fault.is_bernoulli else fault.rate**2
+    if fault.can_be_drawn:
+        return fault.rate * (1 - fault.rate) if fault.is_bernoulli else fault.rate * fault.rate
+    return float(fault.law.moments(**fault.law_parameters).k2)

@@ -24,14 +24,14 @@ from numpy.typing import NDArray
 
 from crashsim.estimate import Estimate, Quantity
 from crashsim.intervals import proportion_interval
-from crashsim.points import Floats, Points, generator
+from crashsim.points import Floats, Points
 from crashsim.rounding import resolution_of, rounding_of
 from crashsim.space import FaultSpace
+from crashsim.streams import Stream, generator
 
 SAMPLES = 8192  # at most, for each input and question
 REL_WIDTH = 0.2  # relative half-width to stop at
 _FEWEST = 512
-_STREAM = 2**63  # Philox blocks that nothing else reaches
 _NEGLIGIBLE = 1e-3  # share of the whole bound below which an event is not sampled
 _TABLE_BYTES = 40_000_000  # of each event's dynamic programming
 
@@ -152,7 +152,7 @@ def certified_sampling(
                 if is_tail
                 else _overtakings(one, rounding[b])
             )
-            rng = generator(seed, _STREAM + 2 * b + is_tail)
+            rng = generator(seed, Stream.CERTIFIED, 2 * b + is_tail)
             events = _events(certificate)
             runs[b] = _sample(events, happens, rng, 1 - confidence, samples, rel_width)
         if runs:

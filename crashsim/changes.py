@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crashsim.faults import FAULTS, BitFlip, NeuronCrash
+from crashsim.faults import FAULTS, BitFlip, NeuronCrash, acts_as
 from crashsim.points import LISTED, Listed, Placement, Points, Written
 from crashsim.sites import Site
 
@@ -148,7 +148,7 @@ class Changes:
 
     @property
     def _is_crash(self) -> bool:
-        return isinstance(self.placement.fault, NeuronCrash)
+        return acts_as(self.placement.fault, NeuronCrash)
 
     def _kept(self) -> Tensor:
         """(S, size) 1 - e."""
@@ -180,7 +180,8 @@ class Changes:
                 return value
             old = flat.index_select(0, where)
             e = self.values.expand(len(self.units))[:, None].expand(-1, batch).reshape(-1)
-            flat.index_copy_(0, where, torch.addcmul(old, e, fault.displacement(old)))
+            struck = torch.addcmul(old, e, fault.displacement(old))
+            flat.index_copy_(0, where, struck.to(flat.dtype))  # which may be of fewer bits
             return value
         if self._is_crash:
             kept = self._kept()[:, None]
@@ -193,14 +194,16 @@ class Changes:
 
 def is_elementwise(placement: Placement) -> bool:
     """Whether the fault acts on each unit by its own coordinate, as it does on a lone number."""
-    known = type(placement.fault) in FAULTS.values()
+    known = acts_as(placement.fault, *FAULTS.values())
     return known and not isinstance(placement.fault, BitFlip)
 
 
 def group_size(placement: Placement) -> int:
     """Number of consecutive units that die together."""
     fault = placement.fault
-    return fault._group_size(placement.site.shape) if isinstance(fault, NeuronCrash) else 1
+    if not isinstance(fault, NeuronCrash) or not acts_as(fault, NeuronCrash):
+        return 1
+    return fault._group_size(placement.site.shape)
 
 
 def is_rare(placement: Placement, limit: float) -> bool:
@@ -216,7 +219,7 @@ def split(
     found = []
     for p, change in zip(placements, _by_placement(points, placements), strict=True):
         base = points.base[p.start : p.stop]
-        if isinstance(p.fault, NeuronCrash):
+        if isinstance(p.fault, NeuronCrash) and acts_as(p.fault, NeuronCrash):
             base = p.fault.expand(base, p.site.shape)
         at_base = torch.from_numpy(base).to(like) if np.count_nonzero(base) else None
         few = isinstance(change, Listed) and len(change.columns) <= points.count
@@ -263,7 +266,7 @@ def strike(
     for change in changes:
         rows = change.apply(rows, owned).contiguous()
         owned = True
-    return rows.reshape(moved.shape).movedim(0, site.axis)
+    return rows.to(value.dtype).reshape(moved.shape).movedim(0, site.axis)
 
 
 def strike_all(value: Tensor, site: Site, changes: Sequence[Changes], count: int) -> Tensor:
@@ -272,4 +275,4 @@ def strike_all(value: Tensor, site: Site, changes: Sequence[Changes], count: int
     rows = changes[0].apply_to_all(moved.reshape(-1, site.size)).contiguous()
     for change in changes[1:]:
         rows = change.apply(rows).contiguous()
-    return rows.reshape(count * len(moved), *moved.shape[1:]).movedim(0, site.axis)
+    return rows.to(value.dtype).reshape(count * len(moved), *moved.shape[1:]).movedim(0, site.axis)

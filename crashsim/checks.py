@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from crashsim.errors import ArgumentError, CrashsimError, CrashsimWarning, ModelError
-from crashsim.inputs import Inputs
+from crashsim.inputs import Inputs, can_compute
 from crashsim.users_code import described
 
 
@@ -46,6 +46,12 @@ def check_model(model: object) -> None:
     model = check_module(model)
     _check_not_scripted(model)
     check_holds_numbers(model)
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_floating_point() and not can_compute(tensor.dtype):
+            raise ModelError(
+                f"model: {name!r} is stored as {tensor.dtype}, in which torch computes no layers; "
+                "convert the model, with model.float() or model.bfloat16()"
+            )
     for name, tensor in model.named_parameters():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ModelError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
@@ -19,6 +18,7 @@ from crashsim.plan import PROOFS, Plan
 from crashsim.questions import Answer, answers
 from crashsim.rare import importance_sampling
 from crashsim.space import FaultSpace
+from crashsim.timing import timing
 
 if TYPE_CHECKING:
     from crashsim_hardware import Chip
@@ -44,7 +44,7 @@ class Results:
         proof: the space as the theory package sees it, where proofs were asked for.
         answers: to the questions of a target, where one was given.
         skipped: methods that did not apply, with the reason.
-        timings: seconds by method.
+        timings: seconds by method, and of what serves them all.
     """
 
     analysis: analytic.Analysis = field(default_factory=analytic.Analysis)
@@ -72,15 +72,18 @@ def compute(
     """All methods of the plan. Theory works in double precision, Monte Carlo in the model's own."""
     results = Results(skipped=dict(plan.skipped))
     analysis, wanted = results.analysis, set(plan.methods)
-    wide = analytic.double_precision(space)
+    with timing(results.timings, "double precision"):
+        wide = analytic.double_precision(space)
 
     def timed(name: str, work: Callable[[], T]) -> T:
         progress(name, 0, 1)
-        start = time.perf_counter()
-        found = work()
-        results.timings[name] = time.perf_counter() - start
+        with timing(results.timings, name):
+            found = work()
         progress(name, 1, 1)
         return found
+
+    def curvature(of: FaultSpace, found: analytic.Analysis) -> None:
+        second_order.mean_point_curvature(of, found, seed=seed, confidence=confidence)
 
     if "exact" in wanted:
         results.exact = timed("exact", lambda: enumerate_space(space))
@@ -95,7 +98,7 @@ def compute(
         ("taylor", analytic.taylor),
         ("single", analytic.single),
         ("pairs", second_order.pairs),
-        ("mean-point-curvature", second_order.mean_point_curvature),
+        ("mean-point-curvature", curvature),
     ):
         if name not in wanted:
             continue

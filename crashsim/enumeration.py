@@ -186,8 +186,9 @@ def enumerate_space(space: FaultSpace) -> ExactDistribution:
     """``enumerate_exact`` for a FaultSpace; the same conditions and errors."""
     continuous = [p for p in space.placements if not p.fault.is_bernoulli]
     if continuous:
+        fault = continuous[0].fault
         raise ArgumentError(
-            f"faults: {continuous[0].fault} has a continuum of outcomes; "
+            f"faults: {fault} has a continuum of outcomes (its law is {fault.law.name}); "
             "enumeration needs faults that strike or do not"
         )
     if not can_enumerate(space):

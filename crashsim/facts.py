@@ -10,6 +10,7 @@ from typing import cast
 import numpy as np
 
 from crashsim import analytic
+from crashsim.faults import FAULTS
 from crashsim.points import Placement
 from crashsim.records import CoordinateFacts, FaultFacts, ModelFacts, SiteFacts
 from crashsim.space import FaultSpace
@@ -30,7 +31,17 @@ def describe_model(space: FaultSpace, names: Mapping[str, str]) -> ModelFacts:
 
 
 def describe_fault(placement: Placement) -> FaultFacts:
-    return cast(FaultFacts, placement.fault.to_dict() | {"site": placement.site.name})
+    fault = placement.fault
+    facts: FaultFacts = {"fault": fault.name, "site": placement.site.name}
+    if fault.is_bernoulli:
+        facts["p"] = fault.rate
+    elif fault.can_be_drawn:
+        facts["std"] = fault.rate
+    else:
+        facts["parameter"], facts["rate"] = fault.parameter, fault.rate
+    own = fault.to_dict() if isinstance(fault, tuple(FAULTS.values())) else {}
+    declared = {name: own[name] for name in ("group", "value", "bits") if name in own}
+    return cast(FaultFacts, {**facts, **declared})
 
 
 def describe_sites(space: FaultSpace, analysis: analytic.Analysis) -> list[SiteFacts]:

@@ -22,26 +22,36 @@ from __future__ import annotations
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from crashsim_theory import BERNOULLI, NORMAL, Law
+from crashsim_theory import BERNOULLI, NORMAL, Law, TheoryError
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crashsim.arguments import is_number, is_whole, whole
+from crashsim.arguments import as_float, is_number, is_whole, shown, whole
 from crashsim.errors import ArgumentError
 
 Strikes = Literal["neurons", "weights", "both"]
 Group = Literal["unit", "channel"] | int
 
+# The methods of a score that ask nothing but the moments of a law.
+MOMENT_METHODS = (
+    "taylor", "single", "mean-point-taylor", "mean-point-curvature", "mean-point-single",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Fault(ABC):
-    """One kind of fault. Subclasses are frozen dataclasses whose first field is its rate."""
+    """One kind of fault. Subclasses are frozen dataclasses whose first field is its rate.
+
+    Of a law that is neither ``BERNOULLI`` nor ``NORMAL`` nothing can be drawn: the methods that
+    need its moments alone (``MOMENT_METHODS``) serve it, the others refuse.
+    """
 
     law: ClassVar[Law]
     strikes: ClassVar[Strikes] = "both"
@@ -60,7 +70,12 @@ class Fault(ABC):
 
     @property
     def is_bernoulli(self) -> bool:
-        return self.law is BERNOULLI
+        return self.law is BERNOULLI or self.law == BERNOULLI
+
+    @property
+    def can_be_drawn(self) -> bool:
+        """Whether crashsim knows how to draw a coordinate, which moments alone do not say."""
+        return self.is_bernoulli or self.law is NORMAL or self.law == NORMAL
 
     @abstractmethod
     def displacement(self, value: Tensor) -> Tensor:
@@ -81,7 +96,8 @@ class Fault(ABC):
         return value + e.reshape(*e.shape[:-1], *shape) * self.displacement(value)
 
     def to_dict(self) -> dict[str, object]:
-        return {"fault": self.name, **{f.name: getattr(self, f.name) for f in fields(self)}}
+        own = {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+        return {"fault": self.name, self.parameter: self.rate, **own}
 
 
 @dataclass(frozen=True)
@@ -93,7 +109,7 @@ class _BernoulliFault(Fault):
     p: float
 
     def __post_init__(self) -> None:
-        _require_number(type(self).__name__, "p", self.p)
+        _take_number(self, "p")
         if not 0 <= self.p <= 1:
             raise ArgumentError(
                 f"{type(self).__name__}: p={self.p!r} is no probability; give a number in [0, 1]"
@@ -120,9 +136,11 @@ class NeuronCrash(_BernoulliFault):
         named = isinstance(self.group, str) and self.group in ("unit", "channel")
         if not (named or (is_whole(self.group) and int(self.group) >= 1)):
             raise ArgumentError(
-                f"NeuronCrash: group={self.group!r} is not known; "
+                f"NeuronCrash: group={shown(self.group)} is not known; "
                 "give 'unit', 'channel' or the number of consecutive units that die together"
             )
+        if not named:
+            object.__setattr__(self, "group", int(self.group))
 
     def _group_size(self, shape: tuple[int, ...]) -> int:
         if self.group == "unit":
@@ -168,7 +186,7 @@ class StuckAt(_BernoulliFault):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_number("StuckAt", "value", self.value)
+        _take_number(self, "value")
         if not math.isfinite(self.value):
             raise ArgumentError(f"StuckAt: value={self.value!r}; give a finite number")
 
@@ -202,7 +220,7 @@ class BitFlip(_BernoulliFault):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        whole("BitFlip: bits", self.bits, 2, 32)
+        object.__setattr__(self, "bits", whole("BitFlip: bits", self.bits, 2, 32))
 
     def coordinate_count(self, shape: tuple[int, ...]) -> int:
         return math.prod(shape) * self.bits
@@ -234,7 +252,7 @@ class _NormalFault(Fault):
     std: float
 
     def __post_init__(self) -> None:
-        _require_number(type(self).__name__, "std", self.std)
+        _take_number(self, "std")
         if not 0 <= self.std < math.inf:
             raise ArgumentError(
                 f"{type(self).__name__}: std={self.std!r}; give a finite standard deviation >= 0"
@@ -325,6 +343,97 @@ def _value(spec: str, name: str, text: str) -> object:
         raise ArgumentError(f"fault={spec!r}: {name}={text!r}; give a number") from None
 
 
-def _require_number(owner: str, argument: str, value: object) -> None:
-    if not is_number(value) or math.isnan(value):  # type: ignore[arg-type]
-        raise ArgumentError(f"{owner}: {argument}={value!r} is not a number; give one")
+def _take_number(fault: Fault, field: str) -> None:
+    """Makes a field of a fault a float, whatever kind of number it was given as."""
+    value = getattr(fault, field)
+    found = as_float(value)
+    if math.isnan(found):
+        raise ArgumentError(
+            f"{type(fault).__name__}: {field}={shown(value)} is not a number; give one"
+        )
+    object.__setattr__(fault, field, found)
+
+
+def _plain(value: Any) -> Any:
+    """A field's value as reports and JSON hold it."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return as_float(value) if is_number(value) else shown(value)
+
+
+_BEHAVIOUR = (
+    "law", "parameter", "rate", "law_parameters", "is_bernoulli", "displacement", "perturb",
+    "coordinate_count", "expand", "_group_size",
+)  # fmt: skip
+
+
+def acts_as(fault: Fault, *kinds: type[Fault]) -> bool:
+    """Whether a fault is of one of these kinds and does what that does.
+
+    A subclass that overrides what a fault does is a fault of its own, of which nothing is known.
+    """
+    return any(_acts_as(type(fault), kind) for kind in kinds)
+
+
+def is_single_crash(fault: Fault) -> bool:
+    """Whether it is a crash of weights, or of neurons each on its own."""
+    if isinstance(fault, NeuronCrash) and acts_as(fault, NeuronCrash):
+        return fault.group == "unit"
+    return acts_as(fault, WeightCrash)
+
+
+@cache
+def _acts_as(cls: type[Fault], kind: type[Fault]) -> bool:
+    return issubclass(cls, kind) and all(
+        getattr(cls, name, None) is getattr(kind, name, None) for name in _BEHAVIOUR
+    )
+
+
+def check_fault(fault: Fault) -> None:
+    """What can be said of a fault before it strikes, whoever wrote its class.
+
+    Raises:
+        ArgumentError: its class declares no law or name, its parameter is no number, or its law
+            has no such parameter.
+    """
+    cls = type(fault).__name__
+    for name, kind, remedy in (
+        ("law", Law, "law: ClassVar = crashsim_theory.BERNOULLI"),
+        ("parameter", str, 'parameter: ClassVar[str] = "p"'),
+        ("name", str, 'name: ClassVar[str] = "my-fault"'),
+    ):
+        if not isinstance(getattr(type(fault), name, None), kind):
+            raise ArgumentError(f"{cls}: has no {name}; declare one, such as {remedy}")
+    if len(fault.law.parameters) > 1:
+        raise ArgumentError(
+            f"{cls}: law {fault.law.name!r} has parameters {list(map(str, fault.law.parameters))}; "
+            "a fault has one rate: fix the others as numbers in the law"
+        )
+    try:
+        rate = as_float(getattr(fault, fault.parameter))
+    except AttributeError:
+        raise ArgumentError(f"{cls}: has no field {fault.parameter!r}, its parameter") from None
+    if not math.isfinite(rate):
+        given = shown(getattr(fault, fault.parameter))
+        raise ArgumentError(f"{cls}: {fault.parameter}={given} is not a finite number; give one")
+    try:
+        with np.errstate(all="ignore"):  # what is too large is told once the model is known
+            fault.law.moments(**fault.law_parameters)
+            fault.law.nodes(**fault.law_parameters)
+    except TheoryError as error:
+        raise ArgumentError(f"{cls}: {fault.parameter}={rate!r}: {error}") from error
+
+
+def check_drawable(faults: Iterable[Fault], what: str) -> None:
+    """Raises ArgumentError for a fault of which no samples can be drawn.
+
+    Args:
+        what: what would draw them.
+    """
+    for fault in faults:
+        if not fault.can_be_drawn:
+            raise ArgumentError(
+                f"faults: {type(fault).__name__}: its law {fault.law.name!r} says its moments, but "
+                f"not how it is drawn, as {what} needs; give it the law BERNOULLI or NORMAL of "
+                f"crashsim_theory, or ask for methods={list(MOMENT_METHODS)}"
+            )

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from crashsim.errors import ArgumentError
-from crashsim.points import MAX_BLOCK, Floats, Integers, Points, generator
+from crashsim.points import MAX_BLOCK, Floats, Integers, Points
 from crashsim.space import FaultSpace
+from crashsim.streams import Stream, generator
 
-_STREAM = 2**61  # Philox blocks that no plain Monte Carlo run reaches
 _SMALLEST = 1e-300  # that may be divided by
 
 
@@ -51,7 +51,7 @@ class FewFaults:
 
     def sample_block(self, seed: int, block: int) -> Points:
         """1,024 independent samples, given two or more faults; of ``seed`` and ``block`` alone."""
-        rng = generator(seed, _STREAM + block)
+        rng = generator(seed, Stream.FEW_FAULTS, block)
         line = np.cumsum(-np.log1p(-self._p))  # where each coordinate's stretch ends
         end, last = float(line[-1]), len(line) - 1
         later = -np.expm1(-(end - line))  # P(some later coordinate strikes)

@@ -20,7 +20,7 @@ from torch import nn
 
 from crashsim.analytic import double_precision
 from crashsim.architectures import Architecture, parse_architecture
-from crashsim.arguments import number, one_of, whole
+from crashsim.arguments import MOST_COPIES, MOST_STEPS, number, one_of, sample_count, whole
 from crashsim.data import Data
 from crashsim.errors import ArgumentError
 from crashsim.judging import Judgement, judge, judge_as_paper
@@ -140,9 +140,9 @@ class Limits:
 
     def __post_init__(self) -> None:
         number("width", self.width, "a factor of at least 1", least=1)
-        whole("replicas", self.replicas, 1)
-        whole("steps", self.steps, 1)
-        whole("samples", self.samples, 100)
+        whole("replicas", self.replicas, 1, MOST_COPIES)
+        whole("steps", self.steps, 1, MOST_STEPS)
+        sample_count("samples", self.samples, 100)
         number("accuracy_loss", self.accuracy_loss, "a share, as 0.02", least=0, most=1)
 
 
@@ -181,9 +181,9 @@ def harden(
     Raises:
         ArgumentError: an argument out of its range, or data that does not fit.
     """
-    number("epsilon", epsilon, "a positive number in the units of the outputs", above=0)
-    number("delta", delta, "a probability strictly between 0 and 1", above=0, below=1)
-    number("confidence", confidence, "a number between 0 and 1", above=0, below=1)
+    epsilon = number("epsilon", epsilon, "a positive number in the units of the outputs", above=0)
+    delta = number("delta", delta, "a probability strictly between 0 and 1", above=0, below=1)
+    confidence = number("confidence", confidence, "a number between 0 and 1", above=0, below=1)
     one_of("method", method, ("saddlepoint", "paper"))
     for name, data in (("training", training), ("test", test)):
         if not isinstance(data, Data):
@@ -328,7 +328,7 @@ class _Hardening:
         """Fresh faults on fresh inputs; look j may err with probability alpha / (j (j + 1))."""
         self._looks += 1
         alpha = (1 - self._confidence) / (self._looks * (self._looks + 1))
-        seed = (self._seed + 1) * 1_000_003 + self._looks
+        seed = ((self._seed + 1) * 1_000_003 + self._looks) % 2**64
         inputs = self._test.first(VERIFY_INPUTS).inputs
         space = FaultSpace(model, inputs, self._faults, self._sites)
         return verify(

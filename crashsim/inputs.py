@@ -210,6 +210,11 @@ def _check(label: str, value: Tensor | NDArray[Any]) -> Tensor:
         )
     if tensor.is_complex():
         raise ArgumentError(f"{label}: complex numbers are not supported; give real ones")
+    if tensor.is_floating_point() and not can_compute(tensor.dtype):
+        raise ArgumentError(
+            f"{label}: torch stores numbers as {tensor.dtype}, but computes no layers in it; "
+            "convert them, with .to(torch.float32)"
+        )
     if not torch.isfinite(tensor).all():
         raise ArgumentError(f"{label}: hold NaN or infinity; clean the data first")
     return plain(tensor)
@@ -224,6 +229,11 @@ def _from_array(label: str, array: NDArray[Any]) -> Tensor:
     native = np.dtype(np.float64) if wide else array.dtype.newbyteorder("=")
     array = np.ascontiguousarray(array, dtype=native)
     return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def can_compute(dtype: torch.dtype) -> bool:
+    """Whether torch computes in a floating-point type; those of a byte are for storage alone."""
+    return dtype.itemsize >= 2
 
 
 def plain(tensor: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from torch.nn.utils import parametrize
 
 from crashsim.errors import NotApplicableError
 from crashsim.estimate import Estimate, deterministic
-from crashsim.faults import NeuronCrash, WeightCrash
+from crashsim.faults import is_single_crash
 from crashsim.points import Placement
 from crashsim.space import FaultSpace
 from crashsim.tracing import UntraceableError, trace
@@ -88,8 +88,7 @@ def layer_bounds(space: FaultSpace) -> list[Estimate]:
     if len(types) > 1:
         raise NotApplicableError("defined for parameters of one floating-point type")
     for p in space.placements:
-        unit = isinstance(p.fault, NeuronCrash) and p.fault.group == "unit"
-        if not unit and not isinstance(p.fault, WeightCrash):
+        if not is_single_crash(p.fault):
             raise NotApplicableError(
                 f"defined for crashes of single units and weights, not {p.fault}"
             )

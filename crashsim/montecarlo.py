@@ -16,7 +16,7 @@ import numpy as np
 from crashsim_theory import LinearSurrogate
 from numpy.typing import NDArray
 
-from crashsim.arguments import callback, instance, is_number, is_whole
+from crashsim.arguments import as_float, callback, instance, sample_count, shown
 from crashsim.control import Control
 from crashsim.errors import ArgumentError, CrashsimWarning
 from crashsim.estimate import Estimate, Values
@@ -128,6 +128,9 @@ def monte_carlo(
     callback("progress", progress)
     budget = check_sampling(samples, rel_width, epsilon, confidence)
     seed = check_seed(seed)
+    # Fractions and numpy's numbers are taken for what they are.
+    confidence, rel_width = float(confidence), None if rel_width is None else float(rel_width)
+    epsilon = None if epsilon is None else float(epsilon)
     few = few_faults(space) if few_exact else None
     most_kept = min(budget, max(_FEWEST_KEPT, _KEEP_VALUES // (space.B * space.K)))
     leading = Control.of(space, control, few) if control else None
@@ -219,26 +222,29 @@ def check_sampling(
     samples: int | None, rel_width: float | None, epsilon: float | None, confidence: float
 ) -> int:
     """The number of samples to spend at most, if the arguments make sense."""
-    if samples is not None and (not is_whole(samples) or samples < 2):
-        raise ArgumentError(f"samples={samples!r}; give an integer of at least 2")
+    if samples is not None:
+        samples = sample_count("samples", samples, 2)
     if rel_width is not None and not _is_share(rel_width):
-        raise ArgumentError(f"rel_width={rel_width!r}; give a number between 0 and 1, such as 0.02")
+        raise ArgumentError(
+            f"rel_width={shown(rel_width)}; give a number between 0 and 1, such as 0.02"
+        )
     if not _is_share(confidence):
-        raise ArgumentError(f"confidence={confidence!r}; give a number between 0 and 1")
+        raise ArgumentError(f"confidence={shown(confidence)}; give a number between 0 and 1")
     check_epsilon(epsilon)
     return samples or (DEFAULT_SAMPLES if rel_width is None else DEFAULT_BUDGET)
 
 
 def _is_share(value: Any) -> bool:
     # In its difference from 1, too: an interval of all but no probability has no ends.
-    return is_number(value) and bool(0 < value < 1) and bool(0 < 1 - value < 1)
+    share = as_float(value)
+    return 0 < share < 1 and 0 < 1 - share < 1
 
 
 def check_epsilon(epsilon: float | None) -> None:
     """ArgumentError unless epsilon is None or a positive finite number."""
     if epsilon is None:
         return
-    if not is_number(epsilon) or not 0 < epsilon < np.inf:
+    if not 0 < as_float(epsilon) < np.inf:
         raise ArgumentError(
-            f"epsilon={epsilon!r}; give a positive number in the units of the outputs"
+            f"epsilon={shown(epsilon)}; give a positive number in the units of the outputs"
         )

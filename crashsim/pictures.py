@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from crashsim_theory import LinearSurrogate
 
+from crashsim import rare
 from crashsim.analytic import of_pair, tail_probabilities
 from crashsim.computing import Results
 from crashsim.points import Floats
 from crashsim.proofs import Provable, certify_tail, linear_bracket
-from crashsim.rare import sample_union, tail_events
 from crashsim.records import Number
 from crashsim.space import FaultSpace
+from crashsim.streams import Stream
 
 _POINTS = 48
 _BINS = 60
@@ -62,8 +63,15 @@ class Histogram:
     normal: list[Number] | None = None
 
 
-def curves_of(space: FaultSpace, results: Results) -> Curves | None:
-    """The curves of every method at hand; None where nothing moves or nothing was computed."""
+def curves_of(
+    space: FaultSpace, results: Results, *, seed: int, confidence: float, samples: int
+) -> Curves | None:
+    """The curves of every method at hand; None where nothing moves or nothing was computed.
+
+    Args:
+        seed, confidence, samples: of what is sampled for the curves alone: importance sampling
+            draws no more than these samples, of one input, for its whole curve.
+    """
     analysis, sampled = results.analysis, results.sampled
     variance = _variance(results)
     if variance is None or not variance.max() > 0:
@@ -83,7 +91,12 @@ def curves_of(space: FaultSpace, results: Results) -> Curves | None:
     if results.proof is not None and one is not None:
         methods |= _proved_curves(results.proof, grid, row, output)
     if one is not None and "importance-sampling" in results.timings:
-        methods["importance-sampling"] = _rare_curve(space, one, grid, row, output)
+        points = min(_SAMPLED, samples // (rare.FEWEST + rare.AIMING))
+        if points > 0:
+            each = samples // points - rare.AIMING
+            methods["importance-sampling"] = _rare_curve(
+                space.at_input(row), one, grid, output, points, seed, confidence, each
+            )
     if sampled is not None:
         interval = sampled.tail(row, output, grid)
         assert interval.low is not None
@@ -106,14 +119,21 @@ def _proved_curves(proof: Provable, grid: Floats, row: int, output: int) -> dict
 
 
 def _rare_curve(
-    space: FaultSpace, one: LinearSurrogate, grid: Floats, row: int, output: int
+    alone: FaultSpace,
+    one: LinearSurrogate,
+    grid: Floats,
+    output: int,
+    points: int,
+    seed: int,
+    confidence: float,
+    samples: int,
 ) -> list[float]:
-    """Importance sampling at a few points of the grid."""
+    """Importance sampling at some points of the grid, with at most so many samples at each."""
     values = np.full(len(grid), np.nan)
-    alone = space.at_input(row)
-    for i in _few(_SAMPLED):
-        epsilon = float(grid[i])
-        found = sample_union(alone, tail_events(one, output, space.K, epsilon), seed=0)
+    for i in _few(points):
+        events = rare.tail_events(one, output, alone.K, float(grid[i]))
+        most = min(samples, rare.SAMPLES)
+        found = rare.sample_union(alone, events, seed, Stream.CURVE, i, confidence, most)
         values[i] = found.value if found.value > 0 else np.nan
     return values.tolist()
 

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from crashsim_theory import Moments
 
+from crashsim.arguments import as_float, shown
 from crashsim.changes import RARE_WEIGHTS, is_rare
 from crashsim.errors import ArgumentError, SiteError
-from crashsim.faults import Fault
+from crashsim.faults import Fault, check_fault
 from crashsim.points import Placement
 from crashsim.sites import Site, select_sites
 
@@ -34,6 +35,7 @@ def place(faults: Faults, sites: str, available: list[Site]) -> list[Placement]:
     for pattern, fault in faults.items():
         if not isinstance(fault, Fault) or not isinstance(pattern, str):
             raise ArgumentError(f"faults: {pattern!r}: {fault!r} is not a site name and a fault")
+        check_fault(fault)
         for site in select_sites(available, pattern, fault.strikes):
             if 0 in site.shape:
                 raise SiteError(f"sites={pattern!r}: {site.name!r} is empty; choose other sites")
@@ -63,10 +65,10 @@ def check_strength(placements: list[Placement], dtype: torch.dtype) -> None:
     for fault in {p.fault for p in placements}:
         for field in fields(fault):
             value = getattr(fault, field.name)
-            if isinstance(value, int | float) and abs(value) > most:
+            if abs(as_float(value)) > most:
                 raise ArgumentError(
-                    f"{type(fault).__name__}: {field.name}={value!r} is too large for {dtype}; "
-                    f"give at most {most:.2g}"
+                    f"{type(fault).__name__}: {field.name}={shown(value)} is too large for "
+                    f"{dtype}; give at most {most:.2g}"
                 )
 
 

@@ -15,7 +15,7 @@ from crashsim.analytic import TAIL_METHODS
 from crashsim.enumeration import can_enumerate
 from crashsim.errors import ArgumentError
 from crashsim.estimate import METHODS
-from crashsim.faults import WeightCrash
+from crashsim.faults import MOMENT_METHODS, check_drawable, is_single_crash
 from crashsim.few import probability_of_two, usual_state
 from crashsim.montecarlo import DEFAULT_SAMPLES
 from crashsim.operations import Operations
@@ -89,13 +89,19 @@ def plan(
         hardware, proofs: also the methods of these names.
 
     Raises:
-        ArgumentError: an unknown method is named.
+        ArgumentError: an unknown method is named; or one that draws faults, of which a fault's law
+            does not say how.
     """
     named = set() if methods is None else _check(methods)
     added = {name.removeprefix("+") for name in named if name.startswith("+")}
     only = named - {f"+{name}" for name in added}
     added |= {"hardware"} if hardware else set()
     added |= set(PROOFS) if proofs else set()
+    faults = [p.fault for p in space.placements]
+    if beyond := [m for m in SCORED if m in only | added and m not in MOMENT_METHODS]:
+        check_drawable(faults, beyond[0])
+    elif not only:
+        check_drawable(faults, "Monte Carlo")
     cost = _operations(space)
     skipped: dict[str, str] = {}
     chosen = only | added
@@ -182,8 +188,7 @@ def _reason_against(method: str, space: FaultSpace, cost: float) -> str | None:
             )
     if method in ("norm", "absolute"):
         for p in space.placements:
-            unit = getattr(p.fault, "group", None) == "unit"
-            if not unit and not isinstance(p.fault, WeightCrash):
+            if not is_single_crash(p.fault):
                 return f"defined for crashes of neurons and weights, not for {p.fault.name}"
     return None
 

@@ -4,10 +4,9 @@ A point is a vector e of N fault coordinates. Where few things crash at once, al
 zero, so a block of points is stored as a base point and the list of changes to it; where much
 changes, as all coordinates. Each fault of a sampled block is stored in the way that suits it.
 
-Randomness: block number j of a seed is drawn from its own Philox stream, so a sample depends on
-the seed and its number alone: not on batch size, device, worker count, or where a run stopped.
-The block number is the most significant word of Philox's 256-bit counter. (As the least
-significant word, consecutive blocks would share all but four of their random numbers.)
+Randomness: block number j of a seed is drawn from its own random numbers (``streams.py``), so a
+sample depends on the seed and its number alone: not on batch size, device, worker count, or where
+a run stopped.
 """
 
 from __future__ import annotations
@@ -21,9 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crashsim.arguments import shown
 from crashsim.errors import ArgumentError
-from crashsim.faults import Fault
+from crashsim.faults import Fault, check_drawable
 from crashsim.sites import Site
+from crashsim.streams import Stream, generator
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.integer[Any]]
@@ -206,15 +207,10 @@ def samples_per_block(placements: Sequence[Placement]) -> int:
     return max(1, min(MAX_BLOCK, int(MAX_CHANGES / max(changes, 1.0))))
 
 
-def generator(seed: int, block: int) -> np.random.Generator:
-    """The random stream of one block. Streams of different blocks never overlap."""
-    return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, block]))
-
-
 def check_seed(seed: object) -> int:
     """The seed as an int, or ArgumentError."""
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
-        raise ArgumentError(f"seed={seed!r} is not an integer from 0 to 2^64 - 1")
+        raise ArgumentError(f"seed={shown(seed)} is not an integer from 0 to 2^64 - 1")
     return int(seed)
 
 
@@ -226,7 +222,8 @@ def sample_block(placements: Sequence[Placement], seed: int, block: int) -> Poin
     number per crash; common ones at the cost of a random byte each. Normal coordinates are all
     drawn.
     """
-    rng = generator(seed, block)
+    check_drawable((p.fault for p in placements), "sampling")
+    rng = generator(seed, Stream.MONTE_CARLO, block)
     count = samples_per_block(placements)
     changes: list[Listed | Written] = []
     for p in placements:

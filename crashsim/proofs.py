@@ -21,11 +21,12 @@ from crashsim import layers as torch_layers
 from crashsim.analytic import double_precision
 from crashsim.errors import ModelError, NotApplicableError
 from crashsim.estimate import Estimate, Quantity, Values, estimates_of
-from crashsim.faults import NeuronCrash
+from crashsim.faults import NeuronCrash, acts_as
 from crashsim.layers import Key, Layer, UnsupportedLayerError, layers_of
 from crashsim.points import Floats, Points
 from crashsim.rounding import resolution_of
 from crashsim.space import FaultSpace
+from crashsim.streams import Stream, generator
 from crashsim.unseen import FloatingTypes, parametrised
 
 _SAME = 8.0  # times the rounding that the layers' own intervals allow for
@@ -71,7 +72,7 @@ def provable(space: FaultSpace) -> Provable:
             crashes; says which.
     """
     for p in space.placements:
-        if not isinstance(p.fault, NeuronCrash):
+        if not acts_as(p.fault, NeuronCrash):
             raise NotApplicableError(f"proofs are for neuron crashes, not for {p.fault.name}")
     named = parametrised(space.model)
     if named is not None:
@@ -136,7 +137,7 @@ def _check(space: FaultSpace, wide: FaultSpace, proof: Provable) -> None:
     precision the model must lie where the layers' own rounding allows, and in its own precision
     where that precision's rounding does.
     """
-    rng = np.random.Generator(np.random.Philox(0))
+    rng = generator(0, Stream.READING)
     random = rng.random((len(_CRASHED), space.N)) < np.array(_CRASHED)[:, None]
     ends = np.array([[0.0], [1.0]]) * np.ones(space.N)
     e = np.concatenate([ends, random, space.mean_point[None]])

@@ -7,6 +7,7 @@ estimates.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -128,7 +129,15 @@ def _largest_p(
 
 def _with_probability(space: FaultSpace, p: float) -> FaultSpace:
     """The space with this probability at every Bernoulli coordinate."""
-    return space.with_faults([replace(place.fault, p=p) for place in space.placements])  # type: ignore[call-arg]
+    faults = []
+    for place in space.placements:
+        fault = replace(place.fault, **{place.fault.parameter: p})
+        if not math.isclose(fault.rate, p):
+            raise TheoryError(
+                fault.parameter, p, f"{type(fault).__name__} makes another probability of it"
+            )
+        faults.append(fault)
+    return space.with_faults(faults)
 
 
 def _width(surrogate: LinearSurrogate, epsilon: float, delta: float) -> tuple[float, str]:

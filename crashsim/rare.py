@@ -35,8 +35,10 @@ from scipy.special import expit, logit, logsumexp
 from crashsim.analytic import Analysis, margins_of, of_pair
 from crashsim.errors import CrashsimWarning
 from crashsim.estimate import Estimate, Quantity
-from crashsim.points import Floats, Points, generator
+from crashsim.faults import check_drawable
+from crashsim.points import Floats, Points
 from crashsim.space import FaultSpace
+from crashsim.streams import Stream, generator
 
 SAMPLES = 4096  # at most, of each event
 REL_WIDTH = 0.2  # relative half-width to stop at
@@ -48,12 +50,12 @@ _STRUCK = 2.5
 _SMALL = 50  # among at most so many: of more, it would hardly ever strike the same few again
 _GUIDES = 16  # events with a part of the proposal
 _BATCH = 512
-_FEWEST = 1024  # samples before it may stop;
+FEWEST = 1024  # samples before it may stop;
 _FEWEST_SCATTERED = 2048  # so that scattered ones find what there is
-_STREAM = 2**62  # Philox blocks that no Monte Carlo run reaches
 _FEW_HITS = 50  # effective hits below which an interval deserves no trust
 _LARGEST_SHARE = 0.2  # of one sample in the whole estimate, above which likewise
 _GRID = 25
+AIMING = 2 * (2 * (2 * _GRID + 1) + 3)  # passes at most, before two tails are sampled
 _WEAKEST, _STRONGEST = 0.1, 60.0  # tilts times gains: e^60 strikes all that helps
 
 
@@ -142,7 +144,16 @@ def importance_sampling(
         for b in range(space.B):
             events = tail_events(of_pair(surrogate, b, output), output, space.K, epsilon)
             rows.append(
-                sample_union(space.at_input(b), events, seed, b, confidence, samples, rel_width)
+                sample_union(
+                    space.at_input(b),
+                    events,
+                    seed,
+                    Stream.IMPORTANCE,
+                    b,
+                    confidence,
+                    samples,
+                    rel_width,
+                )
             )
         tasks.append(("tail", rows))
     if space.K > 1:
@@ -150,10 +161,16 @@ def importance_sampling(
         rows = []
         for b in range(space.B):
             events = _class_events(space.clean()[b], margins, b)
-            stream = space.B + b
             rows.append(
                 sample_union(
-                    space.at_input(b), events, seed, stream, confidence, samples, rel_width
+                    space.at_input(b),
+                    events,
+                    seed,
+                    Stream.IMPORTANCE,
+                    space.B + b,
+                    confidence,
+                    samples,
+                    rel_width,
                 )
             )
         tasks.append(("class-change", rows))
@@ -177,7 +194,8 @@ def sample_union(
     space: FaultSpace,
     events: list[Event],
     seed: int,
-    stream: int = 0,
+    stream: Stream = Stream.IMPORTANCE,
+    block: int = 0,
     confidence: float = 0.95,
     samples: int = SAMPLES,
     rel_width: float = REL_WIDTH,
@@ -188,14 +206,14 @@ def sample_union(
     ``alpha / (j (j + 1))`` of the error probability. The interval is Student's on the logarithm's
     scale; without a hit, its upper end follows from the weights' bound.
     """
-    rng = generator(seed, _STREAM + stream)
+    rng = generator(seed, stream, block)
     # The likeliest events guide the sampling; all of them count.
     guides = sorted(events, key=lambda event: -event.weight)[:_GUIDES]
     readouts = np.array([event.readout for event in events])
     thresholds = np.array([event.threshold for event in events])
     law = _Law.of(space)
     gains, shares = _proposal(space, law, guides)
-    fewest = _FEWEST_SCATTERED if space.N <= _SMALL else _FEWEST
+    fewest = _FEWEST_SCATTERED if space.N <= _SMALL else FEWEST
     normalisers = law.log_mean_exp(gains)
     weights: list[Floats] = []
     look, n = 0, 0
@@ -302,6 +320,7 @@ class _Law:
 
     @classmethod
     def of(cls, space: FaultSpace) -> _Law:
+        check_drawable((place.fault for place in space.placements), "importance sampling")
         bernoulli = np.zeros(space.N, dtype=bool)
         rate = np.zeros(space.N)
         for place in space.placements:

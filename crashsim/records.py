@@ -43,6 +43,8 @@ class FaultFacts(TypedDict):
     site: str
     p: NotRequired[float]
     std: NotRequired[float]
+    rate: NotRequired[float]  # of a law that is neither Bernoulli nor Normal, whose
+    parameter: NotRequired[str]  # name for it this is
     group: NotRequired[str | int]
     value: NotRequired[float]
     bits: NotRequired[int]
@@ -129,7 +131,7 @@ def unfit(score: Any) -> str | None:
     if len(score.faults) != len(score.sites):
         return f"{len(score.faults)} faults at {len(score.sites)} sites"
     for i, fault in enumerate(score.faults):
-        if "p" not in fault and "std" not in fault:
+        if "p" not in fault and "std" not in fault and "rate" not in fault:
             return f"faults[{i}] has neither p nor std"
     for i, site in enumerate(score.sites):
         if site["share"] is not None and not -0.01 <= site["share"] <= 1.01:

@@ -16,7 +16,7 @@ uses: faults injected while training.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -24,11 +24,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from crashsim import checkpointing
 from crashsim.arguments import one_of, whole
-from crashsim.attached import Attached, _devices, _key_of, mean_of, variance_of
+from crashsim.attached import Attached, _devices, _key_of, _Moment, mean_of, variance_of
 from crashsim.continuity import Balance, Continuity, check_strength
 from crashsim.errors import ArgumentError, ModelError
-from crashsim.faults import Fault
+from crashsim.faults import Fault, NeuronCrash, WeightCrash, acts_as, check_drawable
 from crashsim.placing import Faults
 from crashsim.points import Placement, check_seed
 from crashsim.sites import Action, Site, perturbing
@@ -47,6 +48,7 @@ class _Pass:
     keywords: dict[str, Any] = field(default_factory=dict)
     random_state: list[Tensor] = field(default_factory=list)
     autocast: tuple[str, torch.dtype, bool] = ("cpu", torch.bfloat16, False)
+    runs_again: bool = False  # for its penalty: this run of it cannot be differentiated twice
 
 
 class CrashVariance(Attached):
@@ -67,7 +69,7 @@ class CrashVariance(Attached):
     Args:
         model: one tensor in, one out, batch first. Give a compiled model as ``torch.compile``
             returned it: its penalty runs the original once more, since compiled graphs cannot be
-            differentiated twice.
+            differentiated twice; as reentrant gradient checkpointing cannot be.
         faults: one fault (struck at ``sites``), or a mapping from site names or globs to faults.
         sites: name or glob of the sites that a single fault strikes.
         strength: factor of the penalty; the attribute may be changed while training.
@@ -100,6 +102,7 @@ class CrashVariance(Attached):
         self.variance = torch.zeros(())
         self._generator = torch.Generator().manual_seed(check_seed(seed))
         self._passes: list[_Pass] = []
+        self._current = _Pass()
         super().__init__(model, faults, sites)
 
     def __call__(self, output: Tensor) -> Tensor:
@@ -124,7 +127,7 @@ class CrashVariance(Attached):
         if self.strength == 0:
             return output.new_zeros(())
         seen = self._pass_of(output)
-        if self._replays:
+        if seen.runs_again:
             output, coordinates = self._replay(seen)
             weights: dict[str, list[Placement]] = {}
         else:
@@ -140,44 +143,63 @@ class CrashVariance(Attached):
         return self.at == "mean" or self._is_compiled
 
     def _wanted(self) -> bool:
-        return torch.is_grad_enabled() and self.strength != 0
+        return checkpointing.has_gradient() and self.strength != 0
 
     def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        current = _Pass()
-        if self._replays:
-            kind = next((p.device.type for p in self._original.parameters()), "cpu")
-            enabled = torch.is_autocast_enabled(kind)
-            current.arguments, current.keywords = args, kwargs
-            current.autocast = kind, torch.get_autocast_dtype(kind), enabled
-            if self._original.training:
-                current.random_state = _random_state(self._original)
+        self._current = current = _Pass(arguments=args, keywords=kwargs)
+        if checkpointing.runs_again(self):
+            return  # nobody will ask for its penalty
+        current.runs_again = self._replays or checkpointing.is_reentrant()
+        kind = next((p.device.type for p in self._original.parameters()), "cpu")
+        enabled = torch.is_autocast_enabled(kind)
+        current.autocast = kind, torch.get_autocast_dtype(kind), enabled
+        if self._original.training:
+            current.random_state = _random_state(self._original)
         # Passes whose output is gone can no longer be asked about, but for the last one, whose
         # losses may be alive while its output is not.
         alive = [p for p in self._passes if p.output is not None and p.output() is not None]
         self._passes = [*alive, current]
 
     def _end(self, output: Any) -> None:
+        current, self._current = self._current, _Pass()
         if isinstance(output, Tensor):
-            self._passes[-1].output = weakref.ref(output)
-        else:
-            self._passes.pop()
+            current.output = weakref.ref(output)
+        elif current in self._passes:
+            self._passes.remove(current)
+        if not current.runs_again:
+            current.arguments, current.keywords, current.random_state = (), {}, []
 
     def _strike(self, value: Tensor, placements: list[Placement]) -> Tensor:
-        if self._replays:
+        if self._replays or checkpointing.is_reentrant():
             return value
-        return _insert(value, placements, self._passes[-1].coordinates, at_mean=False)
+        return _insert(value, placements, self._current.coordinates, at_mean=False)
+
+    def moment(self, reentrant: bool) -> _Moment:
+        if reentrant and self._active:
+            self._current.runs_again = True
+        return super().moment(reentrant)
+
+    @contextmanager
+    def resumed(self, moment: _Moment, needed: bool) -> Iterator[None]:
+        outer, self._current = self._current, _Pass()
+        try:
+            with super().resumed(moment, needed):
+                yield
+        finally:
+            self._current = outer
 
     def _pass_of(self, output: Tensor) -> _Pass:
         for seen in reversed(self._passes):
             if seen.output is not None and seen.output() is output:
                 return seen
-        if self._passes and not self._replays and output.requires_grad:
+        if self._passes and not self._passes[-1].runs_again and output.requires_grad:
             return self._passes[-1]
         raise ArgumentError(
             f"output: a tensor of shape {tuple(output.shape)} that no forward pass of the model "
             "under this penalty returned; call penalty(output) on output = model(x), with "
             "gradients enabled; of a model compiled after the penalty was made, make the penalty "
-            "from what torch.compile returned"
+            "from what torch.compile returned; with at='mean', of a compiled model and under "
+            "reentrant gradient checkpointing it must be the output itself"
         )
 
     def _replay(self, seen: _Pass) -> tuple[Tensor, list[tuple[Placement, Tensor]]]:
@@ -212,6 +234,7 @@ class CrashVariance(Attached):
                 torch.random.fork_rng(devices=_devices(model)),
                 torch.autocast(kind, dtype, enabled=enabled),
                 perturbing(model, actions),
+                checkpointing.plainly(),
             ):
                 if seen.random_state:
                     _set_random_state(model, seen.random_state)
@@ -289,7 +312,8 @@ class CrashVariance(Attached):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        return {**state, "_passes": [], "_generator": self._generator.get_state()}
+        state |= {"_passes": [], "_current": _Pass()}
+        return {**state, "_generator": self._generator.get_state()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         generator = torch.Generator()
@@ -344,6 +368,29 @@ def _set_random_state(model: nn.Module, states: list[Tensor]) -> None:
         torch.cuda.set_rng_state(state, device)
 
 
+def _listed(faults: Faults) -> list[Fault]:
+    found = list(faults.values()) if isinstance(faults, Mapping) else [faults]
+    return [fault for fault in found if isinstance(fault, Fault)]
+
+
+@dataclass(frozen=True)
+class _Swap:
+    """A parameter for whose struck values a module was given.
+
+    Attributes:
+        module, name: which has it.
+        weight: the parameter.
+        placements: its faults.
+        draws: the state of the generator that they were drawn from.
+    """
+
+    module: nn.Module
+    name: str
+    weight: nn.Parameter
+    placements: list[Placement]
+    draws: Tensor
+
+
 class CrashTraining(Attached):
     """Faults injected while the model trains: the usual baseline (dropout, with any fault).
 
@@ -371,8 +418,9 @@ class CrashTraining(Attached):
         seed: int = 0,
     ) -> None:
         self.inverse_scaling = inverse_scaling
+        check_drawable(_listed(faults), "crash training")
         self._generator = torch.Generator().manual_seed(check_seed(seed))
-        self._swapped: list[tuple[nn.Module, str, nn.Parameter]] = []
+        self._swapped: list[_Swap] = []
         super().__init__(model, faults, sites)
         if self._is_compiled:
             self.remove()
@@ -389,29 +437,61 @@ class CrashTraining(Attached):
         for (path, _, _), placed in self._by_key.items():
             if placed[0].site.kind == "parameter":
                 owner, _, name = path.rpartition(".")
-                module = modules[owner]
-                weight = module._parameters[name]
+                weight = modules[owner]._parameters[name]
                 assert weight is not None
-                self._swapped.append((module, name, weight))
-                struck = self._strike(weight[None], placed)[0]
-                module._parameters[name] = struck
+                draws = self._draws()
+                self._swapped.append(_Swap(modules[owner], name, weight, placed, draws.get_state()))
+                struck = self._struck(weight[None], placed, draws)[0]
+                modules[owner]._parameters[name] = struck
 
     def _end(self, output: Any) -> None:
         while self._swapped:
-            module, name, weight = self._swapped.pop()
-            module._parameters[name] = weight
+            swap = self._swapped.pop()
+            swap.module._parameters[swap.name] = swap.weight
+
+    def _weights_now(self) -> list[_Swap]:
+        return list(self._swapped)
+
+    @contextmanager
+    def _with_weights(self, weights: list[_Swap]) -> Iterator[None]:
+        found = [swap.module._parameters[swap.name] for swap in weights]
+        outer, self._swapped = self._swapped, list(weights)
+        try:
+            with checkpointing.uncounted():
+                for swap in weights:
+                    draws = torch.Generator()
+                    draws.set_state(swap.draws)
+                    struck = self._struck(swap.weight[None], swap.placements, draws)[0]
+                    swap.module._parameters[swap.name] = struck  # type: ignore[assignment]
+            yield
+        finally:
+            self._swapped = outer
+            for swap, tensor in zip(weights, found, strict=True):
+                swap.module._parameters[swap.name] = tensor
+
+    def _draws(self) -> torch.Generator:
+        """Where the next faults are drawn from; again the same where a segment runs again."""
+        state = checkpointing.recalled(self, self._generator.get_state)
+        if not checkpointing.runs_again(self):
+            return self._generator
+        draws = torch.Generator()
+        draws.set_state(state)
+        return draws
 
     def _strike(self, value: Tensor, placements: list[Placement]) -> Tensor:
+        return self._struck(value, placements, self._draws())
+
+    def _struck(self, value: Tensor, placements: list[Placement], draws: torch.Generator) -> Tensor:
         shape = tuple(value.shape[1:])
         for p in placements:
             e = torch.empty(len(value), p.fault.coordinate_count(shape))
             if p.fault.is_bernoulli:
-                e.bernoulli_(p.fault.rate, generator=self._generator)
+                e.bernoulli_(p.fault.rate, generator=draws)
             else:
-                e.normal_(0, p.fault.rate, generator=self._generator)
+                e.normal_(0, p.fault.rate, generator=draws)
             value = p.fault.perturb(value, e.to(value), shape)
             kept = 1 - p.fault.rate
-            if self.inverse_scaling and p.fault.name in ("neuron-crash", "weight-crash") and kept:
+            if self.inverse_scaling and acts_as(p.fault, NeuronCrash, WeightCrash) and kept:
                 value = value / kept
         return value
 

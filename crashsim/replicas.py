@@ -18,7 +18,15 @@ from crashsim_theory import (
 )
 from torch import Tensor, nn
 
-from crashsim.arguments import fraction, instance, number, one_of, whole
+from crashsim.arguments import (
+    MOST_COPIES,
+    fraction,
+    instance,
+    number,
+    one_of,
+    sample_count,
+    whole,
+)
 from crashsim.checks import check_model, check_module, explaining_failures
 from crashsim.errors import ArgumentError, ModelError
 from crashsim.estimate import Values
@@ -30,7 +38,6 @@ from crashsim.space import FaultSpace
 from crashsim.voters import VOTERS, Voter, make_voter
 
 Attack = Literal["far", "flip", "rival", "little"]
-_MOST_COPIES = 100_000
 ATTACKS: tuple[Attack, ...] = ("far", "flip", "rival", "little")
 
 
@@ -67,7 +74,7 @@ class Replicated(nn.Module):
     ) -> None:
         super().__init__()
         check_module(model)
-        count = whole("count", count, 1, _MOST_COPIES)
+        count = whole("count", count, 1, MOST_COPIES)
         byzantine = whole("byzantine", byzantine, 0, count)
         one_of("attack", attack, ATTACKS)
         self.model, self.count, self.faults, self.sites = model, count, faults, sites
@@ -228,9 +235,9 @@ def simulate_vote(
 ) -> VoteFailure:
     """Builds ``trials`` groups of ``count`` faulty copies and lets each vote."""
     instance("space", space, FaultSpace, "a FaultSpace")
-    count = whole("count", count, 1, _MOST_COPIES)
+    count = whole("count", count, 1, MOST_COPIES)
     vote = make_voter(voter, count)
-    trials = whole("trials", trials, 2)
+    trials = sample_count("trials", trials, 2)
     epsilon = number("epsilon", epsilon, "a positive number in the units of the outputs", above=0)
     confidence = fraction("confidence", confidence)
     source = _samples(space, check_seed(seed))
@@ -373,8 +380,8 @@ def byzantine_table(
         ArgumentError: an argument makes no sense.
         ModelError: the model cannot be analysed, or fails on the inputs.
     """
-    count = whole("count", count, 1, _MOST_COPIES)
-    trials = whole("trials", trials, 1)
+    count = whole("count", count, 1, MOST_COPIES)
+    trials = sample_count("trials", trials, 1)
     seed = check_seed(seed)
     check_model(model)
     for argument, names in (("voters", voters), ("attacks", attacks)):
@@ -385,12 +392,12 @@ def byzantine_table(
     clean = _clean(model, inputs)
     trials = 1 if space is None else trials
     wrong = np.zeros((len(voters), len(bad), len(attacks)))
-    for trial in range(trials):
-        if space is None:
+    draw = None if space is None else _samples(space, seed)
+    for _ in range(trials):
+        if space is None or draw is None:
             honest = clean.expand(count, -1, -1)
         else:
-            points = sample_points(space.placements, seed + trial, count)
-            honest = torch.from_numpy(space.outputs(points)).to(clean)
+            honest = torch.from_numpy(space.outputs(draw(count))).to(clean)
         for j, b in enumerate(bad):
             for k, attack in enumerate(attacks):
                 said = lie(honest, b, attack)

@@ -30,7 +30,7 @@ from crashsim.facts import (
 from crashsim.faults import NeuronCrash
 from crashsim.inputs import ModelInputs
 from crashsim.limits import read_text
-from crashsim.montecarlo import check_sampling
+from crashsim.montecarlo import DEFAULT_SAMPLES, check_sampling
 from crashsim.pictures import Curves, Histogram, curves_of, histogram_of
 from crashsim.placing import Faults
 from crashsim.plan import plan
@@ -50,6 +50,7 @@ from crashsim.records import (
 from crashsim.rounding import least_rounding
 from crashsim.saved import finite, read
 from crashsim.space import FaultSpace
+from crashsim.timing import timing
 from crashsim.writing import write_text
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class Score:
         plan: how faults were injected, a line for each site and why.
         skipped: methods not computed, with the reason.
         warnings: what deserves attention.
-        timings: seconds by method.
+        timings: seconds by method, and of what serves them all (the model, the plan, the curves).
         versions: of crashsim and the packages its numbers depend on.
         contradictions: pairs of methods whose numbers cannot both be true; each is told among the
             warnings, too.
@@ -299,13 +300,22 @@ def score(
     if delta is not None and epsilon is None:
         raise ArgumentError(f"delta={delta!r}: give epsilon too; together they are the target")
     seed = check_seed(seed)
+    # Fractions and numpy's numbers are taken for what they are.
+    confidence, samples = float(confidence), None if samples is None else int(samples)
+    epsilon, delta, rel_width = (
+        None if value is None else float(value) for value in (epsilon, delta, rel_width)
+    )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", CrashsimWarning)
         struck = NeuronCrash(p=0.01) if faults is None else faults
-        space = FaultSpace(model, inputs, struck, sites, readout=readout)
+        timings: dict[str, float] = {}
+        with timing(timings, "model and sites"):
+            space = FaultSpace(model, inputs, struck, sites, readout=readout)
+        with timing(timings, "plan"):
+            planned = plan(space, methods, samples, rel_width, hardware, proofs)
         results = compute(
             space,
-            plan(space, methods, samples, rel_width, hardware, proofs),
+            planned,
             epsilon=epsilon,
             delta=delta,
             rel_width=rel_width,
@@ -314,15 +324,23 @@ def score(
             progress=progress or (lambda *_: None),
             chip=chip,
         )
-        result = _collect(
-            space,
-            results,
-            epsilon=epsilon,
-            delta=delta,
-            seed=seed,
-            confidence=confidence,
-            names=names or {},
-        )
+        results.timings = timings = {**timings, **results.timings}
+        with timing(timings, "curves"):
+            most = DEFAULT_SAMPLES if planned.samples is None else planned.samples
+            curves = curves_of(space, results, seed=seed, confidence=confidence, samples=most)
+            histogram = histogram_of(results)
+        with timing(timings, "summary"):  # which the score holds already
+            result = _collect(
+                space,
+                results,
+                curves,
+                histogram,
+                epsilon=epsilon,
+                delta=delta,
+                seed=seed,
+                confidence=confidence,
+                names=names or {},
+            )
     ours = [w for w in caught if issubclass(w.category, CrashsimWarning)]
     for other in (w for w in caught if w not in ours):
         warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
@@ -335,6 +353,8 @@ def score(
 def _collect(
     space: FaultSpace,
     results: Results,
+    curves: Curves | None,
+    histogram: Histogram | None,
     *,
     epsilon: float | None,
     delta: float | None,
@@ -373,8 +393,8 @@ def _collect(
         top=leading_coordinates(space, analysis),
         covariance=covariance,
         formulas=analysis.formulas,
-        curves=curves_of(space, results),
-        histogram=histogram_of(results),
+        curves=curves,
+        histogram=histogram,
         hardware=None if run is None else run.facts,
         delta=delta,
         answers=results.answers,

@@ -12,13 +12,13 @@ from scipy import stats
 from crashsim.analytic import Analysis, shift_to
 from crashsim.errors import NotApplicableError
 from crashsim.estimate import Estimate, Values, deterministic, estimates_of
-from crashsim.points import Floats, Points, generator
+from crashsim.points import Floats, Points
 from crashsim.space import FaultSpace
+from crashsim.streams import Stream, generator
 
 MAX_PAIRED = 150  # coordinates whose pairs are all tried
 MAX_EXACT_HESSIAN = 256  # coordinates up to which the whole Hessian is computed
 _PROBES = 32
-_PROBE_STREAM = 2**63  # a Philox block that no Monte Carlo run reaches
 _STEP = 4096
 _HESSIAN_NOTE = "kinks (ReLU, max) have no second derivative: theirs is left out"
 
@@ -65,7 +65,7 @@ def pairs(space: FaultSpace, analysis: Analysis) -> None:
 
 
 def mean_point_curvature(
-    space: FaultSpace, analysis: Analysis, seed: int = 0, confidence: float = 0.95
+    space: FaultSpace, analysis: Analysis, *, seed: int, confidence: float
 ) -> None:
     """``mean-point-curvature``: second order around the mean point.
 
@@ -73,6 +73,11 @@ def mean_point_curvature(
     signs z (Hutchinson 1990): E z'Hz is its trace, E |Hz|^2 the sum of its squares, and the
     product of two independent estimates of a diagonal entry is unbiased for its square. Those
     have a statistical interval over probes, besides the truncation's error.
+
+    Args:
+        space: in double precision.
+        analysis: to which the estimates are added.
+        seed, confidence: of the random signs, and of the interval over them.
 
     Raises:
         NotApplicableError: torch has no second derivative of an operation of the model.
@@ -111,7 +116,7 @@ def _probed(space: FaultSpace, seed: int) -> tuple[Floats, Floats]:
     formula = derive(order=2, point="mean")
     m = space.moments
     scale = np.sqrt(m.k2)
-    signs = generator(seed, _PROBE_STREAM).choice([-1.0, 1.0], size=(_PROBES, space.N))
+    signs = generator(seed, Stream.PROBES).choice([-1.0, 1.0], size=(_PROBES, space.N))
     means, variances = np.empty((2, _PROBES // 2, space.B, space.K))
     # With S = diag sqrt(k2), all contractions are of the Hessian S H S.
     for part, gradient, products in _products(space, signs * scale):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
@@ -25,15 +26,18 @@ from crashsim.checks import (
 )
 from crashsim.derivatives import gradient_of, products_of
 from crashsim.discovery import find_sites
-from crashsim.errors import ArgumentError, ModelError, NotApplicableError
+from crashsim.errors import ArgumentError, CrashsimWarning, ModelError, NotApplicableError
 from crashsim.faults import Fault
-from crashsim.inputs import Inputs, ModelInputs, plain, read_inputs
+from crashsim.inputs import Inputs, ModelInputs, can_compute, plain, read_inputs
 from crashsim.placing import Faults, check_strength, moments_of, place, scalars_of_weights
 from crashsim.points import Floats, Integers, Placement, Points
+from crashsim.precision import autocast_type, without_autocast
 from crashsim.readout import find_readout
 from crashsim.sites import Action, Site, perturbing
+from crashsim.streams import Stream, generator
 from crashsim.substituting import call_with
 from crashsim.unfused import Unfused
+from crashsim.unread import check_read
 from crashsim.ways import Ways
 
 # Scalars of activations in flight at once: small enough for the cache, large enough to batch.
@@ -61,7 +65,8 @@ class FaultSpace:
             meet the same faults, as on one chip.
         faults: one fault (struck at ``sites``), or a mapping from site names or globs to faults.
         sites: name or glob of the sites that a single fault strikes; see ``select_sites``.
-        dtype: floating-point type to compute in; by default the model's own.
+        dtype: floating-point type to compute in; by default the model's own, whatever autocast
+            would make of it.
         readout: which tensor of a structured output is analysed: its name, with dots for what is
             nested, or its number. By default the only floating-point tensor with the batch first,
             or ``logits``.
@@ -102,12 +107,20 @@ class FaultSpace:
                 f"sites={sites!r}: give a name or glob; for several, map each name "
                 "to its fault in faults"
             )
-        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        known = isinstance(dtype, torch.dtype) and dtype.is_floating_point and can_compute(dtype)
+        if dtype is not None and not known:
             raise ArgumentError(f"dtype={dtype!r}; give a type of floating point (torch.float64)")
         self.model = model
         self.dtype = dtype or dtype_of(model)
         self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
         self.examples = read_inputs(inputs).to(self.device, self.dtype)
+        if other := autocast_type(self.device):
+            warnings.warn(
+                f"torch.autocast: is on ({other}), but the model is scored in {self.dtype}; to "
+                f"score it as {other} computes it, give it converted (model.to({other}))",
+                CrashsimWarning,
+                stacklevel=4,
+            )
         # Buffers are cloned, so a model that counts its calls in one counts in ours.
         self.tensors = {
             name: self._cast(plain(tensor).clone() if is_buffer else plain(tensor))
@@ -125,6 +138,16 @@ class FaultSpace:
             self.available_sites = find_sites(model, self.examples, self._forward)
         self.placements = place(faults, sites, self.available_sites)
         check_strength(self.placements, self.dtype)
+        with torch.no_grad(), self._explaining_failures():
+            one = self.examples.part(0, 1)
+            unread = check_read(
+                self.placements,
+                self.tensors,
+                lambda tensors: self.readout(self._raw(one.clone(), tensors)),
+                lambda tensors: self.readout(self._raw(self.examples.clone(), tensors)),
+            )
+        if unread:
+            warnings.warn(unread, CrashsimWarning, stacklevel=4)
         self.N = self.placements[-1].stop
         self.B, self.K = clean.shape
         self.moments = Moments.concatenate([moments_of(placement) for placement in self.placements])
@@ -247,7 +270,7 @@ class FaultSpace:
         batch = 1 if self._has_parameters or not self.keeps_order else batch
         for low in range(0, self.B, batch):
             inputs = self.examples.part(low, low + batch)
-            with torch.inference_mode(False), torch.enable_grad():
+            with torch.inference_mode(False), torch.enable_grad(), without_autocast():
                 point = torch.from_numpy(at).to(self.device, self.dtype)
                 # Each input has coordinates of its own: one backward pass serves all inputs.
                 e = point.repeat(1, len(inputs), 1).requires_grad_()
@@ -269,7 +292,7 @@ class FaultSpace:
     @cached_property
     def _can_differentiate(self) -> bool:
         """Whether torch finds its way back from the output, of one example."""
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), without_autocast():
             e = torch.zeros(1, 1, self.N, device=self.device, dtype=self.dtype).requires_grad_()
             tensors = self.perturbed_weights(e[0, 0]) if self._has_parameters else {}
             out = self._run(self.examples.part(0, 1), e, {**self.tensors, **tensors})
@@ -306,7 +329,7 @@ class FaultSpace:
         together = max(1, _GRADIENT_SCALARS // (self._scalars * min(batch, self.B)))
         for low in range(0, self.B, batch):
             inputs = self.examples.part(low, low + batch)
-            with torch.inference_mode(False), torch.enable_grad():
+            with torch.inference_mode(False), torch.enable_grad(), without_autocast():
                 gradients = torch.zeros(len(inputs), self.K, self.N, dtype=self.dtype)
                 products = torch.zeros(len(inputs), self.K, len(vectors), self.N, dtype=self.dtype)
                 point = torch.from_numpy(at).to(self.device, self.dtype)
@@ -350,7 +373,7 @@ class FaultSpace:
         if self.runs_alone or all(p.site.kind == "parameter" for p in self.placements):
             return True
         few = self.examples.spread(_STRUCK_APART).repeat(2)
-        rng = np.random.Generator(np.random.Philox(0))
+        rng = generator(0, Stream.ORDER)
         struck = rng.random((1, len(few), self.N)) < 0.5
         e = torch.from_numpy(struck).to(self.device, self.dtype)
         with torch.no_grad(), self._unfused():
@@ -380,7 +403,7 @@ class FaultSpace:
                 faulty = rows.reshape(count, batch, *site.shape)
                 for p in placed:
                     faulty = p.fault.perturb(faulty, e[..., p.start : p.stop], site.shape)
-                return faulty.reshape(rows.shape).movedim(0, site.axis)
+                return faulty.to(value.dtype).reshape(rows.shape).movedim(0, site.axis)
 
             if site.kind == "input":
                 index = inputs.site_names.index(site.module)

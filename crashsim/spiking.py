@@ -19,11 +19,11 @@ import numpy as np
 from crashsim_hardware import Chip, ChipFaults, HardwareError, HardwareWarning
 
 from crashsim import layers as torch_layers
-from crashsim.arguments import callback, fraction, instance, one_of, whole
+from crashsim.arguments import MOST_STEPS, callback, fraction, instance, one_of, whole
 from crashsim.chip_faults import Breaks
 from crashsim.errors import ArgumentError
 from crashsim.estimate import Estimate, Values, estimates_of
-from crashsim.faults import NeuronCrash, WeightCrash
+from crashsim.faults import NeuronCrash, WeightCrash, acts_as
 from crashsim.intervals import (
     Spread,
     clustered_proportion_interval,
@@ -168,7 +168,7 @@ def run_chip(
         ArgumentError: faults the chip cannot have, or counts out of range.
     """
     instance("space", space, FaultSpace, "a FaultSpace")
-    masks, steps = whole("masks", masks, 2), whole("steps", steps, 2)
+    masks, steps = whole("masks", masks, 2, MOST_STEPS), whole("steps", steps, 2, MOST_STEPS)
     seed = check_seed(seed)
     confidence = fraction("confidence", confidence)
     one_of("engine", engine, ("brian2", "brian2-synapses", "numpy"))
@@ -250,14 +250,17 @@ def chip_faults(
     for p in space.placements:
         struck = e[:, p.start : p.stop] != 0
         key: Key = (p.site.module, p.site.function, p.site.call)
-        if isinstance(p.fault, NeuronCrash) and key in neurons and p.site.kind == "activation":
+        crash = (
+            p.fault if isinstance(p.fault, NeuronCrash) and acts_as(p.fault, NeuronCrash) else None
+        )
+        if crash and key in neurons and p.site.kind == "activation":
             index = neurons.index(key)
-            dead[index] = _either(dead[index], p.fault.expand(struck, p.site.shape))
-        elif isinstance(p.fault, WeightCrash) and p.site.module in weights:
+            dead[index] = _either(dead[index], crash.expand(struck, p.site.shape))
+        elif acts_as(p.fault, WeightCrash) and p.site.module in weights:
             index = weights[p.site.module]
             synapses[index] = _either(synapses[index], struck.reshape(masks, *p.site.shape))
-        elif isinstance(p.fault, NeuronCrash) and p.site.kind == "input":
-            cut = _either(cut, p.fault.expand(struck, p.site.shape))
+        elif crash and p.site.kind == "input":
+            cut = _either(cut, crash.expand(struck, p.site.shape))
         else:
             raise ArgumentError(_cannot(p))
     return ChipFaults(dead=dead, dead_synapses=synapses, dead_inputs=cut, masks=masks)

@@ -156,7 +156,8 @@ def grown(value: Any, batched: Batched, have: Samples, want: Samples, clean: Any
         out: Tensor = repeat(clean, len(want), batched)
         rows = out.movedim(batched, 0).unflatten(0, (len(want), -1))
         where = torch.from_numpy(np.searchsorted(want, have)).to(out.device)
-        rows.index_copy_(0, where, value.movedim(batched, 0).unflatten(0, (len(have), -1)))
+        known = value.movedim(batched, 0).unflatten(0, (len(have), -1))
+        rows.index_copy_(0, where, known.to(rows.dtype))
         return out
     items = [grown(v, b, have, want, c) for v, b, c in zip(value, batched, clean, strict=True)]
     return torch.Size(items) if isinstance(value, torch.Size) else type(value)(items)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crashsim.arguments import instance, number, whole
+from crashsim.arguments import MOST_SAMPLES, MOST_STEPS, instance, number, whole
 from crashsim.checks import check_module
 from crashsim.data import Data, Examples
 from crashsim.errors import ArgumentError, ModelError
@@ -43,8 +43,8 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        whole("epochs", self.epochs, 1)
-        whole("batch", self.batch, 1)
+        whole("epochs", self.epochs, 1, MOST_STEPS)
+        whole("batch", self.batch, 1, MOST_SAMPLES)
         number("learning_rate", self.learning_rate, "a positive number", above=0)
         number("weight_decay", self.weight_decay, "a number >= 0", least=0)
         number("dropout", self.dropout, "a probability below 1", least=0, below=1)

@@ -9,6 +9,9 @@ from contextlib import ExitStack, contextmanager, nullcontext
 import torch
 from torch import nn
 
+from crashsim.checkpointing import plainly
+from crashsim.precision import without_autocast
+
 _FUSED = (nn.MultiheadAttention, nn.TransformerEncoder, nn.TransformerEncoderLayer)
 
 
@@ -16,7 +19,8 @@ class Unfused:
     """Switches off what would run several layers of a model as one.
 
     ``torch.compile``d parts run as they were written, and attention without torch's fast path,
-    which leaves out activations and packs padded sequences.
+    which leaves out activations and packs padded sequences. Nothing is checkpointed: what backward
+    would compute again would meet no faults. Autocast is off.
 
     Args:
         model: decides what there is to switch off.
@@ -32,6 +36,8 @@ class Unfused:
     @contextmanager
     def __call__(self) -> Iterator[None]:
         with ExitStack() as stack:
+            stack.enter_context(plainly())
+            stack.enter_context(without_autocast())
             if self._compiled:
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
                 stack.enter_context(warnings.catch_warnings())

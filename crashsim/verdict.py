@@ -89,7 +89,11 @@ def describe_faults(score: Score) -> str:
     groups: dict[str, list[int]] = {}
     for i, fault in enumerate(score.faults):
         own: dict[str, Any] = {k: v for k, v in fault.items() if k not in ("site", "fault")}
-        rate = percent(own.pop("p")) if "p" in own else f"std {own.pop('std'):g}"
+        if "p" in own:
+            rate = percent(own.pop("p"))
+        else:  # the standard deviation, or the parameter of a law of the user's own
+            name = own.pop("parameter", "rate")
+            rate = f"std {own.pop('std'):g}" if "std" in own else f"{name} {own.pop('rate'):g}"
         extra = "".join(f", {k} {v}" for k, v in own.items() if (k, v) != ("group", "unit"))
         groups.setdefault(f"{rate} {fault['fault']}{extra}", []).append(i)
     parts = []

@@ -70,7 +70,7 @@ def verify(
     of the two counts: simulate votes, or measure one copy and apply the exact binomial law to its
     limits (the only way where delta is small).
     """
-    wanted = min(samples, max(5_000, math.ceil(20 / delta)))
+    wanted = min(samples, max(5_000, math.ceil(min(20 / delta, samples))))
     if replicas == 1:
         tail = next(
             e
@@ -84,6 +84,7 @@ def verify(
             tail.value, low, high, confidence, wanted, seed, "simulation", high <= delta
         )
     half = 1 - (1 - confidence) / 2
+    other = (seed + 500_000) % 2**64
     trials = max(2, min(wanted, samples // replicas))
     simulated = simulate_vote(space, replicas, epsilon, trials=trials, seed=seed, confidence=half)
     pooled = simulated.pooled
@@ -95,12 +96,10 @@ def verify(
     )  # fmt: skip
     if by_vote.met:
         return by_vote
-    value, limit = _binomial_limit(space, epsilon, replicas, seed + 500_000, half, wanted)
+    value, limit = _binomial_limit(space, epsilon, replicas, other, half, wanted)
     if limit >= by_vote.high:
         return by_vote
-    return Verification(
-        value, 0.0, limit, confidence, wanted, seed + 500_000, "binomial", limit <= delta
-    )
+    return Verification(value, 0.0, limit, confidence, wanted, other, "binomial", limit <= delta)
 
 
 def _binomial_limit(

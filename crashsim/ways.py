@@ -30,6 +30,7 @@ from crashsim.points import Placement, Points
 from crashsim.prefix import Program
 from crashsim.sites import Action, Site, perturbing
 from crashsim.stacked import StackedWeights, is_worth_stacking
+from crashsim.streams import Stream, generator
 
 if TYPE_CHECKING:
     from crashsim.space import FaultSpace
@@ -141,7 +142,7 @@ class Ways:
         Raises:
             NotTraceable: it fails, or gives something else.
         """
-        rng = np.random.Generator(np.random.Philox(0))
+        rng = generator(0, Stream.SHORT_CUTS)
         size = min(_CHECKED, self._space.N)
         rows, columns, values = [], [], []
         for row in range(3):

@@ -18,13 +18,13 @@ from crashsim.points import (
     _common,
     _rare,
     check_seed,
-    generator,
     join,
     sample_block,
     sample_points,
     samples_per_block,
 )
 from crashsim.sites import Site
+from crashsim.streams import Stream, generator
 
 
 def place(*faults_and_sizes):
@@ -38,8 +38,11 @@ def place(*faults_and_sizes):
 
 
 def test_streams_of_different_blocks_and_seeds_share_no_numbers():
-    streams = [(0, 0), (0, 1), (0, 2), (0, 1000), (1, 0), (2**64 - 1, 0)]
-    draws = [set(generator(*s).integers(0, 2**63, 20_000).tolist()) for s in streams]
+    blocks = [(seed, Stream.MONTE_CARLO, b) for seed, b in ((0, 0), (0, 1), (0, 1000), (1, 0))]
+    others = [(seed, stream, 0) for seed in (0, 2**64 - 1) for stream in Stream if stream]
+    draws = [
+        set(generator(*which).integers(0, 2**63, 10_000).tolist()) for which in blocks + others
+    ]
     for first, second in itertools.combinations(draws, 2):
         assert not first & second
 

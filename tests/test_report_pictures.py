@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 import pytest
 
+import crashsim.scoring
 from crashsim import NeuronCrash, Score, score
 from crashsim.errors import FileError
 from crashsim.report import plots
@@ -149,3 +150,49 @@ def test_scores_too_deep_or_too_long(record, tmp_path, monkeypatch):
     monkeypatch.setenv("CRASHSIM_FILE_LIMIT", "64KiB")
     with pytest.raises(FileError, match=r"score='.*score\.json': .* of JSON would take"):
         Score.load(path)
+
+
+@pytest.fixture
+def rare(make_net, randn):
+    """Of 60 neurons, so that nothing is enumerated."""
+    return make_net((4, 40, 20, 3), "tanh", scale=2.0), randn(2, 4), NeuronCrash(0.01)
+
+
+def rare_curve(result):
+    return np.array(result.curves.methods["importance-sampling"], dtype=float)
+
+
+@pytest.mark.filterwarnings("ignore::crashsim.CrashsimWarning")
+def test_the_curve_of_rare_events_depends_on_the_seed(rare):
+    options = {"epsilon": 0.3, "methods": ["mean-point-taylor", "importance-sampling"]}
+    first, again, other = (rare_curve(score(*rare, seed=s, **options)) for s in (1, 1, 2))
+    known = np.isfinite(first)
+    assert known.sum() > 3
+    np.testing.assert_array_equal(first, again)
+    assert (first[known] != other[known]).all()
+    np.testing.assert_allclose(first[known][:3], other[known][:3], rtol=0.6)
+
+
+@pytest.mark.filterwarnings("ignore::crashsim.CrashsimWarning")
+@pytest.mark.parametrize("samples", [300, 3000, 20_000])
+def test_the_curves_run_the_model_no_more_often_than_was_asked(rare, samples, monkeypatch):
+    count, drawing = 0, False
+    outputs, curves_of = crashsim.FaultSpace.outputs, crashsim.scoring.curves_of
+
+    def counted(space, points):
+        nonlocal count
+        count += points.count * drawing
+        return outputs(space, points)
+
+    def watched(*args, **kwargs):
+        nonlocal drawing
+        drawing = True
+        return curves_of(*args, **kwargs)
+
+    monkeypatch.setattr(crashsim.FaultSpace, "outputs", counted)
+    monkeypatch.setattr(crashsim.scoring, "curves_of", watched)
+    result = score(
+        *rare, epsilon=0.3, samples=samples, methods=["monte-carlo", "importance-sampling"]
+    )
+    assert ("importance-sampling" in result.curves.methods) == (count > 0) == (samples > 2000)
+    assert count <= samples

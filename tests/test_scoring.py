@@ -10,6 +10,9 @@ import torch
 from torch import nn
 
 import crashsim
+import crashsim.computing
+import crashsim.scoring
+import crashsim.timing
 from crashsim import (
     AdditiveNoise,
     CrashsimError,
@@ -273,3 +276,49 @@ def test_large_outputs_in_single_precision_are_told(make_net, randn):
         warnings.simplefilter("error")
         wide = score(net.double(), x.double(), NeuronCrash(0.1), epsilon=0.3, methods=["exact"])
     assert not any("rounds them" in w for w in wide.warnings)
+
+
+def test_the_interval_of_curvature_follows_seed_and_confidence(make_net, randn):
+    net, x = make_net((4, 300, 8, 2), "tanh"), randn(2, 4)
+    found = [
+        score(net, x, NeuronCrash(0.05), methods=["mean-point-curvature"], **options).find(
+            "mean-point-curvature", "variance"
+        )
+        for options in ({"seed": 0}, {"seed": 1}, {"seed": 1, "confidence": 0.999})
+    ]
+    first, second, sure = found
+    assert first.value != second.value == sure.value
+    assert (second.confidence, sure.confidence) == (0.95, 0.999)
+    # Student's quantiles of 15 degrees of freedom, from a table.
+    widths = (sure.high - sure.low) / (second.high - second.low)
+    assert widths == pytest.approx(4.073 / 2.131, rel=1e-3)
+
+
+def test_timings_leave_no_time_out(make_net, randn, monkeypatch):
+    """On a clock that only these calls advance, each by another power of two."""
+    now, spent = 0.0, 0.0
+    slow = [
+        (crashsim.scoring, "FaultSpace"), (crashsim.scoring, "plan"),
+        (crashsim.computing.analytic, "double_precision"), (crashsim.computing, "monte_carlo"),
+        (crashsim.computing.analytic, "tails"), (crashsim.computing, "answers"),
+        (crashsim.scoring, "curves_of"), (crashsim.scoring, "histogram_of"),
+        (crashsim.scoring, "agreements"), (crashsim.scoring, "describe_sites"),
+    ]  # fmt: skip
+
+    def slowed(work, seconds):
+        def run(*args, **kwargs):
+            nonlocal now, spent
+            now, spent = now + seconds, spent + seconds
+            return work(*args, **kwargs)
+
+        return run
+
+    for i, (module, name) in enumerate(slow):
+        monkeypatch.setattr(module, name, slowed(getattr(module, name), 2.0**i))
+    monkeypatch.setattr(crashsim.timing.time, "perf_counter", lambda: now)
+    result = score(
+        make_net((3, 5, 2)), randn(2, 3), NeuronCrash(0.1), epsilon=0.3, delta=0.01,
+        samples=200, methods=["monte-carlo", "saddlepoint"],
+    )  # fmt: skip
+    assert spent == 2.0 ** len(slow) - 1
+    assert sum(result.timings.values()) == spent

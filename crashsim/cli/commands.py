@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from crashsim.arguments import MOST_INITS
 from crashsim.cli.options import (
     EpsilonOption,
     FaultOption,
@@ -67,7 +68,10 @@ def score(
     ] = None,
     train: TrainOption = None,
     inits: Annotated[
-        int, typer.Option(min=1, help="Score so many initialisations of an architecture.")
+        int,
+        typer.Option(
+            min=1, max=MOST_INITS, help="Score so many initialisations of an architecture."
+        ),
     ] = 1,
     weights: WeightsOption = None,
     reset: ResetOption = None,
@@ -144,7 +148,9 @@ def compare(
     group: GroupOption = None,
     samples: SamplesOption = None,
     train: TrainOption = None,
-    inits: Annotated[int, typer.Option(min=1, help="Initialisations of each architecture.")] = 1,
+    inits: Annotated[
+        int, typer.Option(min=1, max=MOST_INITS, help="Initialisations of each architecture.")
+    ] = 1,
     by: Annotated[
         Literal["variance", "class-change"] | None,
         typer.Option(help="What to rank by. (default: class-change for classifiers)"),

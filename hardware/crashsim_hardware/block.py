@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from .chip import Chip, Projection, round_to_grid
 from .errors import HardwareError
 from .faults import ChipFaults
+from .streams import Stream, generator
 
 __all__ = ["Activity", "Block", "Phases", "blocks"]
 
@@ -28,8 +29,6 @@ MASKS = 64
 
 LISTED = 1 << 24
 """Pairs of neurons, at most, that are searched for synapses one by one."""
-
-_PHASE, _RELEASE = 1, 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,10 +62,11 @@ class Block:
         for b in range(self.inputs):
             for start in range(0, self.masks, MASKS):
                 stop = min(start + MASKS, self.masks)
-                stream = _stream(
+                stream = generator(
                     self.seed,
-                    _RELEASE,
-                    [(self.first_mask + start) // MASKS, self.first_input + b],
+                    Stream.RELEASE,
+                    (self.first_mask + start) // MASKS,
+                    self.first_input + b,
                     (projection << 32) + step,
                 )
                 uniform = stream.random((stop - start, synapses), dtype=np.float32)
@@ -87,13 +87,6 @@ class Activity:
     counts: tuple[Floats, ...]
     readout: Floats | None = None
     trains: tuple[NDArray[np.int8], ...] | None = None
-
-
-def _stream(seed: int, purpose: int, place: list[int], detail: int) -> np.random.Generator:
-    # the lowest counter word is the generator's own; the other three say where it starts
-    return np.random.Generator(
-        np.random.Philox(key=[seed, purpose], counter=[0, detail, *reversed(place)])
-    )
 
 
 def tolerance(fraction_bits: int | None) -> float:
@@ -205,8 +198,8 @@ def _phases(
         fraction = np.empty((m, b, size))
         for start in range(0, m, MASKS):
             for column in range(b):
-                place = [(first_mask + start) // MASKS, first_input + column]
-                stream = _stream(seed, _PHASE, place, (replica << 32) + layer)
+                place = (first_mask + start) // MASKS, first_input + column
+                stream = generator(seed, Stream.PHASE, *place, (replica << 32) + layer)
                 stop = min(start + MASKS, m)
                 fraction[start:stop, column] = stream.random((stop - start, size))
     if theta is not None and not np.isin(theta, (1.0, np.inf, -np.inf)).all():

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from .arguments import is_number, probability, whole
 from .chip import Chip, Projection
 from .errors import HardwareError
-from .faults import ChipFaults, check_draw, generator, sample_core_deaths, sample_mismatch
+from .faults import ChipFaults, check_draw, sample_core_deaths, sample_mismatch
+from .streams import Stream, generator
 
 __all__ = ["Device", "Parameter", "device", "devices", "sample_bit_errors", "sample_stuck_cells"]
 
@@ -137,7 +138,7 @@ def sample_stuck_cells(chip: Chip, low: float, high: float, masks: int, seed: in
         if stored is None:
             return None
         largest = np.abs(stored).max(initial=0.0)
-        draw = generator(seed, 600 + index).random((2, masks, *stored.shape))
+        draw = generator(seed, Stream.STUCK_CELL, index).random((2, masks, *stored.shape))
         cells = np.maximum(np.stack([stored, -stored])[:, None], 0.0)
         cells = np.where(draw < low, largest, np.where(draw < low + high, 0.0, cells))
         difference: Floats = cells[0] - cells[1]
@@ -164,7 +165,7 @@ def sample_bit_errors(chip: Chip, rate: float, masks: int, seed: int, bits: int 
         step = np.abs(stored).max(initial=0.0) / (2 ** (bits - 1) - 1) or 1.0
         word = np.round(stored / step).astype(np.int64) & ((1 << bits) - 1)
         words = np.broadcast_to(word, (masks, *stored.shape)).copy()
-        stream = generator(seed, 700 + index)
+        stream = generator(seed, Stream.BIT_ERROR, index)
         for bit in range(bits):
             flipped: Floats = np.less(stream.random(words.shape), rate)
             words ^= flipped.astype(np.int64) << bit

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from .arguments import as_numbers, is_number, probability, whole
 from .chip import Chip, Projection, round_to_grid
 from .errors import HardwareError
+from .streams import Stream, generator
 
 __all__ = [
     "ChipFaults",
     "check_draw",
-    "generator",
     "sample_core_deaths",
     "sample_dead",
     "sample_dead_synapses",
@@ -194,37 +194,34 @@ def check_draw(chip: Chip, masks: int) -> None:
     whole("masks", masks, 1)
 
 
-def _bernoulli(p: float, shape: tuple[int, ...], seed: int, stream: int) -> Bools:
+def _bernoulli(p: float, shape: tuple[int, ...], seed: int, stream: Stream, index: int) -> Bools:
     probability("p", p)
-    return generator(seed, stream).random(shape) < p
-
-
-def generator(seed: int, stream: int) -> np.random.Generator:
-    """The Philox stream number `stream` of `seed`."""
-    return np.random.Generator(np.random.Philox(key=[whole("seed", seed, 0), stream]))
+    return generator(seed, stream, index).random(shape) < p
 
 
 def sample_dead(
     chip: Chip, p: float, masks: int, seed: int, layers: Sequence[int] | None = None
 ) -> ChipFaults:
     """Neurons of the hidden `layers` (default all) die independently with probability p."""
-    return ChipFaults(dead=_neurons(chip, p, masks, seed, layers, stream=100), masks=masks)
+    return ChipFaults(dead=_neurons(chip, p, masks, seed, layers, stream=Stream.DEAD), masks=masks)
 
 
 def sample_stuck(
     chip: Chip, p: float, masks: int, seed: int, layers: Sequence[int] | None = None
 ) -> ChipFaults:
     """Neurons of the hidden `layers` (default all) fire without pause with probability p each."""
-    return ChipFaults(stuck=_neurons(chip, p, masks, seed, layers, stream=200), masks=masks)
+    return ChipFaults(
+        stuck=_neurons(chip, p, masks, seed, layers, stream=Stream.STUCK), masks=masks
+    )
 
 
 def _neurons(
-    chip: Chip, p: float, masks: int, seed: int, layers: Sequence[int] | None, stream: int
+    chip: Chip, p: float, masks: int, seed: int, layers: Sequence[int] | None, stream: Stream
 ) -> list[Bools | None]:
     check_draw(chip, masks)
     chosen = range(len(chip.sizes)) if layers is None else layers
     return [
-        _bernoulli(p, (masks, size), seed, stream + index) if index in chosen else None
+        _bernoulli(p, (masks, size), seed, stream, index) if index in chosen else None
         for index, size in enumerate(chip.sizes)
     ]
 
@@ -235,7 +232,7 @@ def sample_dead_synapses(chip: Chip, p: float, masks: int, seed: int) -> ChipFau
     arrays = [
         None
         if projection.weight is None
-        else _bernoulli(p, (masks, *projection.weight.shape), seed, 300 + index)
+        else _bernoulli(p, (masks, *projection.weight.shape), seed, Stream.DEAD_SYNAPSE, index)
         for index, projection in enumerate(chip.projections)
     ]
     return ChipFaults(dead_synapses=arrays, masks=masks)
@@ -247,7 +244,9 @@ def sample_mismatch(chip: Chip, std: float, masks: int, seed: int) -> ChipFaults
     if not is_number(std) or not 0.0 <= std < np.inf:
         raise HardwareError(f"mismatch: the relative std must be finite and >= 0, got {std}")
     arrays = [
-        np.maximum(1.0 + std * generator(seed, 400 + index).standard_normal((masks, size)), 0.1)
+        np.maximum(
+            1.0 + std * generator(seed, Stream.MISMATCH, index).standard_normal((masks, size)), 0.1
+        )
         for index, size in enumerate(chip.sizes)
     ]
     return ChipFaults(thresholds=arrays, masks=masks)
@@ -267,6 +266,6 @@ def sample_core_deaths(
     dead: list[Bools] = []
     for index, size in enumerate(chip.sizes):
         cores = -(-size // core_size)
-        fallen = _bernoulli(p, (masks, cores), seed, 500 + index)
+        fallen = _bernoulli(p, (masks, cores), seed, Stream.CORE, index)
         dead.append(np.repeat(fallen, core_size, axis=1)[:, :size])
     return ChipFaults(dead=dead, masks=masks)

@@ -490,6 +490,7 @@ UNSEEN = {
 WHOLE = {"seq2seq", "folded", "folded, time first", "mixture", "in place"}
 
 
+@pytest.mark.filterwarnings("ignore:sites. no fault in 'experts:crashsim.CrashsimWarning")
 @pytest.mark.parametrize("case", UNSEEN)
 def test_models_of_every_kind(case, seeded, randn, monkeypatch):
     build, inputs, wanted = UNSEEN[case]

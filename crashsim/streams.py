@@ -1,0 +1,49 @@
+"""One table of who draws from which of a seed's random numbers, so that no two draw the same.
+
+A seed is the key of Philox's generator, and the most significant word of its 256-bit counter says
+which of 2^64 blocks of numbers is drawn from. (As the least significant word, consecutive blocks
+would share all but four of their random numbers.) Each use owns the blocks from its entry here to
+the next one.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, unique
+
+import numpy as np
+
+_BLOCKS = 2**64  # of a seed
+
+
+@unique
+class Stream(IntEnum):
+    """The first block of each use."""
+
+    MONTE_CARLO = 0  # plain samples, by block
+    FEW_FAULTS = 2**61  # samples given two or more faults, by block
+    IMPORTANCE = 2**62  # tails and class changes, by input
+    CURVE = 2**62 + 2**61  # the rare-event curve of a report, by point
+    CERTIFIED = 2**63  # samples inside a certificate, by input and question
+    PROBES = 2**63 + 2**61  # directions in which a Hessian is looked at
+    # Faults of many neurons and weights, with which is checked:
+    SHORT_CUTS = 2**63 + 2**62  # whether a short cut gives what the model gives;
+    ORDER = 2**63 + 2**62 + 2**60  # whether the model keeps the order of its examples;
+    READING = 2**63 + 2**62 + 2**61  # whether layers that were read compute what the model does
+
+    @property
+    def size(self) -> int:
+        """The number of its blocks."""
+        return min((other for other in Stream if other > self), default=_BLOCKS) - self
+
+
+def generator(seed: int, stream: Stream, block: int = 0) -> np.random.Generator:
+    """The random numbers of one block of a stream. Different blocks never overlap.
+
+    Raises:
+        ValueError: the stream has no such block.
+    """
+    if not 0 <= block < stream.size:
+        raise ValueError(f"block {block} of {stream.name}, which has {stream.size}")
+    # As an array: of a list with a number from 2^63 on, numpy makes floating-point numbers first.
+    counter = np.array([0, 0, 0, stream + block], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=seed, counter=counter))
