@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from crashsim.arguments import callback, instance, is_number, is_whole
 from crashsim.control import Control
-from crashsim.errors import ArgumentError, CrashsimWarning
+from crashsim.errors import ArgumentError, CrashsimWarning, Interrupted
 from crashsim.estimate import Estimate, Values
 from crashsim.few import FewFaults, few_faults
 from crashsim.intervals import proportion_interval
@@ -31,6 +32,7 @@ DEFAULT_BUDGET = 1_000_000  # samples, where a relative width is asked for
 _KEEP_VALUES = 2**26  # Deltas kept for quantiles and histograms: 256 MiB
 _FEWEST_KEPT = 200  # samples kept, whatever their size
 _STEP_VALUES = 2**22  # Deltas computed at once
+_TOLD = 10  # times in a run, at least, that progress is told and samples are kept
 _PILOT = 128  # samples, at most a tenth of the run, that fix the centre
 
 StopReason = Literal["samples", "relative width", "budget", "interrupted"]
@@ -44,7 +46,8 @@ class MonteCarlo:
     Attributes:
         samples: number of samples n.
         stopped: why it stopped: the number of ``samples`` asked for was reached, or the
-            ``relative width``, or the ``budget`` was spent first, or it was ``interrupted``.
+            ``relative width``, or the ``budget`` was spent first, or it was ``interrupted``, and
+            this is the partial result of ``samples`` that had been drawn.
         mean, variance: of Delta, (B, K).
         covariance: of Delta across outputs, (B, K, K); None beyond 64 outputs.
         estimates: everything, as estimates.
@@ -113,7 +116,8 @@ def monte_carlo(
             confidence``, so the final intervals hold although the run chose its end.
         seed: the samples depend on this alone.
         confidence: of the intervals.
-        progress: called with the number of samples done and the most there will be.
+        progress: called with the number of samples done and the most there will be, at least
+            after every tenth of them.
         control: a linear surrogate of Delta, (B, K), as control variate: means and variances then
             get the narrower intervals of what it leaves over. Where few samples hold two or more
             faults, which are all it can learn that from, give ``few_exact`` too.
@@ -122,6 +126,8 @@ def monte_carlo(
 
     Raises:
         ArgumentError: an argument out of its range.
+        Interrupted: Ctrl-C, or ``progress`` raised KeyboardInterrupt; its ``partial`` is the result
+            of a run of as many samples as were drawn, if there are two at least.
     """
     instance("space", space, FaultSpace, "a FaultSpace")
     callback("progress", progress)
@@ -133,7 +139,8 @@ def monte_carlo(
     tally = Tally(space, epsilon, leading, few, most_kept)
     alpha, look, next_look = 1 - confidence, 0, 1
     stopped: StopReason = "samples" if rel_width is None else "budget"
-    block = 0
+    block, is_aimed = 0, False
+    interrupt: KeyboardInterrupt | None = None
     try:
         while tally.n < budget:
             drawn = few.sample_block(seed, block) if few else None
@@ -141,26 +148,36 @@ def monte_carlo(
             points = points.part(0, min(points.count, budget - tally.n))
             if block == 0:
                 first = points.part(0, max(1, min(points.count, budget // 10, _PILOT)))
-                tally.aim(list(_steps(space, first)))
-            for part in _steps(space, points):
+                tally.aim(list(_steps(space, first, budget)))
+                is_aimed = True
+            for part in _steps(space, points, budget):
                 tally.add(part)
+                if progress:
+                    progress(tally.n, budget)
             block += 1
-            if progress:
-                progress(tally.n, budget)
             if rel_width is not None and block == next_look:
                 look, next_look = look + 1, next_look * 2
                 alpha = (1 - confidence) / (look * (look + 1))
                 if _is_narrow(tally, alpha, rel_width):
                     stopped = "relative width"
                     break
-    except KeyboardInterrupt:
-        if tally.n < 2:
+    except KeyboardInterrupt as stop:
+        if not is_aimed or tally.n < 2:
             raise
-        stopped = "interrupted"
+        stopped, interrupt = "interrupted", stop
     if rel_width is not None and stopped != "relative width":
         look += 1  # the end of the budget is one more look
         alpha = (1 - confidence) / (look * (look + 1))
-    return _result(space, tally, alpha, stopped, few)
+    try:
+        found = _result(space, tally, alpha, stopped, few)
+    except KeyboardInterrupt as stop:
+        interrupt = stop
+        found = _result(space, tally, alpha, "interrupted", few)
+    if interrupt is not None:
+        raise Interrupted(
+            f"interrupted after {found.samples} samples; partial holds their result", found
+        ) from interrupt
+    return found
 
 
 def _is_narrow(tally: Tally, alpha: float, rel_width: float) -> bool:
@@ -189,11 +206,13 @@ def _result(
     )  # fmt: skip
 
 
-def _steps(space: FaultSpace, points: Points) -> Iterator[Points]:
-    """Points a few at a time, so that their outputs stay small."""
-    step = max(1, _STEP_VALUES // (space.B * space.K))
-    for start in range(0, points.count, step):
-        yield points.part(start, min(start + step, points.count))
+def _steps(space: FaultSpace, points: Points, budget: int) -> Iterator[Points]:
+    """Points a few at a time, so that their outputs stay small and progress is told."""
+    most = max(1, min(_STEP_VALUES // (space.B * space.K), budget // _TOLD))
+    count = -(-points.count // most)
+    edges = [points.count * i // count for i in range(count + 1)]
+    for start, stop in pairwise(edges):
+        yield points.part(start, stop)
 
 
 def check_sampling(

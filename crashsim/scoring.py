@@ -15,9 +15,9 @@ from torch import nn
 from crashsim.agreement import Agreement, agreements
 from crashsim.arguments import callback, instance, whole
 from crashsim.arguments import path as file_path
-from crashsim.computing import Results, compute
+from crashsim.computing import INTERRUPTED, Results, compute
 from crashsim.doubts import doubts_of
-from crashsim.errors import ArgumentError, CrashsimWarning, FileError
+from crashsim.errors import ArgumentError, CrashsimWarning, FileError, Interrupted
 from crashsim.estimate import Estimate
 from crashsim.facts import (
     describe_fault,
@@ -90,6 +90,8 @@ class Score:
         warnings: what deserves attention.
         timings: seconds by method.
         versions: of crashsim and the packages its numbers depend on.
+        partial: it was interrupted: methods are missing, or Monte Carlo has fewer samples than
+            were asked for; ``skipped`` and ``stopped`` say which.
     """
 
     model: ModelFacts
@@ -118,6 +120,7 @@ class Score:
     warnings: list[str]
     timings: dict[str, Number]
     versions: dict[str, str]
+    partial: bool = False
 
     def find(
         self,
@@ -263,6 +266,8 @@ def score(
 
     Raises:
         CrashsimError: an argument makes no sense, or the model cannot be analysed.
+        Interrupted: Ctrl-C; its ``partial`` is the score of the methods that were finished, with
+            the samples that Monte Carlo had drawn.
 
     Example:
         >>> import torch, crashsim
@@ -300,19 +305,25 @@ def score(
             progress=progress or (lambda *_: None),
             chip=chip,
         )
-        result = _collect(
-            space,
-            results,
-            epsilon=epsilon,
-            delta=delta,
-            seed=seed,
-            confidence=confidence,
-            names=names or {},
-        )
+        given: dict[str, Any] = {
+            "epsilon": epsilon,
+            "delta": delta,
+            "seed": seed,
+            "confidence": confidence,
+            "names": names or {},
+        }
+        try:
+            result = _collect(space, results, **given)
+        except KeyboardInterrupt as stop:
+            results.interrupted = stop
+            result = _collect(space, results, **given)
     ours = [w for w in caught if issubclass(w.category, CrashsimWarning)]
     for other in (w for w in caught if w not in ours):
         warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
     result.warnings[:0] = [str(w.message) for w in ours]
+    if results.interrupted is not None:  # before warnings, which some make errors
+        message = "interrupted; partial holds what was finished"
+        raise Interrupted(message, result) from results.interrupted
     for message in result.warnings:
         warnings.warn(message, CrashsimWarning, stacklevel=2)
     return result
@@ -357,14 +368,28 @@ def _collect(
         top=leading_coordinates(space, analysis),
         covariance=covariance,
         formulas=analysis.formulas,
-        curves=curves_of(space, results),
+        curves=None if results.interrupted else curves_of(space, results),
         histogram=histogram_of(results),
         hardware=None if run is None else run.facts,
         delta=delta,
         answers=results.answers,
         plan=space.plan(),
         skipped=results.skipped,
-        warnings=doubts_of(agreement, sampled, epsilon) + (run.warnings if run else []),
+        warnings=_cut_short(results)
+        + doubts_of(agreement, sampled, epsilon)
+        + (run.warnings if run else []),
         timings=results.timings,
         versions=versions(),
+        partial=results.interrupted is not None,
     )
+
+
+def _cut_short(results: Results) -> list[str]:
+    """What an interrupt left out, in words."""
+    if results.interrupted is None:
+        return []
+    missing = [name for name, reason in results.skipped.items() if reason == INTERRUPTED]
+    parts = [f"without {', '.join(missing)}"] if missing else []
+    if results.sampled is not None and results.sampled.stopped == "interrupted":
+        parts.append(f"with Monte Carlo's first {results.sampled.samples:,} samples alone")
+    return ["interrupted: a partial score, " + (" and ".join(parts) or "without curves")]

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from crashsim.estimate import values_of
 from crashsim.records import ChipFacts
 from crashsim.scoring import Score
+from crashsim.visible import visible
 
 COLOURS = {
     "exact": "#111111",
@@ -89,12 +90,12 @@ def tail_curves(score: Score) -> str | None:
             y = np.array(values, dtype=float)
             if np.isnan(y).any():
                 mark, label = (
-                    ("v", f"{method} (proof)") if method == "certificate" else ("x", method)
+                    ("v", f"{method} (proof)") if method == "certificate" else ("x", _words(method))
                 )
                 axes.semilogy(grid, y, mark, ms=6, color=COLOURS.get(method, _OTHER), label=label)
                 continue
             axes.semilogy(
-                grid, np.where(y > _FLOOR / 10, y, np.nan), label=method,
+                grid, np.where(y > _FLOOR / 10, y, np.nan), label=_words(method),
                 color=COLOURS.get(method, _OTHER), lw=1.8,
                 ls="-" if method in ("exact", "saddlepoint") else "--",
             )  # fmt: skip
@@ -121,6 +122,11 @@ def tail_curves(score: Score) -> str | None:
         axes.set_ylabel("P(|Δ| ≥ ε)")
         axes.legend(loc="lower left")
         return _svg(figure)
+
+
+def _words(label: str) -> str:
+    """A label that is no formula, whatever it holds."""
+    return visible(label).replace("$", r"\$")
 
 
 def histogram(score: Score) -> str | None:
@@ -204,7 +210,8 @@ def shares(score: Score) -> str | None:
             (panels[1], right, [t["share"] for t in top], "the ten that matter most"),
         ):
             axes.barh(range(len(labels)), [100 * v for v in values], color="#0f766e", height=0.62)
-            axes.set_yticks(range(len(labels)), labels)
+            # A name is no formula, whatever it holds.
+            axes.set_yticks(range(len(labels)), map(visible, labels), parse_math=False)
             axes.set_ylim(max(len(sites), len(top), 3) - 0.4, -0.6)
             axes.set_title(title)
             axes.set_xlabel("% of Var Δ")
