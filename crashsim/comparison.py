@@ -163,9 +163,9 @@ def compare(
     ]
     classify = all("class-change" in c.measures for c in contenders)
     by = by or ("class-change" if classify else "variance")
-    missing = [c.name for c in contenders if by not in c.measures]
-    if missing:
-        raise ArgumentError(f"by={by!r}: {missing[0]!r} has a single output; use by='variance'")
+    lacking = [c.name for c in contenders if by not in c.measures]
+    if lacking:
+        raise ArgumentError(f"by={by!r}: {lacking[0]!r} has a single output; use by='variance'")
     contenders.sort(key=lambda c: c.measures[by].value)
     raw = [_p_value(a.measures[by], b.measures[by]) for a, b in pairwise(contenders)]
     inits = min(len(group) for group in scores.values())

@@ -122,20 +122,25 @@ def check_writable(argument: str, path: str | Path | None) -> None:
             return
         assert isinstance(place, Path)
         made = [folder for folder in (place.parent, *place.parent.parents) if not folder.exists()]
-        beside = None
+        beside = _beside(place)
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             with suppress(FileNotFoundError):
                 place.lstat()  # which says whether the name is too long
-            beside = _beside(place)
             beside.open("xb").close()
-        finally:
-            if beside is not None:
-                with suppress(OSError):
-                    beside.unlink()
-            for folder in made:
-                with suppress(OSError):
-                    folder.rmdir()
+            _take_away([beside], made)
+        finally:  # an interrupt may have come between
+            _take_away([beside], made)
+
+
+def _take_away(files: Iterable[Path], folders: Iterable[Path] = ()) -> None:
+    """What is still there of files, and of folders that are empty."""
+    for file in files:
+        with suppress(OSError):
+            file.unlink()
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def write_text(argument: str, path: str | Path, text: str) -> None:
@@ -167,9 +172,7 @@ def write_files(argument: str, *files: tuple[str | Path, bytes]) -> None:
         with _explained(argument, files[0][0]):
             _take_places(waiting)
     finally:
-        for beside, _ in waiting:
-            with suppress(OSError):
-                beside.unlink()
+        _take_away(beside for beside, _ in waiting)
 
 
 def write_picture(argument: str, path: str | Path, figure: Any) -> None:
@@ -213,11 +216,9 @@ def _take_places(waiting: list[tuple[Path, Path]]) -> None:
 
 def _create(beside: Path, content: bytes, place: Path) -> None:
     """Writes a new file with the mode and owner of the one that it replaces, if there is one."""
-    # The mode is what the umask leaves of this one.
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    with open(descriptor, "wb") as file:
+    with beside.open("xb") as file:  # with the mode that the umask leaves
         if place.exists():
-            old, new = place.stat(), os.fstat(descriptor)
+            old, new = place.stat(), beside.stat()
             if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid) and hasattr(os, "chown"):
                 with suppress(PermissionError):
                     os.chown(beside, old.st_uid, old.st_gid)
@@ -225,7 +226,7 @@ def _create(beside: Path, content: bytes, place: Path) -> None:
         file.write(content)
         file.flush()
         try:
-            os.fsync(descriptor)
+            os.fsync(file.fileno())
         except OSError as error:
             if error.errno not in _NO_FSYNC:
                 raise
