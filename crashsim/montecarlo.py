@@ -34,7 +34,8 @@ _KEEP_VALUES = 2**26  # Deltas kept for quantiles and histograms: 256 MiB
 _FEWEST_KEPT = 200  # samples kept, whatever their size
 _STEP_VALUES = 2**22  # Deltas computed at once
 _TOLD = 10  # times in a run, at least, that progress is told and samples are kept
-_PILOT = 128  # samples, at most, that fix the centre
+_PILOT = 128  # samples, at most, that fix the centre,
+_PILOT_VALUES = 2**23  # and Deltas of theirs
 
 StopReason = Literal["samples", "relative width", "budget", "interrupted"]
 Progress = Callable[[int, int], None]
@@ -191,7 +192,7 @@ class _Run:
 
     def __init__(self, space: FaultSpace, make: Callable[[FaultSpace], Tally]) -> None:
         self._space, self._make = space, make
-        self._pilot = max(2, min(_PILOT, _STEP_VALUES // (space.B * space.K)))
+        self._pilot = max(2, min(_PILOT, _PILOT_VALUES // (space.B * space.K)))
         self._first: list[Points] = []
         self._known: dict[int, Floats] = {}
         self._tally: Tally | None = None
