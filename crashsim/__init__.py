@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from crashsim.continuity import Balance, Continuity
     from crashsim.discovery import find_sites
     from crashsim.enumeration import ExactDistribution, enumerate_exact
-    from crashsim.errors import CrashsimError, CrashsimWarning
+    from crashsim.errors import CrashsimError, CrashsimWarning, Interrupted
     from crashsim.estimate import Estimate
     from crashsim.faults import (
         AdditiveNoise,
@@ -47,7 +47,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "agreement": ("Agreement", "rank_loss"),
     "enumeration": ("ExactDistribution", "enumerate_exact"),
-    "errors": ("CrashsimError", "CrashsimWarning"),
+    "errors": ("CrashsimError", "CrashsimWarning", "Interrupted"),
     "estimate": ("Estimate",),
     "faults": (
         "AdditiveNoise",
@@ -87,6 +87,7 @@ __all__ = [
     "FaultSpace",
     "GainNoise",
     "Hardened",
+    "Interrupted",
     "NeuronCrash",
     "Replicated",
     "Score",

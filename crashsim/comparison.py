@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -66,12 +66,19 @@ class Comparison:
         p_values: that each contender and the next are really equal, corrected for the number of
             neighbours compared (Holm 1979).
         inits: initialisations of each.
+        missing: models that were to be compared too, before an interrupt.
     """
 
     by: By
     contenders: list[Contender]
     p_values: list[float]
     inits: int
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def partial(self) -> bool:
+        """Whether it was interrupted, so that models are missing."""
+        return bool(self.missing)
 
     @property
     def is_significant(self) -> list[bool]:
@@ -80,6 +87,15 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
+        if not self.partial:
+            return self._ranking
+        told = f"Partial, as it was interrupted before {', '.join(self.missing)}."
+        if len(self.contenders) < 2:
+            return f"{told} Only {self.contenders[0].name} was scored."
+        return f"{told} Of the others, {self._ranking}"
+
+    @property
+    def _ranking(self) -> str:
         first = self.contenders[0].name
         tied = [c.name for c in self.contenders[1:] if not self._beaten(c)]
         what = "the lowest Var Δ" if self.by == "variance" else "the fewest changes of class"
@@ -100,7 +116,8 @@ class Comparison:
         return any(self.is_significant[: self.contenders.index(contender)])
 
     def to_dict(self) -> dict[str, Any]:
-        return {"schema": 1, "verdict": self.verdict, **asdict(self)}
+        plain = {"schema": 1, "verdict": self.verdict, "partial": self.partial}
+        return {**plain, **asdict(self)}
 
 
 def compare(
@@ -108,6 +125,7 @@ def compare(
     by: By | None = None,
     accuracies: Mapping[str, Sequence[float]] | None = None,
     spreads: Mapping[str, Sequence[float]] | None = None,
+    missing: Sequence[str] = (),
 ) -> Comparison:
     """Ranks models by their scores.
 
@@ -118,9 +136,11 @@ def compare(
         accuracies: for each name, the clean accuracy of each initialisation.
         spreads: for each name, the variance of the clean outputs across inputs, summed over
             outputs, of each initialisation.
+        missing: names without a score, because an interrupt came first: the comparison is partial.
 
     Raises:
-        ArgumentError: fewer than two names, or a score without Monte Carlo.
+        ArgumentError: fewer than two names (one, where others are missing), or a score without
+            Monte Carlo.
     """
     instance("scores", scores, Mapping, "a list of scores for each name")
     for argument, groups in (("accuracies", accuracies), ("spreads", spreads)):
@@ -135,7 +155,7 @@ def compare(
             raise ArgumentError(f"scores[{name!r}]={group!r}; give a list of scores")
     if by is not None:
         one_of("by", by, ("variance", "class-change"))
-    if len(scores) < 2:
+    if len(scores) < (1 if missing else 2):
         raise ArgumentError(f"models: {len(scores)} to compare; give at least two")
     contenders = [
         _contender(name, list(group), (accuracies or {}).get(name), (spreads or {}).get(name))
@@ -143,13 +163,13 @@ def compare(
     ]
     classify = all("class-change" in c.measures for c in contenders)
     by = by or ("class-change" if classify else "variance")
-    missing = [c.name for c in contenders if by not in c.measures]
-    if missing:
-        raise ArgumentError(f"by={by!r}: {missing[0]!r} has a single output; use by='variance'")
+    lacking = [c.name for c in contenders if by not in c.measures]
+    if lacking:
+        raise ArgumentError(f"by={by!r}: {lacking[0]!r} has a single output; use by='variance'")
     contenders.sort(key=lambda c: c.measures[by].value)
     raw = [_p_value(a.measures[by], b.measures[by]) for a, b in pairwise(contenders)]
     inits = min(len(group) for group in scores.values())
-    return Comparison(by, contenders, _holm(raw), inits)
+    return Comparison(by, contenders, _holm(raw), inits, list(missing))
 
 
 def _contender(

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from copy import copy
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from crashsim import analytic, proofs, second_order
 from crashsim.certified import certified_sampling
 from crashsim.enumeration import ExactDistribution, enumerate_space
-from crashsim.errors import NotApplicableError
+from crashsim.errors import Interrupted, NotApplicableError
 from crashsim.layer_bounds import layer_bounds
 from crashsim.montecarlo import MonteCarlo, monte_carlo
 from crashsim.plan import PROOFS, Plan
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from crashsim.spiking import ChipRun
 
 _CERTIFIED = 4  # inputs that get a certificate: each bound takes about a second
+INTERRUPTED = "interrupted before it was finished"
 _NO_EPSILON = "give epsilon: it bounds P(|Delta| >= epsilon)"
 _NO_SURROGATE = "needs a linear surrogate of Delta, and none is to be had"
 _NOTHING = "nothing is random or nothing reaches the output, so there is nothing to say"
@@ -45,6 +47,7 @@ class Results:
         answers: to the questions of a target, where one was given.
         skipped: methods that did not apply, with the reason.
         timings: seconds by method, and of what serves them all.
+        interrupted: what ended the work before its end, where something did.
     """
 
     analysis: analytic.Analysis = field(default_factory=analytic.Analysis)
@@ -55,6 +58,7 @@ class Results:
     proof: proofs.Provable | None = None
     skipped: dict[str, str] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
+    interrupted: KeyboardInterrupt | None = None
 
 
 def compute(
@@ -69,16 +73,57 @@ def compute(
     progress: Progress,
     chip: Chip | None,
 ) -> Results:
-    """All methods of the plan. Theory works in double precision, Monte Carlo in the model's own."""
+    """All methods of the plan. Theory works in double precision, Monte Carlo in the model's own.
+
+    An interrupt ends it: what was finished is returned, ``results.interrupted`` set, and the other
+    methods are among those skipped.
+
+    Raises:
+        KeyboardInterrupt: nothing was finished.
+    """
     results = Results(skipped=dict(plan.skipped))
+    try:
+        _run(
+            results, space, plan, epsilon=epsilon, delta=delta, rel_width=rel_width, seed=seed,
+            confidence=confidence, progress=progress, chip=chip,
+        )  # fmt: skip
+    except KeyboardInterrupt as stop:
+        finished = {e.method for e in results.analysis.estimates}
+        if not finished:
+            raise
+        missing = [m for m in plan.methods if m not in finished | results.skipped.keys()]
+        results.skipped |= dict.fromkeys(missing, INTERRUPTED)
+        results.interrupted = stop
+    return results
+
+
+def _run(
+    results: Results,
+    space: FaultSpace,
+    plan: Plan,
+    *,
+    epsilon: float | None,
+    delta: float | None,
+    rel_width: float | None,
+    seed: int,
+    confidence: float,
+    progress: Progress,
+    chip: Chip | None,
+) -> None:
+    """Adds what the methods find to the results, one after the other."""
     analysis, wanted = results.analysis, set(plan.methods)
     with timing(results.timings, "double precision"):
         wide = analytic.double_precision(space)
 
     def timed(name: str, work: Callable[[], T]) -> T:
-        progress(name, 0, 1)
-        with timing(results.timings, name):
-            found = work()
+        before = {f.name: copy(getattr(analysis, f.name)) for f in fields(analysis)}
+        try:
+            progress(name, 0, 1)
+            with timing(results.timings, name):
+                found = work()
+        except KeyboardInterrupt:  # nothing is left of a method that was not finished
+            vars(analysis).update(before)
+            raise
         progress(name, 1, 1)
         return found
 
@@ -115,9 +160,9 @@ def compute(
         timed("proofs", lambda: _prove(space, wide, wanted, epsilon, seed, confidence, results))
     if "monte-carlo" in wanted:
         control = analysis.surrogate if plan.control else None
-        results.sampled = timed(
+        results.sampled, stop = timed(
             "monte-carlo",
-            lambda: monte_carlo(
+            lambda: _sampled(
                 space,
                 epsilon=epsilon,
                 samples=plan.samples,
@@ -130,6 +175,8 @@ def compute(
             ),
         )
         analysis.estimates += results.sampled.estimates
+        if stop is not None:
+            raise stop
     if "importance-sampling" in wanted and analysis.surrogate is not None:
         output = int(np.argmax(analysis.surrogate.variance.mean(0)))
         analysis.estimates += timed(
@@ -152,7 +199,14 @@ def compute(
     if space.K == 1:
         results.skipped["class-change"] = "the model has a single output, so no class to change"
     _account_for(plan.methods, epsilon, results)
-    return results
+
+
+def _sampled(space: FaultSpace, **options: Any) -> tuple[MonteCarlo, Interrupted | None]:
+    """What Monte Carlo found, and what interrupted it, if something did."""
+    try:
+        return monte_carlo(space, **options), None
+    except Interrupted as stop:
+        return stop.partial, stop
 
 
 def _linearise(

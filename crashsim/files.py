@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import warnings
@@ -11,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save
 from torch import nn
 
 from crashsim.architectures import Architecture, is_architecture, parse_architecture
@@ -22,10 +23,11 @@ from crashsim.checks import check_module
 from crashsim.errors import ArgumentError, CrashsimError, FileError
 from crashsim.limits import check_file, check_size, most_bytes, read_text, size_on_disk
 from crashsim.users_code import call_factory
-from crashsim.writing import check_writable
+from crashsim.writing import check_writable, write_files
 
 FORMAT = 1
 _COPIES = 4  # of its weights that a network takes, with what is computed of it
+_DESCRIPTION = "description"  # of the weights' metadata: the digest of what they go with
 
 
 @dataclass(frozen=True)
@@ -62,27 +64,35 @@ def save_model(
     instance("architecture", architecture, Architecture, "what parse_architecture returned")
     instance("facts", facts, dict, "a dictionary of plain data")
     check_model_path(path)
-    stem = _stem(Path(path))
-    weights, description = _files_of(stem)
-    try:
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, str(weights))
-        description.write_text(
-            json.dumps(
-                {"format": FORMAT, "architecture": str(architecture), "facts": facts}, indent=1
-            )
-        )
-    except (OSError, SafetensorError) as error:  # which it raises where a disk is full
-        raise FileError(f"out={str(path)!r}: cannot write there ({error})") from error
+    weights, description = model_files(path)
+    described = {"format": FORMAT, "architecture": str(architecture), "facts": facts}
+    text = json.dumps(described, indent=1)
+    content = save(
+        {k: v.contiguous() for k, v in model.state_dict().items()},
+        {_DESCRIPTION: _digest(json.loads(text))},
+    )
+    # The weights first: should the program be killed between the two, what is there is not taken
+    # for a model, since the weights say which description they go with.
+    write_files("out", (weights, content), (description, text.encode()))
     return weights, description
+
+
+def _digest(described: Any) -> str:
+    """Of a description, however it is laid out."""
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
 def check_model_path(path: str | Path) -> None:
     """Raises FileError, before the work, where ``save_model`` could not write its files."""
     if not file_path("out", path).name:
         raise FileError(f"out={str(path)!r}: give the name of a file")
-    for file in _files_of(_stem(Path(path))):
+    for file in model_files(path):
         check_writable("out", file)
+
+
+def model_files(path: str | Path) -> tuple[Path, Path]:
+    """The weights and the description of the model that ``save_model`` writes to this path."""
+    return _files_of(_stem(Path(path)))
 
 
 def _files_of(stem: Path) -> tuple[Path, Path]:
@@ -201,6 +211,7 @@ def _load_own(spec: str, stem: Path) -> NamedModel:
     _check_weights_of(architecture, spec, weights)
     model = architecture.build()
     _load_state(model, str(weights))
+    _check_pair(spec, weights, described)
     return NamedModel(spec, model, architecture, facts=described.get("facts"))
 
 
@@ -227,6 +238,18 @@ def _check_weights_of(architecture: Architecture, spec: str, weights: Path) -> N
                 f"{stored.get(name)} in the file and {wanted.get(name)} in "
                 f"{str(architecture)!r}); give the weights of this very network"
             )
+
+
+def _check_pair(spec: str, weights: Path, described: Any) -> None:
+    """FileError where the weights go with another description; those of others do not say."""
+    with safe_open(weights, "pt") as file:
+        digest = (file.metadata() or {}).get(_DESCRIPTION)
+    if digest is not None and digest != _digest(described):
+        raise FileError(
+            f"model={spec!r}: {weights.name} does not go with the description beside it (their "
+            "writing was cut short, or one of the two was changed); write the model again, or "
+            f"give its architecture with --weights {str(weights)!r}"
+        )
 
 
 def _load_state(model: nn.Module, path: str) -> None:

@@ -22,7 +22,7 @@ from crashsim.analytic import double_precision
 from crashsim.architectures import Architecture, parse_architecture
 from crashsim.arguments import MOST_COPIES, MOST_STEPS, number, one_of, sample_count, whole
 from crashsim.data import Data
-from crashsim.errors import ArgumentError
+from crashsim.errors import ArgumentError, Interrupted
 from crashsim.judging import Judgement, judge, judge_as_paper
 from crashsim.placing import Faults
 from crashsim.regularisers import Strengths, attached_penalties
@@ -92,6 +92,8 @@ class Hardened:
         accuracy: on the verification data, clean.
         verification: None where theory gave up before.
         steps: the path.
+        partial: it was interrupted; ``model`` is the last network that was trained, and nothing is
+            promised of it.
     """
 
     reached: bool
@@ -102,6 +104,7 @@ class Hardened:
     accuracy: float
     verification: Verification | None
     steps: list[Step]
+    partial: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         def plain(step: Step) -> dict[str, Any]:
@@ -110,6 +113,7 @@ class Hardened:
 
         return {
             "schema": 1,
+            "partial": self.partial,
             "reached": self.reached,
             "statement": self.statement,
             "architecture": str(self.design.architecture),
@@ -180,6 +184,8 @@ def harden(
 
     Raises:
         ArgumentError: an argument out of its range, or data that does not fit.
+        Interrupted: Ctrl-C; its ``partial`` is what was tried until then, never ``reached``: the
+            last network that was trained, with the samples that its verification had drawn.
     """
     epsilon = number("epsilon", epsilon, "a positive number in the units of the outputs", above=0)
     delta = number("delta", delta, "a probability strictly between 0 and 1", above=0, below=1)
@@ -232,14 +238,27 @@ class _Hardening:
         self._looks = 0
         self._highest = _MAX_STRENGTH  # variance strength that accuracy has been seen to bear
         self._best_accuracy = 0.0
+        self._last: tuple[nn.Module, Design] | None = None  # that was trained
 
     def run(self) -> Hardened:
+        try:
+            return self._run()
+        except KeyboardInterrupt as stop:
+            if self._last is None:
+                raise
+            found = getattr(stop, "partial", None)
+            verification = found if isinstance(found, Verification) else None
+            partial = self._cut_short(*self._last, verification)
+            raise Interrupted("interrupted; partial holds what was tried", partial) from stop
+
+    def _run(self) -> Hardened:
         design: Design | None = Design(self._start)
         verification = None
         model: nn.Module = nn.Identity()
         while design is not None and len(self._steps) < self._limits.steps:
             current = design
             model = self._train(current)
+            self._last = model, current
             reached_accuracy = accuracy(model, self._held_out)
             self._best_accuracy = max(self._best_accuracy, reached_accuracy)
             judged = self._judge(model)
@@ -389,6 +408,22 @@ class _Hardening:
         return Hardened(
             False, statement, model, step.design, step.replicas or 1, accuracy(model, self._test),
             verification, self._steps,
+        )  # fmt: skip
+
+    def _cut_short(
+        self, model: nn.Module, design: Design, verification: Verification | None
+    ) -> Hardened:
+        """What an interrupt leaves; of its verification, the samples that were drawn."""
+        drawn = "before it was verified"
+        if verification is not None:
+            drawn = f"after {verification.samples:,} samples of its verification"
+        statement = (
+            f"Interrupted {drawn}: {design.architecture} is the last network that was trained, and "
+            f"nothing is promised of it."
+        )
+        return Hardened(
+            False, statement, model, design, 1, accuracy(model, self._test), verification,
+            self._steps, partial=True,
         )  # fmt: skip
 
 

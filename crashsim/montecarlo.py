@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 
 from crashsim.arguments import as_float, callback, instance, sample_count, shown
 from crashsim.control import Control
-from crashsim.errors import ArgumentError, CrashsimWarning
+from crashsim.errors import ArgumentError, CrashsimWarning, Interrupted
 from crashsim.estimate import Estimate, Values
 from crashsim.few import FewFaults, few_faults
 from crashsim.intervals import proportion_interval
@@ -32,7 +34,9 @@ _KEEP_VALUES = 2**26  # Deltas kept for quantiles and histograms: 256 MiB
 _FEWEST_KEPT = 200  # samples kept, whatever their size
 _STEP_VALUES = 2**22  # Deltas computed at once
 _MATERIAL = 1.1  # upper end over value, beyond which an interval that is not trusted is told
-_PILOT = 128  # samples, at most a tenth of the run, that fix the centre
+_TOLD = 10  # times in a run, at least, that progress is told and samples are kept
+_PILOT = 128  # samples, at most, that fix the centre,
+_PILOT_VALUES = 2**23  # and Deltas of theirs
 
 StopReason = Literal["samples", "relative width", "budget", "interrupted"]
 Progress = Callable[[int, int], None]
@@ -45,7 +49,8 @@ class MonteCarlo:
     Attributes:
         samples: number of samples n.
         stopped: why it stopped: the number of ``samples`` asked for was reached, or the
-            ``relative width``, or the ``budget`` was spent first, or it was ``interrupted``.
+            ``relative width``, or the ``budget`` was spent first, or it was ``interrupted``, and
+            this is the partial result of ``samples`` that had been drawn.
         mean, variance: of Delta, (B, K).
         covariance: of Delta across outputs, (B, K, K); None beyond 64 outputs.
         estimates: everything, as estimates.
@@ -114,7 +119,8 @@ def monte_carlo(
             confidence``, so the final intervals hold although the run chose its end.
         seed: the samples depend on this alone.
         confidence: of the intervals.
-        progress: called with the number of samples done and the most there will be.
+        progress: called with the number of samples done and the most there will be, at least
+            after every tenth of them.
         control: a linear surrogate of Delta, (B, K), as control variate: means and variances then
             get the narrower intervals of what it leaves over. Where few samples hold two or more
             faults, which are all it can learn that from, give ``few_exact`` too.
@@ -123,6 +129,8 @@ def monte_carlo(
 
     Raises:
         ArgumentError: an argument out of its range.
+        Interrupted: Ctrl-C, or ``progress`` raised KeyboardInterrupt; its ``partial`` is the result
+            of a run of as many samples as were drawn, if there are two at least.
     """
     instance("space", space, FaultSpace, "a FaultSpace")
     callback("progress", progress)
@@ -134,37 +142,101 @@ def monte_carlo(
     few = few_faults(space) if few_exact else None
     most_kept = min(budget, max(_FEWEST_KEPT, _KEEP_VALUES // (space.B * space.K)))
     leading = Control.of(space, control, few) if control else None
-    tally = Tally(space, epsilon, leading, few, most_kept)
+    run = _Run(space, lambda twin: Tally(twin, epsilon, leading, few, most_kept))
     alpha, look, next_look = 1 - confidence, 0, 1
     stopped: StopReason = "samples" if rel_width is None else "budget"
     block = 0
+    interrupt: KeyboardInterrupt | None = None
     try:
-        while tally.n < budget:
+        while run.n < budget:
             drawn = few.sample_block(seed, block) if few else None
             points = drawn or sample_block(space.placements, seed, block)
-            points = points.part(0, min(points.count, budget - tally.n))
-            if block == 0:
-                first = points.part(0, max(1, min(points.count, budget // 10, _PILOT)))
-                tally.aim(list(_steps(space, first)))
-            for part in _steps(space, points):
-                tally.add(part)
+            points = points.part(0, min(points.count, budget - run.n))
+            for part in _steps(space, points, budget, run.until_aimed):
+                run.add(part)
+                if progress:
+                    progress(run.n, budget)
             block += 1
-            if progress:
-                progress(tally.n, budget)
             if rel_width is not None and block == next_look:
                 look, next_look = look + 1, next_look * 2
                 alpha = (1 - confidence) / (look * (look + 1))
-                if _is_narrow(tally, alpha, rel_width):
+                if _is_narrow(run.tally(), alpha, rel_width):
                     stopped = "relative width"
                     break
-    except KeyboardInterrupt:
-        if tally.n < 2:
+    except KeyboardInterrupt as stop:
+        if run.n < 2:
             raise
-        stopped = "interrupted"
+        stopped, interrupt = "interrupted", stop
     if rel_width is not None and stopped != "relative width":
         look += 1  # the end of the budget is one more look
         alpha = (1 - confidence) / (look * (look + 1))
-    return _result(space, tally, alpha, stopped, few)
+    try:
+        found = _result(space, run.tally(), alpha, stopped, few)
+    except KeyboardInterrupt as stop:
+        interrupt = stop
+        found = _result(space, run.tally(), alpha, "interrupted", few)
+    if interrupt is not None:
+        raise Interrupted(
+            f"interrupted after {found.samples} samples; partial holds their result", found
+        ) from interrupt
+    return found
+
+
+class _Run:
+    """The samples drawn so far.
+
+    The first ones fix the centre of the sums, so they are evaluated, once, before they are counted:
+    their number depends on the space alone, so that the sums of n samples are the same however many
+    were asked for, and an interrupt may come at any line.
+
+    Args:
+        space: to evaluate.
+        make: a tally of a space.
+    """
+
+    def __init__(self, space: FaultSpace, make: Callable[[FaultSpace], Tally]) -> None:
+        self._space, self._make = space, make
+        self._pilot = max(2, min(_PILOT, _PILOT_VALUES // (space.B * space.K)))
+        self._first: list[Points] = []
+        self._known: dict[int, Floats] = {}
+        self._tally: Tally | None = None
+
+    @property
+    def n(self) -> int:
+        if self._tally is not None:
+            return self._tally.n
+        return sum(part.count for part in self._first)
+
+    @property
+    def until_aimed(self) -> int:
+        """The number of samples without which the centre is not fixed."""
+        return max(0, self._pilot - self.n)
+
+    def add(self, points: Points) -> None:
+        if self._tally is not None:
+            self._tally.add(points)
+            return
+        self._known[id(points)] = self._space.outputs(points)
+        self._first.append(points)
+        if not self.until_aimed:
+            self.tally()
+
+    def tally(self) -> Tally:
+        """Of all samples."""
+        if self._tally is None:
+            twin = copy(self._space)
+            twin.outputs = self._outputs  # type: ignore[method-assign]
+            tally = self._make(twin)
+            tally.aim(self._first)
+            for part in self._first:
+                tally.add(part)
+            self._tally = tally
+            self._known.clear()
+        return self._tally
+
+    def _outputs(self, points: Points) -> Floats:
+        found = self._known.get(id(points))
+        return self._space.outputs(points) if found is None else found
 
 
 def _is_narrow(tally: Tally, alpha: float, rel_width: float) -> bool:
@@ -211,11 +283,15 @@ def _too_few(space: FaultSpace, tally: Tally, moments: Moments) -> str | None:
     return None
 
 
-def _steps(space: FaultSpace, points: Points) -> Iterator[Points]:
-    """Points a few at a time, so that their outputs stay small."""
-    step = max(1, _STEP_VALUES // (space.B * space.K))
-    for start in range(0, points.count, step):
-        yield points.part(start, min(start + step, points.count))
+def _steps(space: FaultSpace, points: Points, budget: int, cut: int) -> Iterator[Points]:
+    """Points a few at a time, so that their outputs stay small and progress is told; and cut."""
+    most = max(1, min(_STEP_VALUES // (space.B * space.K), budget // _TOLD))
+    edges = [0]
+    for end in sorted({min(cut, points.count), points.count} - {0}):
+        begin, count = edges[-1], -(-(end - edges[-1]) // most)
+        edges += [begin + (end - begin) * i // count for i in range(1, count + 1)]
+    for start, stop in pairwise(edges):
+        yield points.part(start, stop)
 
 
 def check_sampling(

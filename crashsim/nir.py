@@ -11,6 +11,7 @@ from collections import OrderedDict
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import crashsim_hardware as chips
@@ -28,6 +29,7 @@ from crashsim.errors import (
 )
 from crashsim.limits import check_file, most_bytes
 from crashsim.points import Floats
+from crashsim.writing import write_files
 
 Reset = Literal["subtract", "zero"]
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -98,12 +100,16 @@ def write_chip(chip: Chip, path: str | Path) -> None:
         ArgumentError: NIR has no word for something of the chip.
         FileError: the file cannot be written.
     """
-    try:
-        chips.write_nir(chip, path)
-    except HardwareError as error:
-        raise ArgumentError(f"nir: {error}") from error
-    except OSError as error:
-        raise FileError(f"nir={str(path)!r}: cannot write there ({error})") from error
+    with TemporaryDirectory() as folder:
+        here = Path(folder) / "chip.nir"
+        try:
+            chips.write_nir(chip, here)
+        except HardwareError as error:
+            raise ArgumentError(f"nir: {error}") from error
+        except OSError as error:
+            raise FileError(f"nir={str(path)!r}: cannot write {str(here)!r} ({error})") from error
+        content = here.read_bytes()
+    write_files("nir", (path, content))
 
 
 def torch_model(network: chips.Network) -> nn.Sequential:

@@ -36,6 +36,7 @@ from crashsim.placing import Faults
 from crashsim.points import Floats, Points, check_seed, join, sample_block, sample_points
 from crashsim.space import FaultSpace
 from crashsim.voters import VOTERS, Voter, make_voter
+from crashsim.writing import write_picture
 
 Attack = Literal["far", "flip", "rival", "little"]
 ATTACKS: tuple[Attack, ...] = ("far", "flip", "rival", "little")
@@ -336,7 +337,12 @@ class ByzantineTable:
         ]
 
     def plot(self, path: str | Path) -> None:
-        """Writes the picture."""
+        """Writes the picture; its ending says what kind of picture.
+
+        Raises:
+            ArgumentError: no path, or an ending that matplotlib does not know.
+            FileError: the file cannot be written.
+        """
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(6.5, 0.5 * len(self.voters) + 1.6), layout="constrained")
@@ -350,7 +356,7 @@ class ByzantineTable:
             for j, value in enumerate(row):
                 axes.text(j, i, f"{value:.0%}", ha="center", va="center", fontsize=8)
         figure.colorbar(image, ax=axes)
-        figure.savefig(path, dpi=120)
+        write_picture("path", path, figure)
 
 
 def byzantine_table(

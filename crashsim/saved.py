@@ -24,7 +24,9 @@ def finite(value: Any) -> Any:
         value = value.item()
     if isinstance(value, float) and not np.isfinite(value):
         return None
-    if value is None or isinstance(value, str | int | float | bool):
+    if isinstance(value, str):  # halves of characters, of file names that are not UTF-8
+        return value.encode("utf-8", "backslashreplace").decode()
+    if value is None or isinstance(value, int | float | bool):
         return value
     raise ArgumentError(f"score: cannot write {type(value).__name__} as JSON")
 
@@ -36,7 +38,7 @@ def read(kind: Any, plain: Mapping[str, Any]) -> Any:
         ValueError: an entry is missing or of another type than declared; says which.
     """
     try:
-        text = json.dumps(dict(plain))
+        text = json.dumps(dict(plain), ensure_ascii=False).encode("utf-8", "replace")
     except TypeError as error:
         raise ValueError(f"holds what JSON cannot ({error})") from error
     except RecursionError as error:

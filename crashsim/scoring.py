@@ -15,10 +15,10 @@ from torch import nn
 from crashsim.agreement import Agreement, agreements
 from crashsim.arguments import callback, instance, whole
 from crashsim.arguments import path as file_path
-from crashsim.computing import Results, compute
+from crashsim.computing import INTERRUPTED, Results, compute
 from crashsim.contradictions import Contradiction, contradictions
 from crashsim.doubts import doubts_of
-from crashsim.errors import ArgumentError, CrashsimWarning, FileError
+from crashsim.errors import ArgumentError, CrashsimWarning, FileError, Interrupted
 from crashsim.estimate import Estimate
 from crashsim.facts import (
     describe_fault,
@@ -96,6 +96,8 @@ class Score:
         versions: of crashsim and the packages its numbers depend on.
         contradictions: pairs of methods whose numbers cannot both be true; each is told among the
             warnings, too.
+        partial: it was interrupted: methods are missing, or Monte Carlo has fewer samples than
+            were asked for; ``skipped`` and ``stopped`` say which.
     """
 
     model: ModelFacts
@@ -125,6 +127,7 @@ class Score:
     timings: dict[str, Number]
     versions: dict[str, str]
     contradictions: list[Contradiction] = field(default_factory=list)
+    partial: bool = False
 
     def find(
         self,
@@ -278,6 +281,8 @@ def score(
 
     Raises:
         CrashsimError: an argument makes no sense, or the model cannot be analysed.
+        Interrupted: Ctrl-C; its ``partial`` is the score of the methods that were finished, with
+            the samples that Monte Carlo had drawn.
 
     Example:
         >>> import torch, crashsim
@@ -325,26 +330,34 @@ def score(
             chip=chip,
         )
         results.timings = timings = {**timings, **results.timings}
-        with timing(timings, "curves"):
-            most = DEFAULT_SAMPLES if planned.samples is None else planned.samples
-            curves = curves_of(space, results, seed=seed, confidence=confidence, samples=most)
-            histogram = histogram_of(results)
-        with timing(timings, "summary"):  # which the score holds already
-            result = _collect(
-                space,
-                results,
-                curves,
-                histogram,
-                epsilon=epsilon,
-                delta=delta,
-                seed=seed,
-                confidence=confidence,
-                names=names or {},
-            )
+        given: dict[str, Any] = {
+            "epsilon": epsilon,
+            "delta": delta,
+            "seed": seed,
+            "confidence": confidence,
+            "names": names or {},
+        }
+        curves = histogram = None
+        try:
+            with timing(timings, "curves"):
+                histogram = histogram_of(results)
+                if results.interrupted is None:
+                    most = DEFAULT_SAMPLES if planned.samples is None else planned.samples
+                    curves = curves_of(
+                        space, results, seed=seed, confidence=confidence, samples=most
+                    )
+            with timing(timings, "summary"):  # which the score holds already
+                result = _collect(space, results, curves, histogram, **given)
+        except KeyboardInterrupt as stop:
+            results.interrupted = stop
+            result = _collect(space, results, curves, histogram, **given)
     ours = [w for w in caught if issubclass(w.category, CrashsimWarning)]
     for other in (w for w in caught if w not in ours):
         warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
     result.warnings[:0] = [str(w.message) for w in ours]
+    if results.interrupted is not None:  # before warnings, which some make errors
+        message = "interrupted; partial holds what was finished"
+        raise Interrupted(message, result) from results.interrupted
     for message in result.warnings:
         warnings.warn(message, CrashsimWarning, stacklevel=2)
     return result
@@ -400,10 +413,23 @@ def _collect(
         answers=results.answers,
         plan=space.plan(),
         skipped=results.skipped,
-        warnings=[*map(str, refuted)]
+        warnings=_cut_short(results)
+        + [*map(str, refuted)]
         + doubts_of(analysis.estimates, agreement, refuted, sampled, epsilon, rounding[1])
         + (run.warnings if run else []),
         timings=results.timings,
         versions=versions(),
         contradictions=refuted,
+        partial=results.interrupted is not None,
     )
+
+
+def _cut_short(results: Results) -> list[str]:
+    """What an interrupt left out, in words."""
+    if results.interrupted is None:
+        return []
+    missing = [name for name, reason in results.skipped.items() if reason == INTERRUPTED]
+    parts = [f"without {', '.join(missing)}"] if missing else []
+    if results.sampled is not None and results.sampled.stopped == "interrupted":
+        parts.append(f"with Monte Carlo's first {results.sampled.samples:,} samples alone")
+    return ["interrupted: a partial score, " + (" and ".join(parts) or "without curves")]

@@ -28,6 +28,7 @@ from crashsim.montecarlo import check_sampling, monte_carlo
 from crashsim.placing import Faults
 from crashsim.points import check_seed
 from crashsim.space import FaultSpace
+from crashsim.writing import write_picture
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,15 @@ class TrainingReport:
         return table
 
     def plot(self, path: str | Path) -> None:
-        """Writes a picture of both variances and their ratio along training."""
+        """Writes a picture of both variances and their ratio along training.
+
+        Args:
+            path: whose ending says what kind of picture (``.png``, ``.svg``, ``.pdf``, ...).
+
+        Raises:
+            ArgumentError: no path, or an ending that matplotlib does not know.
+            FileError: the file cannot be written.
+        """
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(7, 4.5), layout="constrained")
@@ -204,7 +213,7 @@ class TrainingReport:
         below.axhspan(*self.band, color="tab:green", alpha=0.15)
         below.plot(steps, [look.ratio for look in self.looks], "k.-")
         below.set(yscale="log", ylabel="theory / measured", xlabel="step")
-        figure.savefig(path, dpi=120)
+        write_picture("path", path, figure)
 
 
 def _total(estimates: list[Estimate], method: str) -> Estimate:

@@ -50,7 +50,7 @@ def _width(estimate: Estimate) -> float:
 
 def verdict(score: Score) -> str:
     """What happens to the network, with how much, how often and how sure."""
-    sentences = []
+    sentences = ["Partial, as it was interrupted."] if score.partial else []
     variance = best(score, "variance")
     if variance is not None:
         size = math.sqrt(max(variance.value, 0))
@@ -75,7 +75,9 @@ def verdict(score: Score) -> str:
     leading = max(shares, key=shares.__getitem__, default="")
     if len(score.sites) > 1 and shares.get(leading, 0) > 0:
         sentences.append(f"{percent(shares[leading])} of the variance comes from {leading}.")
-    return " ".join(sentences) or "Nothing was computed."
+    if len(sentences) == score.partial:
+        sentences.append("Nothing was computed.")
+    return " ".join(sentences)
 
 
 def _outputs(score: Score) -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from crashsim_theory import median_failure
 
+from crashsim.errors import Interrupted
 from crashsim.intervals import proportion_interval
-from crashsim.montecarlo import monte_carlo
+from crashsim.montecarlo import MonteCarlo, monte_carlo
 from crashsim.points import Floats
 from crashsim.replicas import simulate_vote
 from crashsim.space import FaultSpace
@@ -28,7 +29,7 @@ class Verification:
         seed: of the faults.
         how: ``simulation`` of the network or the vote, or ``binomial``: the exact law of the vote
             from the single network's measured limits.
-        met: the upper limit is at most delta.
+        met: the upper limit is at most delta, after all samples that were asked for.
     """
 
     failure: float
@@ -69,20 +70,21 @@ def verify(
     For replicas there are two ways, each with half of the error probability, and the lower limit
     of the two counts: simulate votes, or measure one copy and apply the exact binomial law to its
     limits (the only way where delta is small).
+
+    Raises:
+        Interrupted: Ctrl-C; its ``partial`` is the verification with the samples that were drawn,
+            which meets no target, however few failed.
     """
     wanted = min(samples, max(5_000, math.ceil(min(20 / delta, samples))))
     if replicas == 1:
-        tail = next(
-            e
-            for e in monte_carlo(
+        try:
+            sampled = monte_carlo(
                 space, epsilon=epsilon, samples=wanted, seed=seed, confidence=confidence
-            ).estimates
-            if (e.quantity, e.input, e.output) == ("tail", "all", "all")
-        )
-        low, high = tail.low or 0.0, 1.0 if tail.high is None else tail.high
-        return Verification(
-            tail.value, low, high, confidence, wanted, seed, "simulation", high <= delta
-        )
+            )
+        except Interrupted as stop:
+            cut = replace(_of_one(stop.partial, delta, confidence, seed), met=False)
+            raise Interrupted(str(stop), cut) from stop
+        return _of_one(sampled, delta, confidence, seed)
     half = 1 - (1 - confidence) / 2
     other = (seed + 500_000) % 2**64
     trials = max(2, min(wanted, samples // replicas))
@@ -96,10 +98,23 @@ def verify(
     )  # fmt: skip
     if by_vote.met:
         return by_vote
-    value, limit = _binomial_limit(space, epsilon, replicas, other, half, wanted)
+    try:
+        value, limit = _binomial_limit(space, epsilon, replicas, other, half, wanted)
+    except KeyboardInterrupt as stop:
+        raise Interrupted("interrupted; partial holds the simulated votes", by_vote) from stop
     if limit >= by_vote.high:
         return by_vote
     return Verification(value, 0.0, limit, confidence, wanted, other, "binomial", limit <= delta)
+
+
+def _of_one(sampled: MonteCarlo, delta: float, confidence: float, seed: int) -> Verification:
+    """What samples of a single network say."""
+    names = ("tail", "all", "all")
+    tail = next(e for e in sampled.estimates if (e.quantity, e.input, e.output) == names)
+    low, high = tail.low or 0.0, 1.0 if tail.high is None else tail.high
+    return Verification(
+        tail.value, low, high, confidence, sampled.samples, seed, "simulation", high <= delta
+    )
 
 
 def _binomial_limit(

@@ -1,10 +1,12 @@
 """Shared by the tests of crashsim: nothing global, and no model, may be changed by an analysis."""
 
 import itertools
+import os
 import random
 import sys
 import warnings
 from collections import OrderedDict
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -159,6 +161,49 @@ def residual_net(seeded):
         return net
 
     return seeded(build, 1)
+
+
+@pytest.fixture
+def interrupting():
+    """``for stop in interrupting("module", ...): with stop: ...`` interrupts at each line in turn.
+
+    Lines of these modules of crashsim count; with ``every=n``, each n-th alone. A trace function
+    stands for the signal. It ends when no line is left to interrupt.
+    """
+
+    def turns(*modules, every=1):
+        files = tuple(f"{os.sep}crashsim{os.sep}{name}.py" for name in modules)
+        target, is_met = 1, True
+
+        @contextmanager
+        def interrupt_at(target):
+            nonlocal is_met
+            is_met, count = False, 0
+
+            def line(frame, event, _):
+                nonlocal is_met, count
+                count += event == "line"
+                if count == target and not is_met:
+                    is_met = True
+                    raise KeyboardInterrupt
+                return line
+
+            def trace(frame, *_):
+                return line if frame.f_code.co_filename.endswith(files) else None
+
+            before = sys.gettrace()
+            sys.settrace(trace)
+            try:
+                yield
+            finally:
+                sys.settrace(before)
+
+        while is_met:
+            yield interrupt_at(target)
+            target += every
+        assert target > 10 * every, "hardly a line was interrupted"
+
+    return turns
 
 
 @pytest.fixture

@@ -1,68 +1,68 @@
-"""The command line."""
+"""The command line.
+
+Nothing loads before ``main`` runs, so that an interrupt finds it, whenever it comes.
+"""
 
 from __future__ import annotations
 
-import os
-import sys
-import warnings
-from typing import Any, NoReturn
+from typing import Any
 
-import typer
-from rich.console import Console
-
-from crashsim.cli import commands
-from crashsim.cli.harden import harden
-from crashsim.cli.hardware import devices, hardware
-from crashsim.errors import CrashsimError
-
-app = typer.Typer(
-    name="crashsim",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    help="How far a neural network's output moves when its hardware fails at random.\n\n"
-    "Start with: [bold]crashsim score 64-100-50-10:sigmoid --train digits[/bold]",
-)
-for command in (
-    commands.score,
-    commands.compare,
-    commands.train,
-    harden,
-    commands.derive,
-    commands.report,
-    hardware,
-    devices,
-):
-    app.command()(command)
+Code = int | str | None
 
 
 def main() -> None:
-    """Entry point: exit code 0 if fine, 2 for wrong use, 1 for failure."""
-    warnings.showwarning = _show_warning
+    """Entry point: exit code 0 if fine, 2 for wrong use, 1 for failure, 130 for Ctrl-C."""
+    try:
+        code = _run()
+    except KeyboardInterrupt:  # a second one, or one before the first line of a command
+        code = 130
+    if code:
+        raise SystemExit(code)
+
+
+def _run() -> Code:
+    """The command, with streams that last."""
+    import warnings
+
+    from crashsim.cli.terminal import fail, lasting_streams, show_warning
+
+    warnings.showwarning = show_warning
+    code: Code = 0
+    try:
+        with lasting_streams():
+            code = _call()
+    except OSError as error:
+        fail(f"standard output: {error.strerror}")
+        code = code or 1
+    return code
+
+
+def _call() -> Code:
+    """Runs the command; returns its exit code, and says why where it is not 0."""
+    import os
+
+    from crashsim.cli.program import app
+    from crashsim.cli.terminal import fail
+    from crashsim.errors import CrashsimError
+
     try:
         app()
+    except SystemExit as stop:
+        return stop.code
     except CrashsimError as error:
-        _fail(str(error), 2)
-    except KeyboardInterrupt:
-        _fail("interrupted", 1)
-    except BrokenPipeError:  # `| head` is no failure of ours
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        fail(str(error))
+        return 2
     except Exception as error:
         if os.environ.get("CRASHSIM_TRACEBACK"):
             raise
-        kind = type(error).__name__
-        _fail(f"{kind}: {error}\n(set CRASHSIM_TRACEBACK=1 to see where)", 1)
+        fail(f"{type(error).__name__}: {error}\n(set CRASHSIM_TRACEBACK=1 to see where)")
+        return 1
+    return 0
 
 
-def _fail(message: str, code: int) -> NoReturn:
-    console = Console(stderr=True)
-    console.print("error:", style="bold red", end=" ")
-    console.print(message, highlight=False, markup=False)
-    raise SystemExit(code)
+def __getattr__(name: str) -> Any:
+    if name == "app":
+        from crashsim.cli.program import app
 
-
-def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    console = Console(stderr=True)
-    console.print("warning:", style="yellow", end=" ")
-    console.print(str(message), highlight=False, markup=False)
+        return app
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

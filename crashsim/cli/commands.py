@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -34,15 +34,18 @@ from crashsim.cli.options import (
 )
 from crashsim.cli.reading import (
     check_outputs,
-    console,
+    data_inputs,
+    model_inputs,
     progress_bars,
     read_examples,
     read_faults,
     read_model,
     score_model,
+    told_written,
     write,
 )
-from crashsim.errors import ArgumentError
+from crashsim.cli.terminal import console
+from crashsim.errors import ArgumentError, Interrupted
 from crashsim.writing import all_of
 
 
@@ -94,40 +97,45 @@ def score(
     from crashsim.report.spread import spread_over
     from crashsim.report.text import render
 
-    check_outputs(json=json_file, report=report_file)
+    reads = [*model_inputs(model, weights), *data_inputs("inputs", inputs)]
+    check_outputs([*reads, *data_inputs("train", train)], json=json_file, report=report_file)
     faults = read_faults(fault, p, sites, group)
     data = read_examples(inputs, limit)
     names = None if methods is None else [m.strip() for m in methods.split(",")]
-    results = []
-    for init in range(inits):
-        named = read_model(model, seed + init, train, weights, inits, reset, trust)
-        with progress_bars() as progress:
-            results.append(
-                score_model(
-                    named,
-                    data,
-                    faults,
-                    progress,
-                    readout=readout,
-                    epsilon=epsilon,
-                    delta=delta,
-                    methods=names,
-                    samples=samples,
-                    rel_width=rel_width,
-                    seed=seed,
-                    hardware=hardware,
-                    proofs=proofs,
+    results: list[Any] = []
+    stop = None
+    try:
+        for init in range(inits):
+            named = read_model(model, seed + init, train, weights, inits, reset, trust)
+            with progress_bars() as progress:
+                results.append(
+                    score_model(
+                        named,
+                        data,
+                        faults,
+                        progress,
+                        readout=readout,
+                        epsilon=epsilon,
+                        delta=delta,
+                        methods=names,
+                        samples=samples,
+                        rel_width=rel_width,
+                        seed=seed,
+                        hardware=hardware,
+                        proofs=proofs,
+                    )
                 )
-            )
-        if init == 0:
-            console().print(render(results[0]))
-    if inits > 1:
-        console().print(spread_over(results))
+    except KeyboardInterrupt as error:
+        stop = error
+        results += [error.partial] if isinstance(error, Interrupted) else []
+        if not results:
+            raise
 
     def as_json() -> None:
         if json_file:
             plain = results[0].to_dict()
             if inits > 1:
+                plain["partial"] = stop is not None
                 plain["inits"] = [result.to_dict() for result in results[1:]]
             write("json", json_file, json.dumps(plain, indent=1))
 
@@ -135,7 +143,15 @@ def score(
         if report_file:
             write("report", report_file, results[0].to_html())
 
-    all_of(as_json, as_html)
+    def as_text() -> None:
+        console().print(render(results[0]))
+        whole = [result for result in results if not result.partial]
+        if len(whole) > 1:
+            console().print(spread_over(whole))
+
+    all_of(as_json, as_html, as_text)
+    if stop is not None:
+        raise Interrupted("interrupted", results) from stop
 
 
 def compare(
@@ -166,9 +182,13 @@ def compare(
 
     from crashsim.comparison import compare as compare_scores
     from crashsim.report.comparison import render_comparison
+    from crashsim.saved import finite
     from crashsim.training import accuracy
 
-    check_outputs(json=json_file)
+    reads = [file for model in models for file in model_inputs(model)]
+    check_outputs(
+        [*reads, *data_inputs("inputs", inputs), *data_inputs("train", train)], json=json_file
+    )
     if len(models) < 2:
         raise ArgumentError(f"models={models}: one model to compare; give at least two")
     if len(set(models)) < len(models):
@@ -181,33 +201,44 @@ def compare(
             "name it 'inputs' or 'x'"
         )
     scores, accuracies, spreads = {}, {}, {}
-    for name in models:
-        group_scores, group_accuracy, group_spread = [], [], []
-        for init in range(inits):
-            named = read_model(name, seed + init, train, None, inits, trust=trust)
-            data = replace(examples, inputs=examples.fitted(named.model))
-            chosen = data.first(limit)
-            with progress_bars() as progress:
-                group_scores.append(
-                    score_model(
-                        named, chosen, faults, progress,
-                        methods=["monte-carlo"], samples=samples, seed=seed,
-                    )
-                )  # fmt: skip
-            with torch.no_grad():
-                clean = named.model(chosen.inputs.clone()).flatten(1)
-            group_spread.append(float(clean.var(0, correction=0).sum()))
-            if data.targets is not None:
-                group_accuracy.append(accuracy(named.model, data))
-        scores[name], spreads[name] = group_scores, group_spread
-        if group_accuracy:
-            accuracies[name] = group_accuracy
-    result = compare_scores(scores, by, accuracies, spreads)
-    console().print(render_comparison(result))
-    if json_file:
-        from crashsim.saved import finite
+    stop = None
+    try:
+        for name in models:
+            group_scores, group_accuracy, group_spread = [], [], []
+            for init in range(inits):
+                named = read_model(name, seed + init, train, None, inits, trust=trust)
+                data = replace(examples, inputs=examples.fitted(named.model))
+                chosen = data.first(limit)
+                with progress_bars() as progress:
+                    group_scores.append(
+                        score_model(
+                            named, chosen, faults, progress,
+                            methods=["monte-carlo"], samples=samples, seed=seed,
+                        )
+                    )  # fmt: skip
+                with torch.no_grad():
+                    clean = named.model(chosen.inputs.clone()).flatten(1)
+                group_spread.append(float(clean.var(0, correction=0).sum()))
+                if data.targets is not None:
+                    group_accuracy.append(accuracy(named.model, data))
+            if group_accuracy:
+                accuracies[name] = group_accuracy
+            spreads[name] = group_spread
+            scores[name] = group_scores
+    except KeyboardInterrupt as error:
+        stop = error
+        if not scores:
+            raise
+    missing = [name for name in models if name not in scores]
+    result = compare_scores(scores, by, accuracies, spreads, missing)
 
-        write("json", json_file, json.dumps(finite(result.to_dict()), indent=1))
+    def as_json() -> None:
+        if json_file:
+            write("json", json_file, json.dumps(finite(result.to_dict()), indent=1))
+
+    all_of(as_json, lambda: console().print(render_comparison(result)))
+    if stop is not None:
+        raise Interrupted("interrupted", result) from stop
 
 
 def train(
@@ -242,11 +273,11 @@ def train(
 
     from crashsim.architectures import parse_architecture
     from crashsim.data import load_data
-    from crashsim.files import check_model_path, save_model
+    from crashsim.files import save_model
     from crashsim.regularisers import Strengths, attached_penalties
     from crashsim.training import Recipe, accuracy, train_classifier
 
-    check_model_path(out)
+    check_outputs(data_inputs("data", data), out=out)
     faults = read_faults(fault, p, sites, group)
     strengths = Strengths(variance, continuity, balance)
     _check_faults_are_used(strengths.variance > 0 or crash_training, fault, p, sites, group)
@@ -275,12 +306,12 @@ def train(
             "crash_training": crash_training,
             "faults": against,
         }
+    weights, _ = save_model(out, model, built, facts)
     console().print(
         f"{built}: test accuracy {reached:.2%} on {len(test.inputs)} examples, "
         f"training loss {loss:.3g}"
     )
-    weights, _ = save_model(out, model, built, facts)
-    console().print(f"wrote {weights}", style="dim", highlight=False, markup=False)
+    told_written(weights)
 
 
 def _check_faults_are_used(used: bool, *options: object) -> None:
@@ -315,7 +346,7 @@ def derive(
         formula = derive_formulas(order=order, point=point, law=law)
     except TheoryError as error:
         raise ArgumentError(str(error)) from error
-    typer.echo(formula.latex() if latex else formula.text())
+    print(formula.latex() if latex else formula.text())
 
 
 def report(
@@ -325,5 +356,5 @@ def report(
     """Turn a saved score into an HTML report."""
     from crashsim.scoring import Score
 
-    check_outputs(out=out)
+    check_outputs([("score", score_file)], report=out)
     write("out", out, Score.load(score_file).to_html())

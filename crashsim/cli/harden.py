@@ -7,9 +7,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from rich.text import Text
 
 from crashsim.cli.options import FaultOption, GroupOption, JsonOption, POption, SeedOption
-from crashsim.cli.reading import check_outputs, console, progress_bars, read_faults, write
+from crashsim.cli.reading import (
+    check_outputs,
+    data_inputs,
+    progress_bars,
+    read_faults,
+    told_written,
+    write,
+)
+from crashsim.cli.terminal import console
+from crashsim.errors import Interrupted
+from crashsim.visible import visible
 from crashsim.writing import all_of
 
 
@@ -44,59 +55,63 @@ def harden(
 ) -> None:
     """Train, regularise, widen and replicate until failures are as rare as asked for."""
     from crashsim.data import load_data
-    from crashsim.files import check_model_path, save_model
+    from crashsim.files import save_model
     from crashsim.hardening import Limits, Step
     from crashsim.hardening import harden as harden_network
+    from crashsim.report.text import plain
     from crashsim.training import Recipe
 
-    check_outputs(json=json_file)
-    check_model_path(out)
+    check_outputs(data_inputs("data", data), out=out, json=json_file)
     faults: Any = read_faults(fault, p, sites, group)
     screen = console()
 
     def show(step: Step) -> None:
-        screen.print(f"[bold]{step.number}.[/bold] {_describe(step)}", highlight=False)
-        screen.print(f"   [dim]→[/dim] {step.reason}", highlight=False)
+        screen.print(Text.assemble((f"{step.number}. ", "bold"), visible(_describe(step))))
+        screen.print(Text.assemble(("   → ", "dim"), visible(step.reason)))
 
-    with progress_bars() as progress:
+    limits = Limits(width=max_width, replicas=max_replicas, accuracy_loss=max_accuracy_loss)
+    stop = None
+    try:
+        with progress_bars() as progress:
 
-        def count(step: Step) -> None:
-            show(step)
-            progress("networks", step.number, Limits.steps)
+            def count(step: Step) -> None:
+                show(step)
+                progress("networks", step.number, Limits.steps)
 
-        found = harden_network(
-            architecture,
-            load_data(data, "train"),
-            load_data(data, "test"),
-            faults,
-            epsilon=epsilon,
-            delta=delta,
-            method=method,
-            recipe=Recipe(epochs=epochs, seed=seed),
-            limits=Limits(width=max_width, replicas=max_replicas, accuracy_loss=max_accuracy_loss),
-            seed=seed,
-            report=count,
-        )
-    screen.print()
-    screen.print(found.statement, style="green" if found.reached else "red", highlight=False)
+            found = harden_network(
+                architecture,
+                load_data(data, "train"),
+                load_data(data, "test"),
+                faults,
+                epsilon=epsilon,
+                delta=delta,
+                method=method,
+                recipe=Recipe(epochs=epochs, seed=seed),
+                limits=limits,
+                seed=seed,
+                report=count,
+            )
+    except Interrupted as error:
+        stop, found = error, error.partial
     summary = {k: v for k, v in found.to_dict().items() if k != "architecture"}
     facts = {"data": data, "accuracy": found.accuracy, "hardening": _finite(summary)}
 
     def as_model() -> None:
-        weights, _ = save_model(out, found.model, found.design.architecture, facts)
-        copies = "1 copy" if found.replicas == 1 else f"{found.replicas} copies, voting by median"
-        screen.print(
-            f"wrote {weights} ({copies}; test accuracy {found.accuracy:.2%})",
-            style="dim",
-            highlight=False,
-            markup=False,
-        )
+        told_written(save_model(out, found.model, found.design.architecture, facts)[0])
 
     def as_json() -> None:
         if json_file:
             write("json", json_file, json.dumps(_finite(found.to_dict()), indent=1))
 
-    all_of(as_model, as_json)
+    def as_text() -> None:
+        copies = "1 copy" if found.replicas == 1 else f"{found.replicas} copies, voting by median"
+        screen.print()
+        screen.print(plain(found.statement, "green" if found.reached else "red"))
+        screen.print(plain(f"{copies}; test accuracy {found.accuracy:.2%}", "dim"))
+
+    all_of(as_model, as_json, as_text)
+    if stop is not None:
+        raise stop
     if not found.reached:
         raise typer.Exit(1)
 

@@ -25,7 +25,8 @@ from crashsim.cli.options import (
 )
 from crashsim.cli.reading import (
     check_outputs,
-    console,
+    data_inputs,
+    model_inputs,
     progress_bars,
     read_data,
     read_faults,
@@ -33,6 +34,7 @@ from crashsim.cli.reading import (
     told_written,
     write,
 )
+from crashsim.cli.terminal import console
 from crashsim.errors import ArgumentError
 from crashsim.writing import all_of
 
@@ -79,12 +81,13 @@ def hardware(
     """Run the faults on a spiking model of the chip, beside the network under the same masks."""
     from crashsim.chip_faults import parse_chip_fault
     from crashsim.nir import check_nir_installed, write_chip
-    from crashsim.report.text import render_chip
+    from crashsim.report.text import plain, render_chip
     from crashsim.saved import finite
     from crashsim.space import FaultSpace
     from crashsim.spiking import chip_of, run_chip
 
-    check_outputs(json=json_file, nir=nir_file)
+    reads = [*model_inputs(model, weights), *data_inputs("inputs", inputs)]
+    check_outputs([*reads, *data_inputs("train", train)], json=json_file, nir=nir_file)
     if nir_file:
         check_nir_installed()
     profile = _device(device, set_values or [])
@@ -109,12 +112,6 @@ def hardware(
             chip=named.chip,
         )  # fmt: skip
         progress("chip", 1, 1)
-    console().print(render_chip(found.facts))
-    for estimate in found.estimates:
-        if estimate.input == "all" and estimate.output == "all":
-            console().print(str(estimate), highlight=False)
-    for warning in found.warnings:
-        console().print(f"warning: {warning}", style="yellow", highlight=False)
 
     def as_json() -> None:
         if json_file:
@@ -127,7 +124,15 @@ def hardware(
             write_chip(named.chip or chip_of(space, steps)[0], nir_file)
             told_written(nir_file)
 
-    all_of(as_json, as_nir)
+    def as_text() -> None:
+        console().print(render_chip(found.facts))
+        for estimate in found.estimates:
+            if estimate.input == "all" and estimate.output == "all":
+                console().print(plain(estimate))
+        for warning in found.warnings:
+            console().print(plain(f"warning: {warning}", "yellow"))
+
+    all_of(as_json, as_nir, as_text)
 
 
 def _device(name: str | None, settings: list[str]) -> Any:

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
 
+from crashsim.cli.terminal import tell
 from crashsim.errors import ArgumentError, CrashsimWarning
-from crashsim.writing import check_writable, write_text
+from crashsim.writing import Named, check_files, write_text
 
 _SMALL = 2_000_000  # parameters
-
-
-def console() -> Console:
-    return Console()
 
 
 @contextmanager
@@ -28,7 +25,7 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
 
     terminal = Console(stderr=True)
     with Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TimeRemainingColumn(),
         console=terminal,
@@ -149,15 +146,47 @@ def score_model(
         )
 
 
-def check_outputs(**files: Path | None) -> None:
-    """Fails before the work, not after it, where a file cannot be written; by option."""
-    for option, path in files.items():
-        check_writable(option, path)
-    paths = [path.resolve() for path in files.values() if path is not None]
-    if len(set(paths)) < len(paths):
-        raise ArgumentError(
-            f"{' and '.join(files)}: the same file {str(paths[0])!r}; give each its own"
-        )
+def check_outputs(
+    inputs: Iterable[Named] = (), *, out: Path | None = None, **files: Path | None
+) -> None:
+    """Fails before the work where a result could not be written, or would overwrite something.
+
+    Args:
+        inputs: the files that the command reads, as ``model_inputs`` and ``data_inputs`` say.
+        out: where a model is to be written: two files.
+        files: where other results are to be written, by option.
+    """
+    outputs: list[Named] = [(name, path) for name, path in files.items() if path is not None]
+    if out is not None:
+        from crashsim.files import check_model_path, model_files
+
+        check_model_path(out)
+        outputs += [("out", path) for path in model_files(out)]
+    check_files(outputs, inputs)
+
+
+def model_inputs(spec: str, weights: str | None = None) -> list[Named]:
+    """The files that a model may be read from."""
+    from crashsim.architectures import is_architecture
+    from crashsim.files import model_files
+
+    given: list[Named] = [] if weights is None else [("weights", weights)]
+    if not Path(spec).name or is_architecture(spec):
+        return given
+    code = spec.rpartition(":")[0]  # of a factory: a file, or a module in this folder
+    module = code.replace(".", os.sep)
+    files = (code, f"{module}.py", f"{module}/__init__.py") if code else (spec, *model_files(spec))
+    return [*(("model", file) for file in files), *given]
+
+
+def data_inputs(option: str, spec: str | None) -> list[Named]:
+    """The files that data may be read from."""
+    name, _, folder = (spec or "").partition(":")
+    if name.startswith("mnist") and Path(folder).is_dir():
+        return [(option, file) for file in sorted(Path(folder).iterdir())]
+    if spec is None or Path(spec).suffix not in (".npy", ".npz"):
+        return []
+    return [(option, spec)]
 
 
 def write(option: str, path: Path, text: str) -> None:
@@ -166,4 +195,4 @@ def write(option: str, path: Path, text: str) -> None:
 
 
 def told_written(path: Path) -> None:
-    Console(stderr=True).print(f"wrote {path}", style="dim", highlight=False, markup=False)
+    tell(f"wrote {path}", "dim")

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from crashsim.comparison import Comparison, Contender
 from crashsim.report.tables import number
+from crashsim.report.text import plain
 from crashsim.verdict import percent
 
 
@@ -24,9 +25,12 @@ def render_comparison(comparison: Comparison) -> RenderableType:
     ):  # fmt: skip
         table.add_column(title, justify="right", overflow="fold")
     for i, contender in enumerate(comparison.contenders):
-        table.add_row(str(i + 1), contender.name, *_cells(contender), _against_next(comparison, i))
+        table.add_row(
+            str(i + 1), plain(contender.name), *_cells(contender), _against_next(comparison, i)
+        )
+    title = "crashsim compare" + (" (partial)" if comparison.partial else "")
     return Group(
-        Panel(Text(comparison.verdict), title="crashsim compare", title_align="left"),
+        Panel(plain(comparison.verdict), title=title, title_align="left"),
         table,
         Text(
             "intervals: 95%, "

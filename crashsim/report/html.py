@@ -6,6 +6,7 @@ from importlib import resources
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from crashsim.estimate import METHODS
 from crashsim.records import ChipFacts
@@ -13,6 +14,7 @@ from crashsim.report import chip, tables
 from crashsim.report.text import footer
 from crashsim.scoring import Score
 from crashsim.verdict import best, describe_faults, percent
+from crashsim.visible import visible
 
 
 def to_html(score: Score) -> str:
@@ -21,7 +23,11 @@ def to_html(score: Score) -> str:
 
     source = resources.files("crashsim.report").joinpath("template.html").read_text()
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        finalize=_shown,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     formulas = [
         {
@@ -52,6 +58,12 @@ def to_html(score: Score) -> str:
         shares=plots.shares(score),
         chip=score.hardware and _chip(score.hardware),
     )
+
+
+def _shown(value: Any) -> Any:
+    """Words with escapes for what cannot be seen; pictures, which are marked up, as they are."""
+    is_words = isinstance(value, str) and not isinstance(value, Markup)
+    return visible(value, lines=True) if is_words else value
 
 
 def _chip(facts: ChipFacts) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from crashsim.estimate import values_of
 from crashsim.records import ChipFacts
 from crashsim.scoring import Score
+from crashsim.visible import visible
 
 COLOURS = {
     "exact": "#111111",
@@ -203,14 +204,15 @@ def shares(score: Score) -> str | None:
     sites = sorted(known, key=lambda pair: -pair[1])[:10]
     top = score.top[:10]
     with _figure(7.4, 0.9 + 0.24 * max(len(sites), len(top), 3), columns=2) as (figure, panels):
-        left = [f"{_label(s['name'])} ({s['coordinates']})" for s, _ in sites]
-        right = [f"{_label(t['site'])}{t['index']}" for t in top]
+        left = [f"{_short(s['name'])} ({s['coordinates']})" for s, _ in sites]
+        right = [f"{_short(t['site'])}{t['index']}" for t in top]
         for axes, labels, values, title in (
             (panels[0], left, [share for _, share in sites], "by site (coordinates)"),
             (panels[1], right, [t["share"] for t in top], "the ten that matter most"),
         ):
             axes.barh(range(len(labels)), [100 * v for v in values], color="#0f766e", height=0.62)
-            axes.set_yticks(range(len(labels)), labels)
+            # A name is no formula, whatever it holds.
+            axes.set_yticks(range(len(labels)), labels, parse_math=False)
             axes.set_ylim(max(len(sites), len(top), 3) - 0.4, -0.6)
             axes.set_title(title)
             axes.set_xlabel("% of Var Δ")
@@ -266,12 +268,14 @@ def rates(facts: ChipFacts) -> str:
         return _svg(figure)
 
 
+def _short(name: str) -> str:
+    """A name of any length and any characters as a line that can be read."""
+    return visible(name if len(name) <= _LABEL else f"{name[: _LABEL - 20]}…{name[-19:]}")
+
+
 def _label(name: str) -> str:
-    """A name of any length and any characters as text of a picture, in which $ begins a formula."""
-    shown = name if len(name) <= _LABEL else f"{name[: _LABEL - 20]}…{name[-19:]}"
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown).replace(
-        "$", r"\$"
-    )
+    """The same where $ begins a formula."""
+    return _short(name).replace("$", r"\$")
 
 
 def formula(latex: str) -> str | None:

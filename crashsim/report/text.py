@@ -14,6 +14,7 @@ from crashsim.records import ChipFacts
 from crashsim.report import chip
 from crashsim.report.tables import MARKS, columns, legend, number, rows, worths
 from crashsim.scoring import Score
+from crashsim.visible import visible
 
 _COLUMN = 15  # characters that a number and its interval ask for
 
@@ -26,15 +27,20 @@ def to_text(score: Score, width: int = 100) -> str:
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
 
 
+def plain(words: object, style: str = "") -> Text:
+    """Words as they are, without markup, and with escapes for what cannot be seen."""
+    return Text(visible(str(words)), style=style)
+
+
 def render(score: Score) -> RenderableType:
     """The score as rich renderables, for a console that knows its width and colours."""
     parts: list[RenderableType] = [
-        Panel(Text(score.verdict), title=f"crashsim: {score.model['name']}", title_align="left"),
+        Panel(plain(score.verdict), title=plain(_title(score)), title_align="left"),
         _Methods(score),
         Text("  ".join(f"{mark} {meaning}" for mark, meaning in legend(score)), style="dim"),
     ]
     parts += [
-        Text(f"{method} is as good as so many plain samples: {text}", style="dim")
+        plain(f"{method} is as good as so many plain samples: {text}", "dim")
         for method, text in worths(score)
     ]
     if score.agreement:
@@ -46,10 +52,10 @@ def render(score: Score) -> RenderableType:
     if score.hardware:
         parts += [Text(), render_chip(score.hardware)]
     for warning in score.warnings:
-        parts += [Text(), Text(f"warning: {warning}", style="yellow")]
+        parts += [Text(), plain(f"warning: {warning}", "yellow")]
     if score.skipped:
         parts += [Text(), _skipped(score)]
-    parts += [Text(), Text(footer(score), style="dim")]
+    parts += [Text(), plain(footer(score), "dim")]
     return Group(*parts)
 
 
@@ -70,11 +76,16 @@ class _Methods:
             table = _table(title + (", continued" if part else ""))
             table.add_column("method", no_wrap=True)
             for column in titles[cut]:
-                table.add_column(column.title, justify="left")
+                table.add_column(plain(column.title), justify="left")
             for method, cells in lines:
                 if any(cells[cut]):
-                    table.add_row(method, *("" if c is None else str(c) for c in cells[cut]))
+                    shown = ("" if c is None else str(c) for c in cells[cut])
+                    table.add_row(plain(method), *map(plain, shown))
             yield from ("", table) if part else (table,)
+
+
+def _title(score: Score) -> str:
+    return f"crashsim: {score.model['name']}" + (" (partial)" if score.partial else "")
 
 
 def _agreement(found: list[Agreement]) -> Table:
@@ -83,10 +94,10 @@ def _agreement(found: list[Agreement]) -> Table:
     for title in ("inside", "worst", "ratio", "error", "(noise)", "corr.", "rank"):
         table.add_column(title, justify="right", no_wrap=True)
     for quantity in dict.fromkeys(a.quantity for a in found):
-        table.add_row(Text(quantity, style="italic"))
+        table.add_row(plain(quantity, "italic"))
         for a in (a for a in found if a.quantity == quantity):
             table.add_row(
-                f"  {a.method}",
+                plain(f"  {a.method}"),
                 f"{a.inside:.0%}",
                 f"{a.worst:.1f}x",
                 *(
@@ -112,7 +123,7 @@ def _shares(score: Score) -> Table:
     for site in sorted(score.sites, key=lambda s: -(s["share"] or 0))[:12]:
         share = site["share"] or 0.0
         table.add_row(
-            site["name"], site["fault"], str(site["coordinates"]), f"{share:.1%}",
+            plain(site["name"]), plain(site["fault"]), str(site["coordinates"]), f"{share:.1%}",
             "█" * round(20 * share),
         )  # fmt: skip
     return table
@@ -124,7 +135,7 @@ def _answers(score: Score) -> Table:
         table.add_column(title, overflow="fold")
     for a in score.answers:
         value = "none" if a.value is None else f"{MARKS[a.kind]} {number(a.value)}"
-        table.add_row(a.question, value, a.method, a.note)
+        table.add_row(*map(plain, (a.question, value, a.method, a.note)))
     return table
 
 
@@ -133,7 +144,7 @@ def _skipped(score: Score) -> Text:
     for method, reason in score.skipped.items():
         reasons.setdefault(reason, []).append(method)
     lines = [f"not computed: {', '.join(m)} ({reason})" for reason, m in reasons.items()]
-    return Text("\n".join(lines), style="dim")
+    return Text("\n".join(map(visible, lines)), style="dim")
 
 
 def render_chip(facts: ChipFacts) -> RenderableType:
@@ -142,8 +153,8 @@ def render_chip(facts: ChipFacts) -> RenderableType:
     for title in ("measure", "value", "meaning"):
         table.add_column(title, justify="right" if title == "value" else "left")
     for row in chip.rows(facts):
-        table.add_row(*row)
-    return Group(table, Text(chip.sentence(facts), style="dim"))
+        table.add_row(*map(plain, row))
+    return Group(table, plain(chip.sentence(facts), "dim"))
 
 
 def footer(score: Score) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,15 @@ def write_nir(chip: Chip, path: str | Path) -> None:
     """Write `chip` to a NIR file; see `nir_graph`. Raises HardwareError for what is no path."""
     if not isinstance(path, str | Path) or not str(path):
         raise HardwareError(f"path must be the name of a file, got {path!r:.80}")
-    load_nir().write(str(path), nir_graph(chip))
+    nir, graph = load_nir(), nir_graph(chip)
+    # Written beside its place: what is there stays whole, whatever happens.
+    place = Path(os.path.realpath(path))
+    beside = place.with_name(f".{place.name[:40]}.{secrets.token_hex(8)}.tmp")
+    try:
+        nir.write(str(beside), graph)
+        os.replace(beside, place)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def nir_graph(chip: Chip) -> Any:

@@ -1,0 +1,137 @@
+"""Printing that loses nothing else: streams that never fail, and text that a terminal can show."""
+
+from __future__ import annotations
+
+import codecs
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO, cast
+
+from rich.console import Console
+from rich.text import Text
+
+from crashsim.visible import visible
+
+# What is printed of these where the terminal's encoding has none.
+_PLAIN = {
+    "Δ": "D", "ε": "eps", "κ": "k", "δ": "d", "σ": "s", "≤": "<=", "≥": ">=", "±": "+-", "≈": "~",
+    "≠": "!=", "×": "x", "·": "*", "−": "-", "–": "-", "—": "-", "…": "...", "→": "->", "∞": "inf",
+    "█": "#", "²": "^2", "³": "^3", "‖": "|", "∂": "d", "∑": "sum", "√": "sqrt", "’": "'",
+}  # fmt: skip
+_HANDLER = "crashsim.plain"
+
+
+def console() -> Console:
+    """Standard output."""
+    return Console()
+
+
+def tell(words: str, style: str = "", label: str = "", label_style: str = "") -> None:
+    """Prints words to standard error as they are: no markup, and nothing that cannot be seen."""
+    text = Text()
+    if label:
+        text.append(f"{label} ", label_style)
+    text.append(visible(words, lines=True), style)
+    Console(stderr=True).print(text, soft_wrap=True)
+
+
+def fail(message: str) -> None:
+    tell(message, label="error:", label_style="bold red")
+
+
+def show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    """For ``warnings.showwarning``."""
+    tell(str(message), label="warning:", label_style="yellow")
+
+
+@contextmanager
+def lasting_streams() -> Iterator[None]:
+    """Standard output and error to which writing never fails; as they were, afterwards.
+
+    What a reader that left does not read is dropped. Characters that the encoding lacks are
+    replaced.
+
+    Raises:
+        OSError: at the end, what kept standard output from being written, if it was not that.
+    """
+    _occupy()
+    codecs.register_error(_HANDLER, _in_plain_letters)
+    before = sys.stdout, sys.stderr
+    lasting = [None if stream is None else _Lasting(stream) for stream in before]
+    sys.stdout, sys.stderr = (cast(TextIO, stream) for stream in lasting)
+    try:
+        yield
+    finally:
+        for stream in lasting:
+            if stream is not None:
+                stream.flush()
+        sys.stdout, sys.stderr = before
+    out = lasting[0]
+    if out is not None and out.failure is not None:
+        raise out.failure
+
+
+def _occupy() -> None:
+    """Opens closed standard streams on nothing: else the next file opened would be one of them."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
+class _Lasting:
+    """A text stream that goes on when it cannot be written to.
+
+    Attributes:
+        failure: why it could not; None where its reader left.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.failure: OSError | None = None
+        with suppress(AttributeError, ValueError, OSError):
+            stream.reconfigure(errors=_HANDLER)  # type: ignore[attr-defined]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            self._stream.write(text)
+        except OSError as error:
+            self._give_up(error)
+        except ValueError:  # it is closed
+            pass
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._give_up(error)
+        except ValueError:
+            pass
+
+    def _give_up(self, error: OSError) -> None:
+        """What is still to be written, here or when Python ends, goes nowhere."""
+        if error.errno not in (errno.EPIPE, errno.ESHUTDOWN, errno.ECONNRESET):
+            self.failure = error
+        with suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+
+
+def _in_plain_letters(error: UnicodeError) -> tuple[str, int]:
+    """An error handler: symbols in letters, other characters as escapes."""
+    assert isinstance(error, UnicodeEncodeError)
+    missing = error.object[error.start : error.end]
+    encoded = (
+        _PLAIN.get(character) or character.encode("ascii", "backslashreplace").decode()
+        for character in missing
+    )
+    return "".join(encoded), error.end
