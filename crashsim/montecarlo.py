@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from copy import copy
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -142,7 +141,7 @@ def monte_carlo(
     few = few_faults(space) if few_exact else None
     most_kept = min(budget, max(_FEWEST_KEPT, _KEEP_VALUES // (space.B * space.K)))
     leading = Control.of(space, control, few) if control else None
-    run = _Run(space, lambda twin: Tally(twin, epsilon, leading, few, most_kept))
+    run = _Run(space, lambda: Tally(space, epsilon, leading, few, most_kept))
     alpha, look, next_look = 1 - confidence, 0, 1
     stopped: StopReason = "samples" if rel_width is None else "budget"
     block = 0
@@ -191,21 +190,20 @@ class _Run:
 
     Args:
         space: to evaluate.
-        make: a tally of a space.
+        make: a tally of no samples.
     """
 
-    def __init__(self, space: FaultSpace, make: Callable[[FaultSpace], Tally]) -> None:
+    def __init__(self, space: FaultSpace, make: Callable[[], Tally]) -> None:
         self._space, self._make = space, make
         self._pilot = max(2, min(_PILOT, _PILOT_VALUES // (space.B * space.K)))
-        self._first: list[Points] = []
-        self._known: dict[int, Floats] = {}
+        self._first: list[tuple[Points, Floats]] = []
         self._tally: Tally | None = None
 
     @property
     def n(self) -> int:
         if self._tally is not None:
             return self._tally.n
-        return sum(part.count for part in self._first)
+        return sum(points.count for points, _ in self._first)
 
     @property
     def until_aimed(self) -> int:
@@ -213,30 +211,24 @@ class _Run:
         return max(0, self._pilot - self.n)
 
     def add(self, points: Points) -> None:
+        outputs = self._space.outputs(points)
         if self._tally is not None:
-            self._tally.add(points)
+            self._tally.add(points, outputs)
             return
-        self._known[id(points)] = self._space.outputs(points)
-        self._first.append(points)
+        self._first.append((points, outputs))
         if not self.until_aimed:
             self.tally()
 
     def tally(self) -> Tally:
         """Of all samples."""
         if self._tally is None:
-            twin = copy(self._space)
-            twin.outputs = self._outputs  # type: ignore[method-assign]
-            tally = self._make(twin)
-            tally.aim(self._first)
-            for part in self._first:
-                tally.add(part)
+            tally = self._make()  # kept once all of them are in it
+            tally.aim([outputs for _, outputs in self._first])
+            for points, outputs in self._first:
+                tally.add(points, outputs)
             self._tally = tally
-            self._known.clear()
+            self._first.clear()
         return self._tally
-
-    def _outputs(self, points: Points) -> Floats:
-        found = self._known.get(id(points))
-        return self._space.outputs(points) if found is None else found
 
 
 def _is_narrow(tally: Tally, alpha: float, rel_width: float) -> bool:

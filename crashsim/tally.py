@@ -159,21 +159,19 @@ class Tally:
         strikes = {name: self.n * each for name, each in chance.items() if each > 0}
         return [(name, many) for name, many in strikes.items() if 2 * many < ENOUGH]
 
-    def aim(self, points: list[Points]) -> None:
-        """Takes the mean that these first points suggest for the centre; counts none of them."""
-        total = np.zeros_like(self._clean)
-        for part in points:
-            total += (self._space.outputs(part) - self._clean).sum(0)
-        sampled = total / max(sum(part.count for part in points), 1)
+    def aim(self, outputs: list[Floats]) -> None:
+        """Takes the mean that these first outputs (n, B, K) suggest for the centre; counts none."""
+        count = max(sum(len(part) for part in outputs), 1)
+        centre = sum((part - self._clean).sum(0) for part in outputs) / count
         if self._few is not None:
-            sampled *= self._rest
-            sampled += np.tensordot(self._few.weights, self._few.deltas, 1)
-        self._centre = sampled
+            exact = np.tensordot(self._few.weights, self._few.deltas, 1)
+            centre = self._rest * centre + exact
+        self._centre = np.asarray(centre)
         self._sum_exactly()
 
-    def add(self, points: Points) -> None:
-        """Evaluates samples and counts them."""
-        delta = self._space.outputs(points) - self._clean
+    def add(self, points: Points, outputs: Floats) -> None:
+        """Counts samples, of these outputs (n, B, K)."""
+        delta = outputs - self._clean
         linear = None if self._control is None else self._control.at(points)
         room = max(0, len(self._kept) - self.n)
         self._kept[self.n : self.n + len(delta)] = delta[:room]

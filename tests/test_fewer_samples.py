@@ -530,6 +530,8 @@ def test_an_interrupt_at_any_line_leaves_the_numbers_of_so_many_samples(make_net
     """A trace function stands for the signal, at each line of the tally in turn."""
     space = FaultSpace(make_net((3, 6, 3), "relu", scale=2), randn(2, 3), NeuronCrash(0.3))
     file = tally.__file__
+    points = [sample_block(space.placements, 0, block).part(0, 100) for block in range(3)]
+    outputs = [space.outputs(part) for part in points]
     lines, target = 0, 0
 
     def trace(frame, event, argument):
@@ -549,9 +551,9 @@ def test_an_interrupt_at_any_line_leaves_the_numbers_of_so_many_samples(make_net
         before = sys.gettrace()
         sys.settrace(trace)
         try:
-            sums.aim([sample_block(space.placements, 0, 0).part(0, 50)])
-            for block in range(3):
-                sums.add(sample_block(space.placements, 0, block).part(0, 100))
+            sums.aim([outputs[0][:50]])
+            for part, values in zip(points, outputs, strict=True):
+                sums.add(part, values)
         except KeyboardInterrupt:
             pass
         finally:
@@ -566,9 +568,6 @@ def test_an_interrupt_at_any_line_leaves_the_numbers_of_so_many_samples(make_net
             found.setdefault(sums.n, []).append(sums.moments(0.05).mean.value)
     assert set(found) == {100, 200, 300}
     for n, means in found.items():
-        points = [
-            sample_block(space.placements, 0, block).part(0, 100) for block in range(n // 100)
-        ]
-        truth = np.mean([(space.outputs(p) - space.clean()).mean(0) for p in points], 0)
+        truth = np.concatenate(outputs)[:n].mean(0) - space.clean()
         for mean in means:
             np.testing.assert_allclose(mean, truth, atol=1e-9)

@@ -46,6 +46,7 @@ def space(make_net, randn):
 # Monte Carlo.
 
 
+@pytest.mark.filterwarnings("ignore::crashsim.CrashsimWarning")
 @pytest.mark.parametrize("asked", [200, 2500, 20_000])
 def test_the_samples_that_were_drawn_are_kept(space, asked):
     drawn = []
