@@ -64,6 +64,7 @@ def test_the_samples_that_were_drawn_are_kept(space, asked):
     assert_same(found, monte_carlo(space, samples=found.samples, epsilon=0.1, seed=4))
 
 
+@pytest.mark.filterwarnings("ignore::crashsim.CrashsimWarning")
 @pytest.mark.parametrize("way", ["plain", "control", "few"])
 def test_an_interrupt_at_any_line_gives_the_first_samples(make_net, randn, interrupting, way):
     fault = NeuronCrash(0.01 if way == "few" else 0.2)
