@@ -261,37 +261,34 @@ def test_archives_that_unpack_to_too_much_are_refused_with_the_figure(tmp_path, 
 
 WIDE = """
 import resource
-resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
 from crashsim.errors import FileError
 from crashsim.files import load_model
+taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + 2**30, taken + 2**30))
 try:
     load_model("wide")
 except FileError as error:
     print(error)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of memory as Linux has them")
 @pytest.mark.parametrize(
     ("limit", "told"),
     [("2GiB", "6.0 GiB of memory, more than the 2.0 GiB that a file may"), ("9GiB", "not fit")],
 )
 def test_a_description_makes_no_network_but_that_of_its_weights(saved, tmp_path, limit, told):
-    """A network of 1.5 GiB, which the process would have to make first."""
+    """A network of 1.5 GiB, in a process that has only one more."""
     _, path = saved
     described = {"format": 1, "architecture": "64-20000-20000-10:relu", "facts": {}}
     (tmp_path / "wide.json").write_text(json.dumps(described))
     weights = path.with_name("net.v1.safetensors").read_bytes()
     (tmp_path / "wide.safetensors").write_bytes(weights)
-    pytest.importorskip("resource")
     done = subprocess.run(
         [sys.executable, "-c", WIDE], cwd=tmp_path, capture_output=True, text=True, check=True,
         env=os.environ | {"CRASHSIM_FILE_LIMIT": limit},
     )  # fmt: skip
-    said, peak = done.stdout.strip().rsplit("\n", 1)
-    assert told in said
-    scale = 1 if sys.platform == "darwin" else 1024
-    assert int(peak) * scale < 700 * 2**20  # torch alone takes 300
+    assert told in done.stdout
 
 
 def test_deep_and_huge_architectures():
