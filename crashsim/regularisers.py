@@ -401,8 +401,8 @@ class CrashTraining(Attached):
             ...  # an ordinary training loop
 
     Args:
-        model, faults, sites: as for ``CrashVariance``; compiled models must be compiled inside
-            (``torch.compile`` after this was made traces the hooks, or give it uncompiled).
+        model, faults, sites: as for ``CrashVariance``; the model trains uncompiled, for in
+            compiled code no fault would strike.
         inverse_scaling: divide by the mean factor 1 - p that crashes leave, as dropout does, so
             that values keep their mean. Without it, the network learns to live with the shift.
         seed: of the faults; global random state is never used.
@@ -431,6 +431,13 @@ class CrashTraining(Attached):
 
     def _wanted(self) -> bool:
         return self.model.training
+
+    def _meet_compiler(self) -> None:
+        if self.model.training:
+            raise ModelError(
+                "model: trains under torch.compile, where CrashTraining would strike no fault; "
+                "call the module itself, and compile it once it is trained"
+            )
 
     def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         modules = dict(self.model.named_modules())
