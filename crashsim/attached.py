@@ -131,6 +131,9 @@ class Attached(checkpointing.Participant, ABC):
     def _end(self, output: Any) -> None:
         """Called after a wanted forward pass, with None if it raised."""
 
+    def _meet_compiler(self) -> None:
+        """Called where the model's own forward pass is compiled, in which no hook acts."""
+
     # What users do.
 
     @property
@@ -183,6 +186,7 @@ class Attached(checkpointing.Participant, ABC):
         self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         if torch.compiler.is_compiling():
+            self._meet_compiler()
             return None
         # A pass inside a pass is somebody else's look at the model: it is left alone.
         self._outer.append(self._active)

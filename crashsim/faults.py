@@ -134,7 +134,7 @@ class NeuronCrash(_BernoulliFault):
     def __post_init__(self) -> None:
         super().__post_init__()
         named = isinstance(self.group, str) and self.group in ("unit", "channel")
-        if not (named or (is_whole(self.group) and int(self.group) >= 1)):
+        if not (named or (is_whole(self.group) and 1 <= int(self.group) < 2**63)):
             raise ArgumentError(
                 f"NeuronCrash: group={shown(self.group)} is not known; "
                 "give 'unit', 'channel' or the number of consecutive units that die together"

@@ -23,8 +23,9 @@ from crashsim.architectures import Architecture, parse_architecture
 from crashsim.arguments import MOST_COPIES, MOST_STEPS, number, one_of, sample_count, whole
 from crashsim.data import Data
 from crashsim.errors import ArgumentError, Interrupted
+from crashsim.faults import check_drawable
 from crashsim.judging import Judgement, judge, judge_as_paper
-from crashsim.placing import Faults
+from crashsim.placing import Faults, faults_of
 from crashsim.regularisers import Strengths, attached_penalties
 from crashsim.space import FaultSpace
 from crashsim.training import Recipe, accuracy, check_targets, train_classifier
@@ -191,6 +192,7 @@ def harden(
     delta = number("delta", delta, "a probability strictly between 0 and 1", above=0, below=1)
     confidence = number("confidence", confidence, "a number between 0 and 1", above=0, below=1)
     one_of("method", method, ("saddlepoint", "paper"))
+    check_drawable(faults_of(faults), "hardening")
     for name, data in (("training", training), ("test", test)):
         if not isinstance(data, Data):
             raise ArgumentError(f"{name}={data!r}; give a crashsim.data.Data, as load_data returns")

@@ -21,6 +21,12 @@ _STRONGEST = 1e75  # whose fourth power is a finite number in double precision
 Faults = Fault | Mapping[str, Fault]
 
 
+def faults_of(faults: Faults) -> list[Fault]:
+    """The faults themselves, whatever they strike; what is none is left out."""
+    found = list(faults.values()) if isinstance(faults, Mapping) else [faults]
+    return [fault for fault in found if isinstance(fault, Fault)]
+
+
 def place(faults: Faults, sites: str, available: list[Site]) -> list[Placement]:
     """Faults at their sites, sites in order of execution within each name."""
     if isinstance(faults, Fault):

@@ -16,7 +16,7 @@ uses: faults injected while training.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -30,7 +30,7 @@ from crashsim.attached import Attached, _devices, _key_of, _Moment, mean_of, var
 from crashsim.continuity import Balance, Continuity, check_strength
 from crashsim.errors import ArgumentError, ModelError
 from crashsim.faults import Fault, NeuronCrash, WeightCrash, acts_as, check_drawable
-from crashsim.placing import Faults
+from crashsim.placing import Faults, faults_of
 from crashsim.points import Placement, check_seed
 from crashsim.sites import Action, Site, perturbing
 from crashsim.substituting import call_with
@@ -368,11 +368,6 @@ def _set_random_state(model: nn.Module, states: list[Tensor]) -> None:
         torch.cuda.set_rng_state(state, device)
 
 
-def _listed(faults: Faults) -> list[Fault]:
-    found = list(faults.values()) if isinstance(faults, Mapping) else [faults]
-    return [fault for fault in found if isinstance(fault, Fault)]
-
-
 @dataclass(frozen=True)
 class _Swap:
     """A parameter for whose struck values a module was given.
@@ -401,8 +396,8 @@ class CrashTraining(Attached):
             ...  # an ordinary training loop
 
     Args:
-        model, faults, sites: as for ``CrashVariance``; compiled models must be compiled inside
-            (``torch.compile`` after this was made traces the hooks, or give it uncompiled).
+        model, faults, sites: as for ``CrashVariance``; the model trains uncompiled, for in
+            compiled code no fault would strike.
         inverse_scaling: divide by the mean factor 1 - p that crashes leave, as dropout does, so
             that values keep their mean. Without it, the network learns to live with the shift.
         seed: of the faults; global random state is never used.
@@ -418,7 +413,7 @@ class CrashTraining(Attached):
         seed: int = 0,
     ) -> None:
         self.inverse_scaling = inverse_scaling
-        check_drawable(_listed(faults), "crash training")
+        check_drawable(faults_of(faults), "crash training")
         self._generator = torch.Generator().manual_seed(check_seed(seed))
         self._swapped: list[_Swap] = []
         super().__init__(model, faults, sites)
@@ -431,6 +426,13 @@ class CrashTraining(Attached):
 
     def _wanted(self) -> bool:
         return self.model.training
+
+    def _meet_compiler(self) -> None:
+        if self.model.training:
+            raise ModelError(
+                "model: trains under torch.compile, where CrashTraining would strike no fault; "
+                "call the module itself, and compile it once it is trained"
+            )
 
     def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         modules = dict(self.model.named_modules())

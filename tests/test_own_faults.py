@@ -22,8 +22,10 @@ from crashsim import (
     enumerate_exact,
     score,
 )
+from crashsim.data import load_data
 from crashsim.errors import ArgumentError, CrashsimError
 from crashsim.faults import MOMENT_METHODS, acts_as
+from crashsim.hardening import harden
 from crashsim.rare import Event, sample_union
 from crashsim.replicas import simulate_vote
 from crashsim.spiking import run_chip
@@ -124,6 +126,9 @@ def test_a_law_of_moments_alone_is_not_drawn(net, x):
         enumerate_exact(net, x, fault)
     with pytest.raises(ArgumentError, match=r"Uniform.*how it is drawn"):
         CrashTraining(net, {"hidden": fault})
+    data = load_data("digits").first(40)
+    with pytest.raises(ArgumentError, match=r"Uniform.*hardening"):
+        harden("64-4-10", data, data, fault, epsilon=0.1, delta=0.1)
 
 
 def test_its_moments_serve_the_methods_that_need_no_more(net, x, tmp_path):

@@ -326,7 +326,7 @@ def _check_faults_are_used(used: bool, *options: object) -> None:
 
 
 def derive(
-    order: Annotated[int, typer.Option(help="Of the Taylor expansion: 1, 2 or 3.")] = 1,
+    order: Annotated[int, typer.Option(help="Of the Taylor expansion: 1 to 4.")] = 1,
     fault: Annotated[str | None, typer.Option(help="A kind of fault; default: any law.")] = None,
     point: Annotated[
         Literal["mean", "zero"], typer.Option(help="Expand at the mean point or at no faults.")

@@ -66,6 +66,40 @@ def test_exact_for_polynomials_of_the_same_order(law, order, point):
 
 
 @pytest.mark.parametrize("point", ["mean", "zero"])
+@pytest.mark.parametrize("law", LAWS)
+def test_fourth_order_mean_is_exact_for_quartics(law, point):
+    rng = np.random.default_rng(4)
+    law, parameters = LAWS[law]
+    size = 4
+    nodes, weights = (
+        np.broadcast_to(a if a.ndim == 2 else a[:, None], (len(a), size))
+        for a in law.nodes(**parameters)
+    )
+    one = law.moments(**parameters)
+    moments = ct.Moments(
+        *(np.broadcast_to(a, size).copy() for a in (one.mean, one.k2, one.k3, one.k4))
+    )
+    gradient, hessian, third, fourth = (random_symmetric(rng, size, rank) for rank in (1, 2, 3, 4))
+    centre = moments.mean * (point == "mean")
+
+    def quartic(e):
+        last = np.einsum("ijkl,i,j,k,l", fourth, e, e, e, e) / 24
+        return polynomial(gradient, hessian, third, e) + last
+
+    exact, _ = enumerate_two_point(nodes, weights, lambda e: quartic(e - centre))
+    d = ct.derive(4, point)
+    given = {"hessian": hessian, "third": third}
+    assert d.evaluate_mean(moments, gradient, **given, fourth=fourth) == pytest.approx(exact)
+    lower = ct.derive(3, point).evaluate_mean(moments, gradient, **given)
+    assert abs(lower - exact) > 1e-2 * abs(exact)
+    with pytest.raises(ct.TheoryError, match="fourth"):
+        d.evaluate_mean(moments, gradient, **given)
+    # The variance is that of order 3: what the fourth derivatives add needs higher moments.
+    assert d.variance_terms == ct.derive(3, point).variance_terms
+    assert "total order above 4" in d.text()
+
+
+@pytest.mark.parametrize("point", ["mean", "zero"])
 def test_third_order_mean_is_exact_for_cubics(point):
     rng = np.random.default_rng(3)
     p = np.array([0.1, 0.3, 0.45, 0.8, 0.5])
@@ -155,8 +189,9 @@ def test_derivations_are_cached_and_refuse_other_orders():
     started = time.perf_counter()
     assert ct.derive(2, "zero") is ct.derive(2, "zero")
     assert time.perf_counter() - started < 1
-    with pytest.raises(ct.TheoryError, match="choose 1, 2 or 3"):
-        ct.derive(4)
+    for order in (0, 5, 1.0, "4"):
+        with pytest.raises(ct.TheoryError, match="choose 1, 2, 3 or 4"):
+            ct.derive(order)
     with pytest.raises(ct.TheoryError, match='choose "mean" or "zero"'):
         ct.derive(1, "origin")
 

@@ -96,6 +96,24 @@ def test_crash_training_is_reproducible_and_leaves_random_state(mlp, x):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize("way", ["compiled", "in place", "inside"])
+def test_crash_training_of_what_is_compiled_later_is_refused(mlp, x, way):
+    """In compiled code no hook acts: it would train without any fault, unsaid."""
+    torch.compiler.reset()
+    with CrashTraining(mlp.train(), NeuronCrash(0.5)):
+        if way == "in place":
+            mlp.compile(backend="eager")
+            compiled = mlp
+        else:
+            whole = mlp if way == "compiled" else torch.nn.Sequential(mlp, torch.nn.Tanh())
+            compiled = torch.compile(whole, backend="eager")
+        with pytest.raises(ModelError, match=r"trains under torch.compile"):
+            compiled(x)
+        mlp.eval()
+        assert torch.isfinite(compiled(x)).all()
+    torch.compiler.reset()
+
+
 def test_crash_training_wants_the_module_before_compilation(mlp):
     with pytest.raises(ModelError, match="compiled already"):
         CrashTraining(torch.compile(mlp, backend="eager"), NeuronCrash(0.1))

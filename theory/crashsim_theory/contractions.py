@@ -21,8 +21,12 @@ from crashsim_theory.errors import TheoryError
 
 LETTERS = "ijkl"
 
-DIAGONALS = {"F_ii": "hessian_diagonal", "F_iii": "third_diagonal"}
-TENSORS = {1: "gradient", 2: "hessian", 3: "third"}
+DIAGONALS = {
+    "F_ii": "hessian_diagonal",
+    "F_iii": "third_diagonal",
+    "F_iiii": "fourth_diagonal",
+}
+TENSORS = {1: "gradient", 2: "hessian", 3: "third", 4: "fourth"}
 
 
 @dataclass(frozen=True, order=True)
@@ -100,7 +104,7 @@ class Contraction:
         Args:
             arrays: `m`, `k2`, `k3`, `k4` (..., N); `gradient` (..., N); `hessian` (..., N, N) or
                 `hessian_diagonal` (..., N) where that is enough; likewise `third` (..., N, N, N)
-                and `third_diagonal`. None means not known.
+                and `third_diagonal`, and `fourth`. None means not known.
 
         Raises:
             TheoryError: a derivative the sum needs is not known.

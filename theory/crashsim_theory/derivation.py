@@ -1,6 +1,6 @@
-"""E Delta and Var Delta derived from a truncated Taylor polynomial, for any law and order 1 to 3.
+"""E Delta and Var Delta derived from a truncated Taylor polynomial, for any law and order 1 to 4.
 
-A polynomial in a few independent symbolic coordinates with symbolic derivatives F_i, F_ij, F_ijk is
+A polynomial in a few independent symbolic coordinates with symbolic derivatives F_i, F_ij, ... is
 built, its expectation and variance are taken exactly, and monomials that differ by a permutation of
 the coordinates are collected into contractions. The result holds for any number of coordinates,
 because one more coordinate gives the same contractions with the same coefficients: this is checked
@@ -115,6 +115,8 @@ class Derivation:
         hessian: Any = None,
         third_diagonal: Any = None,
         third: Any = None,
+        fourth_diagonal: Any = None,
+        fourth: Any = None,
         contractions: Mapping[str, Any] | None = None,
     ) -> Array:
         """E of the Taylor polynomial minus its value at the point, shape (...).
@@ -125,12 +127,22 @@ class Derivation:
             hessian_diagonal: d2F/de_i^2, (..., N); enough for every mean at the mean point.
             hessian: all second derivatives, (..., N, N).
             third_diagonal, third: d3F/de_i^3 (..., N); all third derivatives (..., N, N, N).
+            fourth_diagonal, fourth: d4F/de_i^4 (..., N); all fourth ones (..., N, N, N, N).
             contractions: values (...) of contractions that are already known, by their text.
 
         Raises:
             TheoryError: a derivative the formula needs is missing.
         """
-        arrays = _arrays(moments, gradient, hessian_diagonal, hessian, third_diagonal, third)
+        arrays = _arrays(
+            moments,
+            gradient=gradient,
+            hessian_diagonal=hessian_diagonal,
+            hessian=hessian,
+            third_diagonal=third_diagonal,
+            third=third,
+            fourth_diagonal=fourth_diagonal,
+            fourth=fourth,
+        )
         return _evaluate(self.mean_terms, arrays, contractions)
 
     def evaluate_variance(
@@ -142,6 +154,8 @@ class Derivation:
         hessian_diagonal: Any = None,
         third_diagonal: Any = None,
         third: Any = None,
+        fourth_diagonal: Any = None,
+        fourth: Any = None,
         contractions: Mapping[str, Any] | None = None,
     ) -> Array:
         """Var of the Taylor polynomial, shape (...). Arguments and errors as in evaluate_mean.
@@ -149,7 +163,16 @@ class Derivation:
         A Hessian too large to store is replaced by the contractions it enters, for instance
         `contractions={"sum_{i!=j} k2_i k2_j F_ij^2": value}` with `hessian_diagonal=`.
         """
-        arrays = _arrays(moments, gradient, hessian_diagonal, hessian, third_diagonal, third)
+        arrays = _arrays(
+            moments,
+            gradient=gradient,
+            hessian_diagonal=hessian_diagonal,
+            hessian=hessian,
+            third_diagonal=third_diagonal,
+            third=third,
+            fourth_diagonal=fourth_diagonal,
+            fourth=fourth,
+        )
         return _evaluate(self.variance_terms, arrays, contractions)
 
 
@@ -158,8 +181,9 @@ def derive(order: int = 1, point: Point = "mean", law: Law | None = None) -> Der
     """Derive E Delta and Var Delta from the Taylor polynomial of the given order.
 
     Args:
-        order: 1, 2 or 3. Orders 1 and 2 are complete. At order 3 the variance keeps the terms whose
-            derivatives have total order at most 4: the others need moments beyond the fourth.
+        order: 1 to 4, of the moments that a law has. The mean is complete, and the variance of
+            orders 1 and 2. At orders 3 and 4 the variance keeps the terms whose derivatives have
+            total order at most 4: the others need moments beyond the fourth.
         point: expand at e = E e ("mean") or at e = 0 ("zero", the paper's choice).
         law: None keeps the moments symbolic and coordinate by coordinate; a law is inserted with
             the same parameters at every coordinate, and the result collected by their powers.
@@ -167,8 +191,10 @@ def derive(order: int = 1, point: Point = "mean", law: Law | None = None) -> Der
     Raises:
         TheoryError: an order or point there is no derivation for.
     """
-    if order not in (1, 2, 3):
-        raise TheoryError("order", order, "choose 1, 2 or 3")
+    if not isinstance(order, int) or not 1 <= order <= HIGHEST_MOMENT:
+        raise TheoryError(
+            "order", order, "choose 1, 2, 3 or 4: higher ones need moments beyond the fourth"
+        )
     if point not in ("mean", "zero"):
         raise TheoryError("point", point, 'choose "mean" or "zero"')
     mean_terms, variance_terms = _terms(order, point)
@@ -179,7 +205,7 @@ def derive(order: int = 1, point: Point = "mean", law: Law | None = None) -> Der
 def _terms(order: int, point: Point) -> tuple[tuple[Term, ...], tuple[Term, ...]]:
     # Distinct coordinates in one monomial: at the mean point each must occur twice among at most
     # four; at zero a monomial of the variance needs only one coordinate shared by its two halves.
-    coordinates = 2 if point == "mean" else 3
+    coordinates = 2 if point == "mean" else max(3, order)
     few, more = _Taylor(coordinates, order, point), _Taylor(coordinates + 1, order, point)
     mean, variance = _collect(few, few.mean), _collect(few, few.variance)
     if (mean, variance) != (_collect(more, more.mean), _collect(more, more.variance)):
@@ -200,23 +226,27 @@ class _Taylor:
         names = [name + "_" + "_".join(map(str, indices)) for name, indices in self.atoms]
         self.ring, *generators = ring(names, sp.QQ)
         self.generator = dict(zip(self.atoms, generators, strict=True))
-        polynomial = self._polynomial(size, orders, point)
-        self.mean = self._expectation(polynomial)
+        parts = {r: self._polynomial(size, r, point) for r in orders}
+        means = {r: self._expectation(part) for r, part in parts.items()}
+        self.mean = sum(means.values(), start=self.ring.zero)
         if with_variance:
+            # Products of derivatives of a higher total order would need higher moments.
             limit = min(2 * order, HIGHEST_MOMENT)
-            square = self._truncated(polynomial**2, limit)
-            self.variance = self._expectation(square) - self._truncated(self.mean**2, limit)
+            pairs = [(r, s) for r in orders for s in orders if r + s <= limit]
+            square = sum((parts[r] * parts[s] for r, s in pairs), start=self.ring.zero)
+            squared = sum((means[r] * means[s] for r, s in pairs), start=self.ring.zero)
+            self.variance = self._expectation(square) - squared
 
-    def _polynomial(self, size: int, orders: range, point: Point) -> Polynomial:
+    def _polynomial(self, size: int, r: int, point: Point) -> Polynomial:
+        """The part with derivatives of order r."""
         e = [self.generator["c", (i,)] for i in range(size)]
         if point == "zero":
             e = [centred + self.generator["m", (i,)] for i, centred in enumerate(e)]
         total = self.ring.zero
-        for r in orders:
-            for indices in itertools.product(range(size), repeat=r):
-                derivative = self.generator["F", tuple(sorted(indices))]
-                powers = math.prod((e[i] for i in indices), start=self.ring.one)
-                total += derivative * powers * sp.QQ(1, math.factorial(r))
+        for indices in itertools.product(range(size), repeat=r):
+            derivative = self.generator["F", tuple(sorted(indices))]
+            powers = math.prod((e[i] for i in indices), start=self.ring.one)
+            total += derivative * powers * sp.QQ(1, math.factorial(r))
         return total
 
     def _expectation(self, polynomial: Polynomial) -> Polynomial:
@@ -236,14 +266,6 @@ class _Taylor:
                 key = tuple(replaced)
                 total[key] = total.get(key, 0) + coefficient
         return self.ring.from_dict(total)
-
-    def _truncated(self, polynomial: Polynomial, limit: int) -> Polynomial:
-        def total_order(exponents: tuple[int, ...]) -> int:
-            pairs = zip(exponents, self.atoms, strict=True)
-            return sum(power * len(i) for power, (name, i) in pairs if name == "F")
-
-        kept = {key: value for key, value in polynomial.terms() if total_order(key) <= limit}
-        return self.ring.from_dict(kept)
 
     def monomials(self, polynomial: Polynomial) -> Iterator[tuple[tuple[Factor, ...], Any]]:
         for exponents, coefficient in polynomial.terms():
@@ -283,6 +305,9 @@ def _expression(terms: tuple[Term, ...], law: Law | None) -> Any:
 
 
 def _neglected(order: int, point: Point) -> str:
+    note = "" if order < 3 else "; in the variance, products of derivatives of total order above 4"
+    if order == HIGHEST_MOMENT:  # the next order's terms have moments that no law here has
+        return f"derivatives of order {order + 1} and higher{note}"
     taylor = _Taylor(2 if point == "mean" else order + 1, order + 1, point, with_variance=False)
     known = {term.contraction for term in _collect(taylor, taylor.mean)}
     first = known - {term.contraction for term in _terms(order, point)[0]}
@@ -290,24 +315,17 @@ def _neglected(order: int, point: Point) -> str:
         return f"derivatives of order {order + 1} and higher"
     shown = sorted(first, key=lambda c: (c.order_in_p, len(c.text), c.text))
     names = ", ".join(f"{c.text} (order p^{c.order_in_p})" for c in shown)
-    note = "" if order < 3 else "; in the variance, products of derivatives of total order above 4"
     return f"derivatives of order {order + 1} and higher, first in the mean: {names}{note}"
 
 
-def _arrays(
-    moments: Moments, gradient: Any, diagonal: Any, hessian: Any, third_diagonal: Any, third: Any
-) -> dict[str, Array | None]:
-    given = {
-        "gradient": gradient,
-        "hessian_diagonal": diagonal,
-        "hessian": hessian,
-        "third_diagonal": third_diagonal,
-        "third": third,
-    }
+_AXES = {"hessian": 2, "third": 3, "fourth": 4}
+
+
+def _arrays(moments: Moments, **given: Any) -> dict[str, Array | None]:
     arrays = {name: None if a is None else as_array(name, a) for name, a in given.items()}
     size = moments.mean.shape[-1]
     for name, array in arrays.items():
-        axes = {"hessian": 2, "third": 3}.get(name, 1)
+        axes = _AXES.get(name, 1)
         if array is not None and array.shape[-axes:] != (size,) * axes:
             remedy = f"its last {axes} axes must have length N = {size}, the number of moments"
             raise TheoryError(f"{name}.shape", array.shape, remedy)
@@ -321,9 +339,7 @@ def _evaluate(
 ) -> Array:
     known = dict(known or {})
     leading = [
-        array.shape[: -{"hessian": 2, "third": 3}.get(name, 1)]
-        for name, array in arrays.items()
-        if array is not None
+        array.shape[: -_AXES.get(name, 1)] for name, array in arrays.items() if array is not None
     ]
     total = np.zeros(np.broadcast_shapes(*leading))
     for term in terms:
