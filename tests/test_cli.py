@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from crashsim import Score
+from crashsim.architectures import parse_architecture
+from crashsim.files import save_model
 
 
 @pytest.fixture
@@ -140,6 +142,68 @@ def test_wrong_use_exits_with_2(run, examples, name):
     assert err.strip()
     assert "Traceback" not in err
     assert not out.strip()
+
+
+OVER_INPUTS = {
+    "the description": "score m --inputs d.npz --json m.json",
+    "the description, by its own name": "score m.json --inputs d.npz --report ./m.json",
+    "the weights": "score m.safetensors --inputs d.npz --json m.safetensors",
+    "weights beside": "score 4-5-2 --weights w.safetensors --inputs d.npz --json w.safetensors",
+    "the examples": "score 4-5-2 --inputs d.npz --json d.npz",
+    "examples to train on": "score 4-5-2 --inputs d.npz --train t.npz --json t.npz",
+    "images": "score 4-5-2 --inputs mnist:images --json images/train-images-idx3-ubyte",
+    "code": "score net.py:make --inputs d.npz --json net.py",
+    "a module": "score pack.net:make --inputs d.npz --json pack/net.py",
+    "a link": "score m --inputs d.npz --json link",
+    "compare, a model": "compare 4-5-2 m --inputs d.npz --json m.json",
+    "compare, the examples": "compare 4-5-2 4-6-2 --inputs d.npz --json d.npz",
+    "train, the data": "train 4-5-2 --data m.npz --out m.npz",
+    "harden, the data": "harden 4-5-2 --data d.npz --epsilon 1 --delta 0.1 --json d.npz --out h",
+    "hardware, the model": "hardware m --inputs d.npz --json m.json",
+    "hardware, a graph": "hardware g.nir --inputs d.npz --nir g.nir",
+    "report, the score": "report s.json --out s.json",
+    "report, a link to it": "report s.json --out score",
+    "one for two": "score 4-5-2 --inputs d.npz --json new --report new",
+    "harden, its description": (
+        "harden 4-5-2 --data d.npz --epsilon 1 --delta 0.1 --out new --json new.json"
+    ),
+    "harden, its weights": (
+        "harden 4-5-2 --data d.npz --epsilon 1 --delta 0.1 --out new --json ./new.safetensors"
+    ),
+    "hardware, two": "hardware 4-5-2 --inputs d.npz --nir new --json new",
+}
+
+
+@pytest.mark.parametrize("line", OVER_INPUTS.values(), ids=OVER_INPUTS)
+def test_nothing_that_is_read_is_overwritten(run, examples, tmp_path, monkeypatch, line):
+    built = parse_architecture("4-5-2")
+    save_model("m", built.build(), built, {})
+    for name in ("t.npz", "w.safetensors", "net.py", "pack/net.py", "g.nir", "s.json",
+                 "images/train-images-idx3-ubyte", "m.npz.json", "m.npz.safetensors"):  # fmt: skip
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"this is {name}")
+    (tmp_path / "m.npz").hardlink_to(tmp_path / "m.npz.json")
+    (tmp_path / "link").symlink_to("m.json")
+    (tmp_path / "score").symlink_to("s.json")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def works(*_, **__):
+        raise AssertionError("the work has begun")
+
+    for module in ("crashsim.data.load_data", "crashsim.data._numpy", "crashsim.files.load_model"):
+        monkeypatch.setattr(module, works)
+    code, out, err = run(*line.split())
+    assert code == 2, (out, err)
+    assert not out
+    assert "give another name" in err or "give each its own" in err
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_outputs_that_only_look_like_inputs(run, examples, tmp_path):
+    (tmp_path / "4-5-2.json").write_text("an older score")
+    code, _, err = run("score", "4-5-2", "--inputs", examples, *FAST, "--json", "4-5-2.json")
+    assert code == 0, err
+    assert Score.load(tmp_path / "4-5-2.json").model["name"] == "4-5-2"
 
 
 def test_a_failure_exits_with_1(run, examples, monkeypatch):

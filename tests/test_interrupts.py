@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -374,3 +377,19 @@ def test_harden_writes_what_was_tried(run, tmp_path, examples, monkeypatch):
     facts = json.loads((tmp_path / "h.json").read_text())["facts"]["hardening"]
     assert (facts["partial"], facts["reached"]) == (True, False)
     assert "nothing is promised" in " ".join(out.split())
+
+
+def test_an_interrupt_that_became_another_error(run, examples, monkeypatch):
+    """As where it comes in the middle of an import."""
+
+    def breaks(*_, **__):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(10)
+        except KeyboardInterrupt:
+            raise ImportError("half a module") from None
+
+    monkeypatch.setattr("crashsim.scoring.compute", breaks)
+    code, _, err = run("score", "4-5-2", *examples)
+    assert (code, err.strip()) == (130, "error: interrupted")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
