@@ -1,4 +1,7 @@
-"""Recurrent layers and cells step by step: ``torch.vmap`` has no rule for torch's own kernels."""
+"""Layers as ``torch.vmap`` can map them: it has no rule for some of torch's own kernels.
+
+Recurrent layers and cells go step by step, and attention by its formula.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ _STEPS: dict[str, _Step] = {
 }
 
 
-class StepByStep(TorchFunctionMode):
+class Mappable(TorchFunctionMode):
     """Within it, recurrent layers are computed by steps; those of packed sequences are not."""
 
     def __torch_function__(
@@ -48,6 +51,8 @@ class StepByStep(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         name = getattr(func, "__name__", "")
+        if name == "scaled_dot_product_attention":
+            return _attention(*args, **(kwargs or {}))
         cell = _STEPS.get(name.removesuffix("_cell"))
         if name.endswith("_cell") and cell is not None and len(args) == 6:
             return _cell(cell, *args)
@@ -74,6 +79,21 @@ class StepByStep(TorchFunctionMode):
             x = torch.cat(outputs, -1)
         x = x.transpose(0, 1) if batch_first else x
         return x, *(torch.stack(state) for state in zip(*last, strict=True))
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    **options: Any,
+) -> Tensor:
+    """``F.scaled_dot_product_attention`` by its formula, not by a kernel."""
+    plain = torch.ops.aten._scaled_dot_product_attention_math
+    found: Tensor = plain(query, key, value, attn_mask, dropout_p, is_causal, **options)[0]
+    return found
 
 
 def _cell(
