@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from crashsim.errors import ArgumentError, CrashsimError, CrashsimWarning, ModelError
-from crashsim.inputs import Inputs
+from crashsim.errors import ArgumentError, CrashsimError, ModelError
+from crashsim.inputs import Inputs, plain
+from crashsim.noticing import notice
 from crashsim.users_code import described
 
 
@@ -47,7 +47,7 @@ def check_model(model: object) -> None:
     _check_not_scripted(model)
     check_holds_numbers(model)
     for name, tensor in model.named_parameters():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if tensor.is_floating_point() and not torch.isfinite(plain(tensor)).all():
             raise ModelError(
                 f"model: parameter {name!r} holds NaN or infinity; load or train it again"
             )
@@ -59,10 +59,9 @@ def check_model(model: object) -> None:
         )
     exported = isinstance(model, torch.fx.GraphModule)  # whose flag says nothing and stays
     if model.training and not exported and any(True for _ in model.children()):
-        warnings.warn(
+        notice(
             "model: in training mode; no layer of it behaves differently there, so the result "
             "stands, but call model.eval() to be sure",
-            CrashsimWarning,
             stacklevel=4,
         )
 

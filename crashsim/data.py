@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from crashsim.arguments import instance, one_of
 from crashsim.errors import ArgumentError, CrashsimError, FileError
+from crashsim.importing import import_undrawn
 
 Split = Literal["train", "test"]
 _SPLIT_SEED = 0
@@ -144,6 +145,7 @@ def load_data(spec: str, split: Split = "test") -> Data:
 
 
 def _digits(spec: str, split: Split) -> Data:
+    import_undrawn("sklearn.datasets")
     from sklearn.datasets import load_digits
 
     images, targets = load_digits(return_X_y=True)

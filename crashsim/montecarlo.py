@@ -7,7 +7,6 @@ inputs gets its interval from the spread over samples.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,10 +17,11 @@ from numpy.typing import NDArray
 
 from crashsim.arguments import callback, instance, is_number, is_whole
 from crashsim.control import Control
-from crashsim.errors import ArgumentError, CrashsimWarning
+from crashsim.errors import ArgumentError
 from crashsim.estimate import Estimate, Values
 from crashsim.few import FewFaults, few_faults
 from crashsim.intervals import proportion_interval
+from crashsim.noticing import notice
 from crashsim.points import Floats, Points, check_seed, sample_block
 from crashsim.space import FaultSpace
 from crashsim.tally import Tally
@@ -177,10 +177,9 @@ def _result(
     mean, _ = tally.means(alpha)
     variance, _ = tally.variances(alpha)
     if (space.moments.k2 > 0).any() and (variance.value == 0).all():
-        warnings.warn(
+        notice(
             f"samples={tally.n}: no sample moved any output, so only upper limits are known; "
             "ask for more samples",
-            CrashsimWarning,
             stacklevel=4,
         )
     return MonteCarlo(

@@ -7,7 +7,6 @@ Monte Carlo work: exact for integrators with reset by subtraction in the limit o
 from __future__ import annotations
 
 import os
-import warnings
 from collections import OrderedDict
 from dataclasses import replace
 from importlib.util import find_spec
@@ -17,10 +16,12 @@ from typing import Literal
 import crashsim_hardware as chips
 import numpy as np
 import torch
-from crashsim_hardware import Chip, HardwareError, HardwareWarning
+from crashsim_hardware import Chip, HardwareError
+from crashsim_hardware.noticing import collecting as hardware_notices
 from torch import Tensor, nn
 
-from crashsim.errors import ArgumentError, CrashsimWarning, FileError, MissingExtraError
+from crashsim.errors import ArgumentError, FileError, MissingExtraError
+from crashsim.noticing import notice
 from crashsim.points import Floats
 
 Reset = Literal["subtract", "zero"]
@@ -59,8 +60,7 @@ def read_chip(path: str | Path, reset: Reset | None = None) -> tuple[Chip, nn.Mo
         what = "is a folder" if os.path.isdir(path) else "does not exist"
         raise FileError(f"model={str(path)!r} {what}; give a .nir file")
     try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", HardwareWarning)
+        with hardware_notices() as noticed:
             try:
                 chip = chips.read_nir(path, reset=reset)
             except HardwareError as error:
@@ -75,8 +75,8 @@ def read_chip(path: str | Path, reset: Reset | None = None) -> tuple[Chip, nn.Mo
             raise
         raise FileError(f"model={str(path)!r} is no NIR graph ({error})") from error
     model = torch_model(network)
-    for message in caught:
-        warnings.warn(str(message.message), CrashsimWarning, stacklevel=2)
+    for message in noticed:
+        notice(message)
     return replace(chip, network=network), model
 
 

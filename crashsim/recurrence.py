@@ -51,8 +51,9 @@ class Mappable(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         name = getattr(func, "__name__", "")
-        if name == "scaled_dot_product_attention":
-            return _attention(*args, **(kwargs or {}))
+        known = _FORMULAS.get(name)
+        if known is not None:
+            return known(func, *args, **(kwargs or {}))
         cell = _STEPS.get(name.removesuffix("_cell"))
         if name.endswith("_cell") and cell is not None and len(args) == 6:
             return _cell(cell, *args)
@@ -81,19 +82,30 @@ class Mappable(TorchFunctionMode):
         return x, *(torch.stack(state) for state in zip(*last, strict=True))
 
 
-def _attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    **options: Any,
-) -> Tensor:
+def _attention(_: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
     """``F.scaled_dot_product_attention`` by its formula, not by a kernel."""
-    plain = torch.ops.aten._scaled_dot_product_attention_math
-    found: Tensor = plain(query, key, value, attn_mask, dropout_p, is_causal, **options)[0]
+    found: Tensor = torch.ops.aten._scaled_dot_product_attention_math(*args, **kwargs)[0]
     return found
+
+
+def _multi_head(
+    function: Callable[..., Any], *args: Any, need_weights: bool = True, **kwargs: Any
+) -> tuple[Tensor, Tensor | None]:
+    """``F.multi_head_attention_forward``, by the formula, as where weights are wanted."""
+    found, weights = function(*args, need_weights=True, **kwargs)
+    return found, weights if need_weights else None
+
+
+def _prelu(_: Callable[..., Any], x: Tensor, weight: Tensor) -> Tensor:
+    slopes = weight.view(-1, *[1] * (x.dim() - 2)) if x.dim() > 1 else weight
+    return torch.where(x > 0, x, slopes * x)
+
+
+_FORMULAS: dict[str, Callable[..., Any]] = {
+    "scaled_dot_product_attention": _attention,
+    "multi_head_attention_forward": _multi_head,
+    "prelu": _prelu,
+}
 
 
 def _cell(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -17,7 +16,7 @@ from crashsim.arguments import callback, instance, whole
 from crashsim.arguments import path as file_path
 from crashsim.computing import Results, compute
 from crashsim.doubts import doubts_of
-from crashsim.errors import ArgumentError, CrashsimWarning, FileError
+from crashsim.errors import ArgumentError, FileError
 from crashsim.estimate import Estimate
 from crashsim.facts import (
     describe_fault,
@@ -29,6 +28,7 @@ from crashsim.facts import (
 from crashsim.faults import NeuronCrash
 from crashsim.inputs import ModelInputs
 from crashsim.montecarlo import check_sampling
+from crashsim.noticing import collecting, notice
 from crashsim.pictures import Curves, Histogram, curves_of, histogram_of
 from crashsim.placing import Faults
 from crashsim.plan import plan
@@ -285,8 +285,7 @@ def score(
     if delta is not None and epsilon is None:
         raise ArgumentError(f"delta={delta!r}: give epsilon too; together they are the target")
     seed = check_seed(seed)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", CrashsimWarning)
+    with collecting() as noticed:
         struck = NeuronCrash(p=0.01) if faults is None else faults
         space = FaultSpace(model, inputs, struck, sites, readout=readout)
         results = compute(
@@ -309,12 +308,9 @@ def score(
             confidence=confidence,
             names=names or {},
         )
-    ours = [w for w in caught if issubclass(w.category, CrashsimWarning)]
-    for other in (w for w in caught if w not in ours):
-        warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
-    result.warnings[:0] = [str(w.message) for w in ours]
+    result.warnings[:0] = noticed
     for message in result.warnings:
-        warnings.warn(message, CrashsimWarning, stacklevel=2)
+        notice(message)
     return result
 
 

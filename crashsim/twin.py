@@ -411,7 +411,7 @@ class Copier:
         shell = self.memo[id(module)]
         attributes = shell.__dict__
         for name, value in list(module.__dict__.items()):
-            if name == "_compiled_call_impl":
+            if name == "_compiled_call_impl" or (type(shell) is Uncompiled and name not in _OWN):
                 continue
             # What came with a graph says how it was made, and is not read when it runs.
             shared = name == "meta" and isinstance(module, fx.GraphModule)
@@ -649,6 +649,9 @@ class Uncompiled(nn.Module):
         if name == "_orig_mod":
             return self._modules[name]
         return getattr(self._orig_mod, name)
+
+
+_OWN = vars(nn.Module()).keys()  # what every module has
 
 
 def _shell(module: nn.Module) -> nn.Module:
