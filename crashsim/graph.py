@@ -131,8 +131,7 @@ class TracedModel:
             return readout(self.root.forward(*arguments, **keywords))
 
         try:
-            with torch.random.fork_rng(devices=[]):
-                return tracer.follow(self.root, run)
+            return tracer.follow(self.root, run)
         except Exception as error:  # whatever the model's own code does with a stand-in
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise NotTraceable(f"torch.fx cannot trace it ({reason})") from error

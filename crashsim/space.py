@@ -25,6 +25,7 @@ from crashsim.checks import (
 )
 from crashsim.derivatives import gradient_of, products_of
 from crashsim.discovery import find_sites
+from crashsim.drawing import Drawing
 from crashsim.errors import ArgumentError, ModelError, NotApplicableError
 from crashsim.faults import Fault
 from crashsim.inputs import Inputs, ModelInputs, read_inputs
@@ -33,7 +34,7 @@ from crashsim.points import Floats, Integers, Placement, Points
 from crashsim.readout import find_readout
 from crashsim.sites import Action, Site, perturbing
 from crashsim.substituting import call_with
-from crashsim.twin import PerThread, Twin, cloned, twin_of
+from crashsim.twin import PerThread, Twin, keep_apart, twin_of
 from crashsim.unfused import Unfused
 from crashsim.ways import Ways
 
@@ -115,9 +116,11 @@ class FaultSpace:
         self._unfused = Unfused(self.model)
         self._changing: set[int | str] = set()
         self._owned: Collection[str] | None = None
+        self._drawing = Drawing(self.device)
         self._twins = PerThread(self._make_twin)
         with torch.no_grad(), self._explaining_failures():
             self._try()
+        with torch.no_grad(), self._explaining_failures(), self._drawing.undone():
             self._twin.looks = True
             self.readout = find_readout(self._raw, self.examples, readout)
             clean = check_outputs(self._call, self.examples)
@@ -146,12 +149,9 @@ class FaultSpace:
         Those to which it writes have copies from then on.
         """
         self._twin.looks = True
-        with torch.random.fork_rng(devices=[]):
-            self._raw(self.examples.part(0, 1).repeat(2))
+        self._drawing.watch(lambda: self._raw(self.examples.part(0, 1).repeat(2)))
         self._owned = [n for n, _ in self.model.named_parameters() if n in self._changing]
-        for name in self._owned:
-            parameter = self.model.get_parameter(name)
-            parameter.data = cloned(parameter)
+        keep_apart(self.model, self._owned)
         self._watched = {
             name: (parameter, parameter._version)
             for name, parameter in self.model.named_parameters()
@@ -197,7 +197,7 @@ class FaultSpace:
         space.examples = self.examples.to(self.device, dtype)
         space._twins = PerThread(space._make_twin)
         space._each_ways = PerThread(partial(Ways, space))
-        with torch.no_grad(), space._explaining_failures():
+        with torch.no_grad(), space._explaining_failures(), space._drawing.undone():
             space._clean = check_outputs(space._call, space.examples).double().cpu().numpy()
         return space
 
@@ -285,7 +285,7 @@ class FaultSpace:
         What is interrupted leaves a twin behind that is not used again.
         """
         try:
-            with torch.inference_mode(False):
+            with torch.inference_mode(False), self._drawing.undone():
                 yield
         except BaseException as error:
             if not isinstance(error, Exception):
@@ -493,6 +493,8 @@ class FaultSpace:
         self, tensors: Mapping[str, Tensor], arguments: tuple[Any, ...], keywords: dict[str, Any]
     ) -> Any:
         twin = self._twin
+        if self._owned:  # so that what the forward writes to them is not there in the next pass
+            tensors = {n: t.clone() if n in self._owned else t for n, t in tensors.items()}
         with self._unfused():
             return twin.call(lambda: call_with(twin.module, tensors, arguments, keywords))
 

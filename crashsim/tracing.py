@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from crashsim.twin import twin_of
+from crashsim.twin import keep_apart, twin_of, written
 
 # What a number is that the model's code computes from sizes; TypeError if it is none.
 Number = Callable[[fx.Node], float]
@@ -34,6 +34,7 @@ def trace(model: nn.Module) -> tuple[fx.GraphModule, nn.Module]:
     """
     try:
         twin = twin_of(model)
+        keep_apart(twin, written(model))
         if "forward" in vars(twin):
             raise TypeError("its forward is not its class's")
         tracer = Tracer()

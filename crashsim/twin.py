@@ -18,6 +18,7 @@ from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Collection, Mapping
 from copyreg import dispatch_table
 from functools import _lru_cache_wrapper, lru_cache, partial
+from operator import is_
 from threading import local
 from types import (
     BuiltinMethodType,
@@ -65,6 +66,7 @@ _HOOKS = (
     "_forward_pre_hooks_with_kwargs",
 )
 _KEPT = "_crashsim_kept"  # of the twin's root: what is otherwise held by weak references alone
+_WRITTEN = "_crashsim_written"  # of the root: names of parameters
 _MISSING = object()
 _FOLLOWED = 10_000  # objects that are looked through for a way back to the user's modules
 
@@ -101,7 +103,7 @@ class Twin:
 
     Args:
         origin: a twin that is never run.
-        dtype: floating-point type to compute in.
+        dtype: floating-point type to compute in; None: the model's own.
         changing: what forward passes change, as far as it is known: numbers of objects, names of
             parameters and buffers. Twins of one origin share the set.
         owned: names of the parameters to be copied; None: all.
@@ -116,7 +118,7 @@ class Twin:
     def __init__(
         self,
         origin: nn.Module,
-        dtype: torch.dtype,
+        dtype: torch.dtype | None,
         changing: set[int | str],
         owned: Collection[str] | None = (),
     ) -> None:
@@ -126,15 +128,16 @@ class Twin:
         self._states: dict[int | str, State] = dict(enumerate(copier.states))
         self._changing = changing
         self.tensors: dict[str, Tensor] = {}
+        owned = dict(self.module.named_parameters()) if owned is None else owned
+        keep_apart(self.module, owned)
         for name, parameter in self.module.named_parameters():
-            self._hold(name, parameter.detach(), dtype, owned is None or name in owned)
+            self._hold(name, parameter.detach(), dtype, name in owned)
         for name, buffer in self.module.named_buffers():
             self._hold(name, buffer, dtype, True)
 
-    def _hold(self, name: str, tensor: Tensor, dtype: torch.dtype, own: bool) -> None:
+    def _hold(self, name: str, tensor: Tensor, dtype: torch.dtype | None, may_change: bool) -> None:
         tensor = tensor.to(dtype) if tensor.is_floating_point() else tensor
-        if own:
-            tensor = cloned(tensor)
+        if may_change:
             self._states[name] = _Numbers(tensor)
         self.tensors[name] = tensor
 
@@ -191,6 +194,23 @@ def twin_of(model: nn.Module, tensors: Mapping[str, Tensor] | None = None) -> nn
     return twin
 
 
+def keep_apart(twin: nn.Module, names: Collection[str]) -> None:
+    """Gives a twin copies of some parameters, to which its forward writes.
+
+    Twins of this one are to have copies too: see ``written``.
+    """
+    for name in names:
+        parameter = twin.get_parameter(name)
+        parameter.data = cloned(parameter)
+    vars(twin)[_WRITTEN] = tuple(names)
+
+
+def written(twin: nn.Module) -> tuple[str, ...]:
+    """Names of the parameters to which the forward writes, as far as it is known."""
+    found: tuple[str, ...] = vars(twin).get(_WRITTEN, ())
+    return found
+
+
 def cloned(tensor: Tensor) -> Tensor:
     """A copy that needs no more memory than the tensor, and has no graph."""
     with torch.no_grad():
@@ -212,7 +232,14 @@ class State(Protocol):
 
 
 def _is_same(old: Any, new: Any) -> bool:
-    return old is new or (type(old) is type(new) and isinstance(old, _PLAIN) and old == new)
+    if old is new:
+        return True
+    if type(old) is not type(new):
+        return False
+    if isinstance(old, Tensor):
+        alike = (old.shape, old.dtype, old.device) == (new.shape, new.dtype, new.device)
+        return alike and not old.is_meta and torch.equal(old, new)
+    return isinstance(old, _PLAIN) and old == new
 
 
 class _Dict:
@@ -228,9 +255,10 @@ class _Dict:
         )
 
     def restore(self) -> None:
-        if self.has_changed():
-            self.held.clear()
-            self.held.update(self._saved)
+        held, saved = self.held, self._saved
+        if len(held) != len(saved) or any(held.get(k, _MISSING) is not saved[k] for k in saved):
+            held.clear()
+            held.update(saved)
 
 
 class _Hooks(_Dict):
@@ -257,7 +285,9 @@ class _Sequence:
         return len(held) != len(self._saved) or not all(map(_is_same, self._saved, held))
 
     def restore(self) -> None:
-        if self.has_changed():
+        held = list(self._held)
+        same = len(held) == len(self._saved) and all(map(is_, held, self._saved))
+        if not same:
             self._held.clear()
             add = self._held.update if isinstance(self._held, set) else self._held.extend
             add(self._saved)
@@ -320,6 +350,19 @@ class _Array:
 
     def restore(self) -> None:
         self._held[...] = self._saved
+
+
+class _Cache:
+    """What a ``functools.lru_cache`` keeps, which is nothing at first."""
+
+    def __init__(self, held: Any) -> None:
+        self._held = held
+
+    def has_changed(self) -> bool:
+        return bool(self._held.cache_info().currsize)
+
+    def restore(self) -> None:
+        self._held.cache_clear()
 
 
 class Copier:
@@ -512,11 +555,7 @@ class Copier:
         copy.__doc__, copy.__annotations__ = value.__doc__, value.__annotations__
         copy.__dict__.update({name: self(part) for name, part in value.__dict__.items()})
         for old, new in zip(cells, copy.__closure__ or (), strict=True):
-            if (
-                old is not new
-                and not hasattr(new, "cell_contents")
-                and hasattr(old, "cell_contents")
-            ):
+            if _is_empty(new) and not _is_empty(old):
                 new.cell_contents = self(old.cell_contents)
                 self.states.append(_Fields(new, ("cell_contents",)))
         return copy
@@ -543,7 +582,9 @@ class Copier:
         inner = self(value.__wrapped__)
         if inner is value.__wrapped__:
             return value
-        return lru_cache(**value.cache_parameters())(inner)
+        copy = lru_cache(**value.cache_parameters())(inner)
+        self.states.append(_Cache(copy))
+        return copy
 
     # References that keep nothing alive.
 
@@ -664,6 +705,13 @@ def _shell(module: nn.Module) -> nn.Module:
     except TypeError:  # a class that is also one of C's
         shell = kind.__new__(kind)
     return shell
+
+
+def _is_empty(cell: CellType) -> bool:
+    try:
+        return cell.cell_contents is _MISSING
+    except ValueError:
+        return True
 
 
 def _is_compiled(kind: type) -> bool:

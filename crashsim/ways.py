@@ -95,6 +95,8 @@ class Ways:
         if self._program is None:
             space = self._space
             try:
+                if space._owned:
+                    raise NotTraceable("its forward pass writes to its own parameters")
                 example = space.examples.part(0, 1)
                 with torch.no_grad():
                     program = Program(
