@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from crashsim.arguments import instance
-from crashsim.checks import check_module
+from crashsim.checks import check_can_be_trained, check_module
 from crashsim.discovery import find_sites
 from crashsim.errors import ArgumentError, ModelError
 from crashsim.faults import Fault
@@ -67,7 +67,7 @@ class Attached(ABC):
     """
 
     def __init__(self, model: nn.Module, faults: Faults, sites: str = "hidden") -> None:
-        check_module(model)
+        check_can_be_trained(check_module(model))
         _check_faults(faults)
         instance("sites", sites, str, "a name or glob; several go into faults")
         self.model, self.faults, self._pattern = model, faults, sites

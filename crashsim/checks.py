@@ -36,6 +36,16 @@ def check_holds_numbers(model: nn.Module) -> None:
             )
 
 
+def check_can_be_trained(model: nn.Module) -> None:
+    """Raises ModelError for weights that take part in no derivative."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_inference():
+            raise ModelError(
+                f"model: {name!r} was made in torch.inference_mode, where nothing can be trained; "
+                "build the model outside of it, or take a copy of it there (copy.deepcopy)"
+            )
+
+
 def check_model(model: object) -> None:
     """What can be said of a model before it is run.
 

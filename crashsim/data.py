@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from crashsim.arguments import instance, one_of
 from crashsim.errors import ArgumentError, CrashsimError, FileError
 from crashsim.importing import import_undrawn
+from crashsim.twin import apart
 
 Split = Literal["train", "test"]
 _SPLIT_SEED = 0
@@ -76,7 +77,7 @@ class Examples:
             return self.inputs
         try:
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                model(self.inputs[:1].clone())
+                apart(model)(self.inputs[:1].clone())
         except Exception:  # whatever its layers say of whole numbers
             return self.inputs.float()
         return self.inputs

@@ -23,11 +23,14 @@ class Drawing:
 
     Args:
         device: where the model runs.
+
+    Attributes:
+        uses_torch: whether it draws from torch's.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._torch = self._others = False
+        self.uses_torch = self._others = False
 
     def watch(self, run: Callable[[], T]) -> T:
         """What a pass returns, after which it is known from what the model draws."""
@@ -37,11 +40,11 @@ class Drawing:
             with watcher:
                 return run()
         except Exception:  # not everything can be watched: what fails again fails by itself
-            self._torch = True
+            self.uses_torch = True
             with self.undone():
                 return run()
         finally:
-            self._torch = self._torch or watcher.drew
+            self.uses_torch = self.uses_torch or watcher.drew
             if random.getstate() != before[0] or not _same(before[1]):
                 self._others = True
                 random.setstate(before[0])
@@ -53,7 +56,7 @@ class Drawing:
         devices = [self._device] if self._device.type == "cuda" else []
         before = random.getstate(), np.random.get_state(legacy=False)
         try:
-            with torch.random.fork_rng(devices, enabled=self._torch):
+            with torch.random.fork_rng(devices, enabled=self.uses_torch):
                 yield
         finally:
             if self._others:

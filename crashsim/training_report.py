@@ -7,8 +7,6 @@ variance and the measured one part.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +26,7 @@ from crashsim.noticing import collecting, notice
 from crashsim.placing import Faults
 from crashsim.points import check_seed
 from crashsim.space import FaultSpace
+from crashsim.twin import twin_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -115,8 +114,8 @@ class TrainingReport:
         Warns:
             CrashsimWarning: theory over measurement is outside the band.
         """
-        with _evaluating(self.model):
-            space = FaultSpace(self.model, self.inputs, self.faults, self.sites)
+        with torch.no_grad():
+            space = FaultSpace(_evaluating(self.model), self.inputs, self.faults, self.sites)
             analysis = Analysis()
             taylor(space, analysis)
             mean_point_taylor(space, analysis)
@@ -219,15 +218,9 @@ def _total(estimates: list[Estimate], method: str) -> Estimate:
     )
 
 
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode within the block; every module's own mode afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        for module, _ in modes:
-            module.training = False
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
+def _evaluating(model: nn.Module) -> nn.Module:
+    """A twin of the model in evaluation mode, which the model itself need not be in."""
+    twin = twin_of(model)
+    for module in twin.modules():
+        module.training = False
+    return twin

@@ -194,6 +194,13 @@ def twin_of(model: nn.Module, tensors: Mapping[str, Tensor] | None = None) -> nn
     return twin
 
 
+def apart(model: nn.Module) -> nn.Module:
+    """A twin with parameters of its own too, for a few passes that leave the model as it is."""
+    twin = twin_of(model)
+    keep_apart(twin, dict(twin.named_parameters()))
+    return twin
+
+
 def keep_apart(twin: nn.Module, names: Collection[str]) -> None:
     """Gives a twin copies of some parameters, to which its forward writes.
 
