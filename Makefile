@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint types unit format clean
+.PHONY: demo test test-all lint types unit format clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -22,6 +22,9 @@ demo: $(VENV)/installed
 		--epsilon 0.5 --json demo/score.json --report demo/report.html
 
 test: lint types unit
+
+test-all: lint types $(VENV)/installed-dev
+	$(BIN)/pytest -q -m "slow or not slow"
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
