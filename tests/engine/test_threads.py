@@ -56,7 +56,8 @@ def meeting():
         found, pool = [], ThreadPoolExecutor(1)
 
         def at_pass():
-            found.append(pool.submit(call).result())
+            done = pool.submit(call)
+            found.append(done.exception() or done.result())
 
         HERE.at_pass = at_pass
         try:
@@ -95,7 +96,7 @@ def test_a_model_is_served_in_the_middle_of_every_pass_and_trace(seeded, randn, 
             return served(x)
 
     found = meeting(serve, lambda: everything(model, x))
-    assert all(torch.equal(output, wanted) for output in found)
+    assert all(isinstance(o, torch.Tensor) and torch.equal(o, wanted) for o in found), found[:3]
 
 
 @pytest.mark.filterwarnings("ignore::crashsim.CrashsimWarning")
@@ -113,7 +114,7 @@ def test_a_model_is_trained_in_the_middle_of_every_pass(seeded, randn, meeting):
     wanted = train()
     alone = score(model, x, NeuronCrash(0.1), samples=100).estimates
     found = meeting(train, lambda: everything(model, x))
-    assert all(torch.equal(gradient, wanted) for gradient in found)
+    assert all(isinstance(g, torch.Tensor) and torch.equal(g, wanted) for g in found), found[:3]
     scored = []
     meeting(train, lambda: scored.extend(score(model, x, NeuronCrash(0.1), samples=100).estimates))
     assert list(map(str, scored)) == list(map(str, alone))
@@ -163,10 +164,13 @@ def test_threads_share_a_space(seeded, randn, faults):
     space = FaultSpace(seeded(Meets), randn(6, 5), faults)
     wanted = [space.outputs(sample_points(space.placements, seed, 40)) for seed in range(12)]
     again = FaultSpace(seeded(Meets), randn(6, 5), faults)
+
+    def run(seed):
+        HERE.at_pass = lambda: time.sleep(1e-4)  # others come in here
+        return again.outputs(sample_points(again.placements, seed, 40))
+
     with ThreadPoolExecutor(4) as pool:
-        found = list(
-            pool.map(lambda s: again.outputs(sample_points(again.placements, s, 40)), range(12))
-        )
+        found = list(pool.map(run, range(12)))
     assert all(np.array_equal(a, b) for a, b in zip(found, wanted, strict=True))
 
 
