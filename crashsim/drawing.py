@@ -53,6 +53,9 @@ class Drawing:
     @contextmanager
     def undone(self) -> Iterator[None]:
         """Puts back, after the block, the generators that the model draws from."""
+        if not (self.uses_torch or self._others):
+            yield
+            return
         devices = [self._device] if self._device.type == "cuda" else []
         before = random.getstate(), np.random.get_state(legacy=False)
         try:

@@ -157,7 +157,7 @@ class FaultSpace:
             for name, parameter in self.model.named_parameters()
             if name not in self._owned
         }
-        self._twins.forget()
+        self._twin.share(self.model, self._owned)
 
     def _check_unchanged(self) -> None:
         """Raises ModelError where somebody has written to the parameters since they were read."""

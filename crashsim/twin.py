@@ -124,7 +124,7 @@ class Twin:
     ) -> None:
         copier = Copier()
         self.module: nn.Module = copier.copied(origin)
-        self.looks = False
+        self.looks = self._has_run = False
         self._states: dict[int | str, State] = dict(enumerate(copier.states))
         self._changing = changing
         self.tensors: dict[str, Tensor] = {}
@@ -141,8 +141,19 @@ class Twin:
             self._states[name] = _Numbers(tensor)
         self.tensors[name] = tensor
 
+    def share(self, origin: nn.Module, owned: Collection[str]) -> None:
+        """Computes with the origin's parameters from now on, but for some that stay copies."""
+        for name, parameter in self.module.named_parameters():
+            if name not in owned:
+                parameter.data = origin.get_parameter(name).data
+                self._states.pop(name)
+                was = self.tensors[name]
+                self.tensors[name] = parameter.detach().to(was.dtype)
+        self._changing.intersection_update(self._states)
+
     def call(self, run: Callable[[], T]) -> T:
         """What a forward pass returns that starts from the state that was handed over."""
+        self._has_run = True
         changing = [self._states[key] for key in self._changing if key in self._states]
         for state in changing:
             state.restore()
@@ -163,6 +174,9 @@ class Twin:
 
         What was computed before may depend on it, and has to be computed again.
         """
+        if not self._has_run:
+            return False
+        self._has_run = False
         found = {
             key
             for key, state in self._states.items()
@@ -255,17 +269,22 @@ class _Dict:
     def __init__(self, held: dict[Any, Any]) -> None:
         self.held, self._saved = held, dict(held)
 
+    def _is_untouched(self) -> bool:
+        held, saved = self.held, self._saved
+        return held.keys() == saved.keys() and all(map(is_, held.values(), saved.values()))
+
     def has_changed(self) -> bool:
+        if self._is_untouched():
+            return False
         held = self.held
         return len(held) != len(self._saved) or any(
             not _is_same(value, held.get(key, _MISSING)) for key, value in self._saved.items()
         )
 
     def restore(self) -> None:
-        held, saved = self.held, self._saved
-        if len(held) != len(saved) or any(held.get(k, _MISSING) is not saved[k] for k in saved):
-            held.clear()
-            held.update(saved)
+        if not self._is_untouched():
+            self.held.clear()
+            self.held.update(self._saved)
 
 
 class _Hooks(_Dict):
