@@ -8,7 +8,6 @@ do nothing.
 
 from __future__ import annotations
 
-import warnings
 import weakref
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -24,10 +23,11 @@ from torch import Tensor, nn
 
 from crashsim import checkpointing
 from crashsim.arguments import instance
-from crashsim.checks import check_module, dtype_of
+from crashsim.checks import check_can_be_trained, check_module, dtype_of
 from crashsim.discovery import find_sites
-from crashsim.errors import ArgumentError, CrashsimWarning, ModelError
+from crashsim.errors import ArgumentError, ModelError
 from crashsim.faults import Fault, check_fault
+from crashsim.noticing import notice
 from crashsim.placing import Faults, check_strength, place
 from crashsim.points import Placement
 from crashsim.sites import (
@@ -88,7 +88,7 @@ class Attached(checkpointing.Participant, ABC):
     """
 
     def __init__(self, model: nn.Module, faults: Faults, sites: str = "hidden") -> None:
-        check_module(model)
+        check_can_be_trained(check_module(model))
         _check_faults(faults)
         instance("sites", sites, str, "a name or glob; several go into faults")
         self.model, self.faults, self._pattern = model, faults, sites
@@ -262,7 +262,7 @@ class Attached(checkpointing.Participant, ABC):
 
             unread = check_read(placements, tensors, run, run)
         if unread:
-            warnings.warn(unread, CrashsimWarning, stacklevel=5)
+            notice(unread, stacklevel=5)
         self.placements = placements
         for p in self.placements:
             self._by_key.setdefault(_key_of(p.site), []).append(p)

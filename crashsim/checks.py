@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from crashsim.errors import ArgumentError, CrashsimError, CrashsimWarning, ModelError
-from crashsim.inputs import Inputs, can_compute
+from crashsim.errors import ArgumentError, CrashsimError, ModelError
+from crashsim.inputs import Inputs, can_compute, plain
+from crashsim.noticing import notice
 from crashsim.users_code import described
 
 
@@ -36,6 +36,16 @@ def check_holds_numbers(model: nn.Module) -> None:
             )
 
 
+def check_can_be_trained(model: nn.Module) -> None:
+    """Raises ModelError for weights that take part in no derivative."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_inference():
+            raise ModelError(
+                f"model: {name!r} was made in torch.inference_mode, where nothing can be trained; "
+                "build the model outside of it, or take a copy of it there (copy.deepcopy)"
+            )
+
+
 def check_model(model: object) -> None:
     """What can be said of a model before it is run.
 
@@ -53,7 +63,7 @@ def check_model(model: object) -> None:
                 "convert the model, with model.float() or model.bfloat16()"
             )
     for name, tensor in model.named_parameters():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if tensor.is_floating_point() and not torch.isfinite(plain(tensor)).all():
             raise ModelError(
                 f"model: parameter {name!r} holds NaN or infinity; load or train it again"
             )
@@ -65,10 +75,9 @@ def check_model(model: object) -> None:
         )
     exported = isinstance(model, torch.fx.GraphModule)  # whose flag says nothing and stays
     if model.training and not exported and any(True for _ in model.children()):
-        warnings.warn(
+        notice(
             "model: in training mode; no layer of it behaves differently there, so the result "
             "stands, but call model.eval() to be sure",
-            CrashsimWarning,
             stacklevel=4,
         )
 
@@ -153,9 +162,8 @@ def check_outputs(call: Callable[[Inputs], Tensor], inputs: Inputs) -> Tensor:
         ModelError: the tensor is not of floating point with the batch first, is not finite, is
             random, or mixes the inputs of a batch.
     """
-    with torch.random.fork_rng(devices=[]):
-        pair = inputs.part(0, 1).repeat(2)
-        first, second, alone = (call(x.clone()) for x in (inputs, inputs, pair))
+    pair = inputs.part(0, 1).repeat(2)
+    first, second, alone = (call(x.clone()) for x in (inputs, inputs, pair))
     batch = len(inputs)
     if first.dim() == 0 or first.shape[0] != batch or first.numel() == 0:
         raise ModelError(

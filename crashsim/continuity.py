@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crashsim.arguments import number
-from crashsim.checks import check_holds_numbers, check_module
+from crashsim.checks import check_can_be_trained, check_holds_numbers, check_module
 from crashsim.errors import ArgumentError
 
 _AFFINE = (nn.Linear, nn.modules.conv._ConvNd)
@@ -30,6 +30,7 @@ class _WeightPenalty:
     ) -> None:
         self.strength = check_strength(strength)
         check_holds_numbers(check_module(model))
+        check_can_be_trained(model)
         if layers is None:
             layers = [m for m in model.modules() if isinstance(m, _AFFINE)]
         if not isinstance(layers, Iterable) or not all(isinstance(m, _AFFINE) for m in layers):

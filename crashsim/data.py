@@ -18,8 +18,10 @@ from torch import Tensor, nn
 
 from crashsim.arguments import instance, one_of, whole
 from crashsim.errors import ArgumentError, FileError
+from crashsim.importing import import_undrawn
 from crashsim.limits import check_size
 from crashsim.stored import StoredArray, idx_array, numpy_arrays
+from crashsim.twin import apart
 
 Split = Literal["train", "test"]
 _Read = TypeVar("_Read")
@@ -80,7 +82,7 @@ class Examples:
             return self.inputs
         try:
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                model(self.inputs[:1].clone())
+                apart(model)(self.inputs[:1].clone())
         except Exception:  # whatever its layers say of whole numbers
             return self.inputs.float()
         return self.inputs
@@ -157,6 +159,7 @@ def load_data(spec: str, split: Split = "test", limit: int | None = None) -> Dat
 
 
 def _digits(spec: str, split: Split) -> Data:
+    import_undrawn("sklearn.datasets")
     from sklearn.datasets import load_digits
 
     images, targets = load_digits(return_X_y=True)

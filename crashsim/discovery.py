@@ -17,6 +17,7 @@ from crashsim.checks import (
     rounding_slack,
     unwrapped,
 )
+from crashsim.drawing import Drawing
 from crashsim.inputs import Inputs, ModelInputs, read_inputs
 from crashsim.sites import (
     ACTIVATION_FUNCTIONS,
@@ -31,11 +32,13 @@ from crashsim.sites import (
 )
 from crashsim.structure import leaves
 from crashsim.substituting import call_with
+from crashsim.twin import Twin, twin_of
 
 _Values = dict[Key, Tensor]
 _LOOKED_AT = 16  # examples, to see whether all of them run through a layer
 
 
+@torch.inference_mode(False)
 def find_sites(
     model: nn.Module,
     inputs: ModelInputs | Inputs,
@@ -63,14 +66,18 @@ def find_sites(
     check_model(model)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     given = given.to(device, dtype_of(model))
-    # Buffers of our own: forward may count in them.
-    tensors = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    # On a twin, whose parameters are copies: forward may write to them.
+    twin = Twin(twin_of(model), None, set(), owned=None)
+    twin.looks = True
 
     def call(*arguments: Any, **keywords: Any) -> Any:
-        return call_with(model, tensors, arguments, keywords)
+        return twin.call(lambda: call_with(twin.module, twin.tensors, arguments, keywords))
 
-    with explaining_failures(model, given):
-        return _sites(model, given, call)
+    drawing = Drawing(device)
+    with torch.no_grad(), explaining_failures(model, given):
+        drawing.watch(lambda: given.part(0, 1).call(call))
+    with drawing.undone(), explaining_failures(model, given):
+        return _sites(twin.module, given, call)
 
 
 def _sites(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> list[Site]:
@@ -320,7 +327,7 @@ def _with_values(
             if site.kind == "input" and site.module == name:
                 x = x.with_tensor(index, cast(Tensor, action(x.tensors[index])))
     inner = {site: action for site, action in actions.items() if site.kind != "input"}
-    with torch.random.fork_rng(devices=[]), perturbing(model, inner):
+    with perturbing(model, inner):
         return x.call(call)
 
 

@@ -6,7 +6,6 @@ that lie within that rounding of a threshold count as reaching it; what they hol
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +15,10 @@ from torch import nn
 
 from crashsim.analytic import double_precision
 from crashsim.arguments import number
-from crashsim.errors import ArgumentError, CrashsimWarning
+from crashsim.errors import ArgumentError
 from crashsim.estimate import Estimate, Values, estimates_of
 from crashsim.inputs import ModelInputs
+from crashsim.noticing import notice
 from crashsim.placing import Faults
 from crashsim.points import Floats, Points
 from crashsim.rounding import resolution_of, rounding_of
@@ -133,11 +133,10 @@ class ExactDistribution:
         if (unsure > 0).any():
             note = "outcomes within rounding of epsilon count as reaching it"
             if (unsure > _MATERIAL * tail).any():
-                warnings.warn(
+                notice(
                     f"exact: outcomes with a probability of up to {unsure.max():.2g} lie within "
                     f"rounding of epsilon={epsilon:g}; they count as reaching it, and low is the "
                     "tail without them: choose epsilon between two outcomes",
-                    CrashsimWarning,
                     stacklevel=4,
                 )
             per_input = Values(tail, least, tail)

@@ -8,22 +8,22 @@ model's own code reads (``x.shape[0]``) are recognised in the same way.
 from __future__ import annotations
 
 import operator
-import warnings
 from collections.abc import Collection, Mapping
-from copy import deepcopy
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call
-from torch.fx._symbolic_trace import PH
 
+from crashsim.errors import ModelError
 from crashsim.inputs import Inputs
 from crashsim.operations import Operations
 from crashsim.readout import Readout
 from crashsim.sites import ACTIVATION_FUNCTIONS, item_name
 from crashsim.structure import children, leaves, rebuilt
 from crashsim.traceable import make_traceable
+from crashsim.tracing import Tracer
+from crashsim.twin import Copier, State, cloned, twin_of
 
 
 class NotTraceable(Exception):
@@ -79,8 +79,10 @@ class TracedModel:
     ) -> None:
         self.root = twin(model, tensors, struck)
         self.modules = dict(self.root.named_modules())
-        self.nodes = list(_trace(self.root, example, leaves, readout).nodes)
-        self.inputs = [node for node in self.nodes if node.op == "placeholder"]
+        self._tried = [(example.repeat(n), dict[fx.Node, Any]()) for n in (2, 3)]
+        self.nodes = list(self._trace(example, leaves, readout).nodes)
+        self._tried.clear()
+        self._watched = self._watch_layers()
         output = next(n for n in self.nodes if n.op == "output").args[0]
         with torch.inference_mode(False), torch.no_grad():
             self.operations: dict[fx.Node, float] = {}
@@ -93,6 +95,62 @@ class TracedModel:
         for node in self.nodes:
             if isinstance(two[node], Tensor):
                 self._name_item(node)
+        if reason := self.why_wrong():
+            raise NotTraceable(reason)
+
+    def _watch_layers(self) -> dict[str, list[State]]:
+        """What the user's own layers that are run as a whole hold, and those with hooks.
+
+        A graph does not say when a layer starts anew, so that none may keep anything.
+        """
+        watched = {}
+        for path in {str(node.target) for node in self.nodes if node.op == "call_module"}:
+            layer = self.modules[path]
+            if has_hooks(layer) or not type(layer).__module__.startswith("torch."):
+                copier = Copier()
+                self.modules[path] = copier.copied(layer)
+                watched[path] = copier.states
+        return watched
+
+    def why_wrong(self) -> str | None:
+        """Why the graph is not the model: a layer keeps something from one call to the next."""
+        for path, states in self._watched.items():
+            if any(state.has_changed() for state in states):
+                return f"{path!r} keeps something from one call to the next"
+        return None
+
+    def _trace(self, example: Inputs, leaves: Collection[str], readout: Readout) -> fx.Graph:
+        """The graph from the tensors of the inputs to the one of the output that is analysed."""
+        tracer = Tracer(leaves, self._number)
+
+        def run() -> Any:
+            tensors = tuple(tracer.placeholder(f"input_{i}") for i in range(len(example.tensors)))
+            self.inputs = [tensor.node for tensor in tensors]
+            tracer.show_parameters()
+            arguments, keywords = example.of(tensors)
+            return readout(self.root.forward(*arguments, **keywords))
+
+        try:
+            return tracer.follow(self.root, run)
+        except Exception as error:  # whatever the model's own code does with a stand-in
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise NotTraceable(f"torch.fx cannot trace it ({reason})") from error
+
+    def _number(self, node: fx.Node) -> float:
+        """The number that a node of the graph so far is, whatever the batch.
+
+        Raises:
+            TypeError: it is no number, or one that depends on the batch.
+        """
+        with torch.inference_mode(False), torch.no_grad():
+            for x, values in self._tried:
+                for earlier in node.graph.nodes:
+                    if earlier not in values:
+                        values[earlier] = self.evaluate(earlier, values, x)
+        two, three = (values[node] for _, values in self._tried)
+        if not isinstance(two, int | float) or two != three:
+            raise TypeError("the model's code needs a number that depends on its inputs")
+        return float(two)
 
     def _try_all(self, x: Inputs) -> dict[fx.Node, Any]:
         """The value of every node, of some examples."""
@@ -119,7 +177,7 @@ class TracedModel:
                 if any(isinstance(leaf, Tensor) for _, leaf in leaves(values[node])):
                     of_inputs.add(node)
             for source, version in versions.items():
-                if last_use[source] is node:
+                if last_use[source] is node and source.op != "get_attr":
                     del read_later[source]
                 elif read_later[source]._version != version:
                     raise NotTraceable(f"{node.name} changes in place what is read again later")
@@ -231,51 +289,20 @@ def repeat(value: Tensor, count: int, axis: int) -> Tensor:
     return value.repeat(times)
 
 
-def _trace(root: nn.Module, example: Inputs, leaves: Collection[str], readout: Readout) -> fx.Graph:
-    """The graph from the tensors of the inputs to the one of the output that is analysed."""
-    forward = root.forward
-
-    def entry(_: nn.Module, *tensors: Any) -> Any:
-        arguments, keywords = example.of(tensors)
-        return readout(forward(*arguments, **keywords))
-
-    class Tracer(fx.Tracer):
-        traced_func_name = "_entry"
-
-        def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-            usual = super().is_leaf_module(m, module_qualified_name)
-            return usual or (module_qualified_name in leaves and not any(m.children()))
-
-    try:
-        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-            warnings.simplefilter("ignore")
-            # The twin is ours alone, so that its class may be too.
-            root.__class__ = type(type(root).__name__, (type(root),), {"_entry": entry})
-            stand_ins: Any = (PH,) * len(example.tensors)
-            return Tracer().trace(root, stand_ins)
-    except Exception as error:  # whatever the model's own code does with a stand-in
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise NotTraceable(f"torch.fx cannot trace it ({reason})") from error
-
-
 def twin(
     model: nn.Module, tensors: Mapping[str, Tensor], struck: Collection[str] | None = None
 ) -> nn.Module:
-    """A copy of the model's structure that computes with the given tensors themselves.
+    """A twin of the model that computes with the given tensors themselves; buffers are copied.
 
     Its layers can be traced: all, or those in which something is struck.
     """
-    memo: dict[int, Any] = {}
-    for name, parameter in model.named_parameters():
-        memo[id(parameter)] = nn.Parameter(tensors[name], requires_grad=False)
-    for name, buffer in model.named_buffers():
-        memo[id(buffer)] = tensors[name]
+    buffers = {name: cloned(tensors[name]) for name, _ in model.named_buffers()}
     try:
-        twin = deepcopy(model, memo)
-    except Exception as error:
+        found = twin_of(model, {**tensors, **buffers})
+    except ModelError as error:
         raise NotTraceable(f"its structure cannot be copied ({error})") from error
-    make_traceable(twin, struck)
-    return twin
+    make_traceable(found, struck)
+    return found
 
 
 def _batch_axis(two: Any, three: Any) -> Batched:

@@ -7,7 +7,6 @@ inputs gets its interval from the spread over samples.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,10 +18,11 @@ from numpy.typing import NDArray
 
 from crashsim.arguments import as_float, callback, instance, sample_count, shown
 from crashsim.control import Control
-from crashsim.errors import ArgumentError, CrashsimWarning, Interrupted
+from crashsim.errors import ArgumentError, Interrupted
 from crashsim.estimate import Estimate, Values
 from crashsim.few import FewFaults, few_faults
 from crashsim.intervals import proportion_interval
+from crashsim.noticing import notice
 from crashsim.points import Floats, Points, check_seed, sample_block
 from crashsim.space import FaultSpace
 from crashsim.tally import Moments, Tally
@@ -244,7 +244,7 @@ def _result(
     estimates = tally.estimates(alpha)
     moments = tally.moments(alpha)
     if told := _too_few(space, tally, moments):
-        warnings.warn(f"samples={tally.n}: {told}", CrashsimWarning, stacklevel=4)
+        notice(f"samples={tally.n}: {told}", stacklevel=4)
     return MonteCarlo(
         tally.n, stopped, moments.mean.value, moments.variance.value, tally.covariance, estimates,
         tally.kept, 1 - alpha, few,

@@ -6,7 +6,6 @@ Monte Carlo work: exact for integrators with reset by subtraction in the limit o
 
 from __future__ import annotations
 
-import warnings
 from collections import OrderedDict
 from dataclasses import replace
 from importlib.util import find_spec
@@ -17,17 +16,13 @@ from typing import Literal
 import crashsim_hardware as chips
 import numpy as np
 import torch
-from crashsim_hardware import Chip, HardwareError, HardwareWarning
+from crashsim_hardware import Chip, HardwareError
+from crashsim_hardware.noticing import collecting as hardware_notices
 from torch import Tensor, nn
 
-from crashsim.errors import (
-    ArgumentError,
-    CrashsimError,
-    CrashsimWarning,
-    FileError,
-    MissingExtraError,
-)
+from crashsim.errors import ArgumentError, CrashsimError, FileError, MissingExtraError
 from crashsim.limits import check_file, most_bytes
+from crashsim.noticing import notice
 from crashsim.points import Floats
 from crashsim.writing import write_files
 
@@ -66,8 +61,7 @@ def read_chip(path: str | Path, reset: Reset | None = None) -> tuple[Chip, nn.Mo
     """
     check_file(f"model={str(path)!r}", path, "give a .nir file")
     try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", HardwareWarning)
+        with hardware_notices() as noticed:
             try:
                 chip = chips.read_nir(path, reset=reset, most_bytes=most_bytes())
             except HardwareError as error:
@@ -82,8 +76,8 @@ def read_chip(path: str | Path, reset: Reset | None = None) -> tuple[Chip, nn.Mo
     except (OSError, ValueError, KeyError, TypeError, IndexError, MemoryError) as error:
         raise FileError(f"model={str(path)!r} is no NIR graph ({error})") from error
     model = torch_model(network)
-    for message in caught:
-        warnings.warn(str(message.message), CrashsimWarning, stacklevel=2)
+    for message in noticed:
+        notice(message)
     return replace(chip, network=network), model
 
 

@@ -72,6 +72,10 @@ class Program:
         self._tables: dict[fx.Node, Tensor] = {}
         self._reaches: dict[fx.Node, Reach] = {}
 
+    def why_wrong(self) -> str | None:
+        """Why the program is not the model, if a layer has kept something since it was checked."""
+        return self._traced.why_wrong()
+
     def sparse_layers(self, changes: Mapping[Placement, Changes] | None) -> set[fx.Node]:
         """The layers to be computed from the changes of their inputs.
 

@@ -22,7 +22,6 @@ coordinates) are better enumerated, and a certificate bounds the rest.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -33,9 +32,9 @@ from scipy import stats
 from scipy.special import expit, logit, logsumexp
 
 from crashsim.analytic import Analysis, margins_of, of_pair
-from crashsim.errors import CrashsimWarning
 from crashsim.estimate import Estimate, Quantity
 from crashsim.faults import check_drawable
+from crashsim.noticing import notice
 from crashsim.points import Floats, Points
 from crashsim.space import FaultSpace
 from crashsim.streams import Stream, generator
@@ -181,10 +180,9 @@ def importance_sampling(
         shaky = [b for b, row in enumerate(rows) if row.high > matters and not row.is_trusted]
         shaky = [b for b in shaky if rows[b].value > 0]
         if shaky:
-            warnings.warn(
+            notice(
                 f"importance-sampling {quantity}: inputs {shaky[:8]} rest on few effective "
                 "samples, so their intervals may be too narrow; ask for more samples",
-                CrashsimWarning,
                 stacklevel=3,
             )
     return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from crashsim.errors import ArgumentError, ModelError
@@ -46,15 +45,14 @@ def find_readout(call: Any, inputs: Inputs, wanted: str | int | None) -> Readout
         ModelError: several tensors, or none; names them and says what to do.
         ArgumentError: ``wanted`` names no part of the output.
     """
-    with torch.random.fork_rng(devices=[]):
-        two = call(inputs.part(0, 1).repeat(2))
-        if isinstance(two, Tensor):
-            if wanted is not None:
-                raise ArgumentError(
-                    f"readout={wanted!r}: the model returns one tensor; leave readout out"
-                )
-            return Readout()
-        three = call(inputs.part(0, 1).repeat(3))
+    two = call(inputs.part(0, 1).repeat(2))
+    if isinstance(two, Tensor):
+        if wanted is not None:
+            raise ArgumentError(
+                f"readout={wanted!r}: the model returns one tensor; leave readout out"
+            )
+        return Readout()
+    three = call(inputs.part(0, 1).repeat(3))
     start = Readout() if wanted is None else _named(two, wanted)
     part = start(two)
     if isinstance(part, Tensor):

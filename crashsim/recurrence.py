@@ -1,4 +1,7 @@
-"""Recurrent layers and cells step by step: ``torch.vmap`` has no rule for torch's own kernels."""
+"""Layers as ``torch.vmap`` can map them: it has no rule for some of torch's own kernels.
+
+Recurrent layers and cells go step by step, and attention by its formula.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ _STEPS: dict[str, _Step] = {
 }
 
 
-class StepByStep(TorchFunctionMode):
+class Mappable(TorchFunctionMode):
     """Within it, recurrent layers are computed by steps; those of packed sequences are not."""
 
     def __torch_function__(
@@ -48,6 +51,9 @@ class StepByStep(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         name = getattr(func, "__name__", "")
+        known = _FORMULAS.get(name)
+        if known is not None:
+            return known(func, *args, **(kwargs or {}))
         cell = _STEPS.get(name.removesuffix("_cell"))
         if name.endswith("_cell") and cell is not None and len(args) == 6:
             return _cell(cell, *args)
@@ -74,6 +80,32 @@ class StepByStep(TorchFunctionMode):
             x = torch.cat(outputs, -1)
         x = x.transpose(0, 1) if batch_first else x
         return x, *(torch.stack(state) for state in zip(*last, strict=True))
+
+
+def _attention(_: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
+    """``F.scaled_dot_product_attention`` by its formula, not by a kernel."""
+    found: Tensor = torch.ops.aten._scaled_dot_product_attention_math(*args, **kwargs)[0]
+    return found
+
+
+def _multi_head(
+    function: Callable[..., Any], *args: Any, need_weights: bool = True, **kwargs: Any
+) -> tuple[Tensor, Tensor | None]:
+    """``F.multi_head_attention_forward``, by the formula, as where weights are wanted."""
+    found, weights = function(*args, need_weights=True, **kwargs)
+    return found, weights if need_weights else None
+
+
+def _prelu(_: Callable[..., Any], x: Tensor, weight: Tensor) -> Tensor:
+    slopes = weight.view(-1, *[1] * (x.dim() - 2)) if x.dim() > 1 else weight
+    return torch.where(x > 0, x, slopes * x)
+
+
+_FORMULAS: dict[str, Callable[..., Any]] = {
+    "scaled_dot_product_attention": _attention,
+    "multi_head_attention_forward": _multi_head,
+    "prelu": _prelu,
+}
 
 
 def _cell(

@@ -122,6 +122,11 @@ class CrashVariance(Attached):
                 f"output: {what} is no batch of outputs; give what model(x) returned, or the loss "
                 "of each example (reduction='none')"
             )
+        if torch.is_inference_mode_enabled() or output.is_inference():
+            raise ArgumentError(
+                "output: was computed in torch.inference_mode, which keeps nothing for "
+                "derivatives; call the model and the penalty outside of it"
+            )
         if not self._handles:
             raise ArgumentError("penalty: was removed from its model; create it anew")
         if self.strength == 0:

@@ -35,6 +35,7 @@ from crashsim.intervals import clustered_proportion_interval, proportion_interva
 from crashsim.placing import Faults
 from crashsim.points import Floats, Points, check_seed, join, sample_block, sample_points
 from crashsim.space import FaultSpace
+from crashsim.twin import apart
 from crashsim.voters import VOTERS, Voter, make_voter
 from crashsim.writing import write_picture
 
@@ -103,7 +104,7 @@ def _clean(model: nn.Module, x: Tensor) -> Tensor:
     """The outputs (B, K) of copies without faults."""
     inputs = read_inputs(x)
     with torch.no_grad(), explaining_failures(model, inputs):
-        outputs = inputs.call(model)
+        outputs = inputs.call(apart(model))
         if not isinstance(outputs, Tensor) or not outputs.is_floating_point() or outputs.is_meta:
             raise ModelError(
                 f"model: returns {getattr(outputs, 'dtype', type(outputs).__name__)}; copies vote "

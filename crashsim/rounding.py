@@ -8,6 +8,7 @@ import torch
 from crashsim.errors import CrashsimError
 from crashsim.points import Floats, Points
 from crashsim.space import FaultSpace
+from crashsim.streams import Stream, generator
 
 _UNITS = 4.0  # of the last place of an output: its own rounding, and its difference's
 _TIMES = 8.0  # what is seen in coarser arithmetic at a few points, to be sure
@@ -56,7 +57,7 @@ def least_rounding(space: FaultSpace) -> tuple[float, float]:
 
 
 def _probes(space: FaultSpace) -> Points:
-    rng = np.random.Generator(np.random.Philox(0))
+    rng = generator(0, Stream.ROUNDING)
     shares = np.array([0.0, 1.0, *_PROBED])
     e: Floats = (rng.random((len(shares), space.N)) < shares[:, None]).astype(np.float64)
     if not all(p.fault.is_bernoulli for p in space.placements):

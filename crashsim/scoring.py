@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -18,7 +17,7 @@ from crashsim.arguments import path as file_path
 from crashsim.computing import INTERRUPTED, Results, compute
 from crashsim.contradictions import Contradiction, contradictions
 from crashsim.doubts import doubts_of
-from crashsim.errors import ArgumentError, CrashsimWarning, FileError, Interrupted
+from crashsim.errors import ArgumentError, FileError, Interrupted
 from crashsim.estimate import Estimate
 from crashsim.facts import (
     describe_fault,
@@ -31,6 +30,7 @@ from crashsim.faults import NeuronCrash
 from crashsim.inputs import ModelInputs
 from crashsim.limits import read_text
 from crashsim.montecarlo import DEFAULT_SAMPLES, check_sampling
+from crashsim.noticing import collecting, notice
 from crashsim.pictures import Curves, Histogram, curves_of, histogram_of
 from crashsim.placing import Faults
 from crashsim.plan import plan
@@ -310,8 +310,7 @@ def score(
     epsilon, delta, rel_width = (
         None if value is None else float(value) for value in (epsilon, delta, rel_width)
     )
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", CrashsimWarning)
+    with collecting() as noticed:
         struck = NeuronCrash(p=0.01) if faults is None else faults
         timings: dict[str, float] = {}
         with timing(timings, "model and sites"):
@@ -351,15 +350,12 @@ def score(
         except KeyboardInterrupt as stop:
             results.interrupted = stop
             result = _collect(space, results, curves, histogram, **given)
-    ours = [w for w in caught if issubclass(w.category, CrashsimWarning)]
-    for other in (w for w in caught if w not in ours):
-        warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
-    result.warnings[:0] = [str(w.message) for w in ours]
+    result.warnings[:0] = noticed
     if results.interrupted is not None:  # before warnings, which some make errors
         message = "interrupted; partial holds what was finished"
         raise Interrupted(message, result) from results.interrupted
     for message in result.warnings:
-        warnings.warn(message, CrashsimWarning, stacklevel=2)
+        notice(message)
     return result
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -26,9 +25,11 @@ from crashsim.checks import (
 )
 from crashsim.derivatives import gradient_of, products_of
 from crashsim.discovery import find_sites
-from crashsim.errors import ArgumentError, CrashsimWarning, ModelError, NotApplicableError
+from crashsim.drawing import Drawing
+from crashsim.errors import ArgumentError, ModelError, NotApplicableError
 from crashsim.faults import Fault
-from crashsim.inputs import Inputs, ModelInputs, can_compute, plain, read_inputs
+from crashsim.inputs import Inputs, ModelInputs, can_compute, read_inputs
+from crashsim.noticing import notice
 from crashsim.placing import Faults, check_strength, moments_of, place, scalars_of_weights
 from crashsim.points import Floats, Integers, Placement, Points
 from crashsim.precision import autocast_type, without_autocast
@@ -36,6 +37,7 @@ from crashsim.readout import find_readout
 from crashsim.sites import Action, Site, perturbing
 from crashsim.streams import Stream, generator
 from crashsim.substituting import call_with
+from crashsim.twin import PerThread, Twin, keep_apart, twin_of
 from crashsim.unfused import Unfused
 from crashsim.unread import check_read
 from crashsim.ways import Ways
@@ -54,9 +56,10 @@ NO_DERIVATIVES = (
 class FaultSpace:
     """F(e): the outputs of a model on a batch of inputs under fault coordinates e.
 
-    F(0) is the clean output, Delta(e) = F(e) - F(0). The model is never changed: its parameters
-    are passed in from outside (``torch.func.functional_call``) and its hooks are removed after
-    each evaluation.
+    F(0) is the clean output, Delta(e) = F(e) - F(0). The model itself is never run: each thread
+    works on a twin of its modules, which shares the parameters' memory, so that other threads may
+    use the model meanwhile, and several may use the space. Each evaluation starts from the state
+    (attributes, buffers) that the model had when the space was made.
 
     Args:
         model: any module, in evaluation mode.
@@ -72,7 +75,8 @@ class FaultSpace:
             or ``logits``.
 
     Attributes:
-        model: without the wrappers of ``torch.compile`` and ``DataParallel``.
+        model: a twin of the model without the wrappers of ``torch.compile`` and
+            ``DataParallel``; it shares the parameters, and is never run.
         examples: the inputs.
         readout: which tensor of the model's output is analysed.
         runs_alone: whether each sample of each input runs by itself.
@@ -86,7 +90,7 @@ class FaultSpace:
         ArgumentError: inputs or faults make no sense.
         SiteError: a name matches no site that the fault can strike.
         ModelError: the model is in training mode, has weights or outputs that are not finite, is
-            random, or mixes its inputs.
+            random, or mixes its inputs; or its weights are changed while the space is used.
     """
 
     @torch.inference_mode(False)  # whose tensors could not be differentiated later
@@ -110,32 +114,30 @@ class FaultSpace:
         known = isinstance(dtype, torch.dtype) and dtype.is_floating_point and can_compute(dtype)
         if dtype is not None and not known:
             raise ArgumentError(f"dtype={dtype!r}; give a type of floating point (torch.float64)")
-        self.model = model
+        self.model = twin_of(model)
         self.dtype = dtype or dtype_of(model)
         self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
         self.examples = read_inputs(inputs).to(self.device, self.dtype)
         if other := autocast_type(self.device):
-            warnings.warn(
+            notice(
                 f"torch.autocast: is on ({other}), but the model is scored in {self.dtype}; to "
                 f"score it as {other} computes it, give it converted (model.to({other}))",
-                CrashsimWarning,
                 stacklevel=4,
             )
-        # Buffers are cloned, so a model that counts its calls in one counts in ours.
-        self.tensors = {
-            name: self._cast(plain(tensor).clone() if is_buffer else plain(tensor))
-            for named, is_buffer in (
-                (model.named_parameters(), False),
-                (model.named_buffers(), True),
-            )
-            for name, tensor in named
-        }
         self.runs_alone = quantises_batches(model)
-        self._unfused = Unfused(model)
+        self._unfused = Unfused(self.model)
+        self._changing: set[int | str] = set()
+        self._owned: Collection[str] | None = None
+        self._drawing = Drawing(self.device)
+        self._twins = PerThread(self._make_twin)
         with torch.no_grad(), self._explaining_failures():
+            self._try()
+        with torch.no_grad(), self._explaining_failures(), self._drawing.undone():
+            self._twin.looks = True
             self.readout = find_readout(self._raw, self.examples, readout)
             clean = check_outputs(self._call, self.examples)
-            self.available_sites = find_sites(model, self.examples, self._forward)
+            self.available_sites = find_sites(self._twin.module, self.examples, self._forward)
+        self._twin.looks = False
         self.placements = place(faults, sites, self.available_sites)
         check_strength(self.placements, self.dtype)
         with torch.no_grad(), self._explaining_failures():
@@ -147,7 +149,7 @@ class FaultSpace:
                 lambda tensors: self.readout(self._raw(self.examples.clone(), tensors)),
             )
         if unread:
-            warnings.warn(unread, CrashsimWarning, stacklevel=4)
+            notice(unread, stacklevel=4)
         self.N = self.placements[-1].stop
         self.B, self.K = clean.shape
         self.moments = Moments.concatenate([moments_of(placement) for placement in self.placements])
@@ -158,7 +160,54 @@ class FaultSpace:
         self._scalars += scalars_of_weights(self.placements, self.available_sites)
         if self.runs_alone:
             self._scalars = _BATCH_SCALARS  # one input, one sample at a time
-        self._ways = Ways(self)
+        self._each_ways = PerThread(partial(Ways, self))
+
+    def _make_twin(self) -> Twin:
+        return Twin(self.model, self.dtype, self._changing, self._owned)
+
+    def _try(self) -> None:
+        """A first pass, on copies of all parameters: the forward may write to them.
+
+        Those to which it writes have copies from then on.
+        """
+        self._twin.looks = True
+        self._drawing.watch(lambda: self._raw(self.examples.part(0, 1).repeat(2)))
+        self._owned = [n for n, _ in self.model.named_parameters() if n in self._changing]
+        keep_apart(self.model, self._owned)
+        self._watched = {
+            name: (parameter, parameter._version)
+            for name, parameter in self.model.named_parameters()
+            if name not in self._owned
+        }
+        self._twin.share(self.model, self._owned)
+
+    def _check_unchanged(self) -> None:
+        """Raises ModelError where somebody has written to the parameters since they were read."""
+        for name, (parameter, version) in self._watched.items():
+            if parameter._version != version:
+                raise ModelError(
+                    f"model: {name!r} was written to while the model was analysed (is it being "
+                    "trained?); give a copy of it (copy.deepcopy)"
+                )
+
+    @property
+    def _twin(self) -> Twin:
+        """What this thread runs."""
+        return self._twins()
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The parameters and buffers that this thread computes with, by name."""
+        return self._twin.tensors
+
+    @property
+    def _ways(self) -> Ways:
+        return self._each_ways()
+
+    def __copy__(self) -> FaultSpace:
+        space = object.__new__(type(self))
+        space.__dict__.update(self.__dict__)
+        return space
 
     @torch.inference_mode(False)
     def with_dtype(self, dtype: torch.dtype) -> FaultSpace:
@@ -168,10 +217,10 @@ class FaultSpace:
         space = copy(self)
         space.dtype = dtype
         space.examples = self.examples.to(self.device, dtype)
-        space.tensors = {name: space._cast(tensor) for name, tensor in self.tensors.items()}
-        with torch.no_grad(), space._explaining_failures():
+        space._twins = PerThread(space._make_twin)
+        space._each_ways = PerThread(partial(Ways, space))
+        with torch.no_grad(), space._explaining_failures(), space._drawing.undone():
             space._clean = check_outputs(space._call, space.examples).double().cpu().numpy()
-        space._ways = Ways(space)
         return space
 
     def with_faults(self, faults: Sequence[Fault]) -> FaultSpace:
@@ -182,7 +231,7 @@ class FaultSpace:
         ]
         space.moments = Moments.concatenate([moments_of(p) for p in space.placements])
         space.mean_point = space.moments.mean
-        space._ways = Ways(space)
+        space._each_ways = PerThread(partial(Ways, space))
         return space
 
     def at_input(self, index: int) -> FaultSpace:
@@ -226,17 +275,10 @@ class FaultSpace:
         Raises:
             ModelError: an output is not finite.
         """
-        result = np.empty((points.count, self.B, self.K))
-        batch = min(self.B, max(1, _BATCH_SCALARS // self._scalars))
-        step = max(1, _BATCH_SCALARS // (self._scalars * batch))
-        with torch.no_grad(), self._unfused():
-            choose = self._ways.choose(points)
-            for low in range(0, self.B, batch):
-                with choose(self.examples.part(low, low + batch)) as (run, most):
-                    for start in range(0, points.count, min(step, most)):
-                        stop = min(start + min(step, most), points.count)
-                        out = run(start, stop).reshape(stop - start, -1, self.K)
-                        result[start:stop, low : low + batch] = out.double().cpu().numpy()
+        with self._at_work():
+            result = self._computed(points)
+            while self._twin.has_changed() or self._ways.has_changed():
+                result = self._computed(points)
         if not np.isfinite(result).all():
             raise ModelError(
                 "model: its outputs are not finite (NaN or infinity) under some faults, "
@@ -244,9 +286,40 @@ class FaultSpace:
             )
         return result
 
+    def _computed(self, points: Points) -> Floats:
+        result = np.empty((points.count, self.B, self.K))
+        batch = min(self.B, max(1, _BATCH_SCALARS // self._scalars))
+        step = max(1, _BATCH_SCALARS // (self._scalars * batch))
+        with torch.no_grad():
+            choose = self._ways.choose(points)
+            for low in range(0, self.B, batch):
+                with choose(self.examples.part(low, low + batch)) as (run, most):
+                    for start in range(0, points.count, min(step, most)):
+                        stop = min(start + min(step, most), points.count)
+                        out = run(start, stop).reshape(stop - start, -1, self.K)
+                        result[start:stop, low : low + batch] = out.double().cpu().numpy()
+        return result
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """Where the twin runs: outside of inference mode, on parameters that stay what they are.
+
+        What is interrupted leaves a twin behind that is not used again.
+        """
+        try:
+            with torch.inference_mode(False), without_autocast(), self._drawing.undone():
+                yield
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                self._twins.forget()
+                self._each_ways.forget()
+            raise
+        self._check_unchanged()
+
     def plan(self) -> list[str]:
         """How samples are computed at each site, and why: one line each."""
-        return self._ways.plan()
+        with self._at_work():
+            return self._ways.plan()
 
     def gradients(
         self, at: Floats, readouts: Floats | None = None
@@ -270,7 +343,7 @@ class FaultSpace:
         batch = 1 if self._has_parameters or not self.keeps_order else batch
         for low in range(0, self.B, batch):
             inputs = self.examples.part(low, low + batch)
-            with torch.inference_mode(False), torch.enable_grad(), without_autocast():
+            with self._at_work(), torch.enable_grad():
                 point = torch.from_numpy(at).to(self.device, self.dtype)
                 # Each input has coordinates of its own: one backward pass serves all inputs.
                 e = point.repeat(1, len(inputs), 1).requires_grad_()
@@ -292,7 +365,7 @@ class FaultSpace:
     @cached_property
     def _can_differentiate(self) -> bool:
         """Whether torch finds its way back from the output, of one example."""
-        with torch.inference_mode(False), torch.enable_grad(), without_autocast():
+        with self._at_work(), torch.enable_grad():
             e = torch.zeros(1, 1, self.N, device=self.device, dtype=self.dtype).requires_grad_()
             tensors = self.perturbed_weights(e[0, 0]) if self._has_parameters else {}
             out = self._run(self.examples.part(0, 1), e, {**self.tensors, **tensors})
@@ -329,7 +402,7 @@ class FaultSpace:
         together = max(1, _GRADIENT_SCALARS // (self._scalars * min(batch, self.B)))
         for low in range(0, self.B, batch):
             inputs = self.examples.part(low, low + batch)
-            with torch.inference_mode(False), torch.enable_grad(), without_autocast():
+            with self._at_work(), torch.enable_grad():
                 gradients = torch.zeros(len(inputs), self.K, self.N, dtype=self.dtype)
                 products = torch.zeros(len(inputs), self.K, len(vectors), self.N, dtype=self.dtype)
                 point = torch.from_numpy(at).to(self.device, self.dtype)
@@ -376,7 +449,7 @@ class FaultSpace:
         rng = generator(0, Stream.ORDER)
         struck = rng.random((1, len(few), self.N)) < 0.5
         e = torch.from_numpy(struck).to(self.device, self.dtype)
-        with torch.no_grad(), self._unfused():
+        with self._at_work(), torch.no_grad():
             try:
                 together = self._run(few, e, self.tensors)[0]
                 alone = [
@@ -410,7 +483,7 @@ class FaultSpace:
                 x = x.with_tensor(index, act(x.tensors[index]))
             else:
                 actions[site] = act
-        with perturbing(self.model, actions):
+        with perturbing(self._twin.module, actions):
             output: Tensor = self.readout(self._raw(x, tensors))
         return output.reshape(count, batch, -1)
 
@@ -423,9 +496,6 @@ class FaultSpace:
                 changed[p.site.module] = p.fault.perturb(value, e[p.start : p.stop], p.site.shape)
         return changed
 
-    def _cast(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
-
     def _call(self, x: Inputs) -> Tensor:
         """The outputs (b, ...) that are analysed, of b inputs."""
         if self.runs_alone and len(x) > 1:
@@ -433,15 +503,22 @@ class FaultSpace:
         return x.call(self._forward)
 
     def _forward(self, *arguments: Any, **keywords: Any) -> Tensor:
-        with self._unfused():
-            output: Tensor = self.readout(call_with(self.model, self.tensors, arguments, keywords))
+        output: Tensor = self.readout(self._called(self.tensors, arguments, keywords))
         return output
 
     def _raw(self, x: Inputs, tensors: Mapping[str, Tensor] | None = None) -> Any:
         """What the model returns, with these parameters and buffers (its own)."""
         given = self.tensors if tensors is None else tensors
+        return x.call(lambda *args, **kwargs: self._called(given, args, kwargs))
+
+    def _called(
+        self, tensors: Mapping[str, Tensor], arguments: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> Any:
+        twin = self._twin
+        if self._owned:  # so that what the forward writes to them is not there in the next pass
+            tensors = {n: t.clone() if n in self._owned else t for n, t in tensors.items()}
         with self._unfused():
-            return x.call(lambda *args, **kwargs: call_with(self.model, given, args, kwargs))
+            return twin.call(lambda: call_with(twin.module, tensors, arguments, keywords))
 
     @contextmanager
     def _explaining_failures(self) -> Iterator[None]:

@@ -8,7 +8,6 @@ two can be compared mask by mask.
 from __future__ import annotations
 
 import math
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,8 @@ from typing import Any, Literal
 
 import crashsim_hardware as chips
 import numpy as np
-from crashsim_hardware import Chip, ChipFaults, HardwareError, HardwareWarning
+from crashsim_hardware import Chip, ChipFaults, HardwareError
+from crashsim_hardware.noticing import collecting
 
 from crashsim import layers as torch_layers
 from crashsim.arguments import MOST_STEPS, callback, fraction, instance, one_of, whole
@@ -181,8 +181,7 @@ def run_chip(
     network = chip.network or chips.rate_network(chip)
     chip = replace(chip, network=network)
     inputs = space.inputs.double().cpu().numpy()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", HardwareWarning)
+    with collecting() as noticed:
         try:
             if device is not None:
                 broken = device.sample(chip, masks, seed)
@@ -217,7 +216,7 @@ def run_chip(
         "raster": _raster_facts(drawn),
     }
     estimates = _estimates(space, gap.statistics, confidence, broken.release_failure > 0)
-    return ChipRun(estimates, facts, [str(w.message) for w in caught])
+    return ChipRun(estimates, facts, noticed)
 
 
 def chip_of(space: FaultSpace, steps: int = STEPS) -> tuple[Chip, list[Layer]]:

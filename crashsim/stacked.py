@@ -6,21 +6,19 @@ numbers of its struck parameters; what does not depend on any fault is computed 
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from copy import copy
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from crashsim.changes import Changes
-from crashsim.graph import twin
 from crashsim.inputs import Inputs
 from crashsim.points import Placement
-from crashsim.recurrence import StepByStep
+from crashsim.recurrence import Mappable
+from crashsim.traceable import make_traceable
+from crashsim.twin import PerThread
 
 if TYPE_CHECKING:
     from crashsim.space import FaultSpace
@@ -42,9 +40,10 @@ class StackedWeights:
     """
 
     def __init__(self, space: FaultSpace) -> None:
-        # A twin of our own: forward may keep what it computes, which is of no use after a pass.
+        # A twin of our own, whose layers are such as can be mapped.
         self._space = copy(space)
-        self._space.model = twin(space.model, space.tensors)
+        self._space._twins = PerThread(space._make_twin)
+        make_traceable(self._space._twin.module)
         self._placements = [p for p in space.placements if p.site.kind == "parameter"]
         names = [p.site.module for p in self._placements]
         self._several = {name for name in names if names.count(name) > 1}
@@ -75,7 +74,7 @@ class StackedWeights:
                 weights = {**weights, **{name: perturbed[name] for name in self._several}}
             return space._run(inputs, e[None, None], {**space.tensors, **weights})[0]
 
-        with _mappable():
+        with Mappable():
             out: Tensor = torch.vmap(one)(e, self._weights(changes))
         return out
 
@@ -112,12 +111,3 @@ def is_worth_stacking(
     if changes is not None:
         patched = sum(changes[p].mean_number for p in struck)
     return sum(p.size for p in struck) <= _PASS + _PATCH * patched
-
-
-@contextmanager
-def _mappable() -> Iterator[None]:
-    """Operations as ``torch.vmap`` has rules for them."""
-    with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH), StepByStep():
-        # Torch's own, of operations without a rule, which run sample by sample.
-        warnings.simplefilter("ignore")
-        yield

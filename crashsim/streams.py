@@ -28,7 +28,8 @@ class Stream(IntEnum):
     # Faults of many neurons and weights, with which is checked:
     SHORT_CUTS = 2**63 + 2**62  # whether a short cut gives what the model gives;
     ORDER = 2**63 + 2**62 + 2**60  # whether the model keeps the order of its examples;
-    READING = 2**63 + 2**62 + 2**61  # whether layers that were read compute what the model does
+    READING = 2**63 + 2**62 + 2**61  # whether layers that were read compute what the model does;
+    ROUNDING = 2**63 + 2**62 + 2**61 + 2**60  # how much rounding moves the outputs
 
     @property
     def size(self) -> int:

@@ -11,11 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crashsim.arguments import MOST_SAMPLES, MOST_STEPS, instance, number, whole
-from crashsim.checks import check_module
+from crashsim.checks import check_can_be_trained, check_module
 from crashsim.data import Data, Examples
+from crashsim.drawing import Drawing
 from crashsim.errors import ArgumentError, ModelError
 from crashsim.points import check_seed
 from crashsim.sites import ACTIVATION_MODULES
+from crashsim.twin import apart
 from crashsim.users_code import described
 
 Progress = Callable[[int, int], None]
@@ -51,6 +53,7 @@ class Recipe:
         check_seed(self.seed)
 
 
+@torch.inference_mode(False)
 def train_classifier(
     model: nn.Module,
     data: Data,
@@ -75,27 +78,32 @@ def train_classifier(
     recipe = Recipe() if recipe is None else recipe
     instance("recipe", recipe, Recipe, "a Recipe")
     targets = check_targets(model, data)
+    check_can_be_trained(model)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ModelError("model: has no parameters to train; give one that has")
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs)
+    draws = _draws(model, data)
+    # The global generator belongs to all threads: it is used only where the model itself draws.
+    generator = None if draws else torch.Generator().manual_seed(recipe.seed)
     handles = [
         module.register_forward_hook(
-            lambda _, __, output: F.dropout(output, recipe.dropout, training=True)
+            lambda _, __, output: _dropout(output, recipe.dropout, generator)
         )
         for module in model.modules()
         if recipe.dropout and isinstance(module, ACTIVATION_MODULES)
     ]
     loss = torch.zeros(())
     try:
-        with torch.random.fork_rng(devices=[]), torch.enable_grad():
-            torch.manual_seed(recipe.seed)
+        with torch.random.fork_rng(devices=[], enabled=draws), torch.enable_grad():
+            if draws:
+                torch.manual_seed(recipe.seed)
             model.train()
             for epoch in range(recipe.epochs):
                 total = 0.0
-                for chosen in torch.randperm(len(targets)).split(recipe.batch):
+                for chosen in torch.randperm(len(targets), generator=generator).split(recipe.batch):
                     optimizer.zero_grad()
                     outputs = model(data.inputs[chosen])
                     loss = F.cross_entropy(outputs, targets[chosen])
@@ -127,12 +135,28 @@ def train_classifier(
     return total / len(targets)
 
 
+def _draws(model: nn.Module, data: Data) -> bool:
+    """Whether the model draws random numbers of torch's own in training mode."""
+    twin = apart(model).train()
+    drawing = Drawing(data.inputs.device)
+    with torch.no_grad():
+        drawing.watch(lambda: twin(data.inputs[:2].clone()))
+    return drawing.uses_torch
+
+
+def _dropout(value: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
+    """Dropout with inverse scaling, from a generator; the global one, if there is none."""
+    kept = torch.empty(value.shape, dtype=value.dtype).bernoulli_(1 - p, generator=generator)
+    return value * (kept / (1 - p)).to(value.device)
+
+
 def accuracy(model: nn.Module, data: Data | Examples) -> float:
     """Share of examples whose largest output is their class."""
     targets = check_targets(model, data)
     assert isinstance(data.inputs, Tensor)
     with torch.no_grad():
-        predicted = torch.cat([model(part).argmax(1) for part in data.inputs.split(_AT_ONCE)])
+        twin = apart(model)
+        predicted = torch.cat([twin(part).argmax(1) for part in data.inputs.split(_AT_ONCE)])
     return float((predicted == targets).float().mean())
 
 
@@ -159,7 +183,7 @@ def check_targets(model: nn.Module, data: Data | Examples) -> Tensor:
     check_module(model)
     try:
         with torch.no_grad():
-            found = model(data.inputs[:2])
+            found = apart(model)(data.inputs[:2])
     except (Exception, SystemExit) as error:
         raise ArgumentError(
             f"data={data.name!r}: inputs of shape {tuple(data.inputs.shape[1:])} do not fit the "

@@ -7,28 +7,30 @@ variance and the measured one part.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from rich.table import Table
 from torch import Tensor, nn
 
 from crashsim.analytic import Analysis, mean_point_taylor, taylor
 from crashsim.arguments import is_number
 from crashsim.checks import check_module
-from crashsim.errors import ArgumentError, CrashsimWarning
+from crashsim.errors import ArgumentError
 from crashsim.estimate import Estimate
+from crashsim.importing import import_undrawn
 from crashsim.inputs import read_inputs
 from crashsim.montecarlo import check_sampling, monte_carlo
+from crashsim.noticing import collecting, notice
 from crashsim.placing import Faults
 from crashsim.points import check_seed
 from crashsim.space import FaultSpace
+from crashsim.twin import twin_of
 from crashsim.writing import write_picture
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 @dataclass(frozen=True)
@@ -113,13 +115,12 @@ class TrainingReport:
         Warns:
             CrashsimWarning: theory over measurement is outside the band.
         """
-        with _evaluating(self.model):
-            space = FaultSpace(self.model, self.inputs, self.faults, self.sites)
+        with torch.no_grad():
+            space = FaultSpace(_evaluating(self.model), self.inputs, self.faults, self.sites)
             analysis = Analysis()
             taylor(space, analysis)
             mean_point_taylor(space, analysis)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", CrashsimWarning)
+            with collecting():
                 sampled = monte_carlo(space, samples=self.samples, seed=self.seed)
         accuracy = crashed = None
         if self.targets is not None:
@@ -152,11 +153,10 @@ class TrainingReport:
             return
         nearer = abs(look.mean_point - look.measured) < abs(look.taylor - look.measured)
         remedy = "use at='mean'" if nearer else "lower the strength, or use CrashTraining"
-        warnings.warn(
+        notice(
             f"step {look.step}: the penalised variance is {look.ratio:.2g} times the measured one, "
             f"{side} the band {low:g} to {high:g}: training has bent the formula away from the "
             f"faults; {remedy}",
-            CrashsimWarning,
             stacklevel=3,
         )
 
@@ -176,6 +176,9 @@ class TrainingReport:
 
     def table(self) -> Table:
         """For ``rich.print``."""
+        import_undrawn("rich.table")
+        from rich.table import Table
+
         table = Table(title="Penalised variance against measured", title_justify="left", box=None)
         for name in ("step", "theory", "mean point", "Monte Carlo", "ratio", "clean", "crashed"):
             table.add_column(name, justify="right")
@@ -224,15 +227,9 @@ def _total(estimates: list[Estimate], method: str) -> Estimate:
     )
 
 
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode within the block; every module's own mode afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        for module, _ in modes:
-            module.training = False
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
+def _evaluating(model: nn.Module) -> nn.Module:
+    """A twin of the model in evaluation mode, which the model itself need not be in."""
+    twin = twin_of(model)
+    for module in twin.modules():
+        module.training = False
+    return twin

@@ -96,8 +96,10 @@ class Ways:
         if self._program is None:
             space = self._space
             try:
+                if space._owned:
+                    raise NotTraceable("its forward pass writes to its own parameters")
                 example = space.examples.part(0, 1)
-                with torch.no_grad(), space._unfused():
+                with torch.no_grad():
                     program = Program(
                         space.model, space.tensors, example, space.placements, space.readout
                     )
@@ -124,7 +126,7 @@ class Ways:
         if self._stacked is None:
             try:
                 stacked = StackedWeights(space)
-                with torch.no_grad(), space._unfused():
+                with torch.no_grad():
                     self._check(
                         "mapped",
                         lambda inputs, points: self._stack(
@@ -196,17 +198,27 @@ class Ways:
             return lambda inputs: self._stack(inputs, stacked, points, changes)
         return lambda inputs: self._generic(inputs, points)
 
+    def has_changed(self) -> bool:
+        """Whether a layer that the program runs as a whole keeps what it should not.
+
+        Then the model is not taken apart from now on.
+        """
+        if isinstance(self._program, Program) and (reason := self._program.why_wrong()):
+            self._program = reason
+            return True
+        return False
+
     @contextmanager
     def _short(
         self, inputs: Inputs, program: Program, changes: Mapping[Placement, Changes]
     ) -> Iterator[tuple[_Run, int]]:
         """Only what lies behind the faults is run for every sample."""
-        reference = program.reference(inputs, changes)
+        with self._space._unfused():
+            reference = program.reference(inputs, changes)
 
         def run(start: int, stop: int) -> Tensor:
             part = {p: change.part(start, stop) for p, change in changes.items()}
-            with self._space._unfused.lifted():
-                return program.run(reference, part, stop - start)
+            return program.run(reference, part, stop - start)
 
         yield run, sys.maxsize
 
@@ -215,7 +227,7 @@ class Ways:
         self, inputs: Inputs, changes: Mapping[Placement, Changes]
     ) -> Iterator[tuple[_Run, int]]:
         """The whole model is run for every sample; neurons alone are struck."""
-        model = self._space.model
+        model = self._space._twin.module
         part: dict[Site, list[Changes]] = {}
         count = 1
 

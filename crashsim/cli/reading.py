@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any, Literal
 from rich.console import Console
 
 from crashsim.cli.terminal import tell
-from crashsim.errors import ArgumentError, CrashsimWarning
+from crashsim.errors import ArgumentError
+from crashsim.noticing import collecting
 from crashsim.writing import Named, check_files, write_text
 
 _SMALL = 2_000_000  # parameters
@@ -133,8 +133,7 @@ def score_model(
     """The score of a model; its warnings stay in it, for whoever shows it."""
     from crashsim.scoring import score
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", CrashsimWarning)
+    with collecting():
         return score(
             named.model,
             data.fitted(named.model),

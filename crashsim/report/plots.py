@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import StringIO
+from threading import RLock
+from types import MappingProxyType
 from typing import Any
 
 import matplotlib as mpl
@@ -65,16 +67,25 @@ _DEEPEST = 8
 _LINES = 40
 
 
+_drawing = RLock()  # matplotlib has one style for all threads
+
+
+@contextmanager
+def _styled(more: Any = MappingProxyType({})) -> Iterator[None]:
+    with _drawing, mpl.rc_context({**_STYLE, **more}):
+        yield
+
+
 @contextmanager
 def _figure(width: float, height: float, columns: int = 1) -> Iterator[tuple[Figure, Any]]:
-    with mpl.rc_context(_STYLE):
+    with _styled():
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.subplots(1, columns)
         yield figure, axes
 
 
 def _svg(figure: Figure) -> str:
-    with mpl.rc_context(_STYLE):
+    with _styled():
         buffer = StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     text = buffer.getvalue()
@@ -286,7 +297,7 @@ def formula(latex: str) -> str | None:
     if not 0 < len(lines) <= _LINES:
         return None
     try:
-        with mpl.rc_context({**_STYLE, "mathtext.fontset": "cm"}):
+        with _styled({"mathtext.fontset": "cm"}):
             figure = Figure(figsize=(7.4, 0.42 * len(lines)))
             for i, line in enumerate(lines):
                 y = 1 - (i + 0.5) / len(lines)

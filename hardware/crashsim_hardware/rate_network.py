@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -11,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .chip import Chip, Projection
-from .errors import HardwareError, HardwareWarning
+from .errors import HardwareError
 from .network import Layer, Network
+from .noticing import notice
 from .transforms import AveragePool, Conv, Dense, Scale, Shape, SumPool, Transform, chain
 
 __all__ = ["attach_bias", "rate_network"]
@@ -45,10 +45,9 @@ def rate_network(chip: Chip) -> Network:
             if neuron.gain != 1.0:
                 raise HardwareError(f"hidden layer {index} has a scaled {neuron.curve} curve")
         if neuron.leak:
-            warnings.warn(
+            notice(
                 f"hidden layer {index} is leaky; its rate curve is replaced by the line "
                 "drive - leak / 2 above the rheobase",
-                HardwareWarning,
                 stacklevel=2,
             )
         layers.append(Layer(_with_bias(projection, gain, shift, index), activation))

@@ -14,7 +14,6 @@ Var Delta is the variance of one read minus that of a clean read.
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +23,9 @@ from scipy import stats
 
 from .arguments import is_number
 from .chip import Chip
-from .errors import HardwareError, HardwareWarning
+from .errors import HardwareError
 from .faults import ChipFaults
+from .noticing import notice
 from .reference import reference
 from .running import Engine, as_faults, run
 
@@ -101,16 +101,14 @@ def crash_statistics(
     if not is_number(confidence) or not 0.0 < confidence < 1.0:
         raise HardwareError(f"confidence must be between 0 and 1, got {confidence}")
     if broken.count < _FEW:
-        warnings.warn(
+        notice(
             f"{broken.count} masks are too few for the asymptotic intervals; use {_FEW} or more",
-            HardwareWarning,
             stacklevel=2,
         )
     if broken.empty:
-        warnings.warn(
+        notice(
             f"none of the {broken.count} masks holds a fault, so only spiking noise is measured; "
             "raise the rate or sample more masks",
-            HardwareWarning,
             stacklevel=2,
         )
     first, second = (
@@ -180,11 +178,10 @@ def _warn_if_short(statistics: CrashStatistics) -> None:
     # an unresolved effect may be as large as its interval allows, and no larger
     ceiling = max(effect, float(statistics.variance.high.sum()))
     enough = math.ceil(statistics.steps * math.sqrt(max(noise / ceiling, 1.0))) + 1
-    warnings.warn(
+    notice(
         f"T = {statistics.steps} steps is too short: over all outputs the spiking noise of one "
         f"read, variance {noise:.3g}, exceeds the effect of the faults, {effect:.3g}; about "
         f"T = {enough} steps would bring them level",
-        HardwareWarning,
         stacklevel=3,
     )
 
