@@ -140,7 +140,7 @@ class FaultSpace:
         self._twin.looks = False
         self.placements = place(faults, sites, self.available_sites)
         check_strength(self.placements, self.dtype)
-        with torch.no_grad(), self._explaining_failures():
+        with torch.no_grad(), self._explaining_failures(), self._drawing.undone():
             one = self.examples.part(0, 1)
             unread = check_read(
                 self.placements,
