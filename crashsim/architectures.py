@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import OrderedDict
 from collections.abc import Callable
@@ -82,15 +83,21 @@ class Architecture:
     def _drawn(self, seed: int) -> nn.Sequential:
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         pairs = list(pairwise(self.sizes))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            for i, (fan_in, fan_out) in enumerate(pairs, start=1):
-                layers[f"linear{i}"] = nn.Linear(fan_in, fan_out)
-                if i < len(pairs) and self.activation != "linear":
-                    layers[f"{self.activation.replace('-', '_')}{i}"] = ACTIVATIONS[
-                        self.activation
-                    ]()
+        generator = torch.Generator().manual_seed(seed)  # the global one belongs to all threads
+        for i, (fan_in, fan_out) in enumerate(pairs, start=1):
+            layers[f"linear{i}"] = _linear(fan_in, fan_out, generator)
+            if i < len(pairs) and self.activation != "linear":
+                layers[f"{self.activation.replace('-', '_')}{i}"] = ACTIVATIONS[self.activation]()
         return nn.Sequential(layers).eval()
+
+
+def _linear(fan_in: int, fan_out: int, generator: torch.Generator) -> nn.Linear:
+    """A layer as ``nn.Linear`` makes it, drawn from a generator."""
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, fan_in, fan_out)
+    bound = 1 / math.sqrt(fan_in)
+    nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
+    nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+    return layer
 
 
 def is_architecture(spec: str) -> bool:

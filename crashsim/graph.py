@@ -15,15 +15,17 @@ import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 
+from crashsim.copying import Copier
 from crashsim.errors import ModelError
 from crashsim.inputs import Inputs
 from crashsim.operations import Operations
 from crashsim.readout import Readout
 from crashsim.sites import ACTIVATION_FUNCTIONS, item_name
+from crashsim.states import State, cloned
 from crashsim.structure import children, leaves, rebuilt
 from crashsim.traceable import make_traceable
 from crashsim.tracing import Tracer
-from crashsim.twin import Copier, State, cloned, twin_of
+from crashsim.twin import twin_of
 
 
 class NotTraceable(Exception):
@@ -104,7 +106,8 @@ class TracedModel:
         A graph does not say when a layer starts anew, so that none may keep anything.
         """
         watched = {}
-        for path in {str(node.target) for node in self.nodes if node.op == "call_module"}:
+        paths = [str(node.target) for node in self.nodes if node.op == "call_module"]
+        for path in dict.fromkeys(paths):
             layer = self.modules[path]
             if has_hooks(layer) or not type(layer).__module__.startswith("torch."):
                 copier = Copier()

@@ -112,8 +112,7 @@ def torch_model(network: chips.Network) -> nn.Sequential:
     for index, layer in enumerate(network.layers, start=1):
         for part, transform in enumerate(layer.transforms):
             suffix = f"_{part}" if len(layer.transforms) > 1 else ""
-            with torch.random.fork_rng(devices=[]):  # a module draws weights that are not kept
-                module = _module(transform)
+            module = _module(transform)
             modules[f"{type(module).__name__.lower()}{index}{suffix}"] = module
         if layer.activation != "linear":
             modules[f"{layer.activation}{index}"] = _ACTIVATIONS[layer.activation]()
@@ -123,11 +122,12 @@ def torch_model(network: chips.Network) -> nn.Sequential:
 def _module(transform: object) -> nn.Module:
     if isinstance(transform, chips.Dense):
         out, fan_in = transform.weight.shape
-        return _filled(nn.Linear(fan_in, out), transform.weight, transform.bias)
+        linear = nn.utils.skip_init(nn.Linear, fan_in, out)  # nothing is drawn
+        return _filled(linear, transform.weight, transform.bias)
     if isinstance(transform, chips.Conv):
         out, per_group, *kernel = transform.weight.shape
-        conv = nn.Conv2d(
-            per_group * transform.groups, out, (kernel[0], kernel[1]), transform.stride,
+        conv = nn.utils.skip_init(
+            nn.Conv2d, per_group * transform.groups, out, (kernel[0], kernel[1]), transform.stride,
             transform.padding, transform.dilation, transform.groups,
         )  # fmt: skip
         return _filled(conv, transform.weight, transform.bias)

@@ -522,5 +522,13 @@ class FaultSpace:
 
     @contextmanager
     def _explaining_failures(self) -> Iterator[None]:
-        with explaining_failures(self.model, self.examples):
-            yield
+        try:
+            with explaining_failures(self.model, self.examples):
+                yield
+        except ModelError as error:
+            if not self._changing:
+                raise
+            raise ModelError(
+                f"{error}; it keeps something from one pass to the next, too: where that is of the "
+                "size of a batch, reset the model's state first"
+            ) from error

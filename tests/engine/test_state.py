@@ -213,6 +213,15 @@ def test_a_model_is_not_touched(build, seeded, randn):
     assert contents(model) == before
 
 
+def test_a_state_of_the_size_of_a_batch_is_told(seeded, randn):
+    model = seeded(Membrane)
+    with torch.no_grad():
+        model(randn(3, 5))
+    with pytest.raises(ModelError, match="reset the model's state first"):
+        FaultSpace(model, randn(3, 5), {"inner": NeuronCrash(0.2)})
+    assert model.v.shape == (3, 6)
+
+
 def test_an_interrupted_pass_leaves_nothing_behind(seeded, randn):
     class Interrupted(Membrane):
         stop = False
