@@ -18,6 +18,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from itertools import combinations
 from typing import Any, Literal
 
@@ -128,6 +129,7 @@ def contradictions(
     claims = {
         key: [_Claim.of(e, max(tested, 1), rounding) for e in group]
         for key, group in groups.items()
+        if len(group) > 1 or key[0] == "tail"
     }
     found: dict[tuple[str, str, Quantity, float | None], list[_Conflict]] = defaultdict(list)
     for conflict in _conflicts(claims):
@@ -194,12 +196,13 @@ class _Claim:
 
 def _room(e: Estimate, low: float, high: float, rounding: float) -> float:
     """What rounding may have done to the ends of a claim."""
-    ends = [abs(end) for end in (low, high) if math.isfinite(end)]
-    room = _ROUNDED * max(ends, default=0.0)
+    below, above = (abs(end) if math.isfinite(end) else 0.0 for end in (low, high))
+    size = max(below, above)
+    room = _ROUNDED * size
     if e.kind == "proof" or e.quantity in ("tail", "class-change"):
         return room
     if e.quantity == "variance":
-        return room + rounding * (rounding + 2 * math.sqrt(max([0.0, *ends])))
+        return room + rounding * (rounding + 2 * math.sqrt(size))
     return room + rounding
 
 
@@ -212,7 +215,7 @@ def _widened(e: Estimate, low: float, high: float, tested: int) -> tuple[float, 
     alpha, least = 1 - (e.confidence or 0.95), CHANCE / tested
     if not least < alpha < 1:
         return low, high
-    times = float(ndtri(least / 2) / ndtri(alpha / 2))
+    times = _times(least, alpha)
     below, above = e.value - times * (e.value - low), e.value + times * (high - e.value)
     if e.quantity == "mean":
         return below, above
@@ -225,6 +228,12 @@ def _widened(e: Estimate, low: float, high: float, tested: int) -> tuple[float, 
     elif e.value > 0:
         above = max(above, e.value * min(high / e.value, 1e6) ** times)
     return max(below, 0.0), above
+
+
+@lru_cache(maxsize=64)
+def _times(least: float, alpha: float) -> float:
+    """How many times wider a normal interval of the smaller error probability is."""
+    return float(ndtri(least / 2) / ndtri(alpha / 2))
 
 
 def _few(e: Estimate, high: float, least: float, alpha: float) -> float:

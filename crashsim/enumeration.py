@@ -114,15 +114,39 @@ class ExactDistribution:
         if epsilon is not None:
             found += self._tails(epsilon)
         if self.clean.shape[1] > 1:
-            change = self.class_change
-            found += estimates_of(
-                "exact",
-                "class-change",
-                "exact",
-                per_input=Values(change),
-                pooled=Values(change.mean()),
-            )
+            found += self._changes()
         return found
+
+    def _changes(self) -> list[Estimate]:
+        change, note = self.class_change, None
+        least, most = self._change_bounds()
+        per_input, pooled = Values(change), Values(change.mean())
+        if (least < most).any():
+            note = "classes within rounding of each other: the first of them is the predicted one"
+            unsure = most - least
+            if (unsure > np.maximum(_MATERIAL * change, _MATERIAL**2)).any():
+                warnings.warn(
+                    f"exact: with a probability of up to {unsure.max():.2g} two classes lie within "
+                    "rounding of each other, so which is predicted is decided by rounding; low "
+                    "and high are the class changes without these outcomes and with them",
+                    CrashsimWarning,
+                    stacklevel=4,
+                )
+            per_input = Values(change, least, most)
+            pooled = Values(change.mean(), least.mean(), most.mean())
+        return estimates_of(
+            "exact", "class-change", "exact", per_input=per_input, pooled=pooled, note=note
+        )
+
+    def _change_bounds(self) -> tuple[Floats, Floats]:
+        """P(the class surely changes) and P(it may), whatever rounding did, (B,) each."""
+        rows, top = np.arange(len(self.clean)), self.clean.argmax(1)
+        outputs = self.clean + self.deltas
+        own = outputs[:, rows, top]
+        outputs[:, rows, top] = -np.inf
+        lead = own - outputs.max(2)
+        room = 2 * np.broadcast_to(self.rounding, self.clean.shape).max(1)
+        return self._expect(lead < -room), self._expect(lead <= room)
 
     def _tails(self, epsilon: float) -> list[Estimate]:
         tail, total, note = self.tail(epsilon), self.any_tail(epsilon).mean(), None

@@ -215,6 +215,20 @@ def test_large_numbers_that_cancel_inside_leave_their_rounding():
     assert law.rounding[0, 1] < 1e-13
 
 
+def test_classes_that_tie_change_or_not(make_net, randn):
+    """Where all neurons die, equal biases tie: that outcome counts for the upper end alone."""
+    net, x, p = make_net((3, 4, 2), "sigmoid", scale=0.1), randn(1, 3), 0.3
+    with torch.no_grad():
+        net.linear2.weight.copy_(torch.tensor([[1.0, 1, 1, 1], [-1.0, -1, -1, -1]]))
+        net.linear2.bias.fill_(0.5)
+    law = enumerate_exact(net, x, NeuronCrash(p))
+    with pytest.warns(CrashsimWarning, match="two classes lie within rounding"):
+        found = law.estimates()
+    (change,) = [e for e in found if (e.quantity, e.input) == ("class-change", 0)]
+    assert (change.value, change.low) == (0, 0)
+    assert change.high == pytest.approx(p**4)
+
+
 def test_between_outcomes_nothing_is_said(make_net, randn):
     law = enumerate_exact(make_net((3, 4, 2), scale=2), randn(2, 3), NeuronCrash(0.2))
     sizes = np.unique(np.abs(law.deltas))

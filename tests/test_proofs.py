@@ -227,3 +227,17 @@ def test_inputs_of_one_site_twice_are_not_proved(make_net, randn):
     net = make_net((4, 6, 3))
     with pytest.raises(NotApplicableError, match="act1"):
         provable(FaultSpace(net, randn(2, 4), {"act1": NeuronCrash(0.1), "act*": NeuronCrash(0.2)}))
+
+
+def test_a_network_with_large_outputs_in_single_precision_is_read(make_net, randn):
+    """Its own rounding is no other network: neither that of the offset nor what cancels."""
+    net, x = make_net((3, 4, 2)), randn(3, 3)
+    with torch.no_grad():
+        net.linear2.bias.copy_(torch.tensor([1e6, 0.0]))
+    assert provable(FaultSpace(net, x, NeuronCrash(0.01)))
+    bracket = score(
+        net.double(), x.double(), NeuronCrash(0.01), epsilon=0.3, methods=["linear-exact"]
+    )
+    tails = [e for e in bracket.estimates if e.input == "all"]
+    assert all(e.low <= e.value <= e.high for e in tails)
+    assert tails
