@@ -125,11 +125,10 @@ class ExactDistribution:
             note = "classes within rounding of each other: the first of them is the predicted one"
             unsure = most - least
             if (unsure > np.maximum(_MATERIAL * change, _MATERIAL**2)).any():
-                warnings.warn(
+                notice(
                     f"exact: with a probability of up to {unsure.max():.2g} two classes lie within "
                     "rounding of each other, so which is predicted is decided by rounding; low "
                     "and high are the class changes without these outcomes and with them",
-                    CrashsimWarning,
                     stacklevel=4,
                 )
             per_input = Values(change, least, most)
