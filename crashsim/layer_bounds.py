@@ -33,6 +33,7 @@ from crashsim.faults import is_single_crash
 from crashsim.points import Placement
 from crashsim.space import FaultSpace
 from crashsim.tracing import UntraceableError, trace
+from crashsim.twin import twin_of
 from crashsim.unseen import class_of, is_torchs, overwritten, unseen
 
 # Lipschitz constants: sup |phi'| of each activation function.
@@ -97,7 +98,7 @@ def layer_bounds(space: FaultSpace) -> list[Estimate]:
         raise NotApplicableError(told)
     try:
         with torch.no_grad():  # as it is run: forward may ask
-            graph, model = trace(space.model)
+            graph, model = trace(twin_of(space.model, space.tensors))
     except UntraceableError as error:
         raise NotApplicableError(str(error)) from error
     overwriting = overwritten(graph)
