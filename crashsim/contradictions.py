@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from scipy.special import ndtri
 
-from crashsim.estimate import Estimate, Kind, Quantity
+from crashsim.estimate import TOO_FEW, Estimate, Kind, Quantity
 from crashsim.records import Number
 
 CHANCE = 0.01  # probability that a score whose claims all hold is told of a contradiction
@@ -145,8 +145,8 @@ def _grouped(estimates: Iterable[Estimate], inputs: int) -> dict[Key, list[Estim
     for e in estimates:
         if isinstance(e.input, int):
             seen[e.method, e.quantity].add(e.input)
-        if e.method == _ELSEWHERE or math.isnan(e.value):
-            continue
+        if e.method == _ELSEWHERE or math.isnan(e.value) or TOO_FEW in (e.note or ""):
+            continue  # what says itself that it may be too narrow refutes nothing
         if e.kind != "estimate" or (e.input == "all" and e.quantity != "mean"):
             kept.append(e)
     groups: dict[Key, list[Estimate]] = defaultdict(list)

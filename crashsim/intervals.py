@@ -84,16 +84,16 @@ def variance_interval(variance: Floats, half: Floats) -> Values:
     """Interval of a variance, on the scale of its logarithm (asymptotic).
 
     The logarithm keeps the interval positive and follows the skewness of the estimate. Where the
-    sample shows no variance at all, nothing is known of the upper end: it is infinite.
+    samples show no variance at all, nothing is known of the upper end: it is infinite.
 
     Args:
         variance: estimates.
         half: half-widths of their intervals, were these symmetric.
     """
     positive = variance > 0
-    # Far beyond a factor of e there is no interval to speak of: the ends are capped.
     ratio = np.divide(half, variance, out=np.zeros_like(variance), where=positive)
-    factor = np.exp(np.minimum(ratio, 700.0))
+    # From a factor of e^2 on, where little is known, it grows with the square of the half-width.
+    factor = np.where(ratio < 2, np.exp(np.minimum(ratio, 2.0)), np.e**2 * (ratio / 2) ** 2)
     low = np.where(positive, variance / factor, 0.0)
     high = np.where(positive, variance * factor, np.inf)
     return Values(variance, low, high)

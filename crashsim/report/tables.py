@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from crashsim.estimate import METHODS, Estimate
+from crashsim.estimate import METHODS, TOO_FEW, Estimate
 from crashsim.scoring import Score
 from crashsim.verdict import best, interval_numbers
 
@@ -24,6 +24,7 @@ LEGEND = (
     ("≈", "estimate without a guarantee"),
 )
 DOUBTED = ("✗", "contradicts another number: see the warnings")
+THIN = ("?", "rests on few samples: the interval may be too narrow")
 DESCRIPTIONS = {
     "exact": "sum over all fault patterns",
     "norm": "product of layer norms (paper b1)",
@@ -139,7 +140,8 @@ def is_doubted(score: Score, method: str, column: Column) -> bool:
 
 def legend(score: Score) -> tuple[tuple[str, str], ...]:
     """What the marks of the tables mean."""
-    return (*LEGEND, DOUBTED) if score.contradictions else LEGEND
+    shown = {cell.doubt for _, cells in rows(score) for cell in cells if cell}
+    return (*LEGEND, *(doubt for doubt in (DOUBTED, THIN) if doubt[0] in shown))
 
 
 def worths(score: Score) -> list[tuple[str, str]]:
@@ -174,7 +176,8 @@ def cell(estimate: Estimate | None, is_doubted: bool = False) -> Cell | None:
         title += f"; worth {number(estimate.worth)} plain samples"
     if is_doubted:
         title += "; contradicts another number"
-    doubt = DOUBTED[0] if is_doubted else ""
+    thin = THIN[0] if TOO_FEW in (estimate.note or "") else ""
+    doubt = DOUBTED[0] if is_doubted else thin
     return Cell(MARKS[estimate.kind], value, interval, title, doubt)
 
 
