@@ -87,7 +87,7 @@ def compute(
         analysis.estimates += results.exact.estimates(epsilon)
     if wanted & {"norm", "absolute"}:
         try:
-            bounds = timed("layer bounds", lambda: layer_bounds(space))
+            bounds = timed("layer bounds", lambda: layer_bounds(wide))
             analysis.estimates += [e for e in bounds if e.method in wanted]
         except NotApplicableError as error:
             results.skipped |= {m: str(error) for m in ("norm", "absolute") if m in wanted}
