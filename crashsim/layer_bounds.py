@@ -78,7 +78,8 @@ def layer_bounds(space: FaultSpace) -> list[Estimate]:
     """``norm`` and ``absolute`` for each input and output.
 
     Args:
-        space: faults must be neuron crashes (of single units) or weight crashes.
+        space: in double precision, so that rounding does not undercut a bound; faults must be
+            neuron crashes (of single units) or weight crashes.
 
     Raises:
         NotApplicableError: another fault, a layer without a known bound, several inputs or outputs,
@@ -104,6 +105,7 @@ def layer_bounds(space: FaultSpace) -> list[Estimate]:
     overwriting = overwritten(graph)
     if overwriting is not None:
         raise NotApplicableError(f"{overwriting.name} overwrites a value that is needed later")
+    graph.to(space.dtype)  # whose parameters are the copy's
     with torch.no_grad():
         spread = _Propagation(graph, model, space).spread_of_output(inputs)
     shape = (space.B, -1)
