@@ -105,7 +105,6 @@ def layer_bounds(space: FaultSpace) -> list[Estimate]:
     overwriting = overwritten(graph)
     if overwriting is not None:
         raise NotApplicableError(f"{overwriting.name} overwrites a value that is needed later")
-    graph.to(space.dtype)  # whose parameters are the copy's
     with torch.no_grad():
         spread = _Propagation(graph, model, space).spread_of_output(inputs)
     shape = (space.B, -1)
