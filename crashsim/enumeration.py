@@ -119,33 +119,34 @@ class ExactDistribution:
 
     def _changes(self) -> list[Estimate]:
         change, note = self.class_change, None
-        least, most = self._change_bounds()
+        lead, room = self._leads()
+        least, most = self._expect(lead < -room), self._expect(lead <= room)
         per_input, pooled = Values(change), Values(change.mean())
         if (least < most).any():
             note = "classes within rounding of each other: the first of them is the predicted one"
-            unsure = most - least
-            if (unsure > np.maximum(_MATERIAL * change, _MATERIAL**2)).any():
-                notice(
-                    f"exact: with a probability of up to {unsure.max():.2g} two classes lie within "
-                    "rounding of each other, so which is predicted is decided by rounding; low "
-                    "and high are the class changes without these outcomes and with them",
-                    stacklevel=4,
-                )
             per_input = Values(change, least, most)
             pooled = Values(change.mean(), least.mean(), most.mean())
+        # Outputs that are the same number (of dead neurons, say) have a first; others only seem to.
+        unsure = self._expect((np.abs(lead) <= room) & (lead != 0))
+        if (unsure > np.maximum(_MATERIAL * change, _MATERIAL**2)).any():
+            notice(
+                f"exact: with a probability of up to {unsure.max():.2g} two classes lie within "
+                "rounding of each other, so which is predicted is decided by rounding; low and "
+                "high are the class changes without these outcomes and with them",
+                stacklevel=4,
+            )
         return estimates_of(
             "exact", "class-change", "exact", per_input=per_input, pooled=pooled, note=note
         )
 
-    def _change_bounds(self) -> tuple[Floats, Floats]:
-        """P(the class surely changes) and P(it may), whatever rounding did, (B,) each."""
+    def _leads(self) -> tuple[Floats, Floats]:
+        """(2^N, B) by how much the predicted class leads, and (B,) what rounding does to that."""
         rows, top = np.arange(len(self.clean)), self.clean.argmax(1)
         outputs = self.clean + self.deltas
         own = outputs[:, rows, top]
         outputs[:, rows, top] = -np.inf
-        lead = own - outputs.max(2)
-        room = 2 * np.broadcast_to(self.rounding, self.clean.shape).max(1)
-        return self._expect(lead < -room), self._expect(lead <= room)
+        lead: Floats = own - outputs.max(2)
+        return lead, 2 * np.broadcast_to(self.rounding, self.clean.shape).max(1)
 
     def _tails(self, epsilon: float) -> list[Estimate]:
         tail, total, note = self.tail(epsilon), self.any_tail(epsilon).mean(), None

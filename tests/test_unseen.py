@@ -93,7 +93,7 @@ TOLD = {
     "hook of the model": "hook",
     "pre-hook": "hook",
     "forward of the model": "forward of its own",
-    "namesake": "not torch's own",
+    "namesake": "mul",
     "overwrites a view": "overwrites",
     "overwrites first": "overwrites",
 }
@@ -132,6 +132,7 @@ def test_tensors_and_weights_that_compute_in_their_own_way(make_net, randn, seed
     space = FaultSpace(net, randn(2, 3).double(), NeuronCrash(0.1), "act")
     assert provable(space)
     with_parameter(net)
+    space = FaultSpace(net, randn(2, 3).double(), NeuronCrash(0.1), "act")
     with pytest.raises(UnsupportedLayerError, match="Odd"):
         layers_of(space)
     normed = make_net((3, 4, 2)).double()

@@ -15,6 +15,7 @@ def test_all_are_there():
     assert [name[0] for name in SCRIPTS] == list("abcdefghi")
 
 
+@pytest.mark.filterwarnings("ignore:samples=:crashsim.CrashsimWarning")  # quick ones are few
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_experiment(name, tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(FOLDER))
