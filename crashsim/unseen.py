@@ -137,6 +137,10 @@ class FloatingTypes(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.found: set[torch.dtype] = set()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # torch would load its compiler to skip it
+
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
