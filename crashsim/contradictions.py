@@ -3,8 +3,8 @@
 Every estimate claims something of one number: an exact value, a proof and a bound name a set that
 it lies in, a measured interval one that it lies in but for chance. Two claims of the same number
 that have no point in common contradict each other. What a spiking chip measures is another number,
-so it is compared (``crashsim.agreement``) but contradicts nothing; an estimate without a guarantee
-claims no more than the order of magnitude, and only of averages over all inputs.
+so it is compared (``crashsim.agreement``) but contradicts nothing; an estimate without a
+guarantee claims no more than the order of magnitude, and only of averages over all inputs.
 
 Chance is allowed for in the number of all comparisons with measured intervals (Bonferroni): these
 are widened until one comparison or more of a score errs with a probability of ``CHANCE`` at most. A

@@ -4,9 +4,9 @@ A point is a vector e of N fault coordinates. Where few things crash at once, al
 zero, so a block of points is stored as a base point and the list of changes to it; where much
 changes, as all coordinates. Each fault of a sampled block is stored in the way that suits it.
 
-Randomness: block number j of a seed is drawn from its own random numbers (``streams.py``), so a
-sample depends on the seed and its number alone: not on batch size, device, worker count, or where
-a run stopped.
+Randomness: block number j of a seed is drawn from its own random numbers
+(``crashsim.streams``), so a sample depends on the seed and its number alone:
+not on batch size, device, worker count, or where a run stopped.
 """
 
 from __future__ import annotations

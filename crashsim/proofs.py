@@ -2,8 +2,9 @@
 
 They hold for the network in exact arithmetic with the given weights; their own arithmetic is
 rounded outward. What the model computes in its own precision differs from that by its rounding.
-They need the model as a graph of known layers (``crashsim.layers``) and neuron crashes, of units or
-of groups; what is read is compared with the model in double precision before anything is proved.
+They need the model as a graph of known layers (``crashsim.layers``) and neuron crashes,
+of units or of groups; what is read is compared with the model in double precision before anything
+is proved.
 """
 
 from __future__ import annotations

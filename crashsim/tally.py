@@ -1,9 +1,10 @@
 """Sums over Monte Carlo samples, of bounded size, and the estimates that follow from them.
 
-Samples are drawn from all faults, or given two or more of them (``crashsim.few``); the rest of the
-probability is then summed exactly. With a control (``crashsim.control``) means and variances are
-regressions on it. Everything is centred about a fixed centre, the mean of the first samples, which
-keeps sums accurate; it is computed ahead, so it does not depend on how samples are batched.
+Samples are drawn from all faults, or given two or more of them
+(``crashsim.few``); the rest of the probability is then summed exactly. With a
+control (``crashsim.control``) means and variances are regressions on it.
+Everything is centred about a fixed centre, the mean of the first samples, which keeps sums
+accurate; it is computed ahead, so it does not depend on how samples are batched.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import crashsim
+import crashsim.analytic
 import crashsim.computing
 import crashsim.scoring
 import crashsim.timing
@@ -299,8 +300,9 @@ def test_timings_leave_no_time_out(make_net, randn, monkeypatch):
     now, spent = 0.0, 0.0
     slow = [
         (crashsim.scoring, "FaultSpace"), (crashsim.scoring, "plan"),
-        (crashsim.computing.analytic, "double_precision"), (crashsim.computing, "monte_carlo"),
-        (crashsim.computing.analytic, "tails"), (crashsim.computing, "answers"),
+        (crashsim.analytic, "double_precision"),
+        (crashsim.computing, "monte_carlo"),
+        (crashsim.analytic, "tails"), (crashsim.computing, "answers"),
         (crashsim.scoring, "curves_of"), (crashsim.scoring, "histogram_of"),
         (crashsim.scoring, "agreements"), (crashsim.scoring, "describe_sites"),
     ]  # fmt: skip
