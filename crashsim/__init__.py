@@ -15,12 +15,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from crashsim.agreement import Agreement, rank_loss
     from crashsim.continuity import Balance, Continuity
     from crashsim.discovery import find_sites
     from crashsim.enumeration import ExactDistribution, enumerate_exact
     from crashsim.errors import CrashsimError, CrashsimWarning, Interrupted
-    from crashsim.estimate import Estimate
     from crashsim.faults import (
         AdditiveNoise,
         BitFlip,
@@ -35,6 +33,8 @@ if TYPE_CHECKING:
     from crashsim.montecarlo import monte_carlo
     from crashsim.regularisers import CrashTraining, CrashVariance
     from crashsim.replicas import Replicated, byzantine_table, plan_replicas
+    from crashsim.results.agreement import Agreement, rank_loss
+    from crashsim.results.estimate import Estimate
     from crashsim.scoring import Score, score
     from crashsim.sites import Site
     from crashsim.space import FaultSpace
@@ -45,10 +45,10 @@ __version__ = "0.1.0"
 # Where each public name lives. They load on first use, so that `crashsim --help` does not wait
 # for torch, nor `import crashsim` for anything it may not need.
 _HOMES = {
-    "agreement": ("Agreement", "rank_loss"),
+    "results.agreement": ("Agreement", "rank_loss"),
     "enumeration": ("ExactDistribution", "enumerate_exact"),
     "errors": ("CrashsimError", "CrashsimWarning", "Interrupted"),
-    "estimate": ("Estimate",),
+    "results.estimate": ("Estimate",),
     "faults": (
         "AdditiveNoise",
         "BitFlip",

@@ -17,9 +17,9 @@ from crashsim_theory import (
     derive_single,
 )
 
-from crashsim.estimate import Estimate, deterministic
 from crashsim.points import Floats, Points
-from crashsim.records import FormulaFacts
+from crashsim.results.estimate import Estimate, deterministic
+from crashsim.results.schema import FormulaFacts
 from crashsim.space import FaultSpace
 from crashsim.tally import MOST_OUTPUTS
 

@@ -22,9 +22,9 @@ import numpy as np
 from crashsim_theory import Certificate, TheoryError
 from numpy.typing import NDArray
 
-from crashsim.estimate import Estimate, Quantity
 from crashsim.intervals import proportion_interval
 from crashsim.points import Floats, Points
+from crashsim.results.estimate import Estimate, Quantity
 from crashsim.rounding import resolution_of, rounding_of
 from crashsim.space import FaultSpace
 from crashsim.streams import Stream, generator

@@ -13,7 +13,7 @@ from scipy import stats
 
 from crashsim.arguments import instance, one_of
 from crashsim.errors import ArgumentError
-from crashsim.estimate import Estimate
+from crashsim.results.estimate import Estimate
 from crashsim.scoring import Score
 
 By = Literal["variance", "class-change"]

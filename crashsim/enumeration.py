@@ -16,11 +16,11 @@ from torch import nn
 from crashsim.analytic import double_precision
 from crashsim.arguments import number
 from crashsim.errors import ArgumentError
-from crashsim.estimate import Estimate, Values, estimates_of
 from crashsim.inputs import ModelInputs
 from crashsim.noticing import notice
 from crashsim.placing import Faults
 from crashsim.points import Floats, Points
+from crashsim.results.estimate import Estimate, Values, estimates_of
 from crashsim.rounding import resolution_of, rounding_of
 from crashsim.space import FaultSpace
 

@@ -12,7 +12,7 @@ import numpy as np
 from crashsim import analytic
 from crashsim.faults import FAULTS
 from crashsim.points import Placement
-from crashsim.records import CoordinateFacts, FaultFacts, ModelFacts, SiteFacts
+from crashsim.results.schema import CoordinateFacts, FaultFacts, ModelFacts, SiteFacts
 from crashsim.space import FaultSpace
 
 _TOP = 20  # fault coordinates listed by their share of the variance

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from crashsim.estimate import Values
 from crashsim.points import Floats
+from crashsim.results.estimate import Values
 
 ENOUGH = 20  # degrees of freedom from which an interval is trusted: about ten values that matter
 

@@ -28,9 +28,9 @@ from torch.func import functional_call
 from torch.nn.utils import parametrize
 
 from crashsim.errors import NotApplicableError
-from crashsim.estimate import Estimate, deterministic
 from crashsim.faults import is_single_crash
 from crashsim.points import Placement
+from crashsim.results.estimate import Estimate, deterministic
 from crashsim.space import FaultSpace
 from crashsim.tracing import UntraceableError, trace
 from crashsim.twin import twin_of

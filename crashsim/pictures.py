@@ -12,7 +12,7 @@ from crashsim.analytic import of_pair, tail_probabilities
 from crashsim.computing import Results
 from crashsim.points import Floats
 from crashsim.proofs import Provable, certify_tail, linear_bracket
-from crashsim.records import Number
+from crashsim.results.schema import Number
 from crashsim.space import FaultSpace
 from crashsim.streams import Stream
 

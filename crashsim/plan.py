@@ -14,12 +14,12 @@ import torch
 from crashsim.analytic import TAIL_METHODS
 from crashsim.enumeration import can_enumerate
 from crashsim.errors import ArgumentError
-from crashsim.estimate import METHODS
 from crashsim.faults import MOMENT_METHODS, check_drawable, is_single_crash
 from crashsim.few import probability_of_two, usual_state
 from crashsim.montecarlo import DEFAULT_SAMPLES
 from crashsim.operations import Operations
 from crashsim.rare import SAMPLES as IMPORTANCE_SAMPLES
+from crashsim.results.estimate import METHODS
 from crashsim.second_order import MAX_EXACT_HESSIAN, MAX_PAIRED
 from crashsim.space import NO_DERIVATIVES, FaultSpace
 

@@ -21,10 +21,10 @@ from crashsim_theory import TheoryError
 from crashsim import layers as torch_layers
 from crashsim.analytic import double_precision
 from crashsim.errors import ModelError, NotApplicableError
-from crashsim.estimate import Estimate, Quantity, Values, estimates_of
 from crashsim.faults import NeuronCrash, acts_as
 from crashsim.layers import Key, Layer, UnsupportedLayerError, layers_of
 from crashsim.points import Floats, Points
+from crashsim.results.estimate import Estimate, Quantity, Values, estimates_of
 from crashsim.rounding import resolution_of
 from crashsim.space import FaultSpace
 from crashsim.streams import Stream, generator

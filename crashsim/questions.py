@@ -20,8 +20,8 @@ from crashsim_theory import LinearSurrogate, TheoryError
 from crashsim import layers as torch_layers
 from crashsim.analytic import Analysis, mean_point_taylor, of_output, of_pair
 from crashsim.arguments import number
-from crashsim.estimate import Kind
 from crashsim.layers import UnsupportedLayerError, layers_of
+from crashsim.results.estimate import Kind
 from crashsim.space import FaultSpace
 
 _PRECISION = 1e-3  # of the largest p, relative

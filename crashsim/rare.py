@@ -32,10 +32,10 @@ from scipy import stats
 from scipy.special import expit, logit, logsumexp
 
 from crashsim.analytic import Analysis, margins_of, of_pair
-from crashsim.estimate import Estimate, Quantity
 from crashsim.faults import check_drawable
 from crashsim.noticing import notice
 from crashsim.points import Floats, Points
+from crashsim.results.estimate import Estimate, Quantity
 from crashsim.space import FaultSpace
 from crashsim.streams import Stream, generator
 

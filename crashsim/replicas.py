@@ -29,11 +29,11 @@ from crashsim.arguments import (
 )
 from crashsim.checks import check_model, check_module, explaining_failures
 from crashsim.errors import ArgumentError, ModelError
-from crashsim.estimate import Values
 from crashsim.inputs import read_inputs
 from crashsim.intervals import clustered_proportion_interval, proportion_interval
 from crashsim.placing import Faults
 from crashsim.points import Floats, Points, check_seed, join, sample_block, sample_points
+from crashsim.results.estimate import Values
 from crashsim.space import FaultSpace
 from crashsim.twin import apart
 from crashsim.voters import VOTERS, Voter, make_voter

@@ -11,14 +11,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 
-from crashsim.agreement import Agreement, agreements
 from crashsim.arguments import callback, instance, whole
 from crashsim.arguments import path as file_path
 from crashsim.computing import INTERRUPTED, Results, compute
-from crashsim.contradictions import Contradiction, contradictions
 from crashsim.doubts import doubts_of
 from crashsim.errors import ArgumentError, FileError, Interrupted
-from crashsim.estimate import Estimate
 from crashsim.facts import (
     describe_fault,
     describe_model,
@@ -36,7 +33,11 @@ from crashsim.placing import Faults
 from crashsim.plan import plan
 from crashsim.points import check_seed
 from crashsim.questions import Answer, check_delta
-from crashsim.records import (
+from crashsim.results.agreement import Agreement, agreements
+from crashsim.results.contradictions import Contradiction, contradictions
+from crashsim.results.estimate import Estimate
+from crashsim.results.json_reading import finite, read
+from crashsim.results.schema import (
     ChipFacts,
     CoordinateFacts,
     FaultFacts,
@@ -48,7 +49,6 @@ from crashsim.records import (
     unfit,
 )
 from crashsim.rounding import least_rounding
-from crashsim.saved import finite, read
 from crashsim.space import FaultSpace
 from crashsim.timing import timing
 from crashsim.writing import write_text
@@ -147,7 +147,7 @@ class Score:
     @property
     def verdict(self) -> str:
         """The answer in one or two sentences."""
-        from crashsim.verdict import verdict
+        from crashsim.results.verdict import verdict
 
         return verdict(self)
 

@@ -11,8 +11,8 @@ from scipy import stats
 
 from crashsim.analytic import Analysis, shift_to
 from crashsim.errors import NotApplicableError
-from crashsim.estimate import Estimate, Values, deterministic, estimates_of
 from crashsim.points import Floats, Points
+from crashsim.results.estimate import Estimate, Values, deterministic, estimates_of
 from crashsim.space import FaultSpace
 from crashsim.streams import Stream, generator
 

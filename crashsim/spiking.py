@@ -22,7 +22,6 @@ from crashsim import layers as torch_layers
 from crashsim.arguments import MOST_STEPS, callback, fraction, instance, one_of, whole
 from crashsim.chip_faults import Breaks
 from crashsim.errors import ArgumentError
-from crashsim.estimate import Estimate, Values, estimates_of
 from crashsim.faults import NeuronCrash, WeightCrash, acts_as
 from crashsim.intervals import (
     Spread,
@@ -34,7 +33,8 @@ from crashsim.intervals import (
 )
 from crashsim.layers import Key, Layer, UnsupportedLayerError, layers_of
 from crashsim.points import Floats, Placement, check_seed, sample_points
-from crashsim.records import (
+from crashsim.results.estimate import Estimate, Values, estimates_of
+from crashsim.results.schema import (
     ChipFacts,
     DeviceFacts,
     LayerRasterFacts,

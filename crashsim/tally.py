@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from crashsim.control import Control, Controlled, Limits, controlled_mean
-from crashsim.estimate import Estimate, Quantity, Values, estimates_of
 from crashsim.few import FewFaults
 from crashsim.intervals import (
     ENOUGH,
@@ -34,6 +33,7 @@ from crashsim.intervals import (
     variance_interval,
 )
 from crashsim.points import Floats, Points
+from crashsim.results.estimate import Estimate, Quantity, Values, estimates_of
 from crashsim.space import FaultSpace
 from crashsim.sums import JointSums
 

@@ -18,13 +18,13 @@ from crashsim.analytic import Analysis, mean_point_taylor, taylor
 from crashsim.arguments import is_number
 from crashsim.checks import check_module
 from crashsim.errors import ArgumentError
-from crashsim.estimate import Estimate
 from crashsim.importing import import_undrawn
 from crashsim.inputs import read_inputs
 from crashsim.montecarlo import check_sampling, monte_carlo
 from crashsim.noticing import collecting, notice
 from crashsim.placing import Faults
 from crashsim.points import check_seed
+from crashsim.results.estimate import Estimate
 from crashsim.space import FaultSpace
 from crashsim.twin import twin_of
 from crashsim.writing import write_picture

@@ -26,7 +26,7 @@ from crashsim.analytic import (
     taylor,
 )
 from crashsim.data import load_data
-from crashsim.estimate import values_of
+from crashsim.results.estimate import values_of
 from crashsim.training import Recipe, train_classifier
 
 METHODS = {

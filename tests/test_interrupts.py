@@ -13,10 +13,10 @@ from crashsim import FaultSpace, Interrupted, NeuronCrash, Score, WeightCrash, m
 from crashsim.analytic import Analysis, double_precision, mean_point_single
 from crashsim.comparison import compare
 from crashsim.data import Data
-from crashsim.estimate import METHODS
 from crashsim.hardening import Limits, harden
 from crashsim.hardening import _Hardening as Hardening
 from crashsim.montecarlo import _Run
+from crashsim.results.estimate import METHODS
 from crashsim.training import Recipe
 from crashsim.verification import verify
 

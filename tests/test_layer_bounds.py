@@ -14,8 +14,8 @@ from torch import nn
 from crashsim import FaultSpace, GainNoise, NeuronCrash, WeightCrash, monte_carlo
 from crashsim.enumeration import enumerate_space
 from crashsim.errors import NotApplicableError
-from crashsim.estimate import values_of
 from crashsim.layer_bounds import layer_bounds
+from crashsim.results.estimate import values_of
 
 MODULES = {
     "relu": nn.ReLU,

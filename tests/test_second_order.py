@@ -15,7 +15,7 @@ from crashsim import (
 )
 from crashsim.analytic import Analysis
 from crashsim.enumeration import enumerate_space
-from crashsim.estimate import values_of
+from crashsim.results.estimate import values_of
 from crashsim.second_order import mean_point_curvature, pairs
 
 

@@ -14,7 +14,7 @@ import torch
 
 from crashsim import CrashsimError, CrashsimWarning, NeuronCrash, Score, score
 from crashsim.cli import main
-from crashsim.saved import finite
+from crashsim.results.json_reading import finite
 from crashsim.visible import visible
 
 PROGRAM = [sys.executable, "-c", "from crashsim.cli import main; main()"]

@@ -182,7 +182,7 @@ def compare(
 
     from crashsim.comparison import compare as compare_scores
     from crashsim.report.comparison import render_comparison
-    from crashsim.saved import finite
+    from crashsim.results.json_reading import finite
     from crashsim.training import accuracy
 
     reads = [file for model in models for file in model_inputs(model)]

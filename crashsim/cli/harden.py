@@ -136,6 +136,6 @@ def _describe(step: Any) -> str:
 
 
 def _finite(values: Any) -> Any:
-    from crashsim.saved import finite
+    from crashsim.results.json_reading import finite
 
     return finite(values)

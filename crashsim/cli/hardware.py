@@ -82,7 +82,7 @@ def hardware(
     from crashsim.chip_faults import parse_chip_fault
     from crashsim.nir import check_nir_installed, write_chip
     from crashsim.report.text import plain, render_chip
-    from crashsim.saved import finite
+    from crashsim.results.json_reading import finite
     from crashsim.space import FaultSpace
     from crashsim.spiking import chip_of, run_chip
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from crashsim.records import ChipFacts
 from crashsim.report.tables import number
+from crashsim.results.schema import ChipFacts
 
 
 def sentence(facts: ChipFacts) -> str:

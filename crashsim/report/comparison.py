@@ -12,7 +12,7 @@ from rich.text import Text
 from crashsim.comparison import Comparison, Contender
 from crashsim.report.tables import number
 from crashsim.report.text import plain
-from crashsim.verdict import percent
+from crashsim.results.verdict import percent
 
 
 def render_comparison(comparison: Comparison) -> RenderableType:

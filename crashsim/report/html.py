@@ -8,12 +8,12 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from crashsim.estimate import METHODS
-from crashsim.records import ChipFacts
 from crashsim.report import chip, tables
 from crashsim.report.text import footer
+from crashsim.results.estimate import METHODS
+from crashsim.results.schema import ChipFacts
+from crashsim.results.verdict import best, describe_faults, percent
 from crashsim.scoring import Score
-from crashsim.verdict import best, describe_faults, percent
 from crashsim.visible import visible
 
 

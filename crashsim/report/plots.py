@@ -14,8 +14,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from crashsim.estimate import values_of
-from crashsim.records import ChipFacts
+from crashsim.results.estimate import values_of
+from crashsim.results.schema import ChipFacts
 from crashsim.scoring import Score
 from crashsim.visible import visible
 

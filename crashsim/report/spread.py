@@ -8,8 +8,8 @@ import numpy as np
 from rich.table import Table
 
 from crashsim.report.tables import columns, number
+from crashsim.results.verdict import best
 from crashsim.scoring import Score
-from crashsim.verdict import best
 
 
 def spread_over(scores: Sequence[Score]) -> Table:

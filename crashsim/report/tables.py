@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from crashsim.estimate import METHODS, TOO_FEW, Estimate
+from crashsim.results.estimate import METHODS, TOO_FEW, Estimate
+from crashsim.results.verdict import best, interval_numbers
 from crashsim.scoring import Score
-from crashsim.verdict import best, interval_numbers
 
 # How each kind is marked beside its number.
 MARKS = {

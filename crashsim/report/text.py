@@ -9,10 +9,10 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from crashsim.agreement import Agreement
-from crashsim.records import ChipFacts
 from crashsim.report import chip
 from crashsim.report.tables import MARKS, columns, legend, number, rows, worths
+from crashsim.results.agreement import Agreement
+from crashsim.results.schema import ChipFacts
 from crashsim.scoring import Score
 from crashsim.visible import visible
 

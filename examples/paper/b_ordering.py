@@ -20,7 +20,7 @@ from crashsim import CrashTraining, FaultSpace, NeuronCrash
 from crashsim.analytic import Analysis, mean_point_single, mean_point_taylor, single, taylor
 from crashsim.architectures import parse_architecture
 from crashsim.data import Data
-from crashsim.estimate import values_of
+from crashsim.results.estimate import values_of
 from crashsim.training import Recipe, accuracy, train_classifier
 
 SITE = "sigmoid1"

@@ -18,12 +18,12 @@ from torch import nn
 
 import crashsim
 from crashsim import CrashsimWarning
-from crashsim.agreement import correlation, rank_loss
 from crashsim.architectures import parse_architecture
 from crashsim.data import Data, load_data
-from crashsim.estimate import values_of
 from crashsim.placing import Faults
 from crashsim.points import Points
+from crashsim.results.agreement import correlation, rank_loss
+from crashsim.results.estimate import values_of
 from crashsim.training import Recipe, train_classifier
 
 PAPER_NAMES = {

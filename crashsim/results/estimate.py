@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashsim.points import Floats
-from crashsim.records import Number
+from crashsim.results.schema import Number
 
 Kind = Literal["exact", "proof", "bound", "statistical", "estimate"]
 Quantity = Literal["mean", "variance", "tail", "class-change", "quantile"]

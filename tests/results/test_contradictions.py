@@ -12,10 +12,10 @@ from scipy import stats
 from torch import nn
 
 from crashsim import CrashsimWarning, NeuronCrash, Score, score
-from crashsim.contradictions import Contradiction, contradictions
 from crashsim.doubts import doubts_of
-from crashsim.estimate import Estimate
 from crashsim.intervals import proportion_interval
+from crashsim.results.contradictions import Contradiction, contradictions
+from crashsim.results.estimate import Estimate
 
 
 def number(method, kind, value, low=None, high=None, **where):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from crashsim.estimate import Estimate, Values, deterministic, estimates_of, values_of
+from crashsim.results.estimate import Estimate, Values, deterministic, estimates_of, values_of
 
 
 def test_shapes_become_inputs_and_outputs():

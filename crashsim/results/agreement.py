@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashsim.errors import ArgumentError
-from crashsim.estimate import Estimate, Kind, values_of
 from crashsim.points import Floats
-from crashsim.records import Number
+from crashsim.results.estimate import Estimate, Kind, values_of
+from crashsim.results.schema import Number
 
 _RANKED = 3000  # values whose pairs are compared; more are thinned evenly
 

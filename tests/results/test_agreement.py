@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from crashsim.agreement import agreements, correlation, rank_loss
-from crashsim.estimate import Values, deterministic, estimates_of
+from crashsim.results.agreement import agreements, correlation, rank_loss
+from crashsim.results.estimate import Values, deterministic, estimates_of
 
 
 def sampled(values, half, quantity="variance"):

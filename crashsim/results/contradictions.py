@@ -3,7 +3,7 @@
 Every estimate claims something of one number: an exact value, a proof and a bound name a set that
 it lies in, a measured interval one that it lies in but for chance. Two claims of the same number
 that have no point in common contradict each other. What a spiking chip measures is another number,
-so it is compared (``crashsim.agreement``) but contradicts nothing; an estimate without a
+so it is compared (``crashsim.results.agreement``) but contradicts nothing; an estimate without a
 guarantee claims no more than the order of magnitude, and only of averages over all inputs.
 
 Chance is allowed for in the number of all comparisons with measured intervals (Bonferroni): these
@@ -24,8 +24,8 @@ from typing import Any, Literal
 
 from scipy.special import ndtri
 
-from crashsim.estimate import TOO_FEW, Estimate, Kind, Quantity
-from crashsim.records import Number
+from crashsim.results.estimate import TOO_FEW, Estimate, Kind, Quantity
+from crashsim.results.schema import Number
 
 CHANCE = 0.01  # probability that a score whose claims all hold is told of a contradiction
 _MATERIAL = 0.05  # by which a bound on an average must be missed, as a share of it

@@ -1,6 +1,6 @@
 """The plain parts of a score: what its dictionaries hold, for whoever reads them.
 
-They are declared so that a saved score can be checked against them (``saved.py``).
+They are declared so that a saved score can be checked against them (``results/json_reading.py``).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 import pytest
 
 from crashsim import GainNoise, NeuronCrash, WeightCrash, score
-from crashsim.verdict import best, describe_faults, percent
+from crashsim.results.verdict import best, describe_faults, percent
 
 
 def test_it_quotes_the_most_trustworthy_method(make_net, randn):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from crashsim.estimate import Estimate
+from crashsim.results.estimate import Estimate
 
 if TYPE_CHECKING:
     from crashsim.scoring import Score

@@ -1,0 +1,1 @@
+"""What was found: estimates, scores as data, and whether they agree."""
