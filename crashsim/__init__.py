@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from crashsim.continuity import Balance, Continuity
-    from crashsim.discovery import find_sites
     from crashsim.enumeration import ExactDistribution, enumerate_exact
     from crashsim.errors import CrashsimError, CrashsimWarning, Interrupted
     from crashsim.faults import (
@@ -30,13 +29,14 @@ if TYPE_CHECKING:
         WeightCrash,
     )
     from crashsim.hardening import Hardened, harden
+    from crashsim.model.discovery import find_sites
+    from crashsim.model.sites import Site
     from crashsim.montecarlo import monte_carlo
     from crashsim.regularisers import CrashTraining, CrashVariance
     from crashsim.replicas import Replicated, byzantine_table, plan_replicas
     from crashsim.results.agreement import Agreement, rank_loss
     from crashsim.results.estimate import Estimate
     from crashsim.scoring import Score, score
-    from crashsim.sites import Site
     from crashsim.space import FaultSpace
     from crashsim.training_report import TrainingReport
 
@@ -61,8 +61,8 @@ _HOMES = {
     ),
     "montecarlo": ("monte_carlo",),
     "scoring": ("Score", "score"),
-    "discovery": ("find_sites",),
-    "sites": ("Site",),
+    "model.discovery": ("find_sites",),
+    "model.sites": ("Site",),
     "space": ("FaultSpace",),
     "hardening": ("Hardened", "harden"),
     "continuity": ("Balance", "Continuity"),

@@ -21,16 +21,14 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from crashsim import checkpointing
 from crashsim.arguments import instance
-from crashsim.checks import check_can_be_trained, check_module, dtype_of
-from crashsim.discovery import find_sites
 from crashsim.errors import ArgumentError, ModelError
 from crashsim.faults import Fault, check_fault
-from crashsim.noticing import notice
-from crashsim.placing import Faults, check_strength, place
-from crashsim.points import Placement
-from crashsim.sites import (
+from crashsim.model import checkpointing
+from crashsim.model.calling import call_with
+from crashsim.model.checks import check_can_be_trained, check_module, dtype_of
+from crashsim.model.discovery import find_sites
+from crashsim.model.sites import (
     ACTIVATION_FUNCTIONS,
     ACTIVATION_MODULES,
     Key,
@@ -38,8 +36,10 @@ from crashsim.sites import (
     _Listener,
     report_items,
 )
-from crashsim.substituting import call_with
-from crashsim.unread import check_read
+from crashsim.model.unread_parameters import check_read
+from crashsim.noticing import notice
+from crashsim.placing import Faults, check_strength, place
+from crashsim.points import Placement
 
 
 class _Hook:

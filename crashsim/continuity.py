@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crashsim.arguments import number
-from crashsim.checks import check_can_be_trained, check_holds_numbers, check_module
 from crashsim.errors import ArgumentError
+from crashsim.model.checks import check_can_be_trained, check_holds_numbers, check_module
 
 _AFFINE = (nn.Linear, nn.modules.conv._ConvNd)
 

@@ -20,8 +20,8 @@ from crashsim.arguments import instance, one_of, whole
 from crashsim.errors import ArgumentError, FileError
 from crashsim.importing import import_undrawn
 from crashsim.limits import check_size
+from crashsim.model.twins.twin import apart
 from crashsim.stored import StoredArray, idx_array, numpy_arrays
-from crashsim.twin import apart
 
 Split = Literal["train", "test"]
 _Read = TypeVar("_Read")

@@ -16,7 +16,7 @@ from torch import nn
 from crashsim.analytic import double_precision
 from crashsim.arguments import number
 from crashsim.errors import ArgumentError
-from crashsim.inputs import ModelInputs
+from crashsim.model.inputs import ModelInputs
 from crashsim.noticing import notice
 from crashsim.placing import Faults
 from crashsim.points import Floats, Points

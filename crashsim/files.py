@@ -19,9 +19,9 @@ from torch import nn
 from crashsim.architectures import Architecture, is_architecture, parse_architecture
 from crashsim.arguments import instance, one_of
 from crashsim.arguments import path as file_path
-from crashsim.checks import check_module
 from crashsim.errors import ArgumentError, CrashsimError, FileError
 from crashsim.limits import check_file, check_size, most_bytes, read_text, size_on_disk
+from crashsim.model.checks import check_module
 from crashsim.users_code import call_factory
 from crashsim.writing import check_writable, write_files
 

@@ -15,17 +15,17 @@ import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 
-from crashsim.copying import Copier
 from crashsim.errors import ModelError
-from crashsim.inputs import Inputs
+from crashsim.model.inputs import Inputs
+from crashsim.model.nested import children, leaves, rebuilt
+from crashsim.model.readout import Readout
+from crashsim.model.sites import ACTIVATION_FUNCTIONS, item_name
+from crashsim.model.tracing import Tracer
+from crashsim.model.twins.copying import Copier
+from crashsim.model.twins.states import State, cloned
+from crashsim.model.twins.twin import twin_of
 from crashsim.operations import Operations
-from crashsim.readout import Readout
-from crashsim.sites import ACTIVATION_FUNCTIONS, item_name
-from crashsim.states import State, cloned
-from crashsim.structure import children, leaves, rebuilt
 from crashsim.traceable import make_traceable
-from crashsim.tracing import Tracer
-from crashsim.twin import twin_of
 
 
 class NotTraceable(Exception):

@@ -29,12 +29,12 @@ from torch.nn.utils import parametrize
 
 from crashsim.errors import NotApplicableError
 from crashsim.faults import is_single_crash
+from crashsim.model.tracing import UntraceableError, trace
+from crashsim.model.twins.twin import twin_of
+from crashsim.model.untraced import class_of, is_torchs, overwritten, unseen
 from crashsim.points import Placement
 from crashsim.results.estimate import Estimate, deterministic
 from crashsim.space import FaultSpace
-from crashsim.tracing import UntraceableError, trace
-from crashsim.twin import twin_of
-from crashsim.unseen import class_of, is_torchs, overwritten, unseen
 
 # Lipschitz constants: sup |phi'| of each activation function.
 _LIPSCHITZ: dict[str, float] = {

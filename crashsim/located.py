@@ -9,10 +9,10 @@ from torch import Tensor, fx, nn
 
 from crashsim import convolutions
 from crashsim.graph import NotTraceable, TracedModel, called_as
-from crashsim.inputs import Inputs
+from crashsim.model.inputs import Inputs
+from crashsim.model.readout import Readout
+from crashsim.model.sites import ACTIVATION_FUNCTIONS, Site
 from crashsim.points import Placement
-from crashsim.readout import Readout
-from crashsim.sites import ACTIVATION_FUNCTIONS, Site
 
 
 class Located:

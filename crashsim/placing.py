@@ -13,8 +13,8 @@ from crashsim.arguments import as_float, shown
 from crashsim.changes import RARE_WEIGHTS, is_rare
 from crashsim.errors import ArgumentError, SiteError
 from crashsim.faults import Fault, check_fault
+from crashsim.model.sites import Site, select_sites
 from crashsim.points import Placement
-from crashsim.sites import Site, select_sites
 
 _STRONGEST = 1e75  # whose fourth power is a finite number in double precision
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from crashsim.arguments import shown
 from crashsim.errors import ArgumentError
 from crashsim.faults import Fault, check_drawable
-from crashsim.sites import Site
+from crashsim.model.sites import Site
 from crashsim.streams import Stream, generator
 
 Floats = NDArray[np.float64]

@@ -29,11 +29,11 @@ from crashsim.changes import (
 from crashsim.convolutions import Reach
 from crashsim.fastpaths import add_bias_changes, add_neuron_changes, add_weight_changes
 from crashsim.graph import expand
-from crashsim.inputs import Inputs
 from crashsim.located import Located
+from crashsim.model.inputs import Inputs
+from crashsim.model.readout import Readout
 from crashsim.overwriting import Overwriting
 from crashsim.points import Placement
-from crashsim.readout import Readout
 from crashsim.sources import Reference, Sources
 from crashsim.touched import WRITE, Touched, may_be_worth
 

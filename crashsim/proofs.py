@@ -2,7 +2,7 @@
 
 They hold for the network in exact arithmetic with the given weights; their own arithmetic is
 rounded outward. What the model computes in its own precision differs from that by its rounding.
-They need the model as a graph of known layers (``crashsim.layers``) and neuron crashes,
+They need the model as a graph of known layers (``crashsim.model.layers``) and neuron crashes,
 of units or of groups; what is read is compared with the model in double precision before anything
 is proved.
 """
@@ -18,17 +18,17 @@ import numpy as np
 import torch
 from crashsim_theory import TheoryError
 
-from crashsim import layers as torch_layers
 from crashsim.analytic import double_precision
 from crashsim.errors import ModelError, NotApplicableError
 from crashsim.faults import NeuronCrash, acts_as
-from crashsim.layers import Key, Layer, UnsupportedLayerError, layers_of
+from crashsim.model import layers as torch_layers
+from crashsim.model.layers import Key, Layer, UnsupportedLayerError, layers_of
+from crashsim.model.untraced import FloatingTypes, parametrised
 from crashsim.points import Floats, Points
 from crashsim.results.estimate import Estimate, Quantity, Values, estimates_of
 from crashsim.rounding import resolution_of
 from crashsim.space import FaultSpace
 from crashsim.streams import Stream, generator
-from crashsim.unseen import FloatingTypes, parametrised
 
 _SAME = 8.0  # times the rounding that the layers' own intervals allow for
 _CRASHED = (0.03, 0.1, 0.3, 0.6, 0.9)  # shares of the coordinates that strike in the comparison

@@ -17,10 +17,10 @@ import crashsim_theory as theory
 import numpy as np
 from crashsim_theory import LinearSurrogate, TheoryError
 
-from crashsim import layers as torch_layers
 from crashsim.analytic import Analysis, mean_point_taylor, of_output, of_pair
 from crashsim.arguments import number
-from crashsim.layers import UnsupportedLayerError, layers_of
+from crashsim.model import layers as torch_layers
+from crashsim.model.layers import UnsupportedLayerError, layers_of
 from crashsim.results.estimate import Kind
 from crashsim.space import FaultSpace
 

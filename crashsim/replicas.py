@@ -27,15 +27,15 @@ from crashsim.arguments import (
     sample_count,
     whole,
 )
-from crashsim.checks import check_model, check_module, explaining_failures
 from crashsim.errors import ArgumentError, ModelError
-from crashsim.inputs import read_inputs
 from crashsim.intervals import clustered_proportion_interval, proportion_interval
+from crashsim.model.checks import check_model, check_module, explaining_failures
+from crashsim.model.inputs import read_inputs
+from crashsim.model.twins.twin import apart
 from crashsim.placing import Faults
 from crashsim.points import Floats, Points, check_seed, join, sample_block, sample_points
 from crashsim.results.estimate import Values
 from crashsim.space import FaultSpace
-from crashsim.twin import apart
 from crashsim.voters import VOTERS, Voter, make_voter
 from crashsim.writing import write_picture
 

@@ -24,8 +24,8 @@ from crashsim.facts import (
     versions,
 )
 from crashsim.faults import NeuronCrash
-from crashsim.inputs import ModelInputs
 from crashsim.limits import read_text
+from crashsim.model.inputs import ModelInputs
 from crashsim.montecarlo import DEFAULT_SAMPLES, check_sampling
 from crashsim.noticing import collecting, notice
 from crashsim.pictures import Curves, Histogram, curves_of, histogram_of
@@ -258,7 +258,7 @@ def score(
             arguments, in which every tensor has the batch first.
         faults: a fault, struck at ``sites``, or a mapping from sites to faults; by default
             ``NeuronCrash(p=0.01)``.
-        sites: name or glob of the sites; see ``crashsim.sites.select_sites``.
+        sites: name or glob of the sites; see ``crashsim.model.sites.select_sites``.
         epsilon: also P(|Delta| >= epsilon), in the units of the outputs.
         methods: names of methods; by default all that apply and are affordable. Names with a ``+``
             (``["+pairs"]``) are added to those.

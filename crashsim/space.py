@@ -14,7 +14,11 @@ import torch
 from crashsim_theory import Moments
 from torch import Tensor, nn
 
-from crashsim.checks import (
+from crashsim.derivatives import gradient_of, products_of
+from crashsim.errors import ArgumentError, ModelError, NotApplicableError
+from crashsim.faults import Fault
+from crashsim.model.calling import call_with
+from crashsim.model.checks import (
     check_model,
     check_outputs,
     dtype_of,
@@ -23,23 +27,19 @@ from crashsim.checks import (
     rounding_slack,
     unwrapped,
 )
-from crashsim.derivatives import gradient_of, products_of
-from crashsim.discovery import find_sites
-from crashsim.drawing import Drawing
-from crashsim.errors import ArgumentError, ModelError, NotApplicableError
-from crashsim.faults import Fault
-from crashsim.inputs import Inputs, ModelInputs, can_compute, read_inputs
+from crashsim.model.discovery import find_sites
+from crashsim.model.global_random import Drawing
+from crashsim.model.inputs import Inputs, ModelInputs, can_compute, read_inputs
+from crashsim.model.number_types import autocast_type, without_autocast
+from crashsim.model.readout import find_readout
+from crashsim.model.sites import Action, Site, perturbing
+from crashsim.model.twins.twin import PerThread, Twin, keep_apart, twin_of
+from crashsim.model.unfused import Unfused
+from crashsim.model.unread_parameters import check_read
 from crashsim.noticing import notice
 from crashsim.placing import Faults, check_strength, moments_of, place, scalars_of_weights
 from crashsim.points import Floats, Integers, Placement, Points
-from crashsim.precision import autocast_type, without_autocast
-from crashsim.readout import find_readout
-from crashsim.sites import Action, Site, perturbing
 from crashsim.streams import Stream, generator
-from crashsim.substituting import call_with
-from crashsim.twin import PerThread, Twin, keep_apart, twin_of
-from crashsim.unfused import Unfused
-from crashsim.unread import check_read
 from crashsim.ways import Ways
 
 # Scalars of activations in flight at once: small enough for the cache, large enough to batch.

@@ -18,7 +18,6 @@ import numpy as np
 from crashsim_hardware import Chip, ChipFaults, HardwareError
 from crashsim_hardware.noticing import collecting
 
-from crashsim import layers as torch_layers
 from crashsim.arguments import MOST_STEPS, callback, fraction, instance, one_of, whole
 from crashsim.chip_faults import Breaks
 from crashsim.errors import ArgumentError
@@ -31,7 +30,8 @@ from crashsim.intervals import (
     proportion_interval,
     variance_interval,
 )
-from crashsim.layers import Key, Layer, UnsupportedLayerError, layers_of
+from crashsim.model import layers as torch_layers
+from crashsim.model.layers import Key, Layer, UnsupportedLayerError, layers_of
 from crashsim.points import Floats, Placement, check_seed, sample_points
 from crashsim.results.estimate import Estimate, Values, estimates_of
 from crashsim.results.schema import (

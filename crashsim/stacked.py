@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from crashsim.changes import Changes
-from crashsim.inputs import Inputs
+from crashsim.model.inputs import Inputs
+from crashsim.model.twins.twin import PerThread
 from crashsim.points import Placement
 from crashsim.recurrence import Mappable
 from crashsim.traceable import make_traceable
-from crashsim.twin import PerThread
 
 if TYPE_CHECKING:
     from crashsim.space import FaultSpace

@@ -16,17 +16,17 @@ from torch import Tensor, nn
 
 from crashsim.analytic import Analysis, mean_point_taylor, taylor
 from crashsim.arguments import is_number
-from crashsim.checks import check_module
 from crashsim.errors import ArgumentError
 from crashsim.importing import import_undrawn
-from crashsim.inputs import read_inputs
+from crashsim.model.checks import check_module
+from crashsim.model.inputs import read_inputs
+from crashsim.model.twins.twin import twin_of
 from crashsim.montecarlo import check_sampling, monte_carlo
 from crashsim.noticing import collecting, notice
 from crashsim.placing import Faults
 from crashsim.points import check_seed
 from crashsim.results.estimate import Estimate
 from crashsim.space import FaultSpace
-from crashsim.twin import twin_of
 from crashsim.writing import write_picture
 
 if TYPE_CHECKING:

@@ -21,14 +21,14 @@ from crashsim.changes import (
     strike,
     strike_all,
 )
-from crashsim.checks import rounding_slack
 from crashsim.graph import NotTraceable
-from crashsim.inputs import Inputs
+from crashsim.model.checks import rounding_slack
+from crashsim.model.inputs import Inputs
+from crashsim.model.sites import Action, Site, perturbing
 from crashsim.overwriting import returns_new
 from crashsim.patching import PatchedWeights
 from crashsim.points import Placement, Points
 from crashsim.prefix import Program
-from crashsim.sites import Action, Site, perturbing
 from crashsim.stacked import StackedWeights, is_worth_stacking
 from crashsim.streams import Stream, generator
 

@@ -8,6 +8,7 @@ from scipy import stats
 
 from crashsim.errors import ArgumentError
 from crashsim.faults import GainNoise, NeuronCrash, WeightCrash
+from crashsim.model.sites import Site
 from crashsim.points import (
     MAX_BLOCK,
     MAX_CHANGES,
@@ -23,7 +24,6 @@ from crashsim.points import (
     sample_points,
     samples_per_block,
 )
-from crashsim.sites import Site
 from crashsim.streams import Stream, generator
 
 

@@ -21,7 +21,7 @@ from crashsim import (
 from crashsim.architectures import parse_architecture
 from crashsim.data import load_data
 from crashsim.errors import ArgumentError
-from crashsim.layers import UnsupportedLayerError
+from crashsim.model.layers import UnsupportedLayerError
 from crashsim.points import sample_points
 from crashsim.spiking import chip_faults, chip_of, run_chip
 from crashsim.training import Recipe, train_classifier

@@ -15,7 +15,7 @@ from torch import nn
 from crashsim import CrashVariance, FaultSpace, NeuronCrash, WeightCrash, monte_carlo, score
 from crashsim.data import Data
 from crashsim.errors import CrashsimWarning, ModelError
-from crashsim.layers import UnsupportedLayerError, layers_of
+from crashsim.model.layers import UnsupportedLayerError, layers_of
 from crashsim.noticing import collecting, notice
 from crashsim.points import sample_points
 from crashsim.training import Recipe, train_classifier

@@ -12,7 +12,7 @@ from torch.nn.modules import module as torch_module
 from crashsim import FaultSpace, NeuronCrash, enumerate_exact, score
 from crashsim.errors import NotApplicableError
 from crashsim.layer_bounds import layer_bounds
-from crashsim.layers import UnsupportedLayerError, layers_of
+from crashsim.model.layers import UnsupportedLayerError, layers_of
 from crashsim.proofs import provable
 
 

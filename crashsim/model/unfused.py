@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from crashsim.checkpointing import plainly
-from crashsim.precision import without_autocast
+from crashsim.model.checkpointing import plainly
+from crashsim.model.number_types import without_autocast
 
 _FUSED = (nn.MultiheadAttention, nn.TransformerEncoder, nn.TransformerEncoderLayer)
 

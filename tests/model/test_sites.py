@@ -8,8 +8,8 @@ from torch import nn
 
 from crashsim import FaultSpace, NeuronCrash, StuckAt, WeightCrash, find_sites
 from crashsim.errors import ModelError, SiteError
+from crashsim.model.sites import listening, perturbing, select_sites
 from crashsim.points import Points
-from crashsim.sites import listening, perturbing, select_sites
 
 
 class Functional(nn.Module):

@@ -19,9 +19,9 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from crashsim.copying import Copier
-from crashsim.states import State, TensorState, cloned
-from crashsim.structure import mapped
+from crashsim.model.nested import mapped
+from crashsim.model.twins.copying import Copier
+from crashsim.model.twins.states import State, TensorState, cloned
 
 T = TypeVar("T")
 

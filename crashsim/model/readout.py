@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from crashsim.errors import ArgumentError, ModelError
-from crashsim.inputs import Inputs
-from crashsim.structure import Field, Names, children, leaves, step_into
+from crashsim.model.inputs import Inputs
+from crashsim.model.nested import Field, Names, children, leaves, step_into
 
 _USUAL = "logits"  # what transformers call the outputs of a classifier
 

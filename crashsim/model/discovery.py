@@ -10,16 +10,18 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from crashsim.checks import (
+from crashsim.model.calling import call_with
+from crashsim.model.checks import (
     check_model,
     dtype_of,
     explaining_failures,
     rounding_slack,
     unwrapped,
 )
-from crashsim.drawing import Drawing
-from crashsim.inputs import Inputs, ModelInputs, read_inputs
-from crashsim.sites import (
+from crashsim.model.global_random import Drawing
+from crashsim.model.inputs import Inputs, ModelInputs, read_inputs
+from crashsim.model.nested import leaves
+from crashsim.model.sites import (
     ACTIVATION_FUNCTIONS,
     ACTIVATION_MODULES,
     AFFINE,
@@ -30,9 +32,7 @@ from crashsim.sites import (
     listening,
     perturbing,
 )
-from crashsim.structure import leaves
-from crashsim.substituting import call_with
-from crashsim.twin import Twin, twin_of
+from crashsim.model.twins.twin import Twin, twin_of
 
 _Values = dict[Key, Tensor]
 _LOOKED_AT = 16  # examples, to see whether all of them run through a layer

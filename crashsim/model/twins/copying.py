@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from crashsim.errors import ModelError
-from crashsim.inputs import plain
-from crashsim.states import (
+from crashsim.model.inputs import plain
+from crashsim.model.twins.states import (
     MISSING,
     PLAIN,
     ArrayState,

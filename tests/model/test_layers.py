@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from crashsim import FaultSpace, NeuronCrash
-from crashsim.layers import Addition, Nonlinearity, UnsupportedLayerError, layers_of
+from crashsim.model.layers import Addition, Nonlinearity, UnsupportedLayerError, layers_of
 from crashsim.proofs import provable
 from crashsim.spiking import chip_network
 

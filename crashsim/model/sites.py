@@ -26,7 +26,7 @@ from torch.overrides import TorchFunctionMode
 
 from crashsim.errors import ModelError, SiteError
 from crashsim.faults import Strikes
-from crashsim.structure import Names, mapped
+from crashsim.model.nested import Names, mapped
 
 Kind = Literal["activation", "module", "input", "parameter"]
 

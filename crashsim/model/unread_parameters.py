@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from crashsim.errors import SiteError
+from crashsim.model.nested import leaves
 from crashsim.points import Placement
-from crashsim.structure import leaves
 
 _SHOWN = 5
 _SHUFFLES = 8  # of what is read, to see whether the model then reads something else

@@ -19,10 +19,10 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from crashsim.errors import CrashsimError
+from crashsim.model.tracing import UntraceableError, trace
+from crashsim.model.untraced import class_of, is_torchs, overwritten, unseen
 from crashsim.points import Floats
 from crashsim.space import FaultSpace
-from crashsim.tracing import UntraceableError, trace
-from crashsim.unseen import class_of, is_torchs, overwritten, unseen
 
 Key = tuple[str, str | None, int]  # a site: module, function, call
 Pair = tuple[int, int]

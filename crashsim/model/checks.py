@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from crashsim.errors import ArgumentError, CrashsimError, ModelError
-from crashsim.inputs import Inputs, can_compute, plain
+from crashsim.model.inputs import Inputs, can_compute, plain
 from crashsim.noticing import notice
 from crashsim.users_code import described
 

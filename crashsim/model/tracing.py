@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from crashsim.twin import keep_apart, twin_of, written
+from crashsim.model.twins.twin import keep_apart, twin_of, written
 
 # What a number is that the model's code computes from sizes; TypeError if it is none.
 Number = Callable[[fx.Node], float]

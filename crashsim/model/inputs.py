@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crashsim.errors import ArgumentError
-from crashsim.structure import Names, mapped
+from crashsim.model.nested import Names, mapped
 
 # A tensor or array (B, ...); or a tuple or list of positional arguments, or a mapping of keyword
 # arguments, nested or not, whose other leaves are passed on as they are.

@@ -1,0 +1,1 @@
+"""Any torch model as crashsim meets it: inputs, readout, sites, layers, calls."""
