@@ -36,7 +36,7 @@ import torch
 from torch import nn
 
 from crashsim import FaultSpace, GainNoise, NeuronCrash, WeightCrash
-from crashsim.points import sample_points
+from crashsim.coordinates.points import sample_points
 
 Faults = dict[str, Any]
 
@@ -385,7 +385,7 @@ torch.manual_seed(0)
 net = nn.Sequential(nn.Linear(784, hidden), nn.ReLU(), nn.Linear(hidden, 10)).eval()
 fault = crashsim.WeightCrash(p) if "weight" in site else crashsim.NeuronCrash(p)
 space = crashsim.FaultSpace(net, torch.randn(2, 784), {site: fault})
-space.outputs(crashsim.points.sample_points(space.placements, 0, 2))
+space.outputs(crashsim.coordinates.points.sample_points(space.placements, 0, 2))
 def peak():  # not getrusage's, which starts at the parent's
     lines = open("/proc/self/status").read().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith("VmHWM")))

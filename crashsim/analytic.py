@@ -17,7 +17,7 @@ from crashsim_theory import (
     derive_single,
 )
 
-from crashsim.points import Floats, Points
+from crashsim.coordinates.points import Floats, Points
 from crashsim.results.estimate import Estimate, deterministic
 from crashsim.results.schema import FormulaFacts
 from crashsim.space import FaultSpace

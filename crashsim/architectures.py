@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from crashsim.arguments import instance
+from crashsim.coordinates.points import check_seed
 from crashsim.errors import ArgumentError
 from crashsim.limits import in_units, memory
-from crashsim.points import check_seed
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,

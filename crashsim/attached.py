@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from crashsim.arguments import instance
+from crashsim.coordinates.placement import Faults, check_strength, place
+from crashsim.coordinates.points import Placement
 from crashsim.errors import ArgumentError, ModelError
 from crashsim.faults import Fault, check_fault
 from crashsim.model import checkpointing
@@ -38,8 +40,6 @@ from crashsim.model.sites import (
 )
 from crashsim.model.unread_parameters import check_read
 from crashsim.noticing import notice
-from crashsim.placing import Faults, check_strength, place
-from crashsim.points import Placement
 
 
 class _Hook:

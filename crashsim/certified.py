@@ -22,12 +22,12 @@ import numpy as np
 from crashsim_theory import Certificate, TheoryError
 from numpy.typing import NDArray
 
+from crashsim.coordinates.points import Floats, Points
+from crashsim.coordinates.streams import Stream, generator
 from crashsim.intervals import proportion_interval
-from crashsim.points import Floats, Points
 from crashsim.results.estimate import Estimate, Quantity
 from crashsim.rounding import resolution_of, rounding_of
 from crashsim.space import FaultSpace
-from crashsim.streams import Stream, generator
 
 SAMPLES = 8192  # at most, for each input and question
 REL_WIDTH = 0.2  # relative half-width to stop at

@@ -11,9 +11,9 @@ from torch.nn.modules.conv import _ConvNd
 
 from crashsim.changes import RARE_NEURONS, Changes, is_elementwise, is_rare
 from crashsim.convolutions import is_convolution, rare_limit
+from crashsim.coordinates.points import Placement
 from crashsim.graph import TracedModel, has_hooks
 from crashsim.model.sites import Site
-from crashsim.points import Placement
 
 _TYPES = (torch.float32, torch.float64)
 

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from crashsim.coordinates.points import LISTED, Listed, Placement, Points, Written
 from crashsim.faults import FAULTS, BitFlip, NeuronCrash, acts_as
 from crashsim.model.sites import Site
-from crashsim.points import LISTED, Listed, Placement, Points, Written
 
 # Up to this share of struck units, reading and writing them one by one is faster than a mask.
 SCATTERED = 0.05

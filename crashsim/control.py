@@ -22,9 +22,9 @@ from crashsim_theory import LinearSurrogate
 from numpy.typing import NDArray
 from scipy import sparse
 
+from crashsim.coordinates.points import Floats, Listed, Points
 from crashsim.few import FewFaults
 from crashsim.intervals import ENOUGH
-from crashsim.points import Floats, Listed, Points
 from crashsim.space import FaultSpace
 from crashsim.sums import JointSums
 

@@ -15,11 +15,11 @@ from torch import nn
 
 from crashsim.analytic import double_precision
 from crashsim.arguments import number
+from crashsim.coordinates.placement import Faults
+from crashsim.coordinates.points import Floats, Points
 from crashsim.errors import ArgumentError
 from crashsim.model.inputs import ModelInputs
 from crashsim.noticing import notice
-from crashsim.placing import Faults
-from crashsim.points import Floats, Points
 from crashsim.results.estimate import Estimate, Values, estimates_of
 from crashsim.rounding import resolution_of, rounding_of
 from crashsim.space import FaultSpace

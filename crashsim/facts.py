@@ -10,8 +10,8 @@ from typing import cast
 import numpy as np
 
 from crashsim import analytic
+from crashsim.coordinates.points import Placement
 from crashsim.faults import FAULTS
-from crashsim.points import Placement
 from crashsim.results.schema import CoordinateFacts, FaultFacts, ModelFacts, SiteFacts
 from crashsim.space import FaultSpace
 

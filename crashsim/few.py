@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from crashsim.coordinates.points import MAX_BLOCK, Floats, Integers, Points
+from crashsim.coordinates.streams import Stream, generator
 from crashsim.errors import ArgumentError
-from crashsim.points import MAX_BLOCK, Floats, Integers, Points
 from crashsim.space import FaultSpace
-from crashsim.streams import Stream, generator
 
 _SMALLEST = 1e-300  # that may be divided by
 

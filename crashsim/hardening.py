@@ -21,11 +21,11 @@ from torch import nn
 from crashsim.analytic import double_precision
 from crashsim.architectures import Architecture, parse_architecture
 from crashsim.arguments import MOST_COPIES, MOST_STEPS, number, one_of, sample_count, whole
+from crashsim.coordinates.placement import Faults, faults_of
 from crashsim.data import Data
 from crashsim.errors import ArgumentError, Interrupted
 from crashsim.faults import check_drawable
 from crashsim.judging import Judgement, judge, judge_as_paper
-from crashsim.placing import Faults, faults_of
 from crashsim.regularisers import Strengths, attached_penalties
 from crashsim.space import FaultSpace
 from crashsim.training import Recipe, accuracy, check_targets, train_classifier

@@ -27,12 +27,12 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 from torch.nn.utils import parametrize
 
+from crashsim.coordinates.points import Placement
 from crashsim.errors import NotApplicableError
 from crashsim.faults import is_single_crash
 from crashsim.model.tracing import UntraceableError, trace
 from crashsim.model.twins.twin import twin_of
 from crashsim.model.untraced import class_of, is_torchs, overwritten, unseen
-from crashsim.points import Placement
 from crashsim.results.estimate import Estimate, deterministic
 from crashsim.space import FaultSpace
 

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, fx, nn
 
 from crashsim import convolutions
+from crashsim.coordinates.points import Placement
 from crashsim.graph import NotTraceable, TracedModel, called_as
 from crashsim.model.inputs import Inputs
 from crashsim.model.readout import Readout
 from crashsim.model.sites import ACTIVATION_FUNCTIONS, Site
-from crashsim.points import Placement
 
 
 class Located:

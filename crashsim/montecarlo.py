@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from crashsim.arguments import as_float, callback, instance, sample_count, shown
 from crashsim.control import Control
+from crashsim.coordinates.points import Floats, Points, check_seed, sample_block
 from crashsim.errors import ArgumentError, Interrupted
 from crashsim.few import FewFaults, few_faults
 from crashsim.intervals import proportion_interval
 from crashsim.noticing import notice
-from crashsim.points import Floats, Points, check_seed, sample_block
 from crashsim.results.estimate import Estimate, Values
 from crashsim.space import FaultSpace
 from crashsim.tally import Moments, Tally

@@ -20,10 +20,10 @@ from crashsim_hardware import Chip, HardwareError
 from crashsim_hardware.noticing import collecting as hardware_notices
 from torch import Tensor, nn
 
+from crashsim.coordinates.points import Floats
 from crashsim.errors import ArgumentError, CrashsimError, FileError, MissingExtraError
 from crashsim.limits import check_file, most_bytes
 from crashsim.noticing import notice
-from crashsim.points import Floats
 from crashsim.writing import write_files
 
 Reset = Literal["subtract", "zero"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from crashsim.points import Floats, Points
+from crashsim.coordinates.points import Floats, Points
 
 if TYPE_CHECKING:
     from crashsim.space import FaultSpace

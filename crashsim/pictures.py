@@ -10,11 +10,11 @@ from crashsim_theory import LinearSurrogate
 from crashsim import rare
 from crashsim.analytic import of_pair, tail_probabilities
 from crashsim.computing import Results
-from crashsim.points import Floats
+from crashsim.coordinates.points import Floats
+from crashsim.coordinates.streams import Stream
 from crashsim.proofs import Provable, certify_tail, linear_bracket
 from crashsim.results.schema import Number
 from crashsim.space import FaultSpace
-from crashsim.streams import Stream
 
 _POINTS = 48
 _BINS = 60

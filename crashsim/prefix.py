@@ -27,13 +27,13 @@ from crashsim.changes import (
     strike_all,
 )
 from crashsim.convolutions import Reach
+from crashsim.coordinates.points import Placement
 from crashsim.fastpaths import add_bias_changes, add_neuron_changes, add_weight_changes
 from crashsim.graph import expand
 from crashsim.located import Located
 from crashsim.model.inputs import Inputs
 from crashsim.model.readout import Readout
 from crashsim.overwriting import Overwriting
-from crashsim.points import Placement
 from crashsim.sources import Reference, Sources
 from crashsim.touched import WRITE, Touched, may_be_worth
 

@@ -19,16 +19,16 @@ import torch
 from crashsim_theory import TheoryError
 
 from crashsim.analytic import double_precision
+from crashsim.coordinates.points import Floats, Points
+from crashsim.coordinates.streams import Stream, generator
 from crashsim.errors import ModelError, NotApplicableError
 from crashsim.faults import NeuronCrash, acts_as
 from crashsim.model import layers as torch_layers
 from crashsim.model.layers import Key, Layer, UnsupportedLayerError, layers_of
 from crashsim.model.untraced import FloatingTypes, parametrised
-from crashsim.points import Floats, Points
 from crashsim.results.estimate import Estimate, Quantity, Values, estimates_of
 from crashsim.rounding import resolution_of
 from crashsim.space import FaultSpace
-from crashsim.streams import Stream, generator
 
 _SAME = 8.0  # times the rounding that the layers' own intervals allow for
 _CRASHED = (0.03, 0.1, 0.3, 0.6, 0.9)  # shares of the coordinates that strike in the comparison

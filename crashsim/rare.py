@@ -32,12 +32,12 @@ from scipy import stats
 from scipy.special import expit, logit, logsumexp
 
 from crashsim.analytic import Analysis, margins_of, of_pair
+from crashsim.coordinates.points import Floats, Points
+from crashsim.coordinates.streams import Stream, generator
 from crashsim.faults import check_drawable
 from crashsim.noticing import notice
-from crashsim.points import Floats, Points
 from crashsim.results.estimate import Estimate, Quantity
 from crashsim.space import FaultSpace
-from crashsim.streams import Stream, generator
 
 SAMPLES = 4096  # at most, of each event
 REL_WIDTH = 0.2  # relative half-width to stop at

@@ -27,13 +27,20 @@ from crashsim.arguments import (
     sample_count,
     whole,
 )
+from crashsim.coordinates.placement import Faults
+from crashsim.coordinates.points import (
+    Floats,
+    Points,
+    check_seed,
+    join,
+    sample_block,
+    sample_points,
+)
 from crashsim.errors import ArgumentError, ModelError
 from crashsim.intervals import clustered_proportion_interval, proportion_interval
 from crashsim.model.checks import check_model, check_module, explaining_failures
 from crashsim.model.inputs import read_inputs
 from crashsim.model.twins.twin import apart
-from crashsim.placing import Faults
-from crashsim.points import Floats, Points, check_seed, join, sample_block, sample_points
 from crashsim.results.estimate import Values
 from crashsim.space import FaultSpace
 from crashsim.voters import VOTERS, Voter, make_voter

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from crashsim.coordinates.points import Floats, Points
+from crashsim.coordinates.streams import Stream, generator
 from crashsim.errors import CrashsimError
-from crashsim.points import Floats, Points
 from crashsim.space import FaultSpace
-from crashsim.streams import Stream, generator
 
 _UNITS = 4.0  # of the last place of an output: its own rounding, and its difference's
 _TIMES = 8.0  # what is seen in coarser arithmetic at a few points, to be sure

@@ -14,6 +14,8 @@ from torch import nn
 from crashsim.arguments import callback, instance, whole
 from crashsim.arguments import path as file_path
 from crashsim.computing import INTERRUPTED, Results, compute
+from crashsim.coordinates.placement import Faults
+from crashsim.coordinates.points import check_seed
 from crashsim.doubts import doubts_of
 from crashsim.errors import ArgumentError, FileError, Interrupted
 from crashsim.facts import (
@@ -29,9 +31,7 @@ from crashsim.model.inputs import ModelInputs
 from crashsim.montecarlo import DEFAULT_SAMPLES, check_sampling
 from crashsim.noticing import collecting, notice
 from crashsim.pictures import Curves, Histogram, curves_of, histogram_of
-from crashsim.placing import Faults
 from crashsim.plan import plan
-from crashsim.points import check_seed
 from crashsim.questions import Answer, check_delta
 from crashsim.results.agreement import Agreement, agreements
 from crashsim.results.contradictions import Contradiction, contradictions

@@ -10,11 +10,11 @@ from crashsim_theory import derive
 from scipy import stats
 
 from crashsim.analytic import Analysis, shift_to
+from crashsim.coordinates.points import Floats, Points
+from crashsim.coordinates.streams import Stream, generator
 from crashsim.errors import NotApplicableError
-from crashsim.points import Floats, Points
 from crashsim.results.estimate import Estimate, Values, deterministic, estimates_of
 from crashsim.space import FaultSpace
-from crashsim.streams import Stream, generator
 
 MAX_PAIRED = 150  # coordinates whose pairs are all tried
 MAX_EXACT_HESSIAN = 256  # coordinates up to which the whole Hessian is computed

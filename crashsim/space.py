@@ -14,6 +14,15 @@ import torch
 from crashsim_theory import Moments
 from torch import Tensor, nn
 
+from crashsim.coordinates.placement import (
+    Faults,
+    check_strength,
+    moments_of,
+    place,
+    scalars_of_weights,
+)
+from crashsim.coordinates.points import Floats, Integers, Placement, Points
+from crashsim.coordinates.streams import Stream, generator
 from crashsim.derivatives import gradient_of, products_of
 from crashsim.errors import ArgumentError, ModelError, NotApplicableError
 from crashsim.faults import Fault
@@ -37,9 +46,6 @@ from crashsim.model.twins.twin import PerThread, Twin, keep_apart, twin_of
 from crashsim.model.unfused import Unfused
 from crashsim.model.unread_parameters import check_read
 from crashsim.noticing import notice
-from crashsim.placing import Faults, check_strength, moments_of, place, scalars_of_weights
-from crashsim.points import Floats, Integers, Placement, Points
-from crashsim.streams import Stream, generator
 from crashsim.ways import Ways
 
 # Scalars of activations in flight at once: small enough for the cache, large enough to batch.

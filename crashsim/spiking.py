@@ -20,6 +20,7 @@ from crashsim_hardware.noticing import collecting
 
 from crashsim.arguments import MOST_STEPS, callback, fraction, instance, one_of, whole
 from crashsim.chip_faults import Breaks
+from crashsim.coordinates.points import Floats, Placement, check_seed, sample_points
 from crashsim.errors import ArgumentError
 from crashsim.faults import NeuronCrash, WeightCrash, acts_as
 from crashsim.intervals import (
@@ -32,7 +33,6 @@ from crashsim.intervals import (
 )
 from crashsim.model import layers as torch_layers
 from crashsim.model.layers import Key, Layer, UnsupportedLayerError, layers_of
-from crashsim.points import Floats, Placement, check_seed, sample_points
 from crashsim.results.estimate import Estimate, Values, estimates_of
 from crashsim.results.schema import (
     ChipFacts,

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from crashsim.changes import Changes
+from crashsim.coordinates.points import Placement
 from crashsim.model.inputs import Inputs
 from crashsim.model.twins.twin import PerThread
-from crashsim.points import Placement
 from crashsim.recurrence import Mappable
 from crashsim.traceable import make_traceable
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crashsim.points import Floats
+from crashsim.coordinates.points import Floats
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from crashsim.control import Control, Controlled, Limits, controlled_mean
+from crashsim.coordinates.points import Floats, Points
 from crashsim.few import FewFaults
 from crashsim.intervals import (
     ENOUGH,
@@ -32,7 +33,6 @@ from crashsim.intervals import (
     stratified_quantiles,
     variance_interval,
 )
-from crashsim.points import Floats, Points
 from crashsim.results.estimate import Estimate, Quantity, Values, estimates_of
 from crashsim.space import FaultSpace
 from crashsim.sums import JointSums

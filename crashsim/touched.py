@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from crashsim.changes import Changes
+from crashsim.coordinates.points import Listed
 from crashsim.graph import Batched, repeat
-from crashsim.points import Listed
 
 Samples = NDArray[np.int64]
 

@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crashsim.arguments import MOST_SAMPLES, MOST_STEPS, instance, number, whole
+from crashsim.coordinates.points import check_seed
 from crashsim.data import Data, Examples
 from crashsim.errors import ArgumentError, ModelError
 from crashsim.model.checks import check_can_be_trained, check_module
 from crashsim.model.global_random import Drawing
 from crashsim.model.sites import ACTIVATION_MODULES
 from crashsim.model.twins.twin import apart
-from crashsim.points import check_seed
 from crashsim.users_code import described
 
 Progress = Callable[[int, int], None]

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from crashsim.analytic import Analysis, mean_point_taylor, taylor
 from crashsim.arguments import is_number
+from crashsim.coordinates.placement import Faults
+from crashsim.coordinates.points import check_seed
 from crashsim.errors import ArgumentError
 from crashsim.importing import import_undrawn
 from crashsim.model.checks import check_module
@@ -23,8 +25,6 @@ from crashsim.model.inputs import read_inputs
 from crashsim.model.twins.twin import twin_of
 from crashsim.montecarlo import check_sampling, monte_carlo
 from crashsim.noticing import collecting, notice
-from crashsim.placing import Faults
-from crashsim.points import check_seed
 from crashsim.results.estimate import Estimate
 from crashsim.space import FaultSpace
 from crashsim.writing import write_picture

@@ -9,10 +9,10 @@ from typing import Literal
 import numpy as np
 from crashsim_theory import median_failure
 
+from crashsim.coordinates.points import Floats
 from crashsim.errors import Interrupted
 from crashsim.intervals import proportion_interval
 from crashsim.montecarlo import MonteCarlo, monte_carlo
-from crashsim.points import Floats
 from crashsim.replicas import simulate_vote
 from crashsim.space import FaultSpace
 

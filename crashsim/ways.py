@@ -21,16 +21,16 @@ from crashsim.changes import (
     strike,
     strike_all,
 )
+from crashsim.coordinates.points import Placement, Points
+from crashsim.coordinates.streams import Stream, generator
 from crashsim.graph import NotTraceable
 from crashsim.model.checks import rounding_slack
 from crashsim.model.inputs import Inputs
 from crashsim.model.sites import Action, Site, perturbing
 from crashsim.overwriting import returns_new
 from crashsim.patching import PatchedWeights
-from crashsim.points import Placement, Points
 from crashsim.prefix import Program
 from crashsim.stacked import StackedWeights, is_worth_stacking
-from crashsim.streams import Stream, generator
 
 if TYPE_CHECKING:
     from crashsim.space import FaultSpace

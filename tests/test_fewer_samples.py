@@ -21,10 +21,10 @@ from crashsim import (
 )
 from crashsim.analytic import Analysis
 from crashsim.control import Control, Limits, controlled_mean
+from crashsim.coordinates.points import MAX_BLOCK, Points, sample_block, sample_points
 from crashsim.enumeration import enumerate_space
 from crashsim.errors import ArgumentError, CrashsimWarning
 from crashsim.few import few_faults, probability_of_two
-from crashsim.points import MAX_BLOCK, Points, sample_block, sample_points
 from crashsim.sums import JointSums
 from crashsim.tally import QUANTILES
 

@@ -13,8 +13,8 @@ from crashsim import (
     enumerate_exact,
     monte_carlo,
 )
+from crashsim.coordinates.points import MAX_BLOCK
 from crashsim.errors import ArgumentError, CrashsimWarning
-from crashsim.points import MAX_BLOCK
 from crashsim.tally import QUANTILES
 
 CASES = {

@@ -17,8 +17,8 @@ from crashsim import (
     WeightCrash,
     score,
 )
+from crashsim.coordinates.points import Points, sample_block
 from crashsim.errors import ArgumentError, CrashsimWarning, ModelError, NotApplicableError
-from crashsim.points import Points, sample_block
 
 
 def points_of(e):

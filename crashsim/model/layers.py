@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
+from crashsim.coordinates.points import Floats
 from crashsim.errors import CrashsimError
 from crashsim.model.tracing import UntraceableError, trace
 from crashsim.model.untraced import class_of, is_torchs, overwritten, unseen
-from crashsim.points import Floats
 from crashsim.space import FaultSpace
 
 Key = tuple[str, str | None, int]  # a site: module, function, call

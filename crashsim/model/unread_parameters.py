@@ -11,9 +11,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from crashsim.coordinates.points import Placement
 from crashsim.errors import SiteError
 from crashsim.model.nested import leaves
-from crashsim.points import Placement
 
 _SHOWN = 5
 _SHUFFLES = 8  # of what is read, to see whether the model then reads something else

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from crashsim.points import Floats
+from crashsim.coordinates.points import Floats
 from crashsim.results.schema import Number
 
 Kind = Literal["exact", "proof", "bound", "statistical", "estimate"]

@@ -10,8 +10,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from crashsim import FaultSpace, NeuronCrash, WeightCrash, enumerate_exact, find_sites, score
+from crashsim.coordinates.points import Points, sample_points
 from crashsim.errors import ModelError, SiteError
-from crashsim.points import Points, sample_points
 
 
 class Recurrent(nn.Module):

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crashsim import FaultSpace, NeuronCrash, WeightCrash, enumerate_exact, find_sites, score
+from crashsim.coordinates.points import Points, sample_points
 from crashsim.errors import ArgumentError, ModelError, NotApplicableError, SiteError
-from crashsim.points import Points, sample_points
 from crashsim.scoring import Score
 
 

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from crashsim import FaultSpace, NeuronCrash, WeightCrash, find_sites, score
+from crashsim.coordinates.points import sample_points
 from crashsim.errors import ModelError
-from crashsim.points import sample_points
 from crashsim.regularisers import CrashVariance
 
 

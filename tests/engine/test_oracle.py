@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from crashsim import AdditiveNoise, FaultSpace, GainNoise, NeuronCrash, WeightCrash, touched
+from crashsim.coordinates.points import Points, sample_points
 from crashsim.errors import ModelError
-from crashsim.points import Points, sample_points
 
 
 class Images(nn.Module):

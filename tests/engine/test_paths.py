@@ -19,7 +19,7 @@ from crashsim import (
     StuckAt,
     WeightCrash,
 )
-from crashsim.points import Points, sample_points
+from crashsim.coordinates.points import Points, sample_points
 from crashsim.prefix import Program
 
 

@@ -17,7 +17,7 @@ from crashsim import (
     WeightCrash,
     monte_carlo,
 )
-from crashsim.points import Points, sample_points
+from crashsim.coordinates.points import Points, sample_points
 
 
 class Convolutional(nn.Module):

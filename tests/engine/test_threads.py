@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from crashsim import CrashVariance, FaultSpace, NeuronCrash, WeightCrash, monte_carlo, score
+from crashsim.coordinates.points import sample_points
 from crashsim.data import Data
 from crashsim.errors import CrashsimWarning, ModelError
 from crashsim.model.layers import UnsupportedLayerError, layers_of
 from crashsim.noticing import collecting, notice
-from crashsim.points import sample_points
 from crashsim.training import Recipe, train_classifier
 
 HERE = threading.local()

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from crashsim import FaultSpace, NeuronCrash, StuckAt, WeightCrash, find_sites
+from crashsim.coordinates.points import Points
 from crashsim.errors import ModelError, SiteError
 from crashsim.model.sites import listening, perturbing, select_sites
-from crashsim.points import Points
 
 
 class Functional(nn.Module):

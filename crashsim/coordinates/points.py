@@ -5,7 +5,7 @@ zero, so a block of points is stored as a base point and the list of changes to 
 changes, as all coordinates. Each fault of a sampled block is stored in the way that suits it.
 
 Randomness: block number j of a seed is drawn from its own random numbers
-(``crashsim.streams``), so a sample depends on the seed and its number alone:
+(``crashsim.coordinates.streams``), so a sample depends on the seed and its number alone:
 not on batch size, device, worker count, or where a run stopped.
 """
 
@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashsim.arguments import shown
+from crashsim.coordinates.streams import Stream, generator
 from crashsim.errors import ArgumentError
 from crashsim.faults import Fault, check_drawable
 from crashsim.model.sites import Site
-from crashsim.streams import Stream, generator
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.integer[Any]]

@@ -8,10 +8,10 @@ import crashsim_hardware.streams
 import numpy as np
 import pytest
 
-import crashsim.streams
-from crashsim.streams import Stream, generator
+import crashsim.coordinates.streams
+from crashsim.coordinates.streams import Stream, generator
 
-TABLES = [crashsim.streams, crashsim_hardware.streams]
+TABLES = [crashsim.coordinates.streams, crashsim_hardware.streams]
 
 
 def modules_beside(table):

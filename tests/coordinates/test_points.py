@@ -6,10 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from crashsim.errors import ArgumentError
-from crashsim.faults import GainNoise, NeuronCrash, WeightCrash
-from crashsim.model.sites import Site
-from crashsim.points import (
+from crashsim.coordinates.points import (
     MAX_BLOCK,
     MAX_CHANGES,
     Listed,
@@ -24,7 +21,10 @@ from crashsim.points import (
     sample_points,
     samples_per_block,
 )
-from crashsim.streams import Stream, generator
+from crashsim.coordinates.streams import Stream, generator
+from crashsim.errors import ArgumentError
+from crashsim.faults import GainNoise, NeuronCrash, WeightCrash
+from crashsim.model.sites import Site
 
 
 def place(*faults_and_sizes):
