@@ -16,8 +16,8 @@ from crashsim.enumeration import can_enumerate
 from crashsim.errors import ArgumentError
 from crashsim.faults import MOMENT_METHODS, check_drawable, is_single_crash
 from crashsim.few import probability_of_two, usual_state
+from crashsim.injection.flops import Operations
 from crashsim.montecarlo import DEFAULT_SAMPLES
-from crashsim.operations import Operations
 from crashsim.rare import SAMPLES as IMPORTANCE_SAMPLES
 from crashsim.results.estimate import METHODS
 from crashsim.second_order import MAX_EXACT_HESSIAN, MAX_PAIRED

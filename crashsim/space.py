@@ -23,9 +23,10 @@ from crashsim.coordinates.placement import (
 )
 from crashsim.coordinates.points import Floats, Integers, Placement, Points
 from crashsim.coordinates.streams import Stream, generator
-from crashsim.derivatives import gradient_of, products_of
 from crashsim.errors import ArgumentError, ModelError, NotApplicableError
 from crashsim.faults import Fault
+from crashsim.injection.derivatives import gradient_of, products_of
+from crashsim.injection.strategies import Ways
 from crashsim.model.calling import call_with
 from crashsim.model.checks import (
     check_model,
@@ -46,7 +47,6 @@ from crashsim.model.twins.twin import PerThread, Twin, keep_apart, twin_of
 from crashsim.model.unfused import Unfused
 from crashsim.model.unread_parameters import check_read
 from crashsim.noticing import notice
-from crashsim.ways import Ways
 
 # Scalars of activations in flight at once: small enough for the cache, large enough to batch.
 _BATCH_SCALARS = 2**22

@@ -10,10 +10,10 @@ import torch
 from crashsim_theory import Moments
 
 from crashsim.arguments import as_float, shown
-from crashsim.changes import RARE_WEIGHTS, is_rare
 from crashsim.coordinates.points import Placement
 from crashsim.errors import ArgumentError, SiteError
 from crashsim.faults import Fault, check_fault
+from crashsim.injection.site_changes import RARE_WEIGHTS, is_rare
 from crashsim.model.sites import Site, select_sites
 
 _STRONGEST = 1e75  # whose fourth power is a finite number in double precision

@@ -15,9 +15,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-from crashsim import convolutions
-from crashsim.chains import find_chains, is_followed
-from crashsim.changes import (
+from crashsim.coordinates.points import Placement
+from crashsim.injection.fault_nodes import Located
+from crashsim.injection.graph import expand
+from crashsim.injection.inplace import Overwriting
+from crashsim.injection.node_inputs import Reference, Sources
+from crashsim.injection.site_changes import (
     RARE_WEIGHTS,
     SCATTERED,
     Changes,
@@ -26,16 +29,17 @@ from crashsim.changes import (
     strike,
     strike_all,
 )
-from crashsim.convolutions import Reach
-from crashsim.coordinates.points import Placement
-from crashsim.fastpaths import add_bias_changes, add_neuron_changes, add_weight_changes
-from crashsim.graph import expand
-from crashsim.located import Located
+from crashsim.injection.sparse import convolution
+from crashsim.injection.sparse.chains import find_chains, is_followed
+from crashsim.injection.sparse.convolution import Reach
+from crashsim.injection.sparse.linear import (
+    add_bias_changes,
+    add_neuron_changes,
+    add_weight_changes,
+)
+from crashsim.injection.sparse.touched_samples import WRITE, Touched, may_be_worth
 from crashsim.model.inputs import Inputs
 from crashsim.model.readout import Readout
-from crashsim.overwriting import Overwriting
-from crashsim.sources import Reference, Sources
-from crashsim.touched import WRITE, Touched, may_be_worth
 
 
 class Program:
@@ -300,7 +304,7 @@ class Program:
                 self._tables[node] = layer.weight.T.contiguous()
             return add_neuron_changes(output, before, change, self._tables[node])
         reach = self._reach(node, self._sites[start].shape[1:], output.shape[2:])
-        return convolutions.add_neuron_changes(output, before, change, reach)
+        return convolution.add_neuron_changes(output, before, change, reach)
 
     def _add_weight_changes(
         self, node: fx.Node, output: Tensor, value: Tensor, change: Changes, shared: bool
@@ -315,7 +319,7 @@ class Program:
             add_weight_changes(output, value, change, steps, shared)
         else:
             reach = self._reach(node, value.shape[2:], output.shape[2:])
-            convolutions.add_weight_changes(output, value, change, steps, reach, shared)
+            convolution.add_weight_changes(output, value, change, steps, reach, shared)
 
     def _reach(self, node: fx.Node, before: Sequence[int], after: Sequence[int]) -> Reach:
         """What each input of a convolution feeds, kept for the next chunk."""

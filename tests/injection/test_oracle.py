@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from crashsim import AdditiveNoise, FaultSpace, GainNoise, NeuronCrash, WeightCrash, touched
+from crashsim import AdditiveNoise, FaultSpace, GainNoise, NeuronCrash, WeightCrash
 from crashsim.coordinates.points import Points, sample_points
 from crashsim.errors import ModelError
+from crashsim.injection.sparse import touched_samples
 
 
 class Images(nn.Module):
@@ -130,7 +131,7 @@ def test_a_model_that_chooses_among_its_examples(seeded, randn):
 @pytest.mark.parametrize("spared", [-1e12, 1e12])
 def test_weights_that_all_fail_a_little_behind_rare_faults(seeded, randn, spared, monkeypatch):
     """A layer's base point counts for the samples that no fault has touched before it."""
-    monkeypatch.setattr(touched, "_ACCOUNT", spared)
+    monkeypatch.setattr(touched_samples, "_ACCOUNT", spared)
     model, x = seeded(Images).double(), randn(2, 3, 6, 6, dtype=torch.float64)
     faults = {"conv": GainNoise(0.3), "head.weight": WeightCrash(0.02)}
     space = FaultSpace(model, x, faults)

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from crashsim.changes import Changes
-from crashsim.fastpaths import sum_rows
+from crashsim.injection.site_changes import Changes
+from crashsim.injection.sparse.linear import sum_rows
 
 _CONVOLUTIONS = (
     nn.Conv1d,

@@ -63,7 +63,7 @@ def compare_ways(space, monkeypatch, count=30, atol=1e-5):
     found = space.outputs(points)
     assert np.abs(found - space.clean()).max() > 1e-3
     with monkeypatch.context() as patched:
-        patched.setattr("crashsim.ways.SHORT_CUTS", False)
+        patched.setattr("crashsim.injection.strategies.SHORT_CUTS", False)
         np.testing.assert_allclose(found, space.outputs(points), atol=atol)
     return found
 

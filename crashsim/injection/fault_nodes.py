@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, fx, nn
 
-from crashsim import convolutions
 from crashsim.coordinates.points import Placement
-from crashsim.graph import NotTraceable, TracedModel, called_as
+from crashsim.injection.graph import NotTraceable, TracedModel, called_as
+from crashsim.injection.sparse import convolution
 from crashsim.model.inputs import Inputs
 from crashsim.model.readout import Readout
 from crashsim.model.sites import ACTIVATION_FUNCTIONS, Site
@@ -150,5 +150,5 @@ class Located:
 
 def _is_additive(layer: nn.Module, name: str) -> bool:
     """Whether a changed value of a parameter can be added to its layer's output."""
-    known = type(layer) is nn.Linear or convolutions.is_convolution(layer)
+    known = type(layer) is nn.Linear or convolution.is_convolution(layer)
     return known and name in ("weight", "bias")

@@ -20,7 +20,7 @@ from crashsim import (
     WeightCrash,
 )
 from crashsim.coordinates.points import Points, sample_points
-from crashsim.prefix import Program
+from crashsim.injection.program import Program
 
 
 def seeded(build, seed=0):
@@ -268,7 +268,7 @@ for _name, (_shape, _conv) in CONVOLUTIONS.items():
 def compare(space, points, monkeypatch):
     found = space.outputs(points)
     with monkeypatch.context() as patch:
-        patch.setattr("crashsim.ways.SHORT_CUTS", False)
+        patch.setattr("crashsim.injection.strategies.SHORT_CUTS", False)
         wanted = space.outputs(points)
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-10)
     return wanted
@@ -346,7 +346,7 @@ def test_other_number_types(build, monkeypatch):
 )
 def test_crashes_are_followed_through_convolutions(name, skip, monkeypatch):
     shape, conv = CONVOLUTIONS[name]
-    monkeypatch.setattr("crashsim.chains.rare_limit", lambda layer: 0.1)
+    monkeypatch.setattr("crashsim.injection.sparse.chains.rare_limit", lambda layer: 0.1)
     build = lambda: OneConv(conv, shape, skip)  # noqa: E731
     for fault in (
         NeuronCrash(0.05),
@@ -382,7 +382,9 @@ def test_crashes_are_followed_through_convolutions(name, skip, monkeypatch):
     ids=str,
 )
 def test_untouched_samples_are_left_out(build, shape, faults, monkeypatch):
-    monkeypatch.setattr("crashsim.touched._ACCOUNT", -1e12)  # however little it spares
+    monkeypatch.setattr(
+        "crashsim.injection.sparse.touched_samples._ACCOUNT", -1e12
+    )  # however little it spares
     space = make(build, shape, faults)
     points = sample_points(space.placements, 0, 100)
     struck = np.unique(points.rows)

@@ -128,7 +128,7 @@ def test_hidden_neurons(case, seeded, randn, monkeypatch):
     points = sample_points(space.placements, 0, 40)
     found = space.outputs(points)
     assert np.abs(found - space.clean()).max() > 1e-3
-    monkeypatch.setattr("crashsim.ways.SHORT_CUTS", False)
+    monkeypatch.setattr("crashsim.injection.strategies.SHORT_CUTS", False)
     np.testing.assert_allclose(found, space.outputs(points), atol=1e-10)
 
 
@@ -160,7 +160,7 @@ def test_weights(case, seeded, randn, monkeypatch):
     points = sample_points(space.placements, 0, 15)
     found = space.outputs(points)
     assert np.abs(found - space.clean()).max() > 1e-4
-    monkeypatch.setattr("crashsim.ways.SHORT_CUTS", False)
+    monkeypatch.setattr("crashsim.injection.strategies.SHORT_CUTS", False)
     np.testing.assert_allclose(found, space.outputs(points), atol=1e-10)
 
 
@@ -202,7 +202,7 @@ def test_quantised_layers(seeded, randn, monkeypatch):
         found, FaultSpace(net, x, NeuronCrash(0.2)).outputs(points), atol=0.1
     )
     assert np.abs(found - space.clean()).max() > 0.05
-    monkeypatch.setattr("crashsim.ways.SHORT_CUTS", False)
+    monkeypatch.setattr("crashsim.injection.strategies.SHORT_CUTS", False)
     np.testing.assert_array_equal(space.outputs(points), found)
     result = score(quantised, x, NeuronCrash(0.2), samples=200)
     assert "without derivatives" in result.skipped["taylor"]
@@ -256,7 +256,7 @@ def test_the_final_state_is_a_site_of_its_own(case, seeded, randn, monkeypatch):
     found = space.outputs(points)
     assert np.abs(found - space.clean()).max() > 1e-3
     assert "computed once" in space.plan()[0]  # the layer itself, for one
-    monkeypatch.setattr("crashsim.ways.SHORT_CUTS", False)
+    monkeypatch.setattr("crashsim.injection.strategies.SHORT_CUTS", False)
     np.testing.assert_allclose(found, space.outputs(points), atol=1e-6)
     dead = FaultSpace(net, x, {wanted: NeuronCrash(1.0)})
     everything = dead.outputs(Points.at(dead.mean_point))[0]
@@ -508,7 +508,7 @@ def test_models_of_every_kind(case, seeded, randn, monkeypatch):
         found = struck.outputs(points)
         assert np.abs(found - struck.clean()).max() > 1e-5
         with monkeypatch.context() as patched:
-            patched.setattr("crashsim.ways.SHORT_CUTS", False)
+            patched.setattr("crashsim.injection.strategies.SHORT_CUTS", False)
             wanted_outputs = struck.outputs(points)
         np.testing.assert_allclose(found, wanted_outputs, atol=2e-5, rtol=2e-5)
 

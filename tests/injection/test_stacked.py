@@ -186,7 +186,7 @@ def make(build, shape, faults, count=2, dtype=torch.float64):
 def compare(space, points, monkeypatch, atol=1e-10):
     found = space.outputs(points)
     with monkeypatch.context() as patch:
-        patch.setattr("crashsim.ways.SHORT_CUTS", False)
+        patch.setattr("crashsim.injection.strategies.SHORT_CUTS", False)
         wanted = space.outputs(points)
     np.testing.assert_allclose(found, wanted, rtol=0, atol=atol)
     return wanted
@@ -218,9 +218,11 @@ def test_chunks_join(case, monkeypatch):
     space = make(*STACKED[case])
     points = sample_points(space.placements, 0, 20)
     whole = space.outputs(points)
-    monkeypatch.setattr("crashsim.stacked._SCALARS", 7 * (4 * space.N + 2 * space._scalars))
+    monkeypatch.setattr(
+        "crashsim.injection.stacked_weights._SCALARS", 7 * (4 * space.N + 2 * space._scalars)
+    )
     np.testing.assert_allclose(space.outputs(points), whole, rtol=0, atol=1e-12)
-    monkeypatch.setattr("crashsim.stacked._SCALARS", 1)
+    monkeypatch.setattr("crashsim.injection.stacked_weights._SCALARS", 1)
     np.testing.assert_allclose(space.outputs(points), whole, rtol=0, atol=1e-12)
 
 
@@ -275,7 +277,7 @@ def test_an_estimate_is_that_of_patching(monkeypatch):
     """Of the same masks, hence of the same samples."""
     space = make(*STACKED["crash"])
     found = monte_carlo(space, samples=500, seed=3)
-    monkeypatch.setattr("crashsim.ways.SHORT_CUTS", False)
+    monkeypatch.setattr("crashsim.injection.strategies.SHORT_CUTS", False)
     wanted = monte_carlo(space, samples=500, seed=3)
     np.testing.assert_allclose(found.mean, wanted.mean, rtol=0, atol=1e-12)
     np.testing.assert_allclose(found.variance, wanted.variance, rtol=1e-9)

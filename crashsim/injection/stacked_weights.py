@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from crashsim.changes import Changes
 from crashsim.coordinates.points import Placement
+from crashsim.injection.recurrence import Mappable
+from crashsim.injection.site_changes import Changes
+from crashsim.injection.traceable import make_traceable
 from crashsim.model.inputs import Inputs
 from crashsim.model.twins.twin import PerThread
-from crashsim.recurrence import Mappable
-from crashsim.traceable import make_traceable
 
 if TYPE_CHECKING:
     from crashsim.space import FaultSpace

@@ -9,10 +9,10 @@ import torch
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-from crashsim.changes import RARE_NEURONS, Changes, is_elementwise, is_rare
-from crashsim.convolutions import is_convolution, rare_limit
 from crashsim.coordinates.points import Placement
-from crashsim.graph import TracedModel, has_hooks
+from crashsim.injection.graph import TracedModel, has_hooks
+from crashsim.injection.site_changes import RARE_NEURONS, Changes, is_elementwise, is_rare
+from crashsim.injection.sparse.convolution import is_convolution, rare_limit
 from crashsim.model.sites import Site
 
 _TYPES = (torch.float32, torch.float64)

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
-from crashsim.changes import Changes
 from crashsim.coordinates.points import Listed
-from crashsim.graph import Batched, repeat
+from crashsim.injection.graph import Batched, repeat
+from crashsim.injection.site_changes import Changes
 
 Samples = NDArray[np.int64]
 

@@ -12,7 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crashsim.changes import (
+from crashsim.coordinates.points import Placement, Points
+from crashsim.coordinates.streams import Stream, generator
+from crashsim.injection.graph import NotTraceable
+from crashsim.injection.inplace import returns_new
+from crashsim.injection.patched_weights import PatchedWeights
+from crashsim.injection.program import Program
+from crashsim.injection.site_changes import (
     SCATTERED,
     Changes,
     is_elementwise,
@@ -21,16 +27,10 @@ from crashsim.changes import (
     strike,
     strike_all,
 )
-from crashsim.coordinates.points import Placement, Points
-from crashsim.coordinates.streams import Stream, generator
-from crashsim.graph import NotTraceable
+from crashsim.injection.stacked_weights import StackedWeights, is_worth_stacking
 from crashsim.model.checks import rounding_slack
 from crashsim.model.inputs import Inputs
 from crashsim.model.sites import Action, Site, perturbing
-from crashsim.overwriting import returns_new
-from crashsim.patching import PatchedWeights
-from crashsim.prefix import Program
-from crashsim.stacked import StackedWeights, is_worth_stacking
 
 if TYPE_CHECKING:
     from crashsim.space import FaultSpace

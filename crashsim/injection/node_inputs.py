@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor, fx
 
-from crashsim.changes import Changes
-from crashsim.graph import Batched, expand
-from crashsim.touched import Touched, grown, is_start
+from crashsim.injection.graph import Batched, expand
+from crashsim.injection.site_changes import Changes
+from crashsim.injection.sparse.touched_samples import Touched, grown, is_start
 
 
 @dataclass

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from crashsim.operations import Operations
+from crashsim.injection.flops import Operations
 
 
 class Attention(nn.Module):

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-from crashsim.graph import TracedModel, has_hooks
+from crashsim.injection.graph import TracedModel, has_hooks
 
 # Modules whose output is a new tensor.
 _FRESH = (

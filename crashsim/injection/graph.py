@@ -16,6 +16,8 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from crashsim.errors import ModelError
+from crashsim.injection.flops import Operations
+from crashsim.injection.traceable import make_traceable
 from crashsim.model.inputs import Inputs
 from crashsim.model.nested import children, leaves, rebuilt
 from crashsim.model.readout import Readout
@@ -24,8 +26,6 @@ from crashsim.model.tracing import Tracer
 from crashsim.model.twins.copying import Copier
 from crashsim.model.twins.states import State, cloned
 from crashsim.model.twins.twin import twin_of
-from crashsim.operations import Operations
-from crashsim.traceable import make_traceable
 
 
 class NotTraceable(Exception):

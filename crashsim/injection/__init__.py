@@ -1,0 +1,1 @@
+"""The outputs of a faulty model for many points, fast."""

@@ -1,0 +1,1 @@
+"""Layers in which struck inputs and weights alone are followed."""
