@@ -19,11 +19,11 @@ from crashsim_theory import certify, chebyshev
 from torch import nn
 
 from crashsim import FaultSpace, NeuronCrash, monte_carlo, score
-from crashsim.analytic import Analysis, double_precision, mean_point_single, of_pair
+from crashsim.analytic.first_order import Analysis, double_precision, mean_point_single, of_pair
+from crashsim.analytic.proofs import provable
 from crashsim.architectures import parse_architecture
 from crashsim.data import load_data
 from crashsim.few import probability_of_two
-from crashsim.proofs import provable
 from crashsim.rare import sample_union, tail_events
 from crashsim.training import train_classifier
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from crashsim import analytic, proofs, second_order
+from crashsim.analytic import first_order, proofs, second_order
+from crashsim.analytic.layer_bounds import layer_bounds
+from crashsim.analytic.questions import Answer, answers
 from crashsim.certified import certified_sampling
 from crashsim.enumeration import ExactDistribution, enumerate_space
 from crashsim.errors import Interrupted, NotApplicableError
-from crashsim.layer_bounds import layer_bounds
 from crashsim.montecarlo import MonteCarlo, monte_carlo
 from crashsim.plan import PROOFS, Plan
-from crashsim.questions import Answer, answers
 from crashsim.rare import importance_sampling
 from crashsim.space import FaultSpace
 from crashsim.timing import timing
@@ -50,7 +50,7 @@ class Results:
         interrupted: what ended the work before its end, where something did.
     """
 
-    analysis: analytic.Analysis = field(default_factory=analytic.Analysis)
+    analysis: first_order.Analysis = field(default_factory=first_order.Analysis)
     exact: ExactDistribution | None = None
     sampled: MonteCarlo | None = None
     chip: ChipRun | None = None
@@ -113,7 +113,7 @@ def _run(
     """Adds what the methods find to the results, one after the other."""
     analysis, wanted = results.analysis, set(plan.methods)
     with timing(results.timings, "double precision"):
-        wide = analytic.double_precision(space)
+        wide = first_order.double_precision(space)
 
     def timed(name: str, work: Callable[[], T]) -> T:
         before = {f.name: copy(getattr(analysis, f.name)) for f in fields(analysis)}
@@ -127,7 +127,7 @@ def _run(
         progress(name, 1, 1)
         return found
 
-    def curvature(of: FaultSpace, found: analytic.Analysis) -> None:
+    def curvature(of: FaultSpace, found: first_order.Analysis) -> None:
         second_order.mean_point_curvature(of, found, seed=seed, confidence=confidence)
 
     if "exact" in wanted:
@@ -140,8 +140,8 @@ def _run(
         except NotApplicableError as error:
             results.skipped |= {m: str(error) for m in ("norm", "absolute") if m in wanted}
     for name, method in (
-        ("taylor", analytic.taylor),
-        ("single", analytic.single),
+        ("taylor", first_order.taylor),
+        ("single", first_order.single),
         ("pairs", second_order.pairs),
         ("mean-point-curvature", curvature),
     ):
@@ -153,9 +153,9 @@ def _run(
             results.skipped[name] = str(error)
     _linearise(wide, wanted, results, timed)
     # What is left of these needs a surrogate, and has one.
-    tails = wanted & set(analytic.TAIL_METHODS) - results.skipped.keys()
+    tails = wanted & set(first_order.TAIL_METHODS) - results.skipped.keys()
     if tails:
-        timed("tails", lambda: analytic.tails(wide, analysis, tails, epsilon))
+        timed("tails", lambda: first_order.tails(wide, analysis, tails, epsilon))
     if wanted & set(PROOFS):
         timed("proofs", lambda: _prove(space, wide, wanted, epsilon, seed, confidence, results))
     if "monte-carlo" in wanted:
@@ -222,11 +222,13 @@ def _linearise(
     one is skipped.
     """
     analysis = results.analysis
-    needing = wanted & {*analytic.TAIL_METHODS, *PROOFS, "importance-sampling"}
+    needing = wanted & {*first_order.TAIL_METHODS, *PROOFS, "importance-sampling"}
     crashes = all(p.fault.is_bernoulli for p in wide.placements)
     by_differences = "mean-point-single" in wanted and crashes
 
-    def attempt(name: str, method: Callable[[FaultSpace, analytic.Analysis], None]) -> str | None:
+    def attempt(
+        name: str, method: Callable[[FaultSpace, first_order.Analysis], None]
+    ) -> str | None:
         """Runs a method and keeps its numbers if wanted; why it does not apply, or None."""
         before = len(analysis.estimates)
         try:
@@ -240,11 +242,11 @@ def _linearise(
 
     reason = None
     if "mean-point-taylor" in wanted or (needing and not by_differences):
-        reason = attempt("mean-point-taylor", analytic.mean_point_taylor)
+        reason = attempt("mean-point-taylor", first_order.mean_point_taylor)
         if reason and "mean-point-taylor" in wanted:
             results.skipped["mean-point-taylor"] = reason
     if "mean-point-single" in wanted or (needing and analysis.surrogate is None):
-        told = attempt("mean-point-single", analytic.mean_point_single)
+        told = attempt("mean-point-single", first_order.mean_point_single)
         if told and "mean-point-single" in wanted:
             results.skipped["mean-point-single"] = told
         reason = told or reason

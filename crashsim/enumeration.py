@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from crashsim.analytic import double_precision
+from crashsim.analytic.first_order import double_precision
+from crashsim.analytic.rounding import resolution_of, rounding_of
 from crashsim.arguments import number
 from crashsim.coordinates.placement import Faults
 from crashsim.coordinates.points import Floats, Points
@@ -21,7 +22,6 @@ from crashsim.errors import ArgumentError
 from crashsim.model.inputs import ModelInputs
 from crashsim.noticing import notice
 from crashsim.results.estimate import Estimate, Values, estimates_of
-from crashsim.rounding import resolution_of, rounding_of
 from crashsim.space import FaultSpace
 
 MAX_COORDINATES = 20

@@ -9,7 +9,7 @@ from typing import cast
 
 import numpy as np
 
-from crashsim import analytic
+from crashsim.analytic import first_order
 from crashsim.coordinates.points import Placement
 from crashsim.faults import FAULTS
 from crashsim.results.schema import CoordinateFacts, FaultFacts, ModelFacts, SiteFacts
@@ -44,7 +44,7 @@ def describe_fault(placement: Placement) -> FaultFacts:
     return cast(FaultFacts, {**facts, **declared})
 
 
-def describe_sites(space: FaultSpace, analysis: analytic.Analysis) -> list[SiteFacts]:
+def describe_sites(space: FaultSpace, analysis: first_order.Analysis) -> list[SiteFacts]:
     shares = analysis.shares
     return [
         {
@@ -59,7 +59,7 @@ def describe_sites(space: FaultSpace, analysis: analytic.Analysis) -> list[SiteF
     ]
 
 
-def leading_coordinates(space: FaultSpace, analysis: analytic.Analysis) -> list[CoordinateFacts]:
+def leading_coordinates(space: FaultSpace, analysis: first_order.Analysis) -> list[CoordinateFacts]:
     """The coordinates with the largest shares of the variance, largest first."""
     shares = analysis.shares
     if shares is None:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from crashsim.analytic import double_precision
+from crashsim.analytic.first_order import double_precision
 from crashsim.architectures import Architecture, parse_architecture
 from crashsim.arguments import MOST_COPIES, MOST_STEPS, number, one_of, sample_count, whole
 from crashsim.coordinates.placement import Faults, faults_of

@@ -8,7 +8,7 @@ import numpy as np
 from crashsim_theory import balance, published_replicas, theorem_tail
 from torch import nn
 
-from crashsim.analytic import Analysis, mean_point_single, mean_point_taylor
+from crashsim.analytic.first_order import Analysis, mean_point_single, mean_point_taylor
 from crashsim.coordinates.points import Floats, Points
 from crashsim.space import FaultSpace
 from crashsim.verification import vote_failure

@@ -8,11 +8,11 @@ import numpy as np
 from crashsim_theory import LinearSurrogate
 
 from crashsim import rare
-from crashsim.analytic import of_pair, tail_probabilities
+from crashsim.analytic.first_order import of_pair, tail_probabilities
+from crashsim.analytic.proofs import Provable, certify_tail, linear_bracket
 from crashsim.computing import Results
 from crashsim.coordinates.points import Floats
 from crashsim.coordinates.streams import Stream
-from crashsim.proofs import Provable, certify_tail, linear_bracket
 from crashsim.results.schema import Number
 from crashsim.space import FaultSpace
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
-from crashsim.analytic import TAIL_METHODS
+from crashsim.analytic.first_order import TAIL_METHODS
+from crashsim.analytic.second_order import MAX_EXACT_HESSIAN, MAX_PAIRED
 from crashsim.enumeration import can_enumerate
 from crashsim.errors import ArgumentError
 from crashsim.faults import MOMENT_METHODS, check_drawable, is_single_crash
@@ -20,7 +21,6 @@ from crashsim.injection.flops import Operations
 from crashsim.montecarlo import DEFAULT_SAMPLES
 from crashsim.rare import SAMPLES as IMPORTANCE_SAMPLES
 from crashsim.results.estimate import METHODS
-from crashsim.second_order import MAX_EXACT_HESSIAN, MAX_PAIRED
 from crashsim.space import NO_DERIVATIVES, FaultSpace
 
 BUDGET = 5e11  # operations per method: about a minute of one core

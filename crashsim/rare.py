@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.special import expit, logit, logsumexp
 
-from crashsim.analytic import Analysis, margins_of, of_pair
+from crashsim.analytic.first_order import Analysis, margins_of, of_pair
 from crashsim.coordinates.points import Floats, Points
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.faults import check_drawable

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 
+from crashsim.analytic.questions import Answer, check_delta
+from crashsim.analytic.rounding import least_rounding
 from crashsim.arguments import callback, instance, whole
 from crashsim.arguments import path as file_path
 from crashsim.computing import INTERRUPTED, Results, compute
@@ -32,7 +34,6 @@ from crashsim.montecarlo import DEFAULT_SAMPLES, check_sampling
 from crashsim.noticing import collecting, notice
 from crashsim.pictures import Curves, Histogram, curves_of, histogram_of
 from crashsim.plan import plan
-from crashsim.questions import Answer, check_delta
 from crashsim.results.agreement import Agreement, agreements
 from crashsim.results.contradictions import Contradiction, contradictions
 from crashsim.results.estimate import Estimate
@@ -48,7 +49,6 @@ from crashsim.results.schema import (
     SiteFacts,
     unfit,
 )
-from crashsim.rounding import least_rounding
 from crashsim.space import FaultSpace
 from crashsim.timing import timing
 from crashsim.writing import write_text

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from crashsim.analytic import Analysis, mean_point_taylor, taylor
+from crashsim.analytic.first_order import Analysis, mean_point_taylor, taylor
 from crashsim.arguments import is_number
 from crashsim.coordinates.placement import Faults
 from crashsim.coordinates.points import check_seed

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from crashsim import FaultSpace, NeuronCrash, score
-from crashsim.analytic import double_precision
+from crashsim.analytic.first_order import double_precision
+from crashsim.analytic.proofs import certificates, certify, linear_tails, provable
 from crashsim.certified import certified_sampling
 from crashsim.enumeration import enumerate_space
-from crashsim.proofs import certificates, certify, linear_tails, provable
 
 
 def prepared(net, x, faults, sites="hidden"):

@@ -15,11 +15,11 @@ from crashsim import (
     SignFlip,
     StuckAt,
     WeightCrash,
-    analytic,
     monte_carlo,
     tally,
 )
-from crashsim.analytic import Analysis
+from crashsim.analytic import first_order
+from crashsim.analytic.first_order import Analysis
 from crashsim.control import Control, Limits, controlled_mean
 from crashsim.coordinates.points import MAX_BLOCK, Points, sample_block, sample_points
 from crashsim.enumeration import enumerate_space
@@ -31,10 +31,10 @@ from crashsim.tally import QUANTILES
 
 def surrogate_of(space):
     analysis = Analysis()
-    wide = analytic.double_precision(space)
-    analytic.mean_point_taylor(wide, analysis)
+    wide = first_order.double_precision(space)
+    first_order.mean_point_taylor(wide, analysis)
     if all(p.fault.is_bernoulli for p in space.placements):
-        analytic.mean_point_single(wide, analysis)
+        first_order.mean_point_single(wide, analysis)
     return analysis.surrogate
 
 

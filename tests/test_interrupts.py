@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from crashsim import FaultSpace, Interrupted, NeuronCrash, Score, WeightCrash, monte_carlo, score
-from crashsim.analytic import Analysis, double_precision, mean_point_single
+from crashsim.analytic.first_order import Analysis, double_precision, mean_point_single
 from crashsim.comparison import compare
 from crashsim.data import Data
 from crashsim.hardening import Limits, harden

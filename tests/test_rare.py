@@ -14,18 +14,18 @@ from crashsim import (
     NeuronCrash,
     StuckAt,
     WeightCrash,
-    analytic,
 )
-from crashsim.analytic import Analysis
+from crashsim.analytic import first_order
+from crashsim.analytic.first_order import Analysis
 from crashsim.enumeration import enumerate_space
 from crashsim.rare import importance_sampling, sample_union, tail_events
 
 
 def analysed(space):
     analysis = Analysis()
-    wide = analytic.double_precision(space)
-    analytic.mean_point_taylor(wide, analysis)
-    analytic.mean_point_single(wide, analysis)
+    wide = first_order.double_precision(space)
+    first_order.mean_point_taylor(wide, analysis)
+    first_order.mean_point_single(wide, analysis)
     return analysis
 
 
@@ -40,7 +40,7 @@ def epsilon_for(law, output, tail):
 
 def draw(space, epsilon, output, seeds, **options):
     analysis = analysed(space)
-    one = analytic.of_pair(analysis.surrogate, 0, output)
+    one = first_order.of_pair(analysis.surrogate, 0, output)
     events = tail_events(one, output, space.K, epsilon)
     return [sample_union(space, events, seed, **options) for seed in range(seeds)]
 
@@ -172,7 +172,7 @@ def test_without_a_hit_the_upper_end_holds(make_net, randn):
     output = int(law.variance[0].argmax())
     epsilon = epsilon_for(law, output, 1e-3)
     truth = law.tail(epsilon)[0, output]
-    one = analytic.of_pair(analysed(space).surrogate, 0, output)
+    one = first_order.of_pair(analysed(space).surrogate, 0, output)
     events = tail_events(one, output, space.K, epsilon)
     blind = [type(e)(e.readout, e.threshold, 0 * e.gains, e.weight) for e in events]
     found = [sample_union(space, blind, seed, samples=6) for seed in range(100)]

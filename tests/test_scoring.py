@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import crashsim
-import crashsim.analytic
+import crashsim.analytic.first_order
 import crashsim.computing
 import crashsim.scoring
 import crashsim.timing
@@ -25,7 +25,12 @@ from crashsim import (
     WeightCrash,
     score,
 )
-from crashsim.analytic import Analysis, double_precision, mean_point_single, mean_point_taylor
+from crashsim.analytic.first_order import (
+    Analysis,
+    double_precision,
+    mean_point_single,
+    mean_point_taylor,
+)
 from crashsim.errors import FileError
 from crashsim.plan import SCORED
 
@@ -300,9 +305,9 @@ def test_timings_leave_no_time_out(make_net, randn, monkeypatch):
     now, spent = 0.0, 0.0
     slow = [
         (crashsim.scoring, "FaultSpace"), (crashsim.scoring, "plan"),
-        (crashsim.analytic, "double_precision"),
+        (crashsim.analytic.first_order, "double_precision"),
         (crashsim.computing, "monte_carlo"),
-        (crashsim.analytic, "tails"), (crashsim.computing, "answers"),
+        (crashsim.analytic.first_order, "tails"), (crashsim.computing, "answers"),
         (crashsim.scoring, "curves_of"), (crashsim.scoring, "histogram_of"),
         (crashsim.scoring, "agreements"), (crashsim.scoring, "describe_sites"),
     ]  # fmt: skip

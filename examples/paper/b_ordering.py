@@ -17,7 +17,13 @@ import shared
 import torch
 
 from crashsim import CrashTraining, FaultSpace, NeuronCrash
-from crashsim.analytic import Analysis, mean_point_single, mean_point_taylor, single, taylor
+from crashsim.analytic.first_order import (
+    Analysis,
+    mean_point_single,
+    mean_point_taylor,
+    single,
+    taylor,
+)
 from crashsim.architectures import parse_architecture
 from crashsim.data import Data
 from crashsim.results.estimate import values_of

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from crashsim import FaultSpace, NeuronCrash
+from crashsim.analytic.proofs import provable
 from crashsim.model.layers import Addition, Nonlinearity, UnsupportedLayerError, layers_of
-from crashsim.proofs import provable
 from crashsim.spiking import chip_network
 
 

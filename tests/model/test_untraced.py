@@ -10,10 +10,10 @@ from torch import fx, nn
 from torch.nn.modules import module as torch_module
 
 from crashsim import FaultSpace, NeuronCrash, enumerate_exact, score
+from crashsim.analytic.layer_bounds import layer_bounds
+from crashsim.analytic.proofs import provable
 from crashsim.errors import NotApplicableError
-from crashsim.layer_bounds import layer_bounds
 from crashsim.model.layers import UnsupportedLayerError, layers_of
-from crashsim.proofs import provable
 
 
 class Called(nn.Tanh):

@@ -22,7 +22,7 @@ from crashsim import (
     StuckAt,
     WeightCrash,
 )
-from crashsim.analytic import Analysis, mean_point_taylor, taylor
+from crashsim.analytic.first_order import Analysis, mean_point_taylor, taylor
 from crashsim.errors import ArgumentError, ModelError, SiteError
 
 

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from crashsim_theory import TheoryError
 
-from crashsim.analytic import double_precision
+from crashsim.analytic.first_order import double_precision
+from crashsim.analytic.rounding import resolution_of
 from crashsim.coordinates.points import Floats, Points
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.errors import ModelError, NotApplicableError
@@ -27,7 +28,6 @@ from crashsim.model import layers as torch_layers
 from crashsim.model.layers import Key, Layer, UnsupportedLayerError, layers_of
 from crashsim.model.untraced import FloatingTypes, parametrised
 from crashsim.results.estimate import Estimate, Quantity, Values, estimates_of
-from crashsim.rounding import resolution_of
 from crashsim.space import FaultSpace
 
 _SAME = 8.0  # times the rounding that the layers' own intervals allow for

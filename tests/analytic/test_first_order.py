@@ -17,7 +17,7 @@ from crashsim import (
     monte_carlo,
     score,
 )
-from crashsim.analytic import (
+from crashsim.analytic.first_order import (
     Analysis,
     mean_point_single,
     mean_point_taylor,

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-import crashsim.proofs
+import crashsim.analytic.proofs
 from crashsim import FaultSpace, GainNoise, NeuronCrash, WeightCrash, score
+from crashsim.analytic.layer_bounds import NotApplicableError
+from crashsim.analytic.proofs import certificates, certify, provable
 from crashsim.enumeration import enumerate_space
-from crashsim.layer_bounds import NotApplicableError
-from crashsim.proofs import certificates, certify, provable
 
 ACTIVATIONS = {
     "relu": nn.ReLU,
@@ -212,10 +212,10 @@ def test_proofs_without_epsilon_say_so(make_net, randn):
 
 
 def test_a_model_that_is_read_wrongly_is_not_proved(make_net, randn, monkeypatch):
-    real = crashsim.proofs._layer
-    changed = crashsim.proofs.theory.Linear
+    real = crashsim.analytic.proofs._layer
+    changed = crashsim.analytic.proofs.theory.Linear
     monkeypatch.setattr(
-        crashsim.proofs,
+        crashsim.analytic.proofs,
         "_layer",
         lambda o: changed(1.1 * o.weight, o.bias) if hasattr(o, "weight") else real(o),
     )

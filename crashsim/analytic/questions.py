@@ -17,7 +17,7 @@ import crashsim_theory as theory
 import numpy as np
 from crashsim_theory import LinearSurrogate, TheoryError
 
-from crashsim.analytic import Analysis, mean_point_taylor, of_output, of_pair
+from crashsim.analytic.first_order import Analysis, mean_point_taylor, of_output, of_pair
 from crashsim.arguments import number
 from crashsim.model import layers as torch_layers
 from crashsim.model.layers import UnsupportedLayerError, layers_of

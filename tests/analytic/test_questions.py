@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from crashsim import FaultSpace, NeuronCrash, score
-from crashsim.analytic import Analysis, double_precision, mean_point_single, of_output
+from crashsim.analytic.first_order import Analysis, double_precision, mean_point_single, of_output
+from crashsim.analytic.questions import answers
 from crashsim.errors import ArgumentError
-from crashsim.questions import answers
 
 EPSILON, DELTA = 0.5, 1e-3
 

@@ -9,7 +9,7 @@ import numpy as np
 from crashsim_theory import derive
 from scipy import stats
 
-from crashsim.analytic import Analysis, shift_to
+from crashsim.analytic.first_order import Analysis, shift_to
 from crashsim.coordinates.points import Floats, Points
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.errors import NotApplicableError

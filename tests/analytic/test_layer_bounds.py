@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from crashsim import FaultSpace, GainNoise, NeuronCrash, WeightCrash, monte_carlo
+from crashsim.analytic.layer_bounds import layer_bounds
 from crashsim.enumeration import enumerate_space
 from crashsim.errors import NotApplicableError
-from crashsim.layer_bounds import layer_bounds
 from crashsim.results.estimate import values_of
 
 MODULES = {

@@ -4,19 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from crashsim import (
-    AdditiveNoise,
-    BitFlip,
-    FaultSpace,
-    NeuronCrash,
-    WeightCrash,
-    score,
-    second_order,
-)
-from crashsim.analytic import Analysis
+from crashsim import AdditiveNoise, BitFlip, FaultSpace, NeuronCrash, WeightCrash, score
+from crashsim.analytic import second_order
+from crashsim.analytic.first_order import Analysis
+from crashsim.analytic.second_order import mean_point_curvature, pairs
 from crashsim.enumeration import enumerate_space
 from crashsim.results.estimate import values_of
-from crashsim.second_order import mean_point_curvature, pairs
 
 
 def paired(space):

@@ -1,0 +1,1 @@
+"""Theory's numbers: surrogates, tails, bounds and proofs."""
