@@ -23,8 +23,8 @@ from crashsim.analytic.first_order import Analysis, double_precision, mean_point
 from crashsim.analytic.proofs import provable
 from crashsim.architectures import parse_architecture
 from crashsim.data import load_data
-from crashsim.few import probability_of_two
-from crashsim.rare import sample_union, tail_events
+from crashsim.sampling.exact_strata import probability_of_two
+from crashsim.sampling.importance import sample_union, tail_events
 from crashsim.training import train_classifier
 
 MOMENTS = ("taylor", "single", "mean-point-taylor", "mean-point-single")

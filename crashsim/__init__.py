@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from crashsim.continuity import Balance, Continuity
-    from crashsim.enumeration import ExactDistribution, enumerate_exact
     from crashsim.errors import CrashsimError, CrashsimWarning, Interrupted
     from crashsim.faults import (
         AdditiveNoise,
@@ -31,11 +30,12 @@ if TYPE_CHECKING:
     from crashsim.hardening import Hardened, harden
     from crashsim.model.discovery import find_sites
     from crashsim.model.sites import Site
-    from crashsim.montecarlo import monte_carlo
     from crashsim.regularisers import CrashTraining, CrashVariance
     from crashsim.replicas import Replicated, byzantine_table, plan_replicas
     from crashsim.results.agreement import Agreement, rank_loss
     from crashsim.results.estimate import Estimate
+    from crashsim.sampling.enumeration import ExactDistribution, enumerate_exact
+    from crashsim.sampling.monte_carlo import monte_carlo
     from crashsim.scoring import Score, score
     from crashsim.space import FaultSpace
     from crashsim.training_report import TrainingReport
@@ -46,7 +46,7 @@ __version__ = "0.1.0"
 # for torch, nor `import crashsim` for anything it may not need.
 _HOMES = {
     "results.agreement": ("Agreement", "rank_loss"),
-    "enumeration": ("ExactDistribution", "enumerate_exact"),
+    "sampling.enumeration": ("ExactDistribution", "enumerate_exact"),
     "errors": ("CrashsimError", "CrashsimWarning", "Interrupted"),
     "results.estimate": ("Estimate",),
     "faults": (
@@ -59,7 +59,7 @@ _HOMES = {
         "StuckAt",
         "WeightCrash",
     ),
-    "montecarlo": ("monte_carlo",),
+    "sampling.monte_carlo": ("monte_carlo",),
     "scoring": ("Score", "score"),
     "model.discovery": ("find_sites",),
     "model.sites": ("Site",),

@@ -12,12 +12,12 @@ import numpy as np
 from crashsim.analytic import first_order, proofs, second_order
 from crashsim.analytic.layer_bounds import layer_bounds
 from crashsim.analytic.questions import Answer, answers
-from crashsim.certified import certified_sampling
-from crashsim.enumeration import ExactDistribution, enumerate_space
 from crashsim.errors import Interrupted, NotApplicableError
-from crashsim.montecarlo import MonteCarlo, monte_carlo
 from crashsim.plan import PROOFS, Plan
-from crashsim.rare import importance_sampling
+from crashsim.sampling.certified import certified_sampling
+from crashsim.sampling.enumeration import ExactDistribution, enumerate_space
+from crashsim.sampling.importance import importance_sampling
+from crashsim.sampling.monte_carlo import MonteCarlo, monte_carlo
 from crashsim.space import FaultSpace
 from crashsim.timing import timing
 

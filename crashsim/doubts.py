@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from crashsim.montecarlo import MonteCarlo
 from crashsim.results.agreement import Agreement
 from crashsim.results.contradictions import Contradiction
 from crashsim.results.estimate import Estimate
+from crashsim.sampling.monte_carlo import MonteCarlo
 
 _THEORY_OFF = 0.5  # share of theory's values inside Monte Carlo's intervals below which we warn
 _ROUNDED = 0.01  # share of epsilon that the outputs' rounding may be

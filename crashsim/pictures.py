@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from crashsim_theory import LinearSurrogate
 
-from crashsim import rare
 from crashsim.analytic.first_order import of_pair, tail_probabilities
 from crashsim.analytic.proofs import Provable, certify_tail, linear_bracket
 from crashsim.computing import Results
 from crashsim.coordinates.points import Floats
 from crashsim.coordinates.streams import Stream
 from crashsim.results.schema import Number
+from crashsim.sampling import importance
 from crashsim.space import FaultSpace
 
 _POINTS = 48
@@ -91,9 +91,9 @@ def curves_of(
     if results.proof is not None and one is not None:
         methods |= _proved_curves(results.proof, grid, row, output)
     if one is not None and "importance-sampling" in results.timings:
-        points = min(_SAMPLED, samples // (rare.FEWEST + rare.AIMING))
+        points = min(_SAMPLED, samples // (importance.FEWEST + importance.AIMING))
         if points > 0:
-            each = samples // points - rare.AIMING
+            each = samples // points - importance.AIMING
             methods["importance-sampling"] = _rare_curve(
                 space.at_input(row), one, grid, output, points, seed, confidence, each
             )
@@ -131,9 +131,9 @@ def _rare_curve(
     """Importance sampling at some points of the grid, with at most so many samples at each."""
     values = np.full(len(grid), np.nan)
     for i in _few(points):
-        events = rare.tail_events(one, output, alone.K, float(grid[i]))
-        most = min(samples, rare.SAMPLES)
-        found = rare.sample_union(alone, events, seed, Stream.CURVE, i, confidence, most)
+        events = importance.tail_events(one, output, alone.K, float(grid[i]))
+        most = min(samples, importance.SAMPLES)
+        found = importance.sample_union(alone, events, seed, Stream.CURVE, i, confidence, most)
         values[i] = found.value if found.value > 0 else np.nan
     return values.tolist()
 

@@ -13,14 +13,14 @@ import torch
 
 from crashsim.analytic.first_order import TAIL_METHODS
 from crashsim.analytic.second_order import MAX_EXACT_HESSIAN, MAX_PAIRED
-from crashsim.enumeration import can_enumerate
 from crashsim.errors import ArgumentError
 from crashsim.faults import MOMENT_METHODS, check_drawable, is_single_crash
-from crashsim.few import probability_of_two, usual_state
 from crashsim.injection.flops import Operations
-from crashsim.montecarlo import DEFAULT_SAMPLES
-from crashsim.rare import SAMPLES as IMPORTANCE_SAMPLES
 from crashsim.results.estimate import METHODS
+from crashsim.sampling.enumeration import can_enumerate
+from crashsim.sampling.exact_strata import probability_of_two, usual_state
+from crashsim.sampling.importance import SAMPLES as IMPORTANCE_SAMPLES
+from crashsim.sampling.monte_carlo import DEFAULT_SAMPLES
 from crashsim.space import NO_DERIVATIVES, FaultSpace
 
 BUDGET = 5e11  # operations per method: about a minute of one core

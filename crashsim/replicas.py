@@ -37,11 +37,11 @@ from crashsim.coordinates.points import (
     sample_points,
 )
 from crashsim.errors import ArgumentError, ModelError
-from crashsim.intervals import clustered_proportion_interval, proportion_interval
 from crashsim.model.checks import check_model, check_module, explaining_failures
 from crashsim.model.inputs import read_inputs
 from crashsim.model.twins.twin import apart
 from crashsim.results.estimate import Values
+from crashsim.sampling.intervals import clustered_proportion_interval, proportion_interval
 from crashsim.space import FaultSpace
 from crashsim.voters import VOTERS, Voter, make_voter
 from crashsim.writing import write_picture

@@ -30,7 +30,6 @@ from crashsim.facts import (
 from crashsim.faults import NeuronCrash
 from crashsim.limits import read_text
 from crashsim.model.inputs import ModelInputs
-from crashsim.montecarlo import DEFAULT_SAMPLES, check_sampling
 from crashsim.noticing import collecting, notice
 from crashsim.pictures import Curves, Histogram, curves_of, histogram_of
 from crashsim.plan import plan
@@ -49,6 +48,7 @@ from crashsim.results.schema import (
     SiteFacts,
     unfit,
 )
+from crashsim.sampling.monte_carlo import DEFAULT_SAMPLES, check_sampling
 from crashsim.space import FaultSpace
 from crashsim.timing import timing
 from crashsim.writing import write_text

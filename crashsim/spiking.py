@@ -23,14 +23,6 @@ from crashsim.chip_faults import Breaks
 from crashsim.coordinates.points import Floats, Placement, check_seed, sample_points
 from crashsim.errors import ArgumentError
 from crashsim.faults import NeuronCrash, WeightCrash, acts_as
-from crashsim.intervals import (
-    Spread,
-    clustered_proportion_interval,
-    half_width,
-    mean_interval,
-    proportion_interval,
-    variance_interval,
-)
 from crashsim.model import layers as torch_layers
 from crashsim.model.layers import Key, Layer, UnsupportedLayerError, layers_of
 from crashsim.results.estimate import Estimate, Values, estimates_of
@@ -41,6 +33,14 @@ from crashsim.results.schema import (
     RasterFacts,
     RateFacts,
     SpikeFacts,
+)
+from crashsim.sampling.intervals import (
+    Spread,
+    clustered_proportion_interval,
+    half_width,
+    mean_interval,
+    proportion_interval,
+    variance_interval,
 )
 from crashsim.space import FaultSpace
 

@@ -23,9 +23,9 @@ from crashsim.importing import import_undrawn
 from crashsim.model.checks import check_module
 from crashsim.model.inputs import read_inputs
 from crashsim.model.twins.twin import twin_of
-from crashsim.montecarlo import check_sampling, monte_carlo
 from crashsim.noticing import collecting, notice
 from crashsim.results.estimate import Estimate
+from crashsim.sampling.monte_carlo import check_sampling, monte_carlo
 from crashsim.space import FaultSpace
 from crashsim.writing import write_picture
 

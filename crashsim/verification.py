@@ -11,9 +11,9 @@ from crashsim_theory import median_failure
 
 from crashsim.coordinates.points import Floats
 from crashsim.errors import Interrupted
-from crashsim.intervals import proportion_interval
-from crashsim.montecarlo import MonteCarlo, monte_carlo
 from crashsim.replicas import simulate_vote
+from crashsim.sampling.intervals import proportion_interval
+from crashsim.sampling.monte_carlo import MonteCarlo, monte_carlo
 from crashsim.space import FaultSpace
 
 

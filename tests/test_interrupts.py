@@ -15,8 +15,8 @@ from crashsim.comparison import compare
 from crashsim.data import Data
 from crashsim.hardening import Limits, harden
 from crashsim.hardening import _Hardening as Hardening
-from crashsim.montecarlo import _Run
 from crashsim.results.estimate import METHODS
+from crashsim.sampling.monte_carlo import _Run
 from crashsim.training import Recipe
 from crashsim.verification import verify
 

@@ -26,8 +26,8 @@ from crashsim.data import load_data
 from crashsim.errors import ArgumentError, CrashsimError
 from crashsim.faults import MOMENT_METHODS, acts_as
 from crashsim.hardening import harden
-from crashsim.rare import Event, sample_union
 from crashsim.replicas import simulate_vote
+from crashsim.sampling.importance import Event, sample_union
 from crashsim.spiking import run_chip
 
 H = sympy.Symbol("h", positive=True)

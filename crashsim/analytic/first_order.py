@@ -20,8 +20,8 @@ from crashsim_theory import (
 from crashsim.coordinates.points import Floats, Points
 from crashsim.results.estimate import Estimate, deterministic
 from crashsim.results.schema import FormulaFacts
+from crashsim.sampling.tally import MOST_OUTPUTS
 from crashsim.space import FaultSpace
-from crashsim.tally import MOST_OUTPUTS
 
 TAIL_METHODS = ("chebyshev", "chernoff", "saddlepoint")
 _SURROGATE = "the linear surrogate of Delta at the mean point"

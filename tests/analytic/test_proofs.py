@@ -13,7 +13,7 @@ import crashsim.analytic.proofs
 from crashsim import FaultSpace, GainNoise, NeuronCrash, WeightCrash, score
 from crashsim.analytic.layer_bounds import NotApplicableError
 from crashsim.analytic.proofs import certificates, certify, provable
-from crashsim.enumeration import enumerate_space
+from crashsim.sampling.enumeration import enumerate_space
 
 ACTIVATIONS = {
     "relu": nn.ReLU,

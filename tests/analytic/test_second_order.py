@@ -8,8 +8,8 @@ from crashsim import AdditiveNoise, BitFlip, FaultSpace, NeuronCrash, WeightCras
 from crashsim.analytic import second_order
 from crashsim.analytic.first_order import Analysis
 from crashsim.analytic.second_order import mean_point_curvature, pairs
-from crashsim.enumeration import enumerate_space
 from crashsim.results.estimate import values_of
+from crashsim.sampling.enumeration import enumerate_space
 
 
 def paired(space):

@@ -13,9 +13,9 @@ from torch import nn
 
 from crashsim import CrashsimWarning, NeuronCrash, Score, score
 from crashsim.doubts import doubts_of
-from crashsim.intervals import proportion_interval
 from crashsim.results.contradictions import Contradiction, contradictions
 from crashsim.results.estimate import Estimate
+from crashsim.sampling.intervals import proportion_interval
 
 
 def number(method, kind, value, low=None, high=None, **where):

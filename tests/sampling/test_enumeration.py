@@ -20,8 +20,8 @@ from crashsim import (
     WeightCrash,
     enumerate_exact,
 )
-from crashsim.enumeration import can_enumerate, enumerate_space
 from crashsim.errors import ArgumentError
+from crashsim.sampling.enumeration import can_enumerate, enumerate_space
 
 ACT = {
     "tanh": math.tanh,

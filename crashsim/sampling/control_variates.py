@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from crashsim.coordinates.points import Floats, Listed, Points
-from crashsim.few import FewFaults
-from crashsim.intervals import ENOUGH
+from crashsim.sampling.exact_strata import FewFaults
+from crashsim.sampling.intervals import ENOUGH
+from crashsim.sampling.joint_sums import JointSums
 from crashsim.space import FaultSpace
-from crashsim.sums import JointSums
 
 _SPARSE = 0.1  # share of changed coordinates up to which they are added one by one
 _COLLINEAR = 1e-10  # eigenvalues of the controls' correlation that count as zero

@@ -15,7 +15,7 @@ from crashsim import (
 )
 from crashsim.coordinates.points import MAX_BLOCK
 from crashsim.errors import ArgumentError, CrashsimWarning
-from crashsim.tally import QUANTILES
+from crashsim.sampling.tally import QUANTILES
 
 CASES = {
     "two layers": ((3, 4, 4, 2), "tanh", {"hidden": NeuronCrash(0.2)}),
@@ -174,7 +174,7 @@ def test_the_batch_size_changes_no_number(fault, make_net, randn, monkeypatch):
     space = FaultSpace(make_net((3, 6, 2)).double(), randn(4, 3), fault)
     whole = monte_carlo(space, samples=300, epsilon=0.1)
     monkeypatch.setattr("crashsim.space._BATCH_SCALARS", 40)
-    monkeypatch.setattr("crashsim.montecarlo._STEP_VALUES", 8 * 7)
+    monkeypatch.setattr("crashsim.sampling.monte_carlo._STEP_VALUES", 8 * 7)
     parts = monte_carlo(space, samples=300, epsilon=0.1)
     np.testing.assert_allclose(parts.kept, whole.kept, atol=1e-6)
     for a, b in zip(parts.estimates, whole.estimates, strict=True):
@@ -195,7 +195,7 @@ def test_progress_is_told_every_tenth_of_a_run(make_net, randn):
 def test_too_few_kept_samples_are_the_first(make_net, randn, monkeypatch):
     space = FaultSpace(make_net((3, 6, 2)), randn(2, 3), NeuronCrash(0.2))
     whole = monte_carlo(space, samples=3000)
-    monkeypatch.setattr("crashsim.montecarlo._KEEP_VALUES", 0)
+    monkeypatch.setattr("crashsim.sampling.monte_carlo._KEEP_VALUES", 0)
     found = monte_carlo(space, samples=3000)
     np.testing.assert_array_equal(found.kept, whole.kept[:200])
     np.testing.assert_array_equal(found.variance, whole.variance)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from crashsim.intervals import (
+from crashsim.sampling.intervals import (
     ENOUGH,
     Spread,
     clustered_proportion_interval,

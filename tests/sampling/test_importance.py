@@ -17,8 +17,8 @@ from crashsim import (
 )
 from crashsim.analytic import first_order
 from crashsim.analytic.first_order import Analysis
-from crashsim.enumeration import enumerate_space
-from crashsim.rare import importance_sampling, sample_union, tail_events
+from crashsim.sampling.enumeration import enumerate_space
+from crashsim.sampling.importance import importance_sampling, sample_union, tail_events
 
 
 def analysed(space):

@@ -17,15 +17,15 @@ from crashsim_theory import LinearSurrogate
 from numpy.typing import NDArray
 
 from crashsim.arguments import as_float, callback, instance, sample_count, shown
-from crashsim.control import Control
 from crashsim.coordinates.points import Floats, Points, check_seed, sample_block
 from crashsim.errors import ArgumentError, Interrupted
-from crashsim.few import FewFaults, few_faults
-from crashsim.intervals import proportion_interval
 from crashsim.noticing import notice
 from crashsim.results.estimate import Estimate, Values
+from crashsim.sampling.control_variates import Control
+from crashsim.sampling.exact_strata import FewFaults, few_faults
+from crashsim.sampling.intervals import proportion_interval
+from crashsim.sampling.tally import Moments, Tally
 from crashsim.space import FaultSpace
-from crashsim.tally import Moments, Tally
 
 DEFAULT_SAMPLES = 10_000
 DEFAULT_BUDGET = 1_000_000  # samples, where a relative width is asked for

@@ -10,8 +10,8 @@ from torch import nn
 from crashsim import FaultSpace, NeuronCrash, score
 from crashsim.analytic.first_order import double_precision
 from crashsim.analytic.proofs import certificates, certify, linear_tails, provable
-from crashsim.certified import certified_sampling
-from crashsim.enumeration import enumerate_space
+from crashsim.sampling.certified import certified_sampling
+from crashsim.sampling.enumeration import enumerate_space
 
 
 def prepared(net, x, faults, sites="hidden"):

@@ -1,8 +1,8 @@
 """Sums over Monte Carlo samples, of bounded size, and the estimates that follow from them.
 
 Samples are drawn from all faults, or given two or more of them
-(``crashsim.few``); the rest of the probability is then summed exactly. With a
-control (``crashsim.control``) means and variances are regressions on it.
+(``crashsim.sampling.exact_strata``); the rest of the probability is then summed exactly. With a
+control (``crashsim.sampling.control_variates``) means and variances are regressions on it.
 Everything is centred about a fixed centre, the mean of the first samples, which keeps sums
 accurate; it is computed ahead, so it does not depend on how samples are batched.
 """
@@ -17,10 +17,11 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from crashsim.control import Control, Controlled, Limits, controlled_mean
 from crashsim.coordinates.points import Floats, Points
-from crashsim.few import FewFaults
-from crashsim.intervals import (
+from crashsim.results.estimate import Estimate, Quantity, Values, estimates_of
+from crashsim.sampling.control_variates import Control, Controlled, Limits, controlled_mean
+from crashsim.sampling.exact_strata import FewFaults
+from crashsim.sampling.intervals import (
     ENOUGH,
     Spread,
     clustered_proportion_interval,
@@ -33,9 +34,8 @@ from crashsim.intervals import (
     stratified_quantiles,
     variance_interval,
 )
-from crashsim.results.estimate import Estimate, Quantity, Values, estimates_of
+from crashsim.sampling.joint_sums import JointSums
 from crashsim.space import FaultSpace
-from crashsim.sums import JointSums
 
 MOST_OUTPUTS = 64  # whose covariance is kept
 QUANTILES = (0.5, 0.9, 0.99)

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from crashsim.analytic.rounding import resolution_of, rounding_of
 from crashsim.coordinates.points import Floats, Points
 from crashsim.coordinates.streams import Stream, generator
-from crashsim.intervals import proportion_interval
 from crashsim.results.estimate import Estimate, Quantity
+from crashsim.sampling.intervals import proportion_interval
 from crashsim.space import FaultSpace
 
 SAMPLES = 8192  # at most, for each input and question

@@ -8,25 +8,17 @@ import torch
 from scipy.stats import norm
 from torch import nn
 
-from crashsim import (
-    FaultSpace,
-    GainNoise,
-    NeuronCrash,
-    SignFlip,
-    StuckAt,
-    WeightCrash,
-    monte_carlo,
-    tally,
-)
+from crashsim import FaultSpace, GainNoise, NeuronCrash, SignFlip, StuckAt, WeightCrash, monte_carlo
 from crashsim.analytic import first_order
 from crashsim.analytic.first_order import Analysis
-from crashsim.control import Control, Limits, controlled_mean
 from crashsim.coordinates.points import MAX_BLOCK, Points, sample_block, sample_points
-from crashsim.enumeration import enumerate_space
 from crashsim.errors import ArgumentError, CrashsimWarning
-from crashsim.few import few_faults, probability_of_two
-from crashsim.sums import JointSums
-from crashsim.tally import QUANTILES
+from crashsim.sampling import tally
+from crashsim.sampling.control_variates import Control, Limits, controlled_mean
+from crashsim.sampling.enumeration import enumerate_space
+from crashsim.sampling.exact_strata import few_faults, probability_of_two
+from crashsim.sampling.joint_sums import JointSums
+from crashsim.sampling.tally import QUANTILES
 
 
 def surrogate_of(space):
@@ -371,7 +363,7 @@ def test_batches_and_numbers_of_samples(fault, make_net, randn, monkeypatch):
     options = {"control": surrogate_of(space), "few_exact": True, "seed": 3, "epsilon": 0.1}
     whole = monte_carlo(space, samples=300, **options)
     monkeypatch.setattr("crashsim.space._BATCH_SCALARS", 40)
-    monkeypatch.setattr("crashsim.montecarlo._STEP_VALUES", 8 * 7)
+    monkeypatch.setattr("crashsim.sampling.monte_carlo._STEP_VALUES", 8 * 7)
     parts = monte_carlo(space, samples=300, **options)
     for a, b in zip(parts.estimates, whole.estimates, strict=True):
         assert (a.value, a.low, a.high) == pytest.approx(

@@ -1,0 +1,1 @@
+"""Monte Carlo, importance and certified sampling, enumeration, and their intervals."""
