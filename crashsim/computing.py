@@ -24,7 +24,7 @@ from crashsim.timing import timing
 if TYPE_CHECKING:
     from crashsim_hardware import Chip
 
-    from crashsim.spiking import ChipRun
+    from crashsim.chip.spiking import ChipRun
 
 _CERTIFIED = 4  # inputs that get a certificate: each bound takes about a second
 INTERRUPTED = "interrupted before it was finished"
@@ -186,7 +186,7 @@ def _run(
             ),
         )
     if "hardware" in wanted:
-        from crashsim.spiking import run_chip
+        from crashsim.chip.spiking import run_chip
 
         results.chip = timed(
             "hardware", lambda: run_chip(space, seed=seed, confidence=confidence, chip=chip)

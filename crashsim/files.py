@@ -155,7 +155,7 @@ def load_model(
             _load_state(built, weights)
         return NamedModel(spec, built, architecture, trained=weights is not None)
     if path.suffix == ".nir":
-        from crashsim.nir import read_chip
+        from crashsim.chip.nir import read_chip
 
         chip, rates = read_chip(path, reset)
         return NamedModel(spec, rates, chip=chip)

@@ -87,7 +87,7 @@ class Score:
         covariance: by method, (K, K) of Delta across outputs, averaged over inputs (to 64 outputs).
         formulas: by method, what was derived, as text and LaTeX.
         curves, histogram: for the pictures of the report.
-        hardware: what the spiking chip said; see ``crashsim.spiking.ChipRun.facts``.
+        hardware: what the spiking chip said; see ``crashsim.chip.spiking.ChipRun.facts``.
         delta, answers: the tail probability aimed at, and what it asks for.
         plan: how faults were injected, a line for each site and why.
         skipped: methods not computed, with the reason.
@@ -270,7 +270,7 @@ def score(
             or ``logits``.
         delta: with ``epsilon``, a target P(|Delta| >= epsilon) <= delta: also say which p, width
             and number of replicas reach it.
-        hardware: also run the faults on a spiking chip (``crashsim.spiking``, needs brian2),
+        hardware: also run the faults on a spiking chip (``crashsim.chip.spiking``, needs brian2),
             which takes some seconds; the same as naming ``hardware`` among the methods.
         proofs: also prove what can be proved (``certificate``, ``linear-exact``, ``remainder``),
             which takes about a second for each bound; the same as naming those methods.

@@ -22,13 +22,13 @@ from crashsim import (
     enumerate_exact,
     score,
 )
+from crashsim.chip.spiking import run_chip
 from crashsim.data import load_data
 from crashsim.errors import ArgumentError, CrashsimError
 from crashsim.faults import MOMENT_METHODS, acts_as
 from crashsim.hardening import harden
 from crashsim.replicas import simulate_vote
 from crashsim.sampling.importance import Event, sample_union
-from crashsim.spiking import run_chip
 
 H = sympy.Symbol("h", positive=True)
 

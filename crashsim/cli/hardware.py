@@ -79,12 +79,12 @@ def hardware(
     json_file: JsonOption = None,
 ) -> None:
     """Run the faults on a spiking model of the chip, beside the network under the same masks."""
-    from crashsim.chip_faults import parse_chip_fault
-    from crashsim.nir import check_nir_installed, write_chip
+    from crashsim.chip.chip_faults import parse_chip_fault
+    from crashsim.chip.nir import check_nir_installed, write_chip
+    from crashsim.chip.spiking import chip_of, run_chip
     from crashsim.report.text import plain, render_chip
     from crashsim.results.json_reading import finite
     from crashsim.space import FaultSpace
-    from crashsim.spiking import chip_of, run_chip
 
     reads = [*model_inputs(model, weights), *data_inputs("inputs", inputs)]
     check_outputs([*reads, *data_inputs("train", train)], json=json_file, nir=nir_file)

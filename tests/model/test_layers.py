@@ -10,8 +10,8 @@ from torch import nn
 
 from crashsim import FaultSpace, NeuronCrash
 from crashsim.analytic.proofs import provable
+from crashsim.chip.spiking import chip_network
 from crashsim.model.layers import Addition, Nonlinearity, UnsupportedLayerError, layers_of
-from crashsim.spiking import chip_network
 
 
 class Between(nn.Module):

@@ -19,7 +19,7 @@ from crashsim_hardware import Chip, ChipFaults, HardwareError
 from crashsim_hardware.noticing import collecting
 
 from crashsim.arguments import MOST_STEPS, callback, fraction, instance, one_of, whole
-from crashsim.chip_faults import Breaks
+from crashsim.chip.chip_faults import Breaks
 from crashsim.coordinates.points import Floats, Placement, check_seed, sample_points
 from crashsim.errors import ArgumentError
 from crashsim.faults import NeuronCrash, WeightCrash, acts_as
@@ -160,7 +160,7 @@ def run_chip(
         confidence: of the intervals.
         engine: ``brian2``, or ``numpy`` for the same spikes faster.
         device: break the chip as this device breaks, instead of the space's faults.
-        breaks: or with these faults of the chip's own (``crashsim.chip_faults``).
+        breaks: or with these faults of the chip's own (``crashsim.chip.chip_faults``).
         chip: the chip to break, where the model came from one; else the model is converted.
 
     Raises:

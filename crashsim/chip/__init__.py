@@ -1,0 +1,1 @@
+"""The bridge to crashsim_hardware: faults, NIR graphs, spiking runs."""
