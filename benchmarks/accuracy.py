@@ -21,8 +21,8 @@ from torch import nn
 from crashsim import FaultSpace, NeuronCrash, monte_carlo, score
 from crashsim.analytic.first_order import Analysis, double_precision, mean_point_single, of_pair
 from crashsim.analytic.proofs import provable
-from crashsim.architectures import parse_architecture
-from crashsim.data import load_data
+from crashsim.files.architectures import parse_architecture
+from crashsim.files.data import load_data
 from crashsim.sampling.exact_strata import probability_of_two
 from crashsim.sampling.importance import sample_union, tail_events
 from crashsim.training import train_classifier

@@ -19,12 +19,12 @@ from typing import Any, Literal
 from torch import nn
 
 from crashsim.analytic.first_order import double_precision
-from crashsim.architectures import Architecture, parse_architecture
 from crashsim.arguments import MOST_COPIES, MOST_STEPS, number, one_of, sample_count, whole
 from crashsim.coordinates.placement import Faults, faults_of
-from crashsim.data import Data
 from crashsim.errors import ArgumentError, Interrupted
 from crashsim.faults import check_drawable
+from crashsim.files.architectures import Architecture, parse_architecture
+from crashsim.files.data import Data
 from crashsim.judging import Judgement, judge, judge_as_paper
 from crashsim.regularisers import Strengths, attached_penalties
 from crashsim.space import FaultSpace
@@ -195,7 +195,9 @@ def harden(
     check_drawable(faults_of(faults), "hardening")
     for name, data in (("training", training), ("test", test)):
         if not isinstance(data, Data):
-            raise ArgumentError(f"{name}={data!r}; give a crashsim.data.Data, as load_data returns")
+            raise ArgumentError(
+                f"{name}={data!r}; give a crashsim.files.data.Data, as load_data returns"
+            )
     for name, given, kind in (("recipe", recipe, Recipe), ("limits", limits, Limits)):
         if given is not None and not isinstance(given, kind):
             raise ArgumentError(f"{name}={given!r}; give a {kind.__name__}")

@@ -28,7 +28,7 @@ from crashsim.facts import (
     versions,
 )
 from crashsim.faults import NeuronCrash
-from crashsim.limits import read_text
+from crashsim.files.limits import read_text
 from crashsim.model.inputs import ModelInputs
 from crashsim.noticing import collecting, notice
 from crashsim.pictures import Curves, Histogram, curves_of, histogram_of
@@ -197,7 +197,7 @@ class Score:
 
         Raises:
             FileError: it cannot be read, is no score, or would take too much memory (see
-                ``crashsim.limits``).
+                ``crashsim.files.limits``).
         """
         path = file_path("path", path)
         remedy = "give a file that `crashsim score --json` wrote"

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from crashsim.arguments import MOST_SAMPLES, MOST_STEPS, instance, number, whole
 from crashsim.coordinates.points import check_seed
-from crashsim.data import Data, Examples
 from crashsim.errors import ArgumentError, ModelError
+from crashsim.files.data import Data, Examples
+from crashsim.files.users_code import described
 from crashsim.model.checks import check_can_be_trained, check_module
 from crashsim.model.global_random import Drawing
 from crashsim.model.sites import ACTIVATION_MODULES
 from crashsim.model.twins.twin import apart
-from crashsim.users_code import described
 
 Progress = Callable[[int, int], None]
 _AT_ONCE = 4096  # examples, so that hidden layers take no more memory than they must
@@ -167,7 +167,7 @@ def check_targets(model: nn.Module, data: Data | Examples) -> Tensor:
         ArgumentError: they are missing, or do not fit the inputs or the model.
         ModelError: the model returns no logits.
     """
-    instance("data", data, (Data, Examples), "a crashsim.data.Data, as load_data returns")
+    instance("data", data, (Data, Examples), "a crashsim.files.data.Data, as load_data returns")
     if not isinstance(data.inputs, Tensor) or data.inputs.dim() == 0 or len(data.inputs) == 0:
         raise ArgumentError(f"data={data.name!r} holds no examples; give at least one")
     if data.targets is None:

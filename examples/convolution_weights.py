@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import crashsim
 from crashsim import NeuronCrash, WeightCrash
-from crashsim.data import load_data
+from crashsim.files.data import load_data
 from crashsim.training import Recipe, accuracy, train_classifier
 
 

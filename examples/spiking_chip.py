@@ -5,8 +5,8 @@ from pathlib import Path
 
 import crashsim
 from crashsim import NeuronCrash
-from crashsim.architectures import parse_architecture
-from crashsim.data import load_data
+from crashsim.files.architectures import parse_architecture
+from crashsim.files.data import load_data
 from crashsim.training import Recipe, train_classifier
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from crashsim import Score
-from crashsim.architectures import parse_architecture
-from crashsim.files import save_model
+from crashsim.files.architectures import parse_architecture
+from crashsim.files.models import save_model
 
 
 @pytest.fixture
@@ -190,7 +190,11 @@ def test_nothing_that_is_read_is_overwritten(run, examples, tmp_path, monkeypatc
     def works(*_, **__):
         raise AssertionError("the work has begun")
 
-    for module in ("crashsim.data.load_data", "crashsim.data._numpy", "crashsim.files.load_model"):
+    for module in (
+        "crashsim.files.data.load_data",
+        "crashsim.files.data._numpy",
+        "crashsim.files.models.load_model",
+    ):
         monkeypatch.setattr(module, works)
     code, out, err = run(*line.split())
     assert code == 2, (out, err)

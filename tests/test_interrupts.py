@@ -12,7 +12,7 @@ import pytest
 from crashsim import FaultSpace, Interrupted, NeuronCrash, Score, WeightCrash, monte_carlo, score
 from crashsim.analytic.first_order import Analysis, double_precision, mean_point_single
 from crashsim.comparison import compare
-from crashsim.data import Data
+from crashsim.files.data import Data
 from crashsim.hardening import Limits, harden
 from crashsim.hardening import _Hardening as Hardening
 from crashsim.results.estimate import METHODS

@@ -17,7 +17,7 @@ import pytest
 
 from crashsim import Score
 from crashsim.errors import FileError
-from crashsim.files import load_model
+from crashsim.files.models import load_model
 
 KILLS, SEED = (int(os.environ.get(name, str(n))) for name, n in (("KILLS", 100), ("KILLS_SEED", 0)))
 PROGRAM = [sys.executable, "-c", "from crashsim.cli import main; main()"]

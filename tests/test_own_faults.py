@@ -23,9 +23,9 @@ from crashsim import (
     score,
 )
 from crashsim.chip.spiking import run_chip
-from crashsim.data import load_data
 from crashsim.errors import ArgumentError, CrashsimError
 from crashsim.faults import MOMENT_METHODS, acts_as
+from crashsim.files.data import load_data
 from crashsim.hardening import harden
 from crashsim.replicas import simulate_vote
 from crashsim.sampling.importance import Event, sample_union

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from crashsim.architectures import parse_architecture
-from crashsim.data import Data, load_data
 from crashsim.errors import ArgumentError
+from crashsim.files.architectures import parse_architecture
+from crashsim.files.data import Data, load_data
 from crashsim.training import Recipe, accuracy, train_classifier
 
 

@@ -15,9 +15,9 @@ import torch
 from matplotlib.figure import Figure
 
 from crashsim import NeuronCrash, Score, TrainingReport, score
-from crashsim.architectures import parse_architecture
 from crashsim.errors import ArgumentError, FileError
-from crashsim.files import load_model, save_model
+from crashsim.files.architectures import parse_architecture
+from crashsim.files.models import load_model, save_model
 from crashsim.writing import check_files, write_files, write_picture, write_text
 
 

@@ -11,11 +11,11 @@ from torch import nn
 
 import crashsim
 from crashsim import CrashsimError, NeuronCrash
-from crashsim.architectures import parse_architecture
 from crashsim.chip.spiking import run_chip
 from crashsim.comparison import compare
-from crashsim.data import Data, load_data, load_examples
-from crashsim.files import load_model, save_model
+from crashsim.files.architectures import parse_architecture
+from crashsim.files.data import Data, load_data, load_examples
+from crashsim.files.models import load_model, save_model
 from crashsim.hardening import Limits
 from crashsim.regularisers import Strengths
 from crashsim.replicas import simulate_vote

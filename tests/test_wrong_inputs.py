@@ -155,7 +155,7 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(
     def works(*_, **__):
         raise AssertionError("the work has begun")
 
-    monkeypatch.setattr("crashsim.data._numpy", works)
+    monkeypatch.setattr("crashsim.files.data._numpy", works)
     code, out, err = run(*line, f"--{option}", place)
     assert code == 2, err
     assert not out.strip()

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from crashsim.coordinates.points import Floats
 from crashsim.errors import ArgumentError, CrashsimError, FileError, MissingExtraError
-from crashsim.limits import check_file, most_bytes
+from crashsim.files.limits import check_file, most_bytes
 from crashsim.noticing import notice
 from crashsim.writing import write_files
 
@@ -55,7 +55,7 @@ def read_chip(path: str | Path, reset: Reset | None = None) -> tuple[Chip, nn.Mo
 
     Raises:
         FileError: no readable NIR graph, one with nodes that are not known, with data that is not
-            in the file itself, or that would take too much memory (see ``crashsim.limits``).
+            in the file itself, or that would take too much memory (see ``crashsim.files.limits``).
         ArgumentError: its neurons have no rate curve that is a layer's activation.
         MissingExtraError: the package ``nir`` is not installed.
     """

@@ -271,9 +271,9 @@ def train(
     """Train an architecture, plainly or to tolerate faults, and write a model file."""
     from dataclasses import asdict
 
-    from crashsim.architectures import parse_architecture
-    from crashsim.data import load_data
-    from crashsim.files import save_model
+    from crashsim.files.architectures import parse_architecture
+    from crashsim.files.data import load_data
+    from crashsim.files.models import save_model
     from crashsim.regularisers import Strengths, attached_penalties
     from crashsim.training import Recipe, accuracy, train_classifier
 

@@ -54,8 +54,8 @@ def harden(
     json_file: JsonOption = None,
 ) -> None:
     """Train, regularise, widen and replicate until failures are as rare as asked for."""
-    from crashsim.data import load_data
-    from crashsim.files import save_model
+    from crashsim.files.data import load_data
+    from crashsim.files.models import save_model
     from crashsim.hardening import Limits, Step
     from crashsim.hardening import harden as harden_network
     from crashsim.report.text import plain

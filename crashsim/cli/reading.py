@@ -74,13 +74,13 @@ def read_faults(
 
 
 def read_examples(spec: str, limit: int | None = None) -> Any:
-    from crashsim.data import load_examples
+    from crashsim.files.data import load_examples
 
     return load_examples(spec, limit)
 
 
 def read_data(spec: str, limit: int) -> Any:
-    from crashsim.data import load_data
+    from crashsim.files.data import load_data
 
     return load_data(spec, "test", limit)
 
@@ -97,8 +97,8 @@ def read_model(
     """The named model, trained if asked for."""
     import torch
 
-    from crashsim.data import load_data
-    from crashsim.files import load_model
+    from crashsim.files.data import load_data
+    from crashsim.files.models import load_model
     from crashsim.training import Recipe, train_classifier
 
     named = load_model(spec, seed=seed, weights=weights, reset=reset, trusted=trust)
@@ -157,7 +157,7 @@ def check_outputs(
     """
     outputs: list[Named] = [(name, path) for name, path in files.items() if path is not None]
     if out is not None:
-        from crashsim.files import check_model_path, model_files
+        from crashsim.files.models import check_model_path, model_files
 
         check_model_path(out)
         outputs += [("out", path) for path in model_files(out)]
@@ -166,8 +166,8 @@ def check_outputs(
 
 def model_inputs(spec: str, weights: str | None = None) -> list[Named]:
     """The files that a model may be read from."""
-    from crashsim.architectures import is_architecture
-    from crashsim.files import model_files
+    from crashsim.files.architectures import is_architecture
+    from crashsim.files.models import model_files
 
     given: list[Named] = [] if weights is None else [("weights", weights)]
     if not Path(spec).name or is_architecture(spec):

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from crashsim.errors import ArgumentError, CrashsimError, ModelError
+from crashsim.files.users_code import described
 from crashsim.model.inputs import Inputs, can_compute, plain
 from crashsim.noticing import notice
-from crashsim.users_code import described
 
 
 def check_module(model: object) -> nn.Module:

@@ -17,7 +17,7 @@ import shared
 import torch
 
 from crashsim import FaultSpace, NeuronCrash
-from crashsim.architectures import parse_architecture
+from crashsim.files.architectures import parse_architecture
 from crashsim.training import Recipe
 
 METHODS = ("norm", "absolute", "taylor", "single", "mean-point-taylor", "mean-point-single")

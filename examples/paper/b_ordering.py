@@ -24,8 +24,8 @@ from crashsim.analytic.first_order import (
     single,
     taylor,
 )
-from crashsim.architectures import parse_architecture
-from crashsim.data import Data
+from crashsim.files.architectures import parse_architecture
+from crashsim.files.data import Data
 from crashsim.results.estimate import values_of
 from crashsim.training import Recipe, accuracy, train_classifier
 

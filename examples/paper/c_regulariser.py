@@ -21,8 +21,8 @@ import shared
 from scipy import stats
 
 from crashsim import CrashTraining, CrashVariance, NeuronCrash
-from crashsim.architectures import parse_architecture
-from crashsim.data import Data
+from crashsim.files.architectures import parse_architecture
+from crashsim.files.data import Data
 from crashsim.training import Recipe, train_classifier
 
 FAULTS = {"hidden": NeuronCrash(p=0.05)}

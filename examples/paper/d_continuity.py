@@ -19,8 +19,8 @@ from crashsim_theory import balance, decay_exponents, roughness
 from torch import nn
 
 from crashsim import Balance, Continuity, FaultSpace, NeuronCrash, monte_carlo
-from crashsim.architectures import parse_architecture
-from crashsim.data import Data
+from crashsim.files.architectures import parse_architecture
+from crashsim.files.data import Data
 from crashsim.training import accuracy
 
 FAULTS = {"hidden": NeuronCrash(p=0.01)}

@@ -14,7 +14,7 @@ import shared
 import torch
 
 from crashsim import FaultSpace, NeuronCrash, monte_carlo
-from crashsim.architectures import parse_architecture
+from crashsim.files.architectures import parse_architecture
 
 LAYERS = ("input", "relu1", "relu2")
 

@@ -14,7 +14,7 @@ from typing import Any
 import shared
 
 from crashsim import CrashsimWarning, CrashVariance, NeuronCrash, TrainingReport
-from crashsim.architectures import parse_architecture
+from crashsim.files.architectures import parse_architecture
 from crashsim.training import Recipe, train_classifier
 
 FAULTS = {"hidden": NeuronCrash(p=0.05)}

@@ -18,10 +18,10 @@ from torch import nn
 
 import crashsim
 from crashsim import CrashsimWarning
-from crashsim.architectures import parse_architecture
 from crashsim.coordinates.placement import Faults
 from crashsim.coordinates.points import Points
-from crashsim.data import Data, load_data
+from crashsim.files.architectures import parse_architecture
+from crashsim.files.data import Data, load_data
 from crashsim.results.agreement import correlation, rank_loss
 from crashsim.results.estimate import values_of
 from crashsim.training import Recipe, train_classifier

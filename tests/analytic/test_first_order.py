@@ -25,7 +25,7 @@ from crashsim.analytic.first_order import (
     tails,
     taylor,
 )
-from crashsim.data import load_data
+from crashsim.files.data import load_data
 from crashsim.results.estimate import values_of
 from crashsim.training import Recipe, train_classifier
 

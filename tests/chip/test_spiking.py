@@ -18,11 +18,11 @@ from crashsim import (
     WeightCrash,
     score,
 )
-from crashsim.architectures import parse_architecture
 from crashsim.chip.spiking import chip_faults, chip_of, run_chip
 from crashsim.coordinates.points import sample_points
-from crashsim.data import load_data
 from crashsim.errors import ArgumentError
+from crashsim.files.architectures import parse_architecture
+from crashsim.files.data import load_data
 from crashsim.model.layers import UnsupportedLayerError
 from crashsim.training import Recipe, train_classifier
 

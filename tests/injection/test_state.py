@@ -13,8 +13,8 @@ from torch import nn
 
 from crashsim import CrashVariance, FaultSpace, NeuronCrash, WeightCrash, find_sites, score
 from crashsim.coordinates.points import Points, sample_points
-from crashsim.data import Data
 from crashsim.errors import ArgumentError, ModelError
+from crashsim.files.data import Data
 from crashsim.model.twins.twin import apart, twin_of
 from crashsim.regularisers import Balance, Continuity
 from crashsim.replicas import Replicated

@@ -14,8 +14,8 @@ from torch import nn
 
 from crashsim import CrashVariance, FaultSpace, NeuronCrash, WeightCrash, monte_carlo, score
 from crashsim.coordinates.points import sample_points
-from crashsim.data import Data
 from crashsim.errors import CrashsimWarning, ModelError
+from crashsim.files.data import Data
 from crashsim.model.layers import UnsupportedLayerError, layers_of
 from crashsim.noticing import collecting, notice
 from crashsim.training import Recipe, train_classifier

@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 from crashsim import FaultSpace, NeuronCrash, Replicated, harden, monte_carlo
 from crashsim.cli import app
-from crashsim.data import load_data
 from crashsim.errors import ArgumentError
-from crashsim.files import load_model
+from crashsim.files.data import load_data
+from crashsim.files.models import load_model
 from crashsim.hardening import Limits
 from crashsim.training import Recipe
 from crashsim.verification import verify, vote_failure

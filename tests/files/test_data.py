@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from crashsim.data import load_data, load_examples
 from crashsim.errors import ArgumentError, CrashsimError, FileError
+from crashsim.files.data import load_data, load_examples
 
 
 def idx(array):

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashsim.errors import CrashsimError, FileError
-from crashsim.limits import check_size, opened
+from crashsim.files.limits import check_size, opened
 
 _HEADER = 10_000  # bytes of a numpy header: as many as numpy itself accepts
 _CHUNK = 2**20  # bytes read at a time

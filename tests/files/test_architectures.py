@@ -4,8 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from crashsim.architectures import ACTIVATIONS, Architecture, is_architecture, parse_architecture
 from crashsim.errors import ArgumentError
+from crashsim.files.architectures import (
+    ACTIVATIONS,
+    Architecture,
+    is_architecture,
+    parse_architecture,
+)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import save_file
 
 from crashsim import Score
-from crashsim.architectures import parse_architecture
-from crashsim.data import load_data
 from crashsim.errors import ArgumentError, CrashsimError, FileError
-from crashsim.files import load_model, save_model
+from crashsim.files.architectures import parse_architecture
+from crashsim.files.data import load_data
+from crashsim.files.models import load_model, save_model
 
 
 class Exploit:
@@ -262,7 +262,7 @@ def test_archives_that_unpack_to_too_much_are_refused_with_the_figure(tmp_path, 
 WIDE = """
 import resource
 from crashsim.errors import FileError
-from crashsim.files import load_model
+from crashsim.files.models import load_model
 taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (taken + 2**30, taken + 2**30))
 try:

@@ -16,13 +16,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import nn
 
-from crashsim.architectures import Architecture, is_architecture, parse_architecture
 from crashsim.arguments import instance, one_of
 from crashsim.arguments import path as file_path
 from crashsim.errors import ArgumentError, CrashsimError, FileError
-from crashsim.limits import check_file, check_size, most_bytes, read_text, size_on_disk
+from crashsim.files.architectures import Architecture, is_architecture, parse_architecture
+from crashsim.files.limits import check_file, check_size, most_bytes, read_text, size_on_disk
+from crashsim.files.users_code import call_factory
 from crashsim.model.checks import check_module
-from crashsim.users_code import call_factory
 from crashsim.writing import check_writable, write_files
 
 FORMAT = 1
@@ -127,7 +127,7 @@ def load_model(
 
     Raises:
         FileError: a file is missing or damaged, would take too much memory (see
-            ``crashsim.limits``) or is not trusted, or the name stands for nothing.
+            ``crashsim.files.limits``) or is not trusted, or the name stands for nothing.
         ModelError: the user's code fails.
         ArgumentError: an architecture makes no sense or is too large, or a factory needs arguments
             or returns no module.

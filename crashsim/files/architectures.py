@@ -15,7 +15,7 @@ from torch import nn
 from crashsim.arguments import instance
 from crashsim.coordinates.points import check_seed
 from crashsim.errors import ArgumentError
-from crashsim.limits import in_units, memory
+from crashsim.files.limits import in_units, memory
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,

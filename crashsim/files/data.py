@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from crashsim.arguments import instance, one_of, whole
 from crashsim.errors import ArgumentError, FileError
+from crashsim.files.limits import check_size
+from crashsim.files.stored_arrays import StoredArray, idx_array, numpy_arrays
 from crashsim.importing import import_undrawn
-from crashsim.limits import check_size
 from crashsim.model.twins.twin import apart
-from crashsim.stored import StoredArray, idx_array, numpy_arrays
 
 Split = Literal["train", "test"]
 _Read = TypeVar("_Read")
@@ -100,7 +100,7 @@ def load_examples(spec: str, limit: int | None = None) -> Examples:
 
     Raises:
         FileError: a file is missing or damaged, or would take too much memory (see
-            ``crashsim.limits``).
+            ``crashsim.files.limits``).
         ArgumentError: an unknown name, or arrays that are no inputs.
     """
     instance("data", spec, str, "a name as a text")
@@ -126,7 +126,7 @@ def load_data(spec: str, split: Split = "test", limit: int | None = None) -> Dat
 
     Raises:
         FileError: a file is missing or damaged, or would take too much memory (see
-            ``crashsim.limits``).
+            ``crashsim.files.limits``).
         ArgumentError: an unknown name.
     """
     instance("data", spec, str, "a name as a text")
