@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from crashsim.results.estimate import Estimate
     from crashsim.sampling.enumeration import ExactDistribution, enumerate_exact
     from crashsim.sampling.monte_carlo import monte_carlo
-    from crashsim.scoring import Score, score
+    from crashsim.scoring.score import Score, score
     from crashsim.space import FaultSpace
     from crashsim.training_report import TrainingReport
 
@@ -60,7 +60,7 @@ _HOMES = {
         "WeightCrash",
     ),
     "sampling.monte_carlo": ("monte_carlo",),
-    "scoring": ("Score", "score"),
+    "scoring.score": ("Score", "score"),
     "model.discovery": ("find_sites",),
     "model.sites": ("Site",),
     "space": ("FaultSpace",),

@@ -214,7 +214,7 @@ def test_a_failure_exits_with_1(run, examples, monkeypatch):
     def fails(*_, **__):
         raise KeyError("oops")
 
-    monkeypatch.setattr("crashsim.scoring.compute", fails)
+    monkeypatch.setattr("crashsim.scoring.score.compute", fails)
     code, _, err = run("score", "4-5-2", "--inputs", examples)
     assert code == 1
     assert "oops" in err

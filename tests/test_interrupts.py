@@ -11,12 +11,12 @@ import pytest
 
 from crashsim import FaultSpace, Interrupted, NeuronCrash, Score, WeightCrash, monte_carlo, score
 from crashsim.analytic.first_order import Analysis, double_precision, mean_point_single
-from crashsim.comparison import compare
 from crashsim.files.data import Data
 from crashsim.hardening import Limits, harden
 from crashsim.hardening import _Hardening as Hardening
 from crashsim.results.estimate import METHODS
 from crashsim.sampling.monte_carlo import _Run
+from crashsim.scoring.comparison import compare
 from crashsim.training import Recipe
 from crashsim.verification import verify
 
@@ -389,7 +389,7 @@ def test_an_interrupt_that_became_another_error(run, examples, monkeypatch):
         except KeyboardInterrupt:
             raise ImportError("half a module") from None
 
-    monkeypatch.setattr("crashsim.scoring.compute", breaks)
+    monkeypatch.setattr("crashsim.scoring.score.compute", breaks)
     code, _, err = run("score", "4-5-2", *examples)
     assert (code, err.strip()) == (130, "error: interrupted")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pytest
 
-import crashsim.scoring
+import crashsim.scoring.score
 from crashsim import NeuronCrash, Score, score
 from crashsim.errors import FileError
 from crashsim.report import plots
@@ -177,7 +177,7 @@ def test_the_curve_of_rare_events_depends_on_the_seed(rare):
 @pytest.mark.parametrize("samples", [300, 3000, 20_000])
 def test_the_curves_run_the_model_no_more_often_than_was_asked(rare, samples, monkeypatch):
     count, drawing = 0, False
-    outputs, curves_of = crashsim.FaultSpace.outputs, crashsim.scoring.curves_of
+    outputs, curves_of = crashsim.FaultSpace.outputs, crashsim.scoring.score.curves_of
 
     def counted(space, points):
         nonlocal count
@@ -190,7 +190,7 @@ def test_the_curves_run_the_model_no_more_often_than_was_asked(rare, samples, mo
         return curves_of(*args, **kwargs)
 
     monkeypatch.setattr(crashsim.FaultSpace, "outputs", counted)
-    monkeypatch.setattr(crashsim.scoring, "curves_of", watched)
+    monkeypatch.setattr(crashsim.scoring.score, "curves_of", watched)
     result = score(
         *rare, epsilon=0.3, samples=samples, methods=["monte-carlo", "importance-sampling"]
     )

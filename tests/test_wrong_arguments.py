@@ -12,13 +12,13 @@ from torch import nn
 import crashsim
 from crashsim import CrashsimError, NeuronCrash
 from crashsim.chip.spiking import run_chip
-from crashsim.comparison import compare
 from crashsim.files.architectures import parse_architecture
 from crashsim.files.data import Data, load_data, load_examples
 from crashsim.files.models import load_model, save_model
 from crashsim.hardening import Limits
 from crashsim.regularisers import Strengths
 from crashsim.replicas import simulate_vote
+from crashsim.scoring.comparison import compare
 from crashsim.training import Recipe, accuracy, train_classifier
 from crashsim.voters import make_voter
 

@@ -180,9 +180,9 @@ def compare(
 
     import torch
 
-    from crashsim.comparison import compare as compare_scores
     from crashsim.report.comparison import render_comparison
     from crashsim.results.json_reading import finite
+    from crashsim.scoring.comparison import compare as compare_scores
     from crashsim.training import accuracy
 
     reads = [file for model in models for file in model_inputs(model)]
@@ -354,7 +354,7 @@ def report(
     out: Annotated[Path, typer.Option("-o", "--out", help="The HTML file.")] = Path("report.html"),
 ) -> None:
     """Turn a saved score into an HTML report."""
-    from crashsim.scoring import Score
+    from crashsim.scoring.score import Score
 
     check_outputs([("score", score_file)], report=out)
     write("out", out, Score.load(score_file).to_html())

@@ -131,7 +131,7 @@ def score_model(
     **options: Any,
 ) -> Any:
     """The score of a model; its warnings stay in it, for whoever shows it."""
-    from crashsim.scoring import score
+    from crashsim.scoring.score import score
 
     with collecting():
         return score(

@@ -9,10 +9,10 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from crashsim.comparison import Comparison, Contender
 from crashsim.report.tables import number
 from crashsim.report.text import plain
 from crashsim.results.verdict import percent
+from crashsim.scoring.comparison import Comparison, Contender
 
 
 def render_comparison(comparison: Comparison) -> RenderableType:

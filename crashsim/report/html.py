@@ -13,7 +13,7 @@ from crashsim.report.text import footer
 from crashsim.results.estimate import METHODS
 from crashsim.results.schema import ChipFacts
 from crashsim.results.verdict import best, describe_faults, percent
-from crashsim.scoring import Score
+from crashsim.scoring.score import Score
 from crashsim.visible import visible
 
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from crashsim.results.estimate import values_of
 from crashsim.results.schema import ChipFacts
-from crashsim.scoring import Score
+from crashsim.scoring.score import Score
 from crashsim.visible import visible
 
 COLOURS = {

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from crashsim.report.tables import columns, number
 from crashsim.results.verdict import best
-from crashsim.scoring import Score
+from crashsim.scoring.score import Score
 
 
 def spread_over(scores: Sequence[Score]) -> Table:

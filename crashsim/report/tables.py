@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from crashsim.results.estimate import METHODS, TOO_FEW, Estimate
 from crashsim.results.verdict import best, interval_numbers
-from crashsim.scoring import Score
+from crashsim.scoring.score import Score
 
 # How each kind is marked beside its number.
 MARKS = {

@@ -13,7 +13,7 @@ from crashsim.report import chip
 from crashsim.report.tables import MARKS, columns, legend, number, rows, worths
 from crashsim.results.agreement import Agreement
 from crashsim.results.schema import ChipFacts
-from crashsim.scoring import Score
+from crashsim.scoring.score import Score
 from crashsim.visible import visible
 
 _COLUMN = 15  # characters that a number and its interval ask for

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from crashsim.results.estimate import Estimate
 
 if TYPE_CHECKING:
-    from crashsim.scoring import Score
+    from crashsim.scoring.score import Score
 
 # The method whose number is quoted, best first.
 PREFERENCE = (

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from crashsim import FaultSpace, NeuronCrash, WeightCrash, enumerate_exact, find_sites, score
 from crashsim.coordinates.points import Points, sample_points
 from crashsim.errors import ArgumentError, ModelError, NotApplicableError, SiteError
-from crashsim.scoring import Score
+from crashsim.scoring.score import Score
 
 
 @pytest.fixture

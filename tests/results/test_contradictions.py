@@ -12,10 +12,10 @@ from scipy import stats
 from torch import nn
 
 from crashsim import CrashsimWarning, NeuronCrash, Score, score
-from crashsim.doubts import doubts_of
 from crashsim.results.contradictions import Contradiction, contradictions
 from crashsim.results.estimate import Estimate
 from crashsim.sampling.intervals import proportion_interval
+from crashsim.scoring.cautions import doubts_of
 
 
 def number(method, kind, value, low=None, high=None, **where):

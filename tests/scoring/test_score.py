@@ -11,9 +11,9 @@ from torch import nn
 
 import crashsim
 import crashsim.analytic.first_order
-import crashsim.computing
-import crashsim.scoring
-import crashsim.timing
+import crashsim.scoring.running
+import crashsim.scoring.score
+import crashsim.scoring.timing
 from crashsim import (
     AdditiveNoise,
     CrashsimError,
@@ -32,7 +32,7 @@ from crashsim.analytic.first_order import (
     mean_point_taylor,
 )
 from crashsim.errors import FileError
-from crashsim.plan import SCORED
+from crashsim.scoring.plan import SCORED
 
 FAST = ["exact", "taylor", "mean-point-taylor", "mean-point-single", "saddlepoint", "monte-carlo"]
 
@@ -304,12 +304,12 @@ def test_timings_leave_no_time_out(make_net, randn, monkeypatch):
     """On a clock that only these calls advance, each by another power of two."""
     now, spent = 0.0, 0.0
     slow = [
-        (crashsim.scoring, "FaultSpace"), (crashsim.scoring, "plan"),
+        (crashsim.scoring.score, "FaultSpace"), (crashsim.scoring.score, "plan"),
         (crashsim.analytic.first_order, "double_precision"),
-        (crashsim.computing, "monte_carlo"),
-        (crashsim.analytic.first_order, "tails"), (crashsim.computing, "answers"),
-        (crashsim.scoring, "curves_of"), (crashsim.scoring, "histogram_of"),
-        (crashsim.scoring, "agreements"), (crashsim.scoring, "describe_sites"),
+        (crashsim.scoring.running, "monte_carlo"),
+        (crashsim.analytic.first_order, "tails"), (crashsim.scoring.running, "answers"),
+        (crashsim.scoring.score, "curves_of"), (crashsim.scoring.score, "histogram_of"),
+        (crashsim.scoring.score, "agreements"), (crashsim.scoring.score, "describe_sites"),
     ]  # fmt: skip
 
     def slowed(work, seconds):
@@ -322,7 +322,7 @@ def test_timings_leave_no_time_out(make_net, randn, monkeypatch):
 
     for i, (module, name) in enumerate(slow):
         monkeypatch.setattr(module, name, slowed(getattr(module, name), 2.0**i))
-    monkeypatch.setattr(crashsim.timing.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(crashsim.scoring.timing.time, "perf_counter", lambda: now)
     result = score(
         make_net((3, 5, 2)), randn(2, 3), NeuronCrash(0.1), epsilon=0.3, delta=0.01,
         samples=200, methods=["monte-carlo", "saddlepoint"],

@@ -15,24 +15,13 @@ from crashsim.analytic.questions import Answer, check_delta
 from crashsim.analytic.rounding import least_rounding
 from crashsim.arguments import callback, instance, whole
 from crashsim.arguments import path as file_path
-from crashsim.computing import INTERRUPTED, Results, compute
 from crashsim.coordinates.placement import Faults
 from crashsim.coordinates.points import check_seed
-from crashsim.doubts import doubts_of
 from crashsim.errors import ArgumentError, FileError, Interrupted
-from crashsim.facts import (
-    describe_fault,
-    describe_model,
-    describe_sites,
-    leading_coordinates,
-    versions,
-)
 from crashsim.faults import NeuronCrash
 from crashsim.files.limits import read_text
 from crashsim.model.inputs import ModelInputs
 from crashsim.noticing import collecting, notice
-from crashsim.pictures import Curves, Histogram, curves_of, histogram_of
-from crashsim.plan import plan
 from crashsim.results.agreement import Agreement, agreements
 from crashsim.results.contradictions import Contradiction, contradictions
 from crashsim.results.estimate import Estimate
@@ -49,8 +38,19 @@ from crashsim.results.schema import (
     unfit,
 )
 from crashsim.sampling.monte_carlo import DEFAULT_SAMPLES, check_sampling
+from crashsim.scoring.cautions import doubts_of
+from crashsim.scoring.curves import Curves, Histogram, curves_of, histogram_of
+from crashsim.scoring.plan import plan
+from crashsim.scoring.provenance import (
+    describe_fault,
+    describe_model,
+    describe_sites,
+    leading_coordinates,
+    versions,
+)
+from crashsim.scoring.running import INTERRUPTED, Results, compute
+from crashsim.scoring.timing import timing
 from crashsim.space import FaultSpace
-from crashsim.timing import timing
 from crashsim.writing import write_text
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from scipy import stats
 from crashsim.arguments import instance, one_of
 from crashsim.errors import ArgumentError
 from crashsim.results.estimate import Estimate
-from crashsim.scoring import Score
+from crashsim.scoring.score import Score
 
 By = Literal["variance", "class-change"]
 _ALPHA = 0.05

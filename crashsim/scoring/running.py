@@ -13,13 +13,13 @@ from crashsim.analytic import first_order, proofs, second_order
 from crashsim.analytic.layer_bounds import layer_bounds
 from crashsim.analytic.questions import Answer, answers
 from crashsim.errors import Interrupted, NotApplicableError
-from crashsim.plan import PROOFS, Plan
 from crashsim.sampling.certified import certified_sampling
 from crashsim.sampling.enumeration import ExactDistribution, enumerate_space
 from crashsim.sampling.importance import importance_sampling
 from crashsim.sampling.monte_carlo import MonteCarlo, monte_carlo
+from crashsim.scoring.plan import PROOFS, Plan
+from crashsim.scoring.timing import timing
 from crashsim.space import FaultSpace
-from crashsim.timing import timing
 
 if TYPE_CHECKING:
     from crashsim_hardware import Chip

@@ -4,7 +4,7 @@ import pytest
 
 from crashsim import FaultSpace, GainNoise, NeuronCrash, WeightCrash
 from crashsim.errors import ArgumentError
-from crashsim.plan import PROOFS, SCORED, plan
+from crashsim.scoring.plan import PROOFS, SCORED, plan
 
 
 @pytest.fixture
