@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from crashsim.hardening import Hardened, harden
     from crashsim.model.discovery import find_sites
     from crashsim.model.sites import Site
+    from crashsim.protection.replicas import Replicated, byzantine_table, plan_replicas
     from crashsim.regularisers import CrashTraining, CrashVariance
-    from crashsim.replicas import Replicated, byzantine_table, plan_replicas
     from crashsim.results.agreement import Agreement, rank_loss
     from crashsim.results.estimate import Estimate
     from crashsim.sampling.enumeration import ExactDistribution, enumerate_exact
@@ -67,7 +67,7 @@ _HOMES = {
     "hardening": ("Hardened", "harden"),
     "continuity": ("Balance", "Continuity"),
     "regularisers": ("CrashTraining", "CrashVariance"),
-    "replicas": ("Replicated", "byzantine_table", "plan_replicas"),
+    "protection.replicas": ("Replicated", "byzantine_table", "plan_replicas"),
     "training_report": ("TrainingReport",),
 }
 

@@ -11,7 +11,7 @@ from crashsim_theory import median_failure
 
 from crashsim.coordinates.points import Floats
 from crashsim.errors import Interrupted
-from crashsim.replicas import simulate_vote
+from crashsim.protection.replicas import simulate_vote
 from crashsim.sampling.intervals import proportion_interval
 from crashsim.sampling.monte_carlo import MonteCarlo, monte_carlo
 from crashsim.space import FaultSpace

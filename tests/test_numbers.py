@@ -28,7 +28,7 @@ from crashsim.arguments import MOST_SAMPLES, MOST_STEPS, number, whole
 from crashsim.chip.spiking import run_chip
 from crashsim.cli import main
 from crashsim.hardening import Limits
-from crashsim.replicas import byzantine_table, simulate_vote
+from crashsim.protection.replicas import byzantine_table, simulate_vote
 from crashsim.training import Recipe
 
 TENTH = [0.1, np.float64(0.1), Fraction(1, 10)]

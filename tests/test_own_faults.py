@@ -27,7 +27,7 @@ from crashsim.errors import ArgumentError, CrashsimError
 from crashsim.faults import MOMENT_METHODS, acts_as
 from crashsim.files.data import load_data
 from crashsim.hardening import harden
-from crashsim.replicas import simulate_vote
+from crashsim.protection.replicas import simulate_vote
 from crashsim.sampling.importance import Event, sample_union
 
 H = sympy.Symbol("h", positive=True)

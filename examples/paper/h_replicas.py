@@ -16,7 +16,7 @@ import torch
 from crashsim_theory import median_failure, published_replicas
 
 from crashsim import FaultSpace, NeuronCrash, byzantine_table, monte_carlo, plan_replicas
-from crashsim.replicas import simulate_vote
+from crashsim.protection.replicas import simulate_vote
 from crashsim.training import Recipe
 
 FAULTS = {"hidden": NeuronCrash(p=0.05)}

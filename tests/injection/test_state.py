@@ -16,8 +16,8 @@ from crashsim.coordinates.points import Points, sample_points
 from crashsim.errors import ArgumentError, ModelError
 from crashsim.files.data import Data
 from crashsim.model.twins.twin import apart, twin_of
+from crashsim.protection.replicas import Replicated
 from crashsim.regularisers import Balance, Continuity
-from crashsim.replicas import Replicated
 from crashsim.training import accuracy, train_classifier
 
 

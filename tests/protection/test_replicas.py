@@ -11,8 +11,8 @@ from torch import nn
 
 from crashsim import FaultSpace, NeuronCrash, Replicated, byzantine_table, plan_replicas
 from crashsim.errors import ArgumentError, MissingExtraError
-from crashsim.replicas import lie, simulate_vote
-from crashsim.voters import VOTERS, make_voter
+from crashsim.protection.replicas import lie, simulate_vote
+from crashsim.protection.voters import VOTERS, make_voter
 
 
 @pytest.fixture

@@ -40,10 +40,10 @@ from crashsim.errors import ArgumentError, ModelError
 from crashsim.model.checks import check_model, check_module, explaining_failures
 from crashsim.model.inputs import read_inputs
 from crashsim.model.twins.twin import apart
+from crashsim.protection.voters import VOTERS, Voter, make_voter
 from crashsim.results.estimate import Values
 from crashsim.sampling.intervals import clustered_proportion_interval, proportion_interval
 from crashsim.space import FaultSpace
-from crashsim.voters import VOTERS, Voter, make_voter
 from crashsim.writing import write_picture
 
 Attack = Literal["far", "flip", "rival", "little"]
@@ -59,7 +59,7 @@ class Replicated(nn.Module):
     Args:
         model: in evaluation mode.
         count: number of copies R.
-        voter: a name of ``crashsim.voters`` or a function from (R, B, K) to (B, K).
+        voter: a name of ``crashsim.protection.voters`` or a function from (R, B, K) to (B, K).
         faults: of each copy; None for copies that never fail by themselves.
         sites: that a single fault strikes.
         byzantine: how many of the copies lie, as ``attack`` says.

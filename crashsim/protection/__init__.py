@@ -1,0 +1,1 @@
+"""Replicas and the voters among them."""
