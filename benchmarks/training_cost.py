@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from crashsim import NeuronCrash
-from crashsim.regularisers import CrashTraining, CrashVariance
+from crashsim.training.crash_variance import CrashTraining, CrashVariance
 
 FAULT = NeuronCrash(p=0.05)
 

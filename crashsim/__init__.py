@@ -15,7 +15,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from crashsim.continuity import Balance, Continuity
     from crashsim.errors import CrashsimError, CrashsimWarning, Interrupted
     from crashsim.faults import (
         AdditiveNoise,
@@ -27,18 +26,19 @@ if TYPE_CHECKING:
         StuckAt,
         WeightCrash,
     )
-    from crashsim.hardening import Hardened, harden
     from crashsim.model.discovery import find_sites
     from crashsim.model.sites import Site
     from crashsim.protection.replicas import Replicated, byzantine_table, plan_replicas
-    from crashsim.regularisers import CrashTraining, CrashVariance
     from crashsim.results.agreement import Agreement, rank_loss
     from crashsim.results.estimate import Estimate
     from crashsim.sampling.enumeration import ExactDistribution, enumerate_exact
     from crashsim.sampling.monte_carlo import monte_carlo
     from crashsim.scoring.score import Score, score
     from crashsim.space import FaultSpace
-    from crashsim.training_report import TrainingReport
+    from crashsim.training.crash_variance import CrashTraining, CrashVariance
+    from crashsim.training.goodhart import TrainingReport
+    from crashsim.training.hardening import Hardened, harden
+    from crashsim.training.weight_penalties import Balance, Continuity
 
 __version__ = "0.1.0"
 
@@ -64,11 +64,11 @@ _HOMES = {
     "model.discovery": ("find_sites",),
     "model.sites": ("Site",),
     "space": ("FaultSpace",),
-    "hardening": ("Hardened", "harden"),
-    "continuity": ("Balance", "Continuity"),
-    "regularisers": ("CrashTraining", "CrashVariance"),
+    "training.hardening": ("Hardened", "harden"),
+    "training.weight_penalties": ("Balance", "Continuity"),
+    "training.crash_variance": ("CrashTraining", "CrashVariance"),
     "protection.replicas": ("Replicated", "byzantine_table", "plan_replicas"),
-    "training_report": ("TrainingReport",),
+    "training.goodhart": ("TrainingReport",),
 }
 
 __all__ = [

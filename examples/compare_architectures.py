@@ -7,7 +7,7 @@ from crashsim import NeuronCrash
 from crashsim.files.architectures import parse_architecture
 from crashsim.files.data import load_data
 from crashsim.scoring.comparison import compare
-from crashsim.training import Recipe, accuracy, train_classifier
+from crashsim.training.classifier import Recipe, accuracy, train_classifier
 
 ARCHITECTURES = ("64-30-10:relu", "64-100-10:relu", "64-100-10:tanh")
 

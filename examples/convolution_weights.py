@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import crashsim
 from crashsim import NeuronCrash, WeightCrash
 from crashsim.files.data import load_data
-from crashsim.training import Recipe, accuracy, train_classifier
+from crashsim.training.classifier import Recipe, accuracy, train_classifier
 
 
 class SmallResNet(nn.Module):

@@ -7,7 +7,7 @@ import crashsim
 from crashsim import NeuronCrash
 from crashsim.files.architectures import parse_architecture
 from crashsim.files.data import load_data
-from crashsim.training import Recipe, train_classifier
+from crashsim.training.classifier import Recipe, train_classifier
 
 
 def main(arguments: list[str] | None = None) -> None:

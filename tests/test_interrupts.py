@@ -12,13 +12,13 @@ import pytest
 from crashsim import FaultSpace, Interrupted, NeuronCrash, Score, WeightCrash, monte_carlo, score
 from crashsim.analytic.first_order import Analysis, double_precision, mean_point_single
 from crashsim.files.data import Data
-from crashsim.hardening import Limits, harden
-from crashsim.hardening import _Hardening as Hardening
 from crashsim.results.estimate import METHODS
 from crashsim.sampling.monte_carlo import _Run
 from crashsim.scoring.comparison import compare
-from crashsim.training import Recipe
-from crashsim.verification import verify
+from crashsim.training.classifier import Recipe
+from crashsim.training.hardening import Limits, harden
+from crashsim.training.hardening import _Hardening as Hardening
+from crashsim.training.verification import verify
 
 
 def stopping_after(n):
@@ -229,7 +229,7 @@ def test_a_vote_that_was_simulated_is_no_promise(space, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("crashsim.verification.monte_carlo", interrupt)
+    monkeypatch.setattr("crashsim.training.verification.monte_carlo", interrupt)
     with pytest.raises(Interrupted) as raised:
         verify(space, epsilon=1e-3, delta=0.01, replicas=3, seed=1, samples=3000)
     assert raised.value.partial.samples == 1000

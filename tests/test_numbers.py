@@ -27,9 +27,9 @@ from crashsim import (
 from crashsim.arguments import MOST_SAMPLES, MOST_STEPS, number, whole
 from crashsim.chip.spiking import run_chip
 from crashsim.cli import main
-from crashsim.hardening import Limits
 from crashsim.protection.replicas import byzantine_table, simulate_vote
-from crashsim.training import Recipe
+from crashsim.training.classifier import Recipe
+from crashsim.training.hardening import Limits
 
 TENTH = [0.1, np.float64(0.1), Fraction(1, 10)]
 HUGE = 10**5000  # which neither a float nor a message can hold

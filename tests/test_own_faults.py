@@ -26,9 +26,9 @@ from crashsim.chip.spiking import run_chip
 from crashsim.errors import ArgumentError, CrashsimError
 from crashsim.faults import MOMENT_METHODS, acts_as
 from crashsim.files.data import load_data
-from crashsim.hardening import harden
 from crashsim.protection.replicas import simulate_vote
 from crashsim.sampling.importance import Event, sample_union
+from crashsim.training.hardening import harden
 
 H = sympy.Symbol("h", positive=True)
 

@@ -15,12 +15,12 @@ from crashsim.chip.spiking import run_chip
 from crashsim.files.architectures import parse_architecture
 from crashsim.files.data import Data, load_data, load_examples
 from crashsim.files.models import load_model, save_model
-from crashsim.hardening import Limits
 from crashsim.protection.replicas import simulate_vote
 from crashsim.protection.voters import make_voter
-from crashsim.regularisers import Strengths
 from crashsim.scoring.comparison import compare
-from crashsim.training import Recipe, accuracy, train_classifier
+from crashsim.training.classifier import Recipe, accuracy, train_classifier
+from crashsim.training.crash_variance import Strengths
+from crashsim.training.hardening import Limits
 
 X = torch.linspace(-1, 1, 24).reshape(6, 4)
 FAULT = NeuronCrash(0.1)

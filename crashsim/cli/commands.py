@@ -183,7 +183,7 @@ def compare(
     from crashsim.report.comparison import render_comparison
     from crashsim.results.json_reading import finite
     from crashsim.scoring.comparison import compare as compare_scores
-    from crashsim.training import accuracy
+    from crashsim.training.classifier import accuracy
 
     reads = [file for model in models for file in model_inputs(model)]
     check_outputs(
@@ -274,8 +274,8 @@ def train(
     from crashsim.files.architectures import parse_architecture
     from crashsim.files.data import load_data
     from crashsim.files.models import save_model
-    from crashsim.regularisers import Strengths, attached_penalties
-    from crashsim.training import Recipe, accuracy, train_classifier
+    from crashsim.training.classifier import Recipe, accuracy, train_classifier
+    from crashsim.training.crash_variance import Strengths, attached_penalties
 
     check_outputs(data_inputs("data", data), out=out)
     faults = read_faults(fault, p, sites, group)

@@ -56,10 +56,10 @@ def harden(
     """Train, regularise, widen and replicate until failures are as rare as asked for."""
     from crashsim.files.data import load_data
     from crashsim.files.models import save_model
-    from crashsim.hardening import Limits, Step
-    from crashsim.hardening import harden as harden_network
     from crashsim.report.text import plain
-    from crashsim.training import Recipe
+    from crashsim.training.classifier import Recipe
+    from crashsim.training.hardening import Limits, Step
+    from crashsim.training.hardening import harden as harden_network
 
     check_outputs(data_inputs("data", data), out=out, json=json_file)
     faults: Any = read_faults(fault, p, sites, group)

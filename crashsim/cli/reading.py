@@ -99,7 +99,7 @@ def read_model(
 
     from crashsim.files.data import load_data
     from crashsim.files.models import load_model
-    from crashsim.training import Recipe, train_classifier
+    from crashsim.training.classifier import Recipe, train_classifier
 
     named = load_model(spec, seed=seed, weights=weights, reset=reset, trusted=trust)
     if "OMP_NUM_THREADS" not in os.environ and _size(named.model) < _SMALL:

@@ -18,7 +18,7 @@ import torch
 
 from crashsim import FaultSpace, NeuronCrash
 from crashsim.files.architectures import parse_architecture
-from crashsim.training import Recipe
+from crashsim.training.classifier import Recipe
 
 METHODS = ("norm", "absolute", "taylor", "single", "mean-point-taylor", "mean-point-single")
 FAULTS = {"hidden": NeuronCrash(p=0.01)}

@@ -27,7 +27,7 @@ from crashsim.analytic.first_order import (
 from crashsim.files.architectures import parse_architecture
 from crashsim.files.data import Data
 from crashsim.results.estimate import values_of
-from crashsim.training import Recipe, accuracy, train_classifier
+from crashsim.training.classifier import Recipe, accuracy, train_classifier
 
 SITE = "sigmoid1"
 FAULTS = {SITE: NeuronCrash(p=0.05)}

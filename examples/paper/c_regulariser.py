@@ -23,7 +23,7 @@ from scipy import stats
 from crashsim import CrashTraining, CrashVariance, NeuronCrash
 from crashsim.files.architectures import parse_architecture
 from crashsim.files.data import Data
-from crashsim.training import Recipe, train_classifier
+from crashsim.training.classifier import Recipe, train_classifier
 
 FAULTS = {"hidden": NeuronCrash(p=0.05)}
 RATES = (0.05, 0.15, 0.3)

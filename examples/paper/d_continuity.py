@@ -21,7 +21,7 @@ from torch import nn
 from crashsim import Balance, Continuity, FaultSpace, NeuronCrash, monte_carlo
 from crashsim.files.architectures import parse_architecture
 from crashsim.files.data import Data
-from crashsim.training import accuracy
+from crashsim.training.classifier import accuracy
 
 FAULTS = {"hidden": NeuronCrash(p=0.01)}
 _WAVES = 6

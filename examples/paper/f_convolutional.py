@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from crashsim import NeuronCrash
-from crashsim.training import Recipe, accuracy, train_classifier
+from crashsim.training.classifier import Recipe, accuracy, train_classifier
 
 METHODS = ("taylor", "single", "mean-point-taylor", "mean-point-single")
 

@@ -11,8 +11,8 @@ from typing import Any
 import shared
 
 from crashsim import NeuronCrash
-from crashsim.hardening import Limits, harden
-from crashsim.training import Recipe
+from crashsim.training.classifier import Recipe
+from crashsim.training.hardening import Limits, harden
 
 FAULTS = {"hidden": NeuronCrash(p=0.05)}
 EPSILON, DELTA = 1.0, 1e-3

@@ -17,7 +17,7 @@ from crashsim_theory import median_failure, published_replicas
 
 from crashsim import FaultSpace, NeuronCrash, byzantine_table, monte_carlo, plan_replicas
 from crashsim.protection.replicas import simulate_vote
-from crashsim.training import Recipe
+from crashsim.training.classifier import Recipe
 
 FAULTS = {"hidden": NeuronCrash(p=0.05)}
 

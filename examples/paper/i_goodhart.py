@@ -15,7 +15,7 @@ import shared
 
 from crashsim import CrashsimWarning, CrashVariance, NeuronCrash, TrainingReport
 from crashsim.files.architectures import parse_architecture
-from crashsim.training import Recipe, train_classifier
+from crashsim.training.classifier import Recipe, train_classifier
 
 FAULTS = {"hidden": NeuronCrash(p=0.05)}
 

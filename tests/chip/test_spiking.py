@@ -24,7 +24,7 @@ from crashsim.errors import ArgumentError
 from crashsim.files.architectures import parse_architecture
 from crashsim.files.data import load_data
 from crashsim.model.layers import UnsupportedLayerError
-from crashsim.training import Recipe, train_classifier
+from crashsim.training.classifier import Recipe, train_classifier
 
 
 @pytest.fixture(scope="module")

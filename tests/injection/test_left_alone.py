@@ -7,7 +7,7 @@ from torch import nn
 from crashsim import FaultSpace, NeuronCrash, WeightCrash, find_sites, score
 from crashsim.coordinates.points import sample_points
 from crashsim.errors import ModelError
-from crashsim.regularisers import CrashVariance
+from crashsim.training.crash_variance import CrashVariance
 
 
 class UnderTwoNames(nn.Module):

@@ -17,8 +17,8 @@ from crashsim.errors import ArgumentError, ModelError
 from crashsim.files.data import Data
 from crashsim.model.twins.twin import apart, twin_of
 from crashsim.protection.replicas import Replicated
-from crashsim.regularisers import Balance, Continuity
-from crashsim.training import accuracy, train_classifier
+from crashsim.training.classifier import accuracy, train_classifier
+from crashsim.training.crash_variance import Balance, Continuity
 
 
 class Base(nn.Module):

@@ -18,7 +18,7 @@ from crashsim.errors import CrashsimWarning, ModelError
 from crashsim.files.data import Data
 from crashsim.model.layers import UnsupportedLayerError, layers_of
 from crashsim.noticing import collecting, notice
-from crashsim.training import Recipe, train_classifier
+from crashsim.training.classifier import Recipe, train_classifier
 
 HERE = threading.local()
 

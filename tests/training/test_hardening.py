@@ -13,9 +13,9 @@ from crashsim.cli import app
 from crashsim.errors import ArgumentError
 from crashsim.files.data import load_data
 from crashsim.files.models import load_model
-from crashsim.hardening import Limits
-from crashsim.training import Recipe
-from crashsim.verification import verify, vote_failure
+from crashsim.training.classifier import Recipe
+from crashsim.training.hardening import Limits
+from crashsim.training.verification import verify, vote_failure
 
 TRAIN, TEST = load_data("digits", "train"), load_data("digits", "test")
 RECIPE = Recipe(epochs=4, batch=128)

@@ -11,7 +11,7 @@ from torch import nn
 from crashsim.analytic.first_order import Analysis, mean_point_single, mean_point_taylor
 from crashsim.coordinates.points import Floats, Points
 from crashsim.space import FaultSpace
-from crashsim.verification import vote_failure
+from crashsim.training.verification import vote_failure
 
 SAFETY = 2.0  # theory must promise this many times less than asked for
 _SINGLE_PASSES = 2**18  # forward passes up to which single faults are tried one by one

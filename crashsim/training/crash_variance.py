@@ -25,8 +25,6 @@ import torch
 from torch import Tensor, nn
 
 from crashsim.arguments import one_of, whole
-from crashsim.attached import Attached, _devices, _key_of, _Moment, mean_of, variance_of
-from crashsim.continuity import Balance, Continuity, check_strength
 from crashsim.coordinates.placement import Faults, faults_of
 from crashsim.coordinates.points import Placement, check_seed
 from crashsim.errors import ArgumentError, ModelError
@@ -34,6 +32,8 @@ from crashsim.faults import Fault, NeuronCrash, WeightCrash, acts_as, check_draw
 from crashsim.model import checkpointing
 from crashsim.model.calling import call_with
 from crashsim.model.sites import Action, Site, perturbing
+from crashsim.training.attached import Attached, _devices, _key_of, _Moment, mean_of, variance_of
+from crashsim.training.weight_penalties import Balance, Continuity, check_strength
 
 _HALF_SCALE = 256.0  # keeps gradients of float16 outputs out of the subnormal numbers
 

@@ -25,11 +25,11 @@ from crashsim.errors import ArgumentError, Interrupted
 from crashsim.faults import check_drawable
 from crashsim.files.architectures import Architecture, parse_architecture
 from crashsim.files.data import Data
-from crashsim.judging import Judgement, judge, judge_as_paper
-from crashsim.regularisers import Strengths, attached_penalties
 from crashsim.space import FaultSpace
-from crashsim.training import Recipe, accuracy, check_targets, train_classifier
-from crashsim.verification import Verification, verify
+from crashsim.training.classifier import Recipe, accuracy, check_targets, train_classifier
+from crashsim.training.crash_variance import Strengths, attached_penalties
+from crashsim.training.judging import Judgement, judge, judge_as_paper
+from crashsim.training.verification import Verification, verify
 
 Method = Literal["saddlepoint", "paper"]
 DESIGN_INPUTS, VERIFY_INPUTS = 32, 64

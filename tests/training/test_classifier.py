@@ -6,7 +6,7 @@ import torch
 from crashsim.errors import ArgumentError
 from crashsim.files.architectures import parse_architecture
 from crashsim.files.data import Data, load_data
-from crashsim.training import Recipe, accuracy, train_classifier
+from crashsim.training.classifier import Recipe, accuracy, train_classifier
 
 
 def trained(recipe):
