@@ -14,6 +14,7 @@ import torch
 from crashsim_theory import Moments
 from torch import Tensor, nn
 
+from crashsim.arrays import Floats, Integers
 from crashsim.coordinates.placement import (
     Faults,
     check_strength,
@@ -21,7 +22,7 @@ from crashsim.coordinates.placement import (
     place,
     scalars_of_weights,
 )
-from crashsim.coordinates.points import Floats, Integers, Placement, Points
+from crashsim.coordinates.points import Placement, Points
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.errors import ArgumentError, ModelError, NotApplicableError
 from crashsim.faults import Fault

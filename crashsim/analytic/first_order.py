@@ -17,10 +17,10 @@ from crashsim_theory import (
     derive_single,
 )
 
-from crashsim.coordinates.points import Floats, Points
-from crashsim.results.estimate import Estimate, deterministic
+from crashsim.arrays import Floats
+from crashsim.coordinates.points import Points
+from crashsim.results.estimate import MOST_OUTPUTS, Estimate, deterministic
 from crashsim.results.schema import FormulaFacts
-from crashsim.sampling.tally import MOST_OUTPUTS
 from crashsim.space import FaultSpace
 
 TAIL_METHODS = ("chebyshev", "chernoff", "saddlepoint")

@@ -20,7 +20,8 @@ from crashsim_theory import TheoryError
 
 from crashsim.analytic.first_order import double_precision
 from crashsim.analytic.rounding import resolution_of
-from crashsim.coordinates.points import Floats, Points
+from crashsim.arrays import Floats
+from crashsim.coordinates.points import Points
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.errors import ModelError, NotApplicableError
 from crashsim.faults import NeuronCrash, acts_as

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from crashsim.coordinates.points import Floats, Points
+from crashsim.arrays import Floats
+from crashsim.coordinates.points import Points
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.errors import CrashsimError
 from crashsim.space import FaultSpace

@@ -10,7 +10,8 @@ from crashsim_theory import derive
 from scipy import stats
 
 from crashsim.analytic.first_order import Analysis, shift_to
-from crashsim.coordinates.points import Floats, Points
+from crashsim.arrays import Floats
+from crashsim.coordinates.points import Points
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.errors import NotApplicableError
 from crashsim.results.estimate import Estimate, Values, deterministic, estimates_of

@@ -20,7 +20,7 @@ from crashsim_hardware import Chip, HardwareError
 from crashsim_hardware.noticing import collecting as hardware_notices
 from torch import Tensor, nn
 
-from crashsim.coordinates.points import Floats
+from crashsim.arrays import Floats
 from crashsim.errors import ArgumentError, CrashsimError, FileError, MissingExtraError
 from crashsim.files.limits import check_file, most_bytes
 from crashsim.noticing import notice

@@ -19,8 +19,9 @@ from crashsim_hardware import Chip, ChipFaults, HardwareError
 from crashsim_hardware.noticing import collecting
 
 from crashsim.arguments import MOST_STEPS, callback, fraction, instance, one_of, whole
+from crashsim.arrays import Floats
 from crashsim.chip.chip_faults import Breaks
-from crashsim.coordinates.points import Floats, Placement, check_seed, sample_points
+from crashsim.coordinates.points import Placement, check_seed, sample_points
 from crashsim.errors import ArgumentError
 from crashsim.faults import NeuronCrash, WeightCrash, acts_as
 from crashsim.model import layers as torch_layers

@@ -21,13 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashsim.arguments import shown
+from crashsim.arrays import Floats, Integers
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.errors import ArgumentError
 from crashsim.faults import Fault, check_drawable
 from crashsim.model.sites import Site
-
-Floats = NDArray[np.float64]
-Integers = NDArray[np.integer[Any]]
 
 MAX_BLOCK = 1024  # samples in a block
 MAX_CHANGES = 2**22  # changed coordinates in a block, about: bounds its memory

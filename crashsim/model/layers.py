@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
-from crashsim.coordinates.points import Floats
+from crashsim.arrays import Floats
 from crashsim.errors import CrashsimError
 from crashsim.model.tracing import UntraceableError, trace
 from crashsim.model.untraced import class_of, is_torchs, overwritten, unseen

@@ -27,15 +27,9 @@ from crashsim.arguments import (
     sample_count,
     whole,
 )
+from crashsim.arrays import Floats
 from crashsim.coordinates.placement import Faults
-from crashsim.coordinates.points import (
-    Floats,
-    Points,
-    check_seed,
-    join,
-    sample_block,
-    sample_points,
-)
+from crashsim.coordinates.points import Points, check_seed, join, sample_block, sample_points
 from crashsim.errors import ArgumentError, ModelError
 from crashsim.model.checks import check_model, check_module, explaining_failures
 from crashsim.model.inputs import read_inputs

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crashsim.coordinates.points import Floats
+from crashsim.arrays import Floats
 from crashsim.errors import ArgumentError
 from crashsim.results.estimate import Estimate, Kind, values_of
 from crashsim.results.schema import Number

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from crashsim.coordinates.points import Floats
+from crashsim.arrays import Floats
 from crashsim.results.schema import Number
 
 Kind = Literal["exact", "proof", "bound", "statistical", "estimate"]
@@ -84,6 +84,8 @@ class Estimate:
             interval = f" [{self.low:.3g}, {math.inf if self.high is None else self.high:.3g}]"
         return f"{self.method} {self.quantity} = {self.value:.4g}{interval} ({self.kind})"
 
+
+MOST_OUTPUTS = 64  # whose covariance is kept
 
 # What the note says of an interval that rests on too few samples.
 TOO_FEW = "few samples make up most of its spread: the interval may be too narrow"

@@ -23,7 +23,8 @@ from crashsim_theory import Certificate, TheoryError
 from numpy.typing import NDArray
 
 from crashsim.analytic.rounding import resolution_of, rounding_of
-from crashsim.coordinates.points import Floats, Points
+from crashsim.arrays import Floats
+from crashsim.coordinates.points import Points
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.results.estimate import Estimate, Quantity
 from crashsim.sampling.intervals import proportion_interval

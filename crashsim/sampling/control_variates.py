@@ -22,7 +22,8 @@ from crashsim_theory import LinearSurrogate
 from numpy.typing import NDArray
 from scipy import sparse
 
-from crashsim.coordinates.points import Floats, Listed, Points
+from crashsim.arrays import Floats
+from crashsim.coordinates.points import Listed, Points
 from crashsim.sampling.exact_strata import FewFaults
 from crashsim.sampling.intervals import ENOUGH
 from crashsim.sampling.joint_sums import JointSums

@@ -16,8 +16,9 @@ from torch import nn
 from crashsim.analytic.first_order import double_precision
 from crashsim.analytic.rounding import resolution_of, rounding_of
 from crashsim.arguments import number
+from crashsim.arrays import Floats
 from crashsim.coordinates.placement import Faults
-from crashsim.coordinates.points import Floats, Points
+from crashsim.coordinates.points import Points
 from crashsim.errors import ArgumentError
 from crashsim.model.inputs import ModelInputs
 from crashsim.noticing import notice

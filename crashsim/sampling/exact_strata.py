@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crashsim.coordinates.points import MAX_BLOCK, Floats, Integers, Points
+from crashsim.arrays import Floats, Integers
+from crashsim.coordinates.points import MAX_BLOCK, Points
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.errors import ArgumentError
 from crashsim.space import FaultSpace

@@ -32,7 +32,8 @@ from scipy import stats
 from scipy.special import expit, logit, logsumexp
 
 from crashsim.analytic.first_order import Analysis, margins_of, of_pair
-from crashsim.coordinates.points import Floats, Points
+from crashsim.arrays import Floats
+from crashsim.coordinates.points import Points
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.faults import check_drawable
 from crashsim.noticing import notice

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from crashsim.coordinates.points import Floats
+from crashsim.arrays import Floats
 from crashsim.results.estimate import Values
 
 ENOUGH = 20  # degrees of freedom from which an interval is trusted: about ten values that matter

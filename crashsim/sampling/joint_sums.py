@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crashsim.coordinates.points import Floats
+from crashsim.arrays import Floats
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from crashsim_theory import LinearSurrogate
 from numpy.typing import NDArray
 
 from crashsim.arguments import as_float, callback, instance, sample_count, shown
-from crashsim.coordinates.points import Floats, Points, check_seed, sample_block
+from crashsim.arrays import Floats
+from crashsim.coordinates.points import Points, check_seed, sample_block
 from crashsim.errors import ArgumentError, Interrupted
 from crashsim.noticing import notice
 from crashsim.results.estimate import Estimate, Values

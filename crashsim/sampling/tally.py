@@ -17,8 +17,9 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from crashsim.coordinates.points import Floats, Points
-from crashsim.results.estimate import Estimate, Quantity, Values, estimates_of
+from crashsim.arrays import Floats
+from crashsim.coordinates.points import Points
+from crashsim.results.estimate import MOST_OUTPUTS, Estimate, Quantity, Values, estimates_of
 from crashsim.sampling.control_variates import Control, Controlled, Limits, controlled_mean
 from crashsim.sampling.exact_strata import FewFaults
 from crashsim.sampling.intervals import (
@@ -37,7 +38,6 @@ from crashsim.sampling.intervals import (
 from crashsim.sampling.joint_sums import JointSums
 from crashsim.space import FaultSpace
 
-MOST_OUTPUTS = 64  # whose covariance is kept
 QUANTILES = (0.5, 0.9, 0.99)
 _AT_ONCE = 2**15  # kept values looked at together: small enough for the cache
 _ROUNDING = 2.0  # of outputs, in units of the last place: what no control takes out

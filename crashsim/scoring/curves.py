@@ -9,7 +9,7 @@ from crashsim_theory import LinearSurrogate
 
 from crashsim.analytic.first_order import of_pair, tail_probabilities
 from crashsim.analytic.proofs import Provable, certify_tail, linear_bracket
-from crashsim.coordinates.points import Floats
+from crashsim.arrays import Floats
 from crashsim.coordinates.streams import Stream
 from crashsim.results.schema import Number
 from crashsim.sampling import importance

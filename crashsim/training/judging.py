@@ -9,7 +9,8 @@ from crashsim_theory import balance, published_replicas, theorem_tail
 from torch import nn
 
 from crashsim.analytic.first_order import Analysis, mean_point_single, mean_point_taylor
-from crashsim.coordinates.points import Floats, Points
+from crashsim.arrays import Floats
+from crashsim.coordinates.points import Points
 from crashsim.space import FaultSpace
 from crashsim.training.verification import vote_failure
 

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from crashsim_theory import median_failure
 
-from crashsim.coordinates.points import Floats
+from crashsim.arrays import Floats
 from crashsim.errors import Interrupted
 from crashsim.protection.replicas import simulate_vote
 from crashsim.sampling.intervals import proportion_interval
