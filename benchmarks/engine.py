@@ -36,7 +36,7 @@ import torch
 from torch import nn
 
 from crashsim import FaultSpace, GainNoise, NeuronCrash, WeightCrash
-from crashsim.coordinates.points import sample_points
+from crashsim.coordinates.drawing import sample_points
 
 Faults = dict[str, Any]
 

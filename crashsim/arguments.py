@@ -116,3 +116,12 @@ def is_whole(value: Any) -> bool:
 
 def is_number(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def check_seed(seed: object) -> int:
+    """The seed as an int, or ArgumentError."""
+    whole = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
+    value = int(seed) if whole else -1  # type: ignore[call-overload]
+    if not 0 <= value < 2**64:
+        raise ArgumentError(f"seed={shown(seed)} is not an integer from 0 to 2^64 - 1")
+    return int(value)

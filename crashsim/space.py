@@ -15,30 +15,24 @@ from crashsim_theory import Moments
 from torch import Tensor, nn
 
 from crashsim.arrays import Floats, Integers
-from crashsim.coordinates.placement import (
-    Faults,
-    check_strength,
-    moments_of,
-    place,
-    scalars_of_weights,
-)
-from crashsim.coordinates.points import Placement, Points
+from crashsim.coordinates.placement import Faults, Placement, check_strength, moments_of, place
+from crashsim.coordinates.points import Points
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.errors import ArgumentError, ModelError, NotApplicableError
 from crashsim.faults import Fault
 from crashsim.injection.derivatives import gradient_of, products_of
-from crashsim.injection.strategies import Ways
+from crashsim.injection.strategies import Ways, scalars_of_weights
 from crashsim.model.calling import call_with
 from crashsim.model.checks import (
     check_model,
     check_outputs,
     dtype_of,
-    explaining_failures,
     quantises_batches,
     rounding_slack,
     unwrapped,
 )
 from crashsim.model.discovery import find_sites
+from crashsim.model.failures import explaining_failures
 from crashsim.model.global_random import Drawing
 from crashsim.model.inputs import Inputs, ModelInputs, can_compute, read_inputs
 from crashsim.model.number_types import autocast_type, without_autocast
@@ -150,7 +144,7 @@ class FaultSpace:
         with torch.no_grad(), self._explaining_failures(), self._drawing.undone():
             one = self.examples.part(0, 1)
             unread = check_read(
-                self.placements,
+                [p.site for p in self.placements],
                 self.tensors,
                 lambda tensors: self.readout(self._raw(one.clone(), tensors)),
                 lambda tensors: self.readout(self._raw(self.examples.clone(), tensors)),

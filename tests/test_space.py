@@ -17,7 +17,8 @@ from crashsim import (
     WeightCrash,
     score,
 )
-from crashsim.coordinates.points import Points, sample_block
+from crashsim.coordinates.drawing import sample_block
+from crashsim.coordinates.points import Points
 from crashsim.errors import ArgumentError, CrashsimWarning, ModelError, NotApplicableError
 
 

@@ -27,7 +27,7 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 from torch.nn.utils import parametrize
 
-from crashsim.coordinates.points import Placement
+from crashsim.coordinates.placement import Placement
 from crashsim.errors import NotApplicableError
 from crashsim.faults import is_single_crash
 from crashsim.model.tracing import UntraceableError, trace

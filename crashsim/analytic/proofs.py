@@ -83,7 +83,7 @@ def provable(space: FaultSpace) -> Provable:
     if wide.dtype != torch.float64:
         raise NotApplicableError(f"the model runs in {space.dtype} alone, not in torch.float64")
     try:
-        found = layers_of(space)
+        found = layers_of(space.model, space.inputs)
         shape = tuple(space.inputs.shape[1:])
         converted, places = _convert(found)
         network = theory.Network(converted, shape)

@@ -181,7 +181,7 @@ def _replicas(
 def _continuous(space: FaultSpace, analysis: Analysis, output: int, epsilon: float) -> list[Answer]:
     """Whether each faulty layer is in the continuous limit, with its constant C."""
     try:
-        chain = layers_of(space)
+        chain = layers_of(space.model, space.inputs)
     except UnsupportedLayerError:
         return []
     assert analysis.surrogate is not None

@@ -18,10 +18,11 @@ import numpy as np
 from crashsim_hardware import Chip, ChipFaults, HardwareError
 from crashsim_hardware.noticing import collecting
 
-from crashsim.arguments import MOST_STEPS, callback, fraction, instance, one_of, whole
+from crashsim.arguments import MOST_STEPS, callback, check_seed, fraction, instance, one_of, whole
 from crashsim.arrays import Floats
 from crashsim.chip.chip_faults import Breaks
-from crashsim.coordinates.points import Placement, check_seed, sample_points
+from crashsim.coordinates.drawing import sample_points
+from crashsim.coordinates.placement import Placement
 from crashsim.errors import ArgumentError
 from crashsim.faults import NeuronCrash, WeightCrash, acts_as
 from crashsim.model import layers as torch_layers
@@ -77,7 +78,7 @@ def chip_network(space: FaultSpace) -> tuple[chips.Network, list[Layer]]:
     Raises:
         UnsupportedLayerError: a layer that no chip of this kind has; names it.
     """
-    found = layers_of(space)
+    found = layers_of(space.model, space.inputs)
     network_layers: list[chips.Layer] = []
     transforms: list[Any] = []
     is_image = len(space.inputs.shape) > 2
@@ -178,7 +179,9 @@ def run_chip(
     callback("breaks", breaks)
     if chip is not None:
         instance("chip", chip, Chip, "the chip that read_chip returned")
-    chip, found = chip_of(space, steps) if chip is None else (chip, layers_of(space))
+    chip, found = (
+        chip_of(space, steps) if chip is None else (chip, layers_of(space.model, space.inputs))
+    )
     network = chip.network or chips.rate_network(chip)
     chip = replace(chip, network=network)
     inputs = space.inputs.double().cpu().numpy()

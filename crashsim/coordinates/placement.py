@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from crashsim_theory import Moments
 
 from crashsim.arguments import as_float, shown
-from crashsim.coordinates.points import Placement
 from crashsim.errors import ArgumentError, SiteError
 from crashsim.faults import Fault, check_fault
-from crashsim.injection.site_changes import RARE_WEIGHTS, is_rare
 from crashsim.model.sites import Site, select_sites
 
 _STRONGEST = 1e75  # whose fourth power is a finite number in double precision
 
 Faults = Fault | Mapping[str, Fault]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A fault at a site: coordinates ``start`` to ``stop`` of the space."""
+
+    site: Site
+    fault: Fault
+    start: int
+    stop: int
+
+    def __hash__(self) -> int:
+        return self.start  # placements of a space differ in it, and it takes the least time
+
+    @property
+    def size(self) -> int:
+        return self.stop - self.start
 
 
 def faults_of(faults: Faults) -> list[Fault]:
@@ -83,15 +98,3 @@ def moments_of(placement: Placement) -> Moments:
     return placement.fault.law.moments(
         **{name: np.full(placement.size, value) for name, value in parameters.items()}
     )
-
-
-def scalars_of_weights(placements: list[Placement], sites: list[Site]) -> int:
-    """Numbers in flight for each input where struck weights are added to the layers' outputs."""
-    outputs = {site.module: site for site in sites if site.kind == "module"}
-    total = 0.0
-    for p in placements:
-        layer = outputs.get(p.site.module.rpartition(".")[0])
-        if p.site.kind == "parameter" and layer is not None and is_rare(p, RARE_WEIGHTS):
-            # Each struck weight acts once for every position of the layer's output.
-            total += p.size * p.fault.rate * layer.size / p.site.shape[0]
-    return int(4 * total)

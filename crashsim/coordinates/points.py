@@ -1,17 +1,12 @@
-"""Points in the space of fault coordinates, and how they are sampled.
+"""Points in the space of fault coordinates.
 
 A point is a vector e of N fault coordinates. Where few things crash at once, almost all of it is
 zero, so a block of points is stored as a base point and the list of changes to it; where much
 changes, as all coordinates. Each fault of a sampled block is stored in the way that suits it.
-
-Randomness: block number j of a seed is drawn from its own random numbers
-(``crashsim.coordinates.streams``), so a sample depends on the seed and its number alone:
-not on batch size, device, worker count, or where a run stopped.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,35 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crashsim.arguments import shown
 from crashsim.arrays import Floats, Integers
-from crashsim.coordinates.streams import Stream, generator
-from crashsim.errors import ArgumentError
-from crashsim.faults import Fault, check_drawable
-from crashsim.model.sites import Site
-
-MAX_BLOCK = 1024  # samples in a block
-MAX_CHANGES = 2**22  # changed coordinates in a block, about: bounds its memory
-LISTED = 0.1  # probability of a change up to which changes are listed rather than written out
-_HITS, _COORDINATES = 2**15, 2**17  # drawn at once: small enough for the cache
-_FAR = 2.0**40  # expected gap from which gaps are cut short
-
-
-@dataclass(frozen=True)
-class Placement:
-    """A fault at a site: coordinates ``start`` to ``stop`` of the space."""
-
-    site: Site
-    fault: Fault
-    start: int
-    stop: int
-
-    def __hash__(self) -> int:
-        return self.start  # placements of a space differ in it, and it takes the least time
-
-    @property
-    def size(self) -> int:
-        return self.stop - self.start
 
 
 @dataclass(frozen=True)
@@ -196,56 +163,6 @@ class Points:
         return e
 
 
-def samples_per_block(placements: Sequence[Placement]) -> int:
-    """Samples in one block: a function of the faults alone, so that samples never depend on more.
-
-    1,024, or fewer where that many samples would hold too many changes to keep in memory.
-    """
-    changes = sum(p.size * (p.fault.rate if p.fault.is_bernoulli else 1.0) for p in placements)
-    return max(1, min(MAX_BLOCK, int(MAX_CHANGES / max(changes, 1.0))))
-
-
-def check_seed(seed: object) -> int:
-    """The seed as an int, or ArgumentError."""
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
-        raise ArgumentError(f"seed={shown(seed)} is not an integer from 0 to 2^64 - 1")
-    return int(seed)
-
-
-def sample_block(placements: Sequence[Placement], seed: int, block: int) -> Points:
-    """One block of independent samples of all fault coordinates.
-
-    The law is exact up to the rounding of double-precision numbers, whatever the probabilities.
-    Rare Bernoulli coordinates are drawn by skipping geometric gaps, at the cost of one random
-    number per crash; common ones at the cost of a random byte each. Normal coordinates are all
-    drawn.
-    """
-    check_drawable((p.fault for p in placements), "sampling")
-    rng = generator(seed, Stream.MONTE_CARLO, block)
-    count = samples_per_block(placements)
-    changes: list[Listed | Written] = []
-    for p in placements:
-        if not p.fault.is_bernoulli:
-            e: NDArray[Any] = rng.normal(0.0, p.fault.rate, (count, p.size))
-            changes.append(Written(p.start, p.stop, e))
-        elif p.fault.rate > LISTED:
-            e = _common(rng, p.fault.rate, count * p.size).reshape(count, p.size)
-            changes.append(Written(p.start, p.stop, e))
-        else:
-            edges, columns = _rare(rng, p.fault.rate, count, p.size)
-            changes.append(Listed(p.start, p.stop, edges, columns, 1.0))
-    return Points.of(count, np.zeros(placements[-1].stop), changes)
-
-
-def sample_points(placements: Sequence[Placement], seed: int, count: int) -> Points:
-    """The first ``count`` samples of a seed, the same that Monte Carlo draws first."""
-    parts: list[Points] = []
-    while (drawn := sum(part.count for part in parts)) < count:
-        block = sample_block(placements, seed, len(parts))
-        parts.append(block.part(0, min(block.count, count - drawn)))
-    return join(parts)
-
-
 def join(parts: Sequence[Points]) -> Points:
     """The points of some samples one after the other; their base is that of the first."""
     if len(parts) == 1:
@@ -273,71 +190,3 @@ def join(parts: Sequence[Points]) -> Points:
             )
         )
     return Points.of(sum(part.count for part in parts), parts[0].base, changes)
-
-
-def _rare(
-    rng: np.random.Generator, p: float, count: int, size: int
-) -> tuple[NDArray[np.int64], Integers]:
-    """Independent Bernoulli(p) trials (count, size): edges and columns of the successes.
-
-    Between successes lie ``floor(E / -log(1 - p))`` failures with E standard exponential: at least
-    k of them with probability ``exp(k log(1 - p)) = (1 - p)^k``, which is the geometric law.
-    """
-    trials = count * size
-    edges = np.zeros(count + 1, dtype=np.int64)
-    small = np.int32 if size < 2**31 else np.int64
-    if p == 0 or size == 0:
-        return edges, np.empty(0, dtype=small)
-    scale = min(-1 / math.log1p(-p), 1e300)
-    columns: Integers = np.empty(_enough(trials * p), dtype=small)
-    most = min(_HITS, len(columns))
-    drawn, whole = np.empty(most), np.empty(most, dtype=np.int64)
-    position, found, row = -1, 0, 0  # the last success, their number, and the row it lies in
-    while position < trials:
-        step = min(most, _enough((trials - position) * p))
-        gaps = rng.standard_exponential(out=drawn[:step])
-        gaps *= scale
-        if scale > _FAR:  # gaps beyond the end, whatever their size: their sum stays in int64
-            np.minimum(gaps, trials, out=gaps)
-        hits = whole[:step]
-        np.copyto(hits, gaps, casting="unsafe")  # rounds down
-        hits += 1
-        hits[0] += position
-        np.cumsum(hits, out=hits)
-        position = int(hits[-1])
-        hits = hits[: np.searchsorted(hits, trials)]
-        last = min(position // size, count)  # rows before this one are complete
-        ends = np.searchsorted(hits, size * np.arange(row + 1, last + 1))
-        edges[row + 1 : last + 1] = found + ends
-        inside = np.diff(ends, prepend=0, append=len(hits))
-        hits -= np.repeat(size * np.arange(row, last + 1), inside)
-        if found + len(hits) > len(columns):
-            columns = np.concatenate([columns, np.empty_like(columns)])
-        columns[found : found + len(hits)] = hits
-        found, row = found + len(hits), last
-    return edges, columns[:found]
-
-
-def _enough(expected: float) -> int:
-    """More than so many expected successes will hardly ever be."""
-    return int(expected + 6 * math.sqrt(expected)) + 16
-
-
-def _common(rng: np.random.Generator, p: float, trials: int) -> NDArray[np.uint8]:
-    """Independent Bernoulli(p) trials (n,), 1 for a success.
-
-    A random byte below ``floor(256 p)`` is a success, and so is an independent rare event whose
-    probability makes up for what is missing. Where successes are likelier than failures (for which
-    that could not be rare), failures are drawn.
-    """
-    if p > 0.5:
-        return _common(rng, 1 - p, trials) ^ np.uint8(1)
-    level = int(256 * p)
-    found = np.empty(trials, dtype=np.uint8)
-    for start in range(0, trials, _COORDINATES):
-        part = found[start : start + _COORDINATES]
-        words = np.asarray(rng.bit_generator.random_raw(-(-len(part) // 8)), dtype="<u8")
-        np.less(words.view(np.uint8)[: len(part)], level, out=part.view(np.bool_))
-    _, others = _rare(rng, (p - level / 256) / (1 - level / 256), 1, trials)
-    found[others] = 1
-    return found

@@ -12,8 +12,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from crashsim.arguments import instance
-from crashsim.coordinates.points import check_seed
+from crashsim.arguments import check_seed, instance
 from crashsim.errors import ArgumentError
 from crashsim.files.limits import in_units, memory
 

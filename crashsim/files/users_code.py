@@ -7,8 +7,6 @@ import importlib.util
 import inspect
 import os
 import sys
-import sysconfig
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 from torch import nn
 
 from crashsim.errors import ArgumentError, CrashsimError, FileError, ModelError
+from crashsim.model.failures import described
 
 
 def call_factory(spec: str) -> nn.Module:
@@ -110,24 +109,3 @@ def _told_as_the_users(spec: str, doing: str) -> Iterator[None]:
         raise ModelError(
             f"model={spec!r}: {doing} raised {described(error)}; correct that code"
         ) from error
-
-
-def described(error: BaseException) -> str:
-    """An exception in one line: its kind, its words, and where in the user's code it arose."""
-    words = next(iter(str(error).strip().splitlines()), "")
-    if isinstance(error, SyntaxError):
-        words, where = error.msg, (error.filename, error.lineno)
-    else:
-        where = _origin(error)
-    text = type(error).__name__ + (f": {words}" if words else "")
-    return f"{text} (at {where[0]}:{where[1]})" if where[0] else text
-
-
-def _origin(error: BaseException) -> tuple[str | None, int | None]:
-    """The deepest line that belongs neither to crashsim nor to what is installed."""
-    paths = sysconfig.get_paths()
-    ours = tuple({str(Path(__file__).parent), *(paths[k] for k in ("stdlib", "purelib"))})
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not frame.filename.startswith(("<", *ours)):
-            return frame.filename, frame.lineno
-    return None, None

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, fx, nn
 
-from crashsim.coordinates.points import Placement
+from crashsim.coordinates.placement import Placement
 from crashsim.injection.graph import NotTraceable, TracedModel, called_as
 from crashsim.injection.sparse import convolution
 from crashsim.model.inputs import Inputs

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-from crashsim.coordinates.points import Placement
+from crashsim.coordinates.placement import Placement
 from crashsim.injection.fault_nodes import Located
 from crashsim.injection.graph import expand
 from crashsim.injection.inplace import Overwriting

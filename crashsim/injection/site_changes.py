@@ -15,7 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crashsim.coordinates.points import LISTED, Listed, Placement, Points, Written
+from crashsim.coordinates.drawing import LISTED
+from crashsim.coordinates.placement import Placement
+from crashsim.coordinates.points import Listed, Points, Written
 from crashsim.faults import FAULTS, BitFlip, NeuronCrash, acts_as
 from crashsim.model.sites import Site
 

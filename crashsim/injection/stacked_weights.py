@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from crashsim.coordinates.points import Placement
+from crashsim.coordinates.placement import Placement
 from crashsim.injection.recurrence import Mappable
 from crashsim.injection.site_changes import Changes
 from crashsim.injection.traceable import make_traceable

@@ -12,13 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crashsim.coordinates.points import Placement, Points
+from crashsim.coordinates.placement import Placement
+from crashsim.coordinates.points import Points
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.injection.graph import NotTraceable
 from crashsim.injection.inplace import returns_new
 from crashsim.injection.patched_weights import PatchedWeights
 from crashsim.injection.program import Program
 from crashsim.injection.site_changes import (
+    RARE_WEIGHTS,
     SCATTERED,
     Changes,
     is_elementwise,
@@ -302,3 +304,15 @@ class Ways:
         if not of_parameters and all(p.site.kind == "parameter" for p in space.placements):
             return torch.zeros(points.count, 1, device=space.device, dtype=space.dtype)
         return torch.from_numpy(points.dense()).to(space.device, space.dtype)
+
+
+def scalars_of_weights(placements: list[Placement], sites: list[Site]) -> int:
+    """Numbers in flight for each input where struck weights are added to the layers' outputs."""
+    outputs = {site.module: site for site in sites if site.kind == "module"}
+    total = 0.0
+    for p in placements:
+        layer = outputs.get(p.site.module.rpartition(".")[0])
+        if p.site.kind == "parameter" and layer is not None and is_rare(p, RARE_WEIGHTS):
+            # Each struck weight acts once for every position of the layer's output.
+            total += p.size * p.fault.rate * layer.size / p.site.shape[0]
+    return int(4 * total)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from crashsim.errors import ArgumentError, CrashsimError, ModelError
-from crashsim.files.users_code import described
+from crashsim.errors import ArgumentError, ModelError
 from crashsim.model.inputs import Inputs, can_compute, plain
 from crashsim.noticing import notice
 
@@ -130,25 +128,6 @@ def _depends_on_mode(module: nn.Module) -> bool:
 def dtype_of(model: nn.Module) -> torch.dtype:
     floating = (p.dtype for p in model.parameters() if p.is_floating_point())
     return next(floating, torch.float32)
-
-
-@contextmanager
-def explaining_failures(model: nn.Module, inputs: Inputs) -> Iterator[None]:
-    """What the model's own code raises on these inputs becomes a ModelError."""
-    try:
-        yield
-    except CrashsimError:
-        raise
-    except (Exception, SystemExit) as error:
-        remedy = "give inputs as its forward takes them"
-        types = {str(p.dtype) for p in model.parameters() if p.is_floating_point()}
-        if len(types) > 1:  # while a space computes in one of them
-            remedy = f"its parameters are {' and '.join(sorted(types))}: convert it to one type"
-        if isinstance(model, torch.fx.GraphModule):
-            remedy += ", and export the model with a free batch size (dynamic_shapes)"
-        raise ModelError(
-            f"inputs: the model fails on {inputs.describe()} ({described(error)}); {remedy}"
-        ) from error
 
 
 def check_outputs(call: Callable[[Inputs], Tensor], inputs: Inputs) -> Tensor:

@@ -11,13 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from crashsim.model.calling import call_with
-from crashsim.model.checks import (
-    check_model,
-    dtype_of,
-    explaining_failures,
-    rounding_slack,
-    unwrapped,
-)
+from crashsim.model.checks import check_model, dtype_of, rounding_slack, unwrapped
+from crashsim.model.failures import explaining_failures
 from crashsim.model.global_random import Drawing
 from crashsim.model.inputs import Inputs, ModelInputs, read_inputs
 from crashsim.model.nested import leaves

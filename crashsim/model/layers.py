@@ -22,7 +22,6 @@ from crashsim.arrays import Floats
 from crashsim.errors import CrashsimError
 from crashsim.model.tracing import UntraceableError, trace
 from crashsim.model.untraced import class_of, is_torchs, overwritten, unseen
-from crashsim.space import FaultSpace
 
 Key = tuple[str, str | None, int]  # a site: module, function, call
 Pair = tuple[int, int]
@@ -119,21 +118,23 @@ _NOTHING = (nn.Identity, nn.modules.dropout._DropoutNd)
 _LINEAR = (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear)
 
 
-def layers_of(space: FaultSpace) -> list[Layer]:
-    """The layers of a space's model, in double precision.
+def layers_of(model: nn.Module, inputs: Tensor) -> list[Layer]:
+    """The layers of a model, in double precision.
+
+    Args:
+        model: a twin, which is not run.
+        inputs: (B, ...) its input, for the shapes.
 
     Raises:
         UnsupportedLayerError: a layer is not among those above, the graph is no chain, or the
             model may compute something else than its graph (hooks, a forward of its own).
-        NotApplicableError: the model takes or returns several tensors.
     """
-    inputs = space.inputs
-    told = unseen(space.model)
+    told = unseen(model)
     if told:
         raise UnsupportedLayerError(f"model: {told}")
     try:
         with torch.no_grad():  # as it is run: forward may ask
-            graph, _ = trace(space.model)
+            graph, _ = trace(model)
     except UntraceableError as error:
         raise UnsupportedLayerError(f"model: {error}") from error
     overwriting = overwritten(graph)
@@ -142,7 +143,7 @@ def layers_of(space: FaultSpace) -> list[Layer]:
             f"model: {_describe(overwriting)} overwrites a value that is needed later"
         )
     with torch.no_grad():
-        ShapeProp(graph).propagate(inputs[:1].to(_dtype(space.model)))
+        ShapeProp(graph).propagate(inputs[:1].to(_dtype(model)))
     reader = _Reader(graph)
     output = next(n for n in graph.graph.nodes if n.op == "output").args[0]
     if not isinstance(output, fx.Node):

@@ -11,9 +11,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from crashsim.coordinates.points import Placement
 from crashsim.errors import SiteError
 from crashsim.model.nested import leaves
+from crashsim.model.sites import Site
 
 _SHOWN = 5
 _SHUFFLES = 8  # of what is read, to see whether the model then reads something else
@@ -29,19 +29,19 @@ _OTHERS: tuple[Callable[[Tensor], Tensor], ...] = (
 
 
 def check_read(
-    placements: Sequence[Placement], tensors: Mapping[str, Tensor], on_one: Call, on_all: Call
+    sites: Sequence[Site], tensors: Mapping[str, Tensor], on_one: Call, on_all: Call
 ) -> str | None:
     """What to warn of faults in parameters that the output does not depend on, if there are any.
 
     Args:
-        placements: the faults.
+        sites: where faults strike.
         tensors: parameters and buffers by name.
         on_one, on_all: run the model on the first of the inputs, and on all of them.
 
     Raises:
         SiteError: no fault at all can change the output.
     """
-    struck = dict.fromkeys(p.site.module for p in placements if p.site.kind == "parameter")
+    struck = dict.fromkeys(site.module for site in sites if site.kind == "parameter")
     if not struck:
         return None
     unread = _unread(list(struck), tensors, on_one, on_all)
@@ -53,7 +53,7 @@ def check_read(
         f"no fault in {names}{more} can reach the output, as far as these inputs show: the model "
         "does not read it when it runs (it may compute with a copy)"
     )
-    if len(unread) == len(struck) and all(p.site.kind == "parameter" for p in placements):
+    if len(unread) == len(struck) and all(site.kind == "parameter" for site in sites):
         raise SiteError(f"sites: {told}; choose parameters that it reads")
     return f"sites: {told}"
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from crashsim.arguments import (
     MOST_COPIES,
+    check_seed,
     fraction,
     instance,
     number,
@@ -28,10 +29,12 @@ from crashsim.arguments import (
     whole,
 )
 from crashsim.arrays import Floats
+from crashsim.coordinates.drawing import sample_block, sample_points
 from crashsim.coordinates.placement import Faults
-from crashsim.coordinates.points import Points, check_seed, join, sample_block, sample_points
+from crashsim.coordinates.points import Points, join
 from crashsim.errors import ArgumentError, ModelError
-from crashsim.model.checks import check_model, check_module, explaining_failures
+from crashsim.model.checks import check_model, check_module
+from crashsim.model.failures import explaining_failures
 from crashsim.model.inputs import read_inputs
 from crashsim.model.twins.twin import apart
 from crashsim.protection.voters import VOTERS, Voter, make_voter

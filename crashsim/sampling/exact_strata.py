@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from crashsim.arrays import Floats, Integers
-from crashsim.coordinates.points import MAX_BLOCK, Points
+from crashsim.coordinates.drawing import MAX_BLOCK
+from crashsim.coordinates.points import Points
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.errors import ArgumentError
 from crashsim.space import FaultSpace

@@ -16,9 +16,10 @@ import numpy as np
 from crashsim_theory import LinearSurrogate
 from numpy.typing import NDArray
 
-from crashsim.arguments import as_float, callback, instance, sample_count, shown
+from crashsim.arguments import as_float, callback, check_seed, instance, sample_count, shown
 from crashsim.arrays import Floats
-from crashsim.coordinates.points import Points, check_seed, sample_block
+from crashsim.coordinates.drawing import sample_block
+from crashsim.coordinates.points import Points
 from crashsim.errors import ArgumentError, Interrupted
 from crashsim.noticing import notice
 from crashsim.results.estimate import Estimate, Values

@@ -10,7 +10,7 @@ from typing import cast
 import numpy as np
 
 from crashsim.analytic import first_order
-from crashsim.coordinates.points import Placement
+from crashsim.coordinates.placement import Placement
 from crashsim.faults import FAULTS
 from crashsim.results.schema import CoordinateFacts, FaultFacts, ModelFacts, SiteFacts
 from crashsim.space import FaultSpace

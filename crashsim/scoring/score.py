@@ -13,10 +13,9 @@ from torch import nn
 
 from crashsim.analytic.questions import Answer, check_delta
 from crashsim.analytic.rounding import least_rounding
-from crashsim.arguments import callback, instance, whole
+from crashsim.arguments import callback, check_seed, instance, whole
 from crashsim.arguments import path as file_path
 from crashsim.coordinates.placement import Faults
-from crashsim.coordinates.points import check_seed
 from crashsim.errors import ArgumentError, FileError, Interrupted
 from crashsim.faults import NeuronCrash
 from crashsim.files.limits import read_text

@@ -22,8 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from crashsim.arguments import instance
-from crashsim.coordinates.placement import Faults, check_strength, place
-from crashsim.coordinates.points import Placement
+from crashsim.coordinates.placement import Faults, Placement, check_strength, place
 from crashsim.errors import ArgumentError, ModelError
 from crashsim.faults import Fault, check_fault
 from crashsim.model import checkpointing
@@ -260,7 +259,7 @@ class Attached(checkpointing.Participant, ABC):
             def run(given: Mapping[str, Tensor]) -> Any:
                 return call_with(model, given, (x.clone(),))
 
-            unread = check_read(placements, tensors, run, run)
+            unread = check_read([p.site for p in placements], tensors, run, run)
         if unread:
             notice(unread, stacklevel=5)
         self.placements = placements

@@ -10,12 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crashsim.arguments import MOST_SAMPLES, MOST_STEPS, instance, number, whole
-from crashsim.coordinates.points import check_seed
+from crashsim.arguments import MOST_SAMPLES, MOST_STEPS, check_seed, instance, number, whole
 from crashsim.errors import ArgumentError, ModelError
 from crashsim.files.data import Data, Examples
-from crashsim.files.users_code import described
 from crashsim.model.checks import check_can_be_trained, check_module
+from crashsim.model.failures import described
 from crashsim.model.global_random import Drawing
 from crashsim.model.sites import ACTIVATION_MODULES
 from crashsim.model.twins.twin import apart

@@ -24,9 +24,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from crashsim.arguments import one_of, whole
-from crashsim.coordinates.placement import Faults, faults_of
-from crashsim.coordinates.points import Placement, check_seed
+from crashsim.arguments import check_seed, one_of, whole
+from crashsim.coordinates.placement import Faults, Placement, faults_of
 from crashsim.errors import ArgumentError, ModelError
 from crashsim.faults import Fault, NeuronCrash, WeightCrash, acts_as, check_drawable
 from crashsim.model import checkpointing

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from crashsim.analytic.first_order import Analysis, mean_point_taylor, taylor
-from crashsim.arguments import is_number
+from crashsim.arguments import check_seed, is_number
 from crashsim.coordinates.placement import Faults
-from crashsim.coordinates.points import check_seed
 from crashsim.errors import ArgumentError
 from crashsim.importing import import_undrawn
 from crashsim.model.checks import check_module

@@ -19,7 +19,7 @@ from crashsim import (
     score,
 )
 from crashsim.chip.spiking import chip_faults, chip_of, run_chip
-from crashsim.coordinates.points import sample_points
+from crashsim.coordinates.drawing import sample_points
 from crashsim.errors import ArgumentError
 from crashsim.files.architectures import parse_architecture
 from crashsim.files.data import load_data

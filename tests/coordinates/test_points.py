@@ -6,21 +6,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from crashsim.coordinates.points import (
+from crashsim.arguments import check_seed
+from crashsim.coordinates.drawing import (
     MAX_BLOCK,
     MAX_CHANGES,
-    Listed,
-    Placement,
-    Points,
-    Written,
     _common,
     _rare,
-    check_seed,
-    join,
     sample_block,
     sample_points,
     samples_per_block,
 )
+from crashsim.coordinates.placement import Placement
+from crashsim.coordinates.points import Listed, Points, Written, join
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.errors import ArgumentError
 from crashsim.faults import GainNoise, NeuronCrash, WeightCrash

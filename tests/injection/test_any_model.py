@@ -10,7 +10,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from crashsim import FaultSpace, NeuronCrash, WeightCrash, enumerate_exact, find_sites, score
-from crashsim.coordinates.points import Points, sample_points
+from crashsim.coordinates.drawing import sample_points
+from crashsim.coordinates.points import Points
 from crashsim.errors import ModelError, SiteError
 
 

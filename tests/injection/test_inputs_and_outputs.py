@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crashsim import FaultSpace, NeuronCrash, WeightCrash, enumerate_exact, find_sites, score
-from crashsim.coordinates.points import Points, sample_points
+from crashsim.coordinates.drawing import sample_points
+from crashsim.coordinates.points import Points
 from crashsim.errors import ArgumentError, ModelError, NotApplicableError, SiteError
 from crashsim.scoring.score import Score
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from crashsim import FaultSpace, NeuronCrash, WeightCrash, find_sites, score
-from crashsim.coordinates.points import sample_points
+from crashsim.coordinates.drawing import sample_points
 from crashsim.errors import ModelError
 from crashsim.training.crash_variance import CrashVariance
 

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from crashsim import AdditiveNoise, FaultSpace, GainNoise, NeuronCrash, WeightCrash
-from crashsim.coordinates.points import Points, sample_points
+from crashsim.coordinates.drawing import sample_points
+from crashsim.coordinates.points import Points
 from crashsim.errors import ModelError
 from crashsim.injection.sparse import touched_samples
 

@@ -19,7 +19,8 @@ from crashsim import (
     StuckAt,
     WeightCrash,
 )
-from crashsim.coordinates.points import Points, sample_points
+from crashsim.coordinates.drawing import sample_points
+from crashsim.coordinates.points import Points
 from crashsim.injection.program import Program
 
 

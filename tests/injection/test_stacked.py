@@ -17,7 +17,8 @@ from crashsim import (
     WeightCrash,
     monte_carlo,
 )
-from crashsim.coordinates.points import Points, sample_points
+from crashsim.coordinates.drawing import sample_points
+from crashsim.coordinates.points import Points
 
 
 class Convolutional(nn.Module):

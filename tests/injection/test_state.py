@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from crashsim import CrashVariance, FaultSpace, NeuronCrash, WeightCrash, find_sites, score
-from crashsim.coordinates.points import Points, sample_points
+from crashsim.coordinates.drawing import sample_points
+from crashsim.coordinates.points import Points
 from crashsim.errors import ArgumentError, ModelError
 from crashsim.files.data import Data
 from crashsim.model.twins.twin import apart, twin_of

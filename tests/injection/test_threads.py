@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from crashsim import CrashVariance, FaultSpace, NeuronCrash, WeightCrash, monte_carlo, score
-from crashsim.coordinates.points import sample_points
+from crashsim.coordinates.drawing import sample_points
 from crashsim.errors import CrashsimWarning, ModelError
 from crashsim.files.data import Data
 from crashsim.model.layers import UnsupportedLayerError, layers_of
@@ -78,7 +78,7 @@ def everything(model, x):
         space.outputs(sample_points(space.placements, 0, 20))
         list(space.gradients(space.mean_point))
         with suppress(UnsupportedLayerError):
-            layers_of(space)
+            layers_of(space.model, space.inputs)
 
 
 @pytest.mark.filterwarnings("ignore::crashsim.CrashsimWarning")

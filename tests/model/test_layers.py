@@ -128,7 +128,7 @@ def test_a_chain_of_everything(randn, seeded):
     check_theory(space)
     names = [
         (la.operation.name, la.operation.parameter)
-        for la in layers_of(space)
+        for la in layers_of(space.model, space.inputs)
         if isinstance(la.operation, Nonlinearity)
     ]
     assert names == [
@@ -144,7 +144,7 @@ def test_plain_nets_on_the_chip(activation, make_net, randn):
 
 def test_every_layer_remembers_its_site(residual_net, randn):
     space = space_of(residual_net.double(), randn(2, 1, 4, 4))
-    found = layers_of(space)
+    found = layers_of(space.model, space.inputs)
     sites = {(s.module, s.function, s.call) for s in space.available_sites}
     inside = [la for f in found if isinstance(f.operation, Addition) for la in f.operation.second]
     kept = {la.site for la in [*found, *inside] if not isinstance(la.operation, Addition)}
@@ -188,8 +188,9 @@ def test_what_is_not_known_is_named(name, randn, seeded):
     space = space_of(settled(seeded(lambda: Between(deepcopy(UNSUPPORTED[name]))), x), x)
     told = {"twice": "add", "alpha": "add", "product": "mul", "values": "trace"}.get(name, name)
     with pytest.raises(UnsupportedLayerError, match=told.replace("(", r"\(").replace(")", r"\)")):
-        layers_of(space)
+        layers_of(space.model, space.inputs)
 
 
 def test_the_model_is_left_alone(residual_net, watch, randn):
-    layers_of(FaultSpace(watch(residual_net), randn(2, 1, 4, 4), NeuronCrash(0.1)))
+    space = FaultSpace(watch(residual_net), randn(2, 1, 4, 4), NeuronCrash(0.1))
+    layers_of(space.model, space.inputs)

@@ -109,7 +109,7 @@ def test_what_a_trace_does_not_see(name, seeded, randn):
     site = "act" if isinstance(net, Between) else "1"
     space = FaultSpace(net, randn(2, 3).double(), NeuronCrash(0.1), f"*{site}*")
     with pytest.raises(UnsupportedLayerError, match=told):
-        layers_of(space)
+        layers_of(space.model, space.inputs)
     with pytest.raises(NotApplicableError, match=told):
         provable(space)
     with pytest.raises(NotApplicableError, match=told):
@@ -121,10 +121,10 @@ def test_hooks_of_all_modules(make_net, randn):
     handle = torch_module.register_module_forward_hook(lambda m, a, out: None)
     try:
         with pytest.raises(UnsupportedLayerError, match="all modules"):
-            layers_of(space)
+            layers_of(space.model, space.inputs)
     finally:
         handle.remove()
-    assert layers_of(space)
+    assert layers_of(space.model, space.inputs)
 
 
 def test_tensors_and_weights_that_compute_in_their_own_way(make_net, randn, seeded):
@@ -134,7 +134,7 @@ def test_tensors_and_weights_that_compute_in_their_own_way(make_net, randn, seed
     with_parameter(net)
     space = FaultSpace(net, randn(2, 3).double(), NeuronCrash(0.1), "act")
     with pytest.raises(UnsupportedLayerError, match="Odd"):
-        layers_of(space)
+        layers_of(space.model, space.inputs)
     normed = make_net((3, 4, 2)).double()
     torch.nn.utils.parametrizations.weight_norm(normed.linear1)
     with pytest.raises(NotApplicableError, match=r"'linear1'.*parametrised"):

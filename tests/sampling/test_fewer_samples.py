@@ -11,7 +11,8 @@ from torch import nn
 from crashsim import FaultSpace, GainNoise, NeuronCrash, SignFlip, StuckAt, WeightCrash, monte_carlo
 from crashsim.analytic import first_order
 from crashsim.analytic.first_order import Analysis
-from crashsim.coordinates.points import MAX_BLOCK, Points, sample_block, sample_points
+from crashsim.coordinates.drawing import MAX_BLOCK, sample_block, sample_points
+from crashsim.coordinates.points import Points
 from crashsim.errors import ArgumentError, CrashsimWarning
 from crashsim.sampling import tally
 from crashsim.sampling.control_variates import Control, Limits, controlled_mean

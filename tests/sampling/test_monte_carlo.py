@@ -13,7 +13,7 @@ from crashsim import (
     enumerate_exact,
     monte_carlo,
 )
-from crashsim.coordinates.points import MAX_BLOCK
+from crashsim.coordinates.drawing import MAX_BLOCK
 from crashsim.errors import ArgumentError, CrashsimWarning
 from crashsim.sampling.tally import QUANTILES
 

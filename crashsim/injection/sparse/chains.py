@@ -9,7 +9,7 @@ import torch
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-from crashsim.coordinates.points import Placement
+from crashsim.coordinates.placement import Placement
 from crashsim.injection.graph import TracedModel, has_hooks
 from crashsim.injection.site_changes import RARE_NEURONS, Changes, is_elementwise, is_rare
 from crashsim.injection.sparse.convolution import is_convolution, rare_limit
