@@ -6,7 +6,7 @@ import crashsim
 from crashsim import NeuronCrash
 from crashsim.files.architectures import parse_architecture
 from crashsim.files.data import load_data
-from crashsim.scoring.comparison import compare
+from crashsim.results.comparison import compare
 from crashsim.training.classifier import Recipe, accuracy, train_classifier
 
 ARCHITECTURES = ("64-30-10:relu", "64-100-10:relu", "64-100-10:tanh")

@@ -172,7 +172,9 @@ def interrupting():
     """
 
     def turns(*modules, every=1):
-        files = tuple(f"{os.sep}crashsim{os.sep}{name}.py" for name in modules)
+        files = tuple(
+            os.sep + os.path.join("crashsim", *name.split(".")) + ".py" for name in modules
+        )
         target, is_met = 1, True
 
         @contextmanager

@@ -12,9 +12,9 @@ import pytest
 from crashsim import FaultSpace, Interrupted, NeuronCrash, Score, WeightCrash, monte_carlo, score
 from crashsim.analytic.first_order import Analysis, double_precision, mean_point_single
 from crashsim.files.data import Data
+from crashsim.results.comparison import compare
 from crashsim.results.estimate import METHODS
 from crashsim.sampling.monte_carlo import _Run
-from crashsim.scoring.comparison import compare
 from crashsim.training.classifier import Recipe
 from crashsim.training.hardening import Limits, harden
 from crashsim.training.hardening import _Hardening as Hardening
@@ -80,7 +80,7 @@ def test_an_interrupt_at_any_line_gives_the_first_samples(make_net, randn, inter
         "few": {"control": analysis.surrogate, "few_exact": True},
     }[way] | {"epsilon": 0.1, "seed": 3}
     whole, found = {}, 0
-    for stop in interrupting("montecarlo", "tally", every=29):
+    for stop in interrupting("sampling.monte_carlo", "sampling.tally", every=29):
         try:
             with stop:
                 monte_carlo(space, samples=64, **options)

@@ -17,7 +17,7 @@ from crashsim.files.data import Data, load_data, load_examples
 from crashsim.files.models import load_model, save_model
 from crashsim.protection.replicas import simulate_vote
 from crashsim.protection.voters import make_voter
-from crashsim.scoring.comparison import compare
+from crashsim.results.comparison import compare
 from crashsim.training.classifier import Recipe, accuracy, train_classifier
 from crashsim.training.crash_variance import Strengths
 from crashsim.training.hardening import Limits

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
-from typing import Any
 
 import crashsim_theory as theory
 import numpy as np
@@ -21,32 +20,11 @@ from crashsim.analytic.first_order import Analysis, mean_point_taylor, of_output
 from crashsim.arguments import number
 from crashsim.model import layers as torch_layers
 from crashsim.model.layers import UnsupportedLayerError, layers_of
-from crashsim.results.estimate import Kind
+from crashsim.results.estimate import Answer, Kind
 from crashsim.space import FaultSpace
 
 _PRECISION = 1e-3  # of the largest p, relative
 _NOTHING = 1e-9  # of the surrogate's spread: an epsilon below which there is no need to look
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A question and its answer.
-
-    Attributes:
-        question: in words.
-        value: the number; None where no number answers.
-        method, kind: where it comes from.
-        note: the reason, where there is no number, or what must be known to read it.
-    """
-
-    question: str
-    value: float | None
-    method: str
-    kind: Kind
-    note: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def answers(space: FaultSpace, analysis: Analysis, epsilon: float, delta: float) -> list[Answer]:

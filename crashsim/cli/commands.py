@@ -181,8 +181,8 @@ def compare(
     import torch
 
     from crashsim.report.comparison import render_comparison
+    from crashsim.results.comparison import compare as compare_scores
     from crashsim.results.json_reading import finite
-    from crashsim.scoring.comparison import compare as compare_scores
     from crashsim.training.classifier import accuracy
 
     reads = [file for model in models for file in model_inputs(model)]

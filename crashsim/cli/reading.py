@@ -120,7 +120,9 @@ def read_model(
 
 
 def _size(model: Any) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
+    from torch.nn.parameter import is_lazy
+
+    return sum(p.numel() for p in model.parameters() if not is_lazy(p))
 
 
 def score_model(

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from crashsim.report.tables import number
 from crashsim.report.text import plain
-from crashsim.results.verdict import percent
-from crashsim.scoring.comparison import Comparison, Contender
+from crashsim.results.comparison import Comparison, Contender
+from crashsim.results.numbers import percent
 
 
 def render_comparison(comparison: Comparison) -> RenderableType:

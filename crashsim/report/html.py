@@ -11,13 +11,14 @@ from markupsafe import Markup
 from crashsim.report import chip, tables
 from crashsim.report.text import footer
 from crashsim.results.estimate import METHODS
+from crashsim.results.numbers import percent
+from crashsim.results.record import Record
 from crashsim.results.schema import ChipFacts
-from crashsim.results.verdict import best, describe_faults, percent
-from crashsim.scoring.score import Score
+from crashsim.results.verdict import best, describe_faults, verdict
 from crashsim.visible import visible
 
 
-def to_html(score: Score) -> str:
+def to_html(score: Record) -> str:
     """The report: no network, no script, pictures inline."""
     from crashsim.report import plots
 
@@ -41,6 +42,7 @@ def to_html(score: Score) -> str:
     ]
     return environment.from_string(source).render(
         score=score,
+        verdict=verdict(score),
         asked=describe_faults(score),
         headline=_headline(score),
         columns=tables.columns(score),
@@ -78,7 +80,7 @@ def _chip(facts: ChipFacts) -> dict[str, Any]:
     }
 
 
-def _headline(score: Score) -> list[dict[str, str]]:
+def _headline(score: Record) -> list[dict[str, str]]:
     """The few numbers at the top: label, value, and where it comes from."""
     found = []
     for label, quantity in (

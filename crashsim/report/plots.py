@@ -15,8 +15,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from crashsim.results.estimate import values_of
+from crashsim.results.record import Record
 from crashsim.results.schema import ChipFacts
-from crashsim.scoring.score import Score
 from crashsim.visible import visible
 
 COLOURS = {
@@ -94,7 +94,7 @@ def _svg(figure: Figure) -> str:
     return re.sub(r' (?:width|height)="[^"]+pt"', "", text, count=2)
 
 
-def tail_curves(score: Score) -> str | None:
+def tail_curves(score: Record) -> str | None:
     """P(|Delta| >= epsilon) against epsilon on a log scale, every method on it."""
     curves = score.curves
     if curves is None:
@@ -141,7 +141,7 @@ def tail_curves(score: Score) -> str | None:
         return _svg(figure)
 
 
-def histogram(score: Score) -> str | None:
+def histogram(score: Record) -> str | None:
     """Delta of the output that moves most, with the predicted laws over it."""
     h = score.histogram
     if h is None:
@@ -165,7 +165,7 @@ def histogram(score: Score) -> str | None:
         return _svg(figure)
 
 
-def scatter(score: Score) -> str | None:
+def scatter(score: Record) -> str | None:
     """Each input's and output's mean and variance, theory against Monte Carlo."""
     methods = [
         m
@@ -207,7 +207,7 @@ def scatter(score: Score) -> str | None:
         return _svg(figure)
 
 
-def shares(score: Score) -> str | None:
+def shares(score: Record) -> str | None:
     """The share of the variance that each site and the leading coordinates contribute."""
     known = [(s, s["share"]) for s in score.sites if s["share"] is not None]
     if not any(share for _, share in known):

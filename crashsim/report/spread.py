@@ -8,11 +8,11 @@ import numpy as np
 from rich.table import Table
 
 from crashsim.report.tables import columns, number
+from crashsim.results.record import Record
 from crashsim.results.verdict import best
-from crashsim.scoring.score import Score
 
 
-def spread_over(scores: Sequence[Score]) -> Table:
+def spread_over(scores: Sequence[Record]) -> Table:
     """A table of each pooled quantity over several initialisations of one architecture."""
     table = Table(
         title=f"Over {len(scores)} initialisations",

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from crashsim.results.estimate import METHODS, TOO_FEW, Estimate
-from crashsim.results.verdict import best, interval_numbers
-from crashsim.scoring.score import Score
+from crashsim.results.numbers import interval_numbers
+from crashsim.results.record import Record
+from crashsim.results.verdict import best
 
 # How each kind is marked beside its number.
 MARKS = {
@@ -72,7 +73,7 @@ class Column:
     output: int | str
 
 
-def columns(score: Score) -> list[Column]:
+def columns(score: Record) -> list[Column]:
     """The quantities of the main table."""
     found = []
     k = leading_output(score)
@@ -90,7 +91,7 @@ def columns(score: Score) -> list[Column]:
     return found
 
 
-def leading_output(score: Score) -> int | None:
+def leading_output(score: Record) -> int | None:
     """The output that varies most, on average over inputs; None where none does."""
     # Of those that there are: a file may name any number of outputs.
     some = {e.output for e in score.estimates if e.input == "all" and e.quantity == "variance"}
@@ -104,14 +105,14 @@ def leading_output(score: Score) -> int | None:
     return max(variances, key=variances.__getitem__)
 
 
-def _tail_output(score: Score, default: int) -> int:
+def _tail_output(score: Record, default: int) -> int:
     """The output whose tail every method has: some compute that of a single one."""
     single = ("linear-exact", "certificate", "certified-sampling", "importance-sampling")
     outputs = [e.output for e in score.estimates if e.method in single and e.quantity == "tail"]
     return next((k for k in outputs if isinstance(k, int)), default)
 
 
-def rows(score: Score) -> list[tuple[str, list[Cell | None]]]:
+def rows(score: Record) -> list[tuple[str, list[Cell | None]]]:
     """Each method with its cells, one for each column; methods without any are left out."""
     by_name = {(e.method, e.quantity, e.output): e for e in score.estimates if e.input == "all"}
     found = []
@@ -130,7 +131,7 @@ def rows(score: Score) -> list[tuple[str, list[Cell | None]]]:
     return found
 
 
-def is_doubted(score: Score, method: str, column: Column) -> bool:
+def is_doubted(score: Record, method: str, column: Column) -> bool:
     """Whether a number of this method and column, of any input, contradicts another."""
     return any(
         method in c.doubted and column.quantity == c.quantity and column.output in c.outputs
@@ -138,13 +139,13 @@ def is_doubted(score: Score, method: str, column: Column) -> bool:
     )
 
 
-def legend(score: Score) -> tuple[tuple[str, str], ...]:
+def legend(score: Record) -> tuple[tuple[str, str], ...]:
     """What the marks of the tables mean."""
     shown = {cell.doubt for _, cells in rows(score) for cell in cells if cell}
     return (*LEGEND, *(doubt for doubt in (DOUBTED, THIN) if doubt[0] in shown))
 
 
-def worths(score: Score) -> list[tuple[str, str]]:
+def worths(score: Record) -> list[tuple[str, str]]:
     """Each method that does better than plain samples, and how many those would have to be."""
     found = []
     for method in METHODS:

@@ -12,14 +12,15 @@ from rich.text import Text
 from crashsim.report import chip
 from crashsim.report.tables import MARKS, columns, legend, number, rows, worths
 from crashsim.results.agreement import Agreement
+from crashsim.results.record import Record
 from crashsim.results.schema import ChipFacts
-from crashsim.scoring.score import Score
+from crashsim.results.verdict import verdict
 from crashsim.visible import visible
 
 _COLUMN = 15  # characters that a number and its interval ask for
 
 
-def to_text(score: Score, width: int = 100) -> str:
+def to_text(score: Record, width: int = 100) -> str:
     """Plain text of the given width."""
     console = Console(file=StringIO(), width=width, color_system=None, force_terminal=False)
     console.print(render(score))
@@ -32,10 +33,10 @@ def plain(words: object, style: str = "") -> Text:
     return Text(visible(str(words)), style=style)
 
 
-def render(score: Score) -> RenderableType:
+def render(score: Record) -> RenderableType:
     """The score as rich renderables, for a console that knows its width and colours."""
     parts: list[RenderableType] = [
-        Panel(plain(score.verdict), title=plain(_title(score)), title_align="left"),
+        Panel(plain(verdict(score)), title=plain(_title(score)), title_align="left"),
         _Methods(score),
         Text("  ".join(f"{mark} {meaning}" for mark, meaning in legend(score)), style="dim"),
     ]
@@ -62,7 +63,7 @@ def render(score: Score) -> RenderableType:
 class _Methods:
     """Every method's numbers: as many tables one below the other as the width asks for."""
 
-    def __init__(self, score: Score) -> None:
+    def __init__(self, score: Record) -> None:
         self._score = score
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -84,7 +85,7 @@ class _Methods:
             yield from ("", table) if part else (table,)
 
 
-def _title(score: Score) -> str:
+def _title(score: Record) -> str:
     return f"crashsim: {score.model['name']}" + (" (partial)" if score.partial else "")
 
 
@@ -113,7 +114,7 @@ def _agreement(found: list[Agreement]) -> Table:
     return table
 
 
-def _shares(score: Score) -> Table:
+def _shares(score: Record) -> Table:
     table = _table("Where the variance comes from")
     for title in ("site", "fault"):
         table.add_column(title)
@@ -129,7 +130,7 @@ def _shares(score: Score) -> Table:
     return table
 
 
-def _answers(score: Score) -> Table:
+def _answers(score: Record) -> Table:
     table = _table("What the target asks for")
     for title in ("question", "answer", "method", "note"):
         table.add_column(title, overflow="fold")
@@ -139,7 +140,7 @@ def _answers(score: Score) -> Table:
     return table
 
 
-def _skipped(score: Score) -> Text:
+def _skipped(score: Record) -> Text:
     reasons: dict[str, list[str]] = {}
     for method, reason in score.skipped.items():
         reasons.setdefault(reason, []).append(method)
@@ -157,7 +158,7 @@ def render_chip(facts: ChipFacts) -> RenderableType:
     return Group(table, plain(chip.sentence(facts), "dim"))
 
 
-def footer(score: Score) -> str:
+def footer(score: Record) -> str:
     """Seed, samples and times, in a line."""
     parts = [f"seed {score.seed}"]
     if score.samples:

@@ -230,3 +230,24 @@ def values_of(
         number = getattr(e, field)
         table[row, column] = np.nan if number is None else number
     return table
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A question and its answer.
+
+    Attributes:
+        question: in words.
+        value: the number; None where no number answers.
+        method, kind: where it comes from.
+        note: the reason, where there is no number, or what must be known to read it.
+    """
+
+    question: str
+    value: float | None
+    method: str
+    kind: Kind
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)

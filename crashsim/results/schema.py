@@ -6,6 +6,7 @@ They are declared so that a saved score can be checked against them (``results/j
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import (
     Annotated,
     Any,
@@ -124,6 +125,46 @@ class ChipFacts(TypedDict):
     clean_agreement: Number
     rates: list[RateFacts]
     raster: RasterFacts
+
+
+@dataclass(frozen=True)
+class Curves:
+    """P(|Delta| >= epsilon) against epsilon, of one input and output.
+
+    Attributes:
+        input, output: the pair with the largest variance.
+        epsilon: grid.
+        methods: by method, the probabilities; NaN where a method was not evaluated.
+        low, high: Monte Carlo's interval, pointwise.
+    """
+
+    input: int
+    output: int
+    epsilon: list[Number]
+    methods: dict[str, list[Number]]
+    low: list[Number] | None = None
+    high: list[Number] | None = None
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Delta of one input and output: counts, and what theory predicts for each bin.
+
+    Where the outcomes of few faults are known exactly, counts are their expected numbers.
+
+    Attributes:
+        input, output: the pair with the largest variance.
+        edges: (n + 1,) bins.
+        counts: (n,) samples in each bin.
+        saddlepoint, normal: (n,) expected counts; the normal law has the surrogate's moments.
+    """
+
+    input: int
+    output: int
+    edges: list[Number]
+    counts: list[Number]
+    saddlepoint: list[Number] | None = None
+    normal: list[Number] | None = None
 
 
 def unfit(score: Any) -> str | None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from crashsim.results.estimate import Estimate
-
-if TYPE_CHECKING:
-    from crashsim.scoring.score import Score
+from crashsim.results.numbers import interval_numbers, percent
+from crashsim.results.record import Record
 
 # The method whose number is quoted, best first.
 PREFERENCE = (
@@ -28,7 +27,7 @@ PREFERENCE = (
 )
 
 
-def best(score: Score, quantity: str, output: int | str = "all") -> Estimate | None:
+def best(score: Record, quantity: str, output: int | str = "all") -> Estimate | None:
     """The most trustworthy estimate of a quantity pooled over inputs."""
     for method in PREFERENCE:
         found = score.find(method, quantity, output=output)
@@ -48,7 +47,7 @@ def _width(estimate: Estimate) -> float:
     return (estimate.high - estimate.low) / estimate.value
 
 
-def verdict(score: Score) -> str:
+def verdict(score: Record) -> str:
     """What happens to the network, with how much, how often and how sure."""
     sentences = ["Partial, as it was interrupted."] if score.partial else []
     variance = best(score, "variance")
@@ -80,13 +79,13 @@ def verdict(score: Score) -> str:
     return " ".join(sentences)
 
 
-def _outputs(score: Score) -> str:
+def _outputs(score: Record) -> str:
     if score.outputs == 1:
         return "the output moves, in standard deviation,"
     return f"the {score.outputs} outputs together move (root of their summed variances)"
 
 
-def describe_faults(score: Score) -> str:
+def describe_faults(score: Record) -> str:
     """``1% neuron-crash of 150 coordinates (sigmoid1, sigmoid2)``, for each kind of fault."""
     groups: dict[str, list[int]] = {}
     for i, fault in enumerate(score.faults):
@@ -105,20 +104,6 @@ def describe_faults(score: Score) -> str:
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         parts.append(f"{label} on {count} coordinates ({shown})")
     return " and ".join(parts)
-
-
-def percent(value: float) -> str:
-    """A probability as people write it: 3.2%, or 1.3e-06 where percent would hide it."""
-    return f"{value:.2g}" if 0 < value < 1e-4 else f"{100 * value:.3g}%"
-
-
-def interval_numbers(value: float, low: float, high: float) -> tuple[str, str, str]:
-    """A value and its interval with as many digits as tell the ends apart: three to six."""
-    for digits in range(3, 7):
-        texts = [f"{x:.{digits}g}" for x in (value, low, high)]
-        if texts[1] != texts[2] or low == high:
-            break
-    return texts[0], texts[1], texts[2]
 
 
 def _source(estimate: Estimate, power: float = 1.0) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from crashsim_theory import LinearSurrogate
 
@@ -11,7 +9,7 @@ from crashsim.analytic.first_order import of_pair, tail_probabilities
 from crashsim.analytic.proofs import Provable, certify_tail, linear_bracket
 from crashsim.arrays import Floats
 from crashsim.coordinates.streams import Stream
-from crashsim.results.schema import Number
+from crashsim.results.schema import Curves, Histogram
 from crashsim.sampling import importance
 from crashsim.scoring.running import Results
 from crashsim.space import FaultSpace
@@ -21,46 +19,6 @@ _BINS = 60
 _CERTIFIED = 6  # points of a curve that get a certificate: each takes about a second
 _SAMPLED = 8  # points of a curve that are sampled
 _SMALLEST = 1e-9  # tail probability down to which the curves go
-
-
-@dataclass(frozen=True)
-class Curves:
-    """P(|Delta| >= epsilon) against epsilon, of one input and output.
-
-    Attributes:
-        input, output: the pair with the largest variance.
-        epsilon: grid.
-        methods: by method, the probabilities; NaN where a method was not evaluated.
-        low, high: Monte Carlo's interval, pointwise.
-    """
-
-    input: int
-    output: int
-    epsilon: list[Number]
-    methods: dict[str, list[Number]]
-    low: list[Number] | None = None
-    high: list[Number] | None = None
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """Delta of one input and output: counts, and what theory predicts for each bin.
-
-    Where the outcomes of few faults are known exactly, counts are their expected numbers.
-
-    Attributes:
-        input, output: the pair with the largest variance.
-        edges: (n + 1,) bins.
-        counts: (n,) samples in each bin.
-        saddlepoint, normal: (n,) expected counts; the normal law has the surrogate's moments.
-    """
-
-    input: int
-    output: int
-    edges: list[Number]
-    counts: list[Number]
-    saddlepoint: list[Number] | None = None
-    normal: list[Number] | None = None
 
 
 def curves_of(

@@ -11,8 +11,9 @@ import numpy as np
 
 from crashsim.analytic import first_order, proofs, second_order
 from crashsim.analytic.layer_bounds import layer_bounds
-from crashsim.analytic.questions import Answer, answers
+from crashsim.analytic.questions import answers
 from crashsim.errors import Interrupted, NotApplicableError
+from crashsim.results.estimate import Answer
 from crashsim.sampling.certified import certified_sampling
 from crashsim.sampling.enumeration import ExactDistribution, enumerate_space
 from crashsim.sampling.importance import importance_sampling

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from crashsim.analytic.questions import Answer, check_delta
+from crashsim.analytic.questions import check_delta
 from crashsim.analytic.rounding import least_rounding
 from crashsim.arguments import callback, check_seed, instance, whole
 from crashsim.arguments import path as file_path
@@ -21,24 +20,17 @@ from crashsim.faults import NeuronCrash
 from crashsim.files.limits import read_text
 from crashsim.model.inputs import ModelInputs
 from crashsim.noticing import collecting, notice
-from crashsim.results.agreement import Agreement, agreements
-from crashsim.results.contradictions import Contradiction, contradictions
-from crashsim.results.estimate import Estimate
-from crashsim.results.json_reading import finite, read
+from crashsim.results.agreement import agreements
+from crashsim.results.contradictions import contradictions
+from crashsim.results.record import Record
 from crashsim.results.schema import (
-    ChipFacts,
-    CoordinateFacts,
-    FaultFacts,
-    FormulaFacts,
-    InputFacts,
-    ModelFacts,
-    Number,
-    SiteFacts,
-    unfit,
+    Curves,
+    Histogram,
 )
+from crashsim.results.verdict import verdict
 from crashsim.sampling.monte_carlo import DEFAULT_SAMPLES, check_sampling
 from crashsim.scoring.cautions import doubts_of
-from crashsim.scoring.curves import Curves, Histogram, curves_of, histogram_of
+from crashsim.scoring.curves import curves_of, histogram_of
 from crashsim.scoring.plan import plan
 from crashsim.scoring.provenance import (
     describe_fault,
@@ -56,134 +48,16 @@ if TYPE_CHECKING:
     from crashsim_hardware import Chip
 
 
-SCHEMA = 1
 CONFIDENCE = 0.95
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Score:
-    """All estimates of one analysis, with what they were computed from.
+class Score(Record):
+    """The result of one analysis: a record that saves, loads, and shows itself.
 
-    Plain data throughout: ``to_dict`` and ``from_dict`` are inverse, so a report can be made from
-    a saved score.
-
-    Attributes:
-        model: its class, number of parameters and, if known, where it came from; of a structured
-            output, the name of the tensor that was analysed.
-        inputs: their number, shape (of several tensors, by name) and, if known, where they came
-            from.
-        faults: for each placement, the fault's fields and its pattern.
-        sites: for each placement, the site's name, kind and shape, its number of coordinates, and
-            its share of the variance.
-        coordinates: N.
-        outputs: K.
-        seed, epsilon, confidence: as asked.
-        samples, stopped: of Monte Carlo, and why it stopped.
-        estimates: every number.
-        agreement: every method against Monte Carlo.
-        top: the fault coordinates with the largest shares of the variance.
-        covariance: by method, (K, K) of Delta across outputs, averaged over inputs (to 64 outputs).
-        formulas: by method, what was derived, as text and LaTeX.
-        curves, histogram: for the pictures of the report.
-        hardware: what the spiking chip said; see ``crashsim.chip.spiking.ChipRun.facts``.
-        delta, answers: the tail probability aimed at, and what it asks for.
-        plan: how faults were injected, a line for each site and why.
-        skipped: methods not computed, with the reason.
-        warnings: what deserves attention.
-        timings: seconds by method, and of what serves them all (the model, the plan, the curves).
-        versions: of crashsim and the packages its numbers depend on.
-        contradictions: pairs of methods whose numbers cannot both be true; each is told among the
-            warnings, too.
-        partial: it was interrupted: methods are missing, or Monte Carlo has fewer samples than
-            were asked for; ``skipped`` and ``stopped`` say which.
+    Its attributes are those of ``crashsim.results.record.Record``.
     """
-
-    model: ModelFacts
-    inputs: InputFacts
-    faults: list[FaultFacts]
-    sites: list[SiteFacts]
-    coordinates: int
-    outputs: int
-    seed: int
-    epsilon: float | None
-    confidence: float
-    samples: int
-    stopped: str | None
-    estimates: list[Estimate]
-    agreement: list[Agreement]
-    top: list[CoordinateFacts]
-    covariance: dict[str, list[list[Number]]]
-    formulas: dict[str, FormulaFacts]
-    curves: Curves | None
-    histogram: Histogram | None
-    hardware: ChipFacts | None
-    delta: float | None
-    answers: list[Answer]
-    plan: list[str]
-    skipped: dict[str, str]
-    warnings: list[str]
-    timings: dict[str, Number]
-    versions: dict[str, str]
-    contradictions: list[Contradiction] = field(default_factory=list)
-    partial: bool = False
-
-    def find(
-        self,
-        method: str,
-        quantity: str,
-        input: int | str = "all",
-        output: int | str = "all",
-    ) -> Estimate | None:
-        """The estimate with these names, or None."""
-        return self._by_name.get((method, quantity, input, output))
-
-    @cached_property
-    def _by_name(self) -> dict[tuple[str, str, int | str, int | str], Estimate]:
-        # A network with many outputs has hundreds of thousands of estimates.
-        return {(e.method, e.quantity, e.input, e.output): e for e in self.estimates}
-
-    @property
-    def verdict(self) -> str:
-        """The answer in one or two sentences."""
-        from crashsim.results.verdict import verdict
-
-        return verdict(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, lists, numbers and strings; what ``--json`` writes."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self)}
-        plain["estimates"] = [e.to_dict() for e in self.estimates]
-        plain["agreement"] = [a.to_dict() for a in self.agreement]
-        plain["contradictions"] = [c.to_dict() for c in self.contradictions]
-        plain["answers"] = [a.to_dict() for a in self.answers]
-        plain["curves"] = self.curves and asdict(self.curves)
-        plain["histogram"] = self.histogram and asdict(self.histogram)
-        return cast(dict[str, Any], finite({"schema": SCHEMA, "verdict": self.verdict, **plain}))
-
-    @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> Score:
-        """The score that ``to_dict`` wrote.
-
-        Raises:
-            FileError: not a score, or one of another schema.
-        """
-        if not isinstance(plain, Mapping) or plain.get("schema") != SCHEMA:
-            found = plain.get("schema") if isinstance(plain, Mapping) else type(plain).__name__
-            raise FileError(
-                f"score: schema {found!r} is not {SCHEMA}; "
-                "give a file that `crashsim score --json` of this version wrote"
-            )
-        try:
-            score: Score = read(cls, plain)
-            if told := unfit(score):
-                raise ValueError(told)
-        except ValueError as error:
-            raise FileError(
-                f"score: {error}; the file is damaged or was changed: write it again with "
-                "`crashsim score --json`"
-            ) from error
-        return score
 
     def save(self, path: str | Path) -> None:
         """Writes the score as JSON. Raises FileError if it cannot."""
@@ -211,6 +85,16 @@ class Score:
             raise FileError(
                 f"score={str(path)!r}: cannot be read as JSON ({reason}); {remedy}"
             ) from error
+
+    @property
+    def verdict(self) -> str:
+        """The answer in one or two sentences."""
+        return verdict(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, lists, numbers and strings; what ``--json`` writes."""
+        plain = super().to_dict()
+        return {"schema": plain.pop("schema"), "verdict": self.verdict, **plain}
 
     def to_text(self, width: int = 100) -> str:
         """Tables for a terminal of this width."""

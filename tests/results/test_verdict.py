@@ -3,7 +3,8 @@
 import pytest
 
 from crashsim import GainNoise, NeuronCrash, WeightCrash, score
-from crashsim.results.verdict import best, describe_faults, percent
+from crashsim.results.numbers import percent
+from crashsim.results.verdict import best, describe_faults
 
 
 def test_it_quotes_the_most_trustworthy_method(make_net, randn):

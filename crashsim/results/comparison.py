@@ -14,7 +14,7 @@ from scipy import stats
 from crashsim.arguments import instance, one_of
 from crashsim.errors import ArgumentError
 from crashsim.results.estimate import Estimate
-from crashsim.scoring.score import Score
+from crashsim.results.record import Record
 
 By = Literal["variance", "class-change"]
 _ALPHA = 0.05
@@ -121,7 +121,7 @@ class Comparison:
 
 
 def compare(
-    scores: Mapping[str, Sequence[Score]],
+    scores: Mapping[str, Sequence[Record]],
     by: By | None = None,
     accuracies: Mapping[str, Sequence[float]] | None = None,
     spreads: Mapping[str, Sequence[float]] | None = None,
@@ -150,7 +150,7 @@ def compare(
         if (
             not isinstance(group, Sequence)
             or not group
-            or not all(isinstance(score, Score) for score in group)
+            or not all(isinstance(score, Record) for score in group)
         ):
             raise ArgumentError(f"scores[{name!r}]={group!r}; give a list of scores")
     if by is not None:
@@ -174,7 +174,7 @@ def compare(
 
 def _contender(
     name: str,
-    scores: list[Score],
+    scores: list[Record],
     accuracies: Sequence[float] | None,
     spreads: Sequence[float] | None,
 ) -> Contender:

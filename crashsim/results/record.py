@@ -1,0 +1,147 @@
+"""Record: a score as data, which saves, loads and renders without the code that made it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from typing import Any, Self, cast
+
+from crashsim.errors import FileError
+from crashsim.results.agreement import Agreement
+from crashsim.results.contradictions import Contradiction
+from crashsim.results.estimate import Answer, Estimate
+from crashsim.results.json_reading import finite, read
+from crashsim.results.schema import (
+    ChipFacts,
+    CoordinateFacts,
+    Curves,
+    FaultFacts,
+    FormulaFacts,
+    Histogram,
+    InputFacts,
+    ModelFacts,
+    Number,
+    SiteFacts,
+    unfit,
+)
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Record:
+    """All estimates of one analysis, with what they were computed from.
+
+    Plain data throughout: ``to_dict`` and ``from_dict`` are inverse, so a report can be made from
+    a saved score.
+
+    Attributes:
+        model: its class, number of parameters and, if known, where it came from; of a structured
+            output, the name of the tensor that was analysed.
+        inputs: their number, shape (of several tensors, by name) and, if known, where they came
+            from.
+        faults: for each placement, the fault's fields and its pattern.
+        sites: for each placement, the site's name, kind and shape, its number of coordinates, and
+            its share of the variance.
+        coordinates: N.
+        outputs: K.
+        seed, epsilon, confidence: as asked.
+        samples, stopped: of Monte Carlo, and why it stopped.
+        estimates: every number.
+        agreement: every method against Monte Carlo.
+        top: the fault coordinates with the largest shares of the variance.
+        covariance: by method, (K, K) of Delta across outputs, averaged over inputs (to 64 outputs).
+        formulas: by method, what was derived, as text and LaTeX.
+        curves, histogram: for the pictures of the report.
+        hardware: what the spiking chip said; see ``crashsim.chip.spiking.ChipRun.facts``.
+        delta, answers: the tail probability aimed at, and what it asks for.
+        plan: how faults were injected, a line for each site and why.
+        skipped: methods not computed, with the reason.
+        warnings: what deserves attention.
+        timings: seconds by method, and of what serves them all (the model, the plan, the curves).
+        versions: of crashsim and the packages its numbers depend on.
+        contradictions: pairs of methods whose numbers cannot both be true; each is told among the
+            warnings, too.
+        partial: it was interrupted: methods are missing, or Monte Carlo has fewer samples than
+            were asked for; ``skipped`` and ``stopped`` say which.
+    """
+
+    model: ModelFacts
+    inputs: InputFacts
+    faults: list[FaultFacts]
+    sites: list[SiteFacts]
+    coordinates: int
+    outputs: int
+    seed: int
+    epsilon: float | None
+    confidence: float
+    samples: int
+    stopped: str | None
+    estimates: list[Estimate]
+    agreement: list[Agreement]
+    top: list[CoordinateFacts]
+    covariance: dict[str, list[list[Number]]]
+    formulas: dict[str, FormulaFacts]
+    curves: Curves | None
+    histogram: Histogram | None
+    hardware: ChipFacts | None
+    delta: float | None
+    answers: list[Answer]
+    plan: list[str]
+    skipped: dict[str, str]
+    warnings: list[str]
+    timings: dict[str, Number]
+    versions: dict[str, str]
+    contradictions: list[Contradiction] = field(default_factory=list)
+    partial: bool = False
+
+    def find(
+        self,
+        method: str,
+        quantity: str,
+        input: int | str = "all",
+        output: int | str = "all",
+    ) -> Estimate | None:
+        """The estimate with these names, or None."""
+        return self._by_name.get((method, quantity, input, output))
+
+    @cached_property
+    def _by_name(self) -> dict[tuple[str, str, int | str, int | str], Estimate]:
+        # A network with many outputs has hundreds of thousands of estimates.
+        return {(e.method, e.quantity, e.input, e.output): e for e in self.estimates}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, lists, numbers and strings; what ``--json`` writes, but for the verdict."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        plain["estimates"] = [e.to_dict() for e in self.estimates]
+        plain["agreement"] = [a.to_dict() for a in self.agreement]
+        plain["contradictions"] = [c.to_dict() for c in self.contradictions]
+        plain["answers"] = [a.to_dict() for a in self.answers]
+        plain["curves"] = self.curves and asdict(self.curves)
+        plain["histogram"] = self.histogram and asdict(self.histogram)
+        return cast(dict[str, Any], finite({"schema": SCHEMA, **plain}))
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Self:
+        """What ``to_dict`` wrote.
+
+        Raises:
+            FileError: not a score, or one of another schema.
+        """
+        if not isinstance(plain, Mapping) or plain.get("schema") != SCHEMA:
+            found = plain.get("schema") if isinstance(plain, Mapping) else type(plain).__name__
+            raise FileError(
+                f"score: schema {found!r} is not {SCHEMA}; "
+                "give a file that `crashsim score --json` of this version wrote"
+            )
+        try:
+            score: Self = read(cls, plain)
+            if told := unfit(score):
+                raise ValueError(told)
+        except ValueError as error:
+            raise FileError(
+                f"score: {error}; the file is damaged or was changed: write it again with "
+                "`crashsim score --json`"
+            ) from error
+        return score
