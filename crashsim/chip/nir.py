@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from crashsim.arrays import Floats
 from crashsim.errors import ArgumentError, CrashsimError, FileError, MissingExtraError
-from crashsim.files.limits import check_file, most_bytes
 from crashsim.noticing import notice
 from crashsim.writing import write_files
 
@@ -45,13 +44,16 @@ class Scale(nn.Module):
         return x * self.scale
 
 
-def read_chip(path: str | Path, reset: Reset | None = None) -> tuple[Chip, nn.Module]:
+def read_chip(
+    path: str | Path, reset: Reset | None = None, *, most_bytes: int
+) -> tuple[Chip, nn.Module]:
     """The chip in a NIR file, and its rate curves as a torch model.
 
     Args:
         path: of the ``.nir`` file.
         reset: what a spike leaves behind, where the file does not say: NIR has no word for reset
             by subtraction.
+        most_bytes: that it may take in memory.
 
     Raises:
         FileError: no readable NIR graph, one with nodes that are not known, with data that is not
@@ -59,11 +61,10 @@ def read_chip(path: str | Path, reset: Reset | None = None) -> tuple[Chip, nn.Mo
         ArgumentError: its neurons have no rate curve that is a layer's activation.
         MissingExtraError: the package ``nir`` is not installed.
     """
-    check_file(f"model={str(path)!r}", path, "give a .nir file")
     try:
         with hardware_notices() as noticed:
             try:
-                chip = chips.read_nir(path, reset=reset, most_bytes=most_bytes())
+                chip = chips.read_nir(path, reset=reset, most_bytes=most_bytes)
             except HardwareError as error:
                 if isinstance(error.__cause__, ImportError):
                     raise MissingExtraError(str(error)) from error

@@ -157,7 +157,8 @@ def load_model(
     if path.suffix == ".nir":
         from crashsim.chip.nir import read_chip
 
-        chip, rates = read_chip(path, reset)
+        check_file(f"model={spec!r}", path, "give a .nir file")
+        chip, rates = read_chip(path, reset, most_bytes=most_bytes())
         return NamedModel(spec, rates, chip=chip)
     if path.suffix == ".pt2":
         return NamedModel(spec, _load_exported(spec, trusted=trusted))
