@@ -16,9 +16,8 @@ from crashsim.protection.voters import VOTERS, make_voter
 
 
 @pytest.fixture
-def net():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(4, 30), nn.Tanh(), nn.Linear(30, 3)).eval()
+def net(seeded):
+    return seeded(lambda: nn.Sequential(nn.Linear(4, 30), nn.Tanh(), nn.Linear(30, 3)))
 
 
 @pytest.fixture
@@ -27,8 +26,8 @@ def x():
 
 
 @pytest.mark.parametrize("name", VOTERS)
-def test_unanimous_copies_win(name):
-    outputs = torch.randn(1, 5, 3).expand(7, 5, 3)
+def test_unanimous_copies_win(name, randn):
+    outputs = randn(1, 5, 3).expand(7, 5, 3)
     vote = make_voter(name, 7)(outputs)
     if name == "majority":
         assert torch.equal(vote.argmax(1), outputs[0].argmax(1))
