@@ -13,7 +13,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		hypothesis mypy nir pytest ruff
+		hypothesis import-linter mypy nir pytest ruff
 	touch $@
 
 demo: $(VENV)/installed
@@ -29,6 +29,7 @@ test-all: lint types $(VENV)/installed-dev
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-logo
 
 types: $(VENV)/installed-dev
 	$(BIN)/mypy
