@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         StuckAt,
         WeightCrash,
     )
+    from crashsim.files.models import load_model
     from crashsim.model.discovery import find_sites
     from crashsim.model.sites import Site
     from crashsim.protection.replicas import Replicated, byzantine_table, plan_replicas
@@ -61,6 +62,7 @@ _HOMES = {
     ),
     "sampling.monte_carlo": ("monte_carlo",),
     "scoring.score": ("Score", "score"),
+    "files.models": ("load_model",),
     "model.discovery": ("find_sites",),
     "model.sites": ("Site",),
     "space": ("FaultSpace",),
@@ -100,6 +102,7 @@ __all__ = [
     "enumerate_exact",
     "find_sites",
     "harden",
+    "load_model",
     "monte_carlo",
     "plan_replicas",
     "rank_loss",

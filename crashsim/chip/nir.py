@@ -45,7 +45,7 @@ class Scale(nn.Module):
 
 
 def read_chip(
-    path: str | Path, reset: Reset | None = None, *, most_bytes: int
+    path: str | Path, reset: Reset | None = None, *, most_bytes: int | None = None
 ) -> tuple[Chip, nn.Module]:
     """The chip in a NIR file, and its rate curves as a torch model.
 
@@ -53,7 +53,7 @@ def read_chip(
         path: of the ``.nir`` file.
         reset: what a spike leaves behind, where the file does not say: NIR has no word for reset
             by subtraction.
-        most_bytes: that it may take in memory.
+        most_bytes: that it may take in memory; None: as ``crashsim_hardware.read_nir`` allows.
 
     Raises:
         FileError: no readable NIR graph, one with nodes that are not known, with data that is not
@@ -61,10 +61,11 @@ def read_chip(
         ArgumentError: its neurons have no rate curve that is a layer's activation.
         MissingExtraError: the package ``nir`` is not installed.
     """
+    limits = {} if most_bytes is None else {"most_bytes": most_bytes}
     try:
         with hardware_notices() as noticed:
             try:
-                chip = chips.read_nir(path, reset=reset, most_bytes=most_bytes)
+                chip = chips.read_nir(path, reset=reset, **limits)
             except HardwareError as error:
                 if isinstance(error.__cause__, ImportError):
                     raise MissingExtraError(str(error)) from error
