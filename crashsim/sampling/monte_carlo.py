@@ -225,7 +225,7 @@ class _Run:
         """Of all samples."""
         if self._tally is None:
             tally = self._make()  # kept once all of them are in it
-            tally.aim([outputs for _, outputs in self._first])
+            tally.aim(self._first)
             for points, outputs in self._first:
                 tally.add(points, outputs)
             self._tally = tally

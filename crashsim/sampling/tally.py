@@ -160,15 +160,25 @@ class Tally:
         strikes = {name: self.n * each for name, each in chance.items() if each > 0}
         return [(name, many) for name, many in strikes.items() if 2 * many < ENOUGH]
 
-    def aim(self, outputs: list[Floats]) -> None:
-        """Takes the mean that these first outputs (n, B, K) suggest for the centre; counts none."""
-        count = max(sum(len(part) for part in outputs), 1)
-        centre = sum((part - self._clean).sum(0) for part in outputs) / count
+    def aim(self, first: list[tuple[Points, Floats]]) -> None:
+        """Takes the mean that these first samples suggest for the centre; counts none of them.
+
+        Args:
+            first: points, and the outputs (n, B, K) there.
+        """
+        count = max(sum(points.count for points, _ in first), 1)
+        centre = np.zeros_like(self._clean)
+        for points, outputs in first:
+            centre += self._beyond(points, outputs - self._clean).sum(0) / count
         if self._few is not None:
-            exact = np.tensordot(self._few.weights, self._few.deltas, 1)
-            centre = self._rest * centre + exact
-        self._centre = np.asarray(centre)
+            exact = self._beyond(self._few.points, self._few.deltas)
+            centre = self._rest * centre + np.tensordot(self._few.weights, exact, 1)
+        self._centre = centre
         self._sum_exactly()
+
+    def _beyond(self, points: Points, delta: Floats) -> Floats:
+        """Delta less L, whose mean over all faults is zero."""
+        return delta if self._control is None else delta - self._control.at(points)
 
     def add(self, points: Points, outputs: Floats) -> None:
         """Counts samples, of these outputs (n, B, K)."""
