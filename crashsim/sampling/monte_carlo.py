@@ -25,8 +25,9 @@ from crashsim.noticing import notice
 from crashsim.results.estimate import Estimate, Values
 from crashsim.sampling.control_variates import Control
 from crashsim.sampling.exact_strata import FewFaults, few_faults
+from crashsim.sampling.from_sums import Moments
 from crashsim.sampling.intervals import proportion_interval
-from crashsim.sampling.tally import Moments, Tally
+from crashsim.sampling.tally import Tally
 from crashsim.space import FaultSpace
 
 DEFAULT_SAMPLES = 10_000
@@ -234,7 +235,7 @@ class _Run:
 
 
 def _is_narrow(tally: Tally, alpha: float, rel_width: float) -> bool:
-    pooled = tally.moments(alpha).pooled_variance
+    pooled = tally.found.moments(alpha).pooled_variance
     assert pooled.low is not None
     assert pooled.high is not None
     return bool((pooled.high - pooled.low <= 2 * rel_width * pooled.value).all())
@@ -243,14 +244,20 @@ def _is_narrow(tally: Tally, alpha: float, rel_width: float) -> bool:
 def _result(
     space: FaultSpace, tally: Tally, alpha: float, stopped: StopReason, few: FewFaults | None
 ) -> MonteCarlo:
-    estimates = tally.estimates(alpha)
-    moments = tally.moments(alpha)
+    estimates, moments = tally.found.estimates(alpha), tally.found.moments(alpha)
     if told := _too_few(space, tally, moments):
         notice(f"samples={tally.n}: {told}", stacklevel=4)
     return MonteCarlo(
-        tally.n, stopped, moments.mean.value, moments.variance.value, tally.covariance, estimates,
-        tally.kept, 1 - alpha, few,
-    )  # fmt: skip
+        samples=tally.n,
+        stopped=stopped,
+        mean=moments.mean.value,
+        variance=moments.variance.value,
+        covariance=tally.found.covariance,
+        estimates=estimates,
+        kept=tally.kept,
+        confidence=1 - alpha,
+        few=few,
+    )
 
 
 def _too_few(space: FaultSpace, tally: Tally, moments: Moments) -> str | None:

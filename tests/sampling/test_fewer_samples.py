@@ -18,8 +18,8 @@ from crashsim.sampling import tally
 from crashsim.sampling.control_variates import Control, Limits, controlled_mean
 from crashsim.sampling.enumeration import enumerate_space
 from crashsim.sampling.exact_strata import few_faults, probability_of_two
+from crashsim.sampling.from_sums import QUANTILES
 from crashsim.sampling.joint_sums import JointSums
-from crashsim.sampling.tally import QUANTILES
 
 
 def surrogate_of(space):
@@ -558,7 +558,7 @@ def test_an_interrupt_at_any_line_leaves_the_numbers_of_so_many_samples(make_net
     for target in range(1, lines + 1):  # noqa: B007, the trace function reads it
         sums = run()
         if sums.n:
-            found.setdefault(sums.n, []).append(sums.moments(0.05).mean.value)
+            found.setdefault(sums.n, []).append(sums.found.moments(0.05).mean.value)
     assert set(found) == {100, 200, 300}
     for n, means in found.items():
         truth = np.concatenate(outputs)[:n].mean(0) - space.clean()

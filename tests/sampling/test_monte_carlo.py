@@ -15,7 +15,7 @@ from crashsim import (
 )
 from crashsim.coordinates.drawing import MAX_BLOCK
 from crashsim.errors import ArgumentError, CrashsimWarning
-from crashsim.sampling.tally import QUANTILES
+from crashsim.sampling.from_sums import QUANTILES
 
 CASES = {
     "two layers": ((3, 4, 4, 2), "tanh", {"hidden": NeuronCrash(0.2)}),
