@@ -380,12 +380,13 @@ import sys
 import torch
 from torch import nn
 import crashsim
+from crashsim.coordinates.drawing import sample_points
 hidden, samples, site, p = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], float(sys.argv[4])
 torch.manual_seed(0)
 net = nn.Sequential(nn.Linear(784, hidden), nn.ReLU(), nn.Linear(hidden, 10)).eval()
 fault = crashsim.WeightCrash(p) if "weight" in site else crashsim.NeuronCrash(p)
 space = crashsim.FaultSpace(net, torch.randn(2, 784), {site: fault})
-space.outputs(crashsim.coordinates.points.sample_points(space.placements, 0, 2))
+space.outputs(sample_points(space.placements, 0, 2))
 def peak():  # not getrusage's, which starts at the parent's
     lines = open("/proc/self/status").read().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith("VmHWM")))

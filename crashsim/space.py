@@ -27,6 +27,7 @@ from crashsim.model.checks import (
     check_model,
     check_outputs,
     dtype_of,
+    is_compiled,
     quantises_batches,
     rounding_slack,
     unwrapped,
@@ -137,6 +138,8 @@ class FaultSpace:
             self._twin.looks = True
             self.readout = find_readout(self._raw, self.examples, readout)
             clean = check_outputs(self._call, self.examples)
+        self._check_agrees(model, clean)
+        with torch.no_grad(), self._explaining_failures(), self._drawing.undone():
             self.available_sites = find_sites(self._twin.module, self.examples, self._forward)
         self._twin.looks = False
         self.placements = place(faults, sites, self.available_sites)
@@ -181,6 +184,33 @@ class FaultSpace:
             if name not in self._owned
         }
         self._twin.share(self.model, self._owned)
+
+    def _check_agrees(self, model: nn.Module, clean: Tensor) -> None:
+        """Raises ModelError where the twin computes something else than the model itself.
+
+        The model is run once for it, without faults, if a pass leaves nothing behind.
+        """
+        plain_types = {p.dtype for p in model.parameters() if p.is_floating_point()} <= {self.dtype}
+        if self._changing or self._drawing.draws or not plain_types:
+            return
+        if self.runs_alone or is_compiled(model):
+            return
+        try:
+            with torch.no_grad(), self._unfused():
+                output = self.readout(self.examples.clone().call(model)).flatten(1)
+        except Exception:  # it does not run as it is (made in inference mode, say)
+            return
+        wanted, found = output.double(), clean.double()
+        finite = torch.isfinite(wanted)
+        off = (found - wanted)[finite].abs()
+        largest = wanted[finite].abs().amax() if finite.any() else wanted.new_zeros(())
+        if bool((off > rounding_slack(self.dtype) * largest).any()):
+            raise ModelError(
+                "model: a twin of it, which is what runs, gives other outputs than the model (by "
+                f"{float(off.amax()):.2g}): something knows its modules or parameters by identity "
+                "(a hook's table, id(), a registry of its class, a __deepcopy__ of its own); key "
+                "that by name, or keep it in forward"
+            )
 
     def _check_unchanged(self) -> None:
         """Raises ModelError where somebody has written to the parameters since they were read."""
@@ -527,9 +557,9 @@ class FaultSpace:
             with explaining_failures(self.model, self.examples):
                 yield
         except ModelError as error:
-            if not self._changing:
+            if not (self._changing or self._twin.keeps_tensors):
                 raise
             raise ModelError(
-                f"{error}; it keeps something from one pass to the next, too: where that is of the "
+                f"{error}; it keeps tensors beside its parameters, too: where those are of the "
                 "size of a batch, reset the model's state first"
             ) from error

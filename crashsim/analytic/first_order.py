@@ -19,6 +19,7 @@ from crashsim_theory import (
 
 from crashsim.arrays import Floats
 from crashsim.coordinates.points import Points
+from crashsim.model.checks import rounding_slack
 from crashsim.results.estimate import MOST_OUTPUTS, Estimate, deterministic
 from crashsim.results.schema import FormulaFacts
 from crashsim.space import FaultSpace
@@ -52,14 +53,16 @@ class Analysis:
 def double_precision(space: FaultSpace) -> FaultSpace:
     """The space in float64, where small probabilities do not drown in rounding.
 
-    A model that fixes its own type (a constant float32 tensor in its forward pass, say) keeps it.
+    A model that fixes its own type (a constant float32 tensor in its forward pass, say) keeps it,
+    and so does one that computes something else in float64 (with autocast inside, say).
     """
     try:
         wide = space.with_dtype(torch.float64)
         wide.outputs(Points.at(np.zeros(space.N)))
     except (RuntimeError, TypeError):
         return space
-    return wide
+    off, largest = np.abs(wide.clean() - space.clean()).max(), np.abs(space.clean()).max()
+    return wide if off <= 2 * rounding_slack(space.dtype) * largest else space
 
 
 def taylor(space: FaultSpace, analysis: Analysis) -> None:

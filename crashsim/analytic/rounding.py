@@ -13,6 +13,7 @@ from crashsim.space import FaultSpace
 
 _UNITS = 4.0  # of the last place of an output: its own rounding, and its difference's
 _TIMES = 8.0  # what is seen in coarser arithmetic at a few points, to be sure
+_MOST = 1e-3  # share of epsilon that rounding may be; the score warns of more
 _PROBED = (0.02, 0.1, 0.3, 0.6) * 8  # shares of the coordinates that strike at these points
 
 
@@ -25,6 +26,17 @@ def resolution_of(space: FaultSpace) -> float:
     weights = [t for t in space.tensors.values() if t.dtype == torch.float64]
     fine = any(bool((t.float().double() != t).any()) for t in weights)
     return float(torch.finfo(torch.float64 if fine else torch.float32).eps)
+
+
+def least_reaching(space: FaultSpace, epsilon: float) -> float:
+    """The least change of an output that counts as one of epsilon, where outputs are rounded.
+
+    Below epsilon by what it cannot be told from, and by some units in the last place of the
+    largest output; by a thousandth at most.
+    """
+    unit = torch.finfo(space.dtype).eps
+    room = _UNITS * unit * float(np.abs(space.clean()).max()) + epsilon * resolution_of(space)
+    return epsilon - min(room, _MOST * epsilon)
 
 
 def rounding_of(space: FaultSpace) -> Floats:

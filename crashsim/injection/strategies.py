@@ -33,6 +33,7 @@ from crashsim.injection.stacked_weights import StackedWeights, is_worth_stacking
 from crashsim.model.checks import rounding_slack
 from crashsim.model.inputs import Inputs
 from crashsim.model.sites import Action, Site, perturbing
+from crashsim.model.untraced import unseen as untraced
 
 if TYPE_CHECKING:
     from crashsim.space import FaultSpace
@@ -95,6 +96,8 @@ class Ways:
 
     def program(self) -> Program | str:
         """The model taken apart at its faults, checked; or why it has to run as a whole."""
+        if self._program is None:
+            self._program = untraced(self._space.model)  # and the check might not notice
         if self._program is None:
             space = self._space
             try:
@@ -176,7 +179,7 @@ class Ways:
             told = reason.partition(". ")[0]
             raise NotTraceable(f"it fails under many faults ({told})") from error
         finite = torch.isfinite(wanted)
-        tolerance = rounding_slack(self._space.dtype) * (1 + wanted[finite].abs().max(0)[0])
+        tolerance = rounding_slack(self._space.dtype) * wanted[finite].abs().max(0)[0]
         if (
             not torch.equal(finite, torch.isfinite(found))
             or ((wanted - found)[finite].abs() > tolerance).any()

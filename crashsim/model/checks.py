@@ -101,6 +101,14 @@ def unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
+def is_compiled(model: nn.Module) -> bool:
+    """Whether ``torch.compile`` wraps the model or a part of it."""
+    modules = list(model.modules())
+    return any(
+        "_orig_mod" in m._modules or getattr(m, "_compiled_call_impl", None) for m in modules
+    )
+
+
 def rounding_slack(dtype: torch.dtype) -> float:
     """By how much two ways to compute the same numbers may differ, relative to the largest."""
     eps = torch.finfo(dtype).eps

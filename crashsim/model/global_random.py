@@ -32,6 +32,11 @@ class Drawing:
         self._device = device
         self.uses_torch = self._others = False
 
+    @property
+    def draws(self) -> bool:
+        """Whether it draws from any."""
+        return self.uses_torch or self._others
+
     def watch(self, run: Callable[[], T]) -> T:
         """What a pass returns, after which it is known from what the model draws."""
         before = random.getstate(), np.random.get_state(legacy=False)

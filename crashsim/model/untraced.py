@@ -20,6 +20,8 @@ from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _PLAIN: tuple[type, ...] = (Tensor, nn.Parameter)
+# Whose own __call__ does nothing else, or is that of no layer.
+_CALLED = (fx.GraphModule, nn.ParameterList, nn.ParameterDict)
 _VIEWS = frozenset("flatten view reshape squeeze contiguous dropout detach identity".split())
 _IN_PLACE_OPERATORS = {operator.iadd, operator.isub, operator.imul, operator.itruediv}
 
@@ -34,7 +36,7 @@ def unseen(model: nn.Module) -> str | None:
             return f"{what} has a forward hook, which is not in the traced graph"
         if {"forward", "_call_impl", "__call__"} & vars(module).keys():
             return f"{what} has a forward of its own, put on the object, not in its class"
-        called = type(module).__call__ is nn.Module.__call__ or isinstance(module, fx.GraphModule)
+        called = type(module).__call__ is nn.Module.__call__ or isinstance(module, _CALLED)
         if not called or type(module)._call_impl is not nn.Module._call_impl:
             return f"{what} has a __call__ of its own, which is not in the traced graph"
     tensors: list[tuple[str, Tensor]] = [*model.named_parameters(), *model.named_buffers()]

@@ -32,6 +32,7 @@ from scipy import stats
 from scipy.special import expit, logit, logsumexp
 
 from crashsim.analytic.first_order import Analysis, margins_of, of_pair
+from crashsim.analytic.rounding import least_reaching
 from crashsim.arrays import Floats
 from crashsim.coordinates.points import Points
 from crashsim.coordinates.streams import Stream, generator
@@ -140,9 +141,10 @@ def importance_sampling(
     found: list[Estimate] = []
     tasks: list[tuple[Quantity, list[RareEvent]]] = []
     if epsilon is not None:
+        reach = least_reaching(space, epsilon)
         rows = []
         for b in range(space.B):
-            events = tail_events(of_pair(surrogate, b, output), output, space.K, epsilon)
+            events = tail_events(of_pair(surrogate, b, output), output, space.K, reach)
             rows.append(
                 sample_union(
                     space.at_input(b),

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from crashsim.analytic.rounding import least_reaching
 from crashsim.arrays import Floats
 from crashsim.coordinates.points import Points
 from crashsim.results.estimate import MOST_OUTPUTS
@@ -58,6 +59,7 @@ class Tally:
         self._class = self._clean.argmax(1)
         self._centre = np.zeros_like(self._clean)
         self._rest = 1.0 if few is None else few.rest
+        self._reach = np.inf if epsilon is None else least_reaching(space, epsilon)
         self._sums = self._none()
         self._exact = self._none()
         self._found: FromSums | None = None
@@ -142,8 +144,7 @@ class Tally:
         quantities = quantities_of(delta - self._centre, linear)
         d = quantities[0]
         pooled = pooled_over_inputs(quantities, self._control)
-        epsilon = np.inf if self._epsilon is None else self._epsilon
-        moved = np.abs(delta) >= epsilon
+        moved = np.abs(delta) >= self._reach
         changed = (delta + self._clean).argmax(2) != self._class
         shares = np.concatenate(
             [moved.mean(1), moved.any(2).mean(1)[:, None], changed.mean(1)[:, None]], axis=1

@@ -19,6 +19,7 @@ from crashsim import (
 )
 from crashsim.analytic.first_order import (
     Analysis,
+    double_precision,
     mean_point_single,
     mean_point_taylor,
     single,
@@ -273,3 +274,24 @@ def test_a_wide_network_at_a_high_rate(watch):
     assert noise < 0.02
     assert off["mean-point-taylor"] < 0.02
     assert off["taylor"] > 0.04
+
+
+class Lowering(torch.nn.Module):
+    """Computes in bfloat16, whatever it is converted to."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Sequential(
+            torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2)
+        )
+
+    def forward(self, x):
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.net(x.float()).to(x.dtype)
+
+
+def test_a_model_that_is_another_one_in_double_precision_keeps_its_type(seeded, randn):
+    space = FaultSpace(seeded(Lowering), randn(4, 3), NeuronCrash(0.1), "net.1")
+    assert double_precision(space) is space
+    plain = FaultSpace(seeded(Lowering).net, randn(4, 3), NeuronCrash(0.1), "1")
+    assert double_precision(plain).dtype == torch.float64

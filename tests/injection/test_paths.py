@@ -18,10 +18,12 @@ from crashsim import (
     SignFlip,
     StuckAt,
     WeightCrash,
+    monte_carlo,
 )
 from crashsim.coordinates.drawing import sample_points
 from crashsim.coordinates.points import Points
 from crashsim.injection.program import Program
+from crashsim.sampling.enumeration import enumerate_space
 
 
 def seeded(build, seed=0):
@@ -495,3 +497,30 @@ def test_the_users_model_and_its_hooks_are_left_alone(monkeypatch):
     compare(space, sample_points(space.placements, 0, 30), monkeypatch)
     assert hooks == {name: len(m._forward_hooks) for name, m in net.named_modules()}
     assert all(torch.equal(p, before[name]) for name, p in net.named_parameters())
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-4])
+@pytest.mark.parametrize("hidden", ["hook of the model", "pre-hook of the model", "forward"])
+def test_what_a_trace_does_not_see_is_run_as_it_is(scale, hidden, randn):
+    """However small the outputs: closed form, for the readout is linear in the faults."""
+    net = seeded(lambda: nn.Sequential(nn.Linear(4, 9), nn.Tanh(), nn.Linear(9, 2))).float()
+    x = randn(3, 4)
+    with torch.no_grad():
+        net[2].weight.mul_(scale)
+        net[2].bias.zero_()
+    last, gain = net[2], 3.0
+    if hidden == "hook of the model":
+        net.register_forward_hook(lambda module, given, out: gain * out)
+    elif hidden == "forward":
+        usual = last.forward
+        last.forward = lambda h: gain * usual(h)
+    else:
+        gain = 1.0
+        net.register_forward_pre_hook(lambda module, given: (given[0] / 2,))
+    h = net[1](net[0](x / 2 if hidden == "pre-hook of the model" else x)).detach().double()
+    p, weight = 0.2, gain * last.weight.detach().double()
+    truth = p * (1 - p) * (h**2 @ (weight**2).T).numpy()
+    space = FaultSpace(net, x, NeuronCrash(p), "1")
+    np.testing.assert_allclose(enumerate_space(space).variance, truth, rtol=1e-5)
+    found = monte_carlo(space, samples=4000)
+    np.testing.assert_allclose(found.variance, truth, rtol=0.15)

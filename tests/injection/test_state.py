@@ -423,3 +423,32 @@ def test_training_in_inference_mode_is_told(seeded, randn):
         with pytest.raises(ArgumentError, match=r"computed in torch\.inference_mode"):
             penalty(output)
         train_classifier(model, data)  # which leaves it for a while
+
+
+GAINS = {}  # a twin sees the same global variables
+
+
+def by_table(net):
+    """A gain that a hook looks up by the module itself, as quantisation tools do."""
+    GAINS[net[1]] = 3.0
+    net[1].register_forward_hook(lambda module, _, out: out * GAINS.get(module, 1.0))
+
+
+def by_identity(net):
+    net[1].gains = {id(net[1]): 3.0}
+    net[1].register_forward_hook(lambda module, _, out: out * module.gains.get(id(module), 1.0))
+
+
+@pytest.mark.parametrize("change", [by_table, by_identity])
+def test_a_twin_that_computes_something_else_is_refused(change, seeded, randn):
+    net = seeded(lambda: nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)))
+    FaultSpace(net, randn(2, 3), NeuronCrash(0.1), "1")
+    change(net)
+    with pytest.raises(ModelError, match="a twin of it, which is what runs, gives other outputs"):
+        FaultSpace(net, randn(2, 3), NeuronCrash(0.1), "1")
+
+
+def test_a_plain_model_keeps_nothing(seeded, randn):
+    net = seeded(lambda: nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)))
+    space = FaultSpace(net, randn(2, 3), NeuronCrash(0.1), "1")
+    assert space._changing == set()

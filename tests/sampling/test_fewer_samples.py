@@ -269,7 +269,7 @@ def test_intervals_of_runs_that_stop_early_are_covered(controlled, make_net, ran
     space = FaultSpace(make_net((3, 6, 3), "tanh", scale=2), randn(2, 3), NeuronCrash(0.1))
     truth, runs = truths(enumerate_space(space), 0.5), 120
     surrogate = surrogate_of(space) if controlled else None
-    width, inside, sizes = 0.004 if controlled else 0.15, [], set()
+    width, inside, sizes = 0.0045 if controlled else 0.15, [], set()
     for seed in range(runs):
         found = monte_carlo(space, epsilon=0.5, rel_width=width, seed=seed, control=surrogate)
         assert found.stopped == "relative width"

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+import torch
+from scipy import stats
 
 from crashsim import (
     BitFlip,
@@ -245,3 +247,19 @@ def test_bad_arguments(name, value, make_net, randn):
     with pytest.raises(ArgumentError, match=f"{name}=") as raised:
         monte_carlo(space, **{name: value})
     assert repr(value) in str(raised.value)
+
+
+@pytest.mark.parametrize("offset", [0.0, 10.0, 1e3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_outcome_at_epsilon_reaches_it(offset, dtype, seeded):
+    """Two of 24 neurons of weight 0.1 must crash: a binomial law, whatever the outputs' offset."""
+    net = seeded(lambda: torch.nn.Linear(24, 1)).to(dtype)
+    with torch.no_grad():
+        net.weight.fill_(0.1)
+        net.bias.fill_(offset)
+    space = FaultSpace(net, torch.ones(1, 24, dtype=dtype), NeuronCrash(0.05), "input")
+    truth = stats.binom.sf(1, 24, 0.05)
+    found = monte_carlo(space, epsilon=0.2, samples=4000)
+    tail = next(e for e in found.estimates if (e.quantity, e.input) == ("tail", 0))
+    assert tail.low < truth < tail.high
+    assert tail.high < 0.5

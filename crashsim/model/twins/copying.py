@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Collection
+from contextvars import ContextVar
 from copyreg import dispatch_table
 from functools import _lru_cache_wrapper, lru_cache, partial
 from types import BuiltinMethodType, CellType, FunctionType, MethodType, ModuleType
@@ -48,6 +50,8 @@ _SHARED = (
     torch.optim.Optimizer,
     torch.utils.data.Dataset,
     torch.utils.data.DataLoader,
+    threading.local,
+    ContextVar,
 )
 _HOOKS = (
     "_forward_hooks",

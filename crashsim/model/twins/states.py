@@ -52,6 +52,10 @@ class DictState:
     def __init__(self, held: dict[Any, Any]) -> None:
         self.held, self._saved = held, dict(held)
 
+    def keep(self) -> None:
+        """From now on, what it holds now is what it held."""
+        self._saved = dict(self.held)
+
     def _is_untouched(self) -> bool:
         held, saved = self.held, self._saved
         return held.keys() == saved.keys() and all(map(is_, held.values(), saved.values()))

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from crashsim.model.nested import mapped
 from crashsim.model.twins.copying import Copier
-from crashsim.model.twins.states import State, TensorState, cloned
+from crashsim.model.twins.states import DictState, State, TensorState, cloned
 
 T = TypeVar("T")
 
@@ -87,6 +87,9 @@ class Twin:
         self.tensors: dict[str, Tensor] = {}
         owned = dict(self.module.named_parameters()) if owned is None else owned
         keep_apart(self.module, owned)
+        for state in copier.states:  # its note of that is no trace of a pass
+            if isinstance(state, DictState) and state.held is vars(self.module):
+                state.keep()
         for name, parameter in self.module.named_parameters():
             is_own = type(parameter) is nn.Parameter and name in owned
             self._hold(name, parameter.detach(), dtype, is_own)
@@ -98,6 +101,13 @@ class Twin:
         if may_change:
             self._states[name] = TensorState(tensor)
         self.tensors[name] = tensor
+
+    @property
+    def keeps_tensors(self) -> bool:
+        """Whether it holds tensors in attributes that are neither parameters nor buffers."""
+        return any(
+            isinstance(s, TensorState) for k, s in self._states.items() if isinstance(k, int)
+        )
 
     def share(self, origin: nn.Module, owned: Collection[str]) -> None:
         """Computes with the origin's parameters from now on, but for some that stay copies."""
