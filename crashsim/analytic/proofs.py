@@ -81,7 +81,9 @@ def provable(space: FaultSpace) -> Provable:
         raise NotApplicableError(f"the weight of layer {named!r} is computed (parametrised)")
     wide = double_precision(space)
     if wide.dtype != torch.float64:
-        raise NotApplicableError(f"the model runs in {space.dtype} alone, not in torch.float64")
+        raise NotApplicableError(
+            f"the model does not compute the same in torch.float64 as in {space.dtype}"
+        )
     try:
         found = layers_of(space.model, space.inputs)
         shape = tuple(space.inputs.shape[1:])
