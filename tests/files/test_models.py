@@ -326,3 +326,15 @@ def test_only_files_are_files(tmp_path, kind, saved):
     for call in calls:
         with pytest.raises(FileError, match=f"cannot be read: it is a {kind}"):
             call()
+
+
+def test_the_face_of_the_folder():
+    import crashsim.files
+    from crashsim.files import load_data, load_model
+    from crashsim.files.data import load_data as data
+    from crashsim.files.models import load_model as model
+
+    assert (load_data, load_model) == (data, model)
+    assert set(crashsim.files.__all__) >= {"load_data", "load_model"}
+    with pytest.raises(AttributeError, match="no attribute 'load'"):
+        _ = crashsim.files.load
