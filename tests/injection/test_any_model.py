@@ -590,3 +590,22 @@ def test_models_that_fix_their_type_are_enumerated_in_it(seeded, randn):
     assert exact.variance.max() > 0
     with pytest.raises(ModelError, match=r"torch\.float64"):
         FaultSpace(net, x, NeuronCrash(0.2)).with_dtype(torch.float64)
+
+
+class Sorting(nn.Module):
+    """Passes its batch in an order of its own, and puts it back."""
+
+    def __init__(self, scale=1.0):
+        super().__init__()
+        self.a, self.act, self.b, self.scale = nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2), scale
+
+    def forward(self, x):
+        order = x[:, 0].argsort()
+        return self.scale * self.b(self.act(self.a(x[order])))[order.argsort()]
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-6])
+def test_an_order_of_its_own_is_noticed_however_small_the_outputs(scale, seeded, randn):
+    net, x = seeded(lambda: Sorting(scale)), randn(4, 3)
+    assert not FaultSpace(net, x, NeuronCrash(0.3), "act").keeps_order
+    assert FaultSpace(net.b, randn(4, 5), NeuronCrash(0.3), "input").keeps_order
