@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -16,6 +17,7 @@ from crashsim.model.failures import explaining_failures
 from crashsim.model.global_random import Drawing
 from crashsim.model.inputs import Inputs, ModelInputs, read_inputs
 from crashsim.model.nested import leaves
+from crashsim.model.neurons import Neurons, multiplied, neurons_of
 from crashsim.model.sites import (
     ACTIVATION_FUNCTIONS,
     ACTIVATION_MODULES,
@@ -23,6 +25,7 @@ from crashsim.model.sites import (
     RECURRENT,
     Action,
     Key,
+    Role,
     Site,
     listening,
     perturbing,
@@ -104,6 +107,8 @@ def _sites(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> list[Si
     some = shapes(given.part(0, _LOOKED_AT))
     modules = dict(model.named_modules())
     composed = _composed_activations(two, modules)
+    neurons = neurons_of(model, example, call, (*ACTIVATION_MODULES, *RECURRENT))
+    neurons = {path: n for path, n in neurons.items() if not _passes_on(path, two, modules)}
     folded = _folded({k: (one[k], v) for k, v in two.items() if k in one}, given, sample)
     sites = [
         Site(f"input.{name}" if name else "input", "input", tuple(tensor.shape[1:]), module=name)
@@ -125,7 +130,7 @@ def _sites(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> list[Si
         rows = value.shape[along] // 2 * min(len(given), _LOOKED_AT)
         if key not in some or some[key][along] != rows:
             continue  # the model decides which examples run through it
-        is_activation = _is_activation(key, modules[path], composed)
+        is_activation = _is_activation(key, modules[path], composed, neurons)
         sites.append(
             Site(
                 name=_name(key),
@@ -137,9 +142,11 @@ def _sites(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> list[Si
                 is_output=_is_same(value, output),
                 is_affine=isinstance(modules[path], AFFINE) and function is None,
                 axis=axis,
+                steps=_steps_of(neurons.get(path), axis, key in folded),
             )
         )
     sites = _told_read(model, example, call, sites)
+    sites = _told_roles(model, given, call, sites, neurons)
     # Where nothing inside the model has a derivative, its parameters have none either.
     smooth = any(s.has_gradient for s in sites) or not any(s.is_read for s in sites)
     for name, parameter in model.named_parameters():
@@ -163,15 +170,108 @@ def _is_same(value: Tensor, output: Any) -> bool:
     )
 
 
-def _is_activation(key: Key, module: nn.Module, composed: Collection[str]) -> bool:
+def _is_activation(
+    key: Key, module: nn.Module, composed: Collection[str], neurons: Collection[str]
+) -> bool:
     path, function, _ = key
-    if path in composed:
+    if path in composed or path in neurons:
         return function is None
+    if any(path.startswith(f"{outer}.") for outer in neurons):
+        return False  # a part of what computes the neurons' outputs
     return (
         isinstance(module, RECURRENT)
         or function in ACTIVATION_FUNCTIONS
         or (function is None and isinstance(module, ACTIVATION_MODULES))
     )
+
+
+def _passes_on(path: str, values: _Values, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether a module returns what an activation inside it computes, so that the latter counts."""
+    whole = values.get((path, None, 0))
+    return whole is not None and any(
+        value.data_ptr() == whole.data_ptr() and value.shape == whole.shape
+        for (inner, function, _), value in values.items()
+        if (inner.startswith(f"{path}.") and isinstance(modules[inner], ACTIVATION_MODULES))
+        or (inner == path and function in ACTIVATION_FUNCTIONS)
+    )
+
+
+def _steps_of(neurons: Neurons | None, axis: int, folded: bool) -> int | None:
+    """The axis of a site's shape that is time."""
+    if neurons is None or neurons.steps_axis is None:
+        return None
+    if folded:
+        return 0 if neurons.steps_axis == 0 else None
+    return neurons.steps_axis - (neurons.steps_axis > axis)
+
+
+def _told_roles(
+    model: nn.Module,
+    given: Inputs,
+    call: Callable[..., Any],
+    sites: Sequence[Site],
+    neurons: Mapping[str, Neurons],
+) -> list[Site]:
+    """The sites with the roles of activations: output neurons and guards told apart."""
+    some = given.part(0, _LOOKED_AT)
+    roles: dict[Site, Role] = dict.fromkeys(_guards(model, some, call, sites), "guard")
+    example = given.part(0, 1)
+    spiking = {path for path, n in neurons.items() if n.behaviour == "spiking"}
+    if spiking:
+        clean = multiplied(lambda: _with_values(model, example, call, {}))
+        for path in spiking:
+            ours = [s for s in sites if s.module == path and s.kind == "activation"]
+            for site in ours:
+                roles.pop(site, None)  # silent neurons behind silent neurons are no guards
+            more = dict.fromkeys(ours, _more_spikes)
+            changed = multiplied(lambda more=more: _with_values(model, example, call, more))
+            if len(clean) == len(changed) and all(map(_is_equal, clean, changed)):
+                roles |= dict.fromkeys(ours, "output")
+    return [replace(site, role=roles.get(site, site.role)) for site in sites]
+
+
+def _more_spikes(value: Tensor) -> Tensor:
+    return value + 1.0
+
+
+def _is_equal(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one, other)
+
+
+def _guards(
+    model: nn.Module, example: Inputs, call: Callable[..., Any], sites: Sequence[Site]
+) -> list[Site]:
+    """Activations that read the output of another one itself and return the same numbers.
+
+    Modules alone are looked at, in all their calls.
+    """
+    activations = {(s.module, s.function, s.call): s for s in sites if s.kind == "activation"}
+    outputs: list[Tensor] = []
+    read: dict[str, Tensor | None] = {}
+    changes: set[str] = set()
+
+    def before(_: nn.Module, args: tuple[Any, ...], path: str) -> None:
+        x = args[0] if args else None
+        reads = isinstance(x, Tensor) and any(_is_same(x, value) for value in outputs)
+        read[path] = x.clone() if reads else None
+
+    def after(key: Key, value: Any) -> None:
+        path, function, _ = key
+        if key not in activations or not isinstance(value, Tensor):
+            return
+        outputs.append(value)
+        x = read.get(path)
+        if function is None and (x is None or not _is_equal(x, value)):
+            changes.add(path)
+
+    modules = dict(model.named_modules())
+    with torch.no_grad(), ExitStack() as stack:
+        for path in {s.module for s in activations.values() if s.module}:
+            hook = modules[path].register_forward_pre_hook(partial(before, path=path))
+            stack.callback(hook.remove)
+        stack.enter_context(listening(model, after, only=list(activations.values())))
+        example.clone().call(call)
+    return [s for s in activations.values() if s.function is None and s.module not in changes]
 
 
 def _composed_activations(values: _Values, modules: Mapping[str, nn.Module]) -> set[str]:

@@ -29,6 +29,7 @@ from crashsim.faults import Strikes
 from crashsim.model.nested import Names, mapped
 
 Kind = Literal["activation", "module", "input", "parameter"]
+Role = Literal["hidden", "output", "guard"]
 
 # Modules that are activation functions: their outputs are what hardware calls a neuron's output.
 _NOT_NEURONS = (
@@ -83,6 +84,10 @@ class Site:
         axis: the axis of the value that is the batch (1 in sequences of shape (T, B, ...)).
         is_read: whether the output depends on the value, as far as the first example shows.
         has_gradient: whether the output has a derivative in the value.
+        role: of an activation: that of a neuron inside the network, of an output neuron (no weight
+            multiplies its value), or a guard, which reads another activation's output and leaves
+            it what it is, as long as nothing fails.
+        steps: the axis of ``shape`` that is time, where the value holds many steps.
     """
 
     name: str
@@ -96,6 +101,8 @@ class Site:
     axis: int = 0
     is_read: bool = True
     has_gradient: bool = True
+    role: Role = "hidden"
+    steps: int | None = None
 
     @property
     def size(self) -> int:
@@ -259,8 +266,9 @@ def perturbing(model: nn.Module, actions: Mapping[Site, Action]) -> Iterator[Non
 def select_sites(available: Sequence[Site], pattern: str, strikes: Strikes) -> list[Site]:
     """The sites that a name or glob stands for.
 
-    - ``hidden``: outputs of activation functions, the model's own output and what it does not
-      depend on left out. A network without activation functions has linear neurons: the outputs
+    - ``hidden``: outputs of activation functions and of spiking neurons; the model's own output,
+      output neurons (no weight multiplies their spikes) if there are others, guards (a clip behind
+      an activation) and what the output does not depend on are left out. A network without activation functions has linear neurons: the outputs
       of its Linear and Conv layers. Of a recurrent layer it is the sequence; the final state, if
       that alone is read. For a fault of weights it means ``weights``.
     - ``input``: the model's inputs of floating point (``input.NAME`` is one of several).
@@ -286,7 +294,9 @@ def select_sites(available: Sequence[Site], pattern: str, strikes: Strikes) -> l
     if pattern == "hidden":
         inner = [site for site in neurons if not site.is_output]
         read = [site for site in inner if site.is_read]
-        found = _told_apart([site for site in read if site.kind == "activation"], c_n=False)
+        activations = _told_apart([site for site in read if site.kind == "activation"], c_n=False)
+        found = [site for site in activations if site.role == "hidden"]
+        found = found or [site for site in activations if site.role == "output"]
         found = found or [site for site in read if site.is_affine]
         found = found or [s for s in inner if s.kind == "activation" or s.is_affine]
     elif pattern == "input":
