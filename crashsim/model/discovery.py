@@ -18,6 +18,7 @@ from crashsim.model.global_random import Drawing
 from crashsim.model.inputs import Inputs, ModelInputs, read_inputs
 from crashsim.model.nested import leaves
 from crashsim.model.neurons import Neurons, multiplied, neurons_of
+from crashsim.model.reuse import Feeders, Following, is_used_again
 from crashsim.model.sites import (
     ACTIVATION_FUNCTIONS,
     ACTIVATION_MODULES,
@@ -134,6 +135,7 @@ def _sites(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> list[Si
         sites.append(
             Site(
                 name=_name(key),
+                units=_name(key),
                 kind="activation" if is_activation else "module",
                 shape=shape,
                 module=path,
@@ -147,6 +149,9 @@ def _sites(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> list[Si
         )
     sites = _told_read(model, example, call, sites)
     sites = _told_roles(model, given, call, sites, neurons)
+    stateful = {path for path, n in neurons.items() if n.behaviour == "spiking"}
+    stateful |= {path for path, module in modules.items() if isinstance(module, RECURRENT)}
+    sites = _told_units(model, example, call, sites, stateful)
     # Where nothing inside the model has a derivative, its parameters have none either.
     smooth = any(s.has_gradient for s in sites) or not any(s.is_read for s in sites)
     for name, parameter in model.named_parameters():
@@ -203,6 +208,48 @@ def _steps_of(neurons: Neurons | None, axis: int, folded: bool) -> int | None:
     if folded:
         return 0 if neurons.steps_axis == 0 else None
     return neurons.steps_axis - (neurons.steps_axis > axis)
+
+
+def _told_units(
+    model: nn.Module,
+    example: Inputs,
+    call: Callable[..., Any],
+    sites: Sequence[Site],
+    stateful: Collection[str],
+) -> list[Site]:
+    """The sites with the first call of the same neurons, for modules that run several times.
+
+    Args:
+        stateful: modules that keep a state, and so are the same neurons in every call.
+    """
+    if not any(site.call for site in sites):
+        return list(sites)
+    feeders: dict[Key, Feeders] = {}
+    following = Following()
+
+    def keep(key: Key, value: Any) -> None:
+        feeders[key] = following.feeders(value)
+
+    with torch.no_grad(), following, listening(model, keep):
+        example.clone().call(call)
+    firsts: dict[tuple[str, str | None], list[Site]] = {}
+    told = []
+    for site in sites:
+        if site.kind in ("input", "parameter"):
+            told.append(site)
+            continue
+        known = firsts.setdefault((site.module, site.function), [])
+        now = feeders.get((site.module, site.function, site.call), {})
+        for first in known:
+            before = feeders.get((first.module, first.function, first.call), {})
+            same = site.module in stateful or is_used_again(before, now)
+            if same and site.shape == first.shape and site.steps == first.steps:
+                told.append(replace(site, units=first.name))
+                break
+        else:
+            known.append(site)
+            told.append(replace(site, units=site.name))
+    return told
 
 
 def _told_roles(

@@ -88,6 +88,8 @@ class Site:
             multiplies its value), or a guard, which reads another activation's output and leaves
             it what it is, as long as nothing fails.
         steps: the axis of ``shape`` that is time, where the value holds many steps.
+        units: the name of the first call of the same neurons (its own, if it is that), where a
+            module runs in several steps; calls behind other weights are other neurons.
     """
 
     name: str
@@ -103,6 +105,7 @@ class Site:
     has_gradient: bool = True
     role: Role = "hidden"
     steps: int | None = None
+    units: str = ""
 
     @property
     def size(self) -> int:
