@@ -107,7 +107,9 @@ class Strategies:
             )
             self._check(
                 "traced by torch.fx",
-                lambda inputs, points: self._behind_faults(inputs, program, self.split(points)),
+                lambda inputs, points: self._behind_faults(
+                    inputs, program, self.changes_of(points)
+                ),
             )
         return program
 
@@ -128,7 +130,7 @@ class Strategies:
                     self._check(
                         "mapped",
                         lambda inputs, points: self._with_stacked_weights(
-                            inputs, stacked, points, self.split(points)
+                            inputs, stacked, points, self.changes_of(points)
                         ),
                     )
                 self._stacked = stacked
@@ -188,7 +190,7 @@ class Strategies:
         if points.count == 1:
             return lambda inputs: plain_samples(faulty, inputs, points)
         program = self.program()
-        changes = self.split(points)
+        changes = self.changes_of(points)
         if isinstance(program, Program) and (
             not faulty.strikes_weights or program.can_add_weights(changes)
         ):
@@ -240,7 +242,7 @@ class Strategies:
 
         yield run, stacked.most(inputs)
 
-    def split(self, points: Points) -> dict[Placement, Changes]:
+    def changes_of(self, points: Points) -> dict[Placement, Changes]:
         """What points change at each placement."""
         model = self._faulty.model
         found = split(points, self._faulty.placements, model.device, model.dtype)

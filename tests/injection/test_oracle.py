@@ -10,7 +10,7 @@ from crashsim import AdditiveNoise, FaultSpace, GainNoise, NeuronCrash, WeightCr
 from crashsim.coordinates.drawing import sample_points
 from crashsim.coordinates.points import Points
 from crashsim.errors import ModelError
-from crashsim.injection.sparse import touched_samples
+from crashsim.injection.sparse import affected_samples
 
 
 class Images(nn.Module):
@@ -131,8 +131,8 @@ def test_a_model_that_chooses_among_its_examples(seeded, randn):
 
 @pytest.mark.parametrize("spared", [-1e12, 1e12])
 def test_weights_that_all_fail_a_little_behind_rare_faults(seeded, randn, spared, monkeypatch):
-    """A layer's base point counts for the samples that no fault has touched before it."""
-    monkeypatch.setattr(touched_samples, "_ACCOUNT", spared)
+    """A layer's base point counts for the samples that no fault has affected before it."""
+    monkeypatch.setattr(affected_samples, "_ACCOUNT", spared)
     model, x = seeded(Images).double(), randn(2, 3, 6, 6, dtype=torch.float64)
     faults = {"conv": GainNoise(0.3), "head.weight": WeightCrash(0.02)}
     space = FaultSpace(model, x, faults)

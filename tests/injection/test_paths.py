@@ -387,34 +387,34 @@ def test_crashes_are_followed_through_convolutions(name, skip, monkeypatch):
     ],
     ids=str,
 )
-def test_untouched_samples_are_left_out(build, shape, faults, monkeypatch):
+def test_unaffected_samples_are_left_out(build, shape, faults, monkeypatch):
     monkeypatch.setattr(
-        "crashsim.injection.sparse.touched_samples._ACCOUNT", -1e12
+        "crashsim.injection.sparse.affected_samples._ACCOUNT", -1e12
     )  # however little it spares
     space = make(build, shape, faults)
     points = sample_points(space.placements, 0, 100)
     struck = np.unique(points.rows)
     assert 10 < len(struck) < 100
     program = space.strategies.program()
-    changes = space.strategies.split(points)
+    changes = space.strategies.changes_of(points)
     reference = program.reference(space.examples, changes)
     assert reference.clean is not None
-    touched = program._touched(changes, 100)
+    affected = program._affected(changes, 100)
     for node in program._traced.nodes:
-        if node in touched.after:
-            assert set(touched.before[node]) <= set(touched.after[node])
-    assert set(struck) <= set(touched.after[program._traced.output])
+        if node in affected.after:
+            assert set(affected.before[node]) <= set(affected.after[node])
+    assert set(struck) <= set(affected.after[program._traced.output])
     wanted = compare(space, points)
-    untouched = np.setdiff1d(np.arange(100), struck)
-    np.testing.assert_allclose(wanted[untouched], space.clean()[None].repeat(len(untouched), 0))
+    unaffected = np.setdiff1d(np.arange(100), struck)
+    np.testing.assert_allclose(wanted[unaffected], space.clean()[None].repeat(len(unaffected), 0))
     monkeypatch.setattr("crashsim.injection.batches._BATCH_SCALARS", 40 * space._scalars)
     compare(space, points)
 
 
-def test_untouched_samples_are_left_out_where_that_spares_much():
+def test_unaffected_samples_are_left_out_where_that_spares_much():
     def leaves_out(p, width, count, batch=1):
         space = make(lambda: mlp((6, 9, width, width, 3)), VECTOR, {"act1": NeuronCrash(p)}, batch)
-        changes = space.strategies.split(sample_points(space.placements, 0, count))
+        changes = space.strategies.changes_of(sample_points(space.placements, 0, count))
         return space.strategies.program().reference(space.examples, changes).clean is not None
 
     assert leaves_out(0.01, 200, 1000)
