@@ -132,7 +132,7 @@ class IsolatedModel:
                 output = self.readout(examples.clone().call(model)).flatten(1)
         except Exception:  # it does not run as it is (made in inference mode, say)
             return
-        if (off := _distance(clean, output, self.dtype)) is not None:
+        if (off := _distance(output, clean, self.dtype)) is not None:
             raise ModelError(
                 "model: a twin of it, which is what runs, gives other outputs than the model (by "
                 f"{off:.2g}): something knows its modules or parameters by identity "
@@ -323,7 +323,7 @@ class IsolatedModel:
                 "functions have to be importable here"
             ) from error
         self._twin.looks = True  # for what its passes change
-        with torch.no_grad(), without_autocast(), self._drawing.undone():
+        with torch.no_grad(), self._explaining_failures(self._pair), self._drawing.undone():
             found = self.outputs(self._pair.clone())
         self._twin.looks = False
         if (off := _distance(expected, found, self.dtype)) is not None:
@@ -342,9 +342,10 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def _distance(wanted: Tensor, found: Tensor, dtype: torch.dtype) -> float | None:
-    """By how much two outputs differ, if by more than rounding explains."""
+    """By how much outputs differ from those wanted, if by more than rounding explains."""
     wanted, found = wanted.double(), found.double()
-    finite = torch.isfinite(found)
+    finite = torch.isfinite(wanted)
     off = (found - wanted)[finite].abs()
-    largest = found[finite].abs().amax() if finite.any() else found.new_zeros(())
-    return float(off.amax()) if bool((off > rounding_slack(dtype) * largest).any()) else None
+    largest = wanted[finite].abs().amax() if finite.any() else wanted.new_zeros(())
+    is_close = bool((off <= rounding_slack(dtype) * largest).all())
+    return None if is_close else float(off.amax())
