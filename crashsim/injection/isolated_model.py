@@ -295,10 +295,12 @@ class IsolatedModel:
         try:
             state["_pickled"] = pickle.dumps((self.original, expected))
         except Exception as error:
+            remedy = "define its classes, functions and hooks at the top of a module, no lambdas"
+            if isinstance(self.original, torch.fx.GraphModule):
+                remedy = "give the model that was exported or traced"
             raise ModelError(
-                f"model: cannot be sent to another process, as it does not pickle "
-                f"({described(error)}); define its classes, functions and hooks at the top of a "
-                "module, without lambdas, or run threads instead of processes "
+                "model: cannot be sent to another process, as it does not pickle "
+                f"({described(error)}); {remedy}, or run threads instead of processes "
                 "(ThreadPoolExecutor)"
             ) from error
         return state

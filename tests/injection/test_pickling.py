@@ -179,6 +179,15 @@ def test_a_model_that_does_not_pickle(seeded, randn):
     numbers_of(space)  # which still works
 
 
+def test_an_exported_program_does_not_pickle(seeded, randn):
+    batch = torch.export.Dim("batch", min=2)
+    x = randn(3, 4)
+    program = torch.export.export(seeded(mlp), (x,), dynamic_shapes=({0: batch},))
+    space = FaultSpace(program.module(), x, NeuronCrash(0.1))
+    with pytest.raises(CrashsimError, match="give the model that was exported"):
+        pickle.dumps(space)
+
+
 def test_a_model_whose_pickle_leaves_something_out(seeded, randn):
     space = FaultSpace(seeded(Forgets), randn(3, 4), NeuronCrash(0.1), "act")
     again = pickle.loads(pickle.dumps(space))
