@@ -15,7 +15,7 @@ from torch import Tensor
 from crashsim.coordinates.placement import Placement
 from crashsim.coordinates.points import Points
 from crashsim.injection.faulty_model import FaultyModel
-from crashsim.injection.recurrence import Mappable
+from crashsim.model.recurrence import Mappable
 from crashsim.injection.site_changes import Changes
 from crashsim.injection.traceable import make_traceable
 from crashsim.injection.whole_model import neuron_coordinates

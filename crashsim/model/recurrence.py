@@ -1,11 +1,13 @@
-"""Layers as ``torch.vmap`` can map them: it has no rule for some of torch's own kernels.
+"""Recurrent layers computed step by step, so that a unit can fail in each, and layers for vmap.
 
-Recurrent layers and cells go step by step, and attention by its formula.
+``torch.vmap`` has no rule for some of torch's own kernels: recurrent layers and cells go step by
+step for it, and attention by its formula.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,8 +42,20 @@ _STEPS: dict[str, _Step] = {
 }
 
 
-class Mappable(TorchFunctionMode):
-    """Within it, recurrent layers are computed by steps; those of packed sequences are not."""
+# What a state becomes in a step, by layer, direction and number of the step.
+StrikeStep = Callable[[Tensor, int, int, int], Tensor]
+
+
+class Stepwise(TorchFunctionMode):
+    """Within it, recurrent layers are computed by steps; those of packed sequences are not.
+
+    Attributes:
+        strike: what the output of each step passes through, before it is fed back; None: as it is.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.strike: StrikeStep | None = None
 
     def __torch_function__(
         self,
@@ -51,35 +65,66 @@ class Mappable(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         name = getattr(func, "__name__", "")
-        known = _FORMULAS.get(name)
-        if known is not None:
-            return known(func, *args, **(kwargs or {}))
         cell = _STEPS.get(name.removesuffix("_cell"))
         if name.endswith("_cell") and cell is not None and len(args) == 6:
             return _cell(cell, *args)
         step = _STEPS.get(name)
-        if step is None or len(args) != 9 or not isinstance(args[3], bool):
+        if step is None or len(args) != 9 or not isinstance(args[3], bool) or args[6]:
             return func(*args, **(kwargs or {}))
-        x, states, weights, has_bias, layers, _, training, both_ways, batch_first = args
-        if training:
-            return func(*args, **(kwargs or {}))
-        given = states if step is _lstm else (states,)
-        x = x.transpose(0, 1) if batch_first else x
-        directions = 2 if both_ways else 1
-        each = len(weights) // (layers * directions)
-        last: list[_States] = []
-        for layer in range(layers):
-            outputs = []
-            for direction in range(directions):
-                number = layer * directions + direction
-                ours = weights[number * each : (number + 1) * each]
-                start = tuple(state[number] for state in given)
-                output, end = _run(step, x, start, ours, has_bias, backwards=direction == 1)
-                outputs.append(output)
-                last.append(end)
-            x = torch.cat(outputs, -1)
-        x = x.transpose(0, 1) if batch_first else x
-        return x, *(torch.stack(state) for state in zip(*last, strict=True))
+        return _by_steps(step, *args[:6], *args[7:], self.strike)
+
+
+class Mappable(Stepwise):
+    """Within it, ``torch.vmap`` can map recurrent layers, attention and prelu."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        known = _FORMULAS.get(getattr(func, "__name__", ""))
+        if known is not None:
+            return known(func, *args, **(kwargs or {}))
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+def _by_steps(
+    step: _Step,
+    x: Tensor,
+    states: Any,
+    weights: Sequence[Tensor],
+    has_bias: bool,
+    layers: int,
+    _: float,  # dropout, of which there is none in evaluation mode
+    both_ways: bool,
+    batch_first: bool,
+    strike: StrikeStep | None,
+) -> tuple[Tensor, ...]:
+    """What ``torch.lstm``, ``torch.gru``, ``torch.rnn_tanh`` and ``torch.rnn_relu`` return."""
+    given = states if step is _lstm else (states,)
+    x = x.transpose(0, 1) if batch_first else x
+    directions = 2 if both_ways else 1
+    each = len(weights) // (layers * directions)
+    last: list[_States] = []
+    for layer in range(layers):
+        outputs = []
+        for direction in range(directions):
+            number = layer * directions + direction
+            ours = weights[number * each : (number + 1) * each]
+            start = tuple(state[number] for state in given)
+            struck = None if strike is None else partial(_struck, strike, layer, direction)
+            output, end = _run(step, x, start, ours, has_bias, direction == 1, struck)
+            outputs.append(output)
+            last.append(end)
+        x = torch.cat(outputs, -1)
+    x = x.transpose(0, 1) if batch_first else x
+    return x, *(torch.stack(state) for state in zip(*last, strict=True))
+
+
+def _struck(strike: StrikeStep, layer: int, direction: int, h: Tensor, t: int) -> Tensor:
+    return strike(h, layer, direction, t)
 
 
 def _attention(_: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
@@ -130,6 +175,7 @@ def _run(
     weights: Sequence[Tensor],
     has_bias: bool,
     backwards: bool,
+    strike: Callable[[Tensor, int], Tensor] | None = None,
 ) -> tuple[Tensor, _States]:
     """One layer in one direction: its outputs (T, b, h), and its state at the end."""
     by_input, by_state, *rest = weights
@@ -141,6 +187,7 @@ def _run(
     for t in reversed(steps) if backwards else steps:
         h, *others = step(of_input[t], F.linear(states[0], by_state, biases[1]), states)
         h = F.linear(h, projection[0]) if projection else h
+        h = h if strike is None else strike(h, t)
         states = (h, *others)
         outputs.append(h)
     return torch.stack(outputs[::-1] if backwards else outputs), states
