@@ -197,10 +197,11 @@ def test_samples_do_not_depend_on_the_batch_size(make_net, residual_net, randn, 
         points = sample_block(space.placements, 0, 0).part(0, 50)
         monkeypatch.undo()
         whole = space.outputs(points)
-        monkeypatch.setattr("crashsim.space._BATCH_SCALARS", 1)  # one input, one sample at a time
+        # One input, one sample at a time.
+        monkeypatch.setattr("crashsim.injection.batches._BATCH_SCALARS", 1)
         np.testing.assert_allclose(space.outputs(points), whole, atol=1e-12)
         gradients = [rows for _, rows in space.gradients(space.mean_point)]
-        monkeypatch.setattr("crashsim.space._GRADIENT_SCALARS", 1)
+        monkeypatch.setattr("crashsim.injection.derivatives._GRADIENT_SCALARS", 1)
         single = [rows for _, rows in space.gradients(space.mean_point)]
         np.testing.assert_allclose(np.concatenate(single), np.concatenate(gradients), atol=1e-12)
 

@@ -2,8 +2,120 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import cached_property
+
+import numpy as np
 import torch
 from torch import Tensor
+
+from crashsim.arrays import Floats
+from crashsim.errors import NotApplicableError
+from crashsim.injection.faulty_model import FaultyModel
+from crashsim.model.inputs import Inputs
+
+_GRADIENT_SCALARS = 2**25  # numbers of derivatives, or of their graph, held at once
+NO_DERIVATIVES = (
+    "the model computes its output without derivatives (by steps, under no_grad, or overwriting "
+    "what they need)"
+)
+
+
+class Derivatives:
+    """Derivatives of F(e), for a few inputs at a time.
+
+    Args:
+        faulty: F.
+        scalars: numbers in flight for a sample of one input.
+    """
+
+    def __init__(self, faulty: FaultyModel, scalars: int) -> None:
+        self._faulty, self._scalars = faulty, scalars
+
+    @cached_property
+    def exist(self) -> bool:
+        """Whether the output has a derivative in some coordinate, found with one example."""
+        faulty = self._faulty
+        if not any(p.site.has_gradient for p in faulty.placements):
+            return False
+        with faulty.model.at_work(), torch.enable_grad():
+            e, out = self._forward(faulty.examples.part(0, 1), np.zeros(faulty.N))
+            try:
+                gradient_of(out.sum(), e)
+            except RuntimeError:
+                return False
+        return True
+
+    def _check_exist(self) -> None:
+        if not self.exist:
+            raise NotApplicableError(NO_DERIVATIVES)
+
+    def gradients(
+        self, examples: Inputs, at: Floats, readouts: Floats
+    ) -> Iterator[tuple[slice, Floats]]:
+        """dF/de at a point (N,), of combinations of outputs (R, K).
+
+        Yields:
+            the slice of examples, and their gradients (b, R, N).
+
+        Raises:
+            NotApplicableError: the output has no derivative in any coordinate.
+        """
+        self._check_exist()
+        for where, inputs in self._slices(examples, len(readouts) * self._faulty.N):
+            with self._faulty.model.at_work(), torch.enable_grad():
+                e, out = self._forward(inputs, at)
+                wanted = torch.from_numpy(readouts).to(out) @ out
+                gradient = torch.stack([gradient_of(value, e)[0] for value in wanted], dim=1)
+            yield where, gradient.double().cpu().numpy()
+
+    def hessian_products(
+        self, examples: Inputs, at: Floats, vectors: Floats
+    ) -> Iterator[tuple[slice, Floats, Floats]]:
+        """Gradients and products of the Hessian with vectors (V, N) at a point (N,).
+
+        Yields:
+            the slice of examples, their gradients (b, K, N), and the products (b, K, V, N).
+
+        Raises:
+            NotApplicableError: the output has no derivative in any coordinate.
+        """
+        self._check_exist()
+        model, N, K = self._faulty.model, self._faulty.N, self._faulty.K
+        values = K * N * (len(vectors) + 1)
+        batch = min(self._batch(values), len(examples))
+        together = max(1, _GRADIENT_SCALARS // (self._scalars * batch))
+        for where, inputs in self._slices(examples, values):
+            with model.at_work(), torch.enable_grad():
+                gradients = torch.zeros(len(inputs), K, N, dtype=model.dtype)
+                products = torch.zeros(len(inputs), K, len(vectors), N, dtype=model.dtype)
+                directions = torch.from_numpy(vectors).to(model.device, model.dtype)
+                e, out = self._forward(inputs, at)
+                for k in range(K):
+                    first = gradient_of(out[k], e, create_graph=True)
+                    gradients[:, k] = first[0].detach()
+                    products[:, k] = products_of(first, e, directions, together)
+            yield where, gradients.double().cpu().numpy(), products.double().cpu().numpy()
+
+    def _batch(self, values: int) -> int:
+        """How many inputs share a pass, of which each has so many derivatives."""
+        alone = self._faulty.strikes_weights or not self._faulty.keeps_order
+        return 1 if alone else max(1, _GRADIENT_SCALARS // values)
+
+    def _slices(self, examples: Inputs, values: int) -> Iterator[tuple[slice, Inputs]]:
+        batch = self._batch(values)
+        for low in range(0, len(examples), batch):
+            inputs = examples.part(low, low + batch)
+            yield slice(low, low + len(inputs)), inputs
+
+    def _forward(self, inputs: Inputs, at: Floats) -> tuple[Tensor, Tensor]:
+        """Coordinates (1, b, N) of inputs, and the outputs (K,) summed over these."""
+        faulty, model = self._faulty, self._faulty.model
+        point = torch.from_numpy(at).to(model.device, model.dtype)
+        # Each input has coordinates of its own: one backward pass serves all inputs.
+        e = point.repeat(1, len(inputs), 1).requires_grad_()
+        tensors = {**model.tensors, **faulty.perturbed_weights(e[0, 0])}
+        return e, faulty.run(inputs, e, tensors).sum((0, 1))
 
 
 def gradient_of(value: Tensor, e: Tensor, create_graph: bool = False) -> Tensor:

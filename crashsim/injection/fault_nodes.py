@@ -15,7 +15,7 @@ from crashsim.model.readout import Readout
 from crashsim.model.sites import ACTIVATION_FUNCTIONS, Site
 
 
-class Located:
+class FaultNodes:
     """The nodes of a model at which its faults act.
 
     Args:

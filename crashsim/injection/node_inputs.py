@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from crashsim.injection.graph import Batched, expand
 from crashsim.injection.site_changes import Changes
-from crashsim.injection.sparse.touched_samples import Touched, grown, is_start
+from crashsim.injection.sparse.affected_samples import AffectedSamples, grown, is_start
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Reference:
         values: of the nodes before all faults.
         outputs: (b, ...) of the layers that rare faults of their inputs are added to.
         clean: of the nodes that faults can change, without faults; None where almost every sample
-            is touched from the first of them on.
+            is affected from the first of them on.
     """
 
     batch: int
@@ -32,8 +32,8 @@ class Reference:
     clean: dict[fx.Node, Any] | None = None
 
 
-class Sources:
-    """What a node reads: values for the samples that are touched before its own faults act.
+class NodeInputs:
+    """What a node reads: values for the samples that are affected before its own faults act.
 
     The values of nodes that faults cannot change are repeated as they are asked for.
     """
@@ -43,33 +43,33 @@ class Sources:
         values: Mapping[fx.Node, Any],
         reference: Reference,
         batched: Mapping[fx.Node, Batched],
-        touched: Touched | None,
+        affected: AffectedSamples | None,
         count: int,
     ) -> None:
         self._values, self._reference, self._batched = values, reference, batched
-        self._touched, self._count, self._want = touched, count, np.arange(count)
+        self._affected, self._count, self._want = affected, count, np.arange(count)
 
     def start(self, node: fx.Node) -> int:
-        """Turns to a node, which reads so many samples."""
-        if self._touched is not None:
-            self._want = self._touched.before[node]
+        """Turns to a node, and returns the number of samples that it reads."""
+        if self._affected is not None:
+            self._want = self._affected.before[node]
         return len(self._want)
 
     def finish(self, node: fx.Node) -> int:
-        """Turns to the node's own faults, which act on so many samples."""
-        if self._touched is not None:
-            self._want = self._touched.after[node]
+        """Turns to the node's own faults, and returns the number of samples that they act on."""
+        if self._affected is not None:
+            self._want = self._affected.after[node]
         return len(self._want)
 
     def after(self, node: fx.Node, change: Changes) -> Changes:
-        """A fault among the samples that are touched once the node's faults have acted."""
-        return change if self._touched is None else change.among(self._touched.after[node])
+        """A fault among the samples that are affected once the node's faults have acted."""
+        return change if self._affected is None else change.among(self._affected.after[node])
 
     def grow(self, node: fx.Node, value: Any) -> Any:
         """The node's value before its own faults, for the samples that they act on."""
-        if self._touched is None or self._reference.clean is None:
+        if self._affected is None or self._reference.clean is None:
             return value
-        have, want = self._touched.before[node], self._touched.after[node]
+        have, want = self._affected.before[node], self._affected.after[node]
         return grown(value, self._batched[node], have, want, self._reference.clean[node])
 
     def inputs_of(self, node: fx.Node, count: int) -> list[tuple[int, int, Tensor, bool]]:
@@ -77,10 +77,10 @@ class Sources:
         source = node.all_input_nodes[0]
         if source not in self._values:
             return [(0, count, self._reference.values[source], True)]
-        if self._touched is None or self._reference.clean is None:
+        if self._affected is None or self._reference.clean is None:
             return [(0, count, self._values[source], False)]
-        have = self._touched.after[source]
-        if not is_start(have, self._touched.after[node]):
+        have = self._affected.after[source]
+        if not is_start(have, self._affected.after[node]):
             return [(0, count, self[source], False)]
         first, clean = len(have), self._reference.clean[source]
         parts = [(0, first, self._values[source], False), (first, count, clean, True)]
@@ -90,7 +90,7 @@ class Sources:
         if node not in self._values:
             return expand(self._reference.values[node], self._batched[node], len(self._want))
         value = self._values[node]
-        if self._touched is None or self._reference.clean is None:
+        if self._affected is None or self._reference.clean is None:
             return value
-        have = self._touched.after[node]
+        have = self._affected.after[node]
         return grown(value, self._batched[node], have, self._want, self._reference.clean[node])

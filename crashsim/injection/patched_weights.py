@@ -2,50 +2,48 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from crashsim.arrays import Floats
 from crashsim.coordinates.points import Points
-
-if TYPE_CHECKING:
-    from crashsim.space import FaultSpace
+from crashsim.injection.faulty_model import FaultyModel
 
 
 class PatchedWeights:
     """Parameters at a base point, patched for one sample at a time and put back afterwards.
 
     A sample changes few weights, so patching costs the number of changes, not of weights.
+
+    Args:
+        faulty: whose parameters.
+        base: (N,) the point that samples are close to.
     """
 
-    def __init__(self, space: FaultSpace, base: Floats) -> None:
-        self._placements = [p for p in space.placements if p.site.kind == "parameter"]
+    def __init__(self, faulty: FaultyModel, base: Floats) -> None:
+        tensors = faulty.model.tensors
+        self._placements = [p for p in faulty.placements if p.site.kind == "parameter"]
         self._base = base
-        point = torch.from_numpy(base).to(space.device, space.dtype)
-        at_base = space.perturbed_weights(point)
+        at_base = faulty.perturbed_weights(faulty.coordinates(Points.at(base))[0])
         # In rows, whatever the user's layout (channels last, say): coordinates count that way.
         self._work = {
             name: tensor.clone(memory_format=torch.contiguous_format)
             for name, tensor in at_base.items()
         }
-        self._tensors = {**space.tensors, **self._work}
+        self._tensors = {**tensors, **self._work}
         self._steps = {
-            p: p.fault.displacement(space.tensors[p.site.module]).reshape(-1)
-            for p in self._placements
+            p: p.fault.displacement(tensors[p.site.module]).reshape(-1) for p in self._placements
         }
         # Where several faults strike one parameter, each acts on what the one before it left.
         names = [p.site.module for p in self._placements]
         self._stacked = sorted({name for name in names if names.count(name) > 1})
-        self._space = space
+        self._faulty = faulty
         self._undo: list[tuple[Tensor, Tensor | slice, Tensor]] = []
 
     def apply(self, point: Points) -> dict[str, Tensor]:
         """All tensors of the model at a single point."""
         if self._stacked:
-            e = torch.from_numpy(point.dense()[0]).to(self._space.device, self._space.dtype)
-            changed = self._space.perturbed_weights(e)
+            changed = self._faulty.perturbed_weights(self._faulty.coordinates(point)[0])
             for name in self._stacked:
                 flat = self._work[name].view(-1)
                 self._undo.append((flat, slice(None), flat.clone()))
@@ -66,6 +64,7 @@ class PatchedWeights:
         return self._tensors
 
     def restore(self) -> None:
+        """Takes back what was applied last."""
         for flat, units, values in reversed(self._undo):
             flat[units] = values
         self._undo.clear()

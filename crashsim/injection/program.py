@@ -16,10 +16,10 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
 from crashsim.coordinates.placement import Placement
-from crashsim.injection.fault_nodes import Located
+from crashsim.injection.fault_nodes import FaultNodes
 from crashsim.injection.graph import expand
 from crashsim.injection.inplace import Overwriting
-from crashsim.injection.node_inputs import Reference, Sources
+from crashsim.injection.node_inputs import NodeInputs, Reference
 from crashsim.injection.site_changes import (
     RARE_WEIGHTS,
     SCATTERED,
@@ -30,6 +30,7 @@ from crashsim.injection.site_changes import (
     strike_all,
 )
 from crashsim.injection.sparse import convolution
+from crashsim.injection.sparse.affected_samples import WRITE, AffectedSamples, may_be_worth
 from crashsim.injection.sparse.chains import find_chains, is_followed
 from crashsim.injection.sparse.convolution import Reach
 from crashsim.injection.sparse.linear import (
@@ -37,7 +38,6 @@ from crashsim.injection.sparse.linear import (
     add_neuron_changes,
     add_weight_changes,
 )
-from crashsim.injection.sparse.touched_samples import WRITE, Touched, may_be_worth
 from crashsim.model.inputs import Inputs
 from crashsim.model.readout import Readout
 
@@ -65,10 +65,10 @@ class Program:
         readout: Readout,
     ) -> None:
         self.placements = placements
-        self._where = where = Located(model, tensors, example, placements, readout)
-        self._traced, self._sites = where.traced, where.sites
-        self._weights, self._changed = where.weights, where.changed
-        self._placed = where.placed
+        self._nodes = nodes = FaultNodes(model, tensors, example, placements, readout)
+        self._traced, self._sites = nodes.traced, nodes.sites
+        self._weights, self._changed = nodes.weights, nodes.changed
+        self._placed = nodes.placed
         self.chains = find_chains(
             self._traced, placements, self._sites, self._changed, self._weights
         )
@@ -172,15 +172,15 @@ class Program:
     def _leaves_out(
         self, reference: Reference, changes: Mapping[Placement, Changes], count: int
     ) -> bool:
-        """Whether samples that no fault has touched so far are not to be computed."""
+        """Whether samples that no fault has affected so far are not to be computed."""
         costs = self._costs(reference)
-        return may_be_worth(count, reference.batch, costs) and self._touched(
+        return may_be_worth(count, reference.batch, costs) and self._affected(
             changes, count
         ).is_worth(count, reference.batch, costs, self._traced.sizes, self._traced.output)
 
-    def _touched(self, changes: Mapping[Placement, Changes], count: int) -> Touched:
+    def _affected(self, changes: Mapping[Placement, Changes], count: int) -> AffectedSamples:
         """Which samples faults touch before and after each node."""
-        return Touched.of(
+        return AffectedSamples.of(
             self._traced.nodes,
             self._changed,
             lambda node: [changes[p] for p in self._placed.get(node, ())],
@@ -208,23 +208,23 @@ class Program:
     def run(self, reference: Reference, changes: Mapping[Placement, Changes], count: int) -> Tensor:
         """The outputs (S b, ...) at S points, whose changes these are."""
         values: dict[fx.Node, Any] = {}
-        touched, order = None, np.arange(count)
+        affected, order = None, np.arange(count)
         if reference.clean is not None:
-            # Samples in the order of their first faults: the touched ones come first everywhere.
-            order = self._touched(changes, count).order(count)
+            # Samples in the order of their first faults: the affected ones come first everywhere.
+            order = self._affected(changes, count).order(count)
             changes = {p: change.among(order) for p, change in changes.items()}
-            touched = self._touched(changes, count)
+            affected = self._affected(changes, count)
         skipped = self._skipped(reference)
         for node in self._traced.nodes:
             if node not in self._changed or node in skipped:
                 continue
-            sources = Sources(values, reference, self._traced.batched, touched, count)
+            sources = NodeInputs(values, reference, self._traced.batched, affected, count)
             values[node] = self._faulty(node, reference, sources, changes)
-            for done in self._where.last_uses.get(node, ()):
+            for done in self._nodes.last_uses.get(node, ()):
                 values.pop(done, None)
-        everyone = Sources(values, reference, self._traced.batched, touched, count)
+        everyone = NodeInputs(values, reference, self._traced.batched, affected, count)
         output: Tensor = everyone[self._traced.output]
-        if touched is None:
+        if affected is None:
             return output
         back = torch.from_numpy(np.argsort(order)).to(output.device)
         output = output.unflatten(0, (count, -1)).index_select(0, back).flatten(0, 1)
@@ -234,10 +234,10 @@ class Program:
         self,
         node: fx.Node,
         reference: Reference,
-        sources: Sources,
+        sources: NodeInputs,
         changes: Mapping[Placement, Changes],
     ) -> Any:
-        """A node's value for the samples that are touched once its own faults have acted."""
+        """A node's value for the samples that are affected once its own faults have acted."""
         if node.op == "output":
             return None
         owned, ours = (
@@ -311,7 +311,7 @@ class Program:
     ) -> None:
         """Adds what faults of a layer's parameter change to its output, in place."""
         layer = self._traced.modules[str(node.target)]
-        p, steps = change.placement, self._where.steps[change.placement]
+        p, steps = change.placement, self._nodes.steps[change.placement]
         is_linear = isinstance(layer, nn.Linear)
         if p.site.module.rpartition(".")[2] == "bias":
             add_bias_changes(output, change, steps, -1 if is_linear else 1)

@@ -205,7 +205,7 @@ def group_size(placement: Placement) -> int:
     fault = placement.fault
     if not isinstance(fault, NeuronCrash) or not acts_as(fault, NeuronCrash):
         return 1
-    return fault._group_size(placement.site.shape)
+    return len(fault.expand(np.zeros(1), placement.site.shape))
 
 
 def is_rare(placement: Placement, limit: float) -> bool:

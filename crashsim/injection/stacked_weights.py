@@ -7,21 +7,19 @@ numbers of its struck parameters; what does not depend on any fault is computed 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import copy
-from typing import TYPE_CHECKING
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from crashsim.coordinates.placement import Placement
+from crashsim.coordinates.points import Points
+from crashsim.injection.faulty_model import FaultyModel
 from crashsim.injection.recurrence import Mappable
 from crashsim.injection.site_changes import Changes
 from crashsim.injection.traceable import make_traceable
+from crashsim.injection.whole_model import neuron_coordinates
 from crashsim.model.inputs import Inputs
-from crashsim.model.twins.twin import PerThread
-
-if TYPE_CHECKING:
-    from crashsim.space import FaultSpace
 
 _SCALARS = 2**22  # numbers in flight: few enough for the cache
 # In numbers written for a sample: what its own pass through a small model costs, and a change that
@@ -33,22 +31,21 @@ class StackedWeights:
     """The model as a function of the struck parameters of S samples.
 
     Args:
-        space: whose model, faults and types count.
+        faulty: the model and its faults.
+        scalars: numbers in flight for a sample of one input, its weights left aside.
 
     Raises:
         NotTraceable: the model cannot be copied.
     """
 
-    def __init__(self, space: FaultSpace) -> None:
-        # A twin of our own, whose layers are such as can be mapped.
-        self._space = copy(space)
-        self._space._twins = PerThread(space._make_twin)
-        make_traceable(self._space._twin.module)
-        self._placements = [p for p in space.placements if p.site.kind == "parameter"]
+    def __init__(self, faulty: FaultyModel, scalars: int) -> None:
+        self._faulty, self._scalars = faulty.with_own_twins(), scalars
+        make_traceable(self._faulty.model.module)  # whose layers can be mapped
+        self._placements = [p for p in faulty.placements if p.site.kind == "parameter"]
         names = [p.site.module for p in self._placements]
         self._several = {name for name in names if names.count(name) > 1}
         self._steps = {
-            p: p.fault.displacement(space.tensors[p.site.module]).reshape(-1)
+            p: p.fault.displacement(faulty.model.tensors[p.site.module]).reshape(-1)
             for p in self._placements
             if p.site.module not in self._several
         }
@@ -56,38 +53,34 @@ class StackedWeights:
     def most(self, inputs: Inputs) -> int:
         """How many samples at most at a time."""
         written = 4 * sum(p.size for p in self._placements)
-        return max(1, _SCALARS // (written + self._space._scalars * len(inputs)))
+        return max(1, _SCALARS // (written + self._scalars * len(inputs)))
 
-    def run(self, inputs: Inputs, e: Tensor, changes: Mapping[Placement, Changes]) -> Tensor:
-        """Outputs (S, b, K) of b inputs.
+    def run(self, inputs: Inputs, points: Points, changes: Mapping[Placement, Changes]) -> Tensor:
+        """Outputs (S, b, K) of b inputs at S points.
 
         Args:
             inputs: the examples.
-            e: (S, N) all coordinates; (S, 1) where faults strike parameters alone.
-            changes: what the S points change.
+            points: the samples.
+            changes: what they change.
         """
-        space = self._space
+        faulty, tensors = self._faulty, self._faulty.model.tensors
 
         def one(e: Tensor, weights: dict[str, Tensor]) -> Tensor:
             if self._several:
-                perturbed = space.perturbed_weights(e)
+                perturbed = faulty.perturbed_weights(e)
                 weights = {**weights, **{name: perturbed[name] for name in self._several}}
-            return space._run(inputs, e[None, None], {**space.tensors, **weights})[0]
+            return faulty.run(inputs, e[None, None], {**tensors, **weights})[0]
 
+        coordinates = faulty.coordinates if self._several else partial(neuron_coordinates, faulty)
         with Mappable():
-            out: Tensor = torch.vmap(one)(e, self._weights(changes))
+            out: Tensor = torch.vmap(one)(coordinates(points), self._weights(changes))
         return out
-
-    @property
-    def reads_all(self) -> bool:
-        """Whether the coordinates of parameters are to be written out for ``run`` too."""
-        return bool(self._several)
 
     def _weights(self, changes: Mapping[Placement, Changes]) -> dict[str, Tensor]:
         """(S, ...) each parameter that one fault strikes."""
         found = {}
         for p, steps in self._steps.items():
-            value, e = self._space.tensors[p.site.module], changes[p].dense()
+            value, e = self._faulty.model.tensors[p.site.module], changes[p].dense()
             bits = p.size // value.numel()
             if bits == 1:
                 flat = torch.addcmul(value.reshape(-1), e, steps)

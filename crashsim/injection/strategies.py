@@ -1,12 +1,13 @@
-"""The ways to compute samples: through the model taken apart, as a whole, with each sample's
-parameters stacked, or one at a time."""
+"""How samples are computed: behind the faults alone, whole, with stacked weights, or plainly.
+
+Every strategy but the plain one is compared with ``FaultyModel`` before it is used.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -15,68 +16,58 @@ from torch import Tensor
 from crashsim.coordinates.placement import Placement
 from crashsim.coordinates.points import Points
 from crashsim.coordinates.streams import Stream, generator
+from crashsim.injection.batches import Run, Started, Strategy
+from crashsim.injection.faulty_model import FaultyModel
 from crashsim.injection.graph import NotTraceable
-from crashsim.injection.inplace import returns_new
-from crashsim.injection.patched_weights import PatchedWeights
 from crashsim.injection.program import Program
-from crashsim.injection.site_changes import (
-    RARE_WEIGHTS,
-    SCATTERED,
-    Changes,
-    is_elementwise,
-    is_rare,
-    split,
-    strike,
-    strike_all,
-)
+from crashsim.injection.site_changes import SCATTERED, Changes, is_elementwise, is_rare, split
 from crashsim.injection.stacked_weights import StackedWeights, is_worth_stacking
+from crashsim.injection.whole_model import many_samples, plain_samples
 from crashsim.model.checks import rounding_slack
 from crashsim.model.inputs import Inputs
-from crashsim.model.sites import Action, Site, perturbing
 from crashsim.model.untraced import unseen as untraced
 
-if TYPE_CHECKING:
-    from crashsim.space import FaultSpace
-
-SHORT_CUTS = True  # False: every sample runs through the whole model (for tests of the rest)
-_CHECKED = 1024  # faults per site with which the short cuts are checked
-
-# Outputs (S b, ...) of points from one number to another; and how many at most at a time.
-_Run = Callable[[int, int], Tensor]
-_Way = AbstractContextManager[tuple[_Run, int]]
+_CHECKED = 1024  # faults per site with which a strategy is checked
 
 
-class Ways:
-    """Chooses how the samples of a space are computed.
+class Strategies:
+    """Chooses how samples are computed by this thread.
 
     The choice follows from the model's structure, the faults' probabilities and sizes, never from
     timings, so it is the same on every machine.
 
     Args:
-        space: whose model, faults and types count; its inputs serve as examples.
+        faulty: the model and its faults; its examples serve for checks.
+        scalars: numbers in flight for a sample of one input.
     """
 
-    def __init__(self, space: FaultSpace) -> None:
-        self._space = space
+    def __init__(self, faulty: FaultyModel, scalars: int) -> None:
+        self._faulty, self._scalars = faulty, scalars
+        self._tensors = faulty.model.tensors
         # The reason, where there can be none.
         self._program: Program | str | None = None
         self._stacked: StackedWeights | str | None = None
+
+    @property
+    def are_stale(self) -> bool:
+        """Whether they were made of a twin that was given up meanwhile."""
+        return self._tensors is not self._faulty.model.tensors
 
     def plan(self) -> list[str]:
         """How samples are computed at each site, and why: one line each."""
         program = self.program()
         lines = []
-        for p in self._space.placements:
+        for p in self._faulty.placements:
             if isinstance(program, Program) and (
-                not self._space._has_parameters or program.can_add_weights(None)
+                not self._faulty.strikes_weights or program.can_add_weights(None)
             ):
                 how = program.explain(p)
-            elif self._space._has_parameters:
+            elif self._faulty.strikes_weights:
                 how = self._explain_weights(p)
             else:
                 rare = is_rare(p, SCATTERED) and is_elementwise(p)
                 how = "struck one by one" if rare else "masked"
-                if self._space.keeps_order:
+                if self._faulty.keeps_order:
                     how += f", whole model for every sample: {program}"
                 else:
                     how = f"masked, one sample at a time: the model reorders its batch; {program}"
@@ -97,25 +88,30 @@ class Ways:
     def program(self) -> Program | str:
         """The model taken apart at its faults, checked; or why it has to run as a whole."""
         if self._program is None:
-            self._program = untraced(self._space.model)  # and the check might not notice
+            self._program = untraced(self._faulty.model.original)  # the check might not notice
         if self._program is None:
-            space = self._space
             try:
-                if space._owned:
-                    raise NotTraceable("its forward pass writes to its own parameters")
-                example = space.examples.part(0, 1)
-                with torch.no_grad():
-                    program = Program(
-                        space.model, space.tensors, example, space.placements, space.readout
-                    )
-                    self._check(
-                        "traced by torch.fx",
-                        lambda inputs, points: self._short(inputs, program, self.split(points)),
-                    )
-                self._program = program
+                self._program = self._checked_program()
             except NotTraceable as reason:
                 self._program = str(reason)
         return self._program
+
+    def _checked_program(self) -> Program:
+        faulty, model = self._faulty, self._faulty.model
+        if model.writes_parameters:
+            raise NotTraceable("its forward pass writes to its own parameters")
+        example = faulty.examples.part(0, 1)
+        with torch.no_grad():
+            program = Program(
+                model.original, model.tensors, example, faulty.placements, model.readout
+            )
+            self._check(
+                "traced by torch.fx",
+                lambda inputs, points: self._behind_faults(
+                    inputs, program, self.changes_of(points)
+                ),
+            )
+        return program
 
     def stacked(self, changes: Mapping[Placement, Changes] | None) -> StackedWeights | str:
         """The model with stacked parameters, checked; or why that is not to be.
@@ -123,19 +119,18 @@ class Ways:
         Args:
             changes: of the points at hand; None for those that Monte Carlo samples.
         """
-        space = self._space
-        if not is_worth_stacking(space.placements, changes):
+        if not is_worth_stacking(self._faulty.placements, changes):
             return "few of its many weights change"
-        if space.runs_alone:
+        if self._faulty.model.runs_alone:
             return "its layers round by the largest number of their batch"
         if self._stacked is None:
             try:
-                stacked = StackedWeights(space)
+                stacked = StackedWeights(self._faulty, self._scalars)
                 with torch.no_grad():
                     self._check(
                         "mapped",
-                        lambda inputs, points: self._stack(
-                            inputs, stacked, points, self.split(points)
+                        lambda inputs, points: self._with_stacked_weights(
+                            inputs, stacked, points, self.changes_of(points)
                         ),
                     )
                 self._stacked = stacked
@@ -143,17 +138,37 @@ class Ways:
                 self._stacked = f"torch.vmap cannot run it ({reason})"
         return self._stacked
 
-    def _check(self, how: str, way: Callable[[Inputs, Points], _Way]) -> None:
-        """Compares a way with the plain one on three points of many faults.
+    def _check(self, how: str, start: Callable[[Inputs, Points], Started]) -> None:
+        """Compares a strategy with the plain pass on three points of many faults.
 
         Raises:
             NotTraceable: it fails, or gives something else.
         """
+        points = self._many_faults()
+        inputs = self._faulty.examples.part(0, 2)
+        try:
+            wanted = torch.from_numpy(self._faulty.outputs(inputs, points)).reshape(-1)
+            with start(inputs, points) as (run, _):
+                found = run(0, points.count).reshape(-1).double().cpu()
+        except Exception as error:  # whatever the model's own code does with such values
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            words = reason.partition(". ")[0]
+            raise NotTraceable(f"it fails under many faults ({words})") from error
+        finite = torch.isfinite(wanted)
+        tolerance = rounding_slack(self._faulty.model.dtype) * wanted[finite].abs().max(0)[0]
+        if (
+            not torch.equal(finite, torch.isfinite(found))
+            or ((wanted - found)[finite].abs() > tolerance).any()
+        ):
+            raise NotTraceable(f"{how}, it gives other outputs than the model itself")
+
+    def _many_faults(self) -> Points:
+        """Three points with many faults at every site."""
         rng = generator(0, Stream.SHORT_CUTS)
-        size = min(_CHECKED, self._space.N)
+        size = min(_CHECKED, self._faulty.N)
         rows, columns, values = [], [], []
         for row in range(3):
-            for number, p in enumerate(self._space.placements):
+            for number, p in enumerate(self._faulty.placements):
                 # A fault of one coordinate may silence all others: it strikes one point in three.
                 count = p.size // 3 or int((row + number) % 3 == 0)
                 chosen = np.sort(rng.choice(p.size, min(count, size), replace=False))
@@ -161,47 +176,31 @@ class Ways:
                 columns.append(p.start + chosen)
                 scale = 1.0 if p.fault.is_bernoulli else p.fault.rate
                 values.append(np.full(len(chosen), scale))
-        points = Points(
+        return Points(
             3,
-            np.zeros(self._space.N),
+            np.zeros(self._faulty.N),
             np.concatenate(rows),
             np.concatenate(columns),
             np.concatenate(values),
         )
-        inputs = self._space.examples.part(0, 2)
-        try:
-            with self._generic(inputs, points) as (run, _):
-                wanted = torch.cat([run(i, i + 1).reshape(-1) for i in range(3)]).double()
-            with way(inputs, points) as (run, _):
-                found = run(0, 3).reshape(-1).double()
-        except Exception as error:  # whatever the model's own code does with such values
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            told = reason.partition(". ")[0]
-            raise NotTraceable(f"it fails under many faults ({told})") from error
-        finite = torch.isfinite(wanted)
-        tolerance = rounding_slack(self._space.dtype) * wanted[finite].abs().max(0)[0]
-        if (
-            not torch.equal(finite, torch.isfinite(found))
-            or ((wanted - found)[finite].abs() > tolerance).any()
-        ):
-            raise NotTraceable(f"{how}, it gives other outputs than the model itself")
 
-    def choose(self, points: Points) -> Callable[[Inputs], _Way]:
+    def choose(self, points: Points) -> Strategy:
         """How to compute these points, for some inputs at a time."""
-        if not SHORT_CUTS or points.count == 1:
-            return lambda inputs: self._generic(inputs, points)
+        faulty = self._faulty
+        if points.count == 1:
+            return lambda inputs: plain_samples(faulty, inputs, points)
         program = self.program()
-        changes = self.split(points)
+        changes = self.changes_of(points)
         if isinstance(program, Program) and (
-            not self._space._has_parameters or program.can_add_weights(changes)
+            not faulty.strikes_weights or program.can_add_weights(changes)
         ):
-            return lambda inputs: self._short(inputs, program, changes)
-        if not self._space._has_parameters and self._space.keeps_order:
-            return lambda inputs: self._whole(inputs, changes)
-        stacked = self.stacked(changes) if self._space._has_parameters else None
+            return lambda inputs: self._behind_faults(inputs, program, changes)
+        if not faulty.strikes_weights and faulty.keeps_order:
+            return lambda inputs: many_samples(faulty, inputs, changes)
+        stacked = self.stacked(changes) if faulty.strikes_weights else None
         if isinstance(stacked, StackedWeights):
-            return lambda inputs: self._stack(inputs, stacked, points, changes)
-        return lambda inputs: self._generic(inputs, points)
+            return lambda inputs: self._with_stacked_weights(inputs, stacked, points, changes)
+        return lambda inputs: plain_samples(faulty, inputs, points)
 
     def has_changed(self) -> bool:
         """Whether a layer that the program runs as a whole keeps what it should not.
@@ -214,11 +213,11 @@ class Ways:
         return False
 
     @contextmanager
-    def _short(
+    def _behind_faults(
         self, inputs: Inputs, program: Program, changes: Mapping[Placement, Changes]
-    ) -> Iterator[tuple[_Run, int]]:
+    ) -> Iterator[tuple[Run, int]]:
         """Only what lies behind the faults is run for every sample."""
-        with self._space._unfused():
+        with self._faulty.model.layer_by_layer():
             reference = program.reference(inputs, changes)
 
         def run(start: int, stop: int) -> Tensor:
@@ -228,94 +227,23 @@ class Ways:
         yield run, sys.maxsize
 
     @contextmanager
-    def _whole(
-        self, inputs: Inputs, changes: Mapping[Placement, Changes]
-    ) -> Iterator[tuple[_Run, int]]:
-        """The whole model is run for every sample; neurons alone are struck."""
-        model = self._space._twin.module
-        part: dict[Site, list[Changes]] = {}
-        count = 1
-
-        def act(site: Site) -> Action:
-            owned = site.function is None and returns_new(model.get_submodule(site.module))
-
-            def strike_examples(value: Tensor) -> Tensor:
-                site.by_example(value, count * len(inputs))
-                return strike(value, site, part[site], count, owned)
-
-            return strike_examples
-
-        sites = dict.fromkeys(p.site for p in changes)
-
-        def run(start: int, stop: int) -> Tensor:
-            nonlocal count
-            count = stop - start
-            for site in sites:
-                part[site] = [c.part(start, stop) for p, c in changes.items() if p.site == site]
-            struck = {}
-            for site in sites:
-                if site.kind == "input":
-                    index = inputs.site_names.index(site.module)
-                    struck[index] = strike_all(inputs.tensors[index], site, part[site], count)
-            return self._space._call(inputs.repeat_but(count, struck))
-
-        actions = {site: act(site) for site in sites if site.kind != "input"}
-        with perturbing(model, actions):
-            yield run, sys.maxsize
-
-    @contextmanager
-    def _stack(
+    def _with_stacked_weights(
         self,
         inputs: Inputs,
         stacked: StackedWeights,
         points: Points,
         changes: Mapping[Placement, Changes],
-    ) -> Iterator[tuple[_Run, int]]:
+    ) -> Iterator[tuple[Run, int]]:
         """The whole model is mapped over the samples' parameters."""
 
         def run(start: int, stop: int) -> Tensor:
             part = {p: change.part(start, stop) for p, change in changes.items()}
-            e = self._coordinates(points.part(start, stop), stacked.reads_all)
-            return stacked.run(inputs, e, part)
+            return stacked.run(inputs, points.part(start, stop), part)
 
         yield run, stacked.most(inputs)
 
-    @contextmanager
-    def _generic(self, inputs: Inputs, points: Points) -> Iterator[tuple[_Run, int]]:
-        """Nothing is taken for granted; weights are patched, one sample at a time."""
-        space = self._space
-        weights = PatchedWeights(space, points.base) if space._has_parameters else None
-
-        def run(start: int, stop: int) -> Tensor:
-            part = points.part(start, stop)
-            e = self._coordinates(part)[:, None]
-            out = space._run(inputs, e, weights.apply(part) if weights else space.tensors)
-            if weights:
-                weights.restore()
-            return out
-
-        yield run, 1 if weights or not space.keeps_order else sys.maxsize
-
-    def split(self, points: Points) -> dict[Placement, Changes]:
+    def changes_of(self, points: Points) -> dict[Placement, Changes]:
         """What points change at each placement."""
-        found = split(points, self._space.placements, self._space.device, self._space.dtype)
+        model = self._faulty.model
+        found = split(points, self._faulty.placements, model.device, model.dtype)
         return {change.placement: change for change in found}
-
-    def _coordinates(self, points: Points, of_parameters: bool = False) -> Tensor:
-        """(S, N) coordinates; (S, 1) where all are of parameters and those are not asked for."""
-        space = self._space
-        if not of_parameters and all(p.site.kind == "parameter" for p in space.placements):
-            return torch.zeros(points.count, 1, device=space.device, dtype=space.dtype)
-        return torch.from_numpy(points.dense()).to(space.device, space.dtype)
-
-
-def scalars_of_weights(placements: list[Placement], sites: list[Site]) -> int:
-    """Numbers in flight for each input where struck weights are added to the layers' outputs."""
-    outputs = {site.module: site for site in sites if site.kind == "module"}
-    total = 0.0
-    for p in placements:
-        layer = outputs.get(p.site.module.rpartition(".")[0])
-        if p.site.kind == "parameter" and layer is not None and is_rare(p, RARE_WEIGHTS):
-            # Each struck weight acts once for every position of the layer's output.
-            total += p.size * p.fault.rate * layer.size / p.site.shape[0]
-    return int(4 * total)

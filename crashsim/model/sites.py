@@ -138,7 +138,7 @@ def _key(site: Site) -> Key:
     return site.module, site.function, site.call
 
 
-class _Listener(TorchFunctionMode):
+class FunctionListener(TorchFunctionMode):
     """Names each functional activation after the module that calls it, and passes its output on."""
 
     def __init__(self, on_output: Callable[[str, str, Any], Any]) -> None:
@@ -193,7 +193,7 @@ def listening(
             calls.clear()
 
         hook(model.register_forward_pre_hook(begin, prepend=True))
-        listener = _Listener(report)
+        listener = FunctionListener(report)
         if functional:
             for path, module in model.named_modules():
                 entry = path, isinstance(module, ACTIVATION_MODULES)

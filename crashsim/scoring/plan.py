@@ -15,13 +15,14 @@ from crashsim.analytic.first_order import TAIL_METHODS
 from crashsim.analytic.second_order import MAX_EXACT_HESSIAN, MAX_PAIRED
 from crashsim.errors import ArgumentError
 from crashsim.faults import MOMENT_METHODS, check_drawable, is_single_crash
+from crashsim.injection.derivatives import NO_DERIVATIVES
 from crashsim.injection.flops import Operations
 from crashsim.results.estimate import METHODS
 from crashsim.sampling.enumeration import can_enumerate
 from crashsim.sampling.exact_strata import probability_of_two, usual_state
 from crashsim.sampling.importance import SAMPLES as IMPORTANCE_SAMPLES
 from crashsim.sampling.monte_carlo import DEFAULT_SAMPLES
-from crashsim.space import NO_DERIVATIVES, FaultSpace
+from crashsim.space import FaultSpace
 
 BUDGET = 5e11  # operations per method: about a minute of one core
 EXTRA = 3e9  # operations of what refines first-order theory: a second or so
@@ -196,7 +197,7 @@ def _reason_against(method: str, space: FaultSpace, cost: float) -> str | None:
 def _operations(space: FaultSpace, inputs: int | None = None) -> float:
     """Floating-point operations of one sample's forward pass on some inputs (all), about."""
     with torch.no_grad(), Operations() as counter:
-        space._call(space.examples.part(0, 1).clone())
+        space.faulty_model.model.outputs(space.examples.part(0, 1).clone())
     elementwise = 10 * sum(s.size for s in space.available_sites if s.kind != "parameter")
     # What a call costs at all; samples with faulty parameters cannot always share one.
     alone = space.runs_alone or any(p.site.kind == "parameter" for p in space.placements)

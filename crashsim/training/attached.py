@@ -32,9 +32,9 @@ from crashsim.model.discovery import find_sites
 from crashsim.model.sites import (
     ACTIVATION_FUNCTIONS,
     ACTIVATION_MODULES,
+    FunctionListener,
     Key,
     Site,
-    _Listener,
     report_items,
 )
 from crashsim.model.unread_parameters import check_read
@@ -57,7 +57,7 @@ class _Hook:
 
 
 @dataclass(frozen=True)
-class _Moment:
+class Moment:
     """Where something attached stands in a forward pass.
 
     Attributes:
@@ -99,7 +99,7 @@ class Attached(checkpointing.Participant, ABC):
         self._calls: Counter[tuple[str, str | None]] = Counter()
         self._active = self._busy = False
         self._outer: list[bool] = []  # of the passes that this one runs inside of
-        self._listener: _Listener | None = None
+        self._listener: FunctionListener | None = None
         self._by_key: dict[Key, list[Placement]] = {}
         self._hook_model()
         weakref.finalize(self, _remove_all, self._handles)
@@ -264,7 +264,7 @@ class Attached(checkpointing.Participant, ABC):
             notice(unread, stacklevel=5)
         self.placements = placements
         for p in self.placements:
-            self._by_key.setdefault(_key_of(p.site), []).append(p)
+            self._by_key.setdefault(key_of(p.site), []).append(p)
         if self._is_compiled:
             return
         self._hook_sites()
@@ -290,12 +290,12 @@ class Attached(checkpointing.Participant, ABC):
 
     # Gradient checkpointing.
 
-    def moment(self, reentrant: bool) -> _Moment:
+    def moment(self, reentrant: bool) -> Moment:
         modules = [] if self._listener is None else list(self._listener.modules)
-        return _Moment(self._active, Counter(self._calls), modules, self._weights_now())
+        return Moment(self._active, Counter(self._calls), modules, self._weights_now())
 
     @contextmanager
-    def resumed(self, moment: _Moment, needed: bool) -> Iterator[None]:
+    def resumed(self, moment: Moment, needed: bool) -> Iterator[None]:
         state = {name: getattr(self, name) for name in ("_active", "_calls", "_outer", "_listener")}
         removed = not self._handles
         try:
@@ -327,9 +327,9 @@ class Attached(checkpointing.Participant, ABC):
         """Within the block the weights are struck as they were."""
         yield
 
-    def _new_listener(self) -> _Listener:
+    def _new_listener(self) -> FunctionListener:
         """One that reports as long as no other has taken its place."""
-        listener = _Listener(
+        listener = FunctionListener(
             lambda path, name, value: (
                 self._report(path, name, value) if self._listener is listener else value
             )
@@ -352,7 +352,7 @@ class Attached(checkpointing.Participant, ABC):
         try:
             for module, _ in modes:
                 module.training = False
-            with torch.random.fork_rng(devices=_devices(model)), checkpointing.uncounted():
+            with torch.random.fork_rng(devices=devices_of(model)), checkpointing.uncounted():
                 yield tensors
         finally:
             self._busy = False
@@ -366,11 +366,11 @@ _TRANSIENT = (
 )
 
 
-def _key_of(site: Site) -> Key:
+def key_of(site: Site) -> Key:
     return _INPUT if site.kind == "input" else (site.module, site.function, site.call)
 
 
-def _devices(model: nn.Module) -> list[int]:
+def devices_of(model: nn.Module) -> list[int]:
     """Indices of the CUDA devices whose random state a forward pass may use."""
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     return sorted({d.index or 0 for d in devices})

@@ -31,7 +31,7 @@ from crashsim.faults import Fault, NeuronCrash, WeightCrash, acts_as, check_draw
 from crashsim.model import checkpointing
 from crashsim.model.calling import call_with
 from crashsim.model.sites import Action, Site, perturbing
-from crashsim.training.attached import Attached, _devices, _key_of, _Moment, mean_of, variance_of
+from crashsim.training.attached import Attached, Moment, devices_of, key_of, mean_of, variance_of
 from crashsim.training.weight_penalties import Balance, Continuity, check_strength
 
 _HALF_SCALE = 256.0  # keeps gradients of float16 outputs out of the subnormal numbers
@@ -178,13 +178,13 @@ class CrashVariance(Attached):
             return value
         return _insert(value, placements, self._current.coordinates, at_mean=False)
 
-    def moment(self, reentrant: bool) -> _Moment:
+    def moment(self, reentrant: bool) -> Moment:
         if reentrant and self._active:
             self._current.runs_again = True
         return super().moment(reentrant)
 
     @contextmanager
-    def resumed(self, moment: _Moment, needed: bool) -> Iterator[None]:
+    def resumed(self, moment: Moment, needed: bool) -> Iterator[None]:
         outer, self._current = self._current, _Pass()
         try:
             with super().resumed(moment, needed):
@@ -227,7 +227,7 @@ class CrashVariance(Attached):
                 value = value.movedim(axis, 0)
                 return _insert(value, placed, coordinates, at_mean).movedim(0, axis)
 
-            if key == _key_of(site) and site.kind == "input":
+            if key == key_of(site) and site.kind == "input":
                 args = (act(args[0]), *args[1:])
             else:
                 actions[site] = act
@@ -235,7 +235,7 @@ class CrashVariance(Attached):
         self._busy = True
         try:
             with (
-                torch.random.fork_rng(devices=_devices(model)),
+                torch.random.fork_rng(devices=devices_of(model)),
                 torch.autocast(kind, dtype, enabled=enabled),
                 perturbing(model, actions),
                 checkpointing.plainly(),
@@ -363,12 +363,12 @@ def _weighted_square(fault: Fault, gradient: Tensor | None, scale: float) -> Ten
 
 
 def _random_state(model: nn.Module) -> list[Tensor]:
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in _devices(model))]
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in devices_of(model))]
 
 
 def _set_random_state(model: nn.Module, states: list[Tensor]) -> None:
     torch.set_rng_state(states[0])
-    for device, state in zip(_devices(model), states[1:], strict=True):
+    for device, state in zip(devices_of(model), states[1:], strict=True):
         torch.cuda.set_rng_state(state, device)
 
 

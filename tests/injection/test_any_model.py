@@ -122,15 +122,19 @@ def randn():
     return lambda *shape: torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
+def plain_outputs(space, points):
+    """Every sample in a plain pass of its own through the whole model."""
+    return space.faulty_model.outputs(space.examples, points)
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_hidden_neurons(case, seeded, randn, monkeypatch):
+def test_hidden_neurons(case, seeded, randn):
     space = make(seeded, randn, case, NeuronCrash(0.1))
     assert [p.site.name for p in space.placements] == CASES[case][2]
     points = sample_points(space.placements, 0, 40)
     found = space.outputs(points)
     assert np.abs(found - space.clean()).max() > 1e-3
-    monkeypatch.setattr("crashsim.injection.strategies.SHORT_CUTS", False)
-    np.testing.assert_allclose(found, space.outputs(points), atol=1e-10)
+    np.testing.assert_allclose(found, plain_outputs(space, points), atol=1e-10)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -156,13 +160,12 @@ def test_every_site_counts(case, seeded, randn):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_weights(case, seeded, randn, monkeypatch):
+def test_weights(case, seeded, randn):
     space = make(seeded, randn, case, WeightCrash(0.02))
     points = sample_points(space.placements, 0, 15)
     found = space.outputs(points)
     assert np.abs(found - space.clean()).max() > 1e-4
-    monkeypatch.setattr("crashsim.injection.strategies.SHORT_CUTS", False)
-    np.testing.assert_allclose(found, space.outputs(points), atol=1e-10)
+    np.testing.assert_allclose(found, plain_outputs(space, points), atol=1e-10)
 
 
 def test_sequences_of_either_layout_agree(seeded, randn):
@@ -186,7 +189,7 @@ def test_crashed_units_of_an_lstm_are_zero(seeded, randn):
     np.testing.assert_allclose(outputs, wanted, atol=1e-6)
 
 
-def test_quantised_layers(seeded, randn, monkeypatch):
+def test_quantised_layers(seeded, randn):
     """int8 layers round by the largest number of their batch: one sample and input at a time."""
     net = seeded(lambda: nn.Sequential(nn.Linear(6, 7), nn.ReLU(), nn.Linear(7, 3)))
     with warnings.catch_warnings():
@@ -203,8 +206,7 @@ def test_quantised_layers(seeded, randn, monkeypatch):
         found, FaultSpace(net, x, NeuronCrash(0.2)).outputs(points), atol=0.1
     )
     assert np.abs(found - space.clean()).max() > 0.05
-    monkeypatch.setattr("crashsim.injection.strategies.SHORT_CUTS", False)
-    np.testing.assert_array_equal(space.outputs(points), found)
+    np.testing.assert_array_equal(plain_outputs(space, points), found)
     result = score(quantised, x, NeuronCrash(0.2), samples=200)
     assert "without derivatives" in result.skipped["taylor"]
     assert result.find("exact", "variance").value > 0
@@ -247,7 +249,7 @@ FINAL = {
 
 
 @pytest.mark.parametrize("case", FINAL)
-def test_the_final_state_is_a_site_of_its_own(case, seeded, randn, monkeypatch):
+def test_the_final_state_is_a_site_of_its_own(case, seeded, randn):
     build, wanted = FINAL[case]
     net, x = seeded(build), randn(3, 5, 3)
     space = FaultSpace(net, x, NeuronCrash(0.3))
@@ -257,8 +259,7 @@ def test_the_final_state_is_a_site_of_its_own(case, seeded, randn, monkeypatch):
     found = space.outputs(points)
     assert np.abs(found - space.clean()).max() > 1e-3
     assert "computed once" in space.plan()[0]  # the layer itself, for one
-    monkeypatch.setattr("crashsim.injection.strategies.SHORT_CUTS", False)
-    np.testing.assert_allclose(found, space.outputs(points), atol=1e-6)
+    np.testing.assert_allclose(found, plain_outputs(space, points), atol=1e-6)
     dead = FaultSpace(net, x, {wanted: NeuronCrash(1.0)})
     everything = dead.outputs(Points.at(dead.mean_point))[0]
     np.testing.assert_allclose(everything, np.tile(net.head.bias.detach(), (3, 1)), atol=1e-6)
@@ -493,7 +494,7 @@ WHOLE = {"seq2seq", "folded", "folded, time first", "mixture", "in place"}
 
 @pytest.mark.filterwarnings("ignore:sites. no fault in 'experts:crashsim.CrashsimWarning")
 @pytest.mark.parametrize("case", UNSEEN)
-def test_models_of_every_kind(case, seeded, randn, monkeypatch):
+def test_models_of_every_kind(case, seeded, randn):
     build, inputs, wanted = UNSEEN[case]
     net, x = seeded(build), inputs(randn)
     where = wanted if isinstance(wanted, str) else "hidden"
@@ -508,9 +509,7 @@ def test_models_of_every_kind(case, seeded, randn, monkeypatch):
         points = sample_points(struck.placements, 0, 25)
         found = struck.outputs(points)
         assert np.abs(found - struck.clean()).max() > 1e-5
-        with monkeypatch.context() as patched:
-            patched.setattr("crashsim.injection.strategies.SHORT_CUTS", False)
-            wanted_outputs = struck.outputs(points)
+        wanted_outputs = plain_outputs(struck, points)
         np.testing.assert_allclose(found, wanted_outputs, atol=2e-5, rtol=2e-5)
 
 
@@ -533,7 +532,7 @@ def test_the_layer_inside_a_folded_batch_counts_every_frame(first, seeded, randn
     assert np.abs(found - space.clean()).max() > 1e-5
 
 
-def test_compiled_models_and_parts_run_as_they_were_written(seeded, randn, monkeypatch):
+def test_compiled_models_and_parts_run_as_they_were_written(seeded, randn):
     plain = seeded(lambda: nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own, on loading its compiler

@@ -58,18 +58,21 @@ class Tagger(nn.Module):
         return {"loss": None if labels is None else h.sum(), "logits": self.head(h), "state": h}
 
 
-def compare_ways(space, monkeypatch, count=30, atol=1e-5):
-    """Short cuts against whole forward passes; returns the outputs."""
+def plain_outputs(space, points):
+    """Every sample in a plain pass of its own through the whole model."""
+    return space.faulty_model.outputs(space.examples, points)
+
+
+def compare_with_plain(space, count=30, atol=1e-5):
+    """Fast samples against plain passes; returns the outputs."""
     points = sample_points(space.placements, 0, count)
     found = space.outputs(points)
     assert np.abs(found - space.clean()).max() > 1e-3
-    with monkeypatch.context() as patched:
-        patched.setattr("crashsim.injection.strategies.SHORT_CUTS", False)
-        np.testing.assert_allclose(found, space.outputs(points), atol=atol)
+    np.testing.assert_allclose(found, plain_outputs(space, points), atol=atol)
     return found
 
 
-def test_positional_arguments(seeded, randn, monkeypatch):
+def test_positional_arguments(seeded, randn):
     net, pair = seeded(Siamese), (randn(5, 3), randn(5, 3) * 2)
     space = FaultSpace(net, pair, {"input": NeuronCrash(0.2), "hidden": NeuronCrash(0.1)})
     assert [p.site.name for p in space.placements] == ["input.0", "input.1", ":tanh", ":tanh#1"]
@@ -79,12 +82,12 @@ def test_positional_arguments(seeded, randn, monkeypatch):
         gone = FaultSpace(net, pair, {"input.1": NeuronCrash(1.0)})
         dead = gone.outputs(Points.at(gone.mean_point))[0]
         np.testing.assert_allclose(dead, net(pair[0], torch.zeros(5, 3)).double(), atol=1e-6)
-    compare_ways(space, monkeypatch)
+    compare_with_plain(space)
     assert "whole model" not in " ".join(space.plan())
 
 
 @pytest.mark.parametrize("faults", [NeuronCrash(0.2), WeightCrash(0.03)], ids=str)
-def test_keyword_arguments_and_what_is_no_tensor(faults, seeded, randn, monkeypatch):
+def test_keyword_arguments_and_what_is_no_tensor(faults, seeded, randn):
     net = seeded(Siamese)
     given = {"left": randn(4, 3), "right": randn(4, 3).numpy() ** 2, "scale": 3, "difference": True}
     space = FaultSpace(net, given, faults)
@@ -92,7 +95,7 @@ def test_keyword_arguments_and_what_is_no_tensor(faults, seeded, randn, monkeypa
     with torch.no_grad():
         wanted = net(given["left"], torch.from_numpy(given["right"]), 3).double()
     np.testing.assert_allclose(space.clean(), wanted, atol=1e-6)
-    compare_ways(space, monkeypatch)
+    compare_with_plain(space)
     assert "whole model" not in " ".join(space.plan())
 
 
@@ -109,11 +112,11 @@ def test_gradients_batches_and_precision_with_several_inputs(seeded, randn, monk
     points = sample_points(space.placements, 0, 20)
     whole = space.outputs(points)
     np.testing.assert_allclose(space.at_input(3).outputs(points)[:, 0], whole[:, 3], atol=1e-12)
-    monkeypatch.setattr("crashsim.space._BATCH_SCALARS", 1)
+    monkeypatch.setattr("crashsim.injection.batches._BATCH_SCALARS", 1)
     np.testing.assert_allclose(space.outputs(points), whole, atol=1e-12)
 
 
-def test_tokens_and_a_mask(seeded, monkeypatch):
+def test_tokens_and_a_mask(seeded):
     net = seeded(Tagger)
     ids = torch.tensor([[1, 2, 3], [4, 5, 0]])
     given = {"input_ids": ids, "attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0]]), "use": "x"}
@@ -121,7 +124,7 @@ def test_tokens_and_a_mask(seeded, monkeypatch):
     assert space.readout.name == "logits"
     assert [p.site.name for p in space.placements] == [":gelu"]
     assert "input" not in [s.kind for s in space.available_sites]
-    compare_ways(space, monkeypatch)
+    compare_with_plain(space)
     with pytest.raises(SiteError, match="'input' matches no"):
         FaultSpace(net, given, NeuronCrash(0.2), "input")
     with torch.no_grad():
@@ -161,7 +164,7 @@ def test_the_hardware_is_for_one_input(seeded, randn):
         score(seeded(Siamese), {"left": randn(2, 3), "right": randn(2, 3)}, hardware=True)
 
 
-def test_nested_arguments(seeded, randn, monkeypatch):
+def test_nested_arguments(seeded, randn):
     class Decoder(nn.Module):
         def __init__(self):
             super().__init__()
@@ -185,7 +188,7 @@ def test_nested_arguments(seeded, randn, monkeypatch):
 
     space = FaultSpace(Named().eval(), given, {"input.state.*": NeuronCrash(0.3)})
     assert [p.site.name for p in space.placements] == ["input.state.h", "input.state.c"]
-    compare_ways(space, monkeypatch)
+    compare_with_plain(space)
     direct = FaultSpace(net, (given["x"], given["state"], h), NeuronCrash(0.3), "input.1.*")
     assert [p.site.name for p in direct.placements] == ["input.1.h", "input.1.c"]
 
@@ -246,13 +249,13 @@ def returning(function):
         (lambda h, y: Holder(y), "value", "value"),
     ],
 )
-def test_structured_outputs(function, readout, name, seeded, randn, monkeypatch):
+def test_structured_outputs(function, readout, name, seeded, randn):
     net, x = seeded(returning(function)), randn(3, 3)
     space = FaultSpace(net, x, {"hidden": NeuronCrash(0.3)}, readout=readout)
     assert space.readout.name == name
     plain = FaultSpace(seeded(returning(lambda h, y: y)), x, NeuronCrash(0.3))
     np.testing.assert_array_equal(space.clean(), plain.clean())
-    found = compare_ways(space, monkeypatch)
+    found = compare_with_plain(space)
     points = sample_points(space.placements, 0, 30)
     np.testing.assert_allclose(found, plain.outputs(points), atol=1e-6)
     assert "whole model" not in " ".join(space.plan())

@@ -10,7 +10,7 @@ from crashsim import AdditiveNoise, FaultSpace, GainNoise, NeuronCrash, WeightCr
 from crashsim.coordinates.drawing import sample_points
 from crashsim.coordinates.points import Points
 from crashsim.errors import ModelError
-from crashsim.injection.sparse import touched_samples
+from crashsim.injection.sparse import affected_samples
 
 
 class Images(nn.Module):
@@ -53,6 +53,13 @@ class Chooses(nn.Module):
         return out.index_add(0, chosen, self.act(self.expert(x[chosen])))
 
 
+def assert_by_hand(space, points, wanted):
+    """Samples are what was injected by hand, and so are the plain passes."""
+    plain = space.faulty_model.outputs(space.examples, points)
+    np.testing.assert_allclose(plain, wanted, atol=1e-12)
+    np.testing.assert_allclose(space.outputs(points), wanted, atol=1e-12)
+
+
 def by_hand(model, inputs, space, points):
     """Crashes and noise by multiplication and addition at modules' outputs and weights."""
     outputs = []
@@ -89,7 +96,7 @@ def test_weights_in_another_layout(seeded, randn, p):
     points = sample_points(space.placements, 0, 20)
     wanted = by_hand(model, x, space, points)
     assert np.abs(wanted - space.clean()).max() > 1e-3
-    np.testing.assert_allclose(space.outputs(points), wanted, atol=1e-12)
+    assert_by_hand(space, points, wanted)
     alone = FaultSpace(model, x, WeightCrash(p), "conv.weight")
     one = Points.one_at_a_time(np.zeros(alone.N), np.array([5]), np.ones(1))
     np.testing.assert_allclose(alone.outputs(one), by_hand(model, x, alone, one), atol=1e-12)
@@ -102,7 +109,7 @@ def test_a_model_that_sorts_its_batch(seeded, randn, p, examples):
     space = FaultSpace(model, x, {"linear": NeuronCrash(p), "relu": AdditiveNoise(0.1)})
     points = sample_points(space.placements, 0, 20)
     wanted = by_hand(model, x, space, points)
-    np.testing.assert_allclose(space.outputs(points), wanted, atol=1e-12)
+    assert_by_hand(space, points, wanted)
     if examples > 1:  # alone, an example has none to change places with
         assert all("the model reorders its batch" in line for line in space.plan())
 
@@ -121,7 +128,7 @@ def test_a_model_that_chooses_among_its_examples(seeded, randn):
     space = FaultSpace(model, x, NeuronCrash(0.3), "relu")
     points = sample_points(space.placements, 0, 40)
     wanted = by_hand(model, x, space, points)
-    np.testing.assert_allclose(space.outputs(points), wanted, atol=1e-12)
+    assert_by_hand(space, points, wanted)
     assert "as many rows as the values say" in space.plan()[0]
     # The expert's own neurons are not there for all examples once faults decide who gets there.
     space = FaultSpace(model, x, {"relu": NeuronCrash(0.3), "act": NeuronCrash(0.3)})
@@ -131,15 +138,15 @@ def test_a_model_that_chooses_among_its_examples(seeded, randn):
 
 @pytest.mark.parametrize("spared", [-1e12, 1e12])
 def test_weights_that_all_fail_a_little_behind_rare_faults(seeded, randn, spared, monkeypatch):
-    """A layer's base point counts for the samples that no fault has touched before it."""
-    monkeypatch.setattr(touched_samples, "_ACCOUNT", spared)
+    """A layer's base point counts for the samples that no fault has affected before it."""
+    monkeypatch.setattr(affected_samples, "_ACCOUNT", spared)
     model, x = seeded(Images).double(), randn(2, 3, 6, 6, dtype=torch.float64)
     faults = {"conv": GainNoise(0.3), "head.weight": WeightCrash(0.02)}
     space = FaultSpace(model, x, faults)
     columns = np.arange(space.N - 24, space.N)  # eight of them weights
     points = Points.one_at_a_time(space.mean_point, columns, np.ones(len(columns)))
     wanted = by_hand(model, x, space, points)
-    np.testing.assert_allclose(space.outputs(points), wanted, atol=1e-12)
+    assert_by_hand(space, points, wanted)
 
 
 class Folded(nn.Module):

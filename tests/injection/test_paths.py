@@ -268,11 +268,14 @@ for _name, (_shape, _conv) in CONVOLUTIONS.items():
     ]
 
 
-def compare(space, points, monkeypatch):
+def plain_outputs(space, points):
+    """Every sample in a plain pass of its own through the whole model."""
+    return space.faulty_model.outputs(space.examples, points)
+
+
+def compare(space, points):
     found = space.outputs(points)
-    with monkeypatch.context() as patch:
-        patch.setattr("crashsim.injection.strategies.SHORT_CUTS", False)
-        wanted = space.outputs(points)
+    wanted = plain_outputs(space, points)
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-10)
     return wanted
 
@@ -284,9 +287,9 @@ def make(build, shape, faults, count=3):
 
 @pytest.mark.parametrize(("build", "shape", "faults"), SHORT + WHOLE + PATCHED, ids=str)
 @pytest.mark.parametrize("count", [1, 3])
-def test_samples_are_those_of_the_whole_model(build, shape, faults, count, monkeypatch):
+def test_samples_are_those_of_the_whole_model(build, shape, faults, count):
     space = make(build, shape, faults, count)
-    wanted = compare(space, sample_points(space.placements, 3, 40), monkeypatch)
+    wanted = compare(space, sample_points(space.placements, 3, 40))
     assert (np.abs(wanted - space.clean()) > 1e-6).any()
     lines = space.plan()
     assert len(lines) == len(space.placements)
@@ -297,7 +300,7 @@ def test_samples_are_those_of_the_whole_model(build, shape, faults, count, monke
 @pytest.mark.parametrize(("build", "shape", "faults"), SHORT, ids=str)
 def test_these_models_are_taken_apart(build, shape, faults):
     space = make(build, shape, faults)
-    assert isinstance(space._ways.program(), Program), space.plan()
+    assert isinstance(space.strategies.program(), Program), space.plan()
     plan = " ".join(space.plan())
     assert "whole model" not in plan
     assert "one sample at a time" not in plan
@@ -305,21 +308,21 @@ def test_these_models_are_taken_apart(build, shape, faults):
 
 
 @pytest.mark.parametrize(("build", "shape", "faults"), SHORT + PATCHED, ids=str)
-def test_points_around_a_base(build, shape, faults, monkeypatch):
+def test_points_around_a_base(build, shape, faults):
     space = make(build, shape, faults)
     rng = np.random.default_rng(0)
     base = rng.uniform(0, 0.3, space.N)
     columns = np.sort(rng.choice(space.N, min(30, space.N), replace=False))
     single = Points.one_at_a_time(base, columns, np.ones(len(columns)))
-    compare(space, single, monkeypatch)
-    compare(space, Points.one_at_a_time(0 * base, columns, np.ones(len(columns))), monkeypatch)
+    compare(space, single)
+    compare(space, Points.one_at_a_time(0 * base, columns, np.ones(len(columns))))
     rows = np.sort(rng.integers(0, 5, 3 * space.N))
     pairs = np.unique(np.stack([rows, rng.integers(0, space.N, len(rows))]), axis=1)
     values = rng.normal(size=pairs.shape[1])
-    compare(space, Points(5, base, pairs[0], pairs[1], values), monkeypatch)
+    compare(space, Points(5, base, pairs[0], pairs[1], values))
     # Changes of one point need not be sorted by coordinate.
     order = np.lexsort((-pairs[1], pairs[0]))
-    compare(space, Points(5, 0 * base, *pairs[:, order], values[order]), monkeypatch)
+    compare(space, Points(5, 0 * base, *pairs[:, order], values[order]))
 
 
 @pytest.mark.parametrize(("build", "shape", "faults"), SHORT + WHOLE, ids=str)
@@ -327,14 +330,14 @@ def test_chunks_join(build, shape, faults, monkeypatch):
     space = make(build, shape, faults)
     points = sample_points(space.placements, 0, 10)
     whole = space.outputs(points)
-    monkeypatch.setattr("crashsim.space._BATCH_SCALARS", 3 * space._scalars)
+    monkeypatch.setattr("crashsim.injection.batches._BATCH_SCALARS", 3 * space._scalars)
     np.testing.assert_allclose(space.outputs(points), whole, rtol=0, atol=1e-12)
-    monkeypatch.setattr("crashsim.space._BATCH_SCALARS", 1)
+    monkeypatch.setattr("crashsim.injection.batches._BATCH_SCALARS", 1)
     np.testing.assert_allclose(space.outputs(points), whole, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("build", [mlp, Residual, Encoder], ids=str)
-def test_other_number_types(build, monkeypatch):
+def test_other_number_types(build):
     shape = {mlp: VECTOR, Residual: IMAGE, Encoder: SERIES}[build]
     space = make(build, shape, {"hidden": NeuronCrash(0.05)})
     points = sample_points(space.placements, 0, 20)
@@ -362,13 +365,13 @@ def test_crashes_are_followed_through_convolutions(name, skip, monkeypatch):
             space = make(build, shape, {site: fault})
             if site == "act":
                 assert "struck inputs alone are subtracted in conv" in space.plan()[0]
-            compare(space, sample_points(space.placements, 0, 40), monkeypatch)
+            compare(space, sample_points(space.placements, 0, 40))
             base = np.random.default_rng(1).uniform(0, 0.3, space.N)
             pairs = np.random.default_rng(0).integers(0, [[5], [space.N]], (2, 2 * space.N))
             pairs = np.unique(pairs, axis=1)
-            compare(space, Points(5, base, *pairs, np.ones(pairs.shape[1])), monkeypatch)
+            compare(space, Points(5, base, *pairs, np.ones(pairs.shape[1])))
             every = np.arange(space.N)
-            compare(space, Points.one_at_a_time(base, every, np.ones(space.N)), monkeypatch)
+            compare(space, Points.one_at_a_time(base, every, np.ones(space.N)))
 
 
 @pytest.mark.parametrize(
@@ -384,35 +387,35 @@ def test_crashes_are_followed_through_convolutions(name, skip, monkeypatch):
     ],
     ids=str,
 )
-def test_untouched_samples_are_left_out(build, shape, faults, monkeypatch):
+def test_unaffected_samples_are_left_out(build, shape, faults, monkeypatch):
     monkeypatch.setattr(
-        "crashsim.injection.sparse.touched_samples._ACCOUNT", -1e12
+        "crashsim.injection.sparse.affected_samples._ACCOUNT", -1e12
     )  # however little it spares
     space = make(build, shape, faults)
     points = sample_points(space.placements, 0, 100)
     struck = np.unique(points.rows)
     assert 10 < len(struck) < 100
-    program = space._ways.program()
-    changes = space._ways.split(points)
+    program = space.strategies.program()
+    changes = space.strategies.changes_of(points)
     reference = program.reference(space.examples, changes)
     assert reference.clean is not None
-    touched = program._touched(changes, 100)
+    affected = program._affected(changes, 100)
     for node in program._traced.nodes:
-        if node in touched.after:
-            assert set(touched.before[node]) <= set(touched.after[node])
-    assert set(struck) <= set(touched.after[program._traced.output])
-    wanted = compare(space, points, monkeypatch)
-    untouched = np.setdiff1d(np.arange(100), struck)
-    np.testing.assert_allclose(wanted[untouched], space.clean()[None].repeat(len(untouched), 0))
-    monkeypatch.setattr("crashsim.space._BATCH_SCALARS", 40 * space._scalars)
-    compare(space, points, monkeypatch)
+        if node in affected.after:
+            assert set(affected.before[node]) <= set(affected.after[node])
+    assert set(struck) <= set(affected.after[program._traced.output])
+    wanted = compare(space, points)
+    unaffected = np.setdiff1d(np.arange(100), struck)
+    np.testing.assert_allclose(wanted[unaffected], space.clean()[None].repeat(len(unaffected), 0))
+    monkeypatch.setattr("crashsim.injection.batches._BATCH_SCALARS", 40 * space._scalars)
+    compare(space, points)
 
 
-def test_untouched_samples_are_left_out_where_that_spares_much():
+def test_unaffected_samples_are_left_out_where_that_spares_much():
     def leaves_out(p, width, count, batch=1):
         space = make(lambda: mlp((6, 9, width, width, 3)), VECTOR, {"act1": NeuronCrash(p)}, batch)
-        changes = space._ways.split(sample_points(space.placements, 0, count))
-        return space._ways.program().reference(space.examples, changes).clean is not None
+        changes = space.strategies.changes_of(sample_points(space.placements, 0, count))
+        return space.strategies.program().reference(space.examples, changes).clean is not None
 
     assert leaves_out(0.01, 200, 1000)
     assert leaves_out(0.01, 200, 200, batch=8)
@@ -433,13 +436,13 @@ def test_untouched_samples_are_left_out_where_that_spares_much():
     ],
     ids=str,
 )
-def test_encoder_layers_without_faults_inside_keep_their_kernel(faults, whole, monkeypatch):
+def test_encoder_layers_without_faults_inside_keep_their_kernel(faults, whole):
     space = make(Encoder, SERIES, faults)
-    program = space._ways.program()
+    program = space.strategies.program()
     assert isinstance(program, Program)
     called = {str(node.target) for node in program._traced.nodes if node.op == "call_module"}
     assert {i for i in (0, 1) if f"encoder.layers.{i}" in called} == whole
-    compare(space, sample_points(space.placements, 0, 30), monkeypatch)
+    compare(space, sample_points(space.placements, 0, 30))
 
 
 def test_tied_weights_are_patched():
@@ -456,7 +459,7 @@ def test_tied_weights_are_patched():
     assert "other parts of the model read it too" in space.plan()[0]
 
 
-def test_a_model_that_reads_its_weights_itself(monkeypatch):
+def test_a_model_that_reads_its_weights_itself():
     class Reads(nn.Module):
         def __init__(self):
             super().__init__()
@@ -467,7 +470,7 @@ def test_a_model_that_reads_its_weights_itself(monkeypatch):
 
     space = make(Reads, VECTOR, {"a.weight": WeightCrash(0.02)})
     assert "other parts of the model read it too" in space.plan()[0]
-    compare(space, sample_points(space.placements, 0, 30), monkeypatch)
+    compare(space, sample_points(space.placements, 0, 30))
 
 
 def test_the_plan_says_why():
@@ -487,14 +490,14 @@ def test_the_plan_says_why():
     assert "too many of its weights change" in many
 
 
-def test_the_users_model_and_its_hooks_are_left_alone(monkeypatch):
+def test_the_users_model_and_its_hooks_are_left_alone():
     net = seeded(mlp)
     net.act1.register_forward_hook(lambda _, __, out: out * 2)
     before = {name: p.clone() for name, p in net.named_parameters()}
     hooks = {name: len(m._forward_hooks) for name, m in net.named_modules()}
     x = torch.randn(3, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     space = FaultSpace(net, x, {"hidden": NeuronCrash(0.05)})
-    compare(space, sample_points(space.placements, 0, 30), monkeypatch)
+    compare(space, sample_points(space.placements, 0, 30))
     assert hooks == {name: len(m._forward_hooks) for name, m in net.named_modules()}
     assert all(torch.equal(p, before[name]) for name, p in net.named_parameters())
 

@@ -451,4 +451,4 @@ def test_a_twin_that_computes_something_else_is_refused(change, seeded, randn):
 def test_a_plain_model_keeps_nothing(seeded, randn):
     net = seeded(lambda: nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)))
     space = FaultSpace(net, randn(2, 3), NeuronCrash(0.1), "1")
-    assert space._changing == set()
+    assert space.faulty_model.model._changing == set()

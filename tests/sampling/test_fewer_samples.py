@@ -363,7 +363,7 @@ def test_batches_and_numbers_of_samples(fault, make_net, randn, monkeypatch):
     space = FaultSpace(make_net((3, 6, 2)).double(), randn(4, 3), fault)
     options = {"control": surrogate_of(space), "few_exact": True, "seed": 3, "epsilon": 0.1}
     whole = monte_carlo(space, samples=300, **options)
-    monkeypatch.setattr("crashsim.space._BATCH_SCALARS", 40)
+    monkeypatch.setattr("crashsim.injection.batches._BATCH_SCALARS", 40)
     monkeypatch.setattr("crashsim.sampling.monte_carlo._STEP_VALUES", 8 * 7)
     parts = monte_carlo(space, samples=300, **options)
     for a, b in zip(parts.estimates, whole.estimates, strict=True):

@@ -175,7 +175,7 @@ def test_fewer_samples_are_the_first_of_more(make_net, randn):
 def test_the_batch_size_changes_no_number(fault, make_net, randn, monkeypatch):
     space = FaultSpace(make_net((3, 6, 2)).double(), randn(4, 3), fault)
     whole = monte_carlo(space, samples=300, epsilon=0.1)
-    monkeypatch.setattr("crashsim.space._BATCH_SCALARS", 40)
+    monkeypatch.setattr("crashsim.injection.batches._BATCH_SCALARS", 40)
     monkeypatch.setattr("crashsim.sampling.monte_carlo._STEP_VALUES", 8 * 7)
     parts = monte_carlo(space, samples=300, epsilon=0.1)
     np.testing.assert_allclose(parts.kept, whole.kept, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Only samples that a fault has touched so far are computed: the others still hold clean values.
+"""Only samples that a fault has reached so far are computed: the others still hold clean values.
 
 Where faults are rare, a sample's first fault often lies deep in the model. Up to there its values
 are those without faults, which are computed once.
@@ -28,8 +28,8 @@ WRITE, _ACCOUNT = 20, 2**25
 
 
 @dataclass(frozen=True)
-class Touched:
-    """Which of S samples faults have touched at each node.
+class AffectedSamples:
+    """Which of S samples faults have changed, or may have, at each node of a traced model.
 
     Attributes:
         before: numbers of the samples, before the node's own faults act.
@@ -44,9 +44,9 @@ class Touched:
         cls,
         nodes: Sequence[fx.Node],
         changed: Collection[fx.Node],
-        at: Callable[[fx.Node], Sequence[Changes]],
+        changes_at: Callable[[fx.Node], Sequence[Changes]],
         count: int,
-    ) -> Touched:
+    ) -> AffectedSamples:
         """Follows the faults at some nodes of a graph, in order of execution."""
         masks: dict[fx.Node, NDArray[np.bool_]] = {}
         before: dict[fx.Node, Samples] = {}
@@ -55,7 +55,7 @@ class Touched:
             if node not in changed:
                 continue
             sources = [n for n in node.all_input_nodes if n in changed]
-            own = [_touched(change) for change in at(node)]
+            own = [_affected(change) for change in changes_at(node)]
             if len(sources) == 1 and not own:
                 before[node] = after[node] = after[sources[0]]
                 masks[node] = masks[sources[0]]
@@ -68,7 +68,7 @@ class Touched:
         return cls(before, after)
 
     def order(self, count: int) -> Samples:
-        """The samples in the order in which they are touched first."""
+        """The samples in the order in which they are affected first."""
         rank = np.full(count, len(self.after))
         for number, samples in enumerate(self.after.values()):
             rank[samples] = np.minimum(rank[samples], number)
@@ -82,7 +82,7 @@ class Touched:
         sizes: Mapping[fx.Node, float],
         output: fx.Node,
     ) -> bool:
-        """Whether leaving out untouched samples spares more than it costs.
+        """Whether leaving out unaffected samples spares more than it costs.
 
         Args:
             count: number of samples S.
@@ -105,11 +105,11 @@ class Touched:
 
 
 def may_be_worth(count: int, batch: int, costs: Mapping[fx.Node, float]) -> bool:
-    """Whether all that there is to compute is worth finding out; arguments as in ``is_worth``."""
+    """Whether finding out which samples are affected can pay; arguments as in ``is_worth``."""
     return count >= _FEW and count * batch * sum(costs.values()) > _ACCOUNT
 
 
-def _touched(change: Changes) -> NDArray[np.bool_]:
+def _affected(change: Changes) -> NDArray[np.bool_]:
     if change.base is not None or not isinstance(change.found, Listed):
         return np.ones(change.count, dtype=np.bool_)
     return np.diff(change.found.edges) > 0
@@ -123,7 +123,7 @@ def _union(masks: Sequence[NDArray[np.bool_]], count: int) -> NDArray[np.bool_]:
 
 
 def _rounded(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """With some more samples, so that few different numbers of them occur; never none."""
+    """With some more samples, so that few batch sizes occur; never none."""
     step = max(1, len(mask) // _ROUNDED)
     wanted = min(len(mask), max(1, -(-int(mask.sum()) // step)) * step)
     others = np.flatnonzero(~mask)[: wanted - int(mask.sum())]

@@ -1,0 +1,156 @@
+"""A model under fault coordinates e, in one plain pass: what everything faster is compared with.
+
+Each fault acts where it is placed: on the value of a site in the middle of the whole model, or on a
+parameter before the model is called. Nothing is left out, reordered or shared between samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from crashsim.arrays import Floats
+from crashsim.coordinates.placement import Placement
+from crashsim.coordinates.points import Points
+from crashsim.coordinates.streams import Stream, generator
+from crashsim.faults import Fault
+from crashsim.injection.isolated_model import IsolatedModel
+from crashsim.model.checks import rounding_slack
+from crashsim.model.inputs import Inputs
+from crashsim.model.sites import Action, Site, perturbing
+
+_STRUCK_APART = 4  # examples, to see whether the model keeps their order
+
+
+class FaultyModel:
+    """F(e): a model with faults at their places.
+
+    Args:
+        model: what runs.
+        examples: inputs to try it with.
+        placements: the faults at their sites, in the order of their coordinates.
+
+    Attributes:
+        model, examples, placements: as given.
+        N, K: numbers of fault coordinates and of outputs.
+        strikes_weights: whether a fault acts on a parameter.
+    """
+
+    def __init__(
+        self, model: IsolatedModel, examples: Inputs, placements: Sequence[Placement]
+    ) -> None:
+        self.model, self.examples, self.placements = model, examples, list(placements)
+        self.N = self.placements[-1].stop
+        self.K: int = model.clean.shape[1]
+        self.strikes_weights = any(p.site.kind == "parameter" for p in self.placements)
+
+    def outputs(self, inputs: Inputs, points: Points) -> Floats:
+        """F at each point, one pass after the other: (S, b, K) of b inputs."""
+        parts = [inputs]
+        if self.model.runs_alone:
+            parts = [inputs.part(i, i + 1) for i in range(len(inputs))]
+        found = []
+        with self.model.at_work(), torch.no_grad():
+            for number in range(points.count):
+                e = self.coordinates(points.part(number, number + 1))
+                tensors = {**self.model.tensors, **self.perturbed_weights(e[0])}
+                passes = [self.run(part, e[:, None], tensors) for part in parts]
+                found.append(torch.cat(passes, 1).double().cpu())
+        outputs: Floats = torch.cat(found).numpy()
+        return outputs
+
+    def run(self, inputs: Inputs, e: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+        """A single pass of the whole model, differentiable in e.
+
+        Args:
+            inputs: b examples.
+            e: (S, 1 or b, N) coordinates of S samples, of which those of neurons count.
+            tensors: the model's parameters and buffers, faulty where parameters are.
+
+        Returns:
+            (S, b, K) outputs.
+        """
+        count, batch = e.shape[0], len(inputs)
+        x = inputs.repeat(count)
+        actions: dict[Site, Action] = {}
+        for site in dict.fromkeys(p.site for p in self.placements if p.site.kind != "parameter"):
+            placed = [p for p in self.placements if p.site == site]
+
+            def act(value: Tensor, placed: list[Placement] = placed, site: Site = site) -> Tensor:
+                rows = site.by_example(value, count * batch)
+                faulty = rows.reshape(count, batch, *site.shape)
+                for p in placed:
+                    faulty = p.fault.perturb(faulty, e[..., p.start : p.stop], site.shape)
+                return faulty.to(value.dtype).reshape(rows.shape).movedim(0, site.axis)
+
+            if site.kind == "input":
+                index = inputs.site_names.index(site.module)
+                x = x.with_tensor(index, act(x.tensors[index]))
+            else:
+                actions[site] = act
+        with perturbing(self.model.module, actions):
+            output: Tensor = self.model.readout(self.model.raw(x, tensors))
+        return output.reshape(count, batch, -1)
+
+    def perturbed_weights(self, e: Tensor) -> dict[str, Tensor]:
+        """The struck parameters at a point e (N,), differentiable in e."""
+        changed: dict[str, Tensor] = {}
+        for p in self.placements:
+            if p.site.kind == "parameter":
+                value = changed.get(p.site.module, self.model.tensors[p.site.module])
+                changed[p.site.module] = p.fault.perturb(value, e[p.start : p.stop], p.site.shape)
+        return changed
+
+    def coordinates(self, points: Points) -> Tensor:
+        """(S, N) all coordinates of points, as the model computes with them."""
+        return torch.from_numpy(points.dense()).to(self.model.device, self.model.dtype)
+
+    @cached_property
+    def keeps_order(self) -> bool:
+        """Whether the examples of a batch pass the sites in the order in which they are given.
+
+        Else (a model may sort its batch by length) only what strikes all of a batch in the same
+        way can be struck at all. Found by striking some examples each in its own way.
+        """
+        model = self.model
+        if model.runs_alone or all(p.site.kind == "parameter" for p in self.placements):
+            return True
+        several = self.examples.spread(_STRUCK_APART).repeat(2)
+        rng = generator(0, Stream.ORDER)
+        struck = rng.random((1, len(several), self.N)) < 0.5
+        e = torch.from_numpy(struck).to(model.device, model.dtype)
+        with model.at_work(), torch.no_grad():
+            try:
+                together = self.run(several, e, model.tensors)[0]
+                alone = [
+                    self.run(several.part(i, i + 1), e[:, i : i + 1], model.tensors)[0]
+                    for i in range(len(several))
+                ]
+            except Exception:  # the model need not take such values
+                return True
+        wanted = torch.cat(alone)
+        finite = torch.isfinite(wanted)
+        slack = rounding_slack(model.dtype) * wanted[finite].abs().max(0)[0]
+        return bool(((together - wanted)[finite].abs() <= slack).all())
+
+    def with_dtype(self, dtype: torch.dtype) -> FaultyModel:
+        """The same in another floating-point type."""
+        examples = self.examples.to(self.model.device, dtype)
+        return FaultyModel(self.model.with_dtype(dtype), examples, self.placements)
+
+    def with_faults(self, faults: Sequence[Fault]) -> FaultyModel:
+        """The same with other faults of as many coordinates at its placements, in order."""
+        placed = zip(self.placements, faults, strict=True)
+        placements = [replace(p, fault=fault) for p, fault in placed]
+        return FaultyModel(self.model, self.examples, placements)
+
+    def with_own_twins(self) -> FaultyModel:
+        """The same on modules of its own, which may be changed for good."""
+        faulty = copy(self)
+        faulty.model = self.model.with_own_twins()
+        return faulty

@@ -1,0 +1,93 @@
+"""Samples that run through the whole model: many in one pass, or one after the other."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from crashsim.coordinates.placement import Placement
+from crashsim.coordinates.points import Points
+from crashsim.injection.batches import Run
+from crashsim.injection.faulty_model import FaultyModel
+from crashsim.injection.inplace import returns_new
+from crashsim.injection.patched_weights import PatchedWeights
+from crashsim.injection.site_changes import Changes, strike, strike_all
+from crashsim.model.inputs import Inputs
+from crashsim.model.sites import Action, Site, perturbing
+
+
+@contextmanager
+def many_samples(
+    faulty: FaultyModel, inputs: Inputs, changes: Mapping[Placement, Changes]
+) -> Iterator[tuple[Run, int]]:
+    """Neurons alone are struck, those that change; many samples share a pass.
+
+    Args:
+        faulty: a model that keeps the order of its examples, without faults of parameters.
+        inputs: some examples.
+        changes: what the points change.
+    """
+    model = faulty.model.module
+    part: dict[Site, list[Changes]] = {}
+    count = 1
+
+    def act(site: Site) -> Action:
+        owned = site.function is None and returns_new(model.get_submodule(site.module))
+
+        def strike_examples(value: Tensor) -> Tensor:
+            site.by_example(value, count * len(inputs))
+            return strike(value, site, part[site], count, owned)
+
+        return strike_examples
+
+    sites = dict.fromkeys(p.site for p in changes)
+
+    def run(start: int, stop: int) -> Tensor:
+        nonlocal count
+        count = stop - start
+        for site in sites:
+            part[site] = [c.part(start, stop) for p, c in changes.items() if p.site == site]
+        struck = {}
+        for site in sites:
+            if site.kind == "input":
+                index = inputs.site_names.index(site.module)
+                struck[index] = strike_all(inputs.tensors[index], site, part[site], count)
+        return faulty.model.outputs(inputs.repeat_but(count, struck))
+
+    actions = {site: act(site) for site in sites if site.kind != "input"}
+    with perturbing(model, actions):
+        yield run, sys.maxsize
+
+
+@contextmanager
+def plain_samples(faulty: FaultyModel, inputs: Inputs, points: Points) -> Iterator[tuple[Run, int]]:
+    """Nothing is taken for granted; faulty parameters are patched, one sample at a time.
+
+    Args:
+        faulty: any model.
+        inputs: some examples.
+        points: the samples.
+    """
+    weights = PatchedWeights(faulty, points.base) if faulty.strikes_weights else None
+
+    def run(start: int, stop: int) -> Tensor:
+        part = points.part(start, stop)
+        e = neuron_coordinates(faulty, part)[:, None]
+        out = faulty.run(inputs, e, weights.apply(part) if weights else faulty.model.tensors)
+        if weights:
+            weights.restore()
+        return out
+
+    yield run, 1 if weights or not faulty.keeps_order else sys.maxsize
+
+
+def neuron_coordinates(faulty: FaultyModel, points: Points) -> Tensor:
+    """(S, N) coordinates; (S, 1) zeros where all faults strike parameters, and none is read."""
+    if all(p.site.kind == "parameter" for p in faulty.placements):
+        model = faulty.model
+        return torch.zeros(points.count, 1, device=model.device, dtype=model.dtype)
+    return faulty.coordinates(points)
