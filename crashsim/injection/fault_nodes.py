@@ -12,7 +12,8 @@ from crashsim.injection.graph import NotTraceable, TracedModel, called_as
 from crashsim.injection.sparse import convolution
 from crashsim.model.inputs import Inputs
 from crashsim.model.readout import Readout
-from crashsim.model.sites import ACTIVATION_FUNCTIONS, Site
+from crashsim.model.site_names import ACTIVATION_FUNCTIONS
+from crashsim.model.sites import Site
 
 
 class Located:

@@ -21,7 +21,7 @@ from crashsim.injection.traceable import make_traceable
 from crashsim.model.inputs import Inputs
 from crashsim.model.nested import children, leaves, rebuilt
 from crashsim.model.readout import Readout
-from crashsim.model.sites import ACTIVATION_FUNCTIONS, item_name
+from crashsim.model.site_names import ACTIVATION_FUNCTIONS, item_name
 from crashsim.model.tracing import Tracer
 from crashsim.model.twins.copying import Copier
 from crashsim.model.twins.states import State, cloned
