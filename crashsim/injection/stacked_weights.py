@@ -16,7 +16,7 @@ from torch import Tensor
 from crashsim.coordinates.placement import Placement
 from crashsim.injection.recurrence import Mappable
 from crashsim.injection.site_changes import Changes
-from crashsim.injection.traceable import make_traceable
+from crashsim.model.graph.traceable import make_traceable
 from crashsim.model.inputs import Inputs
 from crashsim.model.twins.twin import PerThread
 
@@ -36,7 +36,7 @@ class StackedWeights:
         space: whose model, faults and types count.
 
     Raises:
-        NotTraceable: the model cannot be copied.
+        UntraceableError: the model cannot be copied.
     """
 
     def __init__(self, space: FaultSpace) -> None:

@@ -15,7 +15,6 @@ from torch import Tensor
 from crashsim.coordinates.placement import Placement
 from crashsim.coordinates.points import Points
 from crashsim.coordinates.streams import Stream, generator
-from crashsim.injection.graph import NotTraceable
 from crashsim.injection.inplace import returns_new
 from crashsim.injection.patched_weights import PatchedWeights
 from crashsim.injection.program import Program
@@ -31,9 +30,9 @@ from crashsim.injection.site_changes import (
 )
 from crashsim.injection.stacked_weights import StackedWeights, is_worth_stacking
 from crashsim.model.checks import rounding_slack
+from crashsim.model.graph.tracing import UntraceableError
 from crashsim.model.inputs import Inputs
 from crashsim.model.sites import Action, Site, perturbing
-from crashsim.model.untraced import unseen as untraced
 
 if TYPE_CHECKING:
     from crashsim.space import FaultSpace
@@ -97,12 +96,10 @@ class Ways:
     def program(self) -> Program | str:
         """The model taken apart at its faults, checked; or why it has to run as a whole."""
         if self._program is None:
-            self._program = untraced(self._space.model)  # and the check might not notice
-        if self._program is None:
             space = self._space
             try:
                 if space._owned:
-                    raise NotTraceable("its forward pass writes to its own parameters")
+                    raise UntraceableError("its forward pass writes to its own parameters")
                 example = space.examples.part(0, 1)
                 with torch.no_grad():
                     program = Program(
@@ -113,7 +110,7 @@ class Ways:
                         lambda inputs, points: self._short(inputs, program, self.split(points)),
                     )
                 self._program = program
-            except NotTraceable as reason:
+            except UntraceableError as reason:
                 self._program = str(reason)
         return self._program
 
@@ -139,7 +136,7 @@ class Ways:
                         ),
                     )
                 self._stacked = stacked
-            except NotTraceable as reason:
+            except UntraceableError as reason:
                 self._stacked = f"torch.vmap cannot run it ({reason})"
         return self._stacked
 
@@ -147,7 +144,7 @@ class Ways:
         """Compares a way with the plain one on three points of many faults.
 
         Raises:
-            NotTraceable: it fails, or gives something else.
+            UntraceableError: it fails, or gives something else.
         """
         rng = generator(0, Stream.SHORT_CUTS)
         size = min(_CHECKED, self._space.N)
@@ -177,14 +174,14 @@ class Ways:
         except Exception as error:  # whatever the model's own code does with such values
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             told = reason.partition(". ")[0]
-            raise NotTraceable(f"it fails under many faults ({told})") from error
+            raise UntraceableError(f"it fails under many faults ({told})") from error
         finite = torch.isfinite(wanted)
         tolerance = rounding_slack(self._space.dtype) * wanted[finite].abs().max(0)[0]
         if (
             not torch.equal(finite, torch.isfinite(found))
             or ((wanted - found)[finite].abs() > tolerance).any()
         ):
-            raise NotTraceable(f"{how}, it gives other outputs than the model itself")
+            raise UntraceableError(f"{how}, it gives other outputs than the model itself")
 
     def choose(self, points: Points) -> Callable[[Inputs], _Way]:
         """How to compute these points, for some inputs at a time."""
