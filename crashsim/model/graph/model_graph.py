@@ -300,7 +300,7 @@ class ModelGraph:
         while source.op == "call_function" and source.target is operator.getitem:
             names.insert(0, str(source.args[1]))
             found = source.args[0]
-            if not isinstance(found, fx.Node):
+            if not isinstance(found, fx.Node) or isinstance(self.values[found], Tensor):
                 return None
             source = found
         module = self.module_of(source)
