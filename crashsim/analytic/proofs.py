@@ -368,7 +368,7 @@ def _layer(operation: Any) -> Any:
             operation.dilation, operation.groups,
         )  # fmt: skip
     if isinstance(operation, torch_layers.ChannelScale):
-        return theory.Affine(operation.scale, operation.shift)
+        return theory.ChannelScale(operation.scale, operation.shift)
     if isinstance(operation, torch_layers.Flatten):
         return theory.Flatten()
     if isinstance(operation, torch_layers.AvgPool2d):

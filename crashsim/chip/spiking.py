@@ -79,7 +79,7 @@ def chip_network(space: FaultSpace) -> tuple[chips.Network, list[Layer]]:
         UnsupportedLayerError: a layer that no chip of this kind has; names it.
     """
     found = layers_of(space.model, space.inputs)
-    network_layers: list[chips.Layer] = []
+    network_layers: list[chips.NeuronLayer] = []
     transforms: list[Any] = []
     is_image = len(space.inputs.shape) > 2
     for layer in found:
@@ -90,7 +90,7 @@ def chip_network(space: FaultSpace) -> tuple[chips.Network, list[Layer]]:
                     f"model: {operation.name} at {layer.module!r} has no spiking neuron; "
                     "the chip has relu, sigmoid and tanh"
                 )
-            network_layers.append(chips.Layer(tuple(transforms), operation.name))  # type: ignore[arg-type]
+            network_layers.append(chips.NeuronLayer(tuple(transforms), operation.name))  # type: ignore[arg-type]
             transforms = []
             continue
         if isinstance(operation, torch_layers.Linear) and is_image:
@@ -100,7 +100,7 @@ def chip_network(space: FaultSpace) -> tuple[chips.Network, list[Layer]]:
         transforms.append(_transform(layer, transforms))
         if isinstance(operation, torch_layers.ChannelScale):
             del transforms[-2]  # folded into the scale's predecessor
-    network_layers.append(chips.Layer(tuple(transforms), "linear"))
+    network_layers.append(chips.NeuronLayer(tuple(transforms), "linear"))
     try:
         return chips.Network(network_layers, tuple(space.inputs.shape[1:])), found
     except HardwareError as error:
@@ -110,27 +110,27 @@ def chip_network(space: FaultSpace) -> tuple[chips.Network, list[Layer]]:
 def _transform(layer: Layer, before: Sequence[Any]) -> Any:
     operation = layer.operation
     if isinstance(operation, torch_layers.Linear):
-        return chips.Dense(operation.weight, operation.bias)
+        return chips.Linear(operation.weight, operation.bias)
     if isinstance(operation, torch_layers.Conv2d):
-        return chips.Conv(
+        return chips.Conv2d(
             operation.weight, operation.bias, operation.stride, operation.padding,
             operation.dilation, operation.groups,
         )  # fmt: skip
     if isinstance(operation, torch_layers.Flatten):
         return chips.Flatten()
     if isinstance(operation, torch_layers.AvgPool2d):
-        return chips.AveragePool(operation.kernel, operation.stride, operation.padding)
+        return chips.AvgPool2d(operation.kernel, operation.stride, operation.padding)
     previous = before[-1] if before else None
     if isinstance(operation, torch_layers.ChannelScale) and isinstance(
-        previous, chips.Dense | chips.Conv
+        previous, chips.Linear | chips.Conv2d
     ):
         scale, bias = operation.scale, np.zeros(len(operation.scale))
         bias = bias if previous.bias is None else previous.bias
         column = scale.reshape(-1, *[1] * (previous.weight.ndim - 1))
         weight, shifted = column * previous.weight, scale * bias + operation.shift
-        if isinstance(previous, chips.Dense):
-            return chips.Dense(weight, shifted)
-        return chips.Conv(
+        if isinstance(previous, chips.Linear):
+            return chips.Linear(weight, shifted)
+        return chips.Conv2d(
             weight, shifted, previous.stride, previous.padding, previous.dilation, previous.groups
         )
     what = type(operation).__name__
