@@ -16,20 +16,16 @@ from crashsim.model.failures import explaining_failures
 from crashsim.model.global_random import Drawing
 from crashsim.model.inputs import Inputs, ModelInputs, read_inputs
 from crashsim.model.nested import leaves
-from crashsim.model.sites import (
+from crashsim.model.site_names import (
     ACTIVATION_FUNCTIONS,
     ACTIVATION_MODULES,
-    AFFINE,
-    RECURRENT,
-    Action,
-    Key,
-    Site,
-    listening,
-    perturbing,
+    SiteKey,
+    input_name,
 )
+from crashsim.model.sites import AFFINE, RECURRENT, Action, Site, listening, perturbing
 from crashsim.model.twins.twin import Twin, twin_of
 
-_Values = dict[Key, Tensor]
+_SiteValues = dict[SiteKey, Tensor]
 _LOOKED_AT = 16  # examples, to see whether all of them run through a layer
 
 
@@ -78,20 +74,20 @@ def find_sites(
 def _sites(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> list[Site]:
     example = given.part(0, 1)
 
-    def sample(x: Inputs) -> tuple[_Values, Any]:
-        seen: _Values = {}
+    def sample(x: Inputs) -> tuple[_SiteValues, Any]:
+        seen: _SiteValues = {}
 
-        def record(key: Key, value: Any) -> None:
+        def record(key: SiteKey, value: Any) -> None:
             if isinstance(value, Tensor) and value.is_floating_point() and value.dim() >= 1:
                 seen[key] = value
 
         with torch.no_grad(), listening(model, record):
             return seen, x.clone().call(call)
 
-    def shapes(x: Inputs) -> dict[Key, torch.Size]:
-        seen: dict[Key, torch.Size] = {}
+    def shapes(x: Inputs) -> dict[SiteKey, torch.Size]:
+        seen: dict[SiteKey, torch.Size] = {}
 
-        def record(key: Key, value: Any) -> None:
+        def record(key: SiteKey, value: Any) -> None:
             if isinstance(value, Tensor):
                 seen[key] = value.shape
 
@@ -106,7 +102,7 @@ def _sites(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> list[Si
     composed = _composed_activations(two, modules)
     folded = _folded({k: (one[k], v) for k, v in two.items() if k in one}, given, sample)
     sites = [
-        Site(f"input.{name}" if name else "input", "input", tuple(tensor.shape[1:]), module=name)
+        Site(input_name(name), "input", tuple(tensor.shape[1:]), module=name)
         for name, tensor in zip(example.site_names, example.tensors, strict=True)
         if tensor.is_floating_point()
     ]
@@ -128,7 +124,7 @@ def _sites(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> list[Si
         is_activation = _is_activation(key, modules[path], composed)
         sites.append(
             Site(
-                name=_name(key),
+                name=key.name,
                 kind="activation" if is_activation else "module",
                 shape=shape,
                 module=path,
@@ -149,12 +145,6 @@ def _sites(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> list[Si
     return sites
 
 
-def _name(key: Key) -> str:
-    path, function, call = key
-    name = path if function is None else f"{path}:{function}"
-    return f"{name}#{call}" if call else name
-
-
 def _is_same(value: Tensor, output: Any) -> bool:
     return (
         isinstance(output, Tensor)
@@ -163,7 +153,7 @@ def _is_same(value: Tensor, output: Any) -> bool:
     )
 
 
-def _is_activation(key: Key, module: nn.Module, composed: Collection[str]) -> bool:
+def _is_activation(key: SiteKey, module: nn.Module, composed: Collection[str]) -> bool:
     path, function, _ = key
     if path in composed:
         return function is None
@@ -174,7 +164,7 @@ def _is_activation(key: Key, module: nn.Module, composed: Collection[str]) -> bo
     )
 
 
-def _composed_activations(values: _Values, modules: Mapping[str, nn.Module]) -> set[str]:
+def _composed_activations(values: _SiteValues, modules: Mapping[str, nn.Module]) -> set[str]:
     """Modules that compute an activation function out of others, such as x * sigmoid(x).
 
     They have no layers inside and no matrix of weights, and return another value than the function
@@ -184,7 +174,7 @@ def _composed_activations(values: _Values, modules: Mapping[str, nn.Module]) -> 
     for (path, function, _), value in values.items():
         if function not in ACTIVATION_FUNCTIONS or not path or any(modules[path].children()):
             continue
-        whole = values.get((path, None, 0))
+        whole = values.get(SiteKey(path))
         if whole is None or whole.shape != value.shape or whole.data_ptr() == value.data_ptr():
             continue
         if all(p.dim() < 2 for p in modules[path].parameters()):
@@ -203,10 +193,10 @@ def _batch_axis(one: Tensor, two: Tensor) -> int | None:
 
 
 def _folded(
-    values: Mapping[Key, tuple[Tensor, Tensor]],
+    values: Mapping[SiteKey, tuple[Tensor, Tensor]],
     given: Inputs,
-    sample: Callable[[Inputs], tuple[_Values, Any]],
-) -> dict[Key, int]:
+    sample: Callable[[Inputs], tuple[_SiteValues, Any]],
+) -> dict[SiteKey, int]:
     """The values with several rows for each example.
 
     Their number alone does not say in which order: two different examples do.
