@@ -27,9 +27,9 @@ import numpy as np
 from crashsim_hardware import (
     Chip,
     ChipFaults,
-    Dense,
-    Layer,
+    Linear,
     Network,
+    NeuronLayer,
     convert,
     run,
     sample_dead,
@@ -51,7 +51,7 @@ def trained(activation: str = "relu", seed: int = 0) -> tuple[Network, np.ndarra
         model.fit(x[:1300], y[:1300])
     pairs = zip(model.coefs_, model.intercepts_, strict=True)
     layers = [
-        Layer(Dense(weight.T, bias), activation if index < 2 else "linear")
+        NeuronLayer(Linear(weight.T, bias), activation if index < 2 else "linear")
         for index, (weight, bias) in enumerate(pairs)
     ]
     return Network(layers, (64,)), x[:1300], x[1300:]

@@ -1,8 +1,8 @@
 """The paper's layer-by-layer bounds: b1 (``norm``) and b2 (``absolute``).
 
 Both follow the mean size of Delta through the network's graph, one layer at a time, replacing each
-weight by its absolute value (b2) or each layer by its operator norm (b1). They need a graph that
-``torch.fx`` can trace, of layers with a known bound.
+weight by its absolute value (b2) or each layer by its operator norm (b1). They need a graph
+(``crashsim.model.graph``) of layers with a known bound.
 
 With D_l = E|Delta a_l| elementwise, a crash with probability p at a layer gives
 ``D <- (1 - p) D + p |a|`` (the crashed value is -a away from the clean one, the surviving one still
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 import operator
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -30,9 +29,11 @@ from torch.nn.utils import parametrize
 from crashsim.coordinates.placement import Placement
 from crashsim.errors import NotApplicableError
 from crashsim.faults import is_single_crash
-from crashsim.model.tracing import UntraceableError, trace
-from crashsim.model.twins.twin import twin_of
-from crashsim.model.untraced import class_of, is_torchs, overwritten, unseen
+from crashsim.model.graph.model_graph import ModelGraph
+from crashsim.model.graph.tracing import UntraceableError
+from crashsim.model.graph.untraced import class_of, is_torchs
+from crashsim.model.inputs import Inputs
+from crashsim.model.site_names import function_name
 from crashsim.results.estimate import Estimate, deterministic
 from crashsim.space import FaultSpace
 
@@ -85,7 +86,7 @@ def layer_bounds(space: FaultSpace) -> list[Estimate]:
         NotApplicableError: another fault, a layer without a known bound, several inputs or outputs,
             or parameters of several types; says which.
     """
-    inputs = space.inputs
+    _ = space.inputs  # of one tensor, to one tensor
     types = {p.dtype for p in space.model.parameters() if p.is_floating_point()}
     if len(types) > 1:
         raise NotApplicableError("defined for parameters of one floating-point type")
@@ -94,19 +95,12 @@ def layer_bounds(space: FaultSpace) -> list[Estimate]:
             raise NotApplicableError(
                 f"defined for crashes of single units and weights, not {p.fault}"
             )
-    told = unseen(space.model)
-    if told:
-        raise NotApplicableError(told)
     try:
-        with torch.no_grad():  # as it is run: forward may ask
-            graph, model = trace(twin_of(space.model, space.tensors))
+        graph = ModelGraph(space.model, space.examples.part(0, 1), space.readout, space.tensors)
     except UntraceableError as error:
         raise NotApplicableError(str(error)) from error
-    overwriting = overwritten(graph)
-    if overwriting is not None:
-        raise NotApplicableError(f"{overwriting.name} overwrites a value that is needed later")
     with torch.no_grad():
-        spread = _Propagation(graph, model, space).spread_of_output(inputs)
+        spread = _Propagation(graph, space).spread_of_output(space.examples)
     shape = (space.B, -1)
     size = spread.size.reshape(shape).double().cpu().numpy()
     square = spread.square.reshape(shape).double().cpu().numpy()
@@ -121,78 +115,67 @@ def layer_bounds(space: FaultSpace) -> list[Estimate]:
     ]
 
 
-class _Propagation(fx.Interpreter):
-    """Runs the traced graph and carries a ``_Spread`` beside every value."""
+class _Propagation:
+    """Computes the nodes of a graph in turn and carries a ``_Spread`` beside every value."""
 
-    def __init__(self, graph: fx.GraphModule, model: nn.Module, space: FaultSpace) -> None:
-        super().__init__(graph)
-        self.extra_traceback = False  # NotApplicableError says all there is to say
-        self._space = space
+    def __init__(self, graph: ModelGraph, space: FaultSpace) -> None:
+        self._graph, self._space = graph, space
+        self._values: dict[fx.Node, Any] = {}
         self._spreads: dict[fx.Node, _Spread | None] = {}
-        self._calls: Counter[tuple[str, str | None]] = Counter()
-        self._output: _Spread | None = None
         self._placed = {
-            (p.site.module, p.site.function, p.site.call): p
-            for p in space.placements
-            if p.site.kind not in ("parameter", "input")
+            p.site.key: p for p in space.placements if p.site.kind not in ("parameter", "input")
         }
         # By identity: layers may share one parameter, which has a single name.
-        parameters = dict(model.named_parameters())
+        parameters = dict(graph.root.named_parameters())
         self._weights = {
             id(parameters[p.site.module]): p for p in space.placements if p.site.kind == "parameter"
         }
         self._seen: set[int] = set()
         self._struck = 0
 
-    def spread_of_output(self, inputs: Tensor) -> _Spread:
-        self.run(inputs.clone())
+    def spread_of_output(self, x: Inputs) -> _Spread:
+        last_use = {source: node for node in self._graph.nodes for source in node.all_input_nodes}
+        for node in self._graph.nodes[:-1]:
+            self._values[node] = self._graph.evaluate(node, self._values, x)
+            self._spreads[node] = self._spread_at(node)
+            for source in node.all_input_nodes:
+                if last_use[source] is node:
+                    del self._values[source]
         if self._struck < len(self._space.placements):
             raise NotApplicableError("a faulty site is inside a layer that torch.fx does not enter")
-        if self._output is None:
+        spread = self._spreads[self._graph.output]
+        if spread is None:
             raise NotApplicableError("the faults do not reach the output")
-        return self._output
+        return spread
 
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        if n.op == "output":
-            source = n.args[0]
-            self._output = self._spreads.get(source) if isinstance(source, fx.Node) else None
-            return value
+    def _spread_at(self, n: fx.Node) -> _Spread | None:
+        value = self._values[n]
         spread = self._pass_on(n, value)
         placement = self._placement(n)
-        if placement is not None:
-            self._struck += 1
-            if not isinstance(value, Tensor):
-                raise NotApplicableError(f"no bound is known for {placement.site.name}")
-            spread = _struck(spread, value, placement.fault.rate)
-        self._spreads[n] = spread
-        return value
+        if placement is None:
+            return spread
+        self._struck += 1
+        if not isinstance(value, Tensor):
+            raise NotApplicableError(f"no bound is known for {placement.site.name}")
+        return _struck(spread, value, placement.fault.rate)
 
     def _placement(self, n: fx.Node) -> Placement | None:
         if n.op == "placeholder":
             return next((p for p in self._space.placements if p.site.kind == "input"), None)
-        if n.op == "call_module":
-            key: tuple[str, str | None] = (str(n.target), None)
-        elif n.op in ("call_function", "call_method"):
-            stack = n.meta.get("nn_module_stack") or {}
-            key = (next(reversed(stack), ""), _name(n.target))
-        else:
-            return None
-        call = self._calls[key]
-        self._calls[key] += 1
-        return self._placed.get((*key, call))
+        key = self._graph.sites.get(n)
+        return None if key is None else self._placed.get(key)
 
     def _pass_on(self, n: fx.Node, value: Any) -> _Spread | None:
         sources = n.all_input_nodes
         spreads = [self._spreads.get(source) for source in sources]
-        module = self.fetch_attr(str(n.target)) if n.op == "call_module" else None
+        module = self._graph.module_of(n)
         struck = any(spread is not None for spread in spreads)
         if (struck or isinstance(module, _AFFINE)) and not _is_known(n, module):
             raise NotApplicableError(f"no bound is known for {_what(n, module)}: not torch's own")
         if isinstance(module, _AFFINE):
             if parametrize.is_parametrized(module):
                 raise NotApplicableError(f"no bound is known for {_what(n, module)}: parametrised")
-            return self._affine(module, self.env[sources[0]], spreads[0])
+            return self._affine(module, self._values[sources[0]], spreads[0])
         known = [spread for spread in spreads if spread is not None]
         if known and isinstance(value, tuple | list) and not isinstance(value, torch.Size):
             raise NotApplicableError(f"no bound is known for {_what(n, module)}")
@@ -209,7 +192,7 @@ class _Propagation(fx.Interpreter):
             )
         if n.target is torch.cat:
             pieces: Any = n.kwargs.get("tensors", n.args[0] if n.args else ())
-            parts = [self._spread_of(piece) or _nothing(self.env[piece]) for piece in pieces]
+            parts = [self._spread_of(piece) or _nothing(self._values[piece]) for piece in pieces]
             axis = n.kwargs.get("dim", n.args[1] if len(n.args) > 1 else 0)
             return _Spread(
                 torch.cat([s.size for s in parts], dim=axis),
@@ -235,11 +218,11 @@ class _Propagation(fx.Interpreter):
 
         def again(x: Tensor) -> Tensor:
             """The node's own operation on another tensor."""
-            arguments = fx.node.map_arg(
-                (n.args, n.kwargs),
-                lambda node: x if self._spreads.get(node) is spread else self.env[node],
-            )
-            out = getattr(self, n.op)(n.target, *arguments)
+            values = {
+                node: x if self._spreads[node] is spread else self._values[node]
+                for node in n.all_input_nodes
+            }
+            out = self._graph.evaluate(n, values, None)
             assert isinstance(out, Tensor)
             return out
 
@@ -373,7 +356,7 @@ def _through(
 
 def _activation(n: fx.Node, module: Any) -> str:
     """Name of the activation function at a node, as in the table; '' for anything else."""
-    name = _name(n.target) if module is None else type(module).__name__.lower()
+    name = _function(n) if module is None else type(module).__name__.lower()
     name = {"leakyrelu": "leaky_relu"}.get(name, name)
     if name.startswith("dropout"):
         return "dropout"
@@ -383,9 +366,10 @@ def _activation(n: fx.Node, module: Any) -> str:
     return "" if steep else name
 
 
-def _name(target: Any) -> str:
-    return str(target if isinstance(target, str) else getattr(target, "__name__", "")).rstrip("_")
-
-
 def _what(n: fx.Node, module: Any) -> str:
-    return f"{n.target} ({type(module).__name__})" if module is not None else f"{_name(n.target)}()"
+    return f"{_function(n)}()" if module is None else f"{n.target} ({type(module).__name__})"
+
+
+def _function(n: fx.Node) -> str:
+    """The name of a function, without the underscore of its version in place."""
+    return function_name(n.target).rstrip("_")

@@ -2,7 +2,7 @@
 
 They hold for the network in exact arithmetic with the given weights; their own arithmetic is
 rounded outward. What the model computes in its own precision differs from that by its rounding.
-They need the model as a graph of known layers (``crashsim.model.layers``) and neuron crashes,
+They need the model as a chain of known layers (``crashsim.model.layers``) and neuron crashes,
 of units or of groups; what is read is compared with the model in double precision before anything
 is proved.
 """
@@ -26,8 +26,9 @@ from crashsim.coordinates.streams import Stream, generator
 from crashsim.errors import ModelError, NotApplicableError
 from crashsim.faults import NeuronCrash, acts_as
 from crashsim.model import layers as torch_layers
-from crashsim.model.layers import Key, Layer, UnsupportedLayerError, layers_of
-from crashsim.model.untraced import FloatingTypes, parametrised
+from crashsim.model.graph.untraced import FloatingTypes, parametrised
+from crashsim.model.layers import Layer, UnsupportedLayerError, layers_of
+from crashsim.model.site_names import SiteKey
 from crashsim.results.estimate import Estimate, Quantity, Values, estimates_of
 from crashsim.space import FaultSpace
 
@@ -103,13 +104,12 @@ def provable(space: FaultSpace) -> Provable:
 
 
 def _crashes(
-    space: FaultSpace, places: Mapping[Key, Any], network: theory.Network
+    space: FaultSpace, places: Mapping[SiteKey, Any], network: theory.Network
 ) -> theory.CrashFaults:
     members: dict[Any, Any] = {}
     for p in space.placements:
         assert isinstance(p.fault, NeuronCrash)
-        key: Key = (p.site.module, p.site.function, p.site.call)
-        place: Any = "input" if p.site.kind == "input" else places.get(key)
+        place: Any = "input" if p.site.kind == "input" else places.get(p.site.key)
         if place is None or place in members:
             raise UnsupportedLayerError(f"{p.site.name!r} is no layer's output in the traced graph")
         size = network.nodes[network.sites[place]].size
@@ -336,46 +336,45 @@ def _proof(
     )
 
 
-def _convert(found: Sequence[Layer]) -> tuple[list[Any], dict[Key, Any]]:
+def _convert(found: Sequence[Layer]) -> tuple[list[Any], dict[SiteKey, Any]]:
     """The layers for ``crashsim_theory.Network``, and where each site went."""
-    places: dict[Key, Any] = {}
+    places: dict[SiteKey, Any] = {}
 
     def convert(chain: Sequence[Layer], path: tuple[int, ...]) -> list[Any]:
         converted: list[Any] = []
         for layer in chain:
             operation = layer.operation
-            if isinstance(operation, torch_layers.Affine):
+            if isinstance(operation, torch_layers.Linear):
                 converted.append(theory.Flatten())  # does nothing to vectors
             at = (*path, len(converted))
-            if isinstance(operation, torch_layers.Addition):
-                long, short = operation.first, operation.second
-                if not long:
-                    long, short = short, long
-                shortcut = convert(short, (*at, -1))
-                converted.append(theory.Residual(convert(long, at), shortcut))
+            if isinstance(operation, torch_layers.Residual):
+                shortcut = convert(operation.shortcut, (*at, -1))
+                converted.append(theory.Residual(convert(operation.branch, at), shortcut))
             else:
                 converted.append(_layer(operation))
-            places[layer.site] = at if len(at) > 1 else at[0]
+            if layer.site is not None:
+                places[layer.site] = at if len(at) > 1 else at[0]
         return converted
 
     return convert(found, ()), places
 
 
 def _layer(operation: Any) -> Any:
-    if isinstance(operation, torch_layers.Affine):
+    if isinstance(operation, torch_layers.Linear):
         return theory.Linear(operation.weight, operation.bias)
-    if isinstance(operation, torch_layers.Convolution):
+    if isinstance(operation, torch_layers.Conv2d):
         return theory.Conv2d(
             operation.weight, operation.bias, operation.stride, operation.padding,
             operation.dilation, operation.groups,
         )  # fmt: skip
     if isinstance(operation, torch_layers.ChannelScale):
-        return theory.Affine(operation.scale, operation.shift)
-    if isinstance(operation, torch_layers.Flat):
+        return theory.ChannelScale(operation.scale, operation.shift)
+    if isinstance(operation, torch_layers.Flatten):
         return theory.Flatten()
-    if isinstance(operation, torch_layers.Pool):
-        kind = theory.AvgPool2d if operation.kind == "average" else theory.MaxPool2d
-        return kind(operation.kernel, operation.stride, operation.padding)
+    if isinstance(operation, torch_layers.AvgPool2d):
+        return theory.AvgPool2d(operation.kernel, operation.stride, operation.padding)
+    if isinstance(operation, torch_layers.MaxPool2d):
+        return theory.MaxPool2d(operation.kernel, operation.stride, operation.padding)
     if operation.name == "leaky_relu":
         return theory.leaky_relu(operation.parameter)
     if operation.name == "elu" and operation.parameter != 1.0:
@@ -386,12 +385,12 @@ def _layer(operation: Any) -> Any:
         raise NotApplicableError(str(error)) from error
 
 
-def _is_linear(found: Sequence[Layer], struck: set[Any], places: dict[Key, Any]) -> bool:
+def _is_linear(found: Sequence[Layer], struck: set[Any], places: dict[SiteKey, Any]) -> bool:
     """Whether all faults are of one layer (or the input) and nothing after it is nonlinear."""
     if len(struck) != 1:
         return False
     place = next(iter(struck))
-    positions = [i for i, layer in enumerate(found) if places[layer.site] == place]
+    positions = [i for i, layer in enumerate(found) if layer.site and places[layer.site] == place]
     if place != "input" and not positions:
         return False  # inside a branch
     rest = found[0 if place == "input" else positions[0] + 1 :]
@@ -399,16 +398,13 @@ def _is_linear(found: Sequence[Layer], struck: set[Any], places: dict[Key, Any])
 
 
 def _is_affine(layer: Layer) -> bool:
-    operation = layer.operation
-    if isinstance(operation, torch_layers.Pool):
-        return operation.kind == "average"
-    return not isinstance(operation, torch_layers.Nonlinearity)
+    return not isinstance(layer.operation, torch_layers.Activation | torch_layers.MaxPool2d)
 
 
 def _flattened(chain: Sequence[Layer]) -> Iterator[Layer]:
     for layer in chain:
-        if isinstance(layer.operation, torch_layers.Addition):
-            yield from _flattened(layer.operation.first)
-            yield from _flattened(layer.operation.second)
+        if isinstance(layer.operation, torch_layers.Residual):
+            yield from _flattened(layer.operation.branch)
+            yield from _flattened(layer.operation.shortcut)
         else:
             yield layer

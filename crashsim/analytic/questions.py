@@ -167,11 +167,11 @@ def _continuous(space: FaultSpace, analysis: Analysis, output: int, epsilon: flo
     worst = int(np.argmax(analysis.surrogate.variance[:, output]))
     found = []
     for before, layer in pairwise(chain):
-        if not isinstance(before.operation, torch_layers.Affine):
+        if not isinstance(before.operation, torch_layers.Linear):
             continue
         for place in space.placements:
             site = place.site
-            is_here = (site.module, site.function, site.call) == layer.site
+            is_here = site.key == layer.site
             if not is_here or place.size != len(before.operation.weight) or place.size < 2:
                 continue
             limit = theory.continuous_limit(

@@ -122,20 +122,20 @@ def torch_model(network: chips.Network) -> nn.Sequential:
 
 
 def _module(transform: object) -> nn.Module:
-    if isinstance(transform, chips.Dense):
+    if isinstance(transform, chips.Linear):
         out, fan_in = transform.weight.shape
         linear = nn.utils.skip_init(nn.Linear, fan_in, out)  # nothing is drawn
         return _filled(linear, transform.weight, transform.bias)
-    if isinstance(transform, chips.Conv):
+    if isinstance(transform, chips.Conv2d):
         out, per_group, *kernel = transform.weight.shape
         conv = nn.utils.skip_init(
             nn.Conv2d, per_group * transform.groups, out, (kernel[0], kernel[1]), transform.stride,
             transform.padding, transform.dilation, transform.groups,
         )  # fmt: skip
         return _filled(conv, transform.weight, transform.bias)
-    if isinstance(transform, chips.SumPool):
+    if isinstance(transform, chips.SumPool2d):
         pool = nn.AvgPool2d(transform.kernel, transform.stride, transform.padding)
-        if not isinstance(transform, chips.AveragePool):
+        if not isinstance(transform, chips.AvgPool2d):
             pool.divisor_override = 1
         return pool
     if isinstance(transform, chips.Flatten):

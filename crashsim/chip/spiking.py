@@ -26,7 +26,7 @@ from crashsim.coordinates.placement import Placement
 from crashsim.errors import ArgumentError
 from crashsim.faults import NeuronCrash, WeightCrash, acts_as
 from crashsim.model import layers as torch_layers
-from crashsim.model.layers import Key, Layer, UnsupportedLayerError, layers_of
+from crashsim.model.layers import Layer, UnsupportedLayerError, layers_of
 from crashsim.results.estimate import Estimate, Values, estimates_of
 from crashsim.results.schema import (
     ChipFacts,
@@ -79,27 +79,28 @@ def chip_network(space: FaultSpace) -> tuple[chips.Network, list[Layer]]:
         UnsupportedLayerError: a layer that no chip of this kind has; names it.
     """
     found = layers_of(space.model, space.inputs)
-    network_layers: list[chips.Layer] = []
+    network_layers: list[chips.NeuronLayer] = []
     transforms: list[Any] = []
     is_image = len(space.inputs.shape) > 2
     for layer in found:
         operation = layer.operation
-        if isinstance(operation, torch_layers.Nonlinearity):
+        if isinstance(operation, torch_layers.Activation):
             if operation.name not in ("relu", "sigmoid", "tanh"):
                 raise UnsupportedLayerError(
-                    f"model: {operation.name} at {layer.site[0]!r} has no spiking neuron; "
+                    f"model: {operation.name} at {layer.module!r} has no spiking neuron; "
                     "the chip has relu, sigmoid and tanh"
                 )
-            network_layers.append(chips.Layer(tuple(transforms), operation.name))  # type: ignore[arg-type]
+            network_layers.append(chips.NeuronLayer(tuple(transforms), operation.name))  # type: ignore[arg-type]
             transforms = []
             continue
-        if isinstance(operation, torch_layers.Affine) and is_image:
+        if isinstance(operation, torch_layers.Linear) and is_image:
             transforms.append(chips.Flatten())
-        is_image = is_image and not isinstance(operation, torch_layers.Affine | torch_layers.Flat)
+        flat = isinstance(operation, torch_layers.Linear | torch_layers.Flatten)
+        is_image = is_image and not flat
         transforms.append(_transform(layer, transforms))
         if isinstance(operation, torch_layers.ChannelScale):
             del transforms[-2]  # folded into the scale's predecessor
-    network_layers.append(chips.Layer(tuple(transforms), "linear"))
+    network_layers.append(chips.NeuronLayer(tuple(transforms), "linear"))
     try:
         return chips.Network(network_layers, tuple(space.inputs.shape[1:])), found
     except HardwareError as error:
@@ -108,33 +109,33 @@ def chip_network(space: FaultSpace) -> tuple[chips.Network, list[Layer]]:
 
 def _transform(layer: Layer, before: Sequence[Any]) -> Any:
     operation = layer.operation
-    if isinstance(operation, torch_layers.Affine):
-        return chips.Dense(operation.weight, operation.bias)
-    if isinstance(operation, torch_layers.Convolution):
-        return chips.Conv(
+    if isinstance(operation, torch_layers.Linear):
+        return chips.Linear(operation.weight, operation.bias)
+    if isinstance(operation, torch_layers.Conv2d):
+        return chips.Conv2d(
             operation.weight, operation.bias, operation.stride, operation.padding,
             operation.dilation, operation.groups,
         )  # fmt: skip
-    if isinstance(operation, torch_layers.Flat):
+    if isinstance(operation, torch_layers.Flatten):
         return chips.Flatten()
-    if isinstance(operation, torch_layers.Pool) and operation.kind == "average":
-        return chips.AveragePool(operation.kernel, operation.stride, operation.padding)
+    if isinstance(operation, torch_layers.AvgPool2d):
+        return chips.AvgPool2d(operation.kernel, operation.stride, operation.padding)
     previous = before[-1] if before else None
     if isinstance(operation, torch_layers.ChannelScale) and isinstance(
-        previous, chips.Dense | chips.Conv
+        previous, chips.Linear | chips.Conv2d
     ):
         scale, bias = operation.scale, np.zeros(len(operation.scale))
         bias = bias if previous.bias is None else previous.bias
         column = scale.reshape(-1, *[1] * (previous.weight.ndim - 1))
         weight, shifted = column * previous.weight, scale * bias + operation.shift
-        if isinstance(previous, chips.Dense):
-            return chips.Dense(weight, shifted)
-        return chips.Conv(
+        if isinstance(previous, chips.Linear):
+            return chips.Linear(weight, shifted)
+        return chips.Conv2d(
             weight, shifted, previous.stride, previous.padding, previous.dilation, previous.groups
         )
-    what = type(operation).__name__.lower()
+    what = type(operation).__name__
     raise UnsupportedLayerError(
-        f"model: {what} at {layer.site[0] or 'the top level'!r} cannot be put on the chip; it "
+        f"model: {what} at {layer.module or 'the top level'!r} cannot be put on the chip; it "
         "takes Linear, Conv2d, batch normalisation behind them, average pooling and flatten"
     )
 
@@ -244,7 +245,7 @@ def chip_faults(
     Raises:
         ArgumentError: a fault or site that the chip does not have.
     """
-    neurons = [la.site for la in found if isinstance(la.operation, torch_layers.Nonlinearity)]
+    neurons = [la.site for la in found if isinstance(la.operation, torch_layers.Activation)]
     weights = _weights_by_projection(found)
     dead: list[Any] = [None] * len(chip.sizes)
     synapses: list[Any] = [None] * len(chip.projections)
@@ -252,12 +253,11 @@ def chip_faults(
     e = sample_points(space.placements, seed, masks).dense()
     for p in space.placements:
         struck = e[:, p.start : p.stop] != 0
-        key: Key = (p.site.module, p.site.function, p.site.call)
         crash = (
             p.fault if isinstance(p.fault, NeuronCrash) and acts_as(p.fault, NeuronCrash) else None
         )
-        if crash and key in neurons and p.site.kind == "activation":
-            index = neurons.index(key)
+        if crash and p.site.key in neurons and p.site.kind == "activation":
+            index = neurons.index(p.site.key)
             dead[index] = _either(dead[index], crash.expand(struck, p.site.shape))
         elif acts_as(p.fault, WeightCrash) and p.site.module in weights:
             index = weights[p.site.module]
@@ -284,7 +284,7 @@ def _weights_by_projection(found: Sequence[Layer]) -> dict[str, int]:
     """Index of the projection that each weight is in, for layers with a single weight."""
     names: list[list[str]] = [[]]
     for layer in found:
-        if isinstance(layer.operation, torch_layers.Nonlinearity):
+        if isinstance(layer.operation, torch_layers.Activation):
             names.append([])
         elif layer.weight and not isinstance(layer.operation, torch_layers.ChannelScale):
             names[-1].append(layer.weight)

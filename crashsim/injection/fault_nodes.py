@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, fx, nn
 
 from crashsim.coordinates.placement import Placement
-from crashsim.injection.graph import NotTraceable, TracedModel, called_as
+from crashsim.injection.graph import TracedModel
 from crashsim.injection.sparse import convolution
+from crashsim.model.graph.tracing import UntraceableError
 from crashsim.model.inputs import Inputs
 from crashsim.model.readout import Readout
-from crashsim.model.sites import ACTIVATION_FUNCTIONS, Site
+from crashsim.model.site_names import ACTIVATION_FUNCTIONS
+from crashsim.model.sites import Site
 
 
 class FaultNodes:
@@ -35,7 +37,7 @@ class FaultNodes:
         last_uses: the nodes that can be forgotten after each node.
 
     Raises:
-        NotTraceable: says why the model cannot be taken apart.
+        UntraceableError: says why the model cannot be taken apart.
     """
 
     def __init__(
@@ -60,14 +62,14 @@ class FaultNodes:
         }
         self.changed = self._find_changed()
         if self.traced.output not in self.changed:
-            raise NotTraceable("no fault reaches its output")
+            raise UntraceableError("no fault reaches its output")
         self.placed = {node: self._placed_at(node) for node in self.changed}
         self.last_uses = self._find_last_uses()
 
     def _find_sites(self, names: Sequence[str]) -> dict[fx.Node, Site]:
         """The node of each struck site."""
         wanted = {
-            (p.site.kind == "input", p.site.module, p.site.function, p.site.call): p.site
+            (p.site.kind == "input", *p.site.key): p.site
             for p in self._placements
             if p.site.kind != "parameter"
         }
@@ -75,30 +77,26 @@ class FaultNodes:
         for node, name in zip(self.traced.inputs, names, strict=True):
             if (True, name, None, 0) in wanted:
                 found[node] = wanted[True, name, None, 0]
-        calls: Counter[tuple[str, str | None]] = Counter()
-        for node in self.traced.nodes:
-            key = called_as(node)
-            if key is None:
-                continue
-            site = wanted.get((False, *key, calls[key]))
-            calls[key] += 1
-            if site is not None:
-                found[node] = site
+        for node, key in self.traced.sites.items():
+            if (False, *key) in wanted:
+                found[node] = wanted[False, *key]
         missing = set(wanted.values()) - set(found.values())
         if missing:
             name = min(site.name for site in missing)
-            raise NotTraceable(f"site {name!r} lies inside a layer that torch.fx does not enter")
+            raise UntraceableError(
+                f"site {name!r} lies inside a layer that torch.fx does not enter"
+            )
         for node, site in found.items():
             batched = self.traced.batched[node]
             if (batched[0] if isinstance(batched, list) else batched) != site.axis:
-                raise NotTraceable(f"site {site.name!r} changes shape between calls")
+                raise UntraceableError(f"site {site.name!r} changes shape between calls")
         return found
 
     def _find_weights(self) -> dict[str, list[Placement]]:
         """The faults of each layer's parameters.
 
         Raises:
-            NotTraceable: one of them cannot be added to its layer's output.
+            UntraceableError: one of them cannot be added to its layer's output.
         """
         found: dict[str, list[Placement]] = {}
         placed = [p for p in self._placements if p.site.kind == "parameter"]
@@ -118,7 +116,7 @@ class FaultNodes:
             elif p.site.module in read or owners[id(layer.get_parameter(name))] > 1:
                 reason = "other parts of the model read it too"
             if reason:
-                raise NotTraceable(f"{p.site.name}: {reason}")
+                raise UntraceableError(f"{p.site.name}: {reason}")
             found.setdefault(path, []).append(p)
         return found
 

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-from crashsim.injection.graph import TracedModel, has_hooks
+from crashsim.injection.graph import TracedModel
+from crashsim.model.graph.untraced import has_hooks
 
 # Modules whose output is a new tensor.
 _FRESH = (

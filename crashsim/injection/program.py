@@ -53,7 +53,7 @@ class Program:
         readout: which tensor of the model's output is analysed.
 
     Raises:
-        NotTraceable: says why the model cannot be taken apart.
+        UntraceableError: says why the model cannot be taken apart.
     """
 
     def __init__(

@@ -15,11 +15,11 @@ from torch import Tensor
 from crashsim.coordinates.placement import Placement
 from crashsim.coordinates.points import Points
 from crashsim.injection.faulty_model import FaultyModel
-from crashsim.model.recurrence import Mappable
 from crashsim.injection.site_changes import Changes
-from crashsim.injection.traceable import make_traceable
 from crashsim.injection.whole_model import neuron_coordinates
+from crashsim.model.graph.traceable import make_traceable
 from crashsim.model.inputs import Inputs
+from crashsim.model.recurrence import Mappable
 
 _SCALARS = 2**22  # numbers in flight: few enough for the cache
 # In numbers written for a sample: what its own pass through a small model costs, and a change that
@@ -35,7 +35,7 @@ class StackedWeights:
         scalars: numbers in flight for a sample of one input, its weights left aside.
 
     Raises:
-        NotTraceable: the model cannot be copied.
+        UntraceableError: the model cannot be copied.
     """
 
     def __init__(self, faulty: FaultyModel, scalars: int) -> None:

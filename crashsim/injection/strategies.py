@@ -18,14 +18,13 @@ from crashsim.coordinates.points import Points
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.injection.batches import Run, Started, Strategy
 from crashsim.injection.faulty_model import FaultyModel
-from crashsim.injection.graph import NotTraceable
 from crashsim.injection.program import Program
 from crashsim.injection.site_changes import SCATTERED, Changes, is_elementwise, is_rare, split
 from crashsim.injection.stacked_weights import StackedWeights, is_worth_stacking
 from crashsim.injection.whole_model import many_samples, plain_samples
 from crashsim.model.checks import rounding_slack
+from crashsim.model.graph.tracing import UntraceableError
 from crashsim.model.inputs import Inputs
-from crashsim.model.untraced import unseen as untraced
 
 _CHECKED = 1024  # faults per site with which a strategy is checked
 
@@ -88,18 +87,16 @@ class Strategies:
     def program(self) -> Program | str:
         """The model taken apart at its faults, checked; or why it has to run as a whole."""
         if self._program is None:
-            self._program = untraced(self._faulty.model.original)  # the check might not notice
-        if self._program is None:
             try:
                 self._program = self._checked_program()
-            except NotTraceable as reason:
+            except UntraceableError as reason:
                 self._program = str(reason)
         return self._program
 
     def _checked_program(self) -> Program:
         faulty, model = self._faulty, self._faulty.model
         if model.writes_parameters:
-            raise NotTraceable("its forward pass writes to its own parameters")
+            raise UntraceableError("its forward pass writes to its own parameters")
         example = faulty.examples.part(0, 1)
         with torch.no_grad():
             program = Program(
@@ -134,7 +131,7 @@ class Strategies:
                         ),
                     )
                 self._stacked = stacked
-            except NotTraceable as reason:
+            except UntraceableError as reason:
                 self._stacked = f"torch.vmap cannot run it ({reason})"
         return self._stacked
 
@@ -142,7 +139,7 @@ class Strategies:
         """Compares a strategy with the plain pass on three points of many faults.
 
         Raises:
-            NotTraceable: it fails, or gives something else.
+            UntraceableError: it fails, or gives something else.
         """
         points = self._many_faults()
         inputs = self._faulty.examples.part(0, 2)
@@ -153,14 +150,14 @@ class Strategies:
         except Exception as error:  # whatever the model's own code does with such values
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             words = reason.partition(". ")[0]
-            raise NotTraceable(f"it fails under many faults ({words})") from error
+            raise UntraceableError(f"it fails under many faults ({words})") from error
         finite = torch.isfinite(wanted)
         tolerance = rounding_slack(self._faulty.model.dtype) * wanted[finite].abs().max(0)[0]
         if (
             not torch.equal(finite, torch.isfinite(found))
             or ((wanted - found)[finite].abs() > tolerance).any()
         ):
-            raise NotTraceable(f"{how}, it gives other outputs than the model itself")
+            raise UntraceableError(f"{how}, it gives other outputs than the model itself")
 
     def _many_faults(self) -> Points:
         """Three points with many faults at every site."""

@@ -19,21 +19,16 @@ from crashsim.model.inputs import Inputs, ModelInputs, read_inputs
 from crashsim.model.nested import leaves
 from crashsim.model.neurons import Neurons, multiplied, neurons_of
 from crashsim.model.reuse import Feeders, Following, is_used_again
-from crashsim.model.sites import (
+from crashsim.model.site_names import (
     ACTIVATION_FUNCTIONS,
     ACTIVATION_MODULES,
-    AFFINE,
-    RECURRENT,
-    Action,
-    Key,
-    Role,
-    Site,
-    listening,
-    perturbing,
+    SiteKey,
+    input_name,
 )
+from crashsim.model.sites import AFFINE, RECURRENT, Action, Role, Site, listening, perturbing
 from crashsim.model.twins.twin import Twin, twin_of
 
-_Values = dict[Key, Tensor]
+_SiteValues = dict[SiteKey, Tensor]
 _LOOKED_AT = 16  # examples, to see whether all of them run through a layer
 
 
@@ -82,20 +77,20 @@ def find_sites(
 def _sites(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> list[Site]:
     example = given.part(0, 1)
 
-    def sample(x: Inputs) -> tuple[_Values, Any]:
-        seen: _Values = {}
+    def sample(x: Inputs) -> tuple[_SiteValues, Any]:
+        seen: _SiteValues = {}
 
-        def record(key: Key, value: Any) -> None:
+        def record(key: SiteKey, value: Any) -> None:
             if isinstance(value, Tensor) and value.is_floating_point() and value.dim() >= 1:
                 seen[key] = value
 
         with torch.no_grad(), listening(model, record):
             return seen, x.clone().call(call)
 
-    def shapes(x: Inputs) -> dict[Key, torch.Size]:
-        seen: dict[Key, torch.Size] = {}
+    def shapes(x: Inputs) -> dict[SiteKey, torch.Size]:
+        seen: dict[SiteKey, torch.Size] = {}
 
-        def record(key: Key, value: Any) -> None:
+        def record(key: SiteKey, value: Any) -> None:
             if isinstance(value, Tensor):
                 seen[key] = value.shape
 
@@ -112,7 +107,7 @@ def _sites(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> list[Si
     neurons = {path: n for path, n in neurons.items() if not _passes_on(path, two, modules)}
     folded = _folded({k: (one[k], v) for k, v in two.items() if k in one}, given, sample)
     sites = [
-        Site(f"input.{name}" if name else "input", "input", tuple(tensor.shape[1:]), module=name)
+        Site(input_name(name), "input", tuple(tensor.shape[1:]), module=name)
         for name, tensor in zip(example.site_names, example.tensors, strict=True)
         if tensor.is_floating_point()
     ]
@@ -134,8 +129,8 @@ def _sites(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> list[Si
         is_activation = _is_activation(key, modules[path], composed, neurons)
         sites.append(
             Site(
-                name=_name(key),
-                units=_name(key),
+                name=key.name,
+                units=key.name,
                 kind="activation" if is_activation else "module",
                 shape=shape,
                 module=path,
@@ -161,12 +156,6 @@ def _sites(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> list[Si
     return sites
 
 
-def _name(key: Key) -> str:
-    path, function, call = key
-    name = path if function is None else f"{path}:{function}"
-    return f"{name}#{call}" if call else name
-
-
 def _is_same(value: Tensor, output: Any) -> bool:
     return (
         isinstance(output, Tensor)
@@ -176,7 +165,7 @@ def _is_same(value: Tensor, output: Any) -> bool:
 
 
 def _is_activation(
-    key: Key, module: nn.Module, composed: Collection[str], neurons: Collection[str]
+    key: SiteKey, module: nn.Module, composed: Collection[str], neurons: Collection[str]
 ) -> bool:
     path, function, _ = key
     if path in composed or path in neurons:
@@ -190,9 +179,9 @@ def _is_activation(
     )
 
 
-def _passes_on(path: str, values: _Values, modules: Mapping[str, nn.Module]) -> bool:
+def _passes_on(path: str, values: _SiteValues, modules: Mapping[str, nn.Module]) -> bool:
     """Whether a module returns what an activation inside it computes, so that the latter counts."""
-    whole = values.get((path, None, 0))
+    whole = values.get(SiteKey(path, None, 0))
     return whole is not None and any(
         value.data_ptr() == whole.data_ptr() and value.shape == whole.shape
         for (inner, function, _), value in values.items()
@@ -224,10 +213,10 @@ def _told_units(
     """
     if not any(site.call for site in sites):
         return list(sites)
-    feeders: dict[Key, Feeders] = {}
+    feeders: dict[SiteKey, Feeders] = {}
     following = Following()
 
-    def keep(key: Key, value: Any) -> None:
+    def keep(key: SiteKey, value: Any) -> None:
         feeders[key] = following.feeders(value)
 
     with torch.no_grad(), following, listening(model, keep):
@@ -239,9 +228,9 @@ def _told_units(
             told.append(site)
             continue
         known = firsts.setdefault((site.module, site.function), [])
-        now = feeders.get((site.module, site.function, site.call), {})
+        now = feeders.get(site.key, {})
         for first in known:
-            before = feeders.get((first.module, first.function, first.call), {})
+            before = feeders.get(first.key, {})
             same = site.module in stateful or is_used_again(before, now)
             if same and site.shape == first.shape and site.steps == first.steps:
                 told.append(replace(site, units=first.name))
@@ -292,7 +281,7 @@ def _guards(
 
     Modules alone are looked at, in all their calls.
     """
-    activations = {(s.module, s.function, s.call): s for s in sites if s.kind == "activation"}
+    activations = {s.key: s for s in sites if s.kind == "activation"}
     outputs: list[Tensor] = []
     read: dict[str, Tensor | None] = {}
     changes: set[str] = set()
@@ -302,7 +291,7 @@ def _guards(
         reads = isinstance(x, Tensor) and any(_is_same(x, value) for value in outputs)
         read[path] = x.clone() if reads else None
 
-    def after(key: Key, value: Any) -> None:
+    def after(key: SiteKey, value: Any) -> None:
         path, function, _ = key
         if key not in activations or not isinstance(value, Tensor):
             return
@@ -321,7 +310,7 @@ def _guards(
     return [s for s in activations.values() if s.function is None and s.module not in changes]
 
 
-def _composed_activations(values: _Values, modules: Mapping[str, nn.Module]) -> set[str]:
+def _composed_activations(values: _SiteValues, modules: Mapping[str, nn.Module]) -> set[str]:
     """Modules that compute an activation function out of others, such as x * sigmoid(x).
 
     They have no layers inside and no matrix of weights, and return another value than the function
@@ -331,7 +320,7 @@ def _composed_activations(values: _Values, modules: Mapping[str, nn.Module]) -> 
     for (path, function, _), value in values.items():
         if function not in ACTIVATION_FUNCTIONS or not path or any(modules[path].children()):
             continue
-        whole = values.get((path, None, 0))
+        whole = values.get(SiteKey(path))
         if whole is None or whole.shape != value.shape or whole.data_ptr() == value.data_ptr():
             continue
         if all(p.dim() < 2 for p in modules[path].parameters()):
@@ -350,10 +339,10 @@ def _batch_axis(one: Tensor, two: Tensor) -> int | None:
 
 
 def _folded(
-    values: Mapping[Key, tuple[Tensor, Tensor]],
+    values: Mapping[SiteKey, tuple[Tensor, Tensor]],
     given: Inputs,
-    sample: Callable[[Inputs], tuple[_Values, Any]],
-) -> dict[Key, int]:
+    sample: Callable[[Inputs], tuple[_SiteValues, Any]],
+) -> dict[SiteKey, int]:
     """The values with several rows for each example.
 
     Their number alone does not say in which order: two different examples do.

@@ -77,7 +77,9 @@ def neurons_of(
         if neurons is not None:
             found[path] = neurons
 
-    unknown = [p for p, m in modules.items() if p and not isinstance(m, known) and not _is_torchs(m)]
+    unknown = [
+        p for p, m in modules.items() if p and not isinstance(m, known) and not _is_torchs(m)
+    ]
     with torch.no_grad(), _before_each(modules, unknown, look):
         example.clone().call(call)
     spiking = [path for path, neurons in found.items() if neurons.behaviour == "spiking"]

@@ -1,18 +1,14 @@
-"""Where faults may strike in a torch model.
+"""Sites: where faults may strike in a torch model, and how their values are reached.
 
 Sites are the outputs of modules (forward hooks), the outputs of functional activations such as
 ``torch.relu(x)`` (a ``TorchFunctionMode``), the inputs, and the parameters. A module or function
-that runs several times in one forward pass is several sites: ``layer1.0.relu`` and
-``layer1.0.relu#1``. A functional site is named after the module whose ``forward`` calls it:
-``encoder:relu``. Of a module that returns several values the first bears its name, the others are
-named beside it: ``lstm`` (the sequence), ``lstm:h_n`` and ``lstm:c_n`` (the final state),
-``attend:1``.
+that runs several times in one forward pass is several sites. ``crashsim.model.site_names`` says
+how they are named.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -27,37 +23,19 @@ from torch.overrides import TorchFunctionMode
 from crashsim.errors import ModelError, SiteError
 from crashsim.faults import Strikes
 from crashsim.model.nested import Names, mapped
+from crashsim.model.site_names import (
+    ACTIVATION_FUNCTIONS,
+    ACTIVATION_MODULES,
+    CallNumbers,
+    SiteKey,
+    activation_function,
+    item_name,
+)
 
-Kind = Literal["activation", "module", "input", "parameter"]
+SiteKind = Literal["activation", "module", "input", "parameter"]
 Role = Literal["hidden", "output", "guard"]
 
-# Modules that are activation functions: their outputs are what hardware calls a neuron's output.
-_NOT_NEURONS = (
-    nn.MultiheadAttention,
-    nn.Softmax,
-    nn.Softmax2d,
-    nn.Softmin,
-    nn.LogSoftmax,
-)
-ACTIVATION_MODULES: tuple[type[nn.Module], ...] = tuple(
-    getattr(nn.modules.activation, name)
-    for name in nn.modules.activation.__all__
-    if not issubclass(getattr(nn.modules.activation, name), _NOT_NEURONS)
-)
-ACTIVATION_FUNCTIONS = frozenset(
-    "relu relu_ relu6 leaky_relu leaky_relu_ elu elu_ selu selu_ celu celu_ gelu silu mish "
-    "sigmoid sigmoid_ tanh tanh_ softplus softsign hardtanh hardtanh_ hardswish hardsigmoid "
-    "logsigmoid prelu threshold".split()
-)
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)  # they end with an activation function inside
-# What the items that they return are called; None for what bears the layer's own name.
-_STATES: dict[Names, str | None] = {
-    ("0",): None,
-    ("1",): "h_n",
-    ("1", "0"): "h_n",
-    ("1", "1"): "c_n",
-}
-_CELL_STATES: dict[Names, str | None] = {("0",): None, ("1",): "c_n"}
 AFFINE = (nn.Linear, nn.modules.conv._ConvNd)
 
 
@@ -93,7 +71,7 @@ class Site:
     """
 
     name: str
-    kind: Kind
+    kind: SiteKind
     shape: tuple[int, ...]
     module: str = ""
     function: str | None = None
@@ -106,6 +84,11 @@ class Site:
     role: Role = "hidden"
     steps: int | None = None
     units: str = ""
+
+    @property
+    def key(self) -> SiteKey:
+        """Which call of which module or function it is, for a site inside the model."""
+        return SiteKey(self.module, self.function, self.call)
 
     @property
     def size(self) -> int:
@@ -141,13 +124,6 @@ class Site:
         )
 
 
-Key = tuple[str, str | None, int]
-
-
-def _key(site: Site) -> Key:
-    return site.module, site.function, site.call
-
-
 class FunctionListener(TorchFunctionMode):
     """Names each functional activation after the module that calls it, and passes its output on."""
 
@@ -164,15 +140,15 @@ class FunctionListener(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         output = func(*args, **(kwargs or {}))
-        name = getattr(func, "__name__", "").partition(".")[0]  # exported graphs: relu.default
-        if name in ACTIVATION_FUNCTIONS and self.modules and not self.modules[-1][1]:
-            return self._on_output(self.modules[-1][0], name.rstrip("_"), output)
+        name = activation_function(func)
+        if name is not None and self.modules and not self.modules[-1][1]:
+            return self._on_output(self.modules[-1][0], name, output)
         return output
 
 
 @contextmanager
 def listening(
-    model: nn.Module, on_output: Callable[[Key, Any], Any], only: Sequence[Site] | None = None
+    model: nn.Module, on_output: Callable[[SiteKey, Any], Any], only: Sequence[Site] | None = None
 ) -> Iterator[None]:
     """Calls ``on_output(key, value)`` on every site's value in forward passes inside the block.
 
@@ -180,18 +156,16 @@ def listening(
 
     Args:
         model: any module.
-        on_output: called with (module path, function or None, call number) and the value.
+        on_output: called with the site's key and the value.
         only: listen at these sites alone (others cost nothing).
     """
-    calls: Counter[tuple[str, str | None]] = Counter()
+    calls = CallNumbers()
     wanted = None if only is None else {(site.module, site.function) for site in only}
     functional = wanted is None or any(name in ACTIVATION_FUNCTIONS for _, name in wanted)
     hooked = None if wanted is None else {path for path, _ in wanted}
 
     def report(module: str, function: str | None, value: Any) -> Any:
-        call = calls[module, function]
-        calls[module, function] += 1
-        replacement = on_output((module, function, call), value)
+        replacement = on_output(calls.key(module, function), value)
         return value if replacement is None else replacement
 
     with ExitStack() as stack:
@@ -243,22 +217,12 @@ def report_items(module: nn.Module, output: Any, report: Callable[[str | None, A
     return mapped(output, pass_on)
 
 
-def item_name(module: nn.Module, names: Names) -> str | None:
-    """What a tensor that a module returns is called, by the way to it; None for the first."""
-    known = _STATES if isinstance(module, nn.RNNBase) else None
-    if isinstance(module, nn.RNNCellBase):
-        known = _CELL_STATES
-    if known is not None and names in known:
-        return known[names]
-    return None if names in ((), ("0",)) else ".".join(names)
-
-
 @contextmanager
 def perturbing(model: nn.Module, actions: Mapping[Site, Action]) -> Iterator[None]:
     """Within the block, each site's value passes through its action in every forward pass."""
-    by_key = {_key(site): partial(site.apply, action) for site, action in actions.items()}
+    by_key = {site.key: partial(site.apply, action) for site, action in actions.items()}
 
-    def act(key: Key, value: Any) -> Any:
+    def act(key: SiteKey, value: Any) -> Any:
         action = by_key.get(key)
         return action(value) if action else None
 

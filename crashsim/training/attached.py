@@ -29,14 +29,8 @@ from crashsim.model import checkpointing
 from crashsim.model.calling import call_with
 from crashsim.model.checks import check_can_be_trained, check_module, dtype_of
 from crashsim.model.discovery import find_sites
-from crashsim.model.sites import (
-    ACTIVATION_FUNCTIONS,
-    ACTIVATION_MODULES,
-    FunctionListener,
-    Key,
-    Site,
-    report_items,
-)
+from crashsim.model.site_names import ACTIVATION_FUNCTIONS, ACTIVATION_MODULES, SiteKey
+from crashsim.model.sites import FunctionListener, Site, report_items
 from crashsim.model.unread_parameters import check_read
 from crashsim.noticing import notice
 
@@ -100,7 +94,7 @@ class Attached(checkpointing.Participant, ABC):
         self._active = self._busy = False
         self._outer: list[bool] = []  # of the passes that this one runs inside of
         self._listener: FunctionListener | None = None
-        self._by_key: dict[Key, list[Placement]] = {}
+        self._by_key: dict[SiteKey, list[Placement]] = {}
         self._hook_model()
         weakref.finalize(self, _remove_all, self._handles)
         checkpointing.join(self)
@@ -231,7 +225,7 @@ class Attached(checkpointing.Participant, ABC):
             return value
         call = self._calls[path, function]
         self._calls[path, function] += 1
-        struck = self._by_key.get((path, function, call))
+        struck = self._by_key.get(SiteKey(path, function, call))
         if struck is None:
             return value
         site = struck[0].site
@@ -360,14 +354,14 @@ class Attached(checkpointing.Participant, ABC):
                 module.training = training
 
 
-_INPUT: Key = ("<input>", None, 0)
+_INPUT = SiteKey("<input>")
 _TRANSIENT = (
     "placements _handles _calls _active _busy _outer _listener _by_key _leave_checkpointing".split()
 )
 
 
-def key_of(site: Site) -> Key:
-    return _INPUT if site.kind == "input" else (site.module, site.function, site.call)
+def key_of(site: Site) -> SiteKey:
+    return _INPUT if site.kind == "input" else site.key
 
 
 def devices_of(model: nn.Module) -> list[int]:

@@ -16,7 +16,7 @@ from crashsim.files.data import Data, Examples
 from crashsim.model.checks import check_can_be_trained, check_module
 from crashsim.model.failures import described
 from crashsim.model.global_random import Drawing
-from crashsim.model.sites import ACTIVATION_MODULES
+from crashsim.model.site_names import ACTIVATION_MODULES
 from crashsim.model.twins.twin import apart
 
 Progress = Callable[[int, int], None]

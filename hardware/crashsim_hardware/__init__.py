@@ -1,9 +1,11 @@
 """Spiking neuromorphic hardware for trained networks: convert, crash, measure.
 
 >>> import numpy as np
->>> from crashsim_hardware import Dense, Layer, Network, convert, crash_statistics, sample_dead
+>>> from crashsim_hardware import Linear, Network, NeuronLayer
+>>> from crashsim_hardware import convert, crash_statistics, sample_dead
 >>> hidden, readout = np.eye(4), np.full((1, 4), 0.5)
->>> network = Network([Layer(Dense(hidden), "relu"), Layer(Dense(readout), "linear")], (4,))
+>>> layers = [NeuronLayer(Linear(hidden), "relu"), NeuronLayer(Linear(readout), "linear")]
+>>> network = Network(layers, (4,))
 >>> x = np.array([[0.2, 0.4, 0.6, 0.8]])
 >>> chip = convert(network, x, steps=100)
 >>> faults = sample_dead(chip, p=0.1, masks=2000, seed=0)
@@ -29,7 +31,7 @@ from .faults import (
     sample_mismatch,
     sample_stuck,
 )
-from .network import AveragePool, Conv, Dense, Flatten, Layer, Network, Scale, SumPool
+from .network import AvgPool2d, Conv2d, Flatten, Linear, Network, NeuronLayer, Scale, SumPool2d
 from .nir_reading import read_nir
 from .nir_writing import nir_graph, write_nir
 from .raster import Raster, Spikes, raster
@@ -39,26 +41,26 @@ from .running import RunResult, run
 from .statistics import CrashStatistics, Moment, SpikingGap, crash_statistics, spiking_gap
 
 __all__ = [
-    "AveragePool",
+    "AvgPool2d",
     "Chip",
     "ChipFaults",
-    "Conv",
+    "Conv2d",
     "CrashStatistics",
-    "Dense",
     "Device",
     "Flatten",
     "HardwareError",
     "HardwareWarning",
-    "Layer",
+    "Linear",
     "Moment",
     "Network",
+    "NeuronLayer",
     "Physics",
     "Raster",
     "RunResult",
     "Scale",
     "Spikes",
     "SpikingGap",
-    "SumPool",
+    "SumPool2d",
     "convert",
     "crash_statistics",
     "device",

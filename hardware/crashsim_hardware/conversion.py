@@ -15,19 +15,19 @@ from numpy.typing import NDArray
 from .arguments import as_numbers, whole
 from .chip import Chip, Physics, Projection, Spiking, round_to_grid
 from .errors import HardwareError
-from .network import Layer, Network
+from .network import Network, NeuronLayer
 from .neurons import (
     current_to_frequency,
     integrate_and_fire,
     leaky_integrate_and_fire,
 )
 from .transforms import (
-    AveragePool,
-    Conv,
-    Dense,
+    AvgPool2d,
+    Conv2d,
+    Linear,
     Scale,
     Shape,
-    SumPool,
+    SumPool2d,
     Transform,
     chain,
     output_shape,
@@ -204,7 +204,7 @@ def _projection(
     bits: int | None,
 ) -> Projection:
     """Layer `index` for spikes worth `spike` (n_in,) into membranes of 1 / `per_unit` (n_out,)."""
-    layer: Layer = network.layers[index]
+    layer: NeuronLayer = network.layers[index]
     shape = network.shapes[index]
     bias = chain(layer.transforms, np.zeros(math.prod(shape)), shape) * per_unit + extra
     transforms, gain = fold(layer.transforms, shape, spike, per_unit / kept, bits)
@@ -225,14 +225,14 @@ def fold(
     returns the factor on that weight, broadcast against it.
     """
     start = shape
-    areas = [t.area for t in transforms if isinstance(t, AveragePool)]
+    areas = [t.area for t in transforms if isinstance(t, AvgPool2d)]
     factor = 1.0 / math.prod(areas)
     folded: list[Transform] = []
     weighted: int | None = None
     before = after = shape
     for position, transform in enumerate(transforms):
-        if isinstance(transform, AveragePool):
-            transform = SumPool(transform.kernel, transform.stride, transform.padding)
+        if isinstance(transform, AvgPool2d):
+            transform = SumPool2d(transform.kernel, transform.stride, transform.padding)
         folded.append(transform)
         entering, shape = shape, output_shape(transform, shape)
         if weight_of(transform) is not None:
@@ -242,9 +242,9 @@ def fold(
         weighted, before, after = len(folded) - 1, shape, shape
     columns, rows = _leading(source, start, before), _leading(target, shape, after)
     transform = folded[weighted]
-    if isinstance(transform, Dense):
+    if isinstance(transform, Linear):
         gain = rows[:, None] * columns
-    elif isinstance(transform, Conv):
+    elif isinstance(transform, Conv2d):
         groups = transform.groups
         channels = np.repeat(columns.reshape(groups, -1), len(rows) // groups, axis=0)
         gain = rows[:, None, None, None] * channels[:, :, None, None]

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from .arguments import as_numbers
 from .errors import HardwareError
 from .transforms import (
-    AveragePool,
-    Conv,
-    Dense,
+    AvgPool2d,
+    Conv2d,
     Flatten,
+    Linear,
     Scale,
     Shape,
-    SumPool,
+    SumPool2d,
     Transform,
     chain,
     output_shape,
@@ -31,15 +31,15 @@ from .transforms import (
 
 __all__ = [
     "Activation",
-    "AveragePool",
-    "Conv",
-    "Dense",
+    "AvgPool2d",
+    "Conv2d",
     "Flatten",
     "Forward",
-    "Layer",
+    "Linear",
     "Network",
+    "NeuronLayer",
     "Scale",
-    "SumPool",
+    "SumPool2d",
 ]
 
 Activation = Literal["relu", "sigmoid", "tanh", "linear"]
@@ -62,7 +62,7 @@ ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
 
 
 @dataclass(frozen=True)
-class Layer:
+class NeuronLayer:
     """a = activation(transforms(s)): linear maps into one population of neurons.
 
     Pooling and flattening that follow a layer's neurons belong to the *next* layer: they are
@@ -74,7 +74,7 @@ class Layer:
 
     def __post_init__(self) -> None:
         transforms = self.transforms
-        single = isinstance(transforms, Dense | Conv | SumPool | Flatten | Scale)
+        single = isinstance(transforms, Linear | Conv2d | SumPool2d | Flatten | Scale)
         if not single and not isinstance(transforms, tuple | list):
             raise HardwareError(f"transforms must be one or a list of them, got {transforms!r:.80}")
         object.__setattr__(self, "transforms", (transforms,) if single else tuple(transforms))
@@ -105,7 +105,7 @@ class Network:
     Raises HardwareError where a layer does not fit the shape it is given.
     """
 
-    layers: Sequence[Layer]
+    layers: Sequence[NeuronLayer]
     input_shape: Shape
     shapes: tuple[Shape, ...] = field(init=False, repr=False)
 

@@ -29,13 +29,13 @@ from .neurons import PointNeuron
 from .nir_file import MOST_BYTES, check_nir_file, check_room
 from .rate_network import rate_network
 from .transforms import (
-    AveragePool,
-    Conv,
-    Dense,
+    AvgPool2d,
+    Conv2d,
     Flatten,
+    Linear,
     Scale,
     Shape,
-    SumPool,
+    SumPool2d,
     Transform,
     chain,
     output_shape,
@@ -255,9 +255,9 @@ class _Building:
 
 def _windowed(transform: Transform, before: Shape, after: Shape) -> int:
     """Numbers in the padded input of a convolution or pooling, and in all of its windows."""
-    if isinstance(transform, Conv):
+    if isinstance(transform, Conv2d):
         kernel, channels = transform.weight.shape[2:], transform.weight.shape[1]
-    elif isinstance(transform, SumPool):
+    elif isinstance(transform, SumPool2d):
         kernel, channels = _pair(transform.kernel), before[0]
     else:
         return 0
@@ -285,15 +285,15 @@ def _one(values: Any, name: str, what: str) -> float:
 
 def _transform(nir: Any, name: str, node: Any) -> Transform:
     if isinstance(node, nir.Affine):
-        return Dense(node.weight, np.asarray(node.bias).reshape(-1))
+        return Linear(node.weight, np.asarray(node.bias).reshape(-1))
     if isinstance(node, nir.Linear):
-        return Dense(node.weight)
+        return Linear(node.weight)
     if isinstance(node, nir.Scale):
         return Scale(node.scale)
     if isinstance(node, nir.Flatten):
         return Flatten()
     if isinstance(node, nir.Conv2d):
-        return Conv(
+        return Conv2d(
             node.weight,
             np.broadcast_to(np.asarray(node.bias, dtype=np.float64), node.weight.shape[:1]),
             stride=_pair(node.stride),
@@ -302,7 +302,7 @@ def _transform(nir: Any, name: str, node: Any) -> Transform:
             groups=int(node.groups),
         )
     if isinstance(node, nir.SumPool2d | nir.AvgPool2d):
-        kind = SumPool if isinstance(node, nir.SumPool2d) else AveragePool
+        kind = SumPool2d if isinstance(node, nir.SumPool2d) else AvgPool2d
         return kind(_pair(node.kernel_size), _pair(node.stride), _pair(node.padding))
     raise HardwareError(
         f"node {name!r} is a {type(node).__name__}, which cannot be read; supported are Affine, "
@@ -329,8 +329,8 @@ def _padding(node: Any, name: str) -> tuple[int, int]:
 
 def _append(pending: list[Transform], transform: Transform, name: str) -> None:
     """Add a transform, multiplied into the weighted one before it: one synapse, one weight."""
-    before = next((t for t in pending if isinstance(t, Dense | Conv | Scale)), None)
-    if before is None or not isinstance(transform, Dense | Conv | Scale):
+    before = next((t for t in pending if isinstance(t, Linear | Conv2d | Scale)), None)
+    if before is None or not isinstance(transform, Linear | Conv2d | Scale):
         pending.append(transform)
         return
     place = next(i for i, t in enumerate(pending) if t is before)
@@ -346,24 +346,24 @@ def _append(pending: list[Transform], transform: Transform, name: str) -> None:
 def _merge(first: Transform, second: Transform) -> Transform | None:
     if isinstance(first, Scale) and isinstance(second, Scale):
         return Scale(first.scale * second.scale)
-    if isinstance(first, Scale) and isinstance(second, Dense) and first.scale.ndim <= 1:
+    if isinstance(first, Scale) and isinstance(second, Linear) and first.scale.ndim <= 1:
         return replace(second, weight=second.weight * first.scale)
-    if isinstance(first, Dense) and isinstance(second, Scale) and second.scale.ndim <= 1:
+    if isinstance(first, Linear) and isinstance(second, Scale) and second.scale.ndim <= 1:
         rows = np.broadcast_to(second.scale, first.weight.shape[:1])
         bias = None if first.bias is None else first.bias * rows
-        return Dense(first.weight * rows[:, None], bias)
-    if isinstance(first, Dense) and isinstance(second, Dense):
+        return Linear(first.weight * rows[:, None], bias)
+    if isinstance(first, Linear) and isinstance(second, Linear):
         weight = second.weight @ first.weight
         moved = 0.0 if first.bias is None else second.weight @ first.bias
         own = 0.0 if second.bias is None else second.bias
-        return Dense(weight, np.broadcast_to(moved + own, weight.shape[:1]))
-    if isinstance(first, Conv) and isinstance(second, Scale) and second.scale.size == 1:
+        return Linear(weight, np.broadcast_to(moved + own, weight.shape[:1]))
+    if isinstance(first, Conv2d) and isinstance(second, Scale) and second.scale.size == 1:
         gain = float(second.scale.reshape(-1)[0])
         return replace(
             first,
             weight=first.weight * gain,
             bias=None if first.bias is None else first.bias * gain,
         )
-    if isinstance(first, Scale) and isinstance(second, Conv) and first.scale.size == 1:
+    if isinstance(first, Scale) and isinstance(second, Conv2d) and first.scale.size == 1:
         return replace(second, weight=second.weight * float(first.scale.reshape(-1)[0]))
     return None

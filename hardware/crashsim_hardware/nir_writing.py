@@ -15,7 +15,7 @@ from .chip import Chip, Projection, Spiking
 from .errors import HardwareError
 from .nir_reading import load_nir
 from .rate_network import attach_bias
-from .transforms import Conv, Dense, Flatten, Scale, SumPool, output_shape
+from .transforms import Conv2d, Flatten, Linear, Scale, SumPool2d, output_shape
 
 __all__ = ["nir_graph", "write_nir"]
 
@@ -114,10 +114,10 @@ def _wiring(nir: Any, projection: Projection, gain: float, where: str) -> list[t
     nodes: list[tuple[str, Any]] = []
     shape = projection.shape
     for transform in transforms:
-        if isinstance(transform, Dense):
+        if isinstance(transform, Linear):
             bias = np.zeros(len(transform.weight)) if transform.bias is None else transform.bias
             nodes.append(("affine", nir.Affine(transform.weight, bias)))
-        elif isinstance(transform, Conv):
+        elif isinstance(transform, Conv2d):
             conv = nir.Conv2d(
                 input_shape=shape[1:],
                 weight=transform.weight,
@@ -131,7 +131,7 @@ def _wiring(nir: Any, projection: Projection, gain: float, where: str) -> list[t
             conv.input_type = {"input": np.array(shape)}
             conv.output_type = {"output": np.array(output_shape(transform, shape))}
             nodes.append(("conv", conv))
-        elif isinstance(transform, SumPool):
+        elif isinstance(transform, SumPool2d):
             pool = nir.SumPool2d(
                 kernel_size=np.array(transform.kernel),
                 stride=np.array(transform.stride),

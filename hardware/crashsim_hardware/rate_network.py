@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from .chip import Chip, Projection
 from .errors import HardwareError
-from .network import Layer, Network
+from .network import Network, NeuronLayer
 from .noticing import notice
-from .transforms import AveragePool, Conv, Dense, Scale, Shape, SumPool, Transform, chain
+from .transforms import AvgPool2d, Conv2d, Linear, Scale, Shape, SumPool2d, Transform, chain
 
 __all__ = ["attach_bias", "rate_network"]
 
@@ -50,8 +50,8 @@ def rate_network(chip: Chip) -> Network:
                 "drive - leak / 2 above the rheobase",
                 stacklevel=2,
             )
-        layers.append(Layer(_with_bias(projection, gain, shift, index), activation))
-    layers.append(Layer(_with_bias(chip.readout, 1.0, 0.0, len(layers)), "linear"))
+        layers.append(NeuronLayer(_with_bias(projection, gain, shift, index), activation))
+    layers.append(NeuronLayer(_with_bias(chip.readout, 1.0, 0.0, len(layers)), "linear"))
     return Network(layers, chip.input_shape)
 
 
@@ -73,14 +73,14 @@ def attach_bias(
     """
     result: list[Transform] = []
     for position, transform in enumerate(transforms):
-        if isinstance(transform, Dense):
+        if isinstance(transform, Linear):
             value = bias if bias.size == len(transform.weight) else None
-            transform = Dense(transform.weight * gain, value)
-        elif isinstance(transform, Conv):
+            transform = Linear(transform.weight * gain, value)
+        elif isinstance(transform, Conv2d):
             # a sum over a window adds the bias once per cell
-            pools = [t for t in transforms[position + 1 :] if isinstance(t, SumPool)]
+            pools = [t for t in transforms[position + 1 :] if isinstance(t, SumPool2d)]
             area = math.prod(
-                1 if isinstance(t, AveragePool) else int(np.prod(t.kernel)) for t in pools
+                1 if isinstance(t, AvgPool2d) else int(np.prod(t.kernel)) for t in pools
             )
             each = bias.reshape(len(transform.weight), -1)[:, 0] / area
             transform = replace(transform, weight=transform.weight * gain, bias=each)

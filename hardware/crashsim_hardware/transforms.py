@@ -20,13 +20,13 @@ from .arguments import as_numbers
 from .errors import HardwareError
 
 __all__ = [
-    "AveragePool",
-    "Conv",
-    "Dense",
+    "AvgPool2d",
+    "Conv2d",
     "Flatten",
+    "Linear",
     "Scale",
     "Shape",
-    "SumPool",
+    "SumPool2d",
     "Transform",
     "apply",
     "chain",
@@ -54,19 +54,19 @@ def _finite(array: Any, name: str, ndim: int) -> Floats:
 
 
 @dataclass(frozen=True, eq=False)
-class Dense:
+class Linear:
     """y = weight x + bias, with weight (out, in) and bias (out,) or None."""
 
     weight: Floats
     bias: Floats | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "weight", _finite(self.weight, "Dense.weight", 2))
+        object.__setattr__(self, "weight", _finite(self.weight, "Linear.weight", 2))
         _check_bias(self)
 
 
 @dataclass(frozen=True, eq=False)
-class Conv:
+class Conv2d:
     """Cross-correlation in two dimensions: weight (out, in / groups, kh, kw), bias (out,) or None.
 
     ``padding`` adds zeros at both sides of each axis. The weights are shared: a dead synapse here
@@ -81,19 +81,19 @@ class Conv:
     groups: int = 1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "weight", _finite(self.weight, "Conv.weight", 4))
+        object.__setattr__(self, "weight", _finite(self.weight, "Conv2d.weight", 4))
         for name, least in (("stride", 1), ("padding", 0), ("dilation", 1)):
-            object.__setattr__(self, name, _pair(getattr(self, name), f"Conv.{name}", least))
+            object.__setattr__(self, name, _pair(getattr(self, name), f"Conv2d.{name}", least))
         if self.groups < 1 or self.weight.shape[0] % self.groups:
             raise HardwareError(
-                f"Conv.groups must divide the {self.weight.shape[0]} output channels, "
+                f"Conv2d.groups must divide the {self.weight.shape[0]} output channels, "
                 f"got {self.groups}"
             )
         _check_bias(self)
 
 
 @dataclass(frozen=True, eq=False)
-class SumPool:
+class SumPool2d:
     """The sum over each window; ``stride`` defaults to the kernel, padding adds zeros."""
 
     kernel: int | tuple[int, int]
@@ -109,7 +109,7 @@ class SumPool:
 
 
 @dataclass(frozen=True, eq=False)
-class AveragePool(SumPool):
+class AvgPool2d(SumPool2d):
     """The mean over each window, padding zeros included (torch's ``count_include_pad=True``)."""
 
     @property
@@ -134,10 +134,10 @@ class Scale:
         object.__setattr__(self, "scale", _finite(scale, "Scale.scale", scale.ndim))
 
 
-Transform = Dense | Conv | SumPool | AveragePool | Flatten | Scale
+Transform = Linear | Conv2d | SumPool2d | AvgPool2d | Flatten | Scale
 
 
-def _check_bias(transform: Dense | Conv) -> None:
+def _check_bias(transform: Linear | Conv2d) -> None:
     if transform.bias is None:
         return
     name = type(transform).__name__
@@ -163,19 +163,19 @@ def output_shape(transform: Transform, shape: Shape) -> Shape:
         if not fits:
             raise HardwareError(f"Scale of shape {transform.scale.shape} does not fit {shape}")
         return shape
-    if isinstance(transform, Dense):
+    if isinstance(transform, Linear):
         if len(shape) != 1 or shape[0] != transform.weight.shape[1]:
             raise HardwareError(
-                f"Dense expects ({transform.weight.shape[1]},) features, got {shape}; "
+                f"Linear expects ({transform.weight.shape[1]},) features, got {shape}; "
                 "is a Flatten missing, or the input shape wrong?"
             )
         return (transform.weight.shape[0],)
     if len(shape) != 3:
         raise HardwareError(f"{name} expects (channels, height, width), got {shape}")
-    if isinstance(transform, Conv):
+    if isinstance(transform, Conv2d):
         channels = transform.weight.shape[1] * transform.groups
         if shape[0] != channels:
-            raise HardwareError(f"Conv expects {channels} input channels, got {shape[0]}")
+            raise HardwareError(f"Conv2d expects {channels} input channels, got {shape[0]}")
         outputs, kernel = transform.weight.shape[0], transform.weight.shape[2:]
         dilation = cast(tuple[int, int], transform.dilation)
     else:
@@ -198,7 +198,7 @@ def _axis(pair: int | tuple[int, int] | None, axis: int) -> int:
 
 
 def _windows(
-    x: Floats, transform: Conv | SumPool, kernel: Shape, dilation: tuple[int, int]
+    x: Floats, transform: Conv2d | SumPool2d, kernel: Shape, dilation: tuple[int, int]
 ) -> Floats:
     """(..., C, H, W) -> (..., C, H', W', kh, kw), a view of the zero-padded input."""
     pads = [(0, 0)] * (x.ndim - 2) + [(_axis(transform.padding, a),) * 2 for a in (0, 1)]
@@ -210,7 +210,7 @@ def _windows(
     return view[..., steps[0], steps[1], :: dilation[0], :: dilation[1]]
 
 
-def _convolve(conv: Conv, x: Floats, weight: Floats) -> Floats:
+def _convolve(conv: Conv2d, x: Floats, weight: Floats) -> Floats:
     view = _windows(x, conv, conv.weight.shape[2:], cast(tuple[int, int], conv.dilation))
     lead, (height, width) = view.shape[:-5], view.shape[-4:-2]
     inputs, outputs = view.shape[-5] // conv.groups, conv.weight.shape[0] // conv.groups
@@ -246,15 +246,15 @@ def apply(
             )
         y = x * factor
         return y
-    if isinstance(transform, Dense):
+    if isinstance(transform, Linear):
         matrix = transform.weight if weight is None else weight
         y = np.matmul(x, np.swapaxes(matrix, -1, -2))
         return y + transform.bias if bias and transform.bias is not None else y
-    if isinstance(transform, Conv):
+    if isinstance(transform, Conv2d):
         y = _convolve(transform, x, transform.weight if weight is None else weight)
         return y + transform.bias[:, None, None] if bias and transform.bias is not None else y
     y = _windows(x, transform, cast(Shape, transform.kernel), (1, 1)).sum(axis=(-2, -1))
-    return y / transform.area if isinstance(transform, AveragePool) else y
+    return y / transform.area if isinstance(transform, AvgPool2d) else y
 
 
 def chain(
@@ -271,7 +271,7 @@ def chain(
     """
     y = x.reshape(*x.shape[:-1], *shape)
     for transform in transforms:
-        override = weight if isinstance(transform, Dense | Conv | Scale) else None
+        override = weight if isinstance(transform, Linear | Conv2d | Scale) else None
         y = apply(transform, y, len(shape), override, bias=bias)
         shape = output_shape(transform, shape)
     return y.reshape(*y.shape[: y.ndim - len(shape)], -1)
@@ -281,7 +281,7 @@ def with_weight(transform: Transform, weight: Floats) -> Transform:
     """The same weighted transform with another weight and no bias."""
     if isinstance(transform, Scale):
         return Scale(weight)
-    if isinstance(transform, Dense | Conv):
+    if isinstance(transform, Linear | Conv2d):
         return replace(transform, weight=weight, bias=None)
     raise HardwareError(f"{type(transform).__name__} carries no weight")
 
@@ -290,4 +290,4 @@ def weight_of(transform: Transform) -> Floats | None:
     """The weight array of a weighted transform, None for the others."""
     if isinstance(transform, Scale):
         return transform.scale
-    return transform.weight if isinstance(transform, Dense | Conv) else None
+    return transform.weight if isinstance(transform, Linear | Conv2d) else None

@@ -88,7 +88,7 @@ def test_what_a_chip_cannot_have(sites, fault, make_net, randn):
 def test_layers_a_chip_cannot_have(activation, make_net, residual_net, randn):
     with pytest.raises(UnsupportedLayerError, match=r"gelu at 'act1' has no spiking neuron"):
         run_chip(FaultSpace(make_net((4, 6, 3), activation), randn(2, 4), NeuronCrash(0.1)))
-    with pytest.raises(UnsupportedLayerError, match="addition"):
+    with pytest.raises(UnsupportedLayerError, match="Residual"):
         run_chip(FaultSpace(residual_net, randn(2, 1, 4, 4), NeuronCrash(0.1)))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from crashsim_hardware import AveragePool, Conv, Dense, Flatten, Layer, Network
+from crashsim_hardware import AvgPool2d, Conv2d, Flatten, Linear, Network, NeuronLayer
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def _digits(activation: str, widths: tuple[int, ...], seed: int) -> Trained:
         warnings.simplefilter("ignore")  # sklearn counts 60 epochs as not converged
         model.fit(x[:1300], y[:1300])
     layers = [
-        Layer(Dense(weight.T, bias), activation if index < len(widths) else "linear")
+        NeuronLayer(Linear(weight.T, bias), activation if index < len(widths) else "linear")
         for index, (weight, bias) in enumerate(zip(model.coefs_, model.intercepts_, strict=True))
     ]
     return Trained(Network(layers, (64,)), x[:1300], x[1300:])
@@ -60,8 +60,8 @@ def small_network(activation: str = "relu", seed: int = 0) -> Network:
     rng = np.random.Generator(np.random.Philox(key=seed))
     sizes = (5, 8, 6, 3)
     layers = [
-        Layer(
-            Dense(rng.normal(0.0, 1.0 / np.sqrt(n), (m, n)), rng.normal(0.1, 0.1, m)),
+        NeuronLayer(
+            Linear(rng.normal(0.0, 1.0 / np.sqrt(n), (m, n)), rng.normal(0.1, 0.1, m)),
             activation if index < 2 else "linear",
         )
         for index, (n, m) in enumerate(itertools.pairwise(sizes))
@@ -74,27 +74,28 @@ def convolutional(activation: str = "relu", seed: int = 0) -> Network:
     rng = np.random.Generator(np.random.Philox(key=[seed, 1]))
     return Network(
         [
-            Layer(
-                Conv(rng.normal(0, 0.5, (4, 1, 3, 3)), rng.normal(0, 0.1, 4), padding=1), activation
+            NeuronLayer(
+                Conv2d(rng.normal(0, 0.5, (4, 1, 3, 3)), rng.normal(0, 0.1, 4), padding=1),
+                activation,
             ),
-            Layer(
+            NeuronLayer(
                 (
-                    AveragePool(2),
-                    Conv(
+                    AvgPool2d(2),
+                    Conv2d(
                         rng.normal(0, 0.5, (6, 2, 3, 3)), rng.normal(0, 0.1, 6), padding=1, groups=2
                     ),
                 ),
                 activation,
             ),
-            Layer(
+            NeuronLayer(
                 (
-                    AveragePool(2),
+                    AvgPool2d(2),
                     Flatten(),
-                    Dense(rng.normal(0, 0.4, (10, 24)), rng.normal(0, 0.1, 10)),
+                    Linear(rng.normal(0, 0.4, (10, 24)), rng.normal(0, 0.1, 10)),
                 ),
                 activation,
             ),
-            Layer(Dense(rng.normal(0, 0.5, (3, 10)), np.zeros(3)), "linear"),
+            NeuronLayer(Linear(rng.normal(0, 0.5, (3, 10)), np.zeros(3)), "linear"),
         ],
         (1, 8, 8),
     )

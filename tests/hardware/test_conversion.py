@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from crashsim_hardware import (
-    AveragePool,
-    Dense,
+    AvgPool2d,
     Flatten,
     HardwareError,
-    Layer,
+    Linear,
     Network,
+    NeuronLayer,
     convert,
     run,
 )
@@ -88,9 +88,9 @@ def test_pooling_alone_can_feed_neurons(rng):
     """Average pooling with neurons behind it: the synapse's weight is the pool's 1 / area."""
     network = Network(
         [
-            Layer(AveragePool(2)),
-            Layer(AveragePool(2)),
-            Layer((Flatten(), Dense(np.ones((1, 2)))), "linear"),
+            NeuronLayer(AvgPool2d(2)),
+            NeuronLayer(AvgPool2d(2)),
+            NeuronLayer((Flatten(), Linear(np.ones((1, 2)))), "linear"),
         ],
         (2, 4, 4),
     )
@@ -102,7 +102,12 @@ def test_pooling_alone_can_feed_neurons(rng):
 def test_latency_costs_nothing(tiny, rng):
     """Windows start one step later per layer: no (T - 1) / T bias of a constant rate."""
     network = Network(
-        [Layer(Dense(np.eye(1))), Layer(Dense(np.eye(1))), Layer(Dense(np.eye(1)), "linear")], (1,)
+        [
+            NeuronLayer(Linear(np.eye(1))),
+            NeuronLayer(Linear(np.eye(1))),
+            NeuronLayer(Linear(np.eye(1)), "linear"),
+        ],
+        (1,),
     )
     chip = convert(network, np.ones((1, 1)), 10, headroom=1.0)
     for engine in ("numpy", "brian2"):
@@ -112,19 +117,30 @@ def test_latency_costs_nothing(tiny, rng):
 @pytest.mark.parametrize(
     ("layers", "options", "message"),
     [
-        ([Layer(Dense(np.eye(2)), "linear")], {}, "no hidden layer"),
-        ([Layer(Dense(np.eye(2))), Layer(Dense(np.eye(2)))], {}, 'must be a "linear" readout'),
+        ([NeuronLayer(Linear(np.eye(2)), "linear")], {}, "no hidden layer"),
         (
-            [Layer(Dense(np.eye(2)), "linear"), Layer(Dense(np.eye(2)), "linear")],
+            [NeuronLayer(Linear(np.eye(2))), NeuronLayer(Linear(np.eye(2)))],
+            {},
+            'must be a "linear" readout',
+        ),
+        (
+            [NeuronLayer(Linear(np.eye(2)), "linear"), NeuronLayer(Linear(np.eye(2)), "linear")],
             {},
             "layer 0 is hidden but linear",
         ),
         (
-            [Layer((Dense(np.eye(2)), Dense(np.eye(2)))), Layer(Dense(np.eye(2)), "linear")],
+            [
+                NeuronLayer((Linear(np.eye(2)), Linear(np.eye(2)))),
+                NeuronLayer(Linear(np.eye(2)), "linear"),
+            ],
             {},
             "2 weighted transforms",
         ),
-        ([Layer(Dense(-np.eye(2))), Layer(Dense(np.eye(2)), "linear")], {}, "never activates"),
+        (
+            [NeuronLayer(Linear(-np.eye(2))), NeuronLayer(Linear(np.eye(2)), "linear")],
+            {},
+            "never activates",
+        ),
         (None, {"headroom": 0.5}, "headroom"),
         (None, {"steps": 0}, "steps"),
         (None, {"refractory": -1.0}, "refractory"),
@@ -133,6 +149,6 @@ def test_latency_costs_nothing(tiny, rng):
     ],
 )
 def test_what_cannot_be_converted_is_named(layers, options, message):
-    layers = layers or [Layer(Dense(np.eye(2))), Layer(Dense(np.eye(2)), "linear")]
+    layers = layers or [NeuronLayer(Linear(np.eye(2))), NeuronLayer(Linear(np.eye(2)), "linear")]
     with pytest.raises(HardwareError, match=message):
         convert(Network(layers, (2,)), np.ones((3, 2)), **options)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from crashsim_hardware import (
     ChipFaults,
-    Dense,
     HardwareError,
-    Layer,
+    Linear,
     Network,
+    NeuronLayer,
     Physics,
     convert,
     run,
@@ -106,7 +106,12 @@ def test_physical_units_change_no_spike(tiny, rng):
 def test_ties_fire():
     """Currents of exactly half a threshold: v reaches it without a remainder, in every engine."""
     network = Network(
-        [Layer(Dense(np.eye(2))), Layer(Dense(np.eye(2))), Layer(Dense(np.eye(2)), "linear")], (2,)
+        [
+            NeuronLayer(Linear(np.eye(2))),
+            NeuronLayer(Linear(np.eye(2))),
+            NeuronLayer(Linear(np.eye(2)), "linear"),
+        ],
+        (2,),
     )
     chip = convert(network, np.ones((1, 2)), 16, headroom=1.0)
     result = assert_identical(chip, np.array([[0.5, 0.25]]), None)
@@ -198,7 +203,8 @@ def test_brian2_loads_on_the_first_run_that_needs_it():
 import signal, sys
 handler, hook = signal.getsignal(signal.SIGINT), sys.excepthook
 import numpy as np, crashsim_hardware as h
-net = h.Network([h.Layer(h.Dense(np.eye(2))), h.Layer(h.Dense(np.eye(2)), "linear")], (2,))
+same = h.Linear(np.eye(2))
+net = h.Network([h.NeuronLayer(same), h.NeuronLayer(same, "linear")], (2,))
 chip = h.convert(net, np.ones((1, 2)), 5)
 h.run(chip, np.ones((1, 2)), engine="numpy")
 assert "brian2" not in sys.modules and "torch" not in sys.modules and "sympy" not in sys.modules

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from crashsim_hardware import (
-    AveragePool,
-    Conv,
-    Dense,
+    AvgPool2d,
+    Conv2d,
     Flatten,
     HardwareError,
-    Layer,
+    Linear,
     Network,
+    NeuronLayer,
     Scale,
-    SumPool,
+    SumPool2d,
 )
 from crashsim_hardware.transforms import chain, output_shape
 from hypothesis import given, settings
@@ -47,7 +47,7 @@ def test_convolution_is_the_sum_it_says(stride, padding, dilation, groups, kerne
     rng = np.random.Generator(np.random.Philox(key=seed))
     x = rng.normal(size=(4, 7, 6))
     weight = rng.normal(size=(6, 4 // groups, *kernel))
-    conv = Conv(weight, None, stride, padding, dilation, groups)
+    conv = Conv2d(weight, None, stride, padding, dilation, groups)
     expected = slow_convolution(x, weight, stride, padding, dilation, groups)
     got = chain((conv,), x.reshape(1, 1, -1), (4, 7, 6))
     assert output_shape(conv, (4, 7, 6)) == expected.shape
@@ -56,7 +56,7 @@ def test_convolution_is_the_sum_it_says(stride, padding, dilation, groups, kerne
 
 def test_every_mask_meets_its_own_weights(rng):
     shape = (2, 5, 5)
-    conv = Conv(rng.normal(size=(4, 1, 3, 3)), groups=2)
+    conv = Conv2d(rng.normal(size=(4, 1, 3, 3)), groups=2)
     weights = rng.normal(size=(3, 4, 1, 3, 3))
     for copies in (1, 3):  # inputs shared by the masks, and inputs of each mask
         x = rng.normal(size=(copies, 2, 50))
@@ -69,11 +69,11 @@ def test_every_mask_meets_its_own_weights(rng):
 
 def test_pooling_and_flattening(rng):
     x = rng.normal(size=(2, 3 * 4 * 4))
-    sums = chain((SumPool(2),), x, (3, 4, 4))
-    means = chain((AveragePool(2), Flatten()), x, (3, 4, 4))
+    sums = chain((SumPool2d(2),), x, (3, 4, 4))
+    means = chain((AvgPool2d(2), Flatten()), x, (3, 4, 4))
     np.testing.assert_allclose(sums, 4 * means)
     np.testing.assert_allclose(means[0, 0], x[0].reshape(3, 4, 4)[0, :2, :2].mean())
-    padded = chain((AveragePool(2, padding=1),), np.ones((1, 48)), (3, 4, 4)).reshape(3, 3, 3)
+    padded = chain((AvgPool2d(2, padding=1),), np.ones((1, 48)), (3, 4, 4)).reshape(3, 3, 3)
     assert padded[0, 0, 0] == 0.25  # a corner sees three zeros
 
 
@@ -97,19 +97,24 @@ def test_dead_neurons_are_zeros(tiny, rng):
     ("build", "message"),
     [
         (lambda: Network([], (3,)), "at least a readout"),
-        (lambda: Network([Layer(Dense(np.ones((2, 4))))], (3,)), r"layer 0: Dense expects \(4,\)"),
         (
-            lambda: Network([Layer(Conv(np.ones((2, 1, 9, 9))))], (1, 5, 5)),
+            lambda: Network([NeuronLayer(Linear(np.ones((2, 4))))], (3,)),
+            r"layer 0: Linear expects \(4,\)",
+        ),
+        (
+            lambda: Network([NeuronLayer(Conv2d(np.ones((2, 1, 9, 9))))], (1, 5, 5)),
             "larger than its padded",
         ),
-        (lambda: Layer(Flatten(), "softmax"), "'softmax'"),
-        (lambda: Dense(np.full((2, 2), np.nan)), "NaN"),
-        (lambda: Dense(np.ones((2, 2)), np.ones(3)), "one entry per output"),
-        (lambda: Conv(np.ones((3, 1, 2, 2)), groups=2), "divide the 3 output"),
-        (lambda: SumPool(0), "SumPool.kernel"),
-        (lambda: Network([Layer(Scale(np.ones(4)))], (3,)), "does not fit"),
+        (lambda: NeuronLayer(Flatten(), "softmax"), "'softmax'"),
+        (lambda: Linear(np.full((2, 2), np.nan)), "NaN"),
+        (lambda: Linear(np.ones((2, 2)), np.ones(3)), "one entry per output"),
+        (lambda: Conv2d(np.ones((3, 1, 2, 2)), groups=2), "divide the 3 output"),
+        (lambda: SumPool2d(0), "SumPool2d.kernel"),
+        (lambda: Network([NeuronLayer(Scale(np.ones(4)))], (3,)), "does not fit"),
         (
-            lambda: Network([Layer(Dense(np.ones((1, 2))), "linear")], (2,)).forward(np.ones(2)),
+            lambda: Network([NeuronLayer(Linear(np.ones((1, 2))), "linear")], (2,)).forward(
+                np.ones(2)
+            ),
             "shape",
         ),
     ],

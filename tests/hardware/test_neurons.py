@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from crashsim_hardware import Chip, Dense, HardwareError, Physics, Scale, run
+from crashsim_hardware import Chip, HardwareError, Linear, Physics, Scale, run
 from crashsim_hardware.chip import Projection, Spiking
 from crashsim_hardware.neurons import (
     PointNeuron,
@@ -109,7 +109,7 @@ def test_dense_weight_of_one_fires_its_target():
         Projection((Scale(np.ones(1)),), np.zeros(1), (1,), 10), integrate_and_fire(), np.ones(1)
     )
     second = Spiking(
-        Projection((Dense(np.ones((1, 1))),), np.zeros(1), (1,), 10),
+        Projection((Linear(np.ones((1, 1))),), np.zeros(1), (1,), 10),
         integrate_and_fire(),
         np.ones(1),
     )

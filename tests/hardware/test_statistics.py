@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from crashsim_hardware import (
     ChipFaults,
-    Dense,
     HardwareError,
     HardwareWarning,
-    Layer,
+    Linear,
     Network,
+    NeuronLayer,
     convert,
     crash_statistics,
     sample_core_deaths,
@@ -64,7 +64,7 @@ def linear_chip(steps):
     """Rates that no crash can push into a kink: Delta is linear in the crashes, exactly."""
     rng = np.random.Generator(np.random.Philox(key=5))
     first, last = rng.random((20, 4)), rng.normal(size=(2, 20))
-    network = Network([Layer(Dense(first)), Layer(Dense(last), "linear")], (4,))
+    network = Network([NeuronLayer(Linear(first)), NeuronLayer(Linear(last), "linear")], (4,))
     x = rng.random((3, 4))
     return network, convert(network, x, steps), x, (x @ first.T), last
 

@@ -73,7 +73,7 @@ def test_never_violated_on_dense_nets(seed):
 
 def random_image_net(rng):
     weight = rng.normal(size=(2, 1, 2, 2))
-    affine = ct.Affine(rng.normal(size=2), rng.normal(size=2))
+    affine = ct.ChannelScale(rng.normal(size=2), rng.normal(size=2))
     pool = [ct.MaxPool2d((2, 2), (1, 1)), ct.AvgPool2d((2, 2), (1, 1))][rng.integers(2)]
     branch = [ct.Linear(rng.normal(size=(2, 2))), "tanh", ct.Linear(rng.normal(size=(2, 2)))]
     layers = [

@@ -58,7 +58,7 @@ def test_pools_affine_and_residual():
     scale, shift = np.array([2.0, -1.0]), np.array([0.5, 0.0])
     w = rng.normal(size=(32, 32))
     net = ct.Network(
-        [ct.Affine(scale, shift), ct.Flatten(), ct.Residual([ct.Linear(w), "relu"])], x.shape
+        [ct.ChannelScale(scale, shift), ct.Flatten(), ct.Residual([ct.Linear(w), "relu"])], x.shape
     )
     y = (x * scale[:, None, None] + shift[:, None, None]).reshape(-1)
     np.testing.assert_allclose(net(x)[0], y + np.maximum(w @ y, 0))

@@ -28,8 +28,8 @@ from crashsim_theory.errors import TheoryError
 from crashsim_theory.groups import group_hessian, group_sum
 from crashsim_theory.laws import BERNOULLI, NORMAL, Law, Moments, law_from_moments
 from crashsim_theory.layers import (
-    Affine,
     AvgPool2d,
+    ChannelScale,
     Conv2d,
     Flatten,
     Linear,
@@ -76,10 +76,10 @@ __all__ = [
     "NORMAL",
     "PUBLISHED_LIMIT",
     "Activation",
-    "Affine",
     "AvgPool2d",
     "Bernoulli",
     "Certificate",
+    "ChannelScale",
     "CommonRate",
     "ContinuousLimit",
     "Contraction",

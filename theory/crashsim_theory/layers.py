@@ -63,7 +63,7 @@ class Flatten:
 
 
 @dataclass(frozen=True, eq=False)
-class Affine:
+class ChannelScale:
     """y = scale x + shift, one pair per channel (axis 0): batch normalisation in eval mode."""
 
     scale: Any
@@ -79,7 +79,7 @@ class Residual:
 
 
 Layer: TypeAlias = (
-    Linear | Conv2d | AvgPool2d | MaxPool2d | Flatten | Affine | Residual | Activation | str
+    Linear | Conv2d | AvgPool2d | MaxPool2d | Flatten | ChannelScale | Residual | Activation | str
 )
 
 
@@ -92,7 +92,7 @@ def affine_matrix(layer: Any, shape: tuple[int, ...]) -> tuple[Any, Array, tuple
             raise ValueError(f"weight has shape {weight.shape}")
         bias = np.zeros(len(weight)) if layer.bias is None else as_array("bias", layer.bias)
         return weight, np.broadcast_to(bias, (len(weight),)), (len(weight),)
-    if isinstance(layer, Affine):
+    if isinstance(layer, ChannelScale):
         repeat = size // shape[0]
         scale, shift = (
             np.repeat(np.broadcast_to(as_array(name, a), shape[:1]), repeat)

@@ -10,9 +10,10 @@ from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
 from crashsim.coordinates.placement import Placement
-from crashsim.injection.graph import TracedModel, has_hooks
+from crashsim.injection.graph import TracedModel
 from crashsim.injection.site_changes import RARE_NEURONS, Changes, is_elementwise, is_rare
 from crashsim.injection.sparse.convolution import is_convolution, rare_limit
+from crashsim.model.graph.untraced import has_hooks
 from crashsim.model.sites import Site
 
 _TYPES = (torch.float32, torch.float64)

@@ -1,15 +1,13 @@
-"""What a trace of a model does not see, so that nothing is read from one that computes otherwise.
+"""Why a model may compute something else than its torch.fx graph: hooks, own calls, own tensors.
 
 ``torch.fx`` follows ``forward`` as the class defines it and takes torch's own layers for what their
-class says. Hooks, a ``forward`` or ``__call__`` of one's own on a layer, tensors that compute in
-their own way, and values that are overwritten while something else still needs them are not in what
-is read.
+class says. Hooks, a ``forward`` or ``__call__`` of one's own on a layer, and tensors that compute
+in their own way are not in the graph.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -22,8 +20,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 _PLAIN: tuple[type, ...] = (Tensor, nn.Parameter)
 # Whose own __call__ does nothing else, or is that of no layer.
 _CALLED = (fx.GraphModule, nn.ParameterList, nn.ParameterDict)
-_VIEWS = frozenset("flatten view reshape squeeze contiguous dropout detach identity".split())
-_IN_PLACE_OPERATORS = {operator.iadd, operator.isub, operator.imul, operator.itruediv}
 
 
 def unseen(model: nn.Module) -> str | None:
@@ -85,55 +81,9 @@ def is_torchs(node: fx.Node) -> bool:
     return any(getattr(place, name, None) is target for place in places)
 
 
-def overwritten(graph: fx.GraphModule) -> fx.Node | None:
-    """A node that overwrites what a later one still reads; None if there is none."""
-    modules = dict(graph.named_modules())
-    order: dict[fx.Node, int] = {node: i for i, node in enumerate(graph.graph.nodes)}
-    holders: dict[fx.Node, fx.Node] = {}  # the first node that holds a value's memory
-    for node in order:
-        source = next(iter(node.all_input_nodes), None)
-        shares = source is not None and (_is_view(node, modules) or _in_place(node, modules))
-        holders[node] = holders[source] if shares and source is not None else node
-    for node in order:
-        if not _in_place(node, modules):
-            continue
-        for other in _sharing(holders, node):
-            if order[other] >= order[node]:
-                continue
-            if any(order[user] > order[node] for user in other.users):
-                return node
-            # The same value twice in one call: x += x, or what came before beside it.
-            if other is not node.all_input_nodes[0] and other in node.all_input_nodes:
-                return node
-    return None
-
-
-def _sharing(holders: dict[fx.Node, fx.Node], node: fx.Node) -> Iterator[fx.Node]:
-    return (other for other, holder in holders.items() if holder is holders[node])
-
-
-def _is_view(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    if node.op == "call_module":
-        kinds = (nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd)
-        return isinstance(modules.get(str(node.target)), kinds)
-    return node.op in ("call_function", "call_method") and _name(node) in _VIEWS
-
-
-def _in_place(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    if node.op == "call_module":
-        return bool(getattr(modules.get(str(node.target)), "inplace", False))
-    if node.op not in ("call_function", "call_method"):
-        return False
-    target: Any = node.target
-    name = str(target if isinstance(target, str) else getattr(target, "__name__", ""))
-    own = name.endswith("_") and not name.startswith("_")
-    asked = bool(node.kwargs.get("inplace")) or any(a is True for a in node.args[1:])
-    return own or asked or target in _IN_PLACE_OPERATORS
-
-
-def _name(node: fx.Node) -> str:
-    target: Any = node.target
-    return str(target if isinstance(target, str) else getattr(target, "__name__", "")).rstrip("_")
+def has_hooks(module: nn.Module) -> bool:
+    """Whether something else runs when a module is called."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 class FloatingTypes(TorchDispatchMode):

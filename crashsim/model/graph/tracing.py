@@ -1,4 +1,4 @@
-"""A torch model as a graph of operations, found by ``torch.fx`` without a trace in the process.
+"""Tracing by ``torch.fx`` that leaves nothing behind in the process.
 
 ``torch.fx.symbolic_trace`` replaces ``nn.Module.__call__``, ``nn.Module.__getattr__`` and functions
 of ``math`` while it works, for whatever runs meanwhile in other threads. Here the modules of a twin
@@ -14,35 +14,12 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from crashsim.model.twins.twin import keep_apart, twin_of, written
-
-# What a number is that the model's code computes from sizes; TypeError if it is none.
+# The number that a node is, where the model's code computes it from sizes; TypeError otherwise.
 Number = Callable[[fx.Node], float]
 
 
 class UntraceableError(Exception):
-    """torch.fx cannot follow the model's forward; the message says why."""
-
-
-def trace(model: nn.Module) -> tuple[fx.GraphModule, nn.Module]:
-    """The graph of a twin of the model, and the twin.
-
-    A twin, because forward may set attributes and buffers, and tracing runs it.
-
-    Raises:
-        UntraceableError: the model cannot be copied, or its forward decides on values.
-    """
-    try:
-        twin = twin_of(model)
-        keep_apart(twin, written(model))
-        if "forward" in vars(twin):
-            raise TypeError("its forward is not its class's")
-        tracer = Tracer()
-        graph = tracer.follow(twin, lambda: tracer.run_forward(twin))
-        return fx.GraphModule(twin, graph, type(twin).__name__), twin
-    except Exception as error:  # whatever the user's forward raises on a symbolic input
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UntraceableError(f"torch.fx cannot trace the model ({reason})") from error
+    """A model cannot be followed from operation to operation; the message says why."""
 
 
 class Tracer(fx.Tracer):
@@ -95,12 +72,6 @@ class Tracer(fx.Tracer):
         """A stand-in for a tensor of the input."""
         found: fx.Proxy = self.create_proxy("placeholder", name, (), {})
         return found
-
-    def run_forward(self, root: nn.Module) -> Any:
-        """What the root's forward returns for stand-ins by the names of its arguments."""
-        function, arguments = self.create_args_for_root(type(root).forward, is_module=True)
-        self.show_parameters()
-        return function(*arguments)
 
     @contextmanager
     def untold(self) -> Iterator[None]:
