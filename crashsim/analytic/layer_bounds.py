@@ -26,9 +26,8 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 from torch.nn.utils import parametrize
 
-from crashsim.coordinates.placement import Placement
+from crashsim.coordinates.placement import Placement, strikes_singly
 from crashsim.errors import NotApplicableError
-from crashsim.faults import is_single_crash
 from crashsim.model.graph.model_graph import ModelGraph
 from crashsim.model.graph.tracing import UntraceableError
 from crashsim.model.graph.untraced import class_of, is_torchs
@@ -91,7 +90,7 @@ def layer_bounds(space: FaultSpace) -> list[Estimate]:
     if len(types) > 1:
         raise NotApplicableError("defined for parameters of one floating-point type")
     for p in space.placements:
-        if not is_single_crash(p.fault):
+        if not strikes_singly(p):
             raise NotApplicableError(
                 f"defined for crashes of single units and weights, not {p.fault}"
             )
@@ -157,7 +156,7 @@ class _Propagation:
         self._struck += 1
         if not isinstance(value, Tensor):
             raise NotApplicableError(f"no bound is known for {placement.site.name}")
-        return _struck(spread, value, placement.fault.rate)
+        return _struck(spread, value, placement.fault.change_probability)
 
     def _placement(self, n: fx.Node) -> Placement | None:
         if n.op == "placeholder":
@@ -274,7 +273,7 @@ class _Propagation:
             raise NotApplicableError("no bound is known for faulty weights that are used twice")
         self._seen.add(id(weight))
         self._struck += 1
-        p = placement.fault.rate
+        p = placement.fault.change_probability
         size, square = p * absolute(x.abs()), p * squared(x**2)
         crashed = _Spread(size, square, _norms(size))
         if passed is None:

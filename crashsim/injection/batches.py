@@ -73,5 +73,5 @@ def _scalars_of_weights(sites: Sequence[Site], placements: Sequence[Placement]) 
         layer = outputs.get(p.site.module.rpartition(".")[0])
         if p.site.kind == "parameter" and layer is not None and is_rare(p, RARE_WEIGHTS):
             # Each struck weight acts once for every position of the layer's output.
-            total += p.size * p.fault.rate * layer.size / p.site.shape[0]
+            total += p.size * p.fault.change_probability * layer.size / p.site.shape[0]
     return int(4 * total)

@@ -171,8 +171,7 @@ class Strategies:
                 chosen = np.sort(rng.choice(p.size, min(count, size), replace=False))
                 rows.append(np.full(len(chosen), row))
                 columns.append(p.start + chosen)
-                scale = 1.0 if p.fault.is_bernoulli else p.fault.rate
-                values.append(np.full(len(chosen), scale))
+                values.append(np.full(len(chosen), p.fault.typical_change))
         return Points(
             3,
             np.zeros(self._faulty.N),

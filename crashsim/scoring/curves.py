@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from crashsim_theory import LinearSurrogate
 
-from crashsim.analytic.first_order import of_pair, tail_probabilities
+from crashsim.analytic.first_order import of_pair, tail_methods_of, tail_probabilities
 from crashsim.analytic.proofs import Provable, certify_tail, linear_bracket
 from crashsim.arrays import Floats
 from crashsim.coordinates.streams import Stream
@@ -37,15 +37,17 @@ def curves_of(
     row, output = (int(i) for i in np.unravel_index(int(variance.argmax()), variance.shape))
     one = analysis.surrogate and of_pair(analysis.surrogate, row, output)
     end = 8 * float(np.sqrt(variance[row, output]))
-    while one is not None and float(one.saddlepoint(end)) > _SMALLEST:
-        end *= 1.25  # it ends at the latest where every coordinate has struck
+    if one is not None and "saddlepoint" in tail_methods_of(one):
+        while float(one.saddlepoint(end)) > _SMALLEST:
+            end *= 1.25  # it ends at the latest where every coordinate has struck
     grid = np.linspace(0, end, _POINTS + 1)[1:]
     methods: dict[str, list[float]] = {}
     low = high = None
     if results.exact is not None:
         methods["exact"] = [float(results.exact.tail(e)[row, output]) for e in grid]
     if one is not None:
-        methods |= {m: v.tolist() for m, v in tail_probabilities(one, grid).items()}
+        found = tail_probabilities(one, grid, methods=tail_methods_of(one))
+        methods |= {m: v.tolist() for m, v in found.items()}
     if results.proof is not None and one is not None:
         methods |= _proved_curves(results.proof, grid, row, output)
     if one is not None and "importance-sampling" in results.timings:
@@ -113,9 +115,10 @@ def histogram_of(results: Results) -> Histogram | None:
     saddlepoint = normal = None
     if analysis.surrogate is not None:
         one = of_pair(analysis.surrogate, int(where[0]), int(where[1]))
-        if one.variance > 0:
+        if one.variance > 0 and "saddlepoint" in tail_methods_of(one):
             above = one.saddlepoint(edges, "upper")
             saddlepoint = (n * -np.diff(above)).tolist()
+        if one.variance > 0:
             normal = (n * _normal_mass(edges, one)).tolist()
     return Histogram(
         int(where[0]), int(where[1]), edges.tolist(), counts.tolist(), saddlepoint, normal

@@ -13,8 +13,9 @@ import torch
 
 from crashsim.analytic.first_order import TAIL_METHODS
 from crashsim.analytic.second_order import MAX_EXACT_HESSIAN, MAX_PAIRED
+from crashsim.coordinates.placement import strikes_singly
 from crashsim.errors import ArgumentError
-from crashsim.faults import MOMENT_METHODS, check_drawable, is_single_crash
+from crashsim.faults import MOMENT_METHODS, check_drawable
 from crashsim.injection.derivatives import NO_DERIVATIVES
 from crashsim.injection.flops import Operations
 from crashsim.results.estimate import METHODS
@@ -119,7 +120,7 @@ def plan(
     few_exact = few and (samples or DEFAULT_SAMPLES) >= space.N and values <= _GRADIENT_VALUES
     # Where single faults are all that samples hold, they say too little of what it leaves over.
     control = few_exact or not few
-    struck = sum(p.size * (p.fault.rate if p.fault.is_bernoulli else 1) for p in space.placements)
+    struck = sum(p.size * p.fault.change_probability for p in space.placements)
     control &= values <= _CONTROL_VALUES and 2 * struck * space.B * space.K <= _CONTROL_COST * cost
     ordered = tuple(m for m in METHODS if m in chosen)
     return Plan(ordered, skipped, samples, few_exact, control)
@@ -156,7 +157,7 @@ def _reason_against(method: str, space: FaultSpace, cost: float) -> str | None:
         if 4 * space.N * space.B * space.K > _GRADIENT_VALUES:
             return f"{space.N} coordinates: their single-fault differences do not fit in memory"
     if method == "pairs":
-        if space.N > MAX_PAIRED or not all(p.fault.is_bernoulli for p in space.placements):
+        if space.N > MAX_PAIRED or not all(p.fault.is_binary for p in space.placements):
             return f"for at most {MAX_PAIRED} crashes; there are {space.N} coordinates"
         if space.N**2 / 2 * cost > EXTRA:
             return "a forward pass for every pair of faults takes longer; ask for it as +pairs"
@@ -189,7 +190,7 @@ def _reason_against(method: str, space: FaultSpace, cost: float) -> str | None:
             )
     if method in ("norm", "absolute"):
         for p in space.placements:
-            if not is_single_crash(p.fault):
+            if not strikes_singly(p):
                 return f"defined for crashes of neurons and weights, not for {p.fault.name}"
     return None
 

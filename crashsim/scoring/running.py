@@ -13,6 +13,7 @@ from crashsim.analytic import first_order, proofs, second_order
 from crashsim.analytic.layer_bounds import layer_bounds
 from crashsim.analytic.questions import answers
 from crashsim.errors import Interrupted, NotApplicableError
+from crashsim.faults import lacking_for_tails
 from crashsim.results.estimate import Answer
 from crashsim.sampling.certified import certified_sampling
 from crashsim.sampling.enumeration import ExactDistribution, enumerate_space
@@ -178,7 +179,7 @@ def _run(
         analysis.estimates += results.sampled.estimates
         if stop is not None:
             raise stop
-    if "importance-sampling" in wanted and analysis.surrogate is not None:
+    if "importance-sampling" in wanted - results.skipped.keys() and analysis.surrogate is not None:
         output = int(np.argmax(analysis.surrogate.variance.mean(0)))
         analysis.estimates += timed(
             "importance-sampling",
@@ -196,6 +197,8 @@ def _run(
     if epsilon is not None and delta is not None:
         if analysis.surrogate is None:
             results.skipped["answers"] = _NO_SURROGATE
+        elif lacking := lacking_for_tails(p.fault for p in wide.placements):
+            results.skipped["answers"] = lacking
         results.answers = timed("answers", lambda: answers(wide, analysis, epsilon, delta))
     if space.K == 1:
         results.skipped["class-change"] = "the model has a single output, so no class to change"
@@ -224,8 +227,8 @@ def _linearise(
     """
     analysis = results.analysis
     needing = wanted & {*first_order.TAIL_METHODS, *PROOFS, "importance-sampling"}
-    crashes = all(p.fault.is_bernoulli for p in wide.placements)
-    by_differences = "mean-point-single" in wanted and crashes
+    two_valued = all(p.fault.is_two_valued for p in wide.placements)
+    by_differences = "mean-point-single" in wanted and two_valued
 
     def attempt(
         name: str, method: Callable[[FaultSpace, first_order.Analysis], None]
@@ -254,6 +257,11 @@ def _linearise(
     if analysis.surrogate is None:
         why = f"{_NO_SURROGATE}: {reason}" if reason else _NO_SURROGATE
         results.skipped |= dict.fromkeys(sorted(needing - set(PROOFS)), why)
+    faults = [p.fault for p in wide.placements]
+    for name in sorted(needing & {"chernoff", "saddlepoint", "importance-sampling"}):
+        lacking = lacking_for_tails(faults, tilted=name == "importance-sampling")
+        if lacking and name not in results.skipped:
+            results.skipped[name] = lacking
 
 
 def _account_for(methods: tuple[str, ...], epsilon: float | None, results: Results) -> None:
