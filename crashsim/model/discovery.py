@@ -259,8 +259,8 @@ def _told_roles(
             ours = [s for s in sites if s.module == path and s.kind == "activation"]
             for site in ours:
                 roles.pop(site, None)  # silent neurons behind silent neurons are no guards
-            more = dict.fromkeys(ours, _more_spikes)
-            changed = multiplied(lambda more=more: _with_values(model, example, call, more))
+            more: dict[Site, Action] = dict.fromkeys(ours, _more_spikes)
+            changed = multiplied(partial(_with_values, model, example, call, more))
             if len(clean) == len(changed) and all(map(_is_equal, clean, changed)):
                 roles |= dict.fromkeys(ours, "output")
     return [replace(site, role=roles.get(site, site.role)) for site in sites]
@@ -288,8 +288,10 @@ def _guards(
 
     def before(_: nn.Module, args: tuple[Any, ...], path: str) -> None:
         x = args[0] if args else None
-        reads = isinstance(x, Tensor) and any(_is_same(x, value) for value in outputs)
-        read[path] = x.clone() if reads else None
+        if isinstance(x, Tensor) and any(_is_same(x, value) for value in outputs):
+            read[path] = x.clone()
+        else:
+            read[path] = None
 
     def after(key: SiteKey, value: Any) -> None:
         path, function, _ = key

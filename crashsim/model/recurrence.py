@@ -7,6 +7,7 @@ step for it, and attention by its formula.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -71,7 +72,9 @@ class Stepwise(TorchFunctionMode):
         step = _STEPS.get(name)
         if step is None or len(args) != 9 or not isinstance(args[3], bool) or args[6]:
             return func(*args, **(kwargs or {}))
-        return _by_steps(step, *args[:6], *args[7:], self.strike)
+        x, states, weights, has_bias, layers, _, _, both_ways, batch_first = args
+        shape = _Shape(has_bias, layers, 2 if both_ways else 1, batch_first)
+        return _by_steps(step, x, states, weights, shape, self.strike)
 
 
 class Mappable(Stepwise):
@@ -90,36 +93,41 @@ class Mappable(Stepwise):
         return super().__torch_function__(func, types, args, kwargs)
 
 
+@dataclass(frozen=True)
+class _Shape:
+    """Of a recurrent layer: what stands beside its weights in a call of torch's kernels."""
+
+    has_bias: bool
+    layers: int
+    directions: int
+    batch_first: bool
+
+
 def _by_steps(
     step: _Step,
     x: Tensor,
     states: Any,
     weights: Sequence[Tensor],
-    has_bias: bool,
-    layers: int,
-    _: float,  # dropout, of which there is none in evaluation mode
-    both_ways: bool,
-    batch_first: bool,
+    shape: _Shape,
     strike: StrikeStep | None,
 ) -> tuple[Tensor, ...]:
     """What ``torch.lstm``, ``torch.gru``, ``torch.rnn_tanh`` and ``torch.rnn_relu`` return."""
     given = states if step is _lstm else (states,)
-    x = x.transpose(0, 1) if batch_first else x
-    directions = 2 if both_ways else 1
-    each = len(weights) // (layers * directions)
+    x = x.transpose(0, 1) if shape.batch_first else x
+    each = len(weights) // (shape.layers * shape.directions)
     last: list[_States] = []
-    for layer in range(layers):
+    for layer in range(shape.layers):
         outputs = []
-        for direction in range(directions):
-            number = layer * directions + direction
+        for direction in range(shape.directions):
+            number = layer * shape.directions + direction
             ours = weights[number * each : (number + 1) * each]
             start = tuple(state[number] for state in given)
             struck = None if strike is None else partial(_struck, strike, layer, direction)
-            output, end = _run(step, x, start, ours, has_bias, direction == 1, struck)
+            output, end = _run(step, x, start, ours, shape.has_bias, direction == 1, struck)
             outputs.append(output)
             last.append(end)
         x = torch.cat(outputs, -1)
-    x = x.transpose(0, 1) if batch_first else x
+    x = x.transpose(0, 1) if shape.batch_first else x
     return x, *(torch.stack(state) for state in zip(*last, strict=True))
 
 
