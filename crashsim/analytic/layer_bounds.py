@@ -26,7 +26,7 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 from torch.nn.utils import parametrize
 
-from crashsim.coordinates.placement import Placement, strikes_singly
+from crashsim.coordinates.placement import Placement, check_acts_once, strikes_singly
 from crashsim.errors import NotApplicableError
 from crashsim.model.graph.model_graph import ModelGraph
 from crashsim.model.graph.tracing import UntraceableError
@@ -119,6 +119,8 @@ class _Propagation:
 
     def __init__(self, graph: ModelGraph, space: FaultSpace) -> None:
         self._graph, self._space = graph, space
+        for placement in space.placements:
+            check_acts_once(placement)
         self._values: dict[fx.Node, Any] = {}
         self._spreads: dict[fx.Node, _Spread | None] = {}
         self._placed = {

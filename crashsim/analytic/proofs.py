@@ -21,6 +21,7 @@ from crashsim_theory import TheoryError
 from crashsim.analytic.first_order import double_precision
 from crashsim.analytic.rounding import resolution_of
 from crashsim.arrays import Floats
+from crashsim.coordinates.placement import check_acts_once
 from crashsim.coordinates.points import Points
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.errors import ModelError, NotApplicableError
@@ -76,6 +77,7 @@ def provable(space: FaultSpace) -> Provable:
     for p in space.placements:
         if not (p.fault.zeroes and p.fault.is_binary) or p.site.kind == "parameter":
             raise NotApplicableError(f"proofs are for neuron crashes, not for {p.fault.name}")
+        check_acts_once(p)
     named = parametrised(space.model)
     if named is not None:
         raise NotApplicableError(f"the weight of layer {named!r} is computed (parametrised)")

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import crashsim_theory as theory
 import numpy as np
@@ -111,7 +112,8 @@ def _with_probability(space: FaultSpace, p: float) -> FaultSpace:
     """The space with this probability at every Bernoulli coordinate."""
     faults = []
     for place in space.placements:
-        fault = replace(place.fault, **{place.fault.parameter: p})
+        changed: dict[str, Any] = {place.fault.parameter: p}
+        fault = replace(place.fault, **changed)
         if not math.isclose(fault.change_probability, p):
             raise TheoryError(
                 fault.parameter, p, f"{type(fault).__name__} makes another probability of it"
@@ -173,7 +175,7 @@ def _continuous(space: FaultSpace, analysis: Analysis, output: int, epsilon: flo
             continue
         for place in space.placements:
             site = place.site
-            is_here = site.key == layer.site
+            is_here = site.key == layer.site and place.acts_once
             if not is_here or place.size != len(before.operation.weight) or place.size < 2:
                 continue
             limit = theory.continuous_limit(

@@ -252,7 +252,7 @@ def chip_faults(
     e = sample_points(space.placements, seed, masks).dense()
     for p in space.placements:
         struck = e[:, p.start : p.stop] != 0
-        crash = p.fault.zeroes and p.fault.is_binary
+        crash = p.fault.zeroes and p.fault.is_binary and p.acts_once
         if crash and p.site.key in neurons and p.site.kind == "activation":
             index = neurons.index(p.site.key)
             dead[index] = _either(dead[index], p.fault.by_unit(struck, p.site.shape))

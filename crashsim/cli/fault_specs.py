@@ -87,11 +87,11 @@ def _is_required(field: Field[Any]) -> bool:
     return field.init and field.default is MISSING and field.default_factory is MISSING
 
 
-def _values(spec: str, cls: type[Fault], text: str) -> dict[str, object]:
+def _values(spec: str, cls: type[Fault], text: str) -> dict[str, Any]:
     """The fields of a fault that ``NAME=VALUE,...`` gives."""
     known = {f.name for f in fields(cls) if f.init}
     hints = _type_hints(cls)
-    values: dict[str, object] = {}
+    values: dict[str, Any] = {}
     for item in filter(None, text.split(",")):
         name, equals, value = item.partition("=")
         if not equals or name not in known:
@@ -114,7 +114,9 @@ def _type_hints(cls: type[Fault]) -> dict[str, Any]:
 def _value(spec: str, name: str, text: str, kind: Any) -> object:
     if name == "group":
         return _group(text)
-    if kind is str:
+    if name == "window":
+        return _window(spec, text)
+    if kind is str or name == "duration":
         return text
     if kind is bool and text.lower() in ("true", "false"):
         return text.lower() == "true"
@@ -122,6 +124,14 @@ def _value(spec: str, name: str, text: str, kind: Any) -> object:
         return int(text) if kind is int else float(text)
     except ValueError:
         raise ArgumentError(f"fault={spec!r}: {name}={text!r}; give a number") from None
+
+
+def _window(spec: str, text: str) -> tuple[int, int]:
+    """Steps ``start-stop``."""
+    start, dash, stop = text.partition("-")
+    if not (dash and start.isdecimal() and stop.isdecimal()):
+        raise ArgumentError(f"fault={spec!r}: window={text!r}; give START-STOP, such as 5-10")
+    return int(start), int(stop)
 
 
 def _group(text: str) -> object:

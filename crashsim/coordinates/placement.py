@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 from crashsim_theory import Moments
+from torch import Tensor
 
 from crashsim.arguments import as_float, shown
 from crashsim.arrays import Floats
-from crashsim.errors import ArgumentError, SiteError
+from crashsim.errors import ArgumentError, NotApplicableError, SiteError
 from crashsim.faults import Fault, faults_by_site
 from crashsim.model.sites import Site, select_sites
 
@@ -22,9 +25,20 @@ Faults = Fault | Mapping[str, Fault]
 
 @dataclass(frozen=True)
 class Placement:
-    """A fault at a site: coordinates ``start`` to ``stop`` of the space."""
+    """A fault of the same neurons or weights: coordinates ``start`` to ``stop`` of the space.
 
-    site: Site
+    A permanent fault strikes the same neurons in every step: in each call of their module, and in
+    each step of a value that holds many.
+
+    Attributes:
+        sites: the calls in which the neurons are struck; one of weights, inputs, and what runs
+            once.
+        fault: what strikes.
+        start, stop: the coordinates.
+        ties_steps: whether a coordinate acts in all steps that a value holds.
+    """
+
+    sites: tuple[Site, ...]
     fault: Fault
     start: int
     stop: int
@@ -33,8 +47,93 @@ class Placement:
         return self.start  # placements of a space differ in it, and it takes the least time
 
     @property
+    def site(self) -> Site:
+        """The first call."""
+        return self.sites[0]
+
+    @property
     def size(self) -> int:
+        """Number of coordinates."""
         return self.stop - self.start
+
+    @property
+    def ties_steps(self) -> bool:
+        return self.site.steps is not None and self.fault.duration == "permanent"
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of what the coordinates strike: that of a step, where steps are tied."""
+        return self.site.shape_in_step if self.ties_steps else self.site.shape
+
+    @cached_property
+    def units(self) -> int:
+        """Number of neurons or weights."""
+        return math.prod(self.shape)
+
+    @property
+    def acts_once(self) -> bool:
+        """Whether each coordinate acts in a single call, on a value of one step."""
+        return len(self.sites) == 1 and not self.ties_steps and not self.site.is_inside
+
+    def by_step(self, rows: Tensor, site: Site) -> Tensor:
+        """(S, b T, *shape) values of T steps, one after the other, from (S, b, *site.shape)."""
+        if not self.ties_steps or site.steps is None:
+            return rows
+        moved = rows.movedim(2 + site.steps, 2)
+        return moved.reshape(moved.shape[0], -1, *self.shape)
+
+    def together(self, rows: Tensor, site: Site, like: Tensor) -> Tensor:
+        """The inverse of ``by_step``, of the shape of ``like``."""
+        if not self.ties_steps or site.steps is None:
+            return rows.reshape(like.shape)
+        steps = site.shape[site.steps]
+        moved = rows.reshape(like.shape[0], -1, steps, *self.shape)
+        return moved.movedim(2, 2 + site.steps)
+
+    def in_window(self, struck: Tensor, clean: Tensor, site: Site) -> Tensor:
+        """Values (S, b, *site.shape) that are struck in the fault's window, and clean outside."""
+        if self.fault.window is None or not self.ties_steps or site.steps is None:
+            return struck
+        start, stop = self.fault.window
+        at = torch.arange(site.shape[site.steps], device=struck.device)
+        shape = [1] * struck.dim()
+        shape[2 + site.steps] = -1
+        return torch.where(((at >= start) & (at < stop)).view(shape), struck, clean)
+
+    def perturb(self, value: Tensor, e: Tensor, site: Site) -> Tensor:
+        """The faulty value of a call, differentiable in the coordinates.
+
+        Args:
+            value: (S, b, *site.shape), the clean value.
+            e: (S, 1 or b, size).
+            site: one of ``sites``.
+        """
+        if not self.ties_steps or site.steps is None:
+            return self.fault.perturb(value, e, self.shape)
+        moved = value.movedim(2 + site.steps, 2)
+        struck = self.fault.perturb(moved, e[:, :, None], self.shape).movedim(2, 2 + site.steps)
+        return self.in_window(struck, value, site)
+
+    def perturb_step(self, h: Tensor, e: Tensor, direction: int, step: int) -> Tensor:
+        """The faulty output of a recurrent layer's step, before it is fed back.
+
+        Args:
+            h: (S, b, H) of one direction.
+            e: (S, 1 or b, units) the coordinates written out for each unit, as in ``by_unit``.
+            direction: 0, or 1 for the layer's way back.
+            step: number of the step.
+        """
+        start, stop = self.fault.window or (step, step + 1)
+        if not start <= step < stop:
+            return h
+        first = direction * h.shape[-1] + (0 if self.ties_steps else step * self.site.shape[-1])
+        struck = e[..., first : first + h.shape[-1]]
+        return self.fault.perturb_units(h, struck, (h.shape[-1],))
+
+    def by_unit(self, e: Tensor) -> Tensor:
+        """Coordinates (..., size) written out for each unit (..., units)."""
+        size = self.fault.group_size(self.shape)
+        return e if size == 1 else e.repeat_interleave(size, -1)[..., : self.units]
 
 
 def place(faults: Faults, sites: str, available: list[Site]) -> list[Placement]:
@@ -42,14 +141,49 @@ def place(faults: Faults, sites: str, available: list[Site]) -> list[Placement]:
     placements: list[Placement] = []
     start = 0
     for pattern, fault in faults_by_site(faults, sites).items():
-        for site in select_sites(available, pattern, fault.strikes):
-            if 0 in site.shape:
-                raise SiteError(f"sites={pattern!r}: {site.name!r} is empty; choose other sites")
-            stop = start + fault.coordinate_count(site.shape)
-            placements.append(Placement(site, fault, start, stop))
+        for calls in _same_neurons(select_sites(available, pattern, fault.strikes), fault):
+            if 0 in calls[0].shape:
+                raise SiteError(
+                    f"sites={pattern!r}: {calls[0].name!r} is empty; choose other sites"
+                )
+            one = Placement(calls, fault, start, start)
+            stop = start + fault.coordinate_count(one.shape)
+            placements.append(replace(one, stop=stop))
             start = stop
-    _check_reach([p.site for p in placements], available)
+    _check_reach([site for p in placements for site in p.sites], available)
     return placements
+
+
+def _same_neurons(sites: Sequence[Site], fault: Fault) -> list[tuple[Site, ...]]:
+    """The calls that a fault's coordinates share: those of the same neurons, if it is permanent.
+
+    Raises:
+        SiteError: a window leaves none of the steps.
+    """
+    if fault.duration == "transient":
+        return [(site,) for site in sites]
+    groups: dict[str, list[Site]] = {}
+    for site in sites:
+        groups.setdefault(site.units or site.name, []).append(site)
+    if fault.window is None:
+        return [tuple(group) for group in groups.values()]
+    start, stop = fault.window
+    found = []
+    for group in groups.values():
+        steps = group[0].steps
+        if len(group) > 1:
+            group = group[start:stop]
+        elif steps is None or start >= group[0].shape[steps]:
+            group = []
+        if group:
+            found.append(tuple(group))
+    if not found:
+        names = ", ".join(repr(name) for name in list(groups)[:5])
+        raise SiteError(
+            f"{type(fault).__name__}: window={fault.window}: {names} run in no such steps; leave "
+            "the window out, or give steps that the model has"
+        )
+    return found
 
 
 def _check_reach(struck: list[Site], available: list[Site]) -> None:
@@ -78,10 +212,19 @@ def check_strength(placements: list[Placement], dtype: torch.dtype) -> None:
                 )
 
 
+def check_acts_once(placement: Placement) -> None:
+    """Raises NotApplicableError where the same neurons are struck in many steps or calls."""
+    if not placement.acts_once:
+        raise NotApplicableError(
+            f"for neurons that act once in a forward pass; those of {placement.site.name!r} act in "
+            "many steps"
+        )
+
+
 def strikes_singly(placement: Placement) -> bool:
     """Whether each coordinate is a crash of one unit or weight: 0 or 1, and 1 zeroes it alone."""
     fault = placement.fault
-    return fault.zeroes and fault.is_binary and fault.group_size(placement.site.shape) == 1
+    return fault.zeroes and fault.is_binary and fault.group_size(placement.shape) == 1
 
 
 def moments_of(placement: Placement) -> Moments:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from crashsim_theory import Law, TheoryError
 
-from crashsim.arguments import as_float, shown
+from crashsim.arguments import as_float, is_whole, shown
 from crashsim.errors import ArgumentError
 from crashsim.faults.fault import Fault
 
@@ -57,6 +57,7 @@ def check_fault(fault: Fault) -> None:
             has no such parameter.
     """
     cls = type(fault).__name__
+    _check_time(fault)
     for name, kind, remedy in (
         ("law", Law, "law: ClassVar = crashsim_theory.BERNOULLI"),
         ("parameter", str, 'parameter: ClassVar[str] = "p"'),
@@ -82,6 +83,32 @@ def check_fault(fault: Fault) -> None:
             fault.law.nodes(**fault.law_parameters)
     except TheoryError as error:
         raise ArgumentError(f"{cls}: {fault.parameter}={rate!r}: {error}") from error
+
+
+def _check_time(fault: Fault) -> None:
+    """Raises ArgumentError for a duration or a window that makes no sense."""
+    cls = type(fault).__name__
+    if fault.duration not in ("permanent", "transient"):
+        raise ArgumentError(
+            f"{cls}: duration={shown(fault.duration)} is not known; give 'permanent' or 'transient'"
+        )
+    if fault.window is None:
+        return
+    whole = isinstance(fault.window, tuple) and all(map(is_whole, fault.window))
+    if not whole or len(fault.window) != 2 or not 0 <= fault.window[0] < fault.window[1]:
+        raise ArgumentError(
+            f"{cls}: window={shown(fault.window)}: give two whole numbers (start, stop) of steps, "
+            "0 <= start < stop"
+        )
+    if fault.duration == "transient":
+        raise ArgumentError(
+            f"{cls}: window={fault.window} says when a permanent fault acts; leave it or "
+            "duration='transient' out"
+        )
+    if fault.strikes == "weights":
+        raise ArgumentError(
+            f"{cls}: window={fault.window}: weights fail for the whole pass; leave it out"
+        )
 
 
 def check_drawable(faults: Iterable[Fault], what: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -24,6 +24,7 @@ from crashsim.arrays import Floats
 from crashsim.errors import ArgumentError
 
 Strikes = Literal["neurons", "weights", "both"]
+Duration = Literal["permanent", "transient"]
 
 # What a class says of its displacement beside computing it, and what is known without that.
 _CLAIMS = {"zeroes": False, "is_elementwise": False}
@@ -39,6 +40,13 @@ class Fault(ABC):
     A subclass that changes what a fault does (its law, displacement, coordinates) is taken for a
     fault of its own: it makes none of the claims ``zeroes`` and ``is_elementwise`` unless it
     declares them anew.
+
+    Args:
+        duration: how long a fault lasts. ``"permanent"``: a neuron that dies is dead in every time
+            step, call and example: one coordinate for all of them. ``"transient"``: each step and
+            call has a coordinate of its own. What runs once in a forward pass is the same in both.
+        window: the steps (start, stop), from start to before stop, in which a permanent fault of
+            neurons acts; None for all.
     """
 
     law: ClassVar[Law]  # of a coordinate
@@ -48,6 +56,8 @@ class Fault(ABC):
     reported: ClassVar[tuple[str, ...]] = ()  # fields that reports show beside the parameter
     zeroes: ClassVar[bool] = False  # the displacement is -a: where e = 1, the value is 0
     is_elementwise: ClassVar[bool] = False  # v of each unit depends on that unit's value alone
+    duration: Duration = field(default="permanent", kw_only=True)
+    window: tuple[int, int] | None = field(default=None, kw_only=True)
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -199,7 +209,12 @@ class Fault(ABC):
     def to_dict(self) -> dict[str, object]:
         """The fault as plain data: its name, its parameter and its fields."""
         own = {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
-        return {"fault": self.name, self.parameter: self.rate, **own}
+        timing = {"duration": own.pop("duration"), "window": own.pop("window")}
+        if self.duration == "permanent":
+            timing.pop("duration")
+        if self.window is None:
+            timing.pop("window")
+        return {"fault": self.name, self.parameter: self.rate, **own, **timing}
 
     def facts(self) -> dict[str, object]:
         """What a score keeps of it: p, std, or the parameter's name and rate; declared fields."""
@@ -211,7 +226,8 @@ class Fault(ABC):
         else:
             found |= {"parameter": self.parameter, "rate": self.rate}
         own = self.to_dict()
-        return found | {name: own[name] for name in self.reported}
+        reported = (*self.reported, *(name for name in ("duration", "window") if name in own))
+        return found | {name: own[name] for name in reported}
 
 
 @dataclass(frozen=True)
@@ -243,6 +259,8 @@ def take_number(fault: Fault, field: str) -> None:
 
 def _plain(value: Any) -> Any:
     """A field's value as reports and JSON hold it."""
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return as_float(value) if is_number(value) else shown(value)

@@ -36,7 +36,7 @@ class Derivatives:
     def exist(self) -> bool:
         """Whether the output has a derivative in some coordinate, found with one example."""
         faulty = self._faulty
-        if not any(p.site.has_gradient for p in faulty.placements):
+        if not any(site.has_gradient for p in faulty.placements for site in p.sites):
             return False
         with faulty.model.at_work(), torch.enable_grad():
             e, out = self._forward(faulty.examples.part(0, 1), np.zeros(faulty.N))

@@ -49,7 +49,11 @@ class FaultNodes:
         readout: Readout,
     ) -> None:
         self._placements = placements
-        sites = [p.site for p in placements if p.site.kind in ("activation", "module")]
+        if many := next((p for p in placements if p.ties_steps or p.site.is_inside), None):
+            raise UntraceableError(f"{many.site.name!r} holds many steps of the same neurons")
+        sites = [
+            site for p in placements for site in p.sites if site.kind in ("activation", "module")
+        ]
         leaves = {site.module for site in sites if site.function not in ACTIVATION_FUNCTIONS}
         struck = {".".join(filter(None, (p.site.module, p.site.function))) for p in placements}
         self.traced = TracedModel(model, tensors, example, leaves, struck, readout)
@@ -69,9 +73,10 @@ class FaultNodes:
     def _find_sites(self, names: Sequence[str]) -> dict[fx.Node, Site]:
         """The node of each struck site."""
         wanted = {
-            (p.site.kind == "input", *p.site.key): p.site
+            (site.kind == "input", *site.key): site
             for p in self._placements
             if p.site.kind != "parameter"
+            for site in p.sites
         }
         found: dict[fx.Node, Site] = {}
         for node, name in zip(self.traced.inputs, names, strict=True):
@@ -131,7 +136,7 @@ class FaultNodes:
     def _placed_at(self, node: fx.Node) -> list[Placement]:
         weights = self.weights.get(str(node.target), []) if node.op == "call_module" else []
         site = self.sites.get(node)
-        return [*weights, *(p for p in self._placements if p.site == site)]
+        return [*weights, *(p for p in self._placements if site in p.sites)]
 
     def _find_last_uses(self) -> dict[fx.Node, list[fx.Node]]:
         last: dict[fx.Node, fx.Node] = {}

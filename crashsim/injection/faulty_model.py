@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -22,9 +22,32 @@ from crashsim.faults import Fault
 from crashsim.injection.isolated_model import IsolatedModel
 from crashsim.model.checks import rounding_slack
 from crashsim.model.inputs import Inputs
-from crashsim.model.sites import Action, Site, perturbing
+from crashsim.model.sites import Action, Site, StepAction, perturbing
 
 _STRUCK_APART = 4  # examples, to see whether the model keeps their order
+
+
+def strike_step(
+    placed: Sequence[Placement],
+    units: Sequence[Tensor],
+    count: int,
+    h: Tensor,
+    direction: int,
+    step: int,
+) -> Tensor:
+    """A step's output of a recurrent layer, of S samples, before it is fed back.
+
+    Args:
+        placed: the faults of its units.
+        units: the coordinates of each, (S, 1 or b, units).
+        count: number of samples S.
+        h: (S b, H).
+        direction, step: of the step.
+    """
+    faulty = h.reshape(count, -1, h.shape[-1])
+    for p, e in zip(placed, units, strict=True):
+        faulty = p.perturb_step(faulty, e, direction, step)
+    return faulty.to(h.dtype).reshape(h.shape)
 
 
 class FaultyModel:
@@ -39,6 +62,7 @@ class FaultyModel:
         model, examples, placements: as given.
         N, K: numbers of fault coordinates and of outputs.
         strikes_weights: whether a fault acts on a parameter.
+        struck: the faults at each site of neurons or inputs, in each call that they act in.
     """
 
     def __init__(
@@ -48,6 +72,10 @@ class FaultyModel:
         self.N = self.placements[-1].stop
         self.K: int = model.clean.shape[1]
         self.strikes_weights = any(p.site.kind == "parameter" for p in self.placements)
+        self.struck: dict[Site, list[Placement]] = {}
+        for p in self.placements:
+            for site in p.sites if p.site.kind != "parameter" else ():
+                self.struck.setdefault(site, []).append(p)
 
     def outputs(self, inputs: Inputs, points: Points) -> Floats:
         """F at each point, one pass after the other: (S, b, K) of b inputs."""
@@ -78,22 +106,25 @@ class FaultyModel:
         count, batch = e.shape[0], len(inputs)
         x = inputs.repeat(count)
         actions: dict[Site, Action] = {}
-        for site in dict.fromkeys(p.site for p in self.placements if p.site.kind != "parameter"):
-            placed = [p for p in self.placements if p.site == site]
+        inside: dict[Site, StepAction] = {}
+        for site, placed in self.struck.items():
 
             def act(value: Tensor, placed: list[Placement] = placed, site: Site = site) -> Tensor:
                 rows = site.by_example(value, count * batch)
                 faulty = rows.reshape(count, batch, *site.shape)
                 for p in placed:
-                    faulty = p.fault.perturb(faulty, e[..., p.start : p.stop], site.shape)
+                    faulty = p.perturb(faulty, e[..., p.start : p.stop], site)
                 return faulty.to(value.dtype).reshape(rows.shape).movedim(0, site.axis)
 
             if site.kind == "input":
                 index = inputs.site_names.index(site.module)
                 x = x.with_tensor(index, act(x.tensors[index]))
+            elif site.is_inside:
+                units = [p.by_unit(e[..., p.start : p.stop]) for p in placed]
+                inside[site] = partial(strike_step, placed, units, count)
             else:
                 actions[site] = act
-        with perturbing(self.model.module, actions):
+        with perturbing(self.model.module, actions, inside):
             output: Tensor = self.model.readout(self.model.raw(x, tensors))
         return output.reshape(count, batch, -1)
 

@@ -97,7 +97,7 @@ class Program:
 
     def _placement_at(self, node: fx.Node) -> Placement:
         """The first fault at a struck site."""
-        return next(p for p in self.placements if p.site == self._sites[node])
+        return next(p for p in self.placements if self._sites[node] in p.sites)
 
     def can_add_weights(self, changes: Mapping[Placement, Changes] | None) -> bool:
         """Whether faults of weights are added to their layers' outputs; arguments as above."""

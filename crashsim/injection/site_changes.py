@@ -86,7 +86,7 @@ class Changes:
         if size == 1:
             return edges, rows, units, values
         units = units[:, None] * size + torch.arange(size, device=device, dtype=units.dtype)
-        inside = units < self.placement.site.size  # the last group may be short
+        inside = units < self.placement.units  # the last group may be short
         rows = rows[:, None].expand_as(units)[inside]
         if values.dim():
             values = values[:, None].expand_as(units)[inside]
@@ -129,7 +129,7 @@ class Changes:
         if isinstance(self.found, Written):
             e = torch.from_numpy(self.found.e).to(self.like.device)
             return self._by_unit(e).to(self.like.dtype)
-        width = self.placement.site.size if self._group_size > 1 else self.placement.size
+        width = self.placement.units if self._group_size > 1 else self.placement.size
         base = self.like.new_zeros(width) if self.base is None else self.base
         e = base.repeat(self.count, 1)
         where = (self.rows * width + self.units).long()
@@ -139,7 +139,7 @@ class Changes:
     def _by_unit(self, e: Tensor) -> Tensor:
         """Coordinates (S, n) as those of the units (S, size)."""
         size = self._group_size
-        return e if size == 1 else e.repeat_interleave(size, 1)[:, : self.placement.site.size]
+        return e if size == 1 else e.repeat_interleave(size, 1)[:, : self.placement.units]
 
     @property
     def _is_whole(self) -> bool:
@@ -173,7 +173,7 @@ class Changes:
 
     def apply(self, value: Tensor, owned: bool = True) -> Tensor:
         """The faulty value of (S, b, n) activations, contiguous; overwritten only if ``owned``."""
-        fault, shape = self.placement.fault, self.placement.site.shape
+        fault, shape = self.placement.fault, self.placement.shape
         count, batch, size = value.shape
         if self.base is None and self.sparse and is_elementwise(self.placement):
             value = value if owned else value.clone()
@@ -208,7 +208,7 @@ def _group_size(placement: Placement) -> int:
     """Number of consecutive units whose common coordinate is written out for each of them."""
     fault = placement.fault
     known = fault.zeroes or fault.is_elementwise
-    return fault.group_size(placement.site.shape) if known else 1
+    return fault.group_size(placement.shape) if known else 1
 
 
 def is_rare(placement: Placement, limit: float) -> bool:
@@ -225,7 +225,7 @@ def split(
     for p, change in zip(placements, _by_placement(points, placements), strict=True):
         base = points.base[p.start : p.stop]
         if _group_size(p) > 1:
-            base = p.fault.by_unit(base, p.site.shape)
+            base = p.fault.by_unit(base, p.shape)
         at_base = torch.from_numpy(base).to(like) if np.count_nonzero(base) else None
         few = isinstance(change, Listed) and len(change.columns) <= points.count
         rare = isinstance(change, Listed) and is_rare(p, SCATTERED)
@@ -265,6 +265,8 @@ def strike(
         owned: nobody else reads the value, so that it may be overwritten.
     """
     moved = value.movedim(site.axis, 0)
+    if any(change.placement.ties_steps for change in changes):
+        return _strike_steps(moved, site, changes, count).to(value.dtype).movedim(0, site.axis)
     rows = moved.reshape(count, -1, site.size)  # steps that are folded into the batch unfolded
     rows = rows.contiguous()
     owned = owned or rows.data_ptr() != value.data_ptr()
@@ -274,9 +276,23 @@ def strike(
     return rows.to(value.dtype).reshape(moved.shape).movedim(0, site.axis)
 
 
+def _strike_steps(moved: Tensor, site: Site, changes: Sequence[Changes], count: int) -> Tensor:
+    """The same of (S b, ...) values of many steps, in each of which the same neurons fail."""
+    rows = moved.reshape(count, -1, *site.shape)
+    for change in changes:
+        place = change.placement
+        steps = place.by_step(rows, site)
+        struck = change.apply(steps.reshape(count, -1, place.units).contiguous(), owned=False)
+        rows = place.in_window(place.together(struck, site, rows), rows, site)
+    return rows.reshape(moved.shape)
+
+
 def strike_all(value: Tensor, site: Site, changes: Sequence[Changes], count: int) -> Tensor:
     """A site's value under faults, with (S b) rows, from the (b) rows that all samples share."""
     moved = value.movedim(site.axis, 0)
+    if any(change.placement.ties_steps for change in changes):
+        several = moved.repeat(count, *[1] * (moved.dim() - 1))
+        return _strike_steps(several, site, changes, count).to(value.dtype).movedim(0, site.axis)
     rows = changes[0].apply_to_all(moved.reshape(-1, site.size)).contiguous()
     for change in changes[1:]:
         rows = change.apply(rows).contiguous()

@@ -12,12 +12,12 @@ from torch import Tensor
 from crashsim.coordinates.placement import Placement
 from crashsim.coordinates.points import Points
 from crashsim.injection.batches import Run
-from crashsim.injection.faulty_model import FaultyModel
+from crashsim.injection.faulty_model import FaultyModel, strike_step
 from crashsim.injection.inplace import returns_new
 from crashsim.injection.patched_weights import PatchedWeights
 from crashsim.injection.site_changes import Changes, strike, strike_all
 from crashsim.model.inputs import Inputs
-from crashsim.model.sites import Action, Site, perturbing
+from crashsim.model.sites import Action, Site, StepAction, perturbing
 
 
 @contextmanager
@@ -33,6 +33,7 @@ def many_samples(
     """
     model = faulty.model.module
     part: dict[Site, list[Changes]] = {}
+    units: dict[Site, list[Tensor]] = {}
     count = 1
 
     def act(site: Site) -> Action:
@@ -44,22 +45,28 @@ def many_samples(
 
         return strike_examples
 
-    sites = dict.fromkeys(p.site for p in changes)
+    def act_inside(site: Site) -> StepAction:
+        return lambda h, direction, step: strike_step(
+            faulty.struck[site], units[site], count, h, direction, step
+        )
 
     def run(start: int, stop: int) -> Tensor:
         nonlocal count
         count = stop - start
-        for site in sites:
-            part[site] = [c.part(start, stop) for p, c in changes.items() if p.site == site]
         struck = {}
-        for site in sites:
+        for site, placed in faulty.struck.items():
+            part[site] = [changes[p].part(start, stop) for p in placed]
+            if site.is_inside:
+                units[site] = [change.dense()[:, None] for change in part[site]]
             if site.kind == "input":
                 index = inputs.site_names.index(site.module)
                 struck[index] = strike_all(inputs.tensors[index], site, part[site], count)
         return faulty.model.outputs(inputs.repeat_but(count, struck))
 
-    actions = {site: act(site) for site in sites if site.kind != "input"}
-    with perturbing(model, actions):
+    inner = [site for site in faulty.struck if site.kind != "input"]
+    actions = {site: act(site) for site in inner if not site.is_inside}
+    inside = {site: act_inside(site) for site in inner if site.is_inside}
+    with perturbing(model, actions, inside):
         yield run, sys.maxsize
 
 

@@ -127,6 +127,7 @@ def _sites(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> list[Si
         if key not in some or some[key][along] != rows:
             continue  # the model decides which examples run through it
         is_activation = _is_activation(key, modules[path], composed, neurons)
+        is_sequence = _is_sequence(modules[path], key, shape)
         sites.append(
             Site(
                 name=key.name,
@@ -139,14 +140,15 @@ def _sites(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> list[Si
                 is_output=_is_same(value, output),
                 is_affine=isinstance(modules[path], AFFINE) and function is None,
                 axis=axis,
-                steps=_steps_of(neurons.get(path), axis, key in folded),
+                steps=0 if is_sequence else _steps_of(neurons.get(path), axis, key in folded),
+                is_recurrent=is_sequence,
             )
         )
-    sites = _told_read(model, example, call, sites)
-    sites = _told_roles(model, given, call, sites, neurons)
     stateful = {path for path, n in neurons.items() if n.behaviour == "spiking"}
     stateful |= {path for path, module in modules.items() if isinstance(module, RECURRENT)}
     sites = _told_units(model, example, call, sites, stateful)
+    sites = _told_read(model, example, call, sites)
+    sites = _told_roles(model, given, call, sites, neurons)
     # Where nothing inside the model has a derivative, its parameters have none either.
     smooth = any(s.has_gradient for s in sites) or not any(s.is_read for s in sites)
     for name, parameter in model.named_parameters():
@@ -188,6 +190,10 @@ def _passes_on(path: str, values: _SiteValues, modules: Mapping[str, nn.Module])
         if (inner.startswith(f"{path}.") and isinstance(modules[inner], ACTIVATION_MODULES))
         or (inner == path and function in ACTIVATION_FUNCTIONS)
     )
+
+
+def _is_sequence(module: nn.Module, key: SiteKey, shape: tuple[int, ...]) -> bool:
+    return isinstance(module, nn.RNNBase) and key.function is None and len(shape) == 2
 
 
 def _steps_of(neurons: Neurons | None, axis: int, folded: bool) -> int | None:
@@ -391,7 +397,7 @@ def _close(a: Tensor, b: Tensor) -> bool:
 def _told_read(
     model: nn.Module, example: Inputs, call: Callable[..., Any], sites: Sequence[Site]
 ) -> list[Site]:
-    """The sites with whether the output depends on them.
+    """The sites with whether the output depends on them, in one of the calls of their neurons.
 
     A derivative says at once of which values the output is a function; of those without one (the
     model may round, or compute without derivatives) it is found by changing them.
@@ -419,8 +425,21 @@ def _told_read(
     read = set(smooth)
     clean = _with_values(model, example, call, {})
     if doubtful and _matter(doubtful, model, example, call, clean):
-        read |= {site for site in doubtful if _matter({site}, model, example, call, clean)}
-    return [replace(s, is_read=s in read, has_gradient=s in smooth) for s in sites]
+        groups: dict[str, set[Site]] = {}
+        for site in doubtful:
+            groups.setdefault(site.units or site.name, set()).add(site)
+        for group in groups.values():
+            if read.isdisjoint(group) and _matter(group, model, example, call, clean):
+                read |= group
+    used = {site.units for site in read if site.units}
+    # The units of a recurrent layer act on all that it returns.
+    layers = {(site.module, site.call) for site in read if site.function in ("h_n", "c_n")}
+
+    def is_read(site: Site) -> bool:
+        inside = site.is_inside and (site.module, site.call) in layers
+        return site in read or inside or (site.units != "" and site.units in used)
+
+    return [replace(s, is_read=is_read(s), has_gradient=s in smooth) for s in sites]
 
 
 # What values are replaced by to see whether anything depends on them.

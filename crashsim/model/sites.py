@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from crashsim.errors import ModelError, SiteError
 from crashsim.faults import Strikes
 from crashsim.model.nested import Names, mapped
+from crashsim.model.recurrence import Stepwise
 from crashsim.model.site_names import (
     ACTIVATION_FUNCTIONS,
     ACTIVATION_MODULES,
@@ -40,6 +41,8 @@ AFFINE = (nn.Linear, nn.modules.conv._ConvNd)
 
 
 Action = Callable[[Tensor], Tensor | None]
+# Of a recurrent layer's sequence: the output (rows, H) of a step, which direction, which step.
+StepAction = Callable[[Tensor, int, int], Tensor]
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class Site:
         steps: the axis of ``shape`` that is time, where the value holds many steps.
         units: the name of the first call of the same neurons (its own, if it is that), where a
             module runs in several steps; calls behind other weights are other neurons.
+        is_recurrent: the site is the sequence that a recurrent layer of torch returns.
     """
 
     name: str
@@ -84,6 +88,7 @@ class Site:
     role: Role = "hidden"
     steps: int | None = None
     units: str = ""
+    is_recurrent: bool = False
 
     @property
     def key(self) -> SiteKey:
@@ -91,9 +96,26 @@ class Site:
         return SiteKey(self.module, self.function, self.call)
 
     @property
+    def first_name(self) -> str:
+        """The name of the module's first call, which stands for all of them."""
+        return self.name if self.kind in ("input", "parameter") else self.key._replace(call=0).name
+
+    @property
     def size(self) -> int:
         """Number of scalars."""
         return math.prod(self.shape)
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether its neurons are struck inside a recurrent layer, before their feedback."""
+        return self.steps is not None and self.kind == "activation" and self.is_recurrent
+
+    @property
+    def shape_in_step(self) -> tuple[int, ...]:
+        """The shape of one time step: all of it, where the value holds one."""
+        if self.steps is None:
+            return self.shape
+        return (*self.shape[: self.steps], *self.shape[self.steps + 1 :])
 
     def apply(self, action: Action, value: Tensor) -> Tensor | None:
         """What an action makes of the site's value, which it sees with an axis for the batch."""
@@ -218,32 +240,100 @@ def report_items(module: nn.Module, output: Any, report: Callable[[str | None, A
 
 
 @contextmanager
-def perturbing(model: nn.Module, actions: Mapping[Site, Action]) -> Iterator[None]:
-    """Within the block, each site's value passes through its action in every forward pass."""
+def perturbing(
+    model: nn.Module,
+    actions: Mapping[Site, Action],
+    inside: Mapping[Site, StepAction] | None = None,
+) -> Iterator[None]:
+    """Within the block, each site's value passes through its action in every forward pass.
+
+    Args:
+        model: any module.
+        actions: for sites by their values.
+        inside: for the sequences of recurrent layers, what each step's output passes through
+            before it is fed back.
+    """
     by_key = {site.key: partial(site.apply, action) for site, action in actions.items()}
 
     def act(key: SiteKey, value: Any) -> Any:
         action = by_key.get(key)
         return action(value) if action else None
 
-    with listening(model, act, only=list(actions)):
+    with ExitStack() as stack:
+        if inside:
+            stack.enter_context(_stepping(model, {s.key: a for s, a in inside.items()}))
+        if actions or not inside:
+            stack.enter_context(listening(model, act, only=list(actions)))
         yield
+
+
+@contextmanager
+def _stepping(model: nn.Module, actions: Mapping[SiteKey, StepAction]) -> Iterator[None]:
+    """Within the block, recurrent layers with an action run by steps, and pass through it."""
+    calls = CallNumbers()
+    mode = _OfOneLayer()
+
+    def begin(*_: Any) -> None:
+        calls.clear()
+
+    def enter(module: nn.Module, _: Any, path: str) -> None:
+        action = actions.get(calls.key(path, None))
+        last = int(getattr(module, "num_layers", 1)) - 1
+
+        def strike(h: Tensor, layer: int, direction: int, step: int) -> Tensor:
+            assert action is not None
+            return action(h, direction, step) if layer == last else h
+
+        mode.strike = None if action is None else strike
+
+    def leave(*_: Any) -> None:
+        mode.strike = None
+
+    with ExitStack() as stack:
+
+        def hook(handle: torch.utils.hooks.RemovableHandle) -> None:
+            stack.callback(handle.remove)
+
+        hook(model.register_forward_pre_hook(begin, prepend=True))
+        for path in {key.module for key in actions}:
+            module = model.get_submodule(path)
+            hook(module.register_forward_pre_hook(partial(enter, path=path)))
+            hook(module.register_forward_hook(leave, always_call=True))
+        with mode:
+            yield
+
+
+class _OfOneLayer(Stepwise):
+    """Computes by steps the recurrent layer that is struck at the moment, and no other."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if self.strike is None:
+            return func(*args, **(kwargs or {}))
+        return super().__torch_function__(func, types, args, kwargs)
 
 
 def select_sites(available: Sequence[Site], pattern: str, strikes: Strikes) -> list[Site]:
     """The sites that a name or glob stands for.
 
-    - ``hidden``: outputs of activation functions and of spiking neurons; the model's own output,
-      output neurons (no weight multiplies their spikes) if there are others, guards (a clip behind
-      an activation) and what the output does not depend on are left out. A network without activation functions has linear neurons: the outputs
-      of its Linear and Conv layers. Of a recurrent layer it is the sequence; the final state, if
-      that alone is read. For a fault of weights it means ``weights``.
+    - ``hidden``: outputs of activation functions and of spiking neurons. Left out are the model's
+      own output, output neurons (whose spikes no weight multiplies) if there are others, guards (a
+      clip behind an activation), and what the output does not depend on. A network without
+      activation functions has linear neurons: the outputs of its Linear and Conv layers. Of a
+      recurrent layer it is the sequence. For a fault of weights it means ``weights``.
     - ``input``: the model's inputs of floating point (``input.NAME`` is one of several).
     - ``weights``: every parameter of two or more axes.
     - a site's full name, or a glob over names (``features.*``). Where a glob matches activations
       and other modules, it stands for the activations; where a weight fault's glob matches biases
       and other vectors beside weights, for the weights. Sites that the output does not depend on
-      are left out, if there are others. A full name stands for exactly that site.
+      are left out, if there are others.
+    - A full name stands for all calls of a module that runs several times in a forward pass;
+      ``relu#0``, ``relu#1``, ... for one of them.
 
     Args:
         available: what ``find_sites`` returned.
@@ -254,7 +344,10 @@ def select_sites(available: Sequence[Site], pattern: str, strikes: Strikes) -> l
     Raises:
         SiteError: nothing matches, or only what the fault cannot strike; names what there is.
     """
-    exact_name = any(site.name == pattern for site in available)
+    called = [site for site in available if pattern in (site.first_name, f"{site.first_name}#0")]
+    if pattern.endswith("#0"):
+        called = [site for site in called if site.call == 0]
+    called = called or [site for site in available if site.name == pattern]
     neurons = [site for site in available if site.kind in ("activation", "module")]
     if pattern == "hidden" and strikes == "weights":
         pattern = "weights"
@@ -271,14 +364,13 @@ def select_sites(available: Sequence[Site], pattern: str, strikes: Strikes) -> l
     elif pattern == "weights":
         found = [site for site in available if site.kind == "parameter" and len(site.shape) >= 2]
     else:
-        exact = [site for site in available if site.name == pattern]
-        found = exact or [site for site in available if fnmatchcase(site.name, pattern)]
-        if not exact and any(site.kind == "activation" for site in found):
+        found = called or [site for site in available if fnmatchcase(site.name, pattern)]
+        if not called and any(site.kind == "activation" for site in found):
             found = [site for site in found if site.kind != "module"]
-        if not exact:
+        if not called:
             found = _told_apart([site for site in found if site.is_read]) or found
     struck = [site for site in found if _can_strike(strikes, site)]
-    if strikes == "weights" and not exact_name and any(len(site.shape) >= 2 for site in struck):
+    if strikes == "weights" and not called and any(len(site.shape) >= 2 for site in struck):
         struck = [site for site in struck if len(site.shape) >= 2]
     if strikes == "both" and any(site.kind != "parameter" for site in struck):
         struck = [site for site in struck if site.kind != "parameter"]

@@ -39,7 +39,7 @@ def describe_sites(space: FaultSpace, analysis: first_order.Analysis) -> list[Si
         {
             "name": p.site.name,
             "kind": p.site.kind,
-            "shape": list(p.site.shape),
+            "shape": list(p.shape),
             "fault": p.fault.name,
             "coordinates": p.size,
             "share": None if shares is None else float(shares[p.start : p.stop].sum()),
@@ -57,8 +57,8 @@ def leading_coordinates(space: FaultSpace, analysis: first_order.Analysis) -> li
     for i in np.argsort(-shares, kind="stable")[:_TOP]:
         p = next(p for p in space.placements if p.start <= i < p.stop)
         local = int(i) - p.start
-        exact_index = p.size == p.site.size and len(p.site.shape) > 0
-        index = np.unravel_index(local, p.site.shape) if exact_index else (local,)
+        exact_index = p.size == p.units and len(p.shape) > 0
+        index = np.unravel_index(local, p.shape) if exact_index else (local,)
         found.append(
             {"site": p.site.name, "index": [int(j) for j in index], "share": float(shares[i])}
         )

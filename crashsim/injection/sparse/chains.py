@@ -41,7 +41,7 @@ def find_chains(
     """
     found: dict[fx.Node, list[fx.Node]] = {}
     for start, site in sites.items():
-        placed = [p for p in placements if p.site == site]
+        placed = [p for p in placements if site in p.sites]
         one = len(placed) == 1 and is_elementwise(placed[0]) and traced.batched[start] == 0
         if not one or start.target in with_weights:
             continue
