@@ -1,4 +1,4 @@
-"""The user's own code, run by name. What goes wrong in it is told as its own, with the line."""
+"""Runs the user's own code, by name; an error in it is reported with its file and line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from crashsim.model.failures import described
 
 
 def call_factory(spec: str) -> nn.Module:
-    """The model that ``package.module:factory`` or ``path.py:factory`` builds.
+    """Builds the model of ``package.module:factory`` or ``path.py:factory``.
 
     Raises:
         FileError: there is no such module or file.
@@ -38,7 +38,7 @@ def call_factory(spec: str) -> nn.Module:
     if not callable(factory):
         raise ArgumentError(f"model={spec!r}: {name!r} is {type(factory).__name__}, not a factory")
     _check_callable_alone(factory, spec, name)
-    with _told_as_the_users(spec, f"{name}()"):
+    with _reported_as_the_users(spec, f"{name}()"):
         model = factory()
     if not isinstance(model, nn.Module):
         raise ArgumentError(
@@ -62,13 +62,13 @@ def _check_callable_alone(factory: Callable[..., Any], spec: str, name: str) -> 
 def _import(name: str, spec: str) -> ModuleType:
     if not all(part.isidentifier() for part in name.split(".")):
         raise FileError(
-            f"model={spec!r}: cannot import {name!r}, which is no module name; give "
+            f"model={spec!r}: cannot import {name!r}, which is not a module name; give "
             "'package.module:factory', 'path.py:factory', or an architecture as "
             "'64-100-50-10:sigmoid'"
         )
     sys.path.insert(0, str(Path.cwd()))  # as python -m does
     try:
-        with _told_as_the_users(spec, f"importing {name!r}"):
+        with _reported_as_the_users(spec, f"importing {name!r}"):
             return importlib.import_module(name)
     except ModelError as error:
         missing = error.__cause__
@@ -93,13 +93,13 @@ def _import_file(path: Path, spec: str) -> ModuleType:
     assert found.loader is not None
     module = importlib.util.module_from_spec(found)
     sys.modules[name] = module
-    with _told_as_the_users(spec, f"running {str(path)!r}"):
+    with _reported_as_the_users(spec, f"running {str(path)!r}"):
         found.loader.exec_module(module)
     return module
 
 
 @contextmanager
-def _told_as_the_users(spec: str, doing: str) -> Iterator[None]:
+def _reported_as_the_users(spec: str, doing: str) -> Iterator[None]:
     """What the user's code raises becomes a ModelError; an interrupt stays one."""
     try:
         yield
