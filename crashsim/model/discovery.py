@@ -1,4 +1,4 @@
-"""Finds the sites of a model by running it on an example or two and listening."""
+"""Site discovery: finds a model's sites by running it on an example or two."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def find_sites(
         run: how to call the model, if not as ``model(inputs)``; the caller has checked both.
 
     Raises:
-        ArgumentError: the model is no module, or the inputs make no sense.
+        ArgumentError: the model is not a module, or the inputs make no sense.
         ModelError: the model cannot be analysed as it is, or fails on the inputs.
     """
     given = inputs if isinstance(inputs, Inputs) else read_inputs(inputs)
@@ -135,7 +135,7 @@ def _sites(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> list[Si
                 axis=axis,
             )
         )
-    sites = _told_read(model, example, call, sites)
+    sites = _marked_read(model, example, call, sites)
     # Where nothing inside the model has a derivative, its parameters have none either.
     smooth = any(s.has_gradient for s in sites) or not any(s.is_read for s in sites)
     for name, parameter in model.named_parameters():
@@ -240,10 +240,10 @@ def _close(a: Tensor, b: Tensor) -> bool:
     return bool((a - b).abs().max() <= rounding_slack(a.dtype) * (1e-30 + a.abs().max()))
 
 
-def _told_read(
+def _marked_read(
     model: nn.Module, example: Inputs, call: Callable[..., Any], sites: Sequence[Site]
 ) -> list[Site]:
-    """The sites with whether the output depends on them.
+    """The sites, each marked with whether the output depends on it.
 
     A derivative says at once of which values the output is a function; of those without one (the
     model may round, or compute without derivatives) it is found by changing them.

@@ -86,7 +86,7 @@ class Site:
         return math.prod(self.shape)
 
     def apply(self, action: Action, value: Tensor) -> Tensor | None:
-        """What an action makes of the site's value, which it sees with an axis for the batch."""
+        """Applies an action to the site's value, which it sees with an axis for the batch."""
         if value.dim() == 1 + len(self.shape):
             return action(value)
         rows, *rest = self.shape
@@ -97,7 +97,7 @@ class Site:
         return None if changed is None else changed.reshape(value.shape)
 
     def by_example(self, value: Tensor, count: int) -> Tensor:
-        """The site's value, which an action sees, with the axis for a batch of ``count`` first.
+        """The site's value, as an action sees it, with the axis for a batch of ``count`` first.
 
         Raises:
             ModelError: it does not hold these examples, each of them once.
@@ -192,10 +192,9 @@ def listening(
 
 
 def report_items(module: nn.Module, output: Any, report: Callable[[str | None, Any], Any]) -> Any:
-    """What a module returns, each tensor in it replaced by ``report(name, tensor)``.
+    """Replaces each tensor that a module returns by ``report(name, tensor)``.
 
-    The name is None for the tensor that bears the module's own name, and for what is no tensor
-    inside a structure.
+    The name is None for the tensor that bears the module's own name.
     """
 
     def pass_on(names: Names, value: Any) -> Any:
@@ -221,7 +220,7 @@ def perturbing(model: nn.Module, actions: Mapping[Site, Action]) -> Iterator[Non
 
 
 def select_sites(available: Sequence[Site], pattern: str, strikes: Strikes) -> list[Site]:
-    """The sites that a name or glob stands for.
+    """Selects the sites that a name or glob stands for.
 
     - ``hidden``: outputs of activation functions, the model's own output and what it does not
       depend on left out. A network without activation functions has linear neurons: the outputs
@@ -250,7 +249,7 @@ def select_sites(available: Sequence[Site], pattern: str, strikes: Strikes) -> l
     if pattern == "hidden":
         inner = [site for site in neurons if not site.is_output]
         read = [site for site in inner if site.is_read]
-        found = _told_apart([site for site in read if site.kind == "activation"], c_n=False)
+        found = _without_repeats([site for site in read if site.kind == "activation"], c_n=False)
         found = found or [site for site in read if site.is_affine]
         found = found or [s for s in inner if s.kind == "activation" or s.is_affine]
     elif pattern == "input":
@@ -263,7 +262,7 @@ def select_sites(available: Sequence[Site], pattern: str, strikes: Strikes) -> l
         if not exact and any(site.kind == "activation" for site in found):
             found = [site for site in found if site.kind != "module"]
         if not exact:
-            found = _told_apart([site for site in found if site.is_read]) or found
+            found = _without_repeats([site for site in found if site.is_read]) or found
     struck = [site for site in found if _can_strike(strikes, site)]
     if strikes == "weights" and not exact_name and any(len(site.shape) >= 2 for site in struck):
         struck = [site for site in struck if len(site.shape) >= 2]
@@ -287,7 +286,7 @@ def select_sites(available: Sequence[Site], pattern: str, strikes: Strikes) -> l
     )
 
 
-def _told_apart(sites: Sequence[Site], c_n: bool = True) -> list[Site]:
+def _without_repeats(sites: Sequence[Site], c_n: bool = True) -> list[Site]:
     """Without the final states of recurrent layers whose sequence, which ends in them, is there.
 
     Args:
