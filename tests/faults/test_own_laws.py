@@ -382,3 +382,32 @@ def test_a_seed_is_a_seed_whatever_the_batches(net, x):
     other = crashsim.coordinates.drawing.sample_block(space.placements, 5, 3)
     np.testing.assert_array_equal(first.dense(), again.dense())
     assert not np.array_equal(first.dense(), other.dense())
+
+
+@dataclass(frozen=True)
+class StuckCore(NeuronCrash):
+    """Groups of neurons that read 1 when they fail; each unit on its own value alone."""
+
+    name: ClassVar[str] = "stuck-core"
+    is_elementwise: ClassVar[bool] = True
+
+    def displacement(self, value):
+        return 1 - value
+
+
+@pytest.mark.parametrize("p", [0.01, 0.2, 0.7])
+def test_groups_of_a_class_that_acts_on_each_unit(make_net, randn, p):
+    net, x = make_net((4, 41, 30, 2), "relu"), randn(3, 4)
+    space = FaultSpace(net, x, {"act1": StuckCore(p, group=4)})
+    assert space.N == 11
+    points = crashsim.coordinates.drawing.sample_points(space.placements, 2, 100)
+    e = torch.from_numpy(points.dense().repeat(4, axis=1)[:, None, :41]).float()
+    assert 0 < e.mean() < 1
+    hidden = net[:2](x)
+    right = net[2:](hidden + e * (1 - hidden)).detach().numpy()
+    np.testing.assert_allclose(space.outputs(points), right, atol=2e-6)
+    for values in (np.full(11, 0.5), np.ones(11)):  # around a point that is not clean
+        base = crashsim.coordinates.points.Points.one_at_a_time(values, np.arange(11), np.zeros(11))
+        e = torch.from_numpy(base.dense().repeat(4, axis=1)[:, None, :41]).float()
+        right = net[2:](hidden + e * (1 - hidden)).detach().numpy()
+        np.testing.assert_allclose(space.outputs(base), right, atol=2e-6)
