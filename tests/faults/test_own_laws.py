@@ -23,6 +23,7 @@ from crashsim import (
     enumerate_exact,
     score,
 )
+from crashsim.errors import CrashsimError
 
 W = sp.Symbol("w", positive=True)
 Q = sp.Symbol("q", nonnegative=True)
@@ -355,6 +356,23 @@ def test_training_with_them(net, x, fault):
     with CrashTraining(net, fault, seed=1), torch.no_grad():
         again = torch.stack([net(x) - clean for _ in range(5)]).double()
     torch.testing.assert_close(again, moved[:5], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("draw", "told"),
+    [
+        (lambda rng, shape, w: 1 / 0, "ZeroDivisionError"),
+        (lambda rng, shape, w: rng.normal(size=3), "must return shape"),
+        (lambda rng, shape, w: np.full(shape, np.nan), "finite"),
+        (lambda rng, shape, width: rng.normal(size=shape), "unexpected keyword argument"),
+    ],
+)
+def test_a_sampler_that_fails_is_told(net, x, draw, told):
+    law = ct.law_from_moments("odd", mean=0, k2=W**2, k3=0, k4=3 * W**4, draw=draw)
+    fault = type("Odd", (UniformNoise,), {"law": law})(0.1)
+    with pytest.raises(CrashsimError, match="Odd: drawing") as caught:
+        score(net, x, fault, samples=100)
+    assert told in str(caught.value)
 
 
 def test_mixed_with_the_built_in_ones(net, x):
