@@ -31,7 +31,7 @@ from crashsim.errors import NotApplicableError
 from crashsim.model.graph.model_graph import ModelGraph
 from crashsim.model.graph.tracing import UntraceableError
 from crashsim.model.graph.untraced import class_of, is_torchs
-from crashsim.model.inputs import Inputs
+from crashsim.model.inputs import Inputs, read_inputs
 from crashsim.model.site_names import function_name
 from crashsim.results.estimate import Estimate, deterministic
 from crashsim.space import FaultSpace
@@ -59,7 +59,7 @@ _ADD = {operator.add, operator.iadd, torch.add, "add", "add_"}
 
 
 @dataclass(frozen=True)
-class _Spread:
+class _ErrorSize:
     """Bounds carried along the graph for one value a of shape (B, ...).
 
     Attributes:
@@ -85,7 +85,7 @@ def layer_bounds(space: FaultSpace) -> list[Estimate]:
         NotApplicableError: another fault, a layer without a known bound, several inputs or outputs,
             or parameters of several types; says which.
     """
-    _ = space.inputs  # of one tensor, to one tensor
+    x = read_inputs(space.inputs)
     types = {p.dtype for p in space.model.parameters() if p.is_floating_point()}
     if len(types) > 1:
         raise NotApplicableError("defined for parameters of one floating-point type")
@@ -95,15 +95,15 @@ def layer_bounds(space: FaultSpace) -> list[Estimate]:
                 f"defined for crashes of single units and weights, not {p.fault}"
             )
     try:
-        graph = ModelGraph(space.model, space.examples.part(0, 1), space.readout, space.tensors)
+        graph = ModelGraph(space.model, x.part(0, 1), tensors=space.tensors)
     except UntraceableError as error:
         raise NotApplicableError(str(error)) from error
     with torch.no_grad():
-        spread = _Propagation(graph, space).spread_of_output(space.examples)
+        found = _Propagation(graph, space).error_of_output(x)
     shape = (space.B, -1)
-    size = spread.size.reshape(shape).double().cpu().numpy()
-    square = spread.square.reshape(shape).double().cpu().numpy()
-    norm = spread.norms.amin(1, keepdim=True).expand(-1, space.K).double().cpu().numpy()
+    size = found.size.reshape(shape).double().cpu().numpy()
+    square = found.square.reshape(shape).double().cpu().numpy()
+    norm = found.norms.amin(1, keepdim=True).expand(-1, space.K).double().cpu().numpy()
     note = "of |E Delta|, for any p (paper b1, with absolute weights)"
     return [
         *deterministic("norm", "mean", "bound", norm, note=note),
@@ -115,14 +115,14 @@ def layer_bounds(space: FaultSpace) -> list[Estimate]:
 
 
 class _Propagation:
-    """Computes the nodes of a graph in turn and carries a ``_Spread`` beside every value."""
+    """Computes the nodes of a graph in turn and carries a ``_ErrorSize`` beside every value."""
 
     def __init__(self, graph: ModelGraph, space: FaultSpace) -> None:
         self._graph, self._space = graph, space
         for placement in space.placements:
             check_acts_once(placement)
         self._values: dict[fx.Node, Any] = {}
-        self._spreads: dict[fx.Node, _Spread | None] = {}
+        self._errors: dict[fx.Node, _ErrorSize | None] = {}
         self._placed = {
             p.site.key: p for p in space.placements if p.site.kind not in ("parameter", "input")
         }
@@ -134,31 +134,31 @@ class _Propagation:
         self._seen: set[int] = set()
         self._struck = 0
 
-    def spread_of_output(self, x: Inputs) -> _Spread:
+    def error_of_output(self, x: Inputs) -> _ErrorSize:
         last_use = {source: node for node in self._graph.nodes for source in node.all_input_nodes}
         for node in self._graph.nodes[:-1]:
             self._values[node] = self._graph.evaluate(node, self._values, x)
-            self._spreads[node] = self._spread_at(node)
+            self._errors[node] = self._error_at(node)
             for source in node.all_input_nodes:
                 if last_use[source] is node:
                     del self._values[source]
         if self._struck < len(self._space.placements):
             raise NotApplicableError("a faulty site is inside a layer that torch.fx does not enter")
-        spread = self._spreads[self._graph.output]
-        if spread is None:
+        error = self._errors[self._graph.output]
+        if error is None:
             raise NotApplicableError("the faults do not reach the output")
-        return spread
+        return error
 
-    def _spread_at(self, n: fx.Node) -> _Spread | None:
+    def _error_at(self, n: fx.Node) -> _ErrorSize | None:
         value = self._values[n]
-        spread = self._pass_on(n, value)
+        error = self._pass_on(n, value)
         placement = self._placement(n)
         if placement is None:
-            return spread
+            return error
         self._struck += 1
         if not isinstance(value, Tensor):
             raise NotApplicableError(f"no bound is known for {placement.site.name}")
-        return _struck(spread, value, placement.fault.change_probability)
+        return _struck(error, value, placement.fault.change_probability)
 
     def _placement(self, n: fx.Node) -> Placement | None:
         if n.op == "placeholder":
@@ -166,36 +166,36 @@ class _Propagation:
         key = self._graph.sites.get(n)
         return None if key is None else self._placed.get(key)
 
-    def _pass_on(self, n: fx.Node, value: Any) -> _Spread | None:
+    def _pass_on(self, n: fx.Node, value: Any) -> _ErrorSize | None:
         sources = n.all_input_nodes
-        spreads = [self._spreads.get(source) for source in sources]
+        errors = [self._errors.get(source) for source in sources]
         module = self._graph.module_of(n)
-        struck = any(spread is not None for spread in spreads)
+        struck = any(error is not None for error in errors)
         if (struck or isinstance(module, _AFFINE)) and not _is_known(n, module):
             raise NotApplicableError(f"no bound is known for {_what(n, module)}: not torch's own")
         if isinstance(module, _AFFINE):
             if parametrize.is_parametrized(module):
                 raise NotApplicableError(f"no bound is known for {_what(n, module)}: parametrised")
-            return self._affine(module, self._values[sources[0]], spreads[0])
-        known = [spread for spread in spreads if spread is not None]
+            return self._affine(module, self._values[sources[0]], errors[0])
+        known = [error for error in errors if error is not None]
         if known and isinstance(value, tuple | list) and not isinstance(value, torch.Size):
             raise NotApplicableError(f"no bound is known for {_what(n, module)}")
         if not known or not isinstance(value, Tensor):
             return None
         if n.target in _ADD:
-            terms = [s for s in map(self._spread_of, n.args) if s is not None]
+            terms = [s for s in map(self._error_of, n.args) if s is not None]
             if "alpha" in n.kwargs or any(s.size.shape != value.shape for s in terms):
                 raise NotApplicableError("no bound is known for a sum that scales or broadcasts")
-            return _Spread(
+            return _ErrorSize(
                 sum((s.size for s in terms), torch.zeros_like(value)),
                 sum((s.square for s in terms), torch.zeros_like(value)),
                 torch.stack([s.norms for s in terms]).sum(0),
             )
         if n.target is torch.cat:
             pieces: Any = n.kwargs.get("tensors", n.args[0] if n.args else ())
-            parts = [self._spread_of(piece) or _nothing(self._values[piece]) for piece in pieces]
+            parts = [self._error_of(piece) or _nothing(self._values[piece]) for piece in pieces]
             axis = n.kwargs.get("dim", n.args[1] if len(n.args) > 1 else 0)
-            return _Spread(
+            return _ErrorSize(
                 torch.cat([s.size for s in parts], dim=axis),
                 torch.cat([s.square for s in parts], dim=axis),
                 torch.stack([s.norms for s in parts]).sum(0),
@@ -206,21 +206,21 @@ class _Propagation:
             )
         return self._single(n, module, value, known[0])
 
-    def _spread_of(self, argument: Any) -> _Spread | None:
-        return self._spreads.get(argument) if isinstance(argument, fx.Node) else None
+    def _error_of(self, argument: Any) -> _ErrorSize | None:
+        return self._errors.get(argument) if isinstance(argument, fx.Node) else None
 
-    def _single(self, n: fx.Node, module: Any, value: Tensor, spread: _Spread) -> _Spread:
+    def _single(self, n: fx.Node, module: Any, value: Tensor, error: _ErrorSize) -> _ErrorSize:
         """Through a node with one faulty argument."""
         lipschitz = _LIPSCHITZ.get(_activation(n, module))
         if lipschitz is not None:
-            return _Spread(
-                lipschitz * spread.size, lipschitz**2 * spread.square, lipschitz * spread.norms
+            return _ErrorSize(
+                lipschitz * error.size, lipschitz**2 * error.square, lipschitz * error.norms
             )
 
         def again(x: Tensor) -> Tensor:
             """The node's own operation on another tensor."""
             values = {
-                node: x if self._spreads[node] is spread else self._values[node]
+                node: x if self._errors[node] is error else self._values[node]
                 for node in n.all_input_nodes
             }
             out = self._graph.evaluate(n, values, None)
@@ -233,23 +233,23 @@ class _Propagation:
             scale = (module.running_var + module.eps).rsqrt()
             scale = scale if module.weight is None else scale * module.weight.abs()
             column = scale.reshape(-1, *[1] * (value.dim() - 2))
-            return _Spread(
-                column * spread.size, column**2 * spread.square, scale.max() * spread.norms
+            return _ErrorSize(
+                column * error.size, column**2 * error.square, scale.max() * error.norms
             )
         if isinstance(module, _AVERAGES) or n.target in _AVERAGE_FUNCTIONS:
-            share = spread.size.numel() / value.numel()  # how many values are averaged
-            return _Spread(
-                again(spread.size), again(spread.square) / share, _through(again, spread, None)
+            share = error.size.numel() / value.numel()  # how many values are averaged
+            return _ErrorSize(
+                again(error.size), again(error.square) / share, _through(again, error, None)
             )
         if isinstance(module, nn.Flatten | nn.Unflatten) or n.target in _SHAPING:
-            if len(value) != len(spread.norms):
+            if len(value) != len(error.norms):
                 raise NotApplicableError("no bound is known where examples are folded or unfolded")
-            return _Spread(again(spread.size), again(spread.square), spread.norms)
+            return _ErrorSize(again(error.size), again(error.square), error.norms)
         if isinstance(module, nn.modules.pooling._MaxPoolNd):
-            return _max_pool(module, again, spread)
+            return _max_pool(module, again, error)
         raise NotApplicableError(f"no bound is known for {_what(n, module)}")
 
-    def _affine(self, module: nn.Module, x: Tensor, spread: _Spread | None) -> _Spread | None:
+    def _affine(self, module: nn.Module, x: Tensor, error: _ErrorSize | None) -> _ErrorSize | None:
         weight = module.weight
         assert isinstance(weight, Tensor)
         zero = {} if module.bias is None else {"bias": torch.zeros_like(module.bias)}  # type: ignore[arg-type]
@@ -263,9 +263,9 @@ class _Propagation:
             return out
 
         passed = None
-        if spread is not None:
-            norms = _through(absolute, spread, weight if isinstance(module, nn.Linear) else None)
-            passed = _Spread(absolute(spread.size), squared(spread.square), norms)
+        if error is not None:
+            norms = _through(absolute, error, weight if isinstance(module, nn.Linear) else None)
+            passed = _ErrorSize(absolute(error.size), squared(error.square), norms)
         placement = self._weights.get(id(weight))
         if id(module.bias) in self._weights:
             raise NotApplicableError("defined for weights, not for biases")
@@ -277,10 +277,10 @@ class _Propagation:
         self._struck += 1
         p = placement.fault.change_probability
         size, square = p * absolute(x.abs()), p * squared(x**2)
-        crashed = _Spread(size, square, _norms(size))
+        crashed = _ErrorSize(size, square, _norms(size))
         if passed is None:
             return crashed
-        return _Spread(
+        return _ErrorSize(
             (1 - p) * passed.size + crashed.size,
             passed.square + crashed.square,
             passed.norms + crashed.norms,
@@ -291,31 +291,31 @@ def _is_known(n: fx.Node, module: nn.Module | None) -> bool:
     return is_torchs(n) if module is None else class_of(module) is not None
 
 
-def _struck(spread: _Spread | None, value: Tensor, p: float) -> _Spread:
+def _struck(error: _ErrorSize | None, value: Tensor, p: float) -> _ErrorSize:
     """After crashes with probability p of each element of ``value``."""
-    crashed = _Spread(p * value.abs(), p * value**2, p * _norms(value))
-    if spread is None:
+    crashed = _ErrorSize(p * value.abs(), p * value**2, p * _norms(value))
+    if error is None:
         return crashed
-    return _Spread(
-        (1 - p) * spread.size + crashed.size,
-        spread.square + crashed.square,
-        spread.norms + crashed.norms,
+    return _ErrorSize(
+        (1 - p) * error.size + crashed.size,
+        error.square + crashed.square,
+        error.norms + crashed.norms,
     )
 
 
-def _nothing(value: Tensor) -> _Spread:
+def _nothing(value: Tensor) -> _ErrorSize:
     zero = torch.zeros_like(value)
-    return _Spread(zero, zero, _norms(zero))
+    return _ErrorSize(zero, zero, _norms(zero))
 
 
 def _max_pool(
-    module: nn.modules.pooling._MaxPoolNd, again: Callable[[Tensor], Tensor], spread: _Spread
-) -> _Spread:
+    module: nn.modules.pooling._MaxPoolNd, again: Callable[[Tensor], Tensor], error: _ErrorSize
+) -> _ErrorSize:
     """Through a max pool: |Delta max| is at most the largest |Delta| of the window.
 
     The expectation of the largest may be as much as the sum of the expectations.
     """
-    axes = spread.size.dim() - 2
+    axes = error.size.dim() - 2
     kernel, stride, padding, dilation = (
         (value,) * axes if isinstance(value, int) else tuple(value)
         for value in (module.kernel_size, module.stride, module.padding, module.dilation)
@@ -324,9 +324,9 @@ def _max_pool(
         raise NotApplicableError("no bound is known for a max pool whose windows overlap")
     average = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[axes - 1]
     count = math.prod(kernel)
-    total = count * average(spread.size, kernel, kernel, padding, module.ceil_mode)
-    growth = torch.tensor([1.0, math.sqrt(count), count]).to(spread.norms)
-    return _Spread(total, again(spread.square), growth * spread.norms)
+    total = count * average(error.size, kernel, kernel, padding, module.ceil_mode)
+    growth = torch.tensor([1.0, math.sqrt(count), count]).to(error.norms)
+    return _ErrorSize(total, again(error.square), growth * error.norms)
 
 
 def _norms(value: Tensor) -> Tensor:
@@ -336,7 +336,7 @@ def _norms(value: Tensor) -> Tensor:
 
 
 def _through(
-    absolute: Callable[[Tensor], Tensor], spread: _Spread, matrix: Tensor | None
+    absolute: Callable[[Tensor], Tensor], error: _ErrorSize, matrix: Tensor | None
 ) -> Tensor:
     """Norms after a linear layer, given by its absolute value |A| as an operator.
 
@@ -345,14 +345,14 @@ def _through(
     is no bound: crashes that pull a kink in opposite ways add up where A's entries cancel.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        one = torch.ones_like(spread.size[:1], requires_grad=True)
+        one = torch.ones_like(error.size[:1], requires_grad=True)
         rows = absolute(one)
         (columns,) = torch.autograd.grad(rows, one, torch.ones_like(rows))
     norm_inf, norm_1 = rows.detach().max(), columns.max()
     norm_2 = (norm_inf * norm_1).sqrt()
     if matrix is not None:
         norm_2 = torch.linalg.matrix_norm(matrix.abs().double(), 2).to(norm_1)
-    return spread.norms * torch.stack([norm_1, norm_2, norm_inf])
+    return error.norms * torch.stack([norm_1, norm_2, norm_inf])
 
 
 def _activation(n: fx.Node, module: Any) -> str:

@@ -47,7 +47,7 @@ class Scale(nn.Module):
 def read_chip(
     path: str | Path, reset: Reset | None = None, *, most_bytes: int | None = None
 ) -> tuple[Chip, nn.Module]:
-    """The chip in a NIR file, and its rate curves as a torch model.
+    """Reads a NIR file: the chip in it, and its rate curves as a torch model.
 
     Args:
         path: of the ``.nir`` file.
@@ -76,7 +76,7 @@ def read_chip(
     except CrashsimError:
         raise
     except (OSError, ValueError, KeyError, TypeError, IndexError, MemoryError) as error:
-        raise FileError(f"model={str(path)!r} is no NIR graph ({error})") from error
+        raise FileError(f"model={str(path)!r} is not a NIR graph ({error})") from error
     model = torch_model(network)
     for message in noticed:
         notice(message)

@@ -1,4 +1,4 @@
-"""The same faults on a spiking model of neuromorphic hardware.
+"""Runs faults on a spiking model of neuromorphic hardware, beside the network.
 
 The model's layers go to ``crashsim_hardware`` as plain arrays and are converted into a chip of
 spiking neurons; the masks sampled for Monte Carlo break the chip's neurons and synapses, so the
@@ -53,7 +53,7 @@ _RASTER_NEURONS = 120  # per layer, so that the picture stays small
 
 @dataclass(frozen=True)
 class ChipRun:
-    """What the chip said.
+    """The result of a run of the chip under faults: estimates, facts, warnings.
 
     Attributes:
         estimates: ``hardware`` mean, variance and class change.

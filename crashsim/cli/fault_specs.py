@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 
 from crashsim.errors import ArgumentError
 from crashsim.faults import FAULTS, Fault
-from crashsim.files.users_code import load_class, told_as_the_users
+from crashsim.files.users_code import load_class, reported_as_the_users
 
 # Sites may hold a colon; what follows the first "=" that makes sense is the kind.
 _WHERE = r"(?:(?P<where>.+?)=)?"
@@ -50,7 +50,7 @@ def parse_fault(
         values.setdefault("group", _group(group))
     if missing := [f.name for f in fields(cls) if _is_required(f) and f.name not in values]:
         raise ArgumentError(f"fault={spec!r}: say how strong, as {match['kind']}:{missing[0]}=0.1")
-    with told_as_the_users(f"fault={spec!r}", f"{cls.__name__}()"):
+    with reported_as_the_users(f"fault={spec!r}", f"{cls.__name__}()"):
         return match["where"], cls(**values)
 
 

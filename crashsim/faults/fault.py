@@ -145,8 +145,18 @@ class Fault(ABC):
         return self.law.can_be_drawn
 
     def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
-        """Independent coordinates of this shape."""
-        return self.law.draw(rng, shape, **self.law_parameters)
+        """Independent coordinates of this shape.
+
+        Raises:
+            ArgumentError: the law's own sampler fails, or returns another shape or no numbers.
+        """
+        try:
+            return self.law.draw(rng, shape, **self.law_parameters)
+        except Exception as error:  # whatever the user's code raises
+            raise ArgumentError(
+                f"faults: {type(self).__name__}: drawing {shape} numbers of its law "
+                f"{self.law.name!r} raised {type(error).__name__}: {error}; correct its draw"
+            ) from error
 
     def draw_changes(self, rng: np.random.Generator, count: int) -> Floats | float:
         """Values (count,) of coordinates that are known to change, or the one that all take.

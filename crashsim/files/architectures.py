@@ -56,7 +56,7 @@ class Architecture:
 
     @property
     def nbytes(self) -> int:
-        """What its weights take."""
+        """Bytes that its weights take."""
         return sum((a + 1) * b for a, b in pairwise(self.sizes)) * torch.float32.itemsize
 
     def build(self, seed: int = 0) -> nn.Sequential:

@@ -89,19 +89,19 @@ class Examples:
 
 
 def load_examples(spec: str, limit: int | None = None) -> Examples:
-    """Reads what a model is to be scored on.
+    """Reads the examples that a model is scored on.
 
     Args:
         spec: as for ``load_data``. Of numpy files, arrays of int32 and int64 stay whole numbers;
             other types become float32. An ``.npz`` file without ``inputs`` or ``x`` holds several
             arrays by the names of the model's arguments (``input_ids``, ``attention_mask``), in
             which truth values stay so too.
-        limit: read the first so many examples alone; None for all.
+        limit: number of examples to read, from the first; None for all.
 
     Raises:
         FileError: a file is missing or damaged, or would take too much memory (see
             ``crashsim.files.limits``).
-        ArgumentError: an unknown name, or arrays that are no inputs.
+        ArgumentError: an unknown name, or arrays that cannot be inputs.
     """
     instance("data", spec, str, "a name as a text")
     limit = None if limit is None else whole("limit", limit, 1)
@@ -122,7 +122,7 @@ def load_data(spec: str, split: Split = "test", limit: int | None = None) -> Dat
             optionally, ``targets`` or ``y``.
         split: which part. Digits, and a folder that holds only one of MNIST's two files, are
             split four to one after a fixed shuffle; numpy files are used whole.
-        limit: read the first so many examples of it alone; None for all.
+        limit: number of examples to read, from the first; None for all.
 
     Raises:
         FileError: a file is missing or damaged, or would take too much memory (see
@@ -185,7 +185,7 @@ def _data(spec: str, inputs: NDArray[Any], targets: NDArray[Any] | None) -> Data
 
 def _idx(spec: str, folder: Path, split: Split, limit: int | None) -> Data:
     if not folder.is_dir():
-        raise FileError(f"data={spec!r}: {str(folder)!r} is no folder")
+        raise FileError(f"data={spec!r}: {str(folder)!r} is not a folder")
     own, other = _IMAGE_NAMES[split], _IMAGE_NAMES["test" if split == "train" else "train"]
     found = [start for start in (own, other) if _find(folder, start)]
     if len(found) == 2:
@@ -203,7 +203,7 @@ def _find(folder: Path, start: str) -> Path | None:
 
 
 def _read_pair(folder: Path, start: str, limit: int | None) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Images as float32 in [0, 1], and labels: the first so many, or all."""
+    """Images as float32 in [0, 1], and labels; the first ``limit``, or all."""
     image_file = _find(folder, start)
     label_file = _find(folder, start.replace("images", "labels"))
     if image_file is None or label_file is None:
@@ -211,7 +211,7 @@ def _read_pair(folder: Path, start: str, limit: int | None) -> tuple[NDArray[Any
             f"data: {str(folder)!r} holds {start} without its labels; add "
             f"{start.replace('images', 'labels')}-idx1-ubyte.gz"
         )
-    images, labels = (_told(path, partial(idx_array, path)) for path in (image_file, label_file))
+    images, labels = (_naming(path, partial(idx_array, path)) for path in (image_file, label_file))
     if (
         len(images.shape) != 3
         or len(labels.shape) != 1
@@ -222,13 +222,13 @@ def _read_pair(folder: Path, start: str, limit: int | None) -> tuple[NDArray[Any
             f"data: {image_file.name} has shape {images.shape} and {label_file.name} "
             f"{labels.shape}; they do not belong together"
         )
-    grey = _told(image_file, lambda: images.first(limit, np.dtype(np.float32)))
+    grey = _naming(image_file, lambda: images.first(limit, np.dtype(np.float32)))
     grey /= np.float32(255)
-    return grey, _told(label_file, lambda: labels.first(limit, np.dtype(np.uint8)))
+    return grey, _naming(label_file, lambda: labels.first(limit, np.dtype(np.uint8)))
 
 
-def _told(path: Path, read: Callable[[], _Read]) -> _Read:
-    """What is read from an idx file; a damaged one is told by its name."""
+def _naming(path: Path, read: Callable[[], _Read]) -> _Read:
+    """Reads an idx file; the error of a damaged one names it."""
     try:
         return read()
     except FileError:

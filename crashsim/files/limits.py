@@ -1,4 +1,4 @@
-"""Files as data from anywhere: opened only where they are files, and read only so far.
+"""Limits on files from anywhere: what is opened, and how much memory it may take.
 
 What a file asks for (a shape in a header, the size of an unpacked member) is compared with what it
 may take before any of it is made.
@@ -72,7 +72,7 @@ def check_size(subject: str, needed: int, remedy: str, *, allowed: int | None = 
 
 
 def in_units(size: int) -> str:
-    """``1.5 GiB``"""
+    """A number of bytes in words: ``1.5 GiB``."""
     for unit, factor in (("GiB", 2**30), ("MiB", 2**20)):
         if size >= factor:
             return f"{size / factor:,.1f} {unit}" if size < 2**70 else f"{size:.1e} bytes"
@@ -92,7 +92,7 @@ def size_on_disk(path: str | Path) -> int:
 
 
 def check_file(subject: str, path: str | Path, remedy: str) -> None:
-    """Raises FileError unless the path is a file: no folder, pipe or device.
+    """Raises FileError unless the path is a regular file; folders, pipes and devices are not.
 
     Args:
         subject: what the file is, by the argument that names it.
@@ -111,7 +111,7 @@ def check_file(subject: str, path: str | Path, remedy: str) -> None:
 
 @contextmanager
 def opened(subject: str, path: str | Path, remedy: str) -> Iterator[BinaryIO]:
-    """The file, to read bytes from. Raises FileError where it is none, or cannot be read."""
+    """Opens a regular file to read bytes from; raises FileError where it cannot."""
     check_file(subject, path, remedy)
     try:
         # Without waiting, should it have become a pipe in the meantime.
@@ -120,16 +120,16 @@ def opened(subject: str, path: str | Path, remedy: str) -> Iterator[BinaryIO]:
         raise FileError(f"{subject} cannot be read: {_reason(error)}; {remedy}") from error
     with open(handle, "rb") as file:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise FileError(f"{subject} cannot be read: it is no file; {remedy}")
+            raise FileError(f"{subject} cannot be read: it is not a file; {remedy}")
         yield file
 
 
 def read_text(subject: str, path: str | Path, remedy: str) -> str:
-    """A file of JSON as text.
+    """Reads a file of JSON as text.
 
     Raises:
-        FileError: it is no file, cannot be read, or would take too much memory once it is parsed.
-        UnicodeDecodeError: it is no text.
+        FileError: it is not a file, cannot be read, or would take too much memory once parsed.
+        UnicodeDecodeError: it is not text.
     """
     with opened(subject, path, remedy) as file:
         length = os.fstat(file.fileno()).st_size

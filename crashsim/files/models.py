@@ -32,7 +32,7 @@ _DESCRIPTION = "description"  # of the weights' metadata: the digest of what the
 
 @dataclass(frozen=True)
 class NamedModel:
-    """A model with what is known about it.
+    """A loaded model, with its name and what is known about it.
 
     Attributes:
         name: as the user called it.
@@ -108,7 +108,7 @@ def load_model(
     reset: Literal["subtract", "zero"] | None = None,
     trusted: bool = False,
 ) -> NamedModel:
-    """The model that a name stands for.
+    """Loads the model that a name stands for: a spec, a file or a factory.
 
     Two of the forms run code: a factory, which is named as such, and a ``.pt2`` archive, which is
     loaded only where ``trusted`` says so. All others are read as data.
@@ -135,7 +135,7 @@ def load_model(
     instance("model", spec, str, "a name as a text")
     if weights is not None:
         file_path("weights", weights)
-        weights = os.fspath(weights)  # as it was given: an empty name is no folder
+        weights = os.fspath(weights)  # as it was given: an empty name is not a folder
     instance("trusted", trusted, bool, "True or False")
     if reset is not None:
         one_of("reset", reset, ("subtract", "zero"))
@@ -206,7 +206,7 @@ def _load_own(spec: str, stem: Path) -> NamedModel:
         raise
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise FileError(
-            f"model={spec!r}: {description.name} is no model description, as `crashsim train` "
+            f"model={spec!r}: {description.name} is not a model description, as `crashsim train` "
             f"writes it ({type(error).__name__}: {error})"
         ) from error
     _check_weights_of(architecture, spec, weights)
@@ -329,4 +329,4 @@ def _load_exported(spec: str, *, trusted: bool) -> nn.Module:
     except CrashsimError:
         raise
     except Exception as error:  # a damaged archive fails in many ways inside torch
-        raise FileError(f"{subject} is no torch.export archive ({_line(error)})") from error
+        raise FileError(f"{subject} is not a torch.export archive ({_line(error)})") from error

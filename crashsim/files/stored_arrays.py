@@ -35,7 +35,7 @@ _FEWER = "give fewer rows (--limit) or a smaller file"
 
 @dataclass(frozen=True)
 class StoredArray:
-    """An array whose header has been read, and none of its numbers yet.
+    """An array in a file: its header has been read, its numbers have not.
 
     Attributes:
         name: what errors call it.
@@ -117,8 +117,8 @@ def numpy_arrays(spec: str) -> Iterator[StoredArray | dict[str, StoredArray]]:
     """The array of a ``.npy`` file, or those of an ``.npz`` file by name.
 
     Raises:
-        FileError: it is no file, damaged (also where that shows while it is used), or asks for too
-            much memory.
+        FileError: it is not a file, is damaged (also where that shows while it is used), or asks
+            for too much memory.
     """
     remedy = "give one of plain numbers, as numpy.save or numpy.savez writes it"
     try:
@@ -147,7 +147,7 @@ def idx_array(path: Path) -> StoredArray:
     The format: two zero bytes, type 8, number of axes, their sizes (big-endian), the bytes.
 
     Raises:
-        FileError: it is no file.
+        FileError: it is not a file.
         ValueError, OSError, EOFError, zlib.error, struct.error: it is damaged.
     """
     remedy = "download it again"
@@ -254,7 +254,7 @@ def _members(spec: str, archive: zipfile.ZipFile) -> dict[str, StoredArray]:
 def _array(
     name: str, begin: Callable[[], IO[bytes]], length: int, *, is_packed: bool
 ) -> StoredArray:
-    """The array at the beginning of a stream of so many bytes."""
+    """The array at the beginning of a stream of ``length`` bytes."""
     with begin() as stream:
         shape, is_fortran, dtype, header = _header(stream)
     if header + math.prod(shape) * dtype.itemsize != length and not dtype.hasobject:

@@ -1,4 +1,4 @@
-"""The user's own code, run by name. What goes wrong in it is told as its own, with the line."""
+"""Runs the user's own code, by name; an error in it is reported with its file and line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 def call_factory(spec: str) -> nn.Module:
-    """The model that ``package.module:factory`` or ``path.py:factory`` builds.
+    """Builds the model of ``package.module:factory`` or ``path.py:factory``.
 
     Raises:
         FileError: there is no such module or file.
@@ -43,7 +43,7 @@ def call_factory(spec: str) -> nn.Module:
     if not callable(factory):
         raise ArgumentError(f"model={spec!r}: {name!r} is {type(factory).__name__}, not a factory")
     _check_callable_alone(factory, spec, name)
-    with told_as_the_users(f"model={spec!r}", f"{name}()"):
+    with reported_as_the_users(f"model={spec!r}", f"{name}()"):
         model = factory()
     if not isinstance(model, nn.Module):
         raise ArgumentError(
@@ -91,13 +91,13 @@ def _check_callable_alone(factory: Callable[..., Any], spec: str, name: str) -> 
 def _import(name: str, spec: str) -> ModuleType:
     if not all(part.isidentifier() for part in name.split(".")):
         raise FileError(
-            f"model={spec!r}: cannot import {name!r}, which is no module name; give "
+            f"model={spec!r}: cannot import {name!r}, which is not a module name; give "
             "'package.module:factory', 'path.py:factory', or an architecture as "
             "'64-100-50-10:sigmoid'"
         )
     sys.path.insert(0, str(Path.cwd()))  # as python -m does
     try:
-        with told_as_the_users(f"model={spec!r}", f"importing {name!r}"):
+        with reported_as_the_users(f"model={spec!r}", f"importing {name!r}"):
             return importlib.import_module(name)
     except ModelError as error:
         missing = error.__cause__
@@ -122,13 +122,13 @@ def _import_file(path: Path, given: str) -> ModuleType:
     assert found.loader is not None
     module = importlib.util.module_from_spec(found)
     sys.modules[name] = module
-    with told_as_the_users(given, f"running {str(path)!r}"):
+    with reported_as_the_users(given, f"running {str(path)!r}"):
         found.loader.exec_module(module)
     return module
 
 
 @contextmanager
-def told_as_the_users(given: str, doing: str) -> Iterator[None]:
+def reported_as_the_users(given: str, doing: str) -> Iterator[None]:
     """What the user's code raises becomes a ModelError; an interrupt stays one.
 
     Args:

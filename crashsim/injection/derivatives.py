@@ -98,7 +98,11 @@ class Derivatives:
             yield where, gradients.double().cpu().numpy(), products.double().cpu().numpy()
 
     def _batch(self, values: int) -> int:
-        """How many inputs share a pass, of which each has so many derivatives."""
+        """How many inputs share a pass.
+
+        Args:
+            values: number of derivatives of each.
+        """
         alone = self._faulty.strikes_weights or not self._faulty.keeps_order
         return 1 if alone else max(1, _GRADIENT_SCALARS // values)
 

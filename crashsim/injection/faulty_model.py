@@ -141,6 +141,12 @@ class FaultyModel:
         """(S, N) all coordinates of points, as the model computes with them."""
         return torch.from_numpy(points.dense()).to(self.model.device, self.model.dtype)
 
+    def neuron_coordinates(self, points: Points) -> Tensor:
+        """The same for ``run`` alone: (S, 1) zeros where all faults strike parameters."""
+        if all(p.site.kind == "parameter" for p in self.placements):
+            return torch.zeros(points.count, 1, device=self.model.device, dtype=self.model.dtype)
+        return self.coordinates(points)
+
     @cached_property
     def keeps_order(self) -> bool:
         """Whether the examples of a batch pass the sites in the order in which they are given.

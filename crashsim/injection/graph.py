@@ -64,8 +64,6 @@ class TracedModel(ModelGraph):
         if self.batched[self.output] != 0:
             raise UntraceableError("its output is not one tensor with the batch on its first axis")
         self.sizes = {n: two[n].numel() / 2 if isinstance(two[n], Tensor) else 0.0 for n in two}
-        if reason := self.why_wrong():
-            raise UntraceableError(reason)
 
     def compute(self, node: fx.Node, values: NodeValues, x: Inputs) -> Any:
         """One node's value, whose operations are counted."""

@@ -1,7 +1,7 @@
 """What a block of points changes at each site, and how changed activations are computed.
 
-A point differs from its base in few coordinates, or in so many that all of them are written out.
-Where faults are rare, nothing of size (samples x coordinates) is ever built.
+A point differs from its base in few coordinates, which are listed, or in many, and then all of them
+are written out. Where faults are rare, nothing of size (samples x coordinates) is ever built.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How samples are computed: behind the faults alone, whole, with stacked weights, or plainly.
 
-Every strategy but the plain one is compared with ``FaultyModel`` before it is used.
+Strategies that take the model apart, or map it, are compared with ``FaultyModel`` before use.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from crashsim.injection.batches import Run, Started, Strategy
 from crashsim.injection.faulty_model import FaultyModel
 from crashsim.injection.program import Program
 from crashsim.injection.site_changes import SCATTERED, Changes, is_elementwise, is_rare, split
-from crashsim.injection.stacked_weights import StackedWeights, is_worth_stacking
+from crashsim.injection.weights.stacked import StackedWeights, is_worth_stacking
 from crashsim.injection.whole_model import many_samples, plain_samples
 from crashsim.model.checks import rounding_slack
 from crashsim.model.graph.tracing import UntraceableError

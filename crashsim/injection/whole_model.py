@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor
 
 from crashsim.coordinates.placement import Placement
@@ -14,8 +13,8 @@ from crashsim.coordinates.points import Points
 from crashsim.injection.batches import Run
 from crashsim.injection.faulty_model import FaultyModel, strike_step
 from crashsim.injection.inplace import returns_new
-from crashsim.injection.patched_weights import PatchedWeights
 from crashsim.injection.site_changes import Changes, strike, strike_all
+from crashsim.injection.weights.patched import PatchedWeights
 from crashsim.model.inputs import Inputs
 from crashsim.model.sites import Action, Site, StepAction, perturbing
 
@@ -83,18 +82,10 @@ def plain_samples(faulty: FaultyModel, inputs: Inputs, points: Points) -> Iterat
 
     def run(start: int, stop: int) -> Tensor:
         part = points.part(start, stop)
-        e = neuron_coordinates(faulty, part)[:, None]
+        e = faulty.neuron_coordinates(part)[:, None]
         out = faulty.run(inputs, e, weights.apply(part) if weights else faulty.model.tensors)
         if weights:
             weights.restore()
         return out
 
     yield run, 1 if weights or not faulty.keeps_order else sys.maxsize
-
-
-def neuron_coordinates(faulty: FaultyModel, points: Points) -> Tensor:
-    """(S, N) coordinates; (S, 1) zeros where all faults strike parameters, and none is read."""
-    if all(p.site.kind == "parameter" for p in faulty.placements):
-        model = faulty.model
-        return torch.zeros(points.count, 1, device=model.device, dtype=model.dtype)
-    return faulty.coordinates(points)

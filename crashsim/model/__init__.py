@@ -1,1 +1,1 @@
-"""Any torch model as crashsim meets it: inputs, readout, sites, layers, calls."""
+"""Any torch model as crashsim meets it: inputs, readout, sites, graph, layers, calls."""

@@ -1,4 +1,4 @@
-"""A model called with other parameters and buffers than its own."""
+"""Calls a model with other parameters and buffers than its own (a functional call)."""
 
 from __future__ import annotations
 

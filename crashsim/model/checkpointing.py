@@ -1,4 +1,4 @@
-"""Gradient checkpointing: what backward computes again meets the faults of the first time.
+"""Gradient checkpointing: a segment that backward runs again meets the faults of its first run.
 
 ``torch.utils.checkpoint`` runs a segment of a model once more in the backward pass, when the
 forward pass that drew faults is long over. Every segment that runs while something is attached to
@@ -7,7 +7,7 @@ when the segment runs again, it stands there again and draws the same. Nothing i
 of an activation, which would undo what checkpointing is for.
 
 Torch offers no hook for this: while something is attached, two names of ``torch.utils.checkpoint``
-are replaced by ones that wrap the segment; they pass on what concerns nobody.
+are replaced by ones that wrap the segment; while nobody takes part, they only pass on.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ T = TypeVar("T")
 
 
 class Participant(ABC):
-    """What has to be where it was, and to draw what it drew, when a segment runs again."""
+    """Something attached to a model, whose faults have to repeat when a segment runs again."""
 
     @abstractmethod
     def moment(self, reentrant: bool) -> Any:
-        """Where it stands, as a segment of this kind begins."""
+        """Its state as a segment of this kind begins."""
 
     @abstractmethod
     def resumed(self, moment: Any, needed: bool) -> AbstractContextManager[None]:
-        """Within the block it stands there again.
+        """Restores that state within the block.
 
         Args:
-            moment: of the first time.
-            needed: whether it had anything to do in the segment.
+            moment: the state, as the first run began.
+            needed: whether it took part in the segment at all.
         """
 
 
 class _Here(threading.local):
-    """What goes on in a thread (backward may run in another one than forward)."""
+    """The state of a thread (backward may run in another one than forward)."""
 
     def __init__(self) -> None:
         self.plain = 0  # blocks in which nothing is checkpointed
@@ -124,10 +124,10 @@ def _playing(name: int, notes: list[Any]) -> Iterator[None]:
 
 
 def recalled(participant: Participant, new: Callable[[], T]) -> T:
-    """What ``new`` gives; in a segment that runs again, what it gave the first time.
+    """The value of ``new()``; in a segment that runs again, its value of the first run.
 
     Raises:
-        ModelError: it was not asked for so often the first time.
+        ModelError: the first run asked for fewer values.
     """
     notes = _here.playing.get(id(participant))
     if notes is None:
@@ -164,13 +164,13 @@ def has_gradient() -> bool:
 
 
 def join(participant: Participant) -> None:
-    """From now on, segments remember what this one does, until it leaves."""
+    """From now on, segments remember what this participant does, until it leaves."""
     _participants.add(participant)
     _replacement.take()
 
 
 def leave(participant: Participant | None = None) -> None:
-    """Ends what one ``join`` began; without a name for one that is no more."""
+    """Ends what one ``join`` began; without an argument, that of one that no longer exists."""
     if participant is not None:
         _participants.discard(participant)
     _replacement.give_back()
@@ -189,7 +189,7 @@ def _taking_part(participant: Participant) -> Iterator[None]:
 
 @contextmanager
 def plainly() -> Iterator[None]:
-    """Within the block, in this thread, nothing is checkpointed: what it runs is run once."""
+    """Within the block, this thread checkpoints nothing: every segment runs once."""
     _replacement.take()
     _here.plain += 1
     try:
@@ -201,13 +201,13 @@ def plainly() -> Iterator[None]:
 
 @contextmanager
 def uncounted() -> Iterator[None]:
-    """Within the block, computing is none of a segment's around it, which counts what it saves."""
+    """Within the block, a segment around it does not count the tensors that are saved."""
     with plainly(), torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x):
         yield
 
 
 class _Replacement:
-    """The names in torch that are replaced as long as anybody needs it."""
+    """The names in torch that are replaced as long as somebody takes part."""
 
     def __init__(self) -> None:
         self._lock, self._users = threading.Lock(), 0

@@ -1,4 +1,4 @@
-"""What a model and its inputs must be, checked before anything is computed."""
+"""Checks of a model and of its outputs before anything is analysed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def check_module(model: object) -> nn.Module:
 
 
 def check_holds_numbers(model: nn.Module) -> None:
-    """Raises ModelError for weights that are not there yet."""
+    """Raises ModelError for weights without numbers: lazy, or on the meta device."""
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if nn.parameter.is_lazy(tensor):
             raise ModelError(f"model: {name!r} has no shape yet; run the lazy model on data first")
@@ -35,7 +35,7 @@ def check_holds_numbers(model: nn.Module) -> None:
 
 
 def check_can_be_trained(model: nn.Module) -> None:
-    """Raises ModelError for weights that take part in no derivative."""
+    """Raises ModelError for weights made in inference mode, which have no derivative."""
     for name, parameter in model.named_parameters():
         if parameter.is_inference():
             raise ModelError(
@@ -45,10 +45,10 @@ def check_can_be_trained(model: nn.Module) -> None:
 
 
 def check_model(model: object) -> None:
-    """What can be said of a model before it is run.
+    """Checks what can be checked of a model before it is run.
 
     Raises:
-        ArgumentError: no module.
+        ArgumentError: it is not a module.
         ModelError: it cannot be analysed as it is.
     """
     model = check_module(model)
@@ -110,7 +110,7 @@ def is_compiled(model: nn.Module) -> bool:
 
 
 def rounding_slack(dtype: torch.dtype) -> float:
-    """By how much two ways to compute the same numbers may differ, relative to the largest."""
+    """How far two ways to compute the same numbers may differ, relative to the largest."""
     eps = torch.finfo(dtype).eps
     return float(min(30 * eps**0.75, max(8 * eps, 1e-3)))
 

@@ -1,4 +1,4 @@
-"""Finds the sites of a model by running it on an example or two and listening."""
+"""Site discovery: finds a model's sites by running it on an example or two."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def find_sites(
         run: how to call the model, if not as ``model(inputs)``; the caller has checked both.
 
     Raises:
-        ArgumentError: the model is no module, or the inputs make no sense.
+        ArgumentError: the model is not a module, or the inputs make no sense.
         ModelError: the model cannot be analysed as it is, or fails on the inputs.
     """
     given = inputs if isinstance(inputs, Inputs) else read_inputs(inputs)
@@ -146,9 +146,9 @@ def _sites(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> list[Si
         )
     stateful = {path for path, n in neurons.items() if n.behaviour == "spiking"}
     stateful |= {path for path, module in modules.items() if isinstance(module, RECURRENT)}
-    sites = _told_units(model, example, call, sites, stateful)
-    sites = _told_read(model, example, call, sites)
-    sites = _told_roles(model, given, call, sites, neurons)
+    sites = _marked_units(model, example, call, sites, stateful)
+    sites = _marked_read(model, example, call, sites)
+    sites = _marked_roles(model, given, call, sites, neurons)
     # Where nothing inside the model has a derivative, its parameters have none either.
     smooth = any(s.has_gradient for s in sites) or not any(s.is_read for s in sites)
     for name, parameter in model.named_parameters():
@@ -205,7 +205,7 @@ def _steps_of(neurons: Neurons | None, axis: int, folded: bool) -> int | None:
     return neurons.steps_axis - (neurons.steps_axis > axis)
 
 
-def _told_units(
+def _marked_units(
     model: nn.Module,
     example: Inputs,
     call: Callable[..., Any],
@@ -247,7 +247,7 @@ def _told_units(
     return told
 
 
-def _told_roles(
+def _marked_roles(
     model: nn.Module,
     given: Inputs,
     call: Callable[..., Any],
@@ -394,10 +394,10 @@ def _close(a: Tensor, b: Tensor) -> bool:
     return bool((a - b).abs().max() <= rounding_slack(a.dtype) * (1e-30 + a.abs().max()))
 
 
-def _told_read(
+def _marked_read(
     model: nn.Module, example: Inputs, call: Callable[..., Any], sites: Sequence[Site]
 ) -> list[Site]:
-    """The sites with whether the output depends on them, in one of the calls of their neurons.
+    """The sites, each marked with whether the output depends on it in some call of its neurons.
 
     A derivative says at once of which values the output is a function; of those without one (the
     model may round, or compute without derivatives) it is found by changing them.

@@ -1,4 +1,4 @@
-"""What the user's own code raises, told as an error of the model."""
+"""Exceptions of the user's own code, reported as errors of the model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from crashsim.model.inputs import Inputs
 
 @contextmanager
 def explaining_failures(model: nn.Module, inputs: Inputs) -> Iterator[None]:
-    """What the model's own code raises on these inputs becomes a ModelError."""
+    """Within the block, an exception of the model's own code becomes a ModelError."""
     try:
         yield
     except CrashsimError:

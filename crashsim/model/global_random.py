@@ -1,4 +1,4 @@
-"""Global random numbers that a model may draw, which an analysis leaves as they were.
+"""Global random generators that a model draws from, and how they are put back.
 
 Global generators belong to all threads: putting one back takes away what others drew meanwhile. So
 it is found out first whether a model draws at all; for one that does not, they are left alone.
@@ -34,11 +34,11 @@ class Drawing:
 
     @property
     def draws(self) -> bool:
-        """Whether it draws from any."""
+        """Whether the model draws from any."""
         return self.uses_torch or self._others
 
     def watch(self, run: Callable[[], T]) -> T:
-        """What a pass returns, after which it is known from what the model draws."""
+        """Runs a pass and notes which generators it draws from; returns what the pass returns."""
         before = random.getstate(), np.random.get_state(legacy=False)
         watcher = _Watcher(self._device)
         try:

@@ -1,4 +1,4 @@
-"""What a model is called with: one tensor, several of them, and other arguments beside."""
+"""The inputs of a model: one tensor, several of them, and other arguments beside."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Inputs:
 
     @property
     def site_names(self) -> tuple[str, ...]:
-        """What tells the sites of the tensors apart: nothing, where there is one."""
+        """Names that tell the tensors' sites apart; a single tensor's is empty."""
         return self.names if len(self.names) > 1 else ("",)
 
     def of(self, tensors: tuple[Any, ...]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -75,7 +75,7 @@ class Inputs:
         return self._map(lambda tensor: tensor[start:stop])
 
     def spread(self, count: int) -> Inputs:
-        """At most so many examples, far from each other."""
+        """At most ``count`` examples, far from each other."""
         where = torch.linspace(0, len(self) - 1, min(count, len(self))).long()
         return self._map(lambda tensor: tensor[where.to(tensor.device)])
 
@@ -161,7 +161,7 @@ def read_inputs(inputs: object) -> Inputs:
     if isinstance(inputs, Mapping):
         for name in inputs:
             if not isinstance(name, str):
-                raise ArgumentError(f"inputs: key {name!r} is no name of an argument")
+                raise ArgumentError(f"inputs: key {name!r} is not the name of an argument")
             keywords[name] = mapped(inputs[name], collect, (name,))
     elif isinstance(inputs, tuple | list):
         arguments = tuple(mapped(value, collect, (str(i),)) for i, value in enumerate(inputs))

@@ -1,4 +1,4 @@
-"""Nested values: what models take and return, be it a tensor, a tuple, a mapping or a dataclass."""
+"""Nested values that models take and return: tensors, tuples, mappings, dataclasses."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def children(value: Any) -> list[tuple[str, Any, Any]] | None:
 
 
 def leaves(value: Any, names: Names = ()) -> Iterator[tuple[Names, Any]]:
-    """What has no parts, with the names of the way to it."""
+    """The leaves of a nested value, each with the names of the way to it."""
     parts = children(value)
     if parts is None:
         yield names, value

@@ -1,4 +1,4 @@
-"""Torch's automatic choice of number types, switched off where crashsim computes.
+"""Autocast, torch's automatic choice of number types, switched off where crashsim computes.
 
 A score is of a model in one type of numbers. Under ``torch.autocast`` the same output comes out
 differently in another batch, by more than rare faults move it on average.

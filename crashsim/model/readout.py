@@ -1,4 +1,4 @@
-"""Which tensor of a model's output is analysed."""
+"""The readout: which tensor of a model's output is analysed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Readout:
 
 
 def find_readout(call: Any, inputs: Inputs, wanted: str | int | None) -> Readout:
-    """The tensor to be analysed.
+    """Finds the tensor to be analysed.
 
     The one that is asked for; or the output itself; or its only floating-point tensor with the
     batch first; or its field ``logits``.
@@ -92,7 +92,7 @@ def _named(output: Any, wanted: str | int) -> Readout:
         found = _walk(output, tuple(str(wanted).split(".")))
     if found is None:
         raise ArgumentError(
-            f"readout={wanted!r} is no part of what the model returns, {type(output).__name__} "
+            f"readout={wanted!r} is not a part of what the model returns, {type(output).__name__} "
             f"({_list(output)}); give a name of those"
         )
     return found

@@ -118,7 +118,7 @@ class Site:
         return (*self.shape[: self.steps], *self.shape[self.steps + 1 :])
 
     def apply(self, action: Action, value: Tensor) -> Tensor | None:
-        """What an action makes of the site's value, which it sees with an axis for the batch."""
+        """Applies an action to the site's value, which it sees with an axis for the batch."""
         if value.dim() == 1 + len(self.shape):
             return action(value)
         rows, *rest = self.shape
@@ -129,7 +129,7 @@ class Site:
         return None if changed is None else changed.reshape(value.shape)
 
     def by_example(self, value: Tensor, count: int) -> Tensor:
-        """The site's value, which an action sees, with the axis for a batch of ``count`` first.
+        """The site's value, as an action sees it, with the axis for a batch of ``count`` first.
 
         Raises:
             ModelError: it does not hold these examples, each of them once.
@@ -224,10 +224,9 @@ def listening(
 
 
 def report_items(module: nn.Module, output: Any, report: Callable[[str | None, Any], Any]) -> Any:
-    """What a module returns, each tensor in it replaced by ``report(name, tensor)``.
+    """Replaces each tensor that a module returns by ``report(name, tensor)``.
 
-    The name is None for the tensor that bears the module's own name, and for what is no tensor
-    inside a structure.
+    The name is None for the tensor that bears the module's own name.
     """
 
     def pass_on(names: Names, value: Any) -> Any:
@@ -319,7 +318,7 @@ class _OfOneLayer(Stepwise):
 
 
 def select_sites(available: Sequence[Site], pattern: str, strikes: Strikes) -> list[Site]:
-    """The sites that a name or glob stands for.
+    """Selects the sites that a name or glob stands for.
 
     - ``hidden``: outputs of activation functions and of spiking neurons. Left out are the model's
       own output, output neurons (whose spikes no weight multiplies) if there are others, guards (a
@@ -354,7 +353,9 @@ def select_sites(available: Sequence[Site], pattern: str, strikes: Strikes) -> l
     if pattern == "hidden":
         inner = [site for site in neurons if not site.is_output]
         read = [site for site in inner if site.is_read]
-        activations = _told_apart([site for site in read if site.kind == "activation"], c_n=False)
+        activations = _without_repeats(
+            [site for site in read if site.kind == "activation"], c_n=False
+        )
         found = [site for site in activations if site.role == "hidden"]
         found = found or [site for site in activations if site.role == "output"]
         found = found or [site for site in read if site.is_affine]
@@ -368,7 +369,7 @@ def select_sites(available: Sequence[Site], pattern: str, strikes: Strikes) -> l
         if not called and any(site.kind == "activation" for site in found):
             found = [site for site in found if site.kind != "module"]
         if not called:
-            found = _told_apart([site for site in found if site.is_read]) or found
+            found = _without_repeats([site for site in found if site.is_read]) or found
     struck = [site for site in found if _can_strike(strikes, site)]
     if strikes == "weights" and not called and any(len(site.shape) >= 2 for site in struck):
         struck = [site for site in struck if len(site.shape) >= 2]
@@ -392,7 +393,7 @@ def select_sites(available: Sequence[Site], pattern: str, strikes: Strikes) -> l
     )
 
 
-def _told_apart(sites: Sequence[Site], c_n: bool = True) -> list[Site]:
+def _without_repeats(sites: Sequence[Site], c_n: bool = True) -> list[Site]:
     """Without the final states of recurrent layers whose sequence, which ends in them, is there.
 
     Args:

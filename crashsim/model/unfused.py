@@ -1,4 +1,4 @@
-"""Models run layer by layer, so that faults find their sites."""
+"""Fused kernels, checkpointing and autocast switched off, so that faults find their sites."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def check_read(
 def _unread(
     names: Sequence[str], tensors: Mapping[str, Tensor], on_one: Call, on_all: Call
 ) -> list[str]:
-    """Those of some parameters that the output is no function of."""
+    """The parameters among these that the output does not depend on."""
     smooth = _with_derivative(names, tensors, on_one)
     doubtful = [name for name in names if name not in smooth]
     if doubtful and _matter(doubtful, tensors, on_all):

@@ -268,7 +268,7 @@ _CHUNK = 2**21  # outputs held at once
 
 
 def _samples(space: FaultSpace, seed: int) -> Callable[[int], Points]:
-    """A function that draws the next so many points of a seed's stream."""
+    """A function that draws the next ``count`` points of a seed's stream."""
     left: list[Points] = []
     block = 0
 
@@ -290,7 +290,7 @@ def _samples(space: FaultSpace, seed: int) -> Callable[[int], Points]:
 
 @dataclass(frozen=True)
 class ByzantineTable:
-    """Which voter holds with how many bad copies of how many.
+    """How often each voter errs, by the number of bad copies and their attack.
 
     Attributes:
         count: number of copies.
@@ -378,8 +378,8 @@ def byzantine_table(
 ) -> ByzantineTable:
     """Tries every voter with 0 to R - 1 over 2, and a few more, Byzantine copies.
 
-    Every voter is told the number of bad copies where it can bear that many, else it allows for
-    as many as it can.
+    Every voter knows the number of bad copies where it can bear that many; else it allows for as
+    many as it can.
 
     Args:
         model, inputs: a classifier and (B, ...) examples.
@@ -413,14 +413,14 @@ def byzantine_table(
             for k, attack in enumerate(attacks):
                 said = lie(honest, b, attack)
                 for i, name in enumerate(voters):
-                    vote = _voter_told(name, count, b)
+                    vote = _voter_knowing(name, count, b)
                     wrong[i, j, k] += float(
                         (vote(said).argmax(1) != clean.argmax(1)).float().mean()
                     )
     return ByzantineTable(count, bad, tuple(voters), tuple(attacks), wrong / trials)
 
 
-def _voter_told(name: str, count: int, bad: int) -> Voter:
+def _voter_knowing(name: str, count: int, bad: int) -> Voter:
     try:
         return make_voter(name, count, bad)
     except ArgumentError:

@@ -1,4 +1,4 @@
-"""What the spiking chip said, in words and rows."""
+"""Results of the spiking chip, in words and rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A comparison in a terminal."""
+"""A comparison as a ranked table in a terminal."""
 
 from __future__ import annotations
 

@@ -222,7 +222,7 @@ def shares(score: Record) -> str | None:
             (panels[1], right, [t["share"] for t in top], "the ten that matter most"),
         ):
             axes.barh(range(len(labels)), [100 * v for v in values], color="#0f766e", height=0.62)
-            # A name is no formula, whatever it holds.
+            # A name is not a formula, whatever it holds.
             axes.set_yticks(range(len(labels)), labels, parse_math=False)
             axes.set_ylim(max(len(sites), len(top), 3) - 0.4, -0.6)
             axes.set_title(title)
@@ -303,7 +303,7 @@ def formula(latex: str) -> str | None:
                 y = 1 - (i + 0.5) / len(lines)
                 figure.text(0.0, y, f"${line}$", fontsize=12, va="center", color="#0f172a")
             return _svg(figure)
-    except Exception:  # what matplotlib says of it is no matter: it is shown as text
+    except Exception:  # whatever matplotlib dislikes: it is shown as text
         return None
 
 

@@ -1,4 +1,4 @@
-"""What the tables of a score say, whatever shows them."""
+"""Tables of a score: their cells, columns and rows, for terminal and HTML alike."""
 
 from __future__ import annotations
 

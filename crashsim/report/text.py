@@ -1,4 +1,4 @@
-"""A score in a terminal."""
+"""A score as text in a terminal."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def render(score: Record) -> RenderableType:
         Text("  ".join(f"{mark} {meaning}" for mark, meaning in legend(score)), style="dim"),
     ]
     parts += [
-        plain(f"{method} is as good as so many plain samples: {text}", "dim")
+        plain(f"{method} is worth this number of plain samples: {text}", "dim")
         for method, text in worths(score)
     ]
     if score.agreement:

@@ -1,1 +1,1 @@
-"""Training networks that suffer less."""
+"""Training of networks that tolerate faults, and hardening."""

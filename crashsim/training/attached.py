@@ -1,4 +1,4 @@
-"""What stays attached to a model while it trains: hooks at the sites, until they are removed.
+"""Faults attached to a model while it trains: hooks at its sites, until they are removed.
 
 ``FaultSpace`` hooks a model for one evaluation. A regulariser must instead see every forward pass
 of somebody else's training loop: in training mode, of any batch, under autocast. Its hooks hold

@@ -119,8 +119,8 @@ class CrashVariance(Attached):
         if not isinstance(output, Tensor) or output.dim() == 0 or not output.is_floating_point():
             what = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else repr(output)
             raise ArgumentError(
-                f"output: {what} is no batch of outputs; give what model(x) returned, or the loss "
-                "of each example (reduction='none')"
+                f"output: {what} is not a batch of outputs; give what model(x) returned, or the "
+                "loss of each example (reduction='none')"
             )
         if torch.is_inference_mode_enabled() or output.is_inference():
             raise ArgumentError(

@@ -1,4 +1,4 @@
-"""Is the measure still a measure? Theory against Monte Carlo while training pushes theory down.
+"""Goodhart report: theory against Monte Carlo while training pushes theory down.
 
 An optimiser that lowers a formula may bend the formula away from what it stands for (Goodhart's
 law). A ``TrainingReport`` looks at held-out inputs now and then, and warns when the theoretical

@@ -1,4 +1,4 @@
-"""Algorithm 1: change a network until it fails with at most a given probability.
+"""Hardening (Algorithm 1): change a network until it fails with at most a given probability.
 
 Asked for (epsilon, delta): P(some output moves by epsilon or more) <= delta. Two ways:
 
@@ -82,7 +82,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Hardened:
-    """What came out.
+    """The result of hardening: the network, the rounds, and whether the target is met.
 
     Attributes:
         reached: the verification met the target.

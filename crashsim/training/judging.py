@@ -1,4 +1,4 @@
-"""What theory promises of a network, and how many copies of it a target asks for."""
+"""Failure probability of a network by theory, and the number of copies that a target needs."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ _SINGLE_PASSES = 2**18  # forward passes up to which single faults are tried one
 
 @dataclass(frozen=True)
 class Judgement:
-    """Attributes:
-    failure: estimated probability that one network fails (a bound, in the paper's way).
-    replicas: copies needed, None if no number up to the limit suffices.
-    facts: q, delta_0 and the like.
+    """How likely a network fails, by theory.
+
+    Attributes:
+        failure: estimated probability that one network fails (a bound, in the paper's way).
+        replicas: copies needed, None if no number up to the limit suffices.
+        facts: q, delta_0 and the like.
     """
 
     failure: float
@@ -32,7 +34,7 @@ class Judgement:
 
 
 def judge(space: FaultSpace, epsilon: float, delta: float, most: int) -> Judgement:
-    """By saddlepoint tails of the linear surrogate, and the exact law of the median.
+    """Judges by saddlepoint tails of the linear surrogate, and the exact law of the median.
 
     Args:
         space: in double precision.
@@ -50,7 +52,7 @@ def judge(space: FaultSpace, epsilon: float, delta: float, most: int) -> Judgeme
 
 
 def judge_as_paper(model: nn.Module, space: FaultSpace, epsilon: float, delta: float) -> Judgement:
-    """By the main theorem of arXiv 1902.01686 and its rule for replicas; arguments as above."""
+    """Judges by the main theorem of arXiv 1902.01686 and its rule for replicas."""
     surrogate = _analysed(space).surrogate
     assert surrogate is not None
     q = min(balance(w) for w in _hidden_weights(model))

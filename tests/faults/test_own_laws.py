@@ -23,6 +23,7 @@ from crashsim import (
     enumerate_exact,
     score,
 )
+from crashsim.errors import CrashsimError
 
 W = sp.Symbol("w", positive=True)
 Q = sp.Symbol("q", nonnegative=True)
@@ -357,6 +358,23 @@ def test_training_with_them(net, x, fault):
     torch.testing.assert_close(again, moved[:5], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(
+    ("draw", "told"),
+    [
+        (lambda rng, shape, w: 1 / 0, "ZeroDivisionError"),
+        (lambda rng, shape, w: rng.normal(size=3), "must return shape"),
+        (lambda rng, shape, w: np.full(shape, np.nan), "finite"),
+        (lambda rng, shape, width: rng.normal(size=shape), "unexpected keyword argument"),
+    ],
+)
+def test_a_sampler_that_fails_is_told(net, x, draw, told):
+    law = ct.law_from_moments("odd", mean=0, k2=W**2, k3=0, k4=3 * W**4, draw=draw)
+    fault = type("Odd", (UniformNoise,), {"law": law})(0.1)
+    with pytest.raises(CrashsimError, match="Odd: drawing") as caught:
+        score(net, x, fault, samples=100)
+    assert told in str(caught.value)
+
+
 def test_mixed_with_the_built_in_ones(net, x):
     """Faults of three laws at once: variances add up in a linear last layer."""
     faults = {
@@ -382,3 +400,32 @@ def test_a_seed_is_a_seed_whatever_the_batches(net, x):
     other = crashsim.coordinates.drawing.sample_block(space.placements, 5, 3)
     np.testing.assert_array_equal(first.dense(), again.dense())
     assert not np.array_equal(first.dense(), other.dense())
+
+
+@dataclass(frozen=True)
+class StuckCore(NeuronCrash):
+    """Groups of neurons that read 1 when they fail; each unit on its own value alone."""
+
+    name: ClassVar[str] = "stuck-core"
+    is_elementwise: ClassVar[bool] = True
+
+    def displacement(self, value):
+        return 1 - value
+
+
+@pytest.mark.parametrize("p", [0.01, 0.2, 0.7])
+def test_groups_of_a_class_that_acts_on_each_unit(make_net, randn, p):
+    net, x = make_net((4, 41, 30, 2), "relu"), randn(3, 4)
+    space = FaultSpace(net, x, {"act1": StuckCore(p, group=4)})
+    assert space.N == 11
+    points = crashsim.coordinates.drawing.sample_points(space.placements, 2, 100)
+    e = torch.from_numpy(points.dense().repeat(4, axis=1)[:, None, :41]).float()
+    assert 0 < e.mean() < 1
+    hidden = net[:2](x)
+    right = net[2:](hidden + e * (1 - hidden)).detach().numpy()
+    np.testing.assert_allclose(space.outputs(points), right, atol=2e-6)
+    for values in (np.full(11, 0.5), np.ones(11)):  # around a point that is not clean
+        base = crashsim.coordinates.points.Points.one_at_a_time(values, np.arange(11), np.zeros(11))
+        e = torch.from_numpy(base.dense().repeat(4, axis=1)[:, None, :41]).float()
+        right = net[2:](hidden + e * (1 - hidden)).detach().numpy()
+        np.testing.assert_allclose(space.outputs(base), right, atol=2e-6)

@@ -97,7 +97,7 @@ def test_both_files_are_used_whole(folder):
 
 
 def test_missing_files(folder, tmp_path):
-    with pytest.raises(FileError, match="no folder"):
+    with pytest.raises(FileError, match="not a folder"):
         load_data(f"mnist:{tmp_path}/none")
     with pytest.raises(FileError, match="neither"):
         load_data(f"mnist:{tmp_path}")

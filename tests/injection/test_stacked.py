@@ -223,10 +223,10 @@ def test_chunks_join(case, monkeypatch):
     points = sample_points(space.placements, 0, 20)
     whole = space.outputs(points)
     monkeypatch.setattr(
-        "crashsim.injection.stacked_weights._SCALARS", 7 * (4 * space.N + 2 * space._scalars)
+        "crashsim.injection.weights.stacked._SCALARS", 7 * (4 * space.N + 2 * space._scalars)
     )
     np.testing.assert_allclose(space.outputs(points), whole, rtol=0, atol=1e-12)
-    monkeypatch.setattr("crashsim.injection.stacked_weights._SCALARS", 1)
+    monkeypatch.setattr("crashsim.injection.weights.stacked._SCALARS", 1)
     np.testing.assert_allclose(space.outputs(points), whole, rtol=0, atol=1e-12)
 
 

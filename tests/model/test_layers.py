@@ -1,7 +1,10 @@
 """A torch model as plain layers: what they compute is what torch computes."""
 
 from copy import deepcopy
+from typing import get_args
 
+import crashsim_hardware
+import crashsim_theory
 import numpy as np
 import pytest
 import torch
@@ -11,7 +14,13 @@ from torch import nn
 from crashsim import FaultSpace, NeuronCrash
 from crashsim.analytic.proofs import provable
 from crashsim.chip.spiking import chip_network
-from crashsim.model.layers import Activation, Residual, UnsupportedLayerError, layers_of
+from crashsim.model.layers import (
+    Activation,
+    Operation,
+    Residual,
+    UnsupportedLayerError,
+    layers_of,
+)
 
 
 class Between(nn.Module):
@@ -154,6 +163,19 @@ def test_every_layer_remembers_its_site(residual_net, randn):
         "stem.weight", "norm.weight", "head.weight",
     ]  # fmt: skip
     check_theory(space)
+
+
+def test_a_layer_has_one_name_in_the_three_packages():
+    names = {kind.__name__ for kind in get_args(Operation)}
+    assert names == {
+        "Linear", "Conv2d", "AvgPool2d", "MaxPool2d", "ChannelScale", "Activation", "Flatten",
+        "Residual",
+    }  # fmt: skip
+    assert all(isinstance(getattr(crashsim_theory, name), type) for name in names)
+    on_the_chip = {"Linear", "Conv2d", "AvgPool2d", "Flatten"}
+    assert {name for name in names if hasattr(crashsim_hardware, name)} == on_the_chip
+    for package in (crashsim_theory, crashsim_hardware):
+        assert not any(hasattr(package, name) for name in ("Affine", "Dense", "Layer"))
 
 
 UNSUPPORTED = {

@@ -171,6 +171,26 @@ def test_heavy_tails_stay_in_the_domain_of_the_generating_function():
         assert one.chernoff(c, "upper") >= exact
 
 
+def test_everything_may_be_given_beside_the_moments():
+    """A normal law by hand, against the built-in one, which takes other ways."""
+    given = ct.law_from_moments(
+        "own normal", mean=0, k2=W**2, k3=0, k4=3 * W**4, cgf=W**2 * t**2 / 2,
+        draw=lambda rng, shape, w: rng.normal(0, w, shape), nodes=lambda w: ct.NORMAL.nodes(s=w),
+        draw_tilted=lambda rng, tilt, w: rng.normal(w**2 * tilt, w),
+    )  # fmt: skip
+    gains = np.array([1.0, -0.5])
+    own, known = (
+        ct.LinearSurrogate(0.1, gains, ct.Coordinates([ct.block_of(law, {name: 0.4}, 2)]))
+        for law, name in ((given, "w"), (ct.NORMAL, "s"))
+    )
+    for eps in (0.3, 1.5):
+        assert own.chernoff(eps) == pytest.approx(known.chernoff(eps), rel=1e-9)
+        assert own.saddlepoint(eps) == pytest.approx(known.saddlepoint(eps), rel=1e-9)
+    np.testing.assert_array_equal(given.nodes(w=0.4), ct.NORMAL.nodes(s=0.4))
+    e = draw_tilted(given, np.random.default_rng(0), np.full((50_000, 1), 2.0), {"w": 0.4})
+    assert e.mean() == pytest.approx(0.32, abs=0.01)
+
+
 def test_a_law_without_a_generating_function_says_so():
     coordinates = ct.Coordinates([ct.Bernoulli([0.1]), ct.block_of(MOMENTS, {"w": 0.5}, 2)])
     one = ct.LinearSurrogate(0.0, np.ones(3), coordinates)

@@ -195,14 +195,18 @@ class ModelGraph:
         """What every node's value is for some examples; tensors without their numbers.
 
         Raises:
-            UntraceableError: the graph fails, or overwrites a value that is needed later.
+            UntraceableError: the graph fails, overwrites a value that is needed later, or has a
+                layer that keeps something from one call to the next.
         """
         try:
-            return {n: mapped(v, _without_numbers) for n, v in self._run(x).items()}
+            found = {n: mapped(v, _without_numbers) for n, v in self._run(x).items()}
         except UntraceableError:
             raise
         except Exception as error:  # a branch on types, say, that a stand-in made take another way
             raise UntraceableError(f"traced by torch.fx, it fails ({error})") from error
+        if reason := self.why_wrong():
+            raise UntraceableError(reason)
+        return found
 
     def _run(self, x: Inputs) -> dict[fx.Node, Any]:
         values: dict[fx.Node, Any] = {}

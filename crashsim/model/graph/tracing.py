@@ -1,8 +1,8 @@
 """Tracing by ``torch.fx`` that leaves nothing behind in the process.
 
 ``torch.fx.symbolic_trace`` replaces ``nn.Module.__call__``, ``nn.Module.__getattr__`` and functions
-of ``math`` while it works, for whatever runs meanwhile in other threads. Here the modules of a twin
-are told, one by one, to hand their calls and their parameters to the tracer.
+of ``math`` while it works, for whatever runs meanwhile in other threads. Here each
+module of a twin hands its calls and its parameters to the tracer.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Tracer(fx.Tracer):
             for name, value in vars(module).items()
             if isinstance(value, Tensor)
         }
-        with self._told():
+        with self._tracing():
             output = run()
         self.create_node("output", "output", (self.create_arg(output),), {})
         for node in self.graph.nodes:
@@ -74,8 +74,8 @@ class Tracer(fx.Tracer):
         return found
 
     @contextmanager
-    def untold(self) -> Iterator[None]:
-        """The twin's modules as they are, for a moment."""
+    def _paused(self) -> Iterator[None]:
+        """Within the block, the twin's modules run as usual."""
         modules = list(self.submodule_paths or ())
         calls = [vars(module).pop("_compiled_call_impl") for module in modules]
         for module, name, _ in self._parameters:
@@ -91,12 +91,12 @@ class Tracer(fx.Tracer):
     def number(self, node: fx.Node) -> float:
         if self._number is None:
             raise TypeError("a number is needed of what is known only when the model runs")
-        with self.untold():
+        with self._paused():
             return self._number(node)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """The twin's modules hand their calls and parameters over."""
+    def _tracing(self) -> Iterator[None]:
+        """Within the block, the twin's modules hand their calls and parameters over."""
         modules = list(self.submodule_paths or ())
         try:
             for module in modules:
@@ -111,7 +111,7 @@ class Tracer(fx.Tracer):
             self._parameters.clear()
 
     def show_parameters(self) -> None:
-        """Has the model's code find stand-ins in the place of its parameters.
+        """Puts stand-ins in the place of the twin's parameters.
 
         Once there are placeholders, which come first.
         """

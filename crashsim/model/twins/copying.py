@@ -1,4 +1,4 @@
-"""Copies of models, of which nothing leads back to the original."""
+"""Copies of models: nothing in a copy leads back to the original."""
 
 from __future__ import annotations
 
@@ -380,7 +380,7 @@ _MAKERS: dict[type, Callable[[Copier, Any], Any]] = {
 
 
 class Uncompiled(nn.Module):
-    """In a twin, in the place of what ``torch.compile`` returned: the same, as it was written."""
+    """Takes the place of what ``torch.compile`` returned, in a twin: the function as written."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self._orig_mod(*args, **kwargs)

@@ -53,7 +53,7 @@ class DictState:
         self.held, self._saved = held, dict(held)
 
     def keep(self) -> None:
-        """From now on, what it holds now is what it held."""
+        """Takes its present contents as those to put back."""
         self._saved = dict(self.held)
 
     def _is_untouched(self) -> bool:

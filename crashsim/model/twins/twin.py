@@ -45,7 +45,7 @@ class PerThread(Generic[T]):
         self._local.value = value
 
     def forget(self) -> None:
-        """Has this thread's value made anew when it is asked for again."""
+        """Drops this thread's value; the next call makes a new one."""
         self._local.__dict__.clear()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class Twin:
         self.tensors: dict[str, Tensor] = {}
         owned = dict(self.module.named_parameters()) if owned is None else owned
         keep_apart(self.module, owned)
-        for state in copier.states:  # its note of that is no trace of a pass
+        for state in copier.states:  # its note of that does not come from a pass
             if isinstance(state, DictState) and state.held is vars(self.module):
                 state.keep()
         for name, parameter in self.module.named_parameters():

@@ -90,18 +90,24 @@ def law_from_moments(
     k2: Any,
     k3: Any,
     k4: Any,
+    cgf: Any = None,
     draw: Sampler | None = None,
     nodes: Rule | None = None,
+    draw_tilted: TiltedSampler | None = None,
+    support: tuple[Any, Any] = (-sp.oo, sp.oo),
 ) -> Law:
     """A law known by its mean and central moments, numbers or sympy expressions.
 
-    Its parameters are the free symbols of the expressions, in alphabetical order. With ``draw``
-    and ``nodes``, as ``law_from_cgf`` takes them, it also serves what samples.
+    Its parameters are the free symbols of the expressions, in alphabetical order. The rest, as
+    ``law_from_cgf`` takes it, may be left out; methods that need it then say so.
     """
     given = {"mean": mean, "k2": k2, "k3": k3, "k4": k4}
     expressions = [as_expression(field, value) for field, value in given.items()]
     m, c2, c3, c4 = expressions
-    return Law(name, _symbols(*expressions), m, c2, c3, c4, sampler=draw, quadrature=nodes)
+    return Law(
+        name, _symbols(*expressions), m, c2, c3, c4, cgf, sampler=draw, quadrature=nodes,
+        tilted_sampler=draw_tilted, support=support,
+    )  # fmt: skip
 
 
 def _symbols(*expressions: Any) -> tuple[Any, ...]:

@@ -7,7 +7,6 @@ numbers of its struck parameters; what does not depend on any fault is computed 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,7 +15,6 @@ from crashsim.coordinates.placement import Placement
 from crashsim.coordinates.points import Points
 from crashsim.injection.faulty_model import FaultyModel
 from crashsim.injection.site_changes import Changes
-from crashsim.injection.whole_model import neuron_coordinates
 from crashsim.model.graph.traceable import make_traceable
 from crashsim.model.inputs import Inputs
 from crashsim.model.recurrence import Mappable
@@ -71,7 +69,7 @@ class StackedWeights:
                 weights = {**weights, **{name: perturbed[name] for name in self._several}}
             return faulty.run(inputs, e[None, None], {**tensors, **weights})[0]
 
-        coordinates = faulty.coordinates if self._several else partial(neuron_coordinates, faulty)
+        coordinates = faulty.coordinates if self._several else faulty.neuron_coordinates
         with Mappable():
             out: Tensor = torch.vmap(one)(coordinates(points), self._weights(changes))
         return out

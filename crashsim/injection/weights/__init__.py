@@ -1,0 +1,1 @@
+"""Samples with parameters of their own: patched for one at a time, or stacked for many."""
