@@ -39,18 +39,13 @@ from crashsim.errors import ArgumentError
 Strikes = Literal["neurons", "weights", "both"]
 Group = Literal["unit", "channel"] | int
 
-# The methods of a score that ask nothing but the moments of a law.
-MOMENT_METHODS = (
-    "taylor", "single", "mean-point-taylor", "mean-point-curvature", "mean-point-single",
-)  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Fault(ABC):
     """One kind of fault. Subclasses are frozen dataclasses whose first field is its rate.
 
     Of a law that is neither ``BERNOULLI`` nor ``NORMAL`` nothing can be drawn: the methods that
-    need its moments alone (``MOMENT_METHODS``) serve it, the others refuse.
+    need its moments alone serve it, the others refuse.
     """
 
     law: ClassVar[Law]
@@ -424,16 +419,17 @@ def check_fault(fault: Fault) -> None:
         raise ArgumentError(f"{cls}: {fault.parameter}={rate!r}: {error}") from error
 
 
-def check_drawable(faults: Iterable[Fault], what: str) -> None:
+def check_drawable(faults: Iterable[Fault], what: str, instead: str = "") -> None:
     """Raises ArgumentError for a fault of which no samples can be drawn.
 
     Args:
         what: what would draw them.
+        instead: what else serves such a fault.
     """
     for fault in faults:
         if not fault.can_be_drawn:
             raise ArgumentError(
                 f"faults: {type(fault).__name__}: its law {fault.law.name!r} says its moments, but "
                 f"not how it is drawn, as {what} needs; give it the law BERNOULLI or NORMAL of "
-                f"crashsim_theory, or ask for methods={list(MOMENT_METHODS)}"
+                f"crashsim_theory{instead and f', or {instead}'}"
             )

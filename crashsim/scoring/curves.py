@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from crashsim_theory import LinearSurrogate
 
-from crashsim.analytic.first_order import of_pair, tail_probabilities
+from crashsim.analytic.first_order import of_pair, tail_probability
 from crashsim.analytic.proofs import Provable, certify_tail, linear_bracket
 from crashsim.arrays import Floats
 from crashsim.coordinates.streams import Stream
@@ -45,10 +45,12 @@ def curves_of(
     if results.exact is not None:
         methods["exact"] = [float(results.exact.tail(e)[row, output]) for e in grid]
     if one is not None:
-        methods |= {m: v.tolist() for m, v in tail_probabilities(one, grid).items()}
+        methods["chebyshev"] = tail_probability("chebyshev", one, grid).tolist()
+        methods["chernoff"] = tail_probability("chernoff", one, grid).tolist()
+        methods["saddlepoint"] = tail_probability("saddlepoint", one, grid).tolist()
     if results.proof is not None and one is not None:
         methods |= _proved_curves(results.proof, grid, row, output)
-    if one is not None and "importance-sampling" in results.timings:
+    if one is not None and "importance-sampling" in results.found:
         points = min(_SAMPLED, samples // (importance.FEWEST + importance.AIMING))
         if points > 0:
             each = samples // points - importance.AIMING
