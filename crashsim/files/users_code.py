@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
 from crashsim.errors import ArgumentError, CrashsimError, FileError, ModelError
 from crashsim.model.failures import described
+
+T = TypeVar("T")
 
 
 def call_factory(spec: str) -> nn.Module:
@@ -29,7 +31,10 @@ def call_factory(spec: str) -> nn.Module:
             module.
     """
     where, _, name = spec.rpartition(":")
-    module = _import_file(Path(where), spec) if where.endswith(".py") else _import(where, spec)
+    if where.endswith(".py"):
+        module = _import_file(Path(where), f"model={spec!r}")
+    else:
+        module = _import(where, spec)
     factory = getattr(module, name, None)
     if factory is None:
         raise ArgumentError(f"model={spec!r}: {where!r} has no {name!r}; name a factory in it")
@@ -38,7 +43,7 @@ def call_factory(spec: str) -> nn.Module:
     if not callable(factory):
         raise ArgumentError(f"model={spec!r}: {name!r} is {type(factory).__name__}, not a factory")
     _check_callable_alone(factory, spec, name)
-    with _told_as_the_users(spec, f"{name}()"):
+    with told_as_the_users(f"model={spec!r}", f"{name}()"):
         model = factory()
     if not isinstance(model, nn.Module):
         raise ArgumentError(
@@ -68,7 +73,7 @@ def _import(name: str, spec: str) -> ModuleType:
         )
     sys.path.insert(0, str(Path.cwd()))  # as python -m does
     try:
-        with _told_as_the_users(spec, f"importing {name!r}"):
+        with told_as_the_users(f"model={spec!r}", f"importing {name!r}"):
             return importlib.import_module(name)
     except ModelError as error:
         missing = error.__cause__
@@ -83,29 +88,58 @@ def _import(name: str, spec: str) -> ModuleType:
         sys.path.pop(0)
 
 
-def _import_file(path: Path, spec: str) -> ModuleType:
+def _import_file(path: Path, given: str) -> ModuleType:
     if not os.path.isfile(path):
         what = "is a folder" if os.path.isdir(path) else "does not exist"
-        raise FileError(f"model={spec!r}: {str(path)!r} {what}; give a file of Python code")
+        raise FileError(f"{given}: {str(path)!r} {what}; give a file of Python code")
     name = f"crashsim_user_{path.stem}"  # never shadows an installed module
     found = importlib.util.spec_from_file_location(name, path)
     assert found is not None
     assert found.loader is not None
     module = importlib.util.module_from_spec(found)
     sys.modules[name] = module
-    with _told_as_the_users(spec, f"running {str(path)!r}"):
+    with told_as_the_users(given, f"running {str(path)!r}"):
         found.loader.exec_module(module)
     return module
 
 
 @contextmanager
-def _told_as_the_users(spec: str, doing: str) -> Iterator[None]:
-    """What the user's code raises becomes a ModelError; an interrupt stays one."""
+def told_as_the_users(given: str, doing: str) -> Iterator[None]:
+    """What the user's code raises becomes a ModelError; an interrupt stays one.
+
+    Args:
+        given: the argument that names the code, with its value.
+        doing: what was done.
+    """
     try:
         yield
     except CrashsimError:
         raise
     except (Exception, SystemExit) as error:
         raise ModelError(
-            f"model={spec!r}: {doing} raised {described(error)}; correct that code"
+            f"{given}: {doing} raised {described(error)}; correct that code"
         ) from error
+
+
+def load_value(path: Path, name: str, kind: type[T], given: str) -> T:
+    """The object of this name in a file of code, which is run.
+
+    Args:
+        path: the file.
+        name: of the object.
+        kind: what it must be an instance of.
+        given: the argument that names the object, with its value.
+
+    Raises:
+        FileError: there is no such file.
+        ModelError: the code fails.
+        ArgumentError: the file has no such object, or one of another kind.
+    """
+    found = getattr(_import_file(path, given), name, None)
+    if found is None:
+        raise ArgumentError(f"{given}: {str(path)!r} has no {name!r}; name a {kind.__name__} in it")
+    if not isinstance(found, kind):
+        raise ArgumentError(
+            f"{given}: {name!r} is {type(found).__name__}, not a crashsim.{kind.__name__}; name one"
+        )
+    return found

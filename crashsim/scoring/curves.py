@@ -11,6 +11,7 @@ from crashsim.arrays import Floats
 from crashsim.coordinates.streams import Stream
 from crashsim.results.schema import Curves, Histogram
 from crashsim.sampling import importance
+from crashsim.scoring.asked import Asked
 from crashsim.scoring.running import Results
 from crashsim.space import FaultSpace
 
@@ -21,14 +22,12 @@ _SAMPLED = 8  # points of a curve that are sampled
 _SMALLEST = 1e-9  # tail probability down to which the curves go
 
 
-def curves_of(
-    space: FaultSpace, results: Results, *, seed: int, confidence: float, samples: int
-) -> Curves | None:
+def curves_of(space: FaultSpace, results: Results, asked: Asked, samples: int) -> Curves | None:
     """The curves of every method at hand; None where nothing moves or nothing was computed.
 
     Args:
-        seed, confidence, samples: of what is sampled for the curves alone: importance sampling
-            draws no more than these samples, of one input, for its whole curve.
+        asked: seed and confidence of what is sampled for the curves alone.
+        samples: importance sampling draws no more than these, of one input, for its whole curve.
     """
     analysis, sampled = results.analysis, results.sampled
     variance = _variance(results)
@@ -53,10 +52,8 @@ def curves_of(
     if one is not None and "importance-sampling" in results.found:
         points = min(_SAMPLED, samples // (importance.FEWEST + importance.AIMING))
         if points > 0:
-            each = samples // points - importance.AIMING
-            methods["importance-sampling"] = _rare_curve(
-                space.at_input(row), one, grid, output, points, seed, confidence, each
-            )
+            rare = _rare_events(space.at_input(row), one, output, grid, asked, samples, points)
+            methods["importance-sampling"] = rare.tolist()
     if sampled is not None:
         interval = sampled.tail(row, output, grid)
         assert interval.low is not None
@@ -78,24 +75,25 @@ def _proved_curves(proof: Provable, grid: Floats, row: int, output: int) -> dict
     return {"certificate": values.tolist()}
 
 
-def _rare_curve(
+def _rare_events(
     alone: FaultSpace,
     one: LinearSurrogate,
-    grid: Floats,
     output: int,
-    points: int,
-    seed: int,
-    confidence: float,
+    grid: Floats,
+    asked: Asked,
     samples: int,
-) -> list[float]:
-    """Importance sampling at some points of the grid, with at most so many samples at each."""
+    points: int,
+) -> Floats:
+    """Importance sampling at some points of the grid, with at most these samples in all."""
     values = np.full(len(grid), np.nan)
+    each = min(samples // points - importance.AIMING, importance.SAMPLES)
     for i in _few(points):
         events = importance.tail_events(one, output, alone.K, float(grid[i]))
-        most = min(samples, importance.SAMPLES)
-        found = importance.sample_union(alone, events, seed, Stream.CURVE, i, confidence, most)
+        found = importance.sample_union(
+            alone, events, asked.seed, Stream.CURVE, i, asked.confidence, each
+        )
         values[i] = found.value if found.value > 0 else np.nan
-    return values.tolist()
+    return values
 
 
 def _few(count: int) -> list[int]:

@@ -227,9 +227,7 @@ def score(
                 histogram = histogram_of(results)
                 if results.interrupted is None:
                     most = DEFAULT_SAMPLES if planned.samples is None else planned.samples
-                    curves = curves_of(
-                        space, results, seed=seed, confidence=confidence, samples=most
-                    )
+                    curves = curves_of(space, results, asked, most)
             with timing(timings, "summary"):  # which the score holds already
                 result = _collect(space, planned, asked, results, names or {}, curves, histogram)
         except KeyboardInterrupt as stop:
