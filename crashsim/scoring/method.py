@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -50,12 +51,12 @@ class Method:
     Attributes:
         name: as ``methods=``, estimates and reports say it; of letters, digits, ``-``, ``_``, ``.``
         about: what it computes, in a few words, for reports.
-        kind: of its estimates (``exact``, ``proof``, ``bound``, ``statistical``, ``estimate``); it
-            decides how far a verdict trusts them.
         run: its estimates (``crashsim.Estimate``, with ``method=name``) of what it is given
             (``crashsim.scoring.shared.Given``: the space, what was asked, and what it ``needs``);
             or a ``Found``. Raises ``NotApplicableError`` with the reason where it says nothing. It
             draws random numbers from the seed it is given alone.
+        kind: of its estimates (``exact``, ``proof``, ``bound``, ``statistical``, ``estimate``); it
+            decides how far a verdict trusts them.
         needs: shared results, each made once for all methods and before this one runs; see
             ``crashsim.scoring.shared.NEEDS``. Where one cannot be had, the method is skipped with
             the reason.
@@ -78,8 +79,8 @@ class Method:
 
     name: str
     about: str
-    kind: Kind
     run: Callable[[Given], Found | Iterable[Estimate]]
+    kind: Kind = "estimate"
     needs: tuple[str, ...] = ()
     uses: tuple[str, ...] = ()
     cost: Callable[[Size], float] | None = None
@@ -113,7 +114,8 @@ class Method:
 
     def reason_against(self, size: Size) -> str | None:
         """Why it is not computed without being named; None where it is."""
-        if self.refuses is not None and (reason := self.refuses(size)):
+        if self.refuses is not None and (reason := self.refuses(size)) is not None:
+            instance("refuses", reason, str, "a function that returns the reason or None")
             return reason
         if self.cost is not None and self.cost(size) > self.most:
             return f"{self.dear}; ask for it as +{self.name}"
@@ -131,19 +133,29 @@ def guarded(method: Method, given: Given) -> Found:
     Raises:
         ArgumentError: its code fails, or returns what is no estimate of it.
     """
-    try:
+    with told_as_its_own(method):
         found = method.compute(given)
+        estimates = list(found.estimates)
+    for e in estimates:
+        if told := _unfit(e, method, given):
+            raise ArgumentError(f"methods: {method.name} returned {told}")
+    formula = found.formula
+    if formula is not None:
+        formula = {"text": str(formula["text"]), "latex": str(formula["latex"])}
+    return Found(estimates, formula)
+
+
+@contextmanager
+def told_as_its_own(method: Method) -> Iterator[None]:
+    """What a method's code raises becomes an ArgumentError that names the method."""
+    try:
+        yield
     except CrashsimError:
         raise
     except Exception as error:
         raise ArgumentError(
-            f"methods: {method.name} raised {described(error)}; correct its run"
+            f"methods: {method.name} raised {described(error)}; correct its code"
         ) from error
-    estimates = list(found.estimates)
-    for e in estimates:
-        if told := _unfit(e, method, given):
-            raise ArgumentError(f"methods: {method.name} returned {told}")
-    return Found(estimates, found.formula)
 
 
 def _unfit(e: Any, method: Method, given: Given) -> str | None:
@@ -157,13 +169,19 @@ def _unfit(e: Any, method: Method, given: Given) -> str | None:
             return f"{field}={getattr(e, field)!r}; choose among {', '.join(choices)}"
     for field, count in (("input", given.space.B), ("output", given.space.K)):
         where = getattr(e, field)
-        if where != "all" and not (is_whole(where) and 0 <= where < count):
-            return f"{field}={where!r}; give an index below {count}, or 'all'"
+        is_index = isinstance(where, int) and not isinstance(where, bool)
+        if where != "all" and not (is_index and 0 <= where < count):
+            return f"{field}={where!r}; give an int below {count}, or 'all'"
     numbers = (e.value, e.low, e.high, e.level, e.worth, e.confidence)
     if any(n is not None and not isinstance(n, float | int) for n in numbers):
         return f"an estimate of {e.quantity} that holds no plain numbers; convert them with float()"
     if math.isnan(e.value):
         return f"NaN for {e.quantity}; leave out what it does not know"
-    if e.quantity == "tail" and e.level != given.asked.epsilon:
-        return f"a tail at level={e.level}; give it level={given.asked.epsilon}, the epsilon asked"
+    epsilon = given.asked.epsilon
+    if e.quantity == "tail" and epsilon is None:
+        return "a tail, and no epsilon was asked; raise NotApplicableError instead"
+    if e.quantity == "tail" and e.level != epsilon:
+        return f"a tail at level={e.level}; give it level={epsilon}, the epsilon asked"
+    if e.note is not None and not isinstance(e.note, str):
+        return f"note={shown(e.note)}; give a text"
     return None

@@ -43,7 +43,7 @@ def _exact(given: Given) -> Found:
 def _too_many_patterns(size: Size) -> str | None:
     if is_enumerated(size):
         return None
-    n = size.space.N
+    n = size.N
     return f"{n} coordinates: 2^{n} fault patterns are too many to sum over"
 
 
@@ -86,12 +86,12 @@ def _not_few_crashes(size: Size) -> str | None:
 
 
 def _hessian_columns(size: Size) -> int:
-    return min(size.space.N, second_order.MAX_EXACT_HESSIAN)
+    return min(size.N, second_order.MAX_EXACT_HESSIAN)
 
 
 def _too_large_a_hessian(size: Size) -> str | None:
     if size.gains * _hessian_columns(size) > 4 * GRADIENT_VALUES:
-        return f"{size.space.N} coordinates: their Hessian does not fit in memory"
+        return f"{size.N} coordinates: their Hessian does not fit in memory"
     return None if size.space.has_derivatives else NO_DERIVATIVES
 
 
@@ -120,9 +120,13 @@ def _certificate(given: Given) -> list[Estimate]:
 def _certified_sampling(given: Given) -> list[Estimate]:
     asked = given.asked
     return certified_sampling(
-        given.wide, given.certificates, asked.epsilon, given.leading_output,
-        seed=asked.seed, confidence=asked.confidence,
-    )  # fmt: skip
+        given.wide,
+        given.certificates,
+        asked.epsilon,
+        given.leading_output,
+        seed=asked.seed,
+        confidence=asked.confidence,
+    )
 
 
 def _monte_carlo(given: Given) -> Found:
@@ -188,10 +192,10 @@ METHODS: tuple[Method, ...] = (
     Method(
         "exact",
         "sum over all fault patterns",
-        "exact",
         _exact,
+        "exact",
         refuses=_too_many_patterns,
-        cost=lambda size: 2.0 ** min(size.space.N, 1000) * size.operations,
+        cost=lambda size: 2.0 ** min(size.N, 1000) * size.operations,
         most=float("inf"),  # it is refused by the number of coordinates alone
         rank=0,
         rare=0,
@@ -199,24 +203,24 @@ METHODS: tuple[Method, ...] = (
     Method(
         "norm",
         "product of layer norms (paper b1)",
-        "bound",
         partial(_layer_bound, "norm"),
+        "bound",
         needs=("layer_bounds",),
         rank=3,
     ),
     Method(
         "absolute",
         "product of absolute weights (paper b2)",
-        "bound",
         partial(_layer_bound, "absolute"),
+        "bound",
         needs=("layer_bounds",),
         rank=2,
     ),
     Method(
         "taylor",
         "first order at the clean network (paper b3)",
-        "estimate",
         partial(_expansion, first_order.taylor),
+        "estimate",
         needs=("wide",),
         refuses=too_many_gradients,
         moments_only=True,
@@ -225,8 +229,8 @@ METHODS: tuple[Method, ...] = (
     Method(
         "single",
         "one fault at a time (paper b4)",
-        "estimate",
         partial(_expansion, first_order.single),
+        "estimate",
         needs=("wide",),
         refuses=too_many_differences,
         moments_only=True,
@@ -235,11 +239,11 @@ METHODS: tuple[Method, ...] = (
     Method(
         "pairs",
         "all single faults and all pairs",
-        "estimate",
         partial(_expansion, second_order.pairs),
+        "estimate",
         needs=("wide",),
         refuses=_not_few_crashes,
-        cost=lambda size: size.space.N**2 / 2 * size.operations,
+        cost=lambda size: size.N**2 / 2 * size.operations,
         most=EXTRA,
         dear="a forward pass for every pair of faults takes longer",
         rank=None,
@@ -247,8 +251,8 @@ METHODS: tuple[Method, ...] = (
     Method(
         "mean-point-taylor",
         "first order at the mean point",
-        "estimate",
         _mean_point_taylor,
+        "estimate",
         needs=("gradients",),
         moments_only=True,
         rank=1,
@@ -256,11 +260,11 @@ METHODS: tuple[Method, ...] = (
     Method(
         "mean-point-curvature",
         "second order at the mean point",
-        "estimate",
         _mean_point_curvature,
+        "estimate",
         needs=("wide",),
         refuses=_too_large_a_hessian,
-        cost=lambda size: 4 * size.space.K * _hessian_columns(size) * size.operations,
+        cost=lambda size: 4 * size.K * _hessian_columns(size) * size.operations,
         most=EXTRA,
         dear="the Hessian takes longer",
         moments_only=True,
@@ -269,8 +273,8 @@ METHODS: tuple[Method, ...] = (
     Method(
         "mean-point-single",
         "one fault at a time, around the mean point",
-        "estimate",
         _mean_point_single,
+        "estimate",
         needs=("differences",),
         moments_only=True,
         rank=0,
@@ -278,16 +282,16 @@ METHODS: tuple[Method, ...] = (
     Method(
         "chebyshev",
         "the paper's tail bound, from mean and variance",
-        "bound",
         partial(_tails, "chebyshev"),
+        "bound",
         needs=("surrogate", "margins"),
         rank=1,
     ),
     Method(
         "chernoff",
         "tail bound from the cumulant generating function",
-        "bound",
         partial(_tails, "chernoff"),
+        "bound",
         needs=("surrogate", "margins"),
         rank=0,
         rare=6,
@@ -295,8 +299,8 @@ METHODS: tuple[Method, ...] = (
     Method(
         "saddlepoint",
         "Lugannani-Rice tail estimate",
-        "estimate",
         partial(_tails, "saddlepoint"),
+        "estimate",
         needs=("surrogate", "margins"),
         rank=2,
         rare=5,
@@ -304,8 +308,8 @@ METHODS: tuple[Method, ...] = (
     Method(
         "remainder",
         "proved interval around the mean-point estimates",
-        "proof",
         _remainder,
+        "proof",
         needs=("proof", "leading_output"),  # whose surrogate gives the parts' shares beside it
         refuses=_PROOFS,
         option="proofs",
@@ -313,8 +317,8 @@ METHODS: tuple[Method, ...] = (
     Method(
         "linear-exact",
         "exact tail where the output is linear in the faults",
-        "proof",
         _linear_exact,
+        "proof",
         needs=("proof", "leading_output"),
         refuses=_PROOFS,
         option="proofs",
@@ -323,8 +327,8 @@ METHODS: tuple[Method, ...] = (
     Method(
         "certificate",
         "proved by linear relaxation and dynamic programming",
-        "proof",
         _certificate,
+        "proof",
         needs=("leading_output", "certificates"),
         refuses=_PROOFS,
         option="proofs",
@@ -333,8 +337,8 @@ METHODS: tuple[Method, ...] = (
     Method(
         "certified-sampling",
         "faults injected where a certificate allows harm; exact interval",
-        "statistical",
         _certified_sampling,
+        "statistical",
         needs=("wide", "leading_output", "certificates"),
         refuses=_PROOFS,
         option="proofs",
@@ -344,19 +348,19 @@ METHODS: tuple[Method, ...] = (
     Method(
         "monte-carlo",
         "random faults injected",
-        "statistical",
         _monte_carlo,
+        "statistical",
         uses=("gradients", "differences", "surrogate"),
         rank=0,
     ),
     Method(
         "importance-sampling",
         "faults injected where they hurt, reweighted",
-        "statistical",
         _importance_sampling,
+        "statistical",
         needs=("surrogate", "leading_output"),
         refuses=_exact_is_at_hand,
-        cost=lambda size: 2 * IMPORTANCE_SAMPLES * size.space.B * size.operations_of_one,
+        cost=lambda size: 2 * IMPORTANCE_SAMPLES * size.B * size.operations_of_one,
         most=BUDGET / 4,
         dear="some thousand samples for each input take longer (give fewer inputs)",
         rank=1,
@@ -365,8 +369,8 @@ METHODS: tuple[Method, ...] = (
     Method(
         "hardware",
         "the same faults on a spiking chip model",
-        "statistical",
         _hardware,
+        "statistical",
         refuses=_on_request("ask for it with --hardware (hardware=True)"),
         option="hardware",
         rank=None,

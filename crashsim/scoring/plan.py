@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from crashsim.errors import ArgumentError
 from crashsim.faults import check_drawable
-from crashsim.scoring.method import Method
+from crashsim.scoring.method import Method, told_as_its_own
 from crashsim.scoring.methods import METHODS
 from crashsim.scoring.shared import NEEDS
 from crashsim.scoring.size import Size
@@ -75,7 +76,11 @@ def plan(
     size = Size(space)
     skipped: dict[str, str] = {}
     for method in considered:
-        if method.name not in named and (reason := _reason_against(method, size)):
+        if method.name in named:
+            continue
+        with told_as_its_own(method) if method in own else nullcontext():
+            reason = _reason_against(method, size)
+        if reason is not None:
             skipped[method.name] = reason
     return Plan(considered, skipped, chosen_samples(size, samples, rel_width), size)
 

@@ -29,10 +29,23 @@ class Size:
         space: the model, its inputs and faults.
         operations: floating-point operations of one sample's forward pass on all inputs, about.
         operations_of_one: the same on a single input.
+        N, B, K: the numbers of coordinates, inputs and outputs.
         gains: B x K x N, the numbers of a gradient by every coordinate.
     """
 
     space: FaultSpace
+
+    @property
+    def N(self) -> int:
+        return self.space.N
+
+    @property
+    def B(self) -> int:
+        return self.space.B
+
+    @property
+    def K(self) -> int:
+        return self.space.K
 
     @cached_property
     def operations(self) -> float:
@@ -44,7 +57,7 @@ class Size:
 
     @property
     def gains(self) -> int:
-        return self.space.N * self.space.B * self.space.K
+        return self.N * self.B * self.K
 
 
 def _operations(space: FaultSpace, inputs: int) -> float:
@@ -72,11 +85,10 @@ def too_many_gradients(size: Size) -> str | None:
 
 def too_many_differences(size: Size) -> str | None:
     """Why every coordinate is not changed alone unasked, or None."""
-    space = size.space
-    if 2 * space.N * size.operations > BUDGET:
-        return f"2 x {space.N} coordinates: as many forward passes cost too much"
+    if 2 * size.N * size.operations > BUDGET:
+        return f"2 x {size.N} coordinates: as many forward passes cost too much"
     if 4 * size.gains > GRADIENT_VALUES:
-        return f"{space.N} coordinates: their single-fault differences do not fit in memory"
+        return f"{size.N} coordinates: their single-fault differences do not fit in memory"
     return None
 
 
@@ -88,9 +100,8 @@ def no_surrogate(size: Size) -> str | None:
 
 
 def _too_many_gains(size: Size) -> str | None:
-    space = size.space
     if size.gains > GRADIENT_VALUES:
-        return f"{space.N} coordinates: gradients of {space.B} inputs do not fit in memory"
-    if space.B * space.K * size.operations > 10 * BUDGET:
-        return f"{space.K} outputs: as many backward passes per input cost too much"
+        return f"{size.N} coordinates: gradients of {size.B} inputs do not fit in memory"
+    if size.B * size.K * size.operations > 10 * BUDGET:
+        return f"{size.K} outputs: as many backward passes per input cost too much"
     return None

@@ -25,7 +25,7 @@ def chosen_samples(size: Size, samples: int | None, rel_width: float | None) -> 
 
 def is_stratified(size: Size, samples: int | None) -> bool:
     """Whether no fault and single ones are summed exactly, and two or more sampled."""
-    enough = (samples or DEFAULT_SAMPLES) >= size.space.N
+    enough = (samples or DEFAULT_SAMPLES) >= size.N
     return enough and size.gains <= GRADIENT_VALUES and _few_strike(size.space)
 
 

@@ -228,8 +228,8 @@ def run(given):
     epsilon = given.asked.epsilon
     return [Estimate("sure", "tail", "all", 0, 1.0, None, None, "bound", level=epsilon)]
 
-SURE = Method("sure", "no probability is larger", "bound", run)
-LATE = Method("late", "fails", "bound", lambda given: 1 / 0)
+SURE = Method("sure", "no probability is larger", run, "bound")
+LATE = Method("late", "fails", lambda given: 1 / 0, "bound")
 OTHER = 7
 """
 

@@ -47,7 +47,7 @@ def any_fault(given):
     return everywhere("any-fault", "bound", value, given.space, given.asked.epsilon)
 
 
-ANY_FAULT = Method("any-fault", "probability that anything fails", "bound", any_fault)
+ANY_FAULT = Method("any-fault", "probability that anything fails", any_fault, "bound")
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_a_wrong_bound_of_ones_own_is_refuted(net, x):
     with pytest.warns(CrashsimWarning, match="never tail: its bound is refuted"):
         found = score(
             net, x, NeuronCrash(0.1), epsilon=0.3, samples=2000,
-            methods=["monte-carlo", Method("never", "wrong", "bound", nothing)],
+            methods=["monte-carlo", Method("never", "wrong", nothing, "bound")],
         )  # fmt: skip
     assert {c.method for c in found.contradictions} == {"never"}
     assert next(a for a in found.agreement if a.method == "never").inside < 1
@@ -134,7 +134,7 @@ def test_the_verdict_trusts_it_as_its_kind_says(kind, beside, wanted, net, x):
         found = everywhere("mine", kind, 0.4, given.space, given.asked.epsilon)
         return [replace(e, low=low, high=high, confidence=0.95) for e in found]
 
-    mine = Method("mine", "always 0.4", kind, run)
+    mine = Method("mine", "always 0.4", run, kind)
     names = None if beside is None else [beside]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CrashsimWarning)
@@ -152,6 +152,7 @@ def test_a_rank_puts_it_before_others_of_its_kind(net, x):
     first = replace(ANY_FAULT, rank=-1)
     found = score(net, x, NeuronCrash(0.1), epsilon=0.3, methods=["chernoff", first])
     assert best(found, "tail").method == "any-fault"
+    assert Method("plain", "says no more", any_fault).kind == "estimate"
     never = replace(ANY_FAULT, rank=None)
     found = score(net, x, NeuronCrash(0.1), epsilon=0.3, methods=["any-fault", never])
     assert best(found, "tail") is None
@@ -180,7 +181,7 @@ def test_shared_results_are_made_once_and_given(net, x, monkeypatch):
             for b, k in np.ndindex(tail.shape)
         ]
 
-    mine = Method("normal", "normal law", "estimate", normal, needs=("surrogate", "wide"))
+    mine = Method("normal", "normal law", normal, "estimate", needs=("surrogate", "wide"))
     found = score(net, x, NeuronCrash(0.1), epsilon=0.3, samples=500, methods=[mine])
     assert sorted(made) == [
         "double_precision", "margins_of", "mean_point_single", "mean_point_taylor",
@@ -214,11 +215,11 @@ def test_a_method_that_does_not_apply_says_why(net, x):
     assert "give epsilon to any-fault" in found.to_text()
     assert "give epsilon to any-fault" in found.to_html()
     bounds = Method(
-        "bounds", "", "bound", lambda given: given.layer_bounds, needs=("layer_bounds",)
+        "bounds", "", lambda given: given.layer_bounds, "bound", needs=("layer_bounds",)
     )
     found = score(net, x, GainNoise(0.1), samples=200, methods=["+bounds", "taylor", bounds])
     assert "defined for crashes of single units" in found.skipped["bounds"]
-    empty = Method("empty", "", "bound", lambda given: [])
+    empty = Method("empty", "", lambda given: [], "bound")
     found = score(net, x, NeuronCrash(0.1), methods=["empty", empty])
     assert "no estimates" in found.skipped["empty"]
 
@@ -251,7 +252,7 @@ def test_a_need_that_cannot_be_afforded_is_told(seeded, randn):
         def forward(self, x):
             return self.out((self.wide(x) > 0).to(x.dtype).round())
 
-    mine = Method("mine", "", "estimate", lambda given: [], needs=("differences",))
+    mine = Method("mine", "", lambda given: [], "estimate", needs=("differences",))
     space = FaultSpace(seeded(Steps), randn(40, 3), NeuronCrash(0.1), "wide")
     found = plan(space, [mine], None, None)
     assert found.skipped["mine"] == found.skipped["mean-point-single"]
@@ -310,7 +311,9 @@ ONE = Estimate("mine", "tail", 0, 0, 0.1, None, None, "bound", level=0.3)
         ([replace(ONE, method="exact")], "method='mine'"),
         ([replace(ONE, quantity="median")], "quantity='median'"),
         ([replace(ONE, kind="guess")], "kind='guess'"),
-        ([replace(ONE, input=4)], "input=4; give an index below 4"),
+        ([replace(ONE, input=4)], "input=4; give an int below 4"),
+        ([replace(ONE, input=np.int64(0))], "give an int below 4"),
+        ([replace(ONE, note=3)], "note=3"),
         ([replace(ONE, output=-1)], "output=-1"),
         ([replace(ONE, level=0.2)], "level=0.3"),
         ([replace(ONE, value=float("nan"))], "NaN"),
@@ -319,7 +322,7 @@ ONE = Estimate("mine", "tail", 0, 0, 0.1, None, None, "bound", level=0.3)
     ],
 )
 def test_what_it_returns_is_checked(found, told, net, x):
-    mine = Method("mine", "", "bound", lambda given: found)
+    mine = Method("mine", "", lambda given: found, "bound")
     with pytest.raises(ArgumentError, match=told):
         score(net, x, NeuronCrash(0.1), epsilon=0.3, methods=["mine", mine])
 
@@ -327,6 +330,14 @@ def test_what_it_returns_is_checked(found, told, net, x):
 def test_what_fails_in_it_is_told_as_its_own(net, x):
     with pytest.raises(ArgumentError, match=r"any-fault raised ZeroDivisionError.*test_methods.py"):
         score(net, x, methods=["any-fault", replace(ANY_FAULT, run=lambda given: 1 / 0)])
+    for fields in ({"cost": lambda size: size.M}, {"refuses": lambda size: size.M}):
+        with pytest.raises(ArgumentError, match=r"any-fault raised Attr.*test_methods.py"):
+            score(net, x, methods=[replace(ANY_FAULT, **fields)])
+    with pytest.raises(ArgumentError, match="the reason or None"):
+        score(net, x, methods=[replace(ANY_FAULT, refuses=lambda size: True)])
+    eager = Method("mine", "", lambda given: [ONE], "bound")
+    with pytest.raises(ArgumentError, match="no epsilon was asked"):
+        score(net, x, methods=["mine", eager])
     greedy = replace(ANY_FAULT, run=lambda given: [given.surrogate])
     with pytest.raises(ArgumentError, match=r"takes 'surrogate', which is not among its needs"):
         score(net, x, methods=["any-fault", greedy])
