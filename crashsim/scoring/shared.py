@@ -113,7 +113,7 @@ class Given:
         size: what a forward pass costs.
         progress: call it with the steps done and their number.
 
-    What a method ``needs`` is an attribute of the same name.
+    What a method ``needs`` is an attribute of the same name, shared with others: read it alone.
     """
 
     space: FaultSpace
