@@ -8,16 +8,16 @@ from typing import Literal
 import numpy as np
 import torch
 from crashsim_theory import (
-    Bernoulli,
     Coordinates,
     LinearSurrogate,
-    Normal,
+    block_of,
     chebyshev,
     derive,
     derive_single,
 )
 
 from crashsim.arrays import Floats
+from crashsim.coordinates.placement import nodes_of
 from crashsim.coordinates.points import Points
 from crashsim.model.checks import rounding_slack
 from crashsim.results.estimate import MOST_OUTPUTS, Estimate, deterministic
@@ -104,8 +104,7 @@ def mean_point_taylor(space: FaultSpace, analysis: Analysis) -> None:
     analysis.shares = shares / shares.sum() if shares.sum() > 0 else shares
     analysis.covariance = covariance / space.B if space.K <= MOST_OUTPUTS else None
     analysis.source = "mean-point-taylor"
-    if all(p.fault.can_be_drawn for p in space.placements):  # else the law's tails are not known
-        analysis.surrogate = LinearSurrogate(base, gains, _coordinates(space))
+    analysis.surrogate = LinearSurrogate(base, gains, coordinates_of(space))
     _add_moments(analysis, "mean-point-taylor", mean, variance, exact=not (k2 > 0).any())
 
 
@@ -130,10 +129,10 @@ def mean_point_single(space: FaultSpace, analysis: Analysis) -> None:
 
     E Delta = F(m) - F(0) + sum_i (E F(m, e_i) - F(m)), Var Delta = sum_i Var F(m, e_i): the first
     order of the Hoeffding (ANOVA) expansion, anchored at m. Exact if F is additive in the
-    coordinates; needs no derivatives. Where all coordinates are Bernoulli, the differences become
+    coordinates; needs no derivatives. Where all coordinates are two-valued, the differences become
     the gains of the analysis' linear surrogate, in place of the gradient; where there is none yet
     (a model without derivatives), so do the slopes of F(m, e_i)'s regression on e_i, which are the
-    differences of a Bernoulli coordinate.
+    differences of a two-valued coordinate.
     """
     m = space.mean_point
     weights, differences = _single_differences(space, m, _outputs_at(space, m))
@@ -143,10 +142,11 @@ def mean_point_single(space: FaultSpace, analysis: Analysis) -> None:
     variance = rule.evaluate_variance(weights, differences)
     exact = not (space.moments.k2 > 0).any()
     _add_moments(analysis, "mean-point-single", shift, variance, exact=exact)
-    crashes = all(p.fault.is_bernoulli for p in space.placements)
-    if crashes or analysis.surrogate is None:
-        gains = differences[:, :, 1] - differences[:, :, 0]  # F(m, e_i = 1) - F(m, e_i = 0)
-        if not crashes:
+    two_valued = all(p.fault.is_two_valued for p in space.placements)
+    if two_valued or analysis.surrogate is None:
+        if two_valued:
+            gains = _differences_per_unit(space, differences)
+        else:
             gains = _slopes(space, weights, differences)
         weighted = gains * space.moments.k2
         shares = (weighted * gains).sum((0, 1))
@@ -155,8 +155,16 @@ def mean_point_single(space: FaultSpace, analysis: Analysis) -> None:
         if space.K <= MOST_OUTPUTS:
             products = np.einsum("bkn,bln->kl", weighted, gains, optimize=True)
             analysis.covariance = products / space.B
-        analysis.surrogate = LinearSurrogate(shift - gains @ m, gains, _coordinates(space))
+        analysis.surrogate = LinearSurrogate(shift - gains @ m, gains, coordinates_of(space))
         analysis.source = "mean-point-single"
+
+
+def _differences_per_unit(space: FaultSpace, differences: Floats) -> Floats:
+    """(F(m, e_i = b) - F(m, e_i = a)) / (b - a) of two-valued coordinates, (B, K, N)."""
+    (first, second), _ = _quadrature(space, space.mean_point)
+    apart = second - first
+    found: Floats = (differences[:, :, 1] - differences[:, :, 0]) / np.where(apart, apart, 1.0)
+    return found
 
 
 def _slopes(space: FaultSpace, weights: Floats, differences: Floats) -> Floats:
@@ -256,10 +264,7 @@ def _single_differences(space: FaultSpace, base: Floats, at: Floats) -> tuple[Fl
 
 def _quadrature(space: FaultSpace, base: Floats) -> tuple[Floats, Floats]:
     """Nodes and weights of every coordinate's law, (nodes, N); missing nodes weigh nothing."""
-    rules = [
-        p.fault.law.nodes(**{n: np.full(p.size, v) for n, v in p.fault.law_parameters.items()})
-        for p in space.placements
-    ]
+    rules = [nodes_of(p) for p in space.placements]
     count = max(len(nodes) for nodes, _ in rules)
     all_nodes, all_weights = np.tile(base, (count, 1)), np.zeros((count, space.N))
     for p, (nodes, weights) in zip(space.placements, rules, strict=True):
@@ -279,12 +284,10 @@ def shift_to(space: FaultSpace, point: Floats) -> Floats:
     return shift
 
 
-def _coordinates(space: FaultSpace) -> Coordinates:
+def coordinates_of(space: FaultSpace) -> Coordinates:
+    """The laws of the space's coordinates, as linear surrogates take them."""
     return Coordinates(
-        [
-            (Bernoulli if p.fault.is_bernoulli else Normal)(np.full(p.size, p.fault.rate))
-            for p in space.placements
-        ]
+        [block_of(p.fault.law, p.fault.law_parameters, p.size) for p in space.placements]
     )
 
 

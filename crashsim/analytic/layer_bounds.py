@@ -27,9 +27,8 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 from torch.nn.utils import parametrize
 
-from crashsim.coordinates.placement import Placement
+from crashsim.coordinates.placement import Placement, strikes_singly
 from crashsim.errors import NotApplicableError
-from crashsim.faults import is_single_crash
 from crashsim.model.tracing import UntraceableError, trace
 from crashsim.model.twins.twin import twin_of
 from crashsim.model.untraced import class_of, is_torchs, overwritten, unseen
@@ -90,7 +89,7 @@ def layer_bounds(space: FaultSpace) -> list[Estimate]:
     if len(types) > 1:
         raise NotApplicableError("defined for parameters of one floating-point type")
     for p in space.placements:
-        if not is_single_crash(p.fault):
+        if not strikes_singly(p):
             raise NotApplicableError(
                 f"defined for crashes of single units and weights, not {p.fault}"
             )
@@ -164,7 +163,7 @@ class _Propagation(fx.Interpreter):
             self._struck += 1
             if not isinstance(value, Tensor):
                 raise NotApplicableError(f"no bound is known for {placement.site.name}")
-            spread = _struck(spread, value, placement.fault.rate)
+            spread = _struck(spread, value, placement.fault.change_probability)
         self._spreads[n] = spread
         return value
 
@@ -291,7 +290,7 @@ class _Propagation(fx.Interpreter):
             raise NotApplicableError("no bound is known for faulty weights that are used twice")
         self._seen.add(id(weight))
         self._struck += 1
-        p = placement.fault.rate
+        p = placement.fault.change_probability
         size, square = p * absolute(x.abs()), p * squared(x**2)
         crashed = _Spread(size, square, _norms(size))
         if passed is None:

@@ -24,7 +24,6 @@ from crashsim.arrays import Floats
 from crashsim.coordinates.points import Points
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.errors import ModelError, NotApplicableError
-from crashsim.faults import NeuronCrash, acts_as
 from crashsim.model import layers as torch_layers
 from crashsim.model.layers import Key, Layer, UnsupportedLayerError, layers_of
 from crashsim.model.untraced import FloatingTypes, parametrised
@@ -74,7 +73,7 @@ def provable(space: FaultSpace) -> Provable:
             crashes; says which.
     """
     for p in space.placements:
-        if not acts_as(p.fault, NeuronCrash):
+        if not (p.fault.zeroes and p.fault.is_binary) or p.site.kind == "parameter":
             raise NotApplicableError(f"proofs are for neuron crashes, not for {p.fault.name}")
     named = parametrised(space.model)
     if named is not None:
@@ -107,7 +106,6 @@ def _crashes(
 ) -> theory.CrashFaults:
     members: dict[Any, Any] = {}
     for p in space.placements:
-        assert isinstance(p.fault, NeuronCrash)
         key: Key = (p.site.module, p.site.function, p.site.call)
         place: Any = "input" if p.site.kind == "input" else places.get(key)
         if place is None or place in members:
@@ -115,7 +113,7 @@ def _crashes(
         size = network.nodes[network.sites[place]].size
         if int(np.prod(p.site.shape)) != size:
             raise UnsupportedLayerError(f"{p.site.name!r} has {p.site.shape} values, not {size}")
-        members[place] = p.fault.expand(np.arange(p.start, p.stop), p.site.shape)
+        members[place] = p.fault.by_unit(np.arange(p.start, p.stop), p.site.shape)
     return theory.CrashFaults(space.mean_point, members)
 
 

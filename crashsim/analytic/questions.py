@@ -43,8 +43,10 @@ def answers(space: FaultSpace, analysis: Analysis, epsilon: float, delta: float)
     output = int(np.argmax(analysis.surrogate.variance.mean(0)))
     of_one = of_output(analysis.surrogate, output)
     target = f"P(|Δ of output {output}| ≥ {epsilon:g}) ≤ {delta:g}"
+    if analysis.surrogate.coordinates.without_cgf:  # all but the last rest on it
+        return _continuous(space, analysis, output, epsilon)
     found = [_reach(of_one, output, delta, method) for method in ("chernoff", "saddlepoint")]
-    if all(p.fault.is_bernoulli for p in space.placements):
+    if all(p.fault.is_binary for p in space.placements):
         found += [
             _attempt(
                 f"largest p at every site for {target}",
@@ -110,7 +112,7 @@ def _with_probability(space: FaultSpace, p: float) -> FaultSpace:
     faults = []
     for place in space.placements:
         fault = replace(place.fault, **{place.fault.parameter: p})
-        if not math.isclose(fault.rate, p):
+        if not math.isclose(fault.change_probability, p):
             raise TheoryError(
                 fault.parameter, p, f"{type(fault).__name__} makes another probability of it"
             )
@@ -187,9 +189,10 @@ def _continuous(space: FaultSpace, analysis: Analysis, output: int, epsilon: flo
                     f"n = {limit.n}, q = {limit.q:.2g}; {state}",
                 )
             )
-            if len(space.placements) == 1 and 0 < place.fault.rate < 1 and limit.q > 0:
+            p = place.fault.change_probability if place.fault.is_binary else 0.0
+            if len(space.placements) == 1 and 0 < p < 1 and limit.q > 0:
                 one = of_pair(analysis.surrogate, worst, output)
-                found.append(_theorem(one, epsilon, place.fault.rate, limit))
+                found.append(_theorem(one, epsilon, p, limit))
     return found
 
 

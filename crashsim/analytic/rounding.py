@@ -73,7 +73,7 @@ def _probes(space: FaultSpace) -> Points:
     rng = generator(0, Stream.ROUNDING)
     shares = np.array([0.0, 1.0, *_PROBED])
     e: Floats = (rng.random((len(shares), space.N)) < shares[:, None]).astype(np.float64)
-    if not all(p.fault.is_bernoulli for p in space.placements):
-        e *= np.sqrt(np.where(space.moments.k2 > 0, space.moments.k2, 1.0))
+    for p in space.placements:
+        e[:, p.start : p.stop] *= p.fault.typical_change
     rows, columns = np.nonzero(e)
     return Points(len(e), np.zeros(space.N), rows, columns, e[rows, columns])

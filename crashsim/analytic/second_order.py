@@ -33,9 +33,9 @@ def pairs(space: FaultSpace, analysis: Analysis) -> None:
     ``analysis``.
 
     Raises:
-        NotApplicableError: a coordinate is not Bernoulli.
+        NotApplicableError: a coordinate takes other values than 0 and 1.
     """
-    noise = next((p.fault.name for p in space.placements if not p.fault.is_bernoulli), None)
+    noise = next((p.fault.name for p in space.placements if not p.fault.is_binary), None)
     if noise is not None:
         raise NotApplicableError(f"for faults that strike or do not, not for {noise}")
     n, shape = space.N, (space.B, space.K)

@@ -24,7 +24,6 @@ from crashsim.chip.chip_faults import Breaks
 from crashsim.coordinates.drawing import sample_points
 from crashsim.coordinates.placement import Placement
 from crashsim.errors import ArgumentError
-from crashsim.faults import NeuronCrash, WeightCrash, acts_as
 from crashsim.model import layers as torch_layers
 from crashsim.model.layers import Key, Layer, UnsupportedLayerError, layers_of
 from crashsim.results.estimate import Estimate, Values, estimates_of
@@ -253,17 +252,15 @@ def chip_faults(
     for p in space.placements:
         struck = e[:, p.start : p.stop] != 0
         key: Key = (p.site.module, p.site.function, p.site.call)
-        crash = (
-            p.fault if isinstance(p.fault, NeuronCrash) and acts_as(p.fault, NeuronCrash) else None
-        )
+        crash = p.fault.zeroes and p.fault.is_binary
         if crash and key in neurons and p.site.kind == "activation":
             index = neurons.index(key)
-            dead[index] = _either(dead[index], crash.expand(struck, p.site.shape))
-        elif acts_as(p.fault, WeightCrash) and p.site.module in weights:
+            dead[index] = _either(dead[index], p.fault.by_unit(struck, p.site.shape))
+        elif crash and p.site.module in weights and p.site.kind == "parameter":
             index = weights[p.site.module]
             synapses[index] = _either(synapses[index], struck.reshape(masks, *p.site.shape))
         elif crash and p.site.kind == "input":
-            cut = _either(cut, crash.expand(struck, p.site.shape))
+            cut = _either(cut, p.fault.by_unit(struck, p.site.shape))
         else:
             raise ArgumentError(_cannot(p))
     return ChipFaults(dead=dead, dead_synapses=synapses, dead_inputs=cut, masks=masks)

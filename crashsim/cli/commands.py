@@ -35,6 +35,7 @@ from crashsim.cli.options import (
 from crashsim.cli.reading import (
     check_outputs,
     data_inputs,
+    fault_inputs,
     method_inputs,
     model_inputs,
     progress_bars,
@@ -102,7 +103,7 @@ def score(
     from crashsim.report.spread import spread_over
     from crashsim.report.text import render
 
-    reads = [*model_inputs(model, weights), *data_inputs("inputs", inputs)]
+    reads = [*model_inputs(model, weights), *data_inputs("inputs", inputs), *fault_inputs(fault)]
     reads += [*data_inputs("train", train), *method_inputs(methods)]
     check_outputs(reads, json=json_file, report=report_file)
     faults = read_faults(fault, p, sites, group)
@@ -191,7 +192,7 @@ def compare(
     from crashsim.results.json_reading import finite
     from crashsim.training.classifier import accuracy
 
-    reads = [file for model in models for file in model_inputs(model)]
+    reads = [file for model in models for file in model_inputs(model)] + fault_inputs(fault)
     check_outputs(
         [*reads, *data_inputs("inputs", inputs), *data_inputs("train", train)], json=json_file
     )
@@ -283,7 +284,7 @@ def train(
     from crashsim.training.classifier import Recipe, accuracy, train_classifier
     from crashsim.training.crash_variance import Strengths, attached_penalties
 
-    check_outputs(data_inputs("data", data), out=out)
+    check_outputs([*data_inputs("data", data), *fault_inputs(fault)], out=out)
     faults = read_faults(fault, p, sites, group)
     strengths = Strengths(variance, continuity, balance)
     _check_faults_are_used(strengths.variance > 0 or crash_training, fault, p, sites, group)
@@ -343,11 +344,9 @@ def derive(
     from crashsim_theory import TheoryError
     from crashsim_theory import derive as derive_formulas
 
-    from crashsim.faults import FAULTS
+    from crashsim.cli.fault_specs import fault_class
 
-    if fault is not None and fault not in FAULTS:
-        raise ArgumentError(f"fault={fault!r} is not known; choose among {', '.join(FAULTS)}")
-    law = None if fault is None else FAULTS[fault].law
+    law = None if fault is None else fault_class(fault).law
     try:
         formula = derive_formulas(order=order, point=point, law=law)
     except TheoryError as error:

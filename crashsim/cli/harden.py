@@ -13,6 +13,7 @@ from crashsim.cli.options import FaultOption, GroupOption, JsonOption, POption, 
 from crashsim.cli.reading import (
     check_outputs,
     data_inputs,
+    fault_inputs,
     progress_bars,
     read_faults,
     told_written,
@@ -61,7 +62,7 @@ def harden(
     from crashsim.training.hardening import Limits, Step
     from crashsim.training.hardening import harden as harden_network
 
-    check_outputs(data_inputs("data", data), out=out, json=json_file)
+    check_outputs([*data_inputs("data", data), *fault_inputs(fault)], out=out, json=json_file)
     faults: Any = read_faults(fault, p, sites, group)
     screen = console()
 

@@ -26,6 +26,7 @@ from crashsim.cli.options import (
 from crashsim.cli.reading import (
     check_outputs,
     data_inputs,
+    fault_inputs,
     model_inputs,
     progress_bars,
     read_data,
@@ -86,7 +87,7 @@ def hardware(
     from crashsim.results.json_reading import finite
     from crashsim.space import FaultSpace
 
-    reads = [*model_inputs(model, weights), *data_inputs("inputs", inputs)]
+    reads = [*model_inputs(model, weights), *data_inputs("inputs", inputs), *fault_inputs(fault)]
     check_outputs([*reads, *data_inputs("train", train)], json=json_file, nir=nir_file)
     if nir_file:
         check_nir_installed()

@@ -14,8 +14,8 @@ MODEL_HELP = (
 )
 FAULT_HELP = (
     "[SITES=]KIND[:NAME=VALUE,...], repeatable. Kinds: neuron-crash, weight-crash, stuck-at, "
-    "sign-flip, bit-flip, gain-noise, additive-noise. For example: 'conv*=neuron-crash:p=0.01' "
-    "or 'gain-noise:std=0.1'."
+    "sign-flip, bit-flip, gain-noise, additive-noise, or path.py:Class for a fault of your own "
+    "(runs that code). For example: 'conv*=neuron-crash:p=0.01' or 'gain-noise:std=0.1'."
 )
 
 ModelArgument = Annotated[str, typer.Argument(help=MODEL_HELP)]

@@ -50,7 +50,7 @@ def read_faults(
     Raises:
         ArgumentError: a fault that makes no sense, or an option that no fault takes.
     """
-    from crashsim.faults import parse_fault
+    from crashsim.cli.fault_specs import parse_fault
 
     found: dict[str, Any] = {}
     unused = {"p": p, "sites": sites, "group": group}
@@ -207,6 +207,13 @@ def model_inputs(spec: str, weights: str | None = None) -> list[Named]:
     module = code.replace(".", os.sep)
     files = (code, f"{module}.py", f"{module}/__init__.py") if code else (spec, *model_files(spec))
     return [*(("model", file) for file in files), *given]
+
+
+def fault_inputs(specs: list[str] | None) -> list[Named]:
+    """The files of code that faults are read from."""
+    from crashsim.cli.fault_specs import fault_files
+
+    return [*fault_files(specs)]
 
 
 def data_inputs(option: str, spec: str | None) -> list[Named]:

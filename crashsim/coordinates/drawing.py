@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from crashsim.arrays import Integers
 from crashsim.coordinates.placement import Placement
 from crashsim.coordinates.points import Listed, Points, Written, join
 from crashsim.coordinates.streams import Stream, generator
-from crashsim.faults import check_drawable
+from crashsim.faults import Fault, check_drawable
 
 MAX_BLOCK = 1024  # samples in a block
 MAX_CHANGES = 2**22  # changed coordinates in a block, about: bounds its memory
@@ -32,7 +33,7 @@ def samples_per_block(placements: Sequence[Placement]) -> int:
 
     1,024, or fewer where that many samples would hold too many changes to keep in memory.
     """
-    changes = sum(p.size * (p.fault.rate if p.fault.is_bernoulli else 1.0) for p in placements)
+    changes = sum(p.size * p.fault.change_probability for p in placements)
     return max(1, min(MAX_BLOCK, int(MAX_CHANGES / max(changes, 1.0))))
 
 
@@ -40,24 +41,26 @@ def sample_block(placements: Sequence[Placement], seed: int, block: int) -> Poin
     """One block of independent samples of all fault coordinates.
 
     The law is exact up to the rounding of double-precision numbers, whatever the probabilities.
-    Rare Bernoulli coordinates are drawn by skipping geometric gaps, at the cost of one random
-    number per crash; common ones at the cost of a random byte each. Normal coordinates are all
-    drawn.
+    Coordinates that are rarely other than 0 are drawn by skipping geometric gaps, at the cost of
+    one random number per change; those that are often 1 and else 0 at the cost of a random byte
+    each. All others are drawn one by one, as their law says.
     """
     check_drawable((p.fault for p in placements), "sampling")
     rng = generator(seed, Stream.MONTE_CARLO, block)
     count = samples_per_block(placements)
     changes: list[Listed | Written] = []
     for p in placements:
-        if not p.fault.is_bernoulli:
-            e: NDArray[Any] = rng.normal(0.0, p.fault.rate, (count, p.size))
-            changes.append(Written(p.start, p.stop, e))
-        elif p.fault.rate > LISTED:
-            e = _common(rng, p.fault.rate, count * p.size).reshape(count, p.size)
-            changes.append(Written(p.start, p.stop, e))
+        often = p.fault.change_probability
+        if often <= LISTED:
+            edges, columns = _rare(rng, often, count, p.size)
+            values = p.fault.draw_changes(rng, len(columns))
+            changes.append(Listed(p.start, p.stop, edges, columns, values))
+        elif p.fault.is_binary:
+            struck = _common(rng, often, count * p.size).reshape(count, p.size)
+            changes.append(Written(p.start, p.stop, struck))
         else:
-            edges, columns = _rare(rng, p.fault.rate, count, p.size)
-            changes.append(Listed(p.start, p.stop, edges, columns, 1.0))
+            e = p.fault.draw(rng, (count, p.size))
+            changes.append(Written(p.start, p.stop, e))
     return Points.of(count, np.zeros(placements[-1].stop), changes)
 
 
@@ -68,6 +71,21 @@ def sample_points(placements: Sequence[Placement], seed: int, count: int) -> Poi
         block = sample_block(placements, seed, len(parts))
         parts.append(block.part(0, min(block.count, count - drawn)))
     return join(parts)
+
+
+def draw_tensor(fault: Fault, shape: tuple[int, ...], draws: torch.Generator) -> Tensor:
+    """Independent coordinates of a fault from a generator of torch, as training draws them.
+
+    Args:
+        fault: whose law can be drawn.
+        shape: of the result, in float32 on the CPU.
+        draws: whose state moves on.
+    """
+    drawn = fault.draw_by_torch(shape, draws)
+    if drawn is None:
+        seed = int(torch.randint(2**63 - 1, (), generator=draws))
+        drawn = torch.from_numpy(fault.draw(generator(seed, Stream.TRAINING), shape)).float()
+    return drawn
 
 
 def _rare(

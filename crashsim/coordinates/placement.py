@@ -10,8 +10,9 @@ import torch
 from crashsim_theory import Moments
 
 from crashsim.arguments import as_float, shown
+from crashsim.arrays import Floats
 from crashsim.errors import ArgumentError, SiteError
-from crashsim.faults import Fault, check_fault
+from crashsim.faults import Fault, faults_by_site
 from crashsim.model.sites import Site, select_sites
 
 _STRONGEST = 1e75  # whose fourth power is a finite number in double precision
@@ -36,27 +37,11 @@ class Placement:
         return self.stop - self.start
 
 
-def faults_of(faults: Faults) -> list[Fault]:
-    """The faults themselves, whatever they strike; what is none is left out."""
-    found = list(faults.values()) if isinstance(faults, Mapping) else [faults]
-    return [fault for fault in found if isinstance(fault, Fault)]
-
-
 def place(faults: Faults, sites: str, available: list[Site]) -> list[Placement]:
     """Faults at their sites, sites in order of execution within each name."""
-    if isinstance(faults, Fault):
-        faults = {sites: faults}
-    if not isinstance(faults, Mapping) or not faults:
-        raise ArgumentError(
-            f"faults={faults!r}: give a fault such as NeuronCrash(p=0.01), or a mapping from site "
-            "names to faults"
-        )
     placements: list[Placement] = []
     start = 0
-    for pattern, fault in faults.items():
-        if not isinstance(fault, Fault) or not isinstance(pattern, str):
-            raise ArgumentError(f"faults: {pattern!r}: {fault!r} is not a site name and a fault")
-        check_fault(fault)
+    for pattern, fault in faults_by_site(faults, sites).items():
         for site in select_sites(available, pattern, fault.strikes):
             if 0 in site.shape:
                 raise SiteError(f"sites={pattern!r}: {site.name!r} is empty; choose other sites")
@@ -93,8 +78,27 @@ def check_strength(placements: list[Placement], dtype: torch.dtype) -> None:
                 )
 
 
+def strikes_singly(placement: Placement) -> bool:
+    """Whether each coordinate is a crash of one unit or weight: 0 or 1, and 1 zeroes it alone."""
+    fault = placement.fault
+    return fault.zeroes and fault.is_binary and fault.group_size(placement.site.shape) == 1
+
+
 def moments_of(placement: Placement) -> Moments:
-    parameters = placement.fault.law_parameters
-    return placement.fault.law.moments(
-        **{name: np.full(placement.size, value) for name, value in parameters.items()}
+    """Moments of the placement's coordinates, each (size,)."""
+    fault = placement.fault
+    found = fault.law.moments(**fault.law_parameters)
+    return Moments(
+        *(np.full(placement.size, k) for k in (found.mean, found.k2, found.k3, found.k4))
+    )
+
+
+def nodes_of(placement: Placement) -> tuple[Floats, Floats]:
+    """Quadrature nodes and weights of the placement's coordinates, each (nodes, size)."""
+    fault = placement.fault
+    nodes, weights = fault.law.nodes(**fault.law_parameters)
+    shape = (len(nodes), placement.size)
+    return (
+        np.broadcast_to(nodes.reshape(len(nodes), -1), shape),
+        np.broadcast_to(weights.reshape(len(weights), -1), shape),
     )

@@ -52,6 +52,30 @@ def call_factory(spec: str) -> nn.Module:
     return model
 
 
+def load_class(path: Path, name: str, base: type[T], given: str) -> type[T]:
+    """The class of this name in a file of code, which is run.
+
+    Args:
+        path: the file.
+        name: of the class.
+        base: what it must be a subclass of.
+        given: the argument that names the class, with its value.
+
+    Raises:
+        FileError: there is no such file.
+        ModelError: the code fails.
+        ArgumentError: the file has no such class, or one of another kind.
+    """
+    found = getattr(_import_file(path, given), name, None)
+    if found is None:
+        raise ArgumentError(f"{given}: {str(path)!r} has no {name!r}; name a class in it")
+    if not isinstance(found, type) or not issubclass(found, base):
+        raise ArgumentError(
+            f"{given}: {name!r} is no subclass of crashsim.{base.__name__}; name one that is"
+        )
+    return found
+
+
 def _check_callable_alone(factory: Callable[..., Any], spec: str, name: str) -> None:
     try:
         inspect.signature(factory).bind()

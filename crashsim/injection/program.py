@@ -115,11 +115,11 @@ class Program:
 
     def explain(self, placement: Placement) -> str:
         """How samples are computed at a placement, and why."""
-        fault, site = placement.fault, placement.site
+        site, share = placement.site, placement.fault.change_probability
         if site.kind == "parameter":
             how = (
                 f"each struck value's effect is added to the layer's output: about "
-                f"{fault.rate * placement.size:.3g} of {placement.size} are struck"
+                f"{share * placement.size:.3g} of {placement.size} are struck"
             )
             start = next(
                 n
@@ -133,10 +133,10 @@ class Program:
             if layers:
                 how = (
                     f"struck inputs alone are subtracted in {' and '.join(layers)}: about "
-                    f"{fault.rate * site.size:.3g} of {site.size}"
+                    f"{share * site.size:.3g} of {site.size}"
                 )
             elif is_rare(placement, SCATTERED) and is_elementwise(placement):
-                how = f"struck one by one: about {fault.rate * site.size:.3g} of {site.size}"
+                how = f"struck one by one: about {share * site.size:.3g} of {site.size}"
             else:
                 how = f"masked: too many of {site.size} change for anything else"
         if any(n in self._changed for n in start.all_input_nodes):

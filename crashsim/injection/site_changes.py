@@ -18,7 +18,6 @@ from torch import Tensor
 from crashsim.coordinates.drawing import LISTED
 from crashsim.coordinates.placement import Placement
 from crashsim.coordinates.points import Listed, Points, Written
-from crashsim.faults import FAULTS, BitFlip, NeuronCrash, acts_as
 from crashsim.model.sites import Site
 
 # Up to this share of struck units, reading and writing them one by one is faster than a mask.
@@ -83,7 +82,7 @@ class Changes:
             edges.diff(),
             output_size=len(units),
         )
-        size = group_size(self.placement)
+        size = self._group_size
         if size == 1:
             return edges, rows, units, values
         units = units[:, None] * size + torch.arange(size, device=device, dtype=units.dtype)
@@ -130,7 +129,7 @@ class Changes:
         if isinstance(self.found, Written):
             e = torch.from_numpy(self.found.e).to(self.like.device)
             return self._by_unit(e).to(self.like.dtype)
-        width = self.placement.site.size if self._is_crash else self.placement.size
+        width = self.placement.site.size if self._group_size > 1 else self.placement.size
         base = self.like.new_zeros(width) if self.base is None else self.base
         e = base.repeat(self.count, 1)
         where = (self.rows * width + self.units).long()
@@ -139,7 +138,7 @@ class Changes:
 
     def _by_unit(self, e: Tensor) -> Tensor:
         """Coordinates (S, n) as those of the units (S, size)."""
-        size = group_size(self.placement)
+        size = self._group_size
         return e if size == 1 else e.repeat_interleave(size, 1)[:, : self.placement.site.size]
 
     @property
@@ -150,7 +149,11 @@ class Changes:
 
     @property
     def _is_crash(self) -> bool:
-        return acts_as(self.placement.fault, NeuronCrash)
+        return self.placement.fault.zeroes
+
+    @cached_property
+    def _group_size(self) -> int:
+        return _group_size(self.placement)
 
     def _kept(self) -> Tensor:
         """(S, size) 1 - e."""
@@ -190,27 +193,27 @@ class Changes:
             if owned:
                 return value.mul_(kept)
             return kept.mul_(value) if batch == 1 else value * kept
-        faulty = fault.perturb(value.view(count, batch, *shape), self.dense()[:, None], shape)
+        # Where groups are written out as units, they are not to be written out again.
+        perturb = fault.perturb_units if self._group_size > 1 else fault.perturb
+        faulty = perturb(value.view(count, batch, *shape), self.dense()[:, None], shape)
         return faulty.reshape(value.shape)
 
 
 def is_elementwise(placement: Placement) -> bool:
     """Whether the fault acts on each unit by its own coordinate, as it does on a lone number."""
-    known = acts_as(placement.fault, *FAULTS.values())
-    return known and not isinstance(placement.fault, BitFlip)
+    return placement.fault.is_elementwise
 
 
-def group_size(placement: Placement) -> int:
-    """Number of consecutive units that die together."""
+def _group_size(placement: Placement) -> int:
+    """Number of consecutive units whose common coordinate is written out for each of them."""
     fault = placement.fault
-    if not isinstance(fault, NeuronCrash) or not acts_as(fault, NeuronCrash):
-        return 1
-    return fault._group_size(placement.site.shape)
+    known = fault.zeroes or fault.is_elementwise
+    return fault.group_size(placement.site.shape) if known else 1
 
 
 def is_rare(placement: Placement, limit: float) -> bool:
     """Whether at most this share of the placement's coordinates is expected to be struck."""
-    return placement.fault.is_bernoulli and placement.fault.rate <= limit
+    return placement.fault.change_probability <= limit
 
 
 def split(
@@ -221,8 +224,8 @@ def split(
     found = []
     for p, change in zip(placements, _by_placement(points, placements), strict=True):
         base = points.base[p.start : p.stop]
-        if isinstance(p.fault, NeuronCrash) and acts_as(p.fault, NeuronCrash):
-            base = p.fault.expand(base, p.site.shape)
+        if _group_size(p) > 1:
+            base = p.fault.by_unit(base, p.site.shape)
         at_base = torch.from_numpy(base).to(like) if np.count_nonzero(base) else None
         few = isinstance(change, Listed) and len(change.columns) <= points.count
         rare = isinstance(change, Listed) and is_rare(p, SCATTERED)

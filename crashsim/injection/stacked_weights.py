@@ -107,7 +107,7 @@ def is_worth_stacking(
         changes: of the points at hand; None for those that Monte Carlo samples.
     """
     struck = [p for p in placements if p.site.kind == "parameter"]
-    patched = sum(p.size * p.fault.rate if p.fault.is_bernoulli else p.size for p in struck)
+    patched = sum(p.size * p.fault.change_probability for p in struck)
     if changes is not None:
         patched = sum(changes[p].mean_number for p in struck)
     return sum(p.size for p in struck) <= _PASS + _PATCH * patched

@@ -159,8 +159,7 @@ class Ways:
                 chosen = np.sort(rng.choice(p.size, min(count, size), replace=False))
                 rows.append(np.full(len(chosen), row))
                 columns.append(p.start + chosen)
-                scale = 1.0 if p.fault.is_bernoulli else p.fault.rate
-                values.append(np.full(len(chosen), scale))
+                values.append(np.full(len(chosen), p.fault.typical_change))
         points = Points(
             3,
             np.zeros(self._space.N),
@@ -317,5 +316,5 @@ def scalars_of_weights(placements: list[Placement], sites: list[Site]) -> int:
         layer = outputs.get(p.site.module.rpartition(".")[0])
         if p.site.kind == "parameter" and layer is not None and is_rare(p, RARE_WEIGHTS):
             # Each struck weight acts once for every position of the layer's output.
-            total += p.size * p.fault.rate * layer.size / p.site.shape[0]
+            total += p.size * p.fault.change_probability * layer.size / p.site.shape[0]
     return int(4 * total)

@@ -6,6 +6,7 @@ that lie within that rounding of a threshold count as reaching it; what they hol
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,9 +39,10 @@ class ExactDistribution:
 
     Attributes:
         clean: (B, K), F(0).
-        deltas: (2^N, B, K), Delta for each fault pattern; pattern j crashes the coordinates
-            that are set bits of j.
-        probabilities: (2^N,).
+        deltas: (S, B, K), Delta for each of the S = 2^N fault patterns; pattern j strikes the
+            coordinates that are set bits of j. Coordinates of k values make k outcomes each, of
+            which the first coordinate's change fastest.
+        probabilities: (S,).
         rounding: (B, K) what rounding may have done to a Delta.
         resolution: relative precision to which an epsilon can be told from an outcome.
     """
@@ -181,16 +183,17 @@ def enumerate_exact(
     *,
     readout: str | int | None = None,
 ) -> ExactDistribution:
-    """The exact law of Delta by evaluating all 2^N fault patterns in double precision.
+    """The exact law of Delta by evaluating all fault patterns, 2^N or so, in double precision.
 
     Args:
         model: any module that ``FaultSpace`` accepts.
         inputs: (B, ...), or several, as ``FaultSpace`` takes them.
-        faults: faults whose coordinates are Bernoulli (all but the Gaussian ones).
+        faults: faults whose coordinates take few values (all but the Gaussian ones).
         sites, readout: see ``FaultSpace``.
 
     Raises:
-        ArgumentError: more than 20 coordinates, or a law with a continuum of outcomes.
+        ArgumentError: more than 2^20 outcomes (20 coordinates that strike or do not), or a law
+            with a continuum of outcomes.
     """
     return enumerate_space(FaultSpace(model, inputs, faults, sites, readout=readout))
 
@@ -199,35 +202,51 @@ def can_enumerate(space: FaultSpace, limit: int = MAX_COORDINATES) -> bool:
     """Whether the space has few enough outcomes to sum over them all."""
     if space.runs_alone:
         limit -= _SLOWER
-    return (
-        limit >= space.N
-        and all(p.fault.is_bernoulli for p in space.placements)
-        and space.B * space.K <= _MAX_VALUES >> space.N
-    )
+    return limit >= _bits(space) and _MAX_VALUES * 2.0 ** -_bits(space) >= space.B * space.K
+
+
+def _bits(space: FaultSpace) -> float:
+    """The logarithm to base 2 of the number of outcomes; infinite for a continuum."""
+    counts = [
+        (p.size, np.inf if p.fault.atoms is None else len(p.fault.atoms[0]))
+        for p in space.placements
+    ]
+    return float(sum(size * np.log2(count) for size, count in counts))
 
 
 def enumerate_space(space: FaultSpace) -> ExactDistribution:
     """``enumerate_exact`` for a FaultSpace; the same conditions and errors."""
-    continuous = [p for p in space.placements if not p.fault.is_bernoulli]
+    continuous = [p for p in space.placements if p.fault.atoms is None]
     if continuous:
         fault = continuous[0].fault
         raise ArgumentError(
             f"faults: {fault} has a continuum of outcomes (its law is {fault.law.name}); "
-            "enumeration needs faults that strike or do not"
+            "enumeration needs faults that strike or do not, or take few values"
         )
     if not can_enumerate(space):
         most = MAX_COORDINATES - (_SLOWER if space.runs_alone else 0)
         raise ArgumentError(
             f"sites: {space.N} fault coordinates on {space.B} inputs with {space.K} outputs give "
-            f"2^{space.N} patterns, too many to enumerate; at most {most} coordinates "
+            f"2^{_bits(space):.3g} patterns, too many to enumerate; at most {most} coordinates "
             "(choose fewer sites or inputs)"
         )
     space = double_precision(space)
-    patterns = (np.arange(2**space.N)[:, None] >> np.arange(space.N)) & 1
-    rows, columns = np.nonzero(patterns)
-    points = Points(len(patterns), np.zeros(space.N), rows, columns, np.ones(len(rows)))
-    p = space.mean_point  # E e = p for a Bernoulli coordinate
-    probabilities = np.prod(np.where(patterns == 1, p, 1 - p), axis=1)
+    e, probabilities = _outcomes(space)
+    rows, columns = np.nonzero(e)
+    points = Points(len(e), np.zeros(space.N), rows, columns, e[rows, columns])
     deltas = space.outputs(points) - space.clean()
     rounding, resolution = rounding_of(space), resolution_of(space)
     return ExactDistribution(space.clean(), deltas, probabilities, rounding, resolution)
+
+
+def _outcomes(space: FaultSpace) -> tuple[Floats, Floats]:
+    """Every pattern of coordinates (S, N), and its probability (S,)."""
+    atoms = [p.fault.atoms for p in space.placements for _ in range(p.size)]
+    counts = [len(found[0]) for found in atoms if found is not None]
+    number = np.arange(math.prod(counts))
+    e, chances = np.empty((2, len(number), len(counts)))
+    for i, found in enumerate(atoms):
+        assert found is not None
+        number, which = np.divmod(number, counts[i])
+        e[:, i], chances[:, i] = found[0][which], found[1][which]
+    return e, np.prod(chances, axis=1)

@@ -92,7 +92,7 @@ def probability_of_two(p: Floats) -> float:
 
 def usual_state(space: FaultSpace) -> tuple[Floats, Floats] | None:
     """(N,) each coordinate's likelier value, and how likely the other is; None unless 0 and 1."""
-    if not all(p.fault.is_bernoulli for p in space.placements):
+    if not all(p.fault.is_binary for p in space.placements):
         return None
     p = space.mean_point
     return (p > 0.5).astype(np.float64), np.minimum(p, 1 - p)
@@ -102,7 +102,7 @@ def few_faults(space: FaultSpace) -> FewFaults:
     """Evaluates the usual state and every single strike: N forward passes.
 
     Raises:
-        ArgumentError: a coordinate is not Bernoulli; or fewer than two are random.
+        ArgumentError: a coordinate takes other values than 0 and 1; or fewer than two are random.
     """
     usual = usual_state(space)
     if usual is None or (usual[1] > 0).sum() < 2:

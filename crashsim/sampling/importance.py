@@ -2,8 +2,8 @@
 
 Faults are drawn more often where they hurt. Under the tilt t of a linear surrogate with gains g, a
 crash at i has probability ``p e^{t g} / (1 - p + p e^{t g})`` (a Gaussian coordinate's mean moves
-by ``t g s^2``), and each sample counts with the likelihood ratio. The tilt is such that the network
-itself, at the tilted mean point, reaches the event.
+by ``t g s^2``, any other law is tilted by ``t g``), and each sample counts with the likelihood
+ratio. The tilt is such that the network itself, at the tilted mean point, reaches the event.
 
 There the surrogate's gains may be wrong (many faults strike together), so the network is made
 linear once more, at the tilted mean point: the design point of reliability theory (Hasofer and
@@ -26,12 +26,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from crashsim_theory import LinearSurrogate
-from numpy.typing import NDArray
+from crashsim_theory import LinearSurrogate, TiltedCoordinates
 from scipy import stats
-from scipy.special import expit, logit, logsumexp
+from scipy.special import logsumexp
 
-from crashsim.analytic.first_order import Analysis, margins_of, of_pair
+from crashsim.analytic.first_order import Analysis, coordinates_of, margins_of, of_pair
 from crashsim.analytic.rounding import least_reaching
 from crashsim.arrays import Floats
 from crashsim.coordinates.points import Points
@@ -212,7 +211,8 @@ def sample_union(
     guides = sorted(events, key=lambda event: -event.weight)[:_GUIDES]
     readouts = np.array([event.readout for event in events])
     thresholds = np.array([event.threshold for event in events])
-    law = _Law.of(space)
+    check_drawable((place.fault for place in space.placements), "importance sampling")
+    law = TiltedCoordinates.of(coordinates_of(space))
     gains, shares = _proposal(space, law, guides)
     fewest = _FEWEST_SCATTERED if space.N <= _SMALL else FEWEST
     normalisers = law.log_mean_exp(gains)
@@ -237,13 +237,15 @@ def sample_union(
             return found
 
 
-def _proposal(space: FaultSpace, law: _Law, guides: list[Event]) -> tuple[Floats, Floats]:
+def _proposal(
+    space: FaultSpace, law: TiltedCoordinates, guides: list[Event]
+) -> tuple[Floats, Floats]:
     """The mixture to draw from: what each part's coordinates are tilted by (J, N), its share."""
     weights = np.array([event.weight for event in guides])
     weights = weights / weights.sum()
     parts, shares = [np.zeros((1, space.N))], [np.array([_DEFENSIVE])]
     if space.N <= _SMALL:
-        parts.append(law.scattered()[None])
+        parts.append(law.scattered(_STRUCK)[None])
         shares.append(np.array([_SCATTERED]))
     rest = 1 - sum(share.sum() for share in shares)
     for event, weight in zip(guides, weights * rest, strict=True):
@@ -260,7 +262,9 @@ def _proposal(space: FaultSpace, law: _Law, guides: list[Event]) -> tuple[Floats
     return np.concatenate(parts), np.concatenate(shares)
 
 
-def _at_design_point(space: FaultSpace, law: _Law, event: Event, tilted: Floats) -> Floats | None:
+def _at_design_point(
+    space: FaultSpace, law: TiltedCoordinates, event: Event, tilted: Floats
+) -> Floats | None:
     """Tilted gains (N,) of the network at the tilted mean point; None where it is flat there."""
     if not space.has_derivatives:
         return None
@@ -305,72 +309,15 @@ def _class_events(clean: Floats, margins: LinearSurrogate, b: int) -> list[Event
     return events
 
 
-@dataclass(frozen=True)
-class _Law:
-    """The coordinates' law, tilted coordinate by coordinate.
-
-    Attributes:
-        p: (N,) probability of Bernoulli coordinates, 0 for the others.
-        std: (N,) of Gaussian coordinates, 0 for the others.
-        is_bernoulli: (N,).
-    """
-
-    p: Floats
-    std: Floats
-    is_bernoulli: NDArray[np.bool_]
-
-    @classmethod
-    def of(cls, space: FaultSpace) -> _Law:
-        check_drawable((place.fault for place in space.placements), "importance sampling")
-        bernoulli = np.zeros(space.N, dtype=bool)
-        rate = np.zeros(space.N)
-        for place in space.placements:
-            bernoulli[place.start : place.stop] = place.fault.is_bernoulli
-            rate[place.start : place.stop] = place.fault.rate
-        return cls(np.where(bernoulli, rate, 0.0), np.where(bernoulli, 0.0, rate), bernoulli)
-
-    def log_mean_exp(self, tilted: Floats) -> Floats:
-        """log E exp(sum tilted_i e_i) for each row of (J, N)."""
-        with np.errstate(divide="ignore"):  # p = 0 and p = 1 have a log of -infinity
-            bernoulli = np.logaddexp(np.log1p(-self.p), np.log(self.p) + tilted)
-        terms = np.where(self.is_bernoulli, bernoulli, (self.std * tilted) ** 2 / 2)
-        total: Floats = terms.sum(-1)
-        return total
-
-    def mean(self, tilted: Floats) -> Floats:
-        """E e under the tilt."""
-        with np.errstate(divide="ignore"):
-            crash = expit(logit(self.p) + tilted)
-        return np.where(self.is_bernoulli, crash, self.std**2 * tilted)
-
-    def scattered(self) -> Floats:
-        """The tilt (N,) under which some two or three Bernoulli coordinates strike together.
-
-        No direction is preferred: it finds what a linear surrogate does not know of, such as two
-        faults that together move the output the other way.
-        """
-        wanted = min(0.5, _STRUCK / max(int((self.p > 0).sum()), 1))
-        random = (self.p > 0) & (self.p < wanted)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(random, logit(wanted) - logit(self.p), 0.0)
-
-    def draw(self, rng: np.random.Generator, tilted: Floats) -> Floats:
-        """Coordinates (S, N), one row for each row of tilts."""
-        mean = self.mean(tilted)
-        e = (rng.random(mean.shape) < mean).astype(float)
-        if self.is_bernoulli.all():
-            return e
-        return np.where(self.is_bernoulli, e, mean + self.std * rng.standard_normal(mean.shape))
-
-
 def _tilt(space: FaultSpace, event: Event) -> float:
     """The t at which the network at the tilted mean point just reaches the event.
 
     The first of a geometric grid, then of a fine one before it; the largest useful t where the
     event is out of reach.
     """
-    law = _Law.of(space)
-    scale = float(np.abs(event.gains).max())
+    law = TiltedCoordinates.of(coordinates_of(space))
+    # How far a tilt moves a coordinate is a matter of the law's own scale.
+    scale = float(np.abs(event.gains * _units(space)).max())
     if scale == 0:
         return 0.0
 
@@ -387,6 +334,14 @@ def _tilt(space: FaultSpace, event: Event) -> float:
     fine = np.linspace(coarse[at - 1], coarse[at], _GRID)
     finer = first_reached(fine)
     return float(fine[-1 if finer is None else finer])
+
+
+def _units(space: FaultSpace) -> Floats:
+    """(N,) in which coordinates of laws other than Bernoulli and normal are measured; else 1."""
+    units = np.ones(space.N)
+    for where, block in coordinates_of(space).others:
+        units[where] = np.sqrt(block.variance)
+    return units
 
 
 def _points(e: Floats) -> Points:

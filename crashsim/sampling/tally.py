@@ -85,9 +85,7 @@ class Tally:
             return []  # each single strike is known, or what it does about
         chance = {p.site.name: 0.0 for p in self._space.placements}
         for p in self._space.placements:
-            mean = self._space.mean_point[p.start : p.stop]
-            usual = np.minimum(mean, 1 - mean).sum() if p.fault.is_bernoulli else np.inf
-            chance[p.site.name] += float(usual)
+            chance[p.site.name] += float(np.full(p.size, p.fault.unusual_probability).sum())
         strikes = {name: self.n * each for name, each in chance.items() if each > 0}
         return [(name, many) for name, many in strikes.items() if 2 * many < ENOUGH]
 

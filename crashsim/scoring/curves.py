@@ -36,8 +36,9 @@ def curves_of(space: FaultSpace, results: Results, asked: Asked, samples: int) -
     row, output = (int(i) for i in np.unravel_index(int(variance.argmax()), variance.shape))
     one = analysis.surrogate and of_pair(analysis.surrogate, row, output)
     end = 8 * float(np.sqrt(variance[row, output]))
-    while one is not None and float(one.saddlepoint(end)) > _SMALLEST:
-        end *= 1.25  # it ends at the latest where every coordinate has struck
+    if one is not None and not one.coordinates.without_cgf:
+        while float(one.saddlepoint(end)) > _SMALLEST:
+            end *= 1.25  # it ends at the latest where every coordinate has struck
     grid = np.linspace(0, end, _POINTS + 1)[1:]
     methods: dict[str, list[float]] = {}
     low = high = None
@@ -45,8 +46,9 @@ def curves_of(space: FaultSpace, results: Results, asked: Asked, samples: int) -
         methods["exact"] = [float(results.exact.tail(e)[row, output]) for e in grid]
     if one is not None:
         methods["chebyshev"] = tail_probability("chebyshev", one, grid).tolist()
-        methods["chernoff"] = tail_probability("chernoff", one, grid).tolist()
-        methods["saddlepoint"] = tail_probability("saddlepoint", one, grid).tolist()
+        if not one.coordinates.without_cgf:
+            methods["chernoff"] = tail_probability("chernoff", one, grid).tolist()
+            methods["saddlepoint"] = tail_probability("saddlepoint", one, grid).tolist()
     if results.proof is not None and one is not None:
         methods |= _proved_curves(results.proof, grid, row, output)
     if one is not None and "importance-sampling" in results.found:
@@ -113,9 +115,10 @@ def histogram_of(results: Results) -> Histogram | None:
     saddlepoint = normal = None
     if analysis.surrogate is not None:
         one = of_pair(analysis.surrogate, int(where[0]), int(where[1]))
-        if one.variance > 0:
+        if one.variance > 0 and not one.coordinates.without_cgf:
             above = one.saddlepoint(edges, "upper")
             saddlepoint = (n * -np.diff(above)).tolist()
+        if one.variance > 0:
             normal = (n * _normal_mass(edges, one)).tolist()
     return Histogram(
         int(where[0]), int(where[1]), edges.tolist(), counts.tolist(), saddlepoint, normal

@@ -12,6 +12,7 @@ from functools import partial
 from crashsim.analytic import first_order, proofs, second_order
 from crashsim.analytic.first_order import Analysis, TailMethod
 from crashsim.errors import Interrupted, NotApplicableError
+from crashsim.faults import lacking_for_tails
 from crashsim.results.estimate import Estimate
 from crashsim.sampling.certified import certified_sampling
 from crashsim.sampling.enumeration import enumerate_space
@@ -80,7 +81,7 @@ def _mean_point_curvature(given: Given) -> Found:
 
 def _not_few_crashes(size: Size) -> str | None:
     space = size.space
-    if space.N > second_order.MAX_PAIRED or not all(p.fault.is_bernoulli for p in space.placements):
+    if space.N > second_order.MAX_PAIRED or not all(p.fault.is_binary for p in space.placements):
         return f"for at most {second_order.MAX_PAIRED} crashes; there are {space.N} coordinates"
     return None
 
@@ -98,7 +99,16 @@ def _too_large_a_hessian(size: Size) -> str | None:
 def _tails(name: TailMethod, given: Given) -> list[Estimate]:
     if given.asked.epsilon is None and given.margins is None:
         raise NotApplicableError(NO_EPSILON)
+    if name != "chebyshev":
+        _check_laws(given)
     return first_order.tails(name, given.linear, given.margins, given.asked.epsilon)
+
+
+def _check_laws(given: Given, tilted: bool = False) -> None:
+    """NotApplicableError for a law without what tails (or tilted samples) take of it."""
+    faults = [p.fault for p in given.space.placements]
+    if lacking := lacking_for_tails(faults, tilted):
+        raise NotApplicableError(lacking)
 
 
 def _remainder(given: Given) -> list[Estimate]:
@@ -155,6 +165,7 @@ def _monte_carlo(given: Given) -> Found:
 
 
 def _importance_sampling(given: Given) -> Iterable[Estimate]:
+    _check_laws(given, tilted=True)
     asked = given.asked
     found = importance_sampling(
         given.space,
@@ -285,6 +296,7 @@ METHODS: tuple[Method, ...] = (
         partial(_tails, "chebyshev"),
         "bound",
         needs=("surrogate", "margins"),
+        moments_only=True,
         rank=1,
     ),
     Method(

@@ -11,7 +11,6 @@ import numpy as np
 
 from crashsim.analytic import first_order
 from crashsim.coordinates.placement import Placement
-from crashsim.faults import FAULTS
 from crashsim.results.schema import CoordinateFacts, FaultFacts, ModelFacts, SiteFacts
 from crashsim.space import FaultSpace
 
@@ -31,17 +30,7 @@ def describe_model(space: FaultSpace, names: Mapping[str, str]) -> ModelFacts:
 
 
 def describe_fault(placement: Placement) -> FaultFacts:
-    fault = placement.fault
-    facts: FaultFacts = {"fault": fault.name, "site": placement.site.name}
-    if fault.is_bernoulli:
-        facts["p"] = fault.rate
-    elif fault.can_be_drawn:
-        facts["std"] = fault.rate
-    else:
-        facts["parameter"], facts["rate"] = fault.parameter, fault.rate
-    own = fault.to_dict() if isinstance(fault, tuple(FAULTS.values())) else {}
-    declared = {name: own[name] for name in ("group", "value", "bits") if name in own}
-    return cast(FaultFacts, {**facts, **declared})
+    return cast(FaultFacts, {**placement.fault.facts(), "site": placement.site.name})
 
 
 def describe_sites(space: FaultSpace, analysis: first_order.Analysis) -> list[SiteFacts]:

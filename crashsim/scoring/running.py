@@ -9,6 +9,7 @@ from crashsim.analytic.first_order import Analysis
 from crashsim.analytic.proofs import Provable
 from crashsim.analytic.questions import answers
 from crashsim.errors import Interrupted, NotApplicableError
+from crashsim.faults import lacking_for_tails
 from crashsim.results.estimate import Answer
 from crashsim.sampling.enumeration import ExactDistribution
 from crashsim.sampling.monte_carlo import MonteCarlo
@@ -157,6 +158,8 @@ def _answer(shared: Shared, results: Results, progress: Progress) -> None:
     if results.analysis.surrogate is None:
         results.skipped["answers"] = NO_SURROGATE
         return
+    if lacking := lacking_for_tails(p.fault for p in shared.space.placements):
+        results.skipped["answers"] = lacking
     wide = shared.take("wide")
     progress("answers", 0, 1)
     with timing(results.timings, "answers"):

@@ -13,8 +13,8 @@ from crashsim_theory import Certificate, LinearSurrogate
 from crashsim.analytic import first_order, proofs
 from crashsim.analytic.first_order import Analysis
 from crashsim.analytic.layer_bounds import layer_bounds
+from crashsim.coordinates.placement import strikes_singly
 from crashsim.errors import ArgumentError, NotApplicableError
-from crashsim.faults import is_single_crash
 from crashsim.results.estimate import Estimate, Quantity
 from crashsim.scoring.asked import Asked, Progress
 from crashsim.scoring.method import Method
@@ -93,11 +93,11 @@ class Shared:
     def linearised(self) -> Analysis:
         """The linearisation at hand: its surrogate, shares and covariance; empty if none is.
 
-        The differences' where all coordinates are Bernoulli or the gradients give no surrogate.
+        The differences' where all coordinates are two-valued or the gradients give no surrogate.
         """
         gradients, differences = self.made("gradients"), self.made("differences")
         if differences is not None and (
-            gradients is None or gradients.surrogate is None or _are_crashes(self.space)
+            gradients is None or gradients.surrogate is None or _are_two_valued(self.space)
         ):
             return cast(Analysis, differences)
         return gradients or Analysis()
@@ -215,7 +215,7 @@ def _surrogate(shared: Shared) -> Analysis:
     Where there are no gradients, the differences are computed for the surrogate alone.
     """
     order = ["gradients", "differences"]
-    if "mean-point-single" in shared.methods and _are_crashes(shared.space):
+    if "mean-point-single" in shared.methods and _are_two_valued(shared.space):
         order.reverse()
     reason = ""
     for name in order:
@@ -229,8 +229,8 @@ def _surrogate(shared: Shared) -> Analysis:
     raise NotApplicableError(NO_SURROGATE + reason)
 
 
-def _are_crashes(space: FaultSpace) -> bool:
-    return all(p.fault.is_bernoulli for p in space.placements)
+def _are_two_valued(space: FaultSpace) -> bool:
+    return all(p.fault.is_two_valued for p in space.placements)
 
 
 def _margins(shared: Shared) -> LinearSurrogate | None:
@@ -261,7 +261,7 @@ def _certificates(shared: Shared) -> Mapping[tuple[Quantity, int], Certificate]:
 
 def _not_crashes(size: Size) -> str | None:
     for p in size.space.placements:
-        if not is_single_crash(p.fault):
+        if not strikes_singly(p):
             return f"defined for crashes of neurons and weights, not for {p.fault.name}"
     return None
 

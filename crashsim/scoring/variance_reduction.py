@@ -32,7 +32,7 @@ def is_stratified(size: Size, samples: int | None) -> bool:
 def is_controlled(size: Size, samples: int | None) -> bool:
     """Whether Monte Carlo takes the linear surrogate, if there is one, for a control variate."""
     space = size.space
-    struck = sum(p.size * (p.fault.rate if p.fault.is_bernoulli else 1) for p in space.placements)
+    struck = sum(p.size * p.fault.change_probability for p in space.placements)
     cost = 2 * struck * space.B * space.K
     if size.gains > _CONTROL_VALUES or cost > _CONTROL_COST * size.operations:
         return False

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from crashsim.arguments import instance
 from crashsim.coordinates.placement import Faults, Placement, check_strength, place
-from crashsim.errors import ArgumentError, ModelError
-from crashsim.faults import Fault, check_fault
+from crashsim.errors import ModelError
+from crashsim.faults import faults_by_site
 from crashsim.model import checkpointing
 from crashsim.model.calling import call_with
 from crashsim.model.checks import check_can_be_trained, check_module, dtype_of
@@ -88,7 +88,7 @@ class Attached(checkpointing.Participant, ABC):
 
     def __init__(self, model: nn.Module, faults: Faults, sites: str = "hidden") -> None:
         check_can_be_trained(check_module(model))
-        _check_faults(faults)
+        faults_by_site(faults)
         instance("sites", sites, str, "a name or glob; several go into faults")
         self.model, self.faults, self._pattern = model, faults, sites
         self._attach()
@@ -379,29 +379,3 @@ def _devices(model: nn.Module) -> list[int]:
 def _remove_all(handles: list[torch.utils.hooks.RemovableHandle]) -> None:
     while handles:
         handles.pop().remove()
-
-
-def _check_faults(faults: object) -> None:
-    """What can be said of faults before the sites are known."""
-    values: list[Any] = list(faults.values()) if isinstance(faults, Mapping) else [faults]
-    if not values or not all(isinstance(fault, Fault) for fault in values):
-        raise ArgumentError(
-            f"faults={faults!r}: give a fault such as NeuronCrash(p=0.05), or a mapping from site "
-            "names to faults"
-        )
-    for fault in values:
-        check_fault(fault)
-
-
-def mean_of(fault: Fault) -> float:
-    """E e of a fault coordinate."""
-    if fault.can_be_drawn:
-        return fault.rate if fault.is_bernoulli else 0.0
-    return float(fault.law.moments(**fault.law_parameters).mean)
-
-
-def variance_of(fault: Fault) -> float:
-    """Var e of a fault coordinate: p (1 - p) for a Bernoulli one."""
-    if fault.can_be_drawn:
-        return fault.rate * (1 - fault.rate) if fault.is_bernoulli else fault.rate * fault.rate
-    return float(fault.law.moments(**fault.law_parameters).k2)

@@ -25,13 +25,14 @@ import torch
 from torch import Tensor, nn
 
 from crashsim.arguments import check_seed, one_of, whole
-from crashsim.coordinates.placement import Faults, Placement, faults_of
+from crashsim.coordinates.drawing import draw_tensor
+from crashsim.coordinates.placement import Faults, Placement
 from crashsim.errors import ArgumentError, ModelError
-from crashsim.faults import Fault, NeuronCrash, WeightCrash, acts_as, check_drawable
+from crashsim.faults import Fault, check_drawable, faults_of
 from crashsim.model import checkpointing
 from crashsim.model.calling import call_with
 from crashsim.model.sites import Action, Site, perturbing
-from crashsim.training.attached import Attached, _devices, _key_of, _Moment, mean_of, variance_of
+from crashsim.training.attached import Attached, _devices, _key_of, _Moment
 from crashsim.training.weight_penalties import Balance, Continuity, check_strength
 
 _HALF_SCALE = 256.0  # keeps gradients of float16 outputs out of the subnormal numbers
@@ -335,7 +336,7 @@ def _insert(
     shape = tuple(value.shape[1:])
     for p in placements:
         size = (len(value), p.fault.coordinate_count(shape))
-        e = value.new_full(size, mean_of(p.fault) if at_mean else 0.0).requires_grad_()
+        e = value.new_full(size, p.fault.mean if at_mean else 0.0).requires_grad_()
         coordinates.append((p, e))
         value = p.fault.perturb(value, e, shape)
     return value
@@ -359,7 +360,7 @@ def _weighted_square(fault: Fault, gradient: Tensor | None, scale: float) -> Ten
     if gradient is None:
         return 0.0
     wide = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
-    return variance_of(fault) / scale**2 * wide.square().sum()
+    return fault.variance / scale**2 * wide.square().sum()
 
 
 def _random_state(model: nn.Module) -> list[Tensor]:
@@ -490,14 +491,10 @@ class CrashTraining(Attached):
     def _struck(self, value: Tensor, placements: list[Placement], draws: torch.Generator) -> Tensor:
         shape = tuple(value.shape[1:])
         for p in placements:
-            e = torch.empty(len(value), p.fault.coordinate_count(shape))
-            if p.fault.is_bernoulli:
-                e.bernoulli_(p.fault.rate, generator=draws)
-            else:
-                e.normal_(0, p.fault.rate, generator=draws)
+            e = draw_tensor(p.fault, (len(value), p.fault.coordinate_count(shape)), draws)
             value = p.fault.perturb(value, e.to(value), shape)
-            kept = 1 - p.fault.rate
-            if self.inverse_scaling and acts_as(p.fault, NeuronCrash, WeightCrash) and kept:
+            kept = 1 - p.fault.mean
+            if self.inverse_scaling and p.fault.zeroes and kept:
                 value = value / kept
         return value
 

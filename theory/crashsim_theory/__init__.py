@@ -26,7 +26,15 @@ from crashsim_theory.derivation import Derivation, derive
 from crashsim_theory.enclosures import enclosure
 from crashsim_theory.errors import TheoryError
 from crashsim_theory.groups import group_hessian, group_sum
-from crashsim_theory.laws import BERNOULLI, NORMAL, Law, Moments, law_from_moments
+from crashsim_theory.laws import (
+    BERNOULLI,
+    NORMAL,
+    Law,
+    Moments,
+    law_from_cgf,
+    law_from_moments,
+    law_of_atoms,
+)
 from crashsim_theory.layers import (
     Affine,
     AvgPool2d,
@@ -65,11 +73,12 @@ from crashsim_theory.replicas import (
 )
 from crashsim_theory.single import SingleAtMean, SingleAtZero, derive_single
 from crashsim_theory.tails.chebyshev import chebyshev, union
-from crashsim_theory.tails.coordinates import Bernoulli, Coordinates, Normal
+from crashsim_theory.tails.coordinates import Bernoulli, Coordinates, Normal, OfLaw, block_of
 from crashsim_theory.tails.exact import linear_exact
 from crashsim_theory.tails.sampling import ExceedanceSampler, exceedance_sampler
 from crashsim_theory.tails.surrogate import LinearSurrogate
 from crashsim_theory.tails.theorem import TheoremTail, theorem_tail
+from crashsim_theory.tails.tilting import TiltedCoordinates
 
 __all__ = [
     "BERNOULLI",
@@ -98,16 +107,19 @@ __all__ = [
     "Moments",
     "Network",
     "Normal",
+    "OfLaw",
     "Remainder",
     "Residual",
     "SingleAtMean",
     "SingleAtZero",
     "TheoremTail",
     "TheoryError",
+    "TiltedCoordinates",
     "VarianceShare",
     "Width",
     "activation",
     "balance",
+    "block_of",
     "certify",
     "certify_class",
     "certify_linear",
@@ -126,7 +138,9 @@ __all__ = [
     "largest_p_chebyshev",
     "largest_p_expression",
     "largest_p_of_gains",
+    "law_from_cgf",
     "law_from_moments",
+    "law_of_atoms",
     "leaky_relu",
     "linear_exact",
     "median_failure",

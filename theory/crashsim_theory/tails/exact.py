@@ -69,6 +69,8 @@ def linear_exact(
         raise TheoryError(
             "surrogate", surrogate, "normal coordinates have no lattice: use chernoff"
         )
+    if surrogate.coordinates.others:
+        raise TheoryError("surrogate", surrogate, "is for Bernoulli coordinates: use chernoff")
     thresholds = as_array("eps", eps)
     low = np.zeros((*surrogate.shape, *thresholds.shape))
     high = np.zeros_like(low)

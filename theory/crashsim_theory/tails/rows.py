@@ -11,6 +11,7 @@ import numpy as np
 from scipy.special import expit
 
 from crashsim_theory.arrays import Array
+from crashsim_theory.tails.coordinates import OfLaw
 
 CHUNK_BYTES = 200_000_000
 _TEMPORARIES = 8  # arrays of shape (rows, N) alive at once in `_cumulants`
@@ -34,11 +35,17 @@ class Rows:
     gains: Array  # (R, N) of the Bernoulli coordinates
     normal_variance: Array  # (R,)
     p: Array  # (N,)
+    others: tuple[tuple[Array, OfLaw], ...] = ()  # gains (R, n) of other laws' coordinates
 
     @property
     def negative(self) -> Rows:
         """The rows of -L."""
-        return Rows(-self.shift, -self.gains, self.normal_variance, self.p)
+        others = tuple((-gains, block) for gains, block in self.others)
+        return Rows(-self.shift, -self.gains, self.normal_variance, self.p, others)
+
+    @functools.cached_property
+    def _width(self) -> int:
+        return self.p.size + sum(len(block) for _, block in self.others)
 
     @functools.cached_property
     def logit(self) -> Array:
@@ -55,6 +62,9 @@ class Rows:
             log_p, log_q = np.log(self.p), np.log1p(-self.p)
         forced = np.where(self.gains > 0, log_p, np.where(self.gains < 0, log_q, 0.0))
         log_atom = np.where(likely & ~sure, forced, 0.0).sum(-1)
+        for gains, block in self.others:
+            largest, log_probability = block.largest(gains)
+            top, log_atom = top + largest, log_atom + log_probability
         unbounded = self.normal_variance > 0
         return np.where(unbounded, np.inf, top), np.where(unbounded, -np.inf, log_atom)
 
@@ -65,17 +75,20 @@ class Rows:
     def log_mgf(self, rows: Any, t: Array) -> Array:
         """K of surrogate rows[j] at t[j], (J,)."""
         result = np.empty(len(t))
-        for part in chunks(len(t), self.p.size):
+        for part in chunks(len(t), self._width):
             at, row = t[part], rows[part]
             terms = log_mgf_terms(self.p, at[:, np.newaxis] * self.gains[row])
             normal = self.normal_variance[row] * at * at / 2
             result[part] = self.shift[row] * at + terms.sum(-1) + normal
+            for gains, block in self.others:
+                (k,) = block.cumulants(at[:, np.newaxis] * gains[row], 0)
+                result[part] += k.sum(-1)
         return result
 
     def moments(self, rows: Any, t: Array) -> tuple[Array, Array, Array]:
         """Mean, variance and third central moment under the tilt (K's derivatives), (J,)."""
         result = np.empty((3, len(t)))
-        for part in chunks(len(t), self.p.size):
+        for part in chunks(len(t), self._width):
             at, row = t[part], rows[part]
             g, v = self.gains[row], self.normal_variance[row]
             tilted = expit(at[:, np.newaxis] * g + self.logit)
@@ -83,6 +96,11 @@ class Rows:
             spread = tilted * (1 - tilted) * g * g
             result[1, part] = spread.sum(-1) + v
             result[2, part] = (spread * (1 - 2 * tilted) * g).sum(-1)
+            for gains, block in self.others:
+                g = gains[row]
+                found = block.cumulants(at[:, np.newaxis] * g, 1, 2, 3)
+                for order, derivative in enumerate(found, 1):
+                    result[order - 1, part] += (derivative * g**order).sum(-1)
         return result[0], result[1], result[2]
 
 

@@ -108,6 +108,8 @@ def exceedance_sampler(
         raise TheoryError("surrogate.shape", surrogate.shape, "give one surrogate without axes")
     if np.any(surrogate.normal_variance > 0):
         raise TheoryError("surrogate", surrogate, "normal coordinates have no lattice")
+    if surrogate.coordinates.others:
+        raise TheoryError("surrogate", surrogate, "is for Bernoulli coordinates")
     gains, p = surrogate.bernoulli_gains, surrogate.coordinates.p
     c = math.nextafter(eps - float(surrogate.shift), -math.inf)
     if math.fsum(np.maximum(gains[p > 0], 0)) < c:

@@ -37,6 +37,8 @@ class LinearSurrogate:
         coordinates: the laws of the N coordinates.
 
     Throughout, `eps` of shape (*E) gives results of shape (..., *E): a curve for every surrogate.
+    All but mean and variance need the cumulant generating functions of all laws, and raise a
+    TheoryError that names a law without.
     """
 
     shift: Any
@@ -70,20 +72,26 @@ class LinearSurrogate:
     @functools.cached_property
     def normal_variance(self) -> Array:
         """The variance that the normal coordinates contribute, shape (...)."""
-        normal = self.gains[..., ~self.coordinates.is_bernoulli]
+        normal = self.gains[..., self.coordinates.is_normal]
         return np.asarray((normal**2) @ (self.coordinates.std**2), dtype=np.float64)
 
     @functools.cached_property
     def mean(self) -> Array:
         """E L, shape (...)."""
-        return np.asarray(self.shift + self.bernoulli_gains @ self.coordinates.p, dtype=np.float64)
+        mean = self.shift + self.bernoulli_gains @ self.coordinates.p
+        for where, block in self.coordinates.others:
+            mean = mean + self.gains[..., where] @ block.mean
+        return np.asarray(mean, dtype=np.float64)
 
     @functools.cached_property
     def variance(self) -> Array:
         """Var L, shape (...)."""
         p = self.coordinates.p
         bernoulli = (self.bernoulli_gains**2) @ (p * (1 - p))
-        return np.asarray(bernoulli + self.normal_variance, dtype=np.float64)
+        variance = bernoulli + self.normal_variance
+        for where, block in self.coordinates.others:
+            variance = variance + self.gains[..., where] ** 2 @ block.variance
+        return np.asarray(variance, dtype=np.float64)
 
     @property
     def negative(self) -> LinearSurrogate:
@@ -136,12 +144,21 @@ class LinearSurrogate:
 
     @functools.cached_property
     def _rows(self) -> Rows:
-        gains = self.bernoulli_gains
+        if unknown := self.coordinates.without_cgf:
+            raise TheoryError(
+                "law", unknown[0], "its cumulant generating function is not known: give it a cgf"
+            )
+        gains, count = self.bernoulli_gains, self.shift.size
+        others = tuple(
+            (self.gains[..., where].reshape(count, len(block)), block)
+            for where, block in self.coordinates.others
+        )
         return Rows(
             self.shift.reshape(-1),
-            gains.reshape(self.shift.size, gains.shape[-1]),
+            gains.reshape(count, gains.shape[-1]),
             self.normal_variance.reshape(-1),
             self.coordinates.p,
+            others,
         )
 
     def _tail(self, eps: ArrayLike, side: Side, upper: RowFunction) -> Array:

@@ -17,7 +17,6 @@ from crashsim.faults import (
     SignFlip,
     StuckAt,
     WeightCrash,
-    parse_fault,
 )
 
 
@@ -162,50 +161,6 @@ def test_faults_are_values():
         NeuronCrash(0.1).p = 0.2
     assert StuckAt(0.1, 2.0).to_dict() == {"fault": "stuck-at", "p": 0.1, "value": 2.0}
     assert GainNoise(0.2).rate == 0.2
-
-
-@pytest.mark.parametrize(
-    ("spec", "options", "wanted"),
-    [
-        ("neuron-crash:p=0.02", {}, (None, NeuronCrash(0.02))),
-        ("neuron-crash", {"default_p": 0.3}, (None, NeuronCrash(0.3))),
-        ("conv*=neuron-crash:p=0.01,group=4", {}, ("conv*", NeuronCrash(0.01, group=4))),
-        ("neuron-crash:p=1", {"group": "channel"}, (None, NeuronCrash(1.0, group="channel"))),
-        ("a.b#1=bit-flip:p=1e-4,bits=4", {}, ("a.b#1", BitFlip(1e-4, bits=4))),
-        ("stuck-at:p=0.1,value=-2", {}, (None, StuckAt(0.1, -2.0))),
-        ("w=gain-noise:std=0.5", {"default_p": 0.1}, ("w", GainNoise(0.5))),
-        ("layer:relu=sign-flip:p=0.1", {}, ("layer:relu", SignFlip(0.1))),
-    ],
-)
-def test_specs(spec, options, wanted):
-    assert parse_fault(spec, **options) == wanted
-
-
-@pytest.mark.parametrize(
-    "spec",
-    [
-        "",
-        "crash",
-        "neuron-crash",
-        "neuron-crash:p",
-        "neuron-crash:p=",
-        "neuron-crash:p=x",
-        "neuron-crash:p=2",
-        "neuron-crash:q=0.1",
-        "=neuron-crash:p=0.1",
-        "neuron-crashes:p=0.1",
-        "neuron-crash:p=0.1,group=rows",
-        "neuron-crash:p=0.1,group=-2",
-        "gain-noise",
-        "gain-noise:p=0.1",
-        "bit-flip:p=0.1,bits=8.5",
-        "bit-flip:p=0.1,bits=99",
-        "stuck-at:p=0.1,value=inf",
-    ],
-)
-def test_bad_specs(spec):
-    with pytest.raises(ArgumentError):
-        parse_fault(spec)
 
 
 def test_every_fault_has_a_name_of_its_own():

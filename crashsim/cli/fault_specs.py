@@ -1,0 +1,128 @@
+"""How faults are written on a command line: ``[SITES=]KIND[:NAME=VALUE,...]``.
+
+KIND is a built-in fault's name, or ``path.py:Class`` for a fault of one's own, whose code is run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from crashsim.errors import ArgumentError
+from crashsim.faults import FAULTS, Fault
+from crashsim.files.users_code import load_class, told_as_the_users
+
+# Sites may hold a colon; what follows the first "=" that makes sense is the kind.
+_WHERE = r"(?:(?P<where>.+?)=)?"
+_VALUES = r"(?::(?P<values>.*))?"
+_KNOWN = re.compile(rf"{_WHERE}(?P<kind>{'|'.join(FAULTS)}){_VALUES}")
+_OWN = re.compile(rf"{_WHERE}(?P<kind>(?P<file>[^=]+\.py):(?P<name>[A-Za-z_]\w*)){_VALUES}")
+
+
+def parse_fault(
+    spec: str, default_p: float | None = None, group: str | None = None
+) -> tuple[str | None, Fault]:
+    """Reads ``[SITES=]KIND[:NAME=VALUE,...]``, as the command line takes it.
+
+    Args:
+        spec: such as ``neuron-crash``, ``conv*=neuron-crash:p=0.01``, ``bit-flip:p=1e-4,bits=8``
+            or ``noise.py:UniformNoise:width=0.1``, which runs that file.
+        default_p: the probability where the spec gives none.
+        group: the group of neuron crashes where the spec gives none.
+
+    Returns:
+        the sites, if given, and the fault.
+
+    Raises:
+        ArgumentError: not of that form, an unknown kind or name, or a value out of range.
+        FileError: there is no such file.
+        ModelError: the code in it fails.
+    """
+    match, cls = _read(spec)
+    values = _values(spec, cls, match["values"] or "")
+    known = {f.name for f in fields(cls)}
+    if "p" in known and default_p is not None:
+        values.setdefault("p", default_p)
+    if "group" in known and group is not None:
+        values.setdefault("group", _group(group))
+    if missing := [f.name for f in fields(cls) if _is_required(f) and f.name not in values]:
+        raise ArgumentError(f"fault={spec!r}: say how strong, as {match['kind']}:{missing[0]}=0.1")
+    with told_as_the_users(f"fault={spec!r}", f"{cls.__name__}()"):
+        return match["where"], cls(**values)
+
+
+def fault_class(spec: str) -> type[Fault]:
+    """The class of a fault that is written so; its sites and values do not matter.
+
+    Raises:
+        As ``parse_fault``.
+    """
+    return _read(spec)[1]
+
+
+def _read(spec: str) -> tuple[re.Match[str], type[Fault]]:
+    """The parts of a fault as it is written, and its class."""
+    if match := _KNOWN.fullmatch(spec):
+        return match, FAULTS[match["kind"]]
+    if match := _OWN.fullmatch(spec):
+        own = Path(match["file"]), match["name"], Fault
+        return match, load_class(*own, f"fault={spec!r}")  # type: ignore[type-abstract]
+    named = spec.partition(":")[0].rpartition("=")[2]
+    raise ArgumentError(
+        f"fault={spec!r}: {named!r} is not known; choose among {', '.join(FAULTS)}, or give "
+        "path.py:Class"
+    )
+
+
+def fault_files(specs: Iterable[str] | None) -> list[tuple[str, str]]:
+    """The files of code that faults are read from, each as ("fault", path)."""
+    found = [_OWN.fullmatch(spec) for spec in specs or ()]
+    return [("fault", match["file"]) for match in found if match]
+
+
+def _is_required(field: Field[Any]) -> bool:
+    return field.init and field.default is MISSING and field.default_factory is MISSING
+
+
+def _values(spec: str, cls: type[Fault], text: str) -> dict[str, object]:
+    """The fields of a fault that ``NAME=VALUE,...`` gives."""
+    known = {f.name for f in fields(cls) if f.init}
+    hints = _type_hints(cls)
+    values: dict[str, object] = {}
+    for item in filter(None, text.split(",")):
+        name, equals, value = item.partition("=")
+        if not equals or name not in known:
+            raise ArgumentError(
+                f"fault={spec!r}: {item!r}: give NAME=VALUE with {' or '.join(sorted(known))}"
+            )
+        if name in values:
+            raise ArgumentError(f"fault={spec!r}: gives {name} twice; give it once")
+        values[name] = _value(spec, name, value, hints.get(name))
+    return values
+
+
+def _type_hints(cls: type[Fault]) -> dict[str, Any]:
+    try:
+        return get_type_hints(cls)
+    except Exception:  # whatever the user's annotations raise: every value is then a number
+        return {}
+
+
+def _value(spec: str, name: str, text: str, kind: Any) -> object:
+    if name == "group":
+        return _group(text)
+    if kind is str:
+        return text
+    if kind is bool and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return int(text) if kind is int else float(text)
+    except ValueError:
+        raise ArgumentError(f"fault={spec!r}: {name}={text!r}; give a number") from None
+
+
+def _group(text: str) -> object:
+    return int(text) if text.isdecimal() else text

@@ -1,0 +1,56 @@
+"""What can go wrong, and how often.
+
+=================  ===============  =============================
+fault              e                displacement v(a)
+=================  ===============  =============================
+NeuronCrash        Bernoulli(p)     -a
+WeightCrash        Bernoulli(p)     -a
+StuckAt            Bernoulli(p)     value - a
+SignFlip           Bernoulli(p)     -2 a
+BitFlip            Bernoulli(p)     change of the bit (one e per bit)
+GainNoise          Normal(0, std²)  a
+AdditiveNoise      Normal(0, std²)  1
+=================  ===============  =============================
+
+A fault of one's own is a subclass of ``Fault`` with its own law: docs/doors/fault_law.md.
+"""
+
+from collections.abc import Mapping
+
+from crashsim.faults.checks import (
+    check_drawable,
+    check_fault,
+    faults_by_site,
+    faults_of,
+    lacking_for_tails,
+)
+from crashsim.faults.fault import Fault, Strikes
+from crashsim.faults.neurons import NeuronCrash
+from crashsim.faults.noise import AdditiveNoise, GainNoise
+from crashsim.faults.values import SignFlip, StuckAt
+from crashsim.faults.weights import WeightCrash
+from crashsim.faults.words import BitFlip
+
+FAULTS: Mapping[str, type[Fault]] = {
+    kind.name: kind
+    for kind in (NeuronCrash, WeightCrash, StuckAt, SignFlip, BitFlip, GainNoise, AdditiveNoise)
+}
+"""The built-in faults by the name that the command line gives them."""
+
+__all__ = [
+    "FAULTS",
+    "AdditiveNoise",
+    "BitFlip",
+    "Fault",
+    "GainNoise",
+    "NeuronCrash",
+    "SignFlip",
+    "Strikes",
+    "StuckAt",
+    "WeightCrash",
+    "check_drawable",
+    "check_fault",
+    "faults_by_site",
+    "faults_of",
+    "lacking_for_tails",
+]

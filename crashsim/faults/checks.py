@@ -1,0 +1,116 @@
+"""What can be said of faults before they strike, whoever wrote their classes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from crashsim_theory import Law, TheoryError
+
+from crashsim.arguments import as_float, shown
+from crashsim.errors import ArgumentError
+from crashsim.faults.fault import Fault
+
+
+def faults_by_site(faults: Any, sites: str = "") -> dict[str, Fault]:
+    """Faults by the name or glob of the sites that they strike.
+
+    Args:
+        faults: a fault, which strikes ``sites``, or a mapping from site names to faults.
+        sites: name or glob.
+
+    Raises:
+        ArgumentError: neither of the two, or a fault that ``check_fault`` refuses.
+    """
+    given = {sites: faults} if isinstance(faults, Fault) else faults
+    if not isinstance(given, Mapping) or not given:
+        raise ArgumentError(
+            f"faults={faults!r}: give a fault such as NeuronCrash(p=0.01), or a mapping from site "
+            "names to faults"
+        )
+    for pattern, fault in given.items():
+        if not isinstance(fault, Fault) or not isinstance(pattern, str):
+            raise ArgumentError(f"faults: {pattern!r}: {fault!r} is not a site name and a fault")
+        check_fault(fault)
+    return dict(given)
+
+
+def faults_of(faults: Any) -> list[Fault]:
+    """The faults themselves, whatever they strike; what is not a fault is left out."""
+    found = list(faults.values()) if isinstance(faults, Mapping) else [faults]
+    return [fault for fault in found if isinstance(fault, Fault)]
+
+
+def check_fault(fault: Fault) -> None:
+    """Checks that a fault's class and numbers make a law.
+
+    Raises:
+        ArgumentError: its class declares no law or name, its parameter is no number, or its law
+            has no such parameter.
+    """
+    cls = type(fault).__name__
+    for name, kind, remedy in (
+        ("law", Law, "law: ClassVar = crashsim_theory.BERNOULLI"),
+        ("parameter", str, 'parameter: ClassVar[str] = "p"'),
+        ("name", str, 'name: ClassVar[str] = "my-fault"'),
+    ):
+        if not isinstance(getattr(type(fault), name, None), kind):
+            raise ArgumentError(f"{cls}: has no {name}; declare one, such as {remedy}")
+    if len(fault.law.parameters) > 1:
+        raise ArgumentError(
+            f"{cls}: law {fault.law.name!r} has parameters {list(map(str, fault.law.parameters))}; "
+            "a fault has one rate: fix the others as numbers in the law"
+        )
+    try:
+        rate = as_float(getattr(fault, fault.parameter))
+    except AttributeError:
+        raise ArgumentError(f"{cls}: has no field {fault.parameter!r}, its parameter") from None
+    if not math.isfinite(rate):
+        given = shown(getattr(fault, fault.parameter))
+        raise ArgumentError(f"{cls}: {fault.parameter}={given} is not a finite number; give one")
+    try:
+        with np.errstate(all="ignore"):  # what is too large is told once the model is known
+            fault.law.moments(**fault.law_parameters)
+            fault.law.nodes(**fault.law_parameters)
+    except TheoryError as error:
+        raise ArgumentError(f"{cls}: {fault.parameter}={rate!r}: {error}") from error
+
+
+def check_drawable(faults: Iterable[Fault], what: str, instead: str = "") -> None:
+    """Raises ArgumentError for a fault of which no samples can be drawn.
+
+    Args:
+        faults: to check.
+        what: what would draw them.
+        instead: what else serves such a fault.
+    """
+    for fault in faults:
+        if not fault.can_be_drawn:
+            raise ArgumentError(
+                f"faults: {type(fault).__name__}: its law {fault.law.name!r} says its moments, but "
+                f"not how it is drawn, as {what} needs; give the law a draw"
+                f"{instead and f', or {instead}'}"
+            )
+
+
+def lacking_for_tails(faults: Iterable[Fault], tilted: bool = False) -> str | None:
+    """What a law lacks for Chernoff's bound and the saddlepoint, in words; None for nothing.
+
+    Args:
+        faults: whose laws count.
+        tilted: also what it lacks to be drawn under a tilt, as importance sampling does.
+    """
+    for fault in faults:
+        if not fault.law.has_cgf:
+            return (
+                f"the law {fault.law.name!r} of {fault.name} has no cumulant generating function; "
+                "give it a cgf"
+            )
+        if tilted and not fault.law.can_be_tilted:
+            return (
+                f"the law {fault.law.name!r} of {fault.name} says not how it is drawn under a "
+                "tilt; give it draw_tilted, or a draw and a bounded support"
+            )
+    return None
