@@ -11,7 +11,7 @@ from crashsim.arrays import Floats
 from crashsim.coordinates.streams import Stream
 from crashsim.results.schema import Curves, Histogram
 from crashsim.sampling import importance
-from crashsim.scoring.asked import Asked
+from crashsim.scoring.request import Request
 from crashsim.scoring.running import Results
 from crashsim.space import FaultSpace
 
@@ -22,7 +22,7 @@ _SAMPLED = 8  # points of a curve that are sampled
 _SMALLEST = 1e-9  # tail probability down to which the curves go
 
 
-def curves_of(space: FaultSpace, results: Results, asked: Asked, samples: int) -> Curves | None:
+def curves_of(space: FaultSpace, results: Results, asked: Request, samples: int) -> Curves | None:
     """The curves of every method at hand; None where nothing moves or nothing was computed.
 
     Args:
@@ -82,7 +82,7 @@ def _rare_events(
     one: LinearSurrogate,
     output: int,
     grid: Floats,
-    asked: Asked,
+    asked: Request,
     samples: int,
     points: int,
 ) -> Floats:

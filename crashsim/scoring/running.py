@@ -13,10 +13,10 @@ from crashsim.faults import lacking_for_tails
 from crashsim.results.estimate import Answer
 from crashsim.sampling.enumeration import ExactDistribution
 from crashsim.sampling.monte_carlo import MonteCarlo
-from crashsim.scoring.asked import Asked, Progress
 from crashsim.scoring.method import Found, Method, guarded
 from crashsim.scoring.methods import METHODS
 from crashsim.scoring.plan import Plan
+from crashsim.scoring.request import Progress, Request
 from crashsim.scoring.shared import NO_SURROGATE, Given, Shared
 from crashsim.scoring.timing import timing
 from crashsim.space import FaultSpace
@@ -84,7 +84,7 @@ class Results:
         self.proof = shared.made("proof")
 
 
-def compute(space: FaultSpace, plan: Plan, asked: Asked, progress: Progress) -> Results:
+def compute(space: FaultSpace, plan: Plan, asked: Request, progress: Progress) -> Results:
     """All methods of the plan. Theory works in double precision, Monte Carlo in the model's own.
 
     An interrupt ends it: what was finished is returned, ``results.interrupted`` set, and the other

@@ -26,7 +26,6 @@ from crashsim.results.record import Record
 from crashsim.results.schema import Curves, Histogram
 from crashsim.results.verdict import verdict
 from crashsim.sampling.monte_carlo import DEFAULT_SAMPLES, check_sampling
-from crashsim.scoring.asked import CONFIDENCE, Asked, Progress
 from crashsim.scoring.cautions import doubts_of
 from crashsim.scoring.curves import curves_of, histogram_of
 from crashsim.scoring.method import Method
@@ -39,6 +38,7 @@ from crashsim.scoring.provenance import (
     leading_coordinates,
     versions,
 )
+from crashsim.scoring.request import CONFIDENCE, Progress, Request
 from crashsim.scoring.running import INTERRUPTED, Results, compute
 from crashsim.scoring.timing import timing
 from crashsim.space import FaultSpace
@@ -210,7 +210,7 @@ def score(
             space = FaultSpace(model, inputs, struck, sites, readout=readout)
         with timing(timings, "plan"):
             planned = plan(space, methods, samples, rel_width, hardware, proofs)
-        asked = Asked(
+        asked = Request(
             epsilon=epsilon,
             delta=delta,
             samples=samples,
@@ -245,7 +245,7 @@ def score(
 def _collect(
     space: FaultSpace,
     planned: Plan,
-    asked: Asked,
+    asked: Request,
     results: Results,
     names: Mapping[str, str],
     curves: Curves | None,

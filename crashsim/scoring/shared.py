@@ -16,8 +16,8 @@ from crashsim.analytic.layer_bounds import layer_bounds
 from crashsim.coordinates.placement import strikes_singly
 from crashsim.errors import ArgumentError, NotApplicableError
 from crashsim.results.estimate import Estimate, Quantity
-from crashsim.scoring.asked import Asked, Progress
 from crashsim.scoring.method import Method
+from crashsim.scoring.request import Progress, Request
 from crashsim.scoring.size import (
     Size,
     no_surrogate,
@@ -46,7 +46,7 @@ class Shared:
     def __init__(
         self,
         space: FaultSpace,
-        asked: Asked,
+        asked: Request,
         methods: frozenset[str],
         timings: dict[str, float],
         progress: Progress,
@@ -117,7 +117,7 @@ class Given:
     """
 
     space: FaultSpace
-    asked: Asked
+    asked: Request
     size: Size
     progress: Callable[[int, int], None]
     _method: Method = field(repr=False)

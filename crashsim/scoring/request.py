@@ -14,7 +14,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class Request:
     """What the caller of ``score`` wants, checked.
 
     Attributes:
