@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from crashsim.results.estimate import Estimate
     from crashsim.sampling.enumeration import ExactDistribution, enumerate_exact
     from crashsim.sampling.monte_carlo import monte_carlo
+    from crashsim.scoring.method import Method
     from crashsim.scoring.score import Score, score
     from crashsim.space import FaultSpace
     from crashsim.training.crash_variance import CrashTraining, CrashVariance
@@ -61,6 +62,7 @@ _HOMES = {
         "WeightCrash",
     ),
     "sampling.monte_carlo": ("monte_carlo",),
+    "scoring.method": ("Method",),
     "scoring.score": ("Score", "score"),
     "files.models": ("load_model",),
     "model.discovery": ("find_sites",),
@@ -90,6 +92,7 @@ __all__ = [
     "GainNoise",
     "Hardened",
     "Interrupted",
+    "Method",
     "NeuronCrash",
     "Replicated",
     "Score",

@@ -13,8 +13,8 @@ from crashsim import FaultSpace, Interrupted, NeuronCrash, Score, WeightCrash, m
 from crashsim.analytic.first_order import Analysis, double_precision, mean_point_single
 from crashsim.files.data import Data
 from crashsim.results.comparison import compare
-from crashsim.results.estimate import METHODS
 from crashsim.sampling.monte_carlo import _Run
+from crashsim.scoring.methods import METHODS
 from crashsim.training.classifier import Recipe
 from crashsim.training.hardening import Limits, harden
 from crashsim.training.hardening import _Hardening as Hardening
@@ -151,7 +151,7 @@ def test_a_score_keeps_the_methods_that_were_finished(make_net, randn):
             assert (e.value, e.low, e.high) == (of_whole.value, of_whole.low, of_whole.high)
         missing = {e.method for e in whole.estimates} - {e.method for e in found.estimates}
         interrupted = {m for m, reason in found.skipped.items() if "interrupted" in reason}
-        assert missing == interrupted & set(METHODS) - whole.skipped.keys()
+        assert missing == interrupted & {m.name for m in METHODS} - whole.skipped.keys()
         again = Score.from_dict(json.loads(json.dumps(found.to_dict())))
         assert again.partial
         assert "(partial)" in again.to_text()

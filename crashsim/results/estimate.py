@@ -16,35 +16,13 @@ from crashsim.results.schema import Number
 Kind = Literal["exact", "proof", "bound", "statistical", "estimate"]
 Quantity = Literal["mean", "variance", "tail", "class-change", "quantile"]
 
-METHODS = (
-    "exact",
-    "norm",
-    "absolute",
-    "taylor",
-    "single",
-    "pairs",
-    "mean-point-taylor",
-    "mean-point-curvature",
-    "mean-point-single",
-    "remainder",
-    "monte-carlo",
-    "importance-sampling",
-    "certified-sampling",
-    "chebyshev",
-    "chernoff",
-    "saddlepoint",
-    "linear-exact",
-    "certificate",
-    "hardware",
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """One number of a score.
 
     Attributes:
-        method: how it was computed (one of ``METHODS``).
+        method: the name of what computed it (``crashsim.scoring.methods.METHODS``, or one's own).
         quantity: ``mean`` of Delta, ``variance`` of Delta, ``tail`` = P(|Delta| >= epsilon),
             ``class-change`` = P(the predicted class changes), ``quantile`` of |Delta|.
         input: index of the input, or ``"all"``: the average over inputs.

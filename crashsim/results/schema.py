@@ -20,6 +20,7 @@ from typing_extensions import TypedDict
 Number = Annotated[float, BeforeValidator(lambda data: math.nan if data is None else data)]
 
 _EMPTY = 1_000_000  # numbers of a table that may be missing
+_METHODS = 1000  # that a score may have: reports take time for each
 
 ModelFacts = TypedDict(
     "ModelFacts",
@@ -184,6 +185,9 @@ def unfit(score: Any) -> str | None:
             return f"estimates[{i}].output is {e.output}, of {score.outputs} outputs"
         if e.quantity == "tail" and score.epsilon is None:
             return f"estimates[{i}] is a tail, and epsilon is null"
+    methods = {m.name for m in score.methods} | {e.method for e in score.estimates}
+    if len(methods) > _METHODS:
+        return f"estimates of {len(methods)} methods, more than {_METHODS}"
     return _too_wide(score) or _unlike_pictures(score)
 
 
