@@ -38,7 +38,7 @@ from crashsim.model.failures import explaining_failures
 from crashsim.model.inputs import read_inputs
 from crashsim.model.twins.twin import apart
 from crashsim.protection.voters import VOTERS, Voter, make_voter
-from crashsim.results.estimate import Values
+from crashsim.results.estimate import Interval
 from crashsim.sampling.intervals import clustered_proportion_interval, proportion_interval
 from crashsim.space import FaultSpace
 from crashsim.writing import write_picture
@@ -225,8 +225,8 @@ class VoteFailure:
         trials: number of groups of copies.
     """
 
-    per_input: Values
-    pooled: Values
+    per_input: Interval
+    pooled: Interval
     trials: int
 
 
