@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         WeightCrash,
     )
     from crashsim.files.models import load_model
+    from crashsim.metrics import Event, Mean
     from crashsim.model.discovery import find_sites
     from crashsim.model.sites import Site
     from crashsim.protection.replicas import Replicated, byzantine_table, plan_replicas
@@ -63,6 +64,7 @@ _HOMES = {
     "sampling.monte_carlo": ("monte_carlo",),
     "scoring.score": ("Score", "score"),
     "files.models": ("load_model",),
+    "metrics": ("Event", "Mean"),
     "model.discovery": ("find_sites",),
     "model.sites": ("Site",),
     "space": ("FaultSpace",),
@@ -84,12 +86,14 @@ __all__ = [
     "CrashsimError",
     "CrashsimWarning",
     "Estimate",
+    "Event",
     "ExactDistribution",
     "Fault",
     "FaultSpace",
     "GainNoise",
     "Hardened",
     "Interrupted",
+    "Mean",
     "NeuronCrash",
     "Replicated",
     "Score",

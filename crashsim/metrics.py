@@ -87,10 +87,9 @@ def _check(name: Any, argument: str, function: Any) -> None:
         )
 
 
-def predicted_class(outputs: NDArray[Any]) -> NDArray[np.int64]:
-    """The class that outputs (..., K) predict: the first of the largest."""
-    found: NDArray[np.int64] = outputs.argmax(-1)
-    return found
+def predicted_class(outputs: Any) -> Any:
+    """The class (...) that outputs (..., K) of numpy or torch predict: the first of the largest."""
+    return outputs.argmax(-1)
 
 
 def _changes_class(outputs: Floats, clean: Floats, targets: Targets) -> NDArray[np.bool_]:

@@ -25,7 +25,7 @@ from crashsim.coordinates.drawing import sample_points
 from crashsim.coordinates.placement import Placement
 from crashsim.errors import ArgumentError
 from crashsim.faults import NeuronCrash, WeightCrash, acts_as
-from crashsim.metrics import CLASS_CHANGE
+from crashsim.metrics import CLASS_CHANGE, predicted_class
 from crashsim.model import layers as torch_layers
 from crashsim.model.layers import Key, Layer, UnsupportedLayerError, layers_of
 from crashsim.results.estimate import Estimate, Interval, estimates_of
@@ -375,7 +375,7 @@ def _clean_error(space: FaultSpace, outputs: Floats) -> float:
 
 def _clean_agreement(space: FaultSpace, outputs: Floats) -> float:
     """Share of inputs for which the clean chip names the network's class."""
-    return float((outputs.argmax(1) == space.clean().argmax(1)).mean())
+    return float((predicted_class(outputs) == predicted_class(space.clean())).mean())
 
 
 def _rates(network: chips.Network, inputs: Floats, clean: chips.RunResult) -> list[RateFacts]:

@@ -26,6 +26,7 @@ from crashsim.analytic.rounding import resolution_of, rounding_of
 from crashsim.arrays import Floats
 from crashsim.coordinates.points import Points
 from crashsim.coordinates.streams import Stream, generator
+from crashsim.metrics import predicted_class
 from crashsim.results.estimate import Estimate, Quantity
 from crashsim.sampling.intervals import proportion_interval
 from crashsim.space import FaultSpace
@@ -177,12 +178,12 @@ def _tails(one: FaultSpace, output: int, epsilon: float, rounding: float) -> _Ha
 
 def _overtakings(one: FaultSpace, rounding: Floats) -> _Happens:
     """Each rival becoming the predicted class."""
-    top = int(one.clean()[0].argmax())
+    top = int(predicted_class(one.clean()[0]))
     rivals = np.array([k for k in range(one.K) if k != top])
 
     def happens(points: Points) -> NDArray[np.bool_]:
         outputs = one.outputs(points)[:, 0]
-        computed = outputs.argmax(1)[:, None] == rivals
+        computed = predicted_class(outputs)[:, None] == rivals
         lead = outputs[:, rivals] - outputs.max(1, keepdims=True)
         room = rounding[rivals] + rounding.max()
         others = np.sort(outputs, axis=1)[:, -2, None]

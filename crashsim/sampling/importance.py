@@ -37,6 +37,7 @@ from crashsim.arrays import Floats
 from crashsim.coordinates.points import Points
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.faults import check_drawable
+from crashsim.metrics import predicted_class
 from crashsim.noticing import notice
 from crashsim.results.estimate import Estimate, Quantity
 from crashsim.space import FaultSpace
@@ -291,7 +292,7 @@ def _class_events(clean: Floats, margins: LinearSurrogate, b: int) -> list[Event
     A tie goes to the first of the largest outputs (as argmax breaks it), so a rival behind the
     predicted class has to pass it, one before it has to reach it.
     """
-    top = int(clean.argmax())
+    top = int(predicted_class(clean))
     rivals = [r for r in range(len(clean)) if r != top]
     chances = margins.saddlepoint(0.0, "upper")[b]
     floor = max(float(chances.max()), 1e-300) / 100

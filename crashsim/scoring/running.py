@@ -13,6 +13,7 @@ from crashsim.analytic import first_order, proofs, second_order
 from crashsim.analytic.layer_bounds import layer_bounds
 from crashsim.analytic.questions import answers
 from crashsim.errors import Interrupted, NotApplicableError
+from crashsim.metrics import Asked
 from crashsim.results.estimate import Answer
 from crashsim.sampling.certified import certified_sampling
 from crashsim.sampling.enumeration import ExactDistribution, enumerate_space
@@ -31,6 +32,7 @@ _CERTIFIED = 4  # inputs that get a certificate: each bound takes about a second
 INTERRUPTED = "interrupted before it was finished"
 _NO_EPSILON = "give epsilon: it bounds P(|Delta| >= epsilon)"
 _NO_SURROGATE = "needs a linear surrogate of Delta, and none is to be had"
+_NO_METRICS = "a metric of your own is computed by exact and monte-carlo: name one of them"
 _NOTHING = "nothing is random or nothing reaches the output, so there is nothing to say"
 
 Progress = Callable[[str, int, int], None]
@@ -73,6 +75,7 @@ def compute(
     confidence: float,
     progress: Progress,
     chip: Chip | None,
+    asked: Asked,
 ) -> Results:
     """All methods of the plan. Theory works in double precision, Monte Carlo in the model's own.
 
@@ -86,7 +89,7 @@ def compute(
     try:
         _run(
             results, space, plan, epsilon=epsilon, delta=delta, rel_width=rel_width, seed=seed,
-            confidence=confidence, progress=progress, chip=chip,
+            confidence=confidence, progress=progress, chip=chip, asked=asked,
         )  # fmt: skip
     except KeyboardInterrupt as stop:
         finished = {e.method for e in results.analysis.estimates}
@@ -110,6 +113,7 @@ def _run(
     confidence: float,
     progress: Progress,
     chip: Chip | None,
+    asked: Asked,
 ) -> None:
     """Adds what the methods find to the results, one after the other."""
     analysis, wanted = results.analysis, set(plan.methods)
@@ -133,7 +137,7 @@ def _run(
 
     if "exact" in wanted:
         results.exact = timed("exact", lambda: enumerate_space(space))
-        analysis.estimates += results.exact.estimates(epsilon)
+        analysis.estimates += results.exact.estimates(epsilon, asked)
     if wanted & {"norm", "absolute"}:
         try:
             bounds = timed("layer bounds", lambda: layer_bounds(wide))
@@ -173,6 +177,8 @@ def _run(
                 progress=lambda done, total: progress("monte-carlo", done, total),
                 control=control,
                 few_exact=plan.few_exact,
+                targets=asked.targets,
+                metrics=asked.metrics,
             ),
         )
         analysis.estimates += results.sampled.estimates
@@ -200,6 +206,8 @@ def _run(
     if space.K == 1:
         results.skipped["class-change"] = "the model has a single output, so no class to change"
     _account_for(plan.methods, epsilon, results)
+    if not wanted & {"exact", "monte-carlo"}:
+        results.skipped |= {metric.name: _NO_METRICS for metric in asked.metrics}
 
 
 def _sampled(space: FaultSpace, **options: Any) -> tuple[MonteCarlo, Interrupted | None]:

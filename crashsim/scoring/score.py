@@ -18,6 +18,7 @@ from crashsim.coordinates.placement import Faults
 from crashsim.errors import ArgumentError, FileError, Interrupted
 from crashsim.faults import NeuronCrash
 from crashsim.files.limits import read_text
+from crashsim.metrics import Asked, Metric
 from crashsim.model.inputs import ModelInputs
 from crashsim.noticing import collecting, notice
 from crashsim.results.agreement import agreements
@@ -132,6 +133,8 @@ def score(
     progress: Progress | None = None,
     names: Mapping[str, str] | None = None,
     chip: Chip | None = None,
+    targets: Any = None,
+    metrics: Iterable[Metric] | None = None,
 ) -> Score:
     """How far the outputs move under random faults, by theory and by Monte Carlo.
 
@@ -161,6 +164,10 @@ def score(
         progress: called with a method's name, the steps done and their number.
         names: what to call the ``model`` and the ``inputs`` in reports.
         chip: the spiking chip, where the model is the rate curves of one (a NIR graph).
+        targets: (B, ...) what metrics compare the outputs with, a row for each input.
+        metrics: also estimate these events and means of your own (``crashsim.Event``,
+            ``crashsim.Mean``), by ``exact`` and ``monte-carlo``: the estimates have the metric's
+            name as ``quantity``.
 
     Raises:
         CrashsimError: an argument makes no sense, or the model cannot be analysed.
@@ -177,8 +184,8 @@ def score(
     check_sampling(samples, rel_width, epsilon, confidence)
     check_delta(delta)
     callback("progress", progress)
-    for name, asked in (("hardware", hardware), ("proofs", proofs)):
-        instance(name, asked, bool, "True or False")
+    for name, wanted in (("hardware", hardware), ("proofs", proofs)):
+        instance(name, wanted, bool, "True or False")
     if names is not None:
         instance("names", names, Mapping, "a mapping such as {'model': 'mine'}")
     if chip is not None:
@@ -198,6 +205,7 @@ def score(
         timings: dict[str, float] = {}
         with timing(timings, "model and sites"):
             space = FaultSpace(model, inputs, struck, sites, readout=readout)
+            asked = Asked.of(metrics, targets, space.clean())
         with timing(timings, "plan"):
             planned = plan(space, methods, samples, rel_width, hardware, proofs)
         results = compute(
@@ -210,6 +218,7 @@ def score(
             confidence=confidence,
             progress=progress or (lambda *_: None),
             chip=chip,
+            asked=asked,
         )
         results.timings = timings = {**timings, **results.timings}
         given: dict[str, Any] = {
