@@ -212,14 +212,15 @@ def certified_sampling(
     found = []
     rounding = rounding_of(space)
     of_epsilon = resolution_of(space) * (epsilon or 0.0)
-    for quantity in ("tail", "class-change"):
+    thresholds = {"tail": epsilon, "class-change": 0.0}
+    for quantity, threshold in thresholds.items():
+        if threshold is None:
+            continue
+        is_tail = quantity == "tail"
         runs: dict[int, _Run] = {}
         for (its_quantity, b), certificate in certificates.items():
             if its_quantity != quantity:
                 continue
-            is_tail = quantity == "tail"
-            threshold = epsilon if is_tail else 0.0
-            assert threshold is not None
             one = space.at_input(b)
             happens: _Happens = (
                 _Tails(one, output, threshold, max(float(rounding[b, output]), of_epsilon))
@@ -229,9 +230,8 @@ def certified_sampling(
             task = _Masks(_events(certificate), happens, seed, 2 * b + is_tail, samples)
             runs[b] = _sample(task, 1 - confidence, rel_width)
         if runs:
-            where = output if quantity == "tail" else "all"
-            level = epsilon if quantity == "tail" else None
-            found += _estimates(quantity, runs, where, level, confidence)  # type: ignore[arg-type]
+            level = epsilon if is_tail else None
+            found += _estimates(quantity, runs, output if is_tail else "all", level, confidence)
     return found
 
 
@@ -301,7 +301,7 @@ def _sample(task: _Masks, alpha: float, rel_width: float) -> _Run:
 
 
 def _estimates(
-    quantity: Quantity,
+    quantity: str,
     runs: Mapping[int, _Run],
     output: int | Literal["all"],
     level: float | None,

@@ -30,7 +30,7 @@ from crashsim.sampling.exact_strata import FewFaults, few_faults
 from crashsim.sampling.from_sums import FromSums, Moments
 from crashsim.sampling.intervals import ENOUGH, proportion_interval
 from crashsim.sampling.samples import Draws, First, Samples
-from crashsim.sampling.tally import Sums, Tally
+from crashsim.sampling.tally import Tally
 from crashsim.space import FaultSpace
 
 DEFAULT_SAMPLES = 10_000
@@ -147,14 +147,14 @@ def monte_carlo(
     confidence, rel_width = float(confidence), None if rel_width is None else float(rel_width)
     epsilon = None if epsilon is None else float(epsilon)
     asked = Asked.of(metrics, targets, space.clean())
-    run = _Run(space, epsilon, 1 - confidence, rel_width)
     few = few_faults(space) if few_exact else None
     leading = Control.of(space, control, few) if control else None
     reach = np.inf if epsilon is None else least_reaching(space, epsilon)
-    draws = Draws(space, few, seed, budget)
+    tally = Tally.of(space.clean(), reach, leading, few, asked)
+    run = _Run(Draws(space, few, seed, budget), tally, epsilon, 1 - confidence, rel_width)
     interrupt: KeyboardInterrupt | None = None
     try:
-        run.draw(draws, Tally.of(space.clean(), reach, leading, few, asked), executor, progress)
+        run.draw(executor, progress)
     except KeyboardInterrupt as stop:
         if not run.can_stop_here():
             raise
@@ -175,21 +175,40 @@ class _Run:
     """A run: its samples so far, and when it stops.
 
     Args:
-        space: that is evaluated.
+        draws: the samples, as many as there are at most.
+        tally: what is counted of them.
         epsilon: of the tails.
         alpha: error probability of the final intervals.
         rel_width: to stop at, or None.
+
+    Attributes:
+        space: that is evaluated.
+        few: the outcomes that are summed exactly.
+        stopped: why it ended, or will end.
     """
 
     def __init__(
-        self, space: FaultSpace, epsilon: float | None, alpha: float, rel_width: float | None
+        self,
+        draws: Draws,
+        tally: Tally,
+        epsilon: float | None,
+        alpha: float,
+        rel_width: float | None,
     ) -> None:
-        self.space, self._epsilon, self._rel_width = space, epsilon, rel_width
-        self._alpha, self._look = alpha, 0
+        self.space, self.few = draws.space, draws.few
         self.stopped: StopReason = "samples" if rel_width is None else "budget"
-        self._first: tuple[Draws, Tally, int, First] | None = None
-        self._counted: tuple[Tally, Sums] | None = None
+        self._draws, self._first, self._tally = draws, First(draws), tally
+        self._kept = max(_FEWEST_KEPT, _KEEP_VALUES // (self.space.B * self.space.K))
+        self._epsilon, self._alpha, self._rel_width = epsilon, alpha, rel_width
+        self._look = 0
+        # One value, so that an interrupt finds sums about the centre that goes with them.
+        self._counted = tally, tally.none()
         self._found: FromSums | None = None
+
+    @property
+    def n(self) -> int:
+        """The number of samples that are counted."""
+        return self._counted[1].n
 
     @property
     def alpha(self) -> float:
@@ -202,12 +221,9 @@ class _Run:
     @property
     def found(self) -> FromSums:
         """What follows from the samples so far."""
-        assert self._counted is not None
-        tally, sums = self._counted
-        if self._found is None or self._found.n != sums.n:
+        if self._found is None or self._found.n != self.n:
             self._found = FromSums(
-                tally,
-                sums,
+                *self._counted,
                 self._epsilon,
                 unit=torch.finfo(self.space.dtype).eps,
                 is_random=bool((self.space.moments.k2 > 0).any()),
@@ -216,51 +232,40 @@ class _Run:
         return self._found
 
     @property
-    def few(self) -> FewFaults | None:
-        """The outcomes that are summed exactly."""
-        assert self._counted is not None
-        return self._counted[0].few
-
-    @property
     def seldom_struck(self) -> list[tuple[str, float]]:
         """The sites whose faults strike too seldom in the samples to show what they do, and how
         often they strike."""
-        assert self._counted is not None
-        tally, sums = self._counted
-        if tally.few is not None or tally.control is not None:
+        if self.few is not None or self._tally.control is not None:
             return []  # each single strike is known, or what it does about
         chance = {p.site.name: 0.0 for p in self.space.placements}
         for p in self.space.placements:
             mean = self.space.mean_point[p.start : p.stop]
             usual = np.minimum(mean, 1 - mean).sum() if p.fault.is_bernoulli else np.inf
             chance[p.site.name] += float(usual)
-        strikes = {name: sums.n * each for name, each in chance.items() if each > 0}
+        strikes = {name: self.n * each for name, each in chance.items() if each > 0}
         return [(name, many) for name, many in strikes.items() if 2 * many < ENOUGH]
 
-    def draw(
-        self, draws: Draws, tally: Tally, executor: Executor | None, progress: Progress | None
-    ) -> None:
+    def draw(self, executor: Executor | None, progress: Progress | None) -> None:
         """Draws samples until the run stops."""
-        values = self.space.B * self.space.K
-        kept = min(draws.samples, max(_FEWEST_KEPT, _KEEP_VALUES // values))
-        first = First(draws)
-        self._first = (draws, tally, kept, first)
-        done = 0
-        for done in first.evaluate():
+        done, most = 0, self._draws.samples
+        for done in self._first.evaluate():
             if progress:
-                progress(done, draws.samples)
-        task = Samples.aimed(*self._first)
-        next_look = 1
-        for at in fold(task, range(draws.blocks), executor):
-            self._counted = (task.tally, at.sums)
-            if progress and at.sums.n > done:
-                done = at.sums.n
-                progress(done, draws.samples)
-            if at.blocks == next_look and self._rel_width is not None:
+                progress(done, most)
+        task, next_look = self._task(), 1
+        for at in fold(task, range(self._draws.blocks), executor):
+            self._counted = task.tally, at.sums
+            if progress and self.n > done:
+                done = self.n
+                progress(done, most)
+            if self._rel_width is not None and at.blocks == next_look:
                 next_look *= 2
                 if self._is_narrow(self._rel_width):
                     self.stopped = "relative width"
                     return
+
+    def _task(self) -> Samples:
+        """The samples, with the centre that the first ones suggest."""
+        return Samples.aimed(self._draws, self._tally, self._kept, self._first)
 
     def _is_narrow(self, rel_width: float) -> bool:
         """Looks whether the intervals are as narrow as was asked for."""
@@ -272,12 +277,10 @@ class _Run:
     def can_stop_here(self) -> bool:
         """Makes do with the samples that were evaluated; whether they are two at least."""
         self.stopped = "interrupted"
-        evaluated = 0 if self._first is None else self._first[3].n
-        if evaluated > (0 if self._counted is None else self._counted[1].n):
-            assert self._first is not None
-            task = Samples.aimed(*self._first)
+        if self._first.n > self.n:
+            task = self._task()
             self._counted = task.tally, task.of_first()
-        return self._counted is not None and self._counted[1].n >= 2
+        return self.n >= 2
 
 
 def _result(run: _Run) -> MonteCarlo:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 from itertools import pairwise
 from operator import add
 from typing import Any
@@ -79,14 +79,17 @@ class First:
         draws: of which it is the first block.
 
     Attributes:
-        parts: all of the block, a few samples at a time.
         outputs: (n, B, K) of the first parts, as far as they have been evaluated.
     """
 
     def __init__(self, draws: Draws) -> None:
-        self.parts = draws.parts(0)
         self.outputs: list[Floats] = []
         self._draws = draws
+
+    @cached_property
+    def parts(self) -> list[Points]:
+        """All of the block, a few samples at a time."""
+        return self._draws.parts(0)
 
     def evaluate(self) -> Iterator[int]:
         """Evaluates the samples that fix the centre; yields how many are done, after each part."""
