@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         WeightCrash,
     )
     from crashsim.files.models import load_model
+    from crashsim.metrics import Event, Mean
     from crashsim.model.discovery import find_sites
     from crashsim.model.sites import Site
     from crashsim.protection.replicas import Replicated, byzantine_table, plan_replicas
@@ -65,6 +66,7 @@ _HOMES = {
     "scoring.method": ("Method",),
     "scoring.score": ("Score", "score"),
     "files.models": ("load_model",),
+    "metrics": ("Event", "Mean"),
     "model.discovery": ("find_sites",),
     "model.sites": ("Site",),
     "space": ("FaultSpace",),
@@ -86,12 +88,14 @@ __all__ = [
     "CrashsimError",
     "CrashsimWarning",
     "Estimate",
+    "Event",
     "ExactDistribution",
     "Fault",
     "FaultSpace",
     "GainNoise",
     "Hardened",
     "Interrupted",
+    "Mean",
     "Method",
     "NeuronCrash",
     "Replicated",

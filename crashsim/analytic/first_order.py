@@ -19,6 +19,7 @@ from crashsim_theory import (
 from crashsim.arrays import Floats
 from crashsim.coordinates.placement import nodes_of
 from crashsim.coordinates.points import Points
+from crashsim.metrics import predicted_class
 from crashsim.model.checks import rounding_slack
 from crashsim.results.estimate import MOST_OUTPUTS, Estimate, deterministic
 from crashsim.results.schema import FormulaFacts
@@ -241,7 +242,7 @@ def margins_of(space: FaultSpace, surrogate: LinearSurrogate) -> LinearSurrogate
     """The margins (rival minus predicted class) of each input as linear surrogates, (B, K - 1)."""
     clean = space.clean()
     rows = np.arange(space.B)
-    top = clean.argmax(1)
+    top = predicted_class(clean)
     rivals = np.array([[k for k in range(space.K) if k != c] for c in top])
     level = clean + surrogate.shift
     gains = surrogate.gains

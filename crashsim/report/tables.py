@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from crashsim.metrics import RESERVED
 from crashsim.results.estimate import TOO_FEW, Estimate
 from crashsim.results.numbers import interval_numbers
 from crashsim.results.record import Record
@@ -67,7 +68,8 @@ def columns(score: Record) -> list[Column]:
         found.append(Column(f"P(|Δ| ≥ {score.epsilon:g}), output {k}", "tail", k))
     if any(e.quantity == "class-change" for e in score.estimates):
         found.append(Column("P(class changes)", "class-change", "all"))
-    return found
+    own = dict.fromkeys(e.quantity for e in score.estimates if e.quantity not in RESERVED)
+    return found + [Column(name, name, "all") for name in own]
 
 
 def leading_output(score: Record) -> int | None:

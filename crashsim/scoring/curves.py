@@ -58,8 +58,6 @@ def curves_of(space: FaultSpace, results: Results, asked: Request, samples: int)
             methods["importance-sampling"] = rare.tolist()
     if sampled is not None:
         interval = sampled.tail(row, output, grid)
-        assert interval.low is not None
-        assert interval.high is not None
         methods["monte-carlo"] = interval.value.tolist()
         low, high = interval.low.tolist(), interval.high.tolist()
     return Curves(row, output, grid.tolist(), methods, low, high)

@@ -164,7 +164,8 @@ def _unfit(e: Any, method: Method, given: Given) -> str | None:
         return f"{shown(e)}; return a list of crashsim.Estimate"
     if e.method != method.name:
         return f"an estimate of {e.method!r}; give it method={method.name!r}"
-    for field, choices in (("quantity", get_args(Quantity)), ("kind", get_args(Kind))):
+    quantities = (*get_args(Quantity), *(m.name for m in given.asked.metrics.metrics))
+    for field, choices in (("quantity", quantities), ("kind", get_args(Kind))):
         if getattr(e, field) not in choices:
             return f"{field}={getattr(e, field)!r}; choose among {', '.join(choices)}"
     for field, count in (("input", given.space.B), ("output", given.space.K)):

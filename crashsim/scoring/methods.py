@@ -39,7 +39,7 @@ _NOTHING = "nothing is random or nothing reaches the output, so there is nothing
 
 def _exact(given: Given) -> Found:
     found = enumerate_space(given.space)
-    return Found(found.estimates(given.asked.epsilon), result=found)
+    return Found(found.estimates(given.asked.epsilon, given.asked.metrics), result=found)
 
 
 def _too_many_patterns(size: Size) -> str | None:
@@ -159,6 +159,8 @@ def _monte_carlo(given: Given) -> Found:
                 progress=given.progress,
                 control=given.linear_at_hand if is_controlled(given.size, samples) else None,
                 few_exact=is_stratified(given.size, samples),
+                targets=asked.metrics.targets,
+                metrics=asked.metrics.metrics,
             )
         )
     except Interrupted as stop:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from crashsim.metrics import Asked
 
 if TYPE_CHECKING:
     from crashsim_hardware import Chip
@@ -26,6 +28,7 @@ class Request:
         seed: of everything drawn.
         confidence: of measured intervals.
         chip: the spiking chip, where the model is the rate curves of one.
+        metrics: of the caller's own, with the targets that they compare the outputs with.
     """
 
     epsilon: float | None = None
@@ -35,3 +38,4 @@ class Request:
     seed: int = 0
     confidence: float = CONFIDENCE
     chip: Chip | None = None
+    metrics: Asked = field(default_factory=Asked)

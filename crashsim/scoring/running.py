@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from crashsim.chip.spiking import ChipRun
 
 INTERRUPTED = "interrupted before it was finished"
+_NO_METRICS = "a metric of your own is computed by exact and monte-carlo: name one of them"
 _SILENT = "it returned no estimates"
 
 
@@ -110,6 +111,8 @@ def compute(space: FaultSpace, plan: Plan, asked: Request, progress: Progress) -
         results.interrupted = stop
     if space.K == 1:
         results.skipped["class-change"] = "the model has a single output, so no class to change"
+    if not {"exact", "monte-carlo"} & set(plan.methods):
+        results.skipped |= {metric.name: _NO_METRICS for metric in asked.metrics.metrics}
     return results
 
 

@@ -18,6 +18,7 @@ from crashsim.coordinates.placement import Faults
 from crashsim.errors import ArgumentError, FileError, Interrupted
 from crashsim.faults import NeuronCrash
 from crashsim.files.limits import read_text
+from crashsim.metrics import Asked, Metric
 from crashsim.model.inputs import ModelInputs
 from crashsim.noticing import collecting, notice
 from crashsim.results.agreement import agreements
@@ -141,6 +142,8 @@ def score(
     progress: Progress | None = None,
     names: Mapping[str, str] | None = None,
     chip: Chip | None = None,
+    targets: Any = None,
+    metrics: Iterable[Metric] | None = None,
 ) -> Score:
     """How far the outputs move under random faults, by theory and by Monte Carlo.
 
@@ -171,6 +174,10 @@ def score(
         progress: called with a method's name, the steps done and their number.
         names: what to call the ``model`` and the ``inputs`` in reports.
         chip: the spiking chip, where the model is the rate curves of one (a NIR graph).
+        targets: (B, ...) what metrics compare the outputs with, a row for each input.
+        metrics: also estimate these events and means of your own (``crashsim.Event``,
+            ``crashsim.Mean``), by ``exact`` and ``monte-carlo``: the estimates have the metric's
+            name as ``quantity``.
 
     Raises:
         CrashsimError: an argument makes no sense, or the model cannot be analysed.
@@ -208,6 +215,7 @@ def score(
         timings: dict[str, float] = {}
         with timing(timings, "model and sites"):
             space = FaultSpace(model, inputs, struck, sites, readout=readout)
+            own = Asked.of(metrics, targets, space.clean())
         with timing(timings, "plan"):
             planned = plan(space, methods, samples, rel_width, hardware, proofs)
         asked = Request(
@@ -218,6 +226,7 @@ def score(
             seed=seed,
             confidence=confidence,
             chip=chip,
+            metrics=own,
         )
         results = compute(space, planned, asked, progress or (lambda *_: None))
         results.timings = timings = {**timings, **results.timings}
