@@ -16,6 +16,8 @@ from typing import (
 from pydantic import BeforeValidator
 from typing_extensions import TypedDict
 
+from crashsim.metrics import MOST, RESERVED
+
 # JSON says null for what is no finite number.
 Number = Annotated[float, BeforeValidator(lambda data: math.nan if data is None else data)]
 
@@ -184,6 +186,9 @@ def unfit(score: Any) -> str | None:
             return f"estimates[{i}].output is {e.output}, of {score.outputs} outputs"
         if e.quantity == "tail" and score.epsilon is None:
             return f"estimates[{i}] is a tail, and epsilon is null"
+    own = {e.quantity for e in score.estimates}.difference(RESERVED)
+    if len(own) > MOST:
+        return f"estimates of {len(own)} metrics, of at most {MOST}"
     return _too_wide(score) or _unlike_pictures(score)
 
 

@@ -13,7 +13,7 @@ from crashsim.analytic import first_order, proofs, second_order
 from crashsim.analytic.layer_bounds import layer_bounds
 from crashsim.analytic.questions import answers
 from crashsim.errors import Interrupted, NotApplicableError
-from crashsim.metrics import Asked
+from crashsim.metrics import AskedMetrics
 from crashsim.results.estimate import Answer
 from crashsim.sampling.certified import certified_sampling
 from crashsim.sampling.enumeration import ExactDistribution, enumerate_space
@@ -75,7 +75,7 @@ def compute(
     confidence: float,
     progress: Progress,
     chip: Chip | None,
-    asked: Asked,
+    asked: AskedMetrics,
 ) -> Results:
     """All methods of the plan. Theory works in double precision, Monte Carlo in the model's own.
 
@@ -113,7 +113,7 @@ def _run(
     confidence: float,
     progress: Progress,
     chip: Chip | None,
-    asked: Asked,
+    asked: AskedMetrics,
 ) -> None:
     """Adds what the methods find to the results, one after the other."""
     analysis, wanted = results.analysis, set(plan.methods)
