@@ -24,6 +24,7 @@ from crashsim.arguments import as_float, shown
 from crashsim.arrays import Floats
 from crashsim.errors import ArgumentError
 
+MOST = 1000  # metrics asked of one model
 # Names of what is estimated unasked.
 RESERVED = ("mean", "variance", "tail", "class-change", "quantile")
 
@@ -101,7 +102,7 @@ CLASS_CHANGE = Event("class-change", _changes_class)
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedMetrics:
     """Metrics, with the targets that they compare outputs with.
 
     Attributes:
@@ -113,7 +114,7 @@ class Asked:
     targets: Targets = None
 
     @classmethod
-    def of(cls, metrics: Iterable[Metric] | None, targets: Any, clean: Floats) -> Asked:
+    def of(cls, metrics: Iterable[Metric] | None, targets: Any, clean: Floats) -> AskedMetrics:
         """What a user asked for, tried on the clean outputs.
 
         Args:
@@ -129,6 +130,8 @@ class Asked:
             given = tuple(metrics or ())
         except TypeError:
             raise ArgumentError(f"metrics={shown(metrics)}; give a list of metrics") from None
+        if len(given) > MOST:
+            raise ArgumentError(f"metrics: {len(given)} of them; give at most {MOST}")
         for i, metric in enumerate(given):
             if not isinstance(metric, Event | Mean):
                 raise ArgumentError(

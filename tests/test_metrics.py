@@ -3,6 +3,8 @@
 import itertools
 import json
 import math
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -13,7 +15,7 @@ from scipy import stats
 import crashsim
 from crashsim import Event, FaultSpace, Mean, NeuronCrash, Score, monte_carlo, score
 from crashsim.analytic.first_order import Analysis, double_precision, mean_point_single
-from crashsim.errors import ArgumentError, CrashsimError
+from crashsim.errors import ArgumentError, CrashsimError, FileError
 from crashsim.metrics import CLASS_CHANGE, predicted_class
 from crashsim.sampling.enumeration import enumerate_space
 
@@ -198,6 +200,10 @@ def test_a_score_shows_saves_and_loads_them(case, tmp_path):
     again = Score.load(tmp_path / "s.json")
     assert again.find("monte-carlo", "brier", 2) == found.find("monte-carlo", "brier", 2)
     assert again.to_text() == found.to_text()
+    plain = found.to_dict()
+    plain["estimates"] += [plain["estimates"][-1] | {"quantity": f"m{i}"} for i in range(1001)]
+    with pytest.raises(FileError, match="of at most 1000"):
+        Score.from_dict(plain)
     # What was there without metrics is there with them, the same.
     plain = score(net, x, NeuronCrash(0.2), samples=500)
     assert plain.estimates == [e for e in found.estimates if e.quantity not in NAMES]
@@ -285,6 +291,9 @@ def test_wrong_targets_and_names(case):
             score(net, x, NeuronCrash(0.2), targets=targets, metrics=[ACCURACY])
     with pytest.raises(ArgumentError, match="there twice"):
         score(net, x, NeuronCrash(0.2), targets=y, metrics=[ACCURACY, ACCURACY])
+    many = [Event(f"m{i}", is_right) for i in range(1001)]
+    with pytest.raises(ArgumentError, match="at most 1000"):
+        score(net, x, NeuronCrash(0.2), targets=y, metrics=many)
     with pytest.raises(ArgumentError, match="metrics=3"):
         score(net, x, NeuronCrash(0.2), targets=y, metrics=3)
     for wrong in (
@@ -302,3 +311,5 @@ def test_wrong_targets_and_names(case):
 def test_they_are_public():
     assert crashsim.Event is Event
     assert crashsim.Mean is Mean
+    code = "import sys, crashsim; crashsim.Event, crashsim.Mean; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

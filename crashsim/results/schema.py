@@ -16,6 +16,8 @@ from typing import (
 from pydantic import BeforeValidator
 from typing_extensions import TypedDict
 
+from crashsim.metrics import MOST, RESERVED
+
 # JSON says null for what is no finite number.
 Number = Annotated[float, BeforeValidator(lambda data: math.nan if data is None else data)]
 
@@ -188,6 +190,9 @@ def unfit(score: Any) -> str | None:
     methods = {m.name for m in score.methods} | {e.method for e in score.estimates}
     if len(methods) > _METHODS:
         return f"estimates of {len(methods)} methods, more than {_METHODS}"
+    own = {e.quantity for e in score.estimates}.difference(RESERVED)
+    if len(own) > MOST:
+        return f"estimates of {len(own)} metrics, of at most {MOST}"
     return _too_wide(score) or _unlike_pictures(score)
 
 

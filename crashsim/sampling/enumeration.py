@@ -21,7 +21,7 @@ from crashsim.arrays import Floats
 from crashsim.coordinates.placement import Faults
 from crashsim.coordinates.points import Points
 from crashsim.errors import ArgumentError
-from crashsim.metrics import CLASS_CHANGE, Asked, Metric, predicted_class
+from crashsim.metrics import CLASS_CHANGE, AskedMetrics, Metric, predicted_class
 from crashsim.model.inputs import ModelInputs
 from crashsim.noticing import notice
 from crashsim.results.estimate import Estimate, Interval, Values, estimates_of
@@ -110,12 +110,14 @@ class ExactDistribution:
         Raises:
             ArgumentError: the metric's function fails, or returns something else.
         """
-        return self._average(metric, Asked.of((), targets, self.clean))
+        return self._average(metric, AskedMetrics.of((), targets, self.clean))
 
-    def _average(self, metric: Metric, asked: Asked) -> Floats:
+    def _average(self, metric: Metric, asked: AskedMetrics) -> Floats:
         return self._expect(asked.values(metric, self.clean + self.deltas, self.clean))
 
-    def estimates(self, epsilon: float | None = None, asked: Asked | None = None) -> list[Estimate]:
+    def estimates(
+        self, epsilon: float | None = None, asked: AskedMetrics | None = None
+    ) -> list[Estimate]:
         """All of it as estimates of kind ``exact``.
 
         Args:
@@ -138,7 +140,7 @@ class ExactDistribution:
             found += self._tails(epsilon)
         if self.clean.shape[1] > 1:
             found += self._changes()
-        asked = asked or Asked()
+        asked = asked or AskedMetrics()
         for metric in asked.metrics:
             average = self._average(metric, asked)
             pooled = Values(average.mean())

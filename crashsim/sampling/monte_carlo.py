@@ -22,7 +22,7 @@ from crashsim.arguments import as_float, callback, check_seed, instance, sample_
 from crashsim.arrays import Floats
 from crashsim.campaign.tasks import fold
 from crashsim.errors import ArgumentError, Interrupted
-from crashsim.metrics import Asked, Metric
+from crashsim.metrics import AskedMetrics, Metric
 from crashsim.noticing import notice
 from crashsim.results.estimate import Estimate, Interval
 from crashsim.sampling.control_variates import Control
@@ -146,7 +146,7 @@ def monte_carlo(
     # Fractions and numpy's numbers are taken for what they are.
     confidence, rel_width = float(confidence), None if rel_width is None else float(rel_width)
     epsilon = None if epsilon is None else float(epsilon)
-    asked = Asked.of(metrics, targets, space.clean())
+    asked = AskedMetrics.of(metrics, targets, space.clean())
     few = few_faults(space) if few_exact else None
     leading = Control.of(space, control, few) if control else None
     reach = np.inf if epsilon is None else least_reaching(space, epsilon)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from crashsim.arrays import Floats
 from crashsim.coordinates.points import Points
-from crashsim.metrics import CLASS_CHANGE, Asked
+from crashsim.metrics import CLASS_CHANGE, AskedMetrics
 from crashsim.results.estimate import MOST_OUTPUTS
 from crashsim.sampling.control_variates import Control
 from crashsim.sampling.exact_strata import FewFaults
@@ -101,7 +101,7 @@ class Tally:
     reach: float
     control: Control | None
     few: FewFaults | None
-    asked: Asked
+    asked: AskedMetrics
     centre: Floats
     metric_centres: tuple[Floats, ...]
 
@@ -112,7 +112,7 @@ class Tally:
         reach: float,
         control: Control | None,
         few: FewFaults | None,
-        asked: Asked,
+        asked: AskedMetrics,
     ) -> Tally:
         """Without a centre."""
         none = np.zeros(len(clean) + 1)

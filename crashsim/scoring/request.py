@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from crashsim.metrics import Asked
+from crashsim.metrics import AskedMetrics
 
 if TYPE_CHECKING:
     from crashsim_hardware import Chip
@@ -38,4 +38,4 @@ class Request:
     seed: int = 0
     confidence: float = CONFIDENCE
     chip: Chip | None = None
-    metrics: Asked = field(default_factory=Asked)
+    metrics: AskedMetrics = field(default_factory=AskedMetrics)

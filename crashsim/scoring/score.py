@@ -18,7 +18,7 @@ from crashsim.coordinates.placement import Faults
 from crashsim.errors import ArgumentError, FileError, Interrupted
 from crashsim.faults import NeuronCrash
 from crashsim.files.limits import read_text
-from crashsim.metrics import Asked, Metric
+from crashsim.metrics import AskedMetrics, Metric
 from crashsim.model.inputs import ModelInputs
 from crashsim.noticing import collecting, notice
 from crashsim.results.agreement import agreements
@@ -215,7 +215,7 @@ def score(
         timings: dict[str, float] = {}
         with timing(timings, "model and sites"):
             space = FaultSpace(model, inputs, struck, sites, readout=readout)
-            own = Asked.of(metrics, targets, space.clean())
+            own = AskedMetrics.of(metrics, targets, space.clean())
         with timing(timings, "plan"):
             planned = plan(space, methods, samples, rel_width, hardware, proofs)
         asked = Request(

@@ -23,7 +23,7 @@ from crashsim import (
 from crashsim.analytic.first_order import Analysis, double_precision, mean_point_single
 from crashsim.coordinates.drawing import MAX_BLOCK
 from crashsim.errors import ArgumentError, CrashsimWarning, Interrupted
-from crashsim.metrics import Asked
+from crashsim.metrics import AskedMetrics
 from crashsim.sampling.from_sums import QUANTILES
 from crashsim.sampling.samples import Draws, First, Samples
 from crashsim.sampling.tally import Tally
@@ -313,7 +313,7 @@ def test_a_block_depends_on_the_task_and_its_number_alone(make_net, randn):
     draws = Draws(space, None, 5, 3 * MAX_BLOCK + 100)
     first = First(draws)
     assert list(first.evaluate()) == [128]
-    tally = Tally.of(space.clean(), 0.3, None, None, Asked())
+    tally = Tally.of(space.clean(), 0.3, None, None, AskedMetrics())
     task = Samples.aimed(draws, tally, 1500, first)
     task.run(2)  # leaves nothing behind
     elsewhere = Samples(draws, pickle.loads(pickle.dumps(task.tally)), 1500)
