@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         WeightCrash,
     )
     from crashsim.files.models import load_model
+    from crashsim.metrics import Event, Mean
     from crashsim.model.discovery import find_sites
     from crashsim.model.sites import Site
     from crashsim.protection.replicas import Replicated, byzantine_table, plan_replicas
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from crashsim.results.estimate import Estimate
     from crashsim.sampling.enumeration import ExactDistribution, enumerate_exact
     from crashsim.sampling.monte_carlo import monte_carlo
+    from crashsim.scoring.method import Method
     from crashsim.scoring.score import Score, score
     from crashsim.space import FaultSpace
     from crashsim.training.crash_variance import CrashTraining, CrashVariance
@@ -61,8 +63,10 @@ _HOMES = {
         "WeightCrash",
     ),
     "sampling.monte_carlo": ("monte_carlo",),
+    "scoring.method": ("Method",),
     "scoring.score": ("Score", "score"),
     "files.models": ("load_model",),
+    "metrics": ("Event", "Mean"),
     "model.discovery": ("find_sites",),
     "model.sites": ("Site",),
     "space": ("FaultSpace",),
@@ -84,12 +88,15 @@ __all__ = [
     "CrashsimError",
     "CrashsimWarning",
     "Estimate",
+    "Event",
     "ExactDistribution",
     "Fault",
     "FaultSpace",
     "GainNoise",
     "Hardened",
     "Interrupted",
+    "Mean",
+    "Method",
     "NeuronCrash",
     "Replicated",
     "Score",

@@ -13,8 +13,8 @@ from crashsim import FaultSpace, Interrupted, NeuronCrash, Score, WeightCrash, m
 from crashsim.analytic.first_order import Analysis, double_precision, mean_point_single
 from crashsim.files.data import Data
 from crashsim.results.comparison import compare
-from crashsim.results.estimate import METHODS
-from crashsim.sampling.monte_carlo import _Run
+from crashsim.sampling.tally import Tally
+from crashsim.scoring.methods import METHODS
 from crashsim.training.classifier import Recipe
 from crashsim.training.hardening import Limits, harden
 from crashsim.training.hardening import _Hardening as Hardening
@@ -80,7 +80,9 @@ def test_an_interrupt_at_any_line_gives_the_first_samples(make_net, randn, inter
         "few": {"control": analysis.surrogate, "few_exact": True},
     }[way] | {"epsilon": 0.1, "seed": 3}
     whole, found = {}, 0
-    for stop in interrupting("sampling.monte_carlo", "sampling.tally", every=29):
+    for stop in interrupting(
+        "sampling.monte_carlo", "sampling.samples", "sampling.tally", "campaign.tasks", every=29
+    ):
         try:
             with stop:
                 monte_carlo(space, samples=64, **options)
@@ -151,7 +153,7 @@ def test_a_score_keeps_the_methods_that_were_finished(make_net, randn):
             assert (e.value, e.low, e.high) == (of_whole.value, of_whole.low, of_whole.high)
         missing = {e.method for e in whole.estimates} - {e.method for e in found.estimates}
         interrupted = {m for m, reason in found.skipped.items() if "interrupted" in reason}
-        assert missing == interrupted & set(METHODS) - whole.skipped.keys()
+        assert missing == interrupted & {m.name for m in METHODS} - whole.skipped.keys()
         again = Score.from_dict(json.loads(json.dumps(found.to_dict())))
         assert again.partial
         assert "(partial)" in again.to_text()
@@ -213,16 +215,16 @@ def test_verification_states_the_samples_that_were_drawn(space, monkeypatch):
 
 def stop_after(monkeypatch, samples):
     """Interrupts Monte Carlo where so many samples, of all runs together, were drawn."""
-    add, drawn = _Run.add, 0
+    count, drawn = Tally.count, 0
 
-    def interrupted(self, points):
+    def interrupted(self, points, *rest):
         nonlocal drawn
         if drawn >= samples:
             raise KeyboardInterrupt
-        add(self, points)
         drawn += points.count
+        return count(self, points, *rest)
 
-    monkeypatch.setattr(_Run, "add", interrupted)
+    monkeypatch.setattr(Tally, "count", interrupted)
 
 
 def test_a_vote_that_was_simulated_is_no_promise(space, monkeypatch):

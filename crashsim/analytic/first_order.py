@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -20,12 +19,13 @@ from crashsim_theory import (
 from crashsim.arrays import Floats
 from crashsim.coordinates.placement import nodes_of
 from crashsim.coordinates.points import Points
+from crashsim.metrics import predicted_class
 from crashsim.model.checks import rounding_slack
 from crashsim.results.estimate import MOST_OUTPUTS, Estimate, deterministic
 from crashsim.results.schema import FormulaFacts
 from crashsim.space import FaultSpace
 
-TAIL_METHODS = ("chebyshev", "chernoff", "saddlepoint")
+TailMethod = Literal["chebyshev", "chernoff", "saddlepoint"]
 _SURROGATE = "the linear surrogate of Delta at the mean point"
 
 
@@ -178,57 +178,50 @@ def _slopes(space: FaultSpace, weights: Floats, differences: Floats) -> Floats:
     return slopes
 
 
-def tails(space: FaultSpace, analysis: Analysis, methods: set[str], epsilon: float | None) -> None:
-    """``chebyshev``, ``chernoff`` and ``saddlepoint`` for P(|Delta| >= epsilon) and class change.
+def tails(
+    method: TailMethod,
+    linear: Analysis,
+    margins: LinearSurrogate | None,
+    epsilon: float | None,
+) -> list[Estimate]:
+    """``chebyshev``, ``chernoff`` or ``saddlepoint``: P(|Delta| >= epsilon) and class changes.
 
-    All three are of the analysis' linear surrogate. Chebyshev's is the paper's (with its mean and
-    variance). A class changes when some rival's margin reaches 0: the sum over rivals.
+    All three are of the linear surrogate. Chebyshev's is the paper's (with its mean and variance).
+    A class changes when some rival's margin reaches 0: the sum over rivals.
+
+    Args:
+        method: which.
+        linear: holds the surrogate.
+        margins: of ``margins_of``; None: no class changes.
+        epsilon: of the tails; None: no tails.
     """
-    surrogate = analysis.surrogate
-    if surrogate is None:
-        return
-    methods = methods & {*tail_methods_of(surrogate)}
-    where = f"{_SURROGATE} ({analysis.source})"
-    if epsilon is not None:
-        values = tail_probabilities(surrogate, np.asarray(epsilon), methods=methods)
-        for method in TAIL_METHODS:
-            if method in methods:
-                analysis.estimates += deterministic(
-                    method, "tail", _kind(method), values[method], level=epsilon, note=where
-                )
-    if space.K > 1:
-        margins = margins_of(space, surrogate)
-        changes = tail_probabilities(margins, np.asarray(0.0), "upper", methods)
-        for method in TAIL_METHODS:
-            if method in methods:
-                union = np.minimum(changes[method].sum(1), 1.0)
-                analysis.estimates += deterministic(
-                    method, "class-change", _kind(method), union, note=f"{where}; sum over rivals"
-                )
+    found: list[Estimate] = []
+    kind: Literal["bound", "estimate"] = "estimate" if method == "saddlepoint" else "bound"
+    where = f"{_SURROGATE} ({linear.source})"
+    if epsilon is not None and linear.surrogate is not None:
+        values = tail_probability(method, linear.surrogate, np.asarray(epsilon))
+        found += deterministic(method, "tail", kind, values, level=epsilon, note=where)
+    if margins is not None:
+        changes = tail_probability(method, margins, np.asarray(0.0), side="upper")
+        union = np.minimum(changes.sum(1), 1.0)
+        note = f"{where}; sum over rivals"
+        found += deterministic(method, "class-change", kind, union, note=note)
+    return found
 
 
-def tail_methods_of(surrogate: LinearSurrogate) -> tuple[str, ...]:
-    """The tail methods that the laws of a surrogate's coordinates serve."""
-    return ("chebyshev",) if surrogate.coordinates.without_cgf else TAIL_METHODS
-
-
-def tail_probabilities(
+def tail_probability(
+    method: TailMethod,
     surrogate: LinearSurrogate,
     epsilon: Floats,
     side: Literal["both", "upper"] = "both",
-    methods: Collection[str] = TAIL_METHODS,
-) -> dict[str, Floats]:
-    """Some tail methods' P(|L| >= epsilon), or P(L >= epsilon), (..., *epsilon.shape)."""
-    spread = (..., *(np.newaxis,) * epsilon.ndim)
-    found = {}
-    if "chebyshev" in methods:
-        mean, variance = surrogate.mean[spread], surrogate.variance[spread]
-        found["chebyshev"] = chebyshev(mean, variance, epsilon, side)
-    if "chernoff" in methods:
-        found["chernoff"] = surrogate.chernoff(epsilon, side)
-    if "saddlepoint" in methods:
-        found["saddlepoint"] = surrogate.saddlepoint(epsilon, side)
-    return found
+) -> Floats:
+    """A method's P(|L| >= epsilon), or P(L >= epsilon), (..., *epsilon.shape)."""
+    if method == "chebyshev":
+        spread = (..., *(np.newaxis,) * epsilon.ndim)
+        return chebyshev(surrogate.mean[spread], surrogate.variance[spread], epsilon, side)
+    if method == "chernoff":
+        return surrogate.chernoff(epsilon, side)
+    return surrogate.saddlepoint(epsilon, side)
 
 
 def of_output(surrogate: LinearSurrogate, output: int) -> LinearSurrogate:
@@ -245,15 +238,11 @@ def of_pair(surrogate: LinearSurrogate, row: int, output: int) -> LinearSurrogat
     )
 
 
-def _kind(method: str) -> Literal["bound", "estimate"]:
-    return "estimate" if method == "saddlepoint" else "bound"
-
-
 def margins_of(space: FaultSpace, surrogate: LinearSurrogate) -> LinearSurrogate:
     """The margins (rival minus predicted class) of each input as linear surrogates, (B, K - 1)."""
     clean = space.clean()
     rows = np.arange(space.B)
-    top = clean.argmax(1)
+    top = predicted_class(clean)
     rivals = np.array([[k for k in range(space.K) if k != c] for c in top])
     level = clean + surrogate.shift
     gains = surrogate.gains

@@ -29,7 +29,7 @@ from crashsim.model import layers as torch_layers
 from crashsim.model.graph.untraced import FloatingTypes, parametrised
 from crashsim.model.layers import Layer, UnsupportedLayerError, layers_of
 from crashsim.model.site_names import SiteKey
-from crashsim.results.estimate import Estimate, Quantity, Values, estimates_of
+from crashsim.results.estimate import Estimate, Interval, Quantity, estimates_of
 from crashsim.space import FaultSpace
 
 _SAME = 8.0  # times the rounding that the layers' own intervals allow for
@@ -248,9 +248,9 @@ def remainders(space: FaultSpace, proof: Provable) -> list[Estimate]:
             "see certificate"
         ) from error
 
-    def values(quantity: str) -> Values:
+    def values(quantity: str) -> Interval:
         ends = (quantity, f"{quantity}_low", f"{quantity}_high")
-        return Values(*(np.stack([getattr(one, end) for one in found]) for end in ends))
+        return Interval(*(np.stack([getattr(one, end) for one in found]) for end in ends))
 
     return [
         *_proof("remainder", "mean", values("mean"), f"around F(m) - F(0); {_EXACTLY}"),
@@ -313,17 +313,15 @@ def _middle(low: float, high: float) -> float:
 
 
 def _proof(
-    method: str, quantity: Any, values: Values, note: str, level: float | None = None
+    method: str, quantity: Any, values: Interval, note: str, level: float | None = None
 ) -> list[Estimate]:
-    assert values.low is not None
-    assert values.high is not None
-    pooled = Values(values.value.mean(0), -_mean_up(-values.low), _mean_up(values.high))
+    pooled = Interval(values.value.mean(0), -_mean_up(-values.low), _mean_up(values.high))
     total = None
     if quantity == "variance":
         room = (values.value.shape[1] + 4) * 2.0**-52  # of the sums, all terms being positive
         low = -_mean_up(-values.low.sum(1) * (1 - room))
         high = _mean_up(values.high.sum(1) * (1 + room))
-        total = Values(np.asarray(pooled.value.sum()), np.asarray(low), np.asarray(high))
+        total = Interval(np.asarray(pooled.value.sum()), np.asarray(low), np.asarray(high))
     return estimates_of(
         method,
         quantity,

@@ -14,7 +14,7 @@ from crashsim.arrays import Floats
 from crashsim.coordinates.points import Points
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.errors import NotApplicableError
-from crashsim.results.estimate import Estimate, Values, deterministic, estimates_of
+from crashsim.results.estimate import Estimate, Interval, deterministic, estimates_of
 from crashsim.space import FaultSpace
 
 MAX_PAIRED = 150  # coordinates whose pairs are all tried
@@ -146,11 +146,11 @@ def _spread(
 ) -> list[Estimate]:
     """Estimates from independent ones, (n, B, K), with Student's interval of their mean."""
 
-    def interval(each: Floats) -> Values:
+    def interval(each: Floats) -> Interval:
         n = len(each)
         half = stats.t.ppf(0.5 + confidence / 2, n - 1) * each.std(0, ddof=1) / np.sqrt(n)
         mean = each.mean(0)
-        return Values(mean, mean - half, mean + half)
+        return Interval(mean, mean - half, mean + half)
 
     pooled = values.mean(1)
     return estimates_of(

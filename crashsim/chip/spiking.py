@@ -24,9 +24,10 @@ from crashsim.chip.chip_faults import Breaks
 from crashsim.coordinates.drawing import sample_points
 from crashsim.coordinates.placement import Placement
 from crashsim.errors import ArgumentError
+from crashsim.metrics import CLASS_CHANGE, predicted_class
 from crashsim.model import layers as torch_layers
 from crashsim.model.layers import Layer, UnsupportedLayerError, layers_of
-from crashsim.results.estimate import Estimate, Values, estimates_of
+from crashsim.results.estimate import Estimate, Interval, estimates_of
 from crashsim.results.schema import (
     ChipFacts,
     DeviceFacts,
@@ -322,9 +323,8 @@ def _estimates(
     )  # fmt: skip
     if space.K > 1:
         # A single read, as a chip is used; so spiking noise is in it.
-        changed = (found.reads[0] - found.clean + space.clean()).argmax(2) != space.clean().argmax(
-            1
-        )
+        reads = found.reads[0] - found.clean + space.clean()
+        changed = CLASS_CHANGE.happens(reads, space.clean(), None)
         shares = changed.mean(1)
         estimates += estimates_of(
             "hardware", "class-change", "statistical",
@@ -339,7 +339,7 @@ def _estimates(
 
 def _pooled_variance(
     found: chips.CrashStatistics, alpha: float, released: bool
-) -> tuple[Values, Values]:
+) -> tuple[Interval, Interval]:
     """Var Delta averaged over inputs: of each output (K,), and of all together ().
 
     The covariance of two reads of each mask, in which spiking noise cancels. Failing releases would
@@ -348,22 +348,19 @@ def _pooled_variance(
     """
     if released:
         v = found.variance
-        each = Values(v.value.mean(0), v.low.mean(0), v.high.mean(0))
-        return each, Values(v.value.mean(0).sum(), v.low.mean(0).sum(), v.high.mean(0).sum())
+        each = Interval(v.value.mean(0), v.low.mean(0), v.high.mean(0))
+        return each, Interval(v.value.mean(0).sum(), v.low.mean(0).sum(), v.high.mean(0).sum())
     n = found.masks
     first, second = (reads - reads.mean(0) for reads in found.reads)
     products = (first * second * (n / (n - 1))).mean(1)
     products = np.concatenate([products, products.sum(1, keepdims=True)], axis=1)
     half = half_width(Spread.of(products), n, alpha)
     interval = variance_interval(np.maximum(products.mean(0), 0), half)
-    value, low, high = interval.value, interval.low, interval.high
-    assert low is not None
-    assert high is not None
-    return Values(value[:-1], low[:-1], high[:-1]), Values(value[-1], low[-1], high[-1])
+    return interval[:-1], interval[-1]
 
 
-def _values(moment: chips.Moment) -> Values:
-    return Values(moment.value, moment.low, moment.high)
+def _values(moment: chips.Moment) -> Interval:
+    return Interval(moment.value, moment.low, moment.high)
 
 
 def _clean_error(space: FaultSpace, outputs: Floats) -> float:
@@ -375,7 +372,7 @@ def _clean_error(space: FaultSpace, outputs: Floats) -> float:
 
 def _clean_agreement(space: FaultSpace, outputs: Floats) -> float:
     """Share of inputs for which the clean chip names the network's class."""
-    return float((outputs.argmax(1) == space.clean().argmax(1)).mean())
+    return float((predicted_class(outputs) == predicted_class(space.clean())).mean())
 
 
 def _rates(network: chips.Network, inputs: Floats, clean: chips.RunResult) -> list[RateFacts]:

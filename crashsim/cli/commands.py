@@ -36,10 +36,12 @@ from crashsim.cli.reading import (
     check_outputs,
     data_inputs,
     fault_inputs,
+    method_inputs,
     model_inputs,
     progress_bars,
     read_examples,
     read_faults,
+    read_methods,
     read_model,
     score_model,
     told_written,
@@ -68,7 +70,10 @@ def score(
     rel_width: RelWidthOption = None,
     methods: Annotated[
         str | None,
-        typer.Option(help="Comma-separated methods (default: all that apply); +NAME adds one"),
+        typer.Option(
+            help="Comma-separated methods (default: all that apply); +NAME adds one, path.py:NAME "
+            "adds a crashsim.Method of your own (runs that code)."
+        ),
     ] = None,
     train: TrainOption = None,
     inits: Annotated[
@@ -99,10 +104,11 @@ def score(
     from crashsim.report.text import render
 
     reads = [*model_inputs(model, weights), *data_inputs("inputs", inputs), *fault_inputs(fault)]
-    check_outputs([*reads, *data_inputs("train", train)], json=json_file, report=report_file)
+    reads += [*data_inputs("train", train), *method_inputs(methods)]
+    check_outputs(reads, json=json_file, report=report_file)
     faults = read_faults(fault, p, sites, group)
     data = read_examples(inputs, limit)
-    names = None if methods is None else [m.strip() for m in methods.split(",")]
+    chosen = read_methods(methods)
     results: list[Any] = []
     stop = None
     try:
@@ -118,7 +124,7 @@ def score(
                         readout=readout,
                         epsilon=epsilon,
                         delta=delta,
-                        methods=names,
+                        methods=chosen,
                         samples=samples,
                         rel_width=rel_width,
                         seed=seed,

@@ -73,6 +73,35 @@ def read_faults(
     return found
 
 
+def read_methods(text: str | None) -> list[Any] | None:
+    """The methods of an option: names, and those of the user's own code."""
+    if text is None:
+        return None
+    return [_read_method(spec) for spec in map(str.strip, text.split(","))]
+
+
+def _read_method(spec: str) -> Any:
+    file, name = _method_file(spec)
+    if file is None:
+        return spec
+    from crashsim.files.users_code import load_value
+    from crashsim.scoring.method import Method
+
+    return load_value(Path(file), name, Method, f"methods={spec!r}")
+
+
+def _method_file(spec: str) -> tuple[str | None, str]:
+    """The file of ``path.py:NAME`` or ``+path.py:NAME``, and the name; no file of a plain name."""
+    file, _, name = spec.removeprefix("+").rpartition(":")
+    return (file, name) if file.endswith(".py") else (None, spec)
+
+
+def method_inputs(text: str | None) -> list[Named]:
+    """The files of code that methods are read from."""
+    files = (_method_file(spec.strip())[0] for spec in (text or "").split(","))
+    return [("methods", file) for file in files if file is not None]
+
+
 def read_examples(spec: str, limit: int | None = None) -> Any:
     from crashsim.files.data import load_examples
 

@@ -21,9 +21,9 @@ class Stream(IntEnum):
 
     MONTE_CARLO = 0  # plain samples, by block
     FEW_FAULTS = 2**61  # samples given two or more faults, by block
-    IMPORTANCE = 2**62  # tails and class changes, by input
-    CURVE = 2**62 + 2**61  # the rare-event curve of a report, by point
-    CERTIFIED = 2**63  # samples inside a certificate, by input and question
+    IMPORTANCE = 2**62  # tails and class changes, by input and block
+    CURVE = 2**62 + 2**61  # the rare-event curve of a report, by point and block
+    CERTIFIED = 2**63  # samples inside a certificate, by input, question and block
     PROBES = 2**63 + 2**61  # directions in which a Hessian is looked at
     TRAINING = 2**63 + 2**61 + 2**60  # faults while training, of a law that torch does not draw
     # Faults of many neurons and weights, with which is checked:

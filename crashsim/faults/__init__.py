@@ -18,7 +18,6 @@ A fault of one's own is a subclass of ``Fault`` with its own law: docs/doors/fau
 from collections.abc import Mapping
 
 from crashsim.faults.checks import (
-    MOMENT_METHODS,
     check_drawable,
     check_fault,
     faults_by_site,
@@ -40,7 +39,6 @@ FAULTS: Mapping[str, type[Fault]] = {
 
 __all__ = [
     "FAULTS",
-    "MOMENT_METHODS",
     "AdditiveNoise",
     "BitFlip",
     "Fault",

@@ -13,12 +13,6 @@ from crashsim.arguments import as_float, is_whole, shown
 from crashsim.errors import ArgumentError
 from crashsim.faults.fault import Fault
 
-# The methods of a score that ask nothing but the moments of a law.
-MOMENT_METHODS = (
-    "taylor", "single", "mean-point-taylor", "mean-point-curvature", "mean-point-single",
-    "chebyshev",
-)  # fmt: skip
-
 
 def faults_by_site(faults: Any, sites: str = "") -> dict[str, Fault]:
     """Faults by the name or glob of the sites that they strike.
@@ -111,19 +105,20 @@ def _check_time(fault: Fault) -> None:
         )
 
 
-def check_drawable(faults: Iterable[Fault], what: str) -> None:
+def check_drawable(faults: Iterable[Fault], what: str, instead: str = "") -> None:
     """Raises ArgumentError for a fault of which no samples can be drawn.
 
     Args:
         faults: to check.
         what: what would draw them.
+        instead: what else serves such a fault.
     """
     for fault in faults:
         if not fault.can_be_drawn:
             raise ArgumentError(
                 f"faults: {type(fault).__name__}: its law {fault.law.name!r} says its moments, but "
-                f"not how it is drawn, as {what} needs; give the law a draw, or ask for "
-                f"methods={list(MOMENT_METHODS)}"
+                f"not how it is drawn, as {what} needs; give the law a draw"
+                f"{instead and f', or {instead}'}"
             )
 
 

@@ -143,3 +143,27 @@ def reported_as_the_users(given: str, doing: str) -> Iterator[None]:
         raise ModelError(
             f"{given}: {doing} raised {described(error)}; correct that code"
         ) from error
+
+
+def load_value(path: Path, name: str, kind: type[T], given: str) -> T:
+    """The object of this name in a file of code, which is run.
+
+    Args:
+        path: the file.
+        name: of the object.
+        kind: what it must be an instance of.
+        given: the argument that names the object, with its value.
+
+    Raises:
+        FileError: there is no such file.
+        ModelError: the code fails.
+        ArgumentError: the file has no such object, or one of another kind.
+    """
+    found = getattr(_import_file(path, given), name, None)
+    if found is None:
+        raise ArgumentError(f"{given}: {str(path)!r} has no {name!r}; name a {kind.__name__} in it")
+    if not isinstance(found, kind):
+        raise ArgumentError(
+            f"{given}: {name!r} is {type(found).__name__}, not a crashsim.{kind.__name__}; name one"
+        )
+    return found

@@ -33,12 +33,13 @@ from crashsim.coordinates.drawing import sample_block, sample_points
 from crashsim.coordinates.placement import Faults
 from crashsim.coordinates.points import Points, join
 from crashsim.errors import ArgumentError, ModelError
+from crashsim.metrics import predicted_class
 from crashsim.model.checks import check_model, check_module
 from crashsim.model.failures import explaining_failures
 from crashsim.model.inputs import read_inputs
 from crashsim.model.twins.twin import apart
 from crashsim.protection.voters import VOTERS, Voter, make_voter
-from crashsim.results.estimate import Values
+from crashsim.results.estimate import Interval
 from crashsim.sampling.intervals import clustered_proportion_interval, proportion_interval
 from crashsim.space import FaultSpace
 from crashsim.writing import write_picture
@@ -225,8 +226,8 @@ class VoteFailure:
         trials: number of groups of copies.
     """
 
-    per_input: Values
-    pooled: Values
+    per_input: Interval
+    pooled: Interval
     trials: int
 
 
@@ -414,9 +415,8 @@ def byzantine_table(
                 said = lie(honest, b, attack)
                 for i, name in enumerate(voters):
                     vote = _voter_knowing(name, count, b)
-                    wrong[i, j, k] += float(
-                        (vote(said).argmax(1) != clean.argmax(1)).float().mean()
-                    )
+                    changed = predicted_class(vote(said)) != predicted_class(clean)
+                    wrong[i, j, k] += float(changed.float().mean())
     return ByzantineTable(count, bad, tuple(voters), tuple(attacks), wrong / trials)
 
 

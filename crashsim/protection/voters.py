@@ -28,6 +28,7 @@ from torch import Tensor
 
 from crashsim.arguments import instance, is_whole, whole
 from crashsim.errors import ArgumentError, MissingExtraError
+from crashsim.metrics import predicted_class
 
 Voter = Callable[[Tensor], Tensor]
 
@@ -98,7 +99,7 @@ def _trimmed_mean(outputs: Tensor, f: int) -> Tensor:
 
 
 def _majority(outputs: Tensor) -> Tensor:
-    votes = F.one_hot(outputs.argmax(2), outputs.shape[2])
+    votes = F.one_hot(predicted_class(outputs), outputs.shape[2])
     return votes.to(outputs.dtype).mean(0)
 
 

@@ -10,12 +10,13 @@ from markupsafe import Markup
 
 from crashsim.report import chip, tables
 from crashsim.report.text import footer
-from crashsim.results.estimate import METHODS
 from crashsim.results.numbers import percent
 from crashsim.results.record import Record
 from crashsim.results.schema import ChipFacts
 from crashsim.results.verdict import best, describe_faults, verdict
 from crashsim.visible import visible
+
+_DRAWN = 24  # formulas
 
 
 def to_html(score: Record) -> str:
@@ -30,15 +31,16 @@ def to_html(score: Record) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    about = {name: method.about for name, method in score.method_facts.items()}
     formulas = [
         {
             "method": method,
-            "description": tables.DESCRIPTIONS.get(method, ""),
-            # Drawn for what there is; a file may hold any number of others.
-            "picture": plots.formula(text["latex"]) if method in METHODS else None,
+            "description": about.get(method, ""),
+            # A file may hold any number of them, and each takes a while to draw.
+            "picture": plots.formula(text["latex"]) if method in about and i < _DRAWN else None,
             "text": text["text"],
         }
-        for method, text in score.formulas.items()
+        for i, (method, text) in enumerate(score.formulas.items())
     ]
     return environment.from_string(source).render(
         score=score,
@@ -48,7 +50,7 @@ def to_html(score: Record) -> str:
         columns=tables.columns(score),
         rows=tables.rows(score),
         worths=tables.worths(score),
-        descriptions=tables.DESCRIPTIONS,
+        descriptions=about,
         legend=tables.legend(score),
         marks=tables.MARKS,
         number=tables.number,

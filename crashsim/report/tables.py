@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from crashsim.results.estimate import METHODS, TOO_FEW, Estimate
+from crashsim.metrics import RESERVED
+from crashsim.results.estimate import TOO_FEW, Estimate
 from crashsim.results.numbers import interval_numbers
 from crashsim.results.record import Record
 from crashsim.results.verdict import best
@@ -26,27 +27,6 @@ LEGEND = (
 )
 DOUBTED = ("✗", "contradicts another number: see the warnings")
 THIN = ("?", "rests on few samples: the interval may be too narrow")
-DESCRIPTIONS = {
-    "exact": "sum over all fault patterns",
-    "norm": "product of layer norms (paper b1)",
-    "absolute": "product of absolute weights (paper b2)",
-    "taylor": "first order at the clean network (paper b3)",
-    "single": "one fault at a time (paper b4)",
-    "pairs": "all single faults and all pairs",
-    "mean-point-curvature": "second order at the mean point",
-    "remainder": "proved interval around the mean-point estimates",
-    "linear-exact": "exact tail where the output is linear in the faults",
-    "certificate": "proved by linear relaxation and dynamic programming",
-    "mean-point-taylor": "first order at the mean point",
-    "mean-point-single": "one fault at a time, around the mean point",
-    "chebyshev": "the paper's tail bound, from mean and variance",
-    "chernoff": "tail bound from the cumulant generating function",
-    "saddlepoint": "Lugannani-Rice tail estimate",
-    "monte-carlo": "random faults injected",
-    "importance-sampling": "faults injected where they hurt, reweighted",
-    "certified-sampling": "faults injected where a certificate allows harm; exact interval",
-    "hardware": "the same faults on a spiking chip model",
-}
 
 
 @dataclass(frozen=True)
@@ -88,7 +68,8 @@ def columns(score: Record) -> list[Column]:
         found.append(Column(f"P(|Δ| ≥ {score.epsilon:g}), output {k}", "tail", k))
     if any(e.quantity == "class-change" for e in score.estimates):
         found.append(Column("P(class changes)", "class-change", "all"))
-    return found
+    own = dict.fromkeys(e.quantity for e in score.estimates if e.quantity not in RESERVED)
+    return found + [Column(name, name, "all") for name in own]
 
 
 def leading_output(score: Record) -> int | None:
@@ -107,36 +88,46 @@ def leading_output(score: Record) -> int | None:
 
 def _tail_output(score: Record, default: int) -> int:
     """The output whose tail every method has: some compute that of a single one."""
-    single = ("linear-exact", "certificate", "certified-sampling", "importance-sampling")
-    outputs = [e.output for e in score.estimates if e.method in single and e.quantity == "tail"]
-    return next((k for k in outputs if isinstance(k, int)), default)
+    outputs: dict[str, list[int]] = {}
+    for e in score.estimates:
+        if e.quantity == "tail" and e.input == "all" and isinstance(e.output, int):
+            outputs.setdefault(e.method, []).append(e.output)
+    single = [found[0] for found in outputs.values() if len(found) == 1]
+    return single[0] if single else default
 
 
 def rows(score: Record) -> list[tuple[str, list[Cell | None]]]:
     """Each method with its cells, one for each column; methods without any are left out."""
-    by_name = {(e.method, e.quantity, e.output): e for e in score.estimates if e.input == "all"}
+    inputs: dict[str, set[int]] = {}
+    for e in score.estimates:
+        if isinstance(e.input, int):
+            inputs.setdefault(e.method, set()).add(e.input)
+    doubted = _doubted(score)
+    titles = columns(score)
     found = []
-    for method in METHODS:
+    for method in score.method_facts:
         cells = [
             cell(
-                by_name.get((method, c.quantity, c.output)),  # type: ignore[arg-type]
-                is_doubted(score, method, c),
+                score.find(method, c.quantity, output=c.output),
+                (method, c.quantity, c.output) in doubted,
             )
-            for c in columns(score)
+            for c in titles
         ]
         if any(cells):
-            inputs = {e.input for e in score.estimates if e.method == method} - {"all"}
-            some = f" ({len(inputs)} inputs)" if 0 < len(inputs) < score.inputs["count"] else ""
+            count = len(inputs.get(method, ()))
+            some = f" ({count} inputs)" if 0 < count < score.inputs["count"] else ""
             found.append((method + some, cells))
     return found
 
 
-def is_doubted(score: Record, method: str, column: Column) -> bool:
-    """Whether a number of this method and column, of any input, contradicts another."""
-    return any(
-        method in c.doubted and column.quantity == c.quantity and column.output in c.outputs
+def _doubted(score: Record) -> set[tuple[str, str, int | str]]:
+    """Method, quantity and output of the numbers, of any input, that contradict another."""
+    return {
+        (method, c.quantity, output)
         for c in score.contradictions
-    )
+        for method in c.doubted
+        for output in c.outputs
+    }
 
 
 def legend(score: Record) -> tuple[tuple[str, str], ...]:
@@ -148,9 +139,10 @@ def legend(score: Record) -> tuple[tuple[str, str], ...]:
 def worths(score: Record) -> list[tuple[str, str]]:
     """Each method that does better than plain samples, and how many those would have to be."""
     found = []
-    for method in METHODS:
+    titles = columns(score)
+    for method in score.method_facts:
         parts = []
-        for column in columns(score):
+        for column in titles:
             estimate = score.find(method, column.quantity, output=column.output)
             if estimate is not None and estimate.worth is not None:
                 parts.append(f"{number(estimate.worth)} for {column.title}")

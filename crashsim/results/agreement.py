@@ -57,10 +57,7 @@ def agreements(estimates: Sequence[Estimate]) -> list[Agreement]:
         reference = values_of(estimates, "monte-carlo", quantity)
         if reference is None:
             continue
-        low = values_of(estimates, "monte-carlo", quantity, "low")
-        high = values_of(estimates, "monte-carlo", quantity, "high")
-        assert low is not None
-        assert high is not None
+        ours = _Column.read(estimates, "monte-carlo", quantity, reference.shape)
         for method, its_quantity in pairs:
             if its_quantity != quantity or method == "monte-carlo":
                 continue
@@ -68,7 +65,6 @@ def agreements(estimates: Sequence[Estimate]) -> list[Agreement]:
             theirs = _Column.read(estimates, method, quantity, reference.shape)
             if not np.isfinite(theirs.value).any():
                 continue  # a bound beyond the largest number agrees with everything
-            ours = _Column(reference, low, high)
             found.append(_agreement(method, quantity, kinds, theirs, ours))
     return found
 

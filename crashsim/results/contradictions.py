@@ -24,7 +24,8 @@ from typing import Any, Literal
 
 from scipy.special import ndtri
 
-from crashsim.results.estimate import TOO_FEW, Estimate, Kind, Quantity
+from crashsim.metrics import RESERVED
+from crashsim.results.estimate import TOO_FEW, Estimate, Kind
 from crashsim.results.schema import Number
 
 CHANCE = 0.01  # probability that a score whose claims all hold is told of a contradiction
@@ -34,7 +35,7 @@ _ROUNDED = 1e-9  # relative rounding of what is computed exactly
 _FEW_HITS = 0.3  # of the value: an interval that begins below it rests on few hits
 _ELSEWHERE = "hardware"  # a method that measures another number
 
-Key = tuple[Quantity, int | str, int | str, float | None]
+Key = tuple[str, int | str, int | str, float | None]
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Contradiction:
     against: str
     kind: Kind
     against_kind: Kind
-    quantity: Quantity
+    quantity: str
     level: float | None
     input: int | Literal["all"]
     output: int | Literal["all", "loss"]
@@ -131,7 +132,7 @@ def contradictions(
         for key, group in groups.items()
         if len(group) > 1 or key[0] == "tail"
     }
-    found: dict[tuple[str, str, Quantity, float | None], list[_Conflict]] = defaultdict(list)
+    found: dict[tuple[str, str, str, float | None], list[_Conflict]] = defaultdict(list)
     for conflict in _conflicts(claims):
         first, second = conflict.first.estimate, conflict.second.estimate
         found[first.method, second.method, first.quantity, first.level].append(conflict)
@@ -217,7 +218,9 @@ def _widened(e: Estimate, low: float, high: float, tested: int) -> tuple[float, 
         return low, high
     times = _times(least, alpha)
     below, above = e.value - times * (e.value - low), e.value + times * (high - e.value)
-    if e.quantity == "mean":
+    # A metric of the user's own may be a probability or not: it gets the wider of both.
+    is_own = e.quantity not in RESERVED
+    if e.quantity == "mean" or (is_own and low < 0):
         return below, above
     if e.quantity == "variance" or e.method == "importance-sampling":
         if not 0 < e.value < math.inf or low <= 0:
@@ -227,7 +230,7 @@ def _widened(e: Estimate, low: float, high: float, tested: int) -> tuple[float, 
         above = _few(e, high, least, alpha)
     elif e.value > 0:
         above = max(above, e.value * min(high / e.value, 1e6) ** times)
-    return max(below, 0.0), above
+    return below if is_own else max(below, 0.0), above
 
 
 @lru_cache(maxsize=64)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,37 +16,16 @@ from crashsim.results.schema import Number
 Kind = Literal["exact", "proof", "bound", "statistical", "estimate"]
 Quantity = Literal["mean", "variance", "tail", "class-change", "quantile"]
 
-METHODS = (
-    "exact",
-    "norm",
-    "absolute",
-    "taylor",
-    "single",
-    "pairs",
-    "mean-point-taylor",
-    "mean-point-curvature",
-    "mean-point-single",
-    "remainder",
-    "monte-carlo",
-    "importance-sampling",
-    "certified-sampling",
-    "chebyshev",
-    "chernoff",
-    "saddlepoint",
-    "linear-exact",
-    "certificate",
-    "hardware",
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """One number of a score.
 
     Attributes:
-        method: how it was computed (one of ``METHODS``).
+        method: the name of what computed it (``crashsim.scoring.methods.METHODS``, or one's own).
         quantity: ``mean`` of Delta, ``variance`` of Delta, ``tail`` = P(|Delta| >= epsilon),
-            ``class-change`` = P(the predicted class changes), ``quantile`` of |Delta|.
+            ``class-change`` = P(the predicted class changes), ``quantile`` of |Delta|; or the name
+            of a metric of one's own (``crashsim.metrics``).
         input: index of the input, or ``"all"``: the average over inputs.
         output: index of the output; ``"all"``: the sum over outputs (variance), any output
             (tail), or not specific to an output (class-change).
@@ -63,7 +42,7 @@ class Estimate:
     """
 
     method: str
-    quantity: Quantity
+    quantity: str
     input: int | Literal["all"]
     output: int | Literal["all", "loss"]
     value: Number
@@ -93,32 +72,41 @@ TOO_FEW = "few samples make up most of its spread: the interval may be too narro
 
 @dataclass(frozen=True)
 class Values:
-    """Numbers of one shape, with their intervals (``low`` and ``high`` are None together), how many
-    plain samples they are worth (NaN where that says nothing), and whether they rest on enough
-    samples for the interval to be trusted (all, if None)."""
+    """Numbers of one shape, without intervals."""
 
     value: Floats
-    low: Floats | None = None
-    high: Floats | None = None
-    worth: Floats | None = None
-    enough: NDArray[np.bool_] | None = None
 
-    def __getitem__(self, where: Any) -> Values:
+    def __getitem__(self, where: Any) -> Self:
         return self._each(lambda part: np.asarray(part[where]))
 
-    def reshape(self, *shape: int) -> Values:
+    def reshape(self, *shape: int) -> Self:
         return self._each(lambda part: part.reshape(shape))
 
-    def _each(self, change: Callable[[Any], Any]) -> Values:
-        parts = (self.value, self.low, self.high, self.worth, self.enough)
-        value, *rest = (None if part is None else change(part) for part in parts)
-        assert value is not None
-        return Values(value, *rest)
+    def _each(self, change: Callable[[Any], Any]) -> Self:
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        there = {name: change(part) for name, part in parts.items() if part is not None}
+        return replace(self, **there)
+
+
+@dataclass(frozen=True)
+class Interval(Values):
+    """Numbers of one shape with their intervals.
+
+    Attributes:
+        low, high: the ends.
+        worth: how many plain samples would do as well (NaN where that says nothing).
+        enough: whether they rest on enough samples for the interval to be trusted (all, if None).
+    """
+
+    low: Floats
+    high: Floats
+    worth: Floats | None = None
+    enough: NDArray[np.bool_] | None = None
 
 
 def estimates_of(
     method: str,
-    quantity: Quantity,
+    quantity: str,
     kind: Kind,
     *,
     per_input: Values | None = None,
@@ -137,22 +125,28 @@ def estimates_of(
     """
 
     def make(where: int | Literal["all"], output: Any, values: Values, at: Any) -> Estimate:
-        low, high = values.low, values.high
-        worth = None if values.worth is None else float(values.worth[at])
-        enough = values.enough is None or bool(values.enough[at])
+        low = high = worth = None
+        told = note
+        if isinstance(values, Interval):
+            low, high = float(values.low[at]), float(values.high[at])
+            worth = math.nan if values.worth is None else float(values.worth[at])
+            worth = worth if math.isfinite(worth) else None
+            if values.enough is not None and not values.enough[at]:
+                told = "; ".join(filter(None, (note, TOO_FEW)))
+        value = float(values.value[at])
         return Estimate(
             method,
             quantity,
             where,
             output,
-            float(values.value[at]),
-            None if low is None else float(low[at]),
-            None if high is None else float(high[at]),
+            value,
+            low,
+            high,
             kind,
-            confidence,
-            level,
-            note if enough else "; ".join(filter(None, (note, TOO_FEW))),
-            worth if worth is not None and math.isfinite(worth) else None,
+            confidence=confidence,
+            level=level,
+            note=told,
+            worth=worth,
         )
 
     found: list[Estimate] = []

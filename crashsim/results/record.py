@@ -12,6 +12,7 @@ from crashsim.results.agreement import Agreement
 from crashsim.results.contradictions import Contradiction
 from crashsim.results.estimate import Answer, Estimate
 from crashsim.results.json_reading import finite, read
+from crashsim.results.method_facts import MethodFacts, all_methods, quoted
 from crashsim.results.schema import (
     ChipFacts,
     CoordinateFacts,
@@ -26,7 +27,8 @@ from crashsim.results.schema import (
     unfit,
 )
 
-SCHEMA = 1
+SCHEMA = 2
+_READABLE = (1, SCHEMA)  # files of schema 1 say nothing of their methods but the names
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Record:
             warnings, too.
         partial: it was interrupted: methods are missing, or Monte Carlo has fewer samples than
             were asked for; ``skipped`` and ``stopped`` say which.
+        methods: what its methods are, those that were skipped too, in the order of the tables.
     """
 
     model: ModelFacts
@@ -95,6 +98,7 @@ class Record:
     versions: dict[str, str]
     contradictions: list[Contradiction] = field(default_factory=list)
     partial: bool = False
+    methods: list[MethodFacts] = field(default_factory=list)
 
     def find(
         self,
@@ -111,6 +115,16 @@ class Record:
         # A network with many outputs has hundreds of thousands of estimates.
         return {(e.method, e.quantity, e.input, e.output): e for e in self.estimates}
 
+    @cached_property
+    def method_facts(self) -> dict[str, MethodFacts]:
+        """Every method of the record by name, in the order of the tables."""
+        return all_methods(self.methods, self.estimates)
+
+    @cached_property
+    def quoted(self) -> list[str]:
+        """The methods whose number may be quoted alone, the most trustworthy first."""
+        return quoted(self.method_facts.values())
+
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, numbers and strings; what ``--json`` writes, but for the verdict."""
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -118,6 +132,7 @@ class Record:
         plain["agreement"] = [a.to_dict() for a in self.agreement]
         plain["contradictions"] = [c.to_dict() for c in self.contradictions]
         plain["answers"] = [a.to_dict() for a in self.answers]
+        plain["methods"] = [m.to_dict() for m in self.methods]
         plain["curves"] = self.curves and asdict(self.curves)
         plain["histogram"] = self.histogram and asdict(self.histogram)
         return cast(dict[str, Any], finite({"schema": SCHEMA, **plain}))
@@ -129,10 +144,10 @@ class Record:
         Raises:
             FileError: not a score, or one of another schema.
         """
-        if not isinstance(plain, Mapping) or plain.get("schema") != SCHEMA:
+        if not isinstance(plain, Mapping) or plain.get("schema") not in _READABLE:
             found = plain.get("schema") if isinstance(plain, Mapping) else type(plain).__name__
             raise FileError(
-                f"score: schema {found!r} is not {SCHEMA}; "
+                f"score: schema {found!r} is none of {_READABLE}; "
                 "give a file that `crashsim score --json` of this version wrote"
             )
         try:

@@ -16,10 +16,13 @@ from typing import (
 from pydantic import BeforeValidator
 from typing_extensions import TypedDict
 
+from crashsim.metrics import MOST, RESERVED
+
 # JSON says null for what is no finite number.
 Number = Annotated[float, BeforeValidator(lambda data: math.nan if data is None else data)]
 
 _EMPTY = 1_000_000  # numbers of a table that may be missing
+_METHODS = 1000  # that a score may have: reports take time for each
 
 ModelFacts = TypedDict(
     "ModelFacts",
@@ -184,6 +187,12 @@ def unfit(score: Any) -> str | None:
             return f"estimates[{i}].output is {e.output}, of {score.outputs} outputs"
         if e.quantity == "tail" and score.epsilon is None:
             return f"estimates[{i}] is a tail, and epsilon is null"
+    methods = {m.name for m in score.methods} | {e.method for e in score.estimates}
+    if len(methods) > _METHODS:
+        return f"estimates of {len(methods)} methods, more than {_METHODS}"
+    own = {e.quantity for e in score.estimates}.difference(RESERVED)
+    if len(own) > MOST:
+        return f"estimates of {len(own)} metrics, of at most {MOST}"
     return _too_wide(score) or _unlike_pictures(score)
 
 

@@ -9,27 +9,10 @@ from crashsim.results.estimate import Estimate
 from crashsim.results.numbers import interval_numbers, percent
 from crashsim.results.record import Record
 
-# The method whose number is quoted, best first.
-PREFERENCE = (
-    "exact",
-    "monte-carlo",
-    "importance-sampling",
-    "certified-sampling",
-    "mean-point-single",
-    "mean-point-taylor",
-    "saddlepoint",
-    "single",
-    "taylor",
-    "chernoff",
-    "chebyshev",
-    "absolute",
-    "norm",
-)
-
 
 def best(score: Record, quantity: str, output: int | str = "all") -> Estimate | None:
     """The most trustworthy estimate of a quantity pooled over inputs."""
-    for method in PREFERENCE:
+    for method in score.quoted:
         found = score.find(method, quantity, output=output)
         if found is None:
             continue

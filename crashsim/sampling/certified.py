@@ -14,7 +14,7 @@ It costs some 100 P_U / P samples for 10%; where the envelope is loose, the inte
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import crashsim_theory as theory
@@ -24,15 +24,18 @@ from numpy.typing import NDArray
 
 from crashsim.analytic.rounding import resolution_of, rounding_of
 from crashsim.arrays import Floats
+from crashsim.campaign.tasks import Task, fold
 from crashsim.coordinates.points import Points
 from crashsim.coordinates.streams import Stream, generator
+from crashsim.metrics import predicted_class
 from crashsim.results.estimate import Estimate, Quantity
 from crashsim.sampling.intervals import proportion_interval
 from crashsim.space import FaultSpace
 
 SAMPLES = 8192  # at most, for each input and question
 REL_WIDTH = 0.2  # relative half-width to stop at
-_FEWEST = 512
+_BATCH = 512  # masks in a block, of all events of a question together, about
+_BLOCKS = 2**32  # of a question, more than are ever drawn
 _NEGLIGIBLE = 1e-3  # share of the whole bound below which an event is not sampled
 _TABLE_BYTES = 40_000_000  # of each event's dynamic programming
 
@@ -42,35 +45,51 @@ _Happens = Callable[[Points], NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
+class Tried:
+    """The masks tried of each event of a question, (E,) each.
+
+    Attributes:
+        samples: masks.
+        hits: those that failed,
+        sure, possible: whatever rounding did, and for some rounding.
+    """
+
+    samples: NDArray[np.int64]
+    hits: NDArray[np.int64]
+    sure: NDArray[np.int64]
+    possible: NDArray[np.int64]
+
+    def __add__(self, other: Tried) -> Tried:
+        return Tried(
+            self.samples + other.samples,
+            self.hits + other.hits,
+            self.sure + other.sure,
+            self.possible + other.possible,
+        )
+
+
+@dataclass(frozen=True)
 class _Event:
-    """One way to fail, disjoint from the others, with the masks tried.
+    """One way to fail, disjoint from the others.
 
     Attributes:
         outside: probability, at most, of failing where nothing is sampled.
         sampler: of masks inside the envelope; None where nothing is sampled.
-        samples, hits: masks tried, and those that failed,
-        sure, possible: whatever rounding did, and for some rounding.
     """
 
     outside: float
     sampler: theory.ExceedanceSampler | None
-    samples: int = 0
-    hits: int = 0
-    sure: int = 0
-    possible: int = 0
 
     @property
     def reach(self) -> float:
         """Probability of the masks that are sampled."""
         return 0.0 if self.sampler is None else self.sampler.high
 
-    def interval(self, alpha: float) -> tuple[float, float]:
+    def interval(self, samples: int, sure: int, possible: int, alpha: float) -> tuple[float, float]:
+        """Of its probability, from masks tried and those that failed."""
         if self.sampler is None:
             return 0.0, self.outside
-        hits = np.array([self.sure, self.possible], dtype=float)
-        share = proportion_interval(hits, self.samples, alpha)
-        assert share.low is not None
-        assert share.high is not None
+        share = proportion_interval(np.array([sure, possible], dtype=float), samples, alpha)
         return (
             self.sampler.low * float(share.low[0]),
             self.sampler.high * float(share.high[1]) + self.outside,
@@ -78,34 +97,88 @@ class _Event:
 
 
 @dataclass(frozen=True)
+class _Masks(Task[Tried]):
+    """Masks inside the envelopes of a question's events, in blocks of about 512.
+
+    Attributes:
+        events: the ways to fail.
+        happens: which masks fail, in each way.
+        seed, question: the random numbers depend on these and the block alone.
+        samples: their number, about: every event has one mask more than its share of a block.
+    """
+
+    events: tuple[_Event, ...]
+    happens: _Happens
+    seed: int
+    question: int
+    samples: int
+
+    @property
+    def blocks(self) -> int:
+        """The number of blocks."""
+        return -(-self.samples // _BATCH)
+
+    def run(self, block: int) -> Tried:
+        rng = generator(self.seed, Stream.CERTIFIED, self.question * _BLOCKS + block)
+        size = min(_BATCH, self.samples - block * _BATCH)
+        reach = sum(event.reach for event in self.events)
+        tried = np.zeros((4, len(self.events)), dtype=np.int64)
+        for i, event in enumerate(self.events):
+            if event.sampler is None:
+                continue
+            count = 1 + int(size * event.reach / reach)
+            masks = event.sampler.draw(count, rng)
+            rows, columns = np.nonzero(masks)
+            points = Points(count, np.zeros(masks.shape[1]), rows, columns, np.ones(len(rows)))
+            tried[:, i] = count, *self.happens(points)[:, :, i].sum(1)
+        return Tried(*tried)
+
+
+@dataclass(frozen=True)
 class _Run:
     """The events of one input and question, after the last look.
 
     Attributes:
+        events: the ways to fail.
+        tried: the masks.
         alpha: error probability left to the last look.
     """
 
     events: tuple[_Event, ...]
+    tried: Tried
     alpha: float
 
     @property
     def samples(self) -> int:
-        return sum(event.samples for event in self.events)
+        return int(self.tried.samples.sum())
 
     @property
     def value(self) -> float:
-        return sum(e.reach * e.hits / e.samples for e in self.events if e.samples)
+        """The probability as the samples say."""
+        return sum(reach * hits / n for reach, hits, n in self._sampled)
 
     @property
     def square_error(self) -> float:
         """Squared standard error of the value."""
-        sampled = [e for e in self.events if e.samples]
-        return sum(e.reach**2 * e.hits * (e.samples - e.hits) / e.samples**3 for e in sampled)
+        return sum(reach**2 * hits * (n - hits) / n**3 for reach, hits, n in self._sampled)
+
+    @property
+    def _sampled(self) -> list[tuple[float, int, int]]:
+        """Probability of its masks, hits and masks tried, of each event that is sampled."""
+        counts = zip(
+            self.events, self.tried.hits.tolist(), self.tried.samples.tolist(), strict=True
+        )
+        return [(event.reach, hits, n) for event, hits, n in counts if n]
 
     def interval(self, share: float = 1.0) -> tuple[float, float]:
         """With this share of the error probability, divided among the events sampled."""
         sampled = sum(event.sampler is not None for event in self.events)
-        ends = [event.interval(self.alpha * share / max(sampled, 1)) for event in self.events]
+        alpha = self.alpha * share / max(sampled, 1)
+        tried = (self.tried.samples, self.tried.sure, self.tried.possible)
+        ends = [
+            event.interval(*counts, alpha)
+            for event, *counts in zip(self.events, *(t.tolist() for t in tried), strict=True)
+        ]
         return sum(low for low, _ in ends), min(1.0, sum(high for _, high in ends))
 
     def is_narrow(self, rel_width: float) -> bool:
@@ -132,64 +205,69 @@ def certified_sampling(
         epsilon, output: of the tails.
         seed: the samples depend on it, the input and the question alone.
         confidence: of each interval.
-        samples, rel_width: for each input and question, spend at most so many samples and stop at
-            this relative half-width; look j spends ``alpha / (j (j + 1))`` of the error
+        samples, rel_width: for each input and question, spend about this many samples at most and
+            stop at this relative half-width; look j spends ``alpha / (j (j + 1))`` of the error
             probability.
     """
     found = []
     rounding = rounding_of(space)
     of_epsilon = resolution_of(space) * (epsilon or 0.0)
-    for quantity in ("tail", "class-change"):
+    thresholds = {"tail": epsilon, "class-change": 0.0}
+    for quantity, threshold in thresholds.items():
+        if threshold is None:
+            continue
+        is_tail = quantity == "tail"
         runs: dict[int, _Run] = {}
         for (its_quantity, b), certificate in certificates.items():
             if its_quantity != quantity:
                 continue
-            is_tail = quantity == "tail"
-            threshold = epsilon if is_tail else 0.0
-            assert threshold is not None
             one = space.at_input(b)
-            happens = (
-                _tails(one, output, threshold, max(float(rounding[b, output]), of_epsilon))
+            happens: _Happens = (
+                _Tails(one, output, threshold, max(float(rounding[b, output]), of_epsilon))
                 if is_tail
-                else _overtakings(one, rounding[b])
+                else _Overtakings(one, rounding[b])
             )
-            rng = generator(seed, Stream.CERTIFIED, 2 * b + is_tail)
-            events = _events(certificate)
-            runs[b] = _sample(events, happens, rng, 1 - confidence, samples, rel_width)
+            task = _Masks(_events(certificate), happens, seed, 2 * b + is_tail, samples)
+            runs[b] = _sample(task, 1 - confidence, rel_width)
         if runs:
-            where = output if quantity == "tail" else "all"
-            level = epsilon if quantity == "tail" else None
-            found += _estimates(quantity, runs, where, level, confidence)  # type: ignore[arg-type]
+            level = epsilon if is_tail else None
+            found += _estimates(quantity, runs, output if is_tail else "all", level, confidence)
     return found
 
 
-def _tails(one: FaultSpace, output: int, epsilon: float, rounding: float) -> _Happens:
+@dataclass(frozen=True)
+class _Tails:
     """Delta beyond epsilon upwards, and downwards; what is within rounding of it counts."""
 
-    def happens(points: Points) -> NDArray[np.bool_]:
-        delta = (one.outputs(points) - one.clean())[:, 0, output]
+    one: FaultSpace
+    output: int
+    epsilon: float
+    rounding: float
+
+    def __call__(self, points: Points) -> NDArray[np.bool_]:
+        delta = (self.one.outputs(points) - self.one.clean())[:, 0, self.output]
         both = np.stack([delta, -delta], axis=1)
-        possible = both >= epsilon - rounding
-        return np.stack([possible, both >= epsilon + rounding, possible])
-
-    return happens
+        possible = both >= self.epsilon - self.rounding
+        return np.stack([possible, both >= self.epsilon + self.rounding, possible])
 
 
-def _overtakings(one: FaultSpace, rounding: Floats) -> _Happens:
+@dataclass(frozen=True)
+class _Overtakings:
     """Each rival becoming the predicted class."""
-    top = int(one.clean()[0].argmax())
-    rivals = np.array([k for k in range(one.K) if k != top])
 
-    def happens(points: Points) -> NDArray[np.bool_]:
-        outputs = one.outputs(points)[:, 0]
-        computed = outputs.argmax(1)[:, None] == rivals
+    one: FaultSpace
+    rounding: Floats
+
+    def __call__(self, points: Points) -> NDArray[np.bool_]:
+        top = int(predicted_class(self.one.clean()[0]))
+        rivals = np.array([k for k in range(self.one.K) if k != top])
+        outputs = self.one.outputs(points)[:, 0]
+        computed = predicted_class(outputs)[:, None] == rivals
         lead = outputs[:, rivals] - outputs.max(1, keepdims=True)
-        room = rounding[rivals] + rounding.max()
+        room = self.rounding[rivals] + self.rounding.max()
         others = np.sort(outputs, axis=1)[:, -2, None]
         sure = computed & (outputs[:, rivals] - others > room)
         return np.stack([computed, sure, computed | (lead >= -room)])
-
-    return happens
 
 
 def _events(certificate: Certificate) -> tuple[_Event, ...]:
@@ -209,51 +287,21 @@ def _events(certificate: Certificate) -> tuple[_Event, ...]:
     return tuple(events)
 
 
-def _sample(
-    events: tuple[_Event, ...],
-    happens: _Happens,
-    rng: np.random.Generator,
-    alpha: float,
-    samples: int,
-    rel_width: float,
-) -> _Run:
-    reach = sum(event.reach for event in events)
+def _sample(task: _Masks, alpha: float, rel_width: float) -> _Run:
+    """Looks after 1, 2, 4, ... blocks, and after the last."""
     look = 0
-    while True:
+    for at in fold(task, range(task.blocks)):
+        if at.blocks < min(2**look, task.blocks):
+            continue
         look += 1
-        tried = sum(event.samples for event in events)
-        batch = min(max(tried, _FEWEST), samples - tried)  # the sample doubles
-        events = tuple(
-            event
-            if event.sampler is None
-            else _tried(event, i, happens, rng, 1 + int(batch * event.reach / reach))
-            for i, event in enumerate(events)
-        )
-        run = _Run(events, alpha / (look * (look + 1)))
-        if reach == 0 or run.samples >= samples or run.is_narrow(rel_width):
+        run = _Run(task.events, at.sums, alpha / (look * (look + 1)))
+        if run.samples == 0 or at.blocks == task.blocks or run.is_narrow(rel_width):
             return run
-
-
-def _tried(
-    event: _Event, index: int, happens: _Happens, rng: np.random.Generator, count: int
-) -> _Event:
-    """The event after ``count`` more masks."""
-    assert event.sampler is not None
-    masks = event.sampler.draw(count, rng)
-    rows, columns = np.nonzero(masks)
-    points = Points(count, np.zeros(masks.shape[1]), rows, columns, np.ones(len(rows)))
-    hits, sure, possible = (int(n) for n in happens(points)[:, :, index].sum(1))
-    return replace(
-        event,
-        samples=event.samples + count,
-        hits=event.hits + hits,
-        sure=event.sure + sure,
-        possible=event.possible + possible,
-    )
+    raise AssertionError("the last look returns")
 
 
 def _estimates(
-    quantity: Quantity,
+    quantity: str,
     runs: Mapping[int, _Run],
     output: int | Literal["all"],
     level: float | None,
@@ -262,14 +310,25 @@ def _estimates(
     """For each input, and for their average."""
 
     def estimate(
-        where: int | Literal["all"], value: float, ends: tuple[float, float], note: str,
+        where: int | Literal["all"],
+        value: float,
+        ends: tuple[float, float],
+        note: str,
         square_error: float,
-    ) -> Estimate:  # fmt: skip
-        worth = value * (1 - value) / square_error if square_error > 0 else None
+    ) -> Estimate:
         return Estimate(
-            "certified-sampling", quantity, where, output, value, *ends, "statistical",
-            confidence, level, f"exact interval (certificate, Clopper-Pearson); {note}", worth,
-        )  # fmt: skip
+            "certified-sampling",
+            quantity,
+            where,
+            output,
+            value,
+            *ends,
+            kind="statistical",
+            confidence=confidence,
+            level=level,
+            note=f"exact interval (certificate, Clopper-Pearson); {note}",
+            worth=value * (1 - value) / square_error if square_error > 0 else None,
+        )
 
     found = [
         estimate(b, run.value, run.interval(), f"{run.samples} samples", run.square_error)

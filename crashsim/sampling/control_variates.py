@@ -116,9 +116,14 @@ class Control:
         matter = np.full(spread.shape[1:], np.inf)
         np.divide(spread.sum(0) ** 2, square.sum(0), out=matter, where=square.sum(0) > 0)
         return cls(
-            surrogate.gains, space.mean_point, surrogate.variance, spread, fourth, matter,
-            _adds_up(surrogate.gains, space.moments.k2),
-        )  # fmt: skip
+            gains=surrogate.gains,
+            mean_point=space.mean_point,
+            second=surrogate.variance,
+            spread=spread,
+            fourth=fourth,
+            matter=matter,
+            adds_up=_adds_up(surrogate.gains, space.moments.k2),
+        )
 
     def limits(self, n: int) -> Limits:
         """Of n samples, (B, K).

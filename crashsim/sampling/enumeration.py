@@ -21,9 +21,10 @@ from crashsim.arrays import Floats
 from crashsim.coordinates.placement import Faults
 from crashsim.coordinates.points import Points
 from crashsim.errors import ArgumentError
+from crashsim.metrics import CLASS_CHANGE, AskedMetrics, Metric, predicted_class
 from crashsim.model.inputs import ModelInputs
 from crashsim.noticing import notice
-from crashsim.results.estimate import Estimate, Values, estimates_of
+from crashsim.results.estimate import Estimate, Interval, Values, estimates_of
 from crashsim.space import FaultSpace
 
 MAX_COORDINATES = 20
@@ -97,11 +98,32 @@ class ExactDistribution:
     @property
     def class_change(self) -> Floats:
         """P(the predicted class, the first largest output, changes), (B,)."""
-        classes = (self.clean + self.deltas).argmax(2)
-        return self._expect(classes != self.clean.argmax(1))
+        return self.average(CLASS_CHANGE)
 
-    def estimates(self, epsilon: float | None = None) -> list[Estimate]:
-        """All of it as estimates of kind ``exact``."""
+    def average(self, metric: Metric, targets: Any = None) -> Floats:
+        """Probability of an event or expectation of a mean (``crashsim.metrics``), (B,).
+
+        Args:
+            metric: the metric.
+            targets: (B, ...) what it compares the outputs with, if anything.
+
+        Raises:
+            ArgumentError: the metric's function fails, or returns something else.
+        """
+        return self._average(metric, AskedMetrics.of((), targets, self.clean))
+
+    def _average(self, metric: Metric, asked: AskedMetrics) -> Floats:
+        return self._expect(asked.values(metric, self.clean + self.deltas, self.clean))
+
+    def estimates(
+        self, epsilon: float | None = None, asked: AskedMetrics | None = None
+    ) -> list[Estimate]:
+        """All of it as estimates of kind ``exact``.
+
+        Args:
+            epsilon: also P(|Delta| >= epsilon).
+            asked: metrics of one's own, each with an estimate of its name.
+        """
         mean, variance = self.mean, self.variance
         found = estimates_of(
             "exact", "mean", "exact", per_input=Values(mean), pooled=Values(mean.mean(0))
@@ -118,17 +140,25 @@ class ExactDistribution:
             found += self._tails(epsilon)
         if self.clean.shape[1] > 1:
             found += self._changes()
+        asked = asked or AskedMetrics()
+        for metric in asked.metrics:
+            average = self._average(metric, asked)
+            pooled = Values(average.mean())
+            found += estimates_of(
+                "exact", metric.name, "exact", per_input=Values(average), pooled=pooled
+            )
         return found
 
     def _changes(self) -> list[Estimate]:
         change, note = self.class_change, None
         lead, room = self._leads()
         least, most = self._expect(lead < -room), self._expect(lead <= room)
-        per_input, pooled = Values(change), Values(change.mean())
+        per_input: Values = Values(change)
+        pooled: Values = Values(change.mean())
         if (least < most).any():
             note = "classes within rounding of each other: the first of them is the predicted one"
-            per_input = Values(change, least, most)
-            pooled = Values(change.mean(), least.mean(), most.mean())
+            per_input = Interval(change, least, most)
+            pooled = Interval(change.mean(), least.mean(), most.mean())
         # Outputs that are the same number (of dead neurons, say) have a first; others only seem to.
         unsure = self._expect((np.abs(lead) <= room) & (lead != 0))
         if (unsure > np.maximum(_MATERIAL * change, _MATERIAL**2)).any():
@@ -144,7 +174,7 @@ class ExactDistribution:
 
     def _leads(self) -> tuple[Floats, Floats]:
         """(2^N, B) by how much the predicted class leads, and (B,) what rounding does to that."""
-        rows, top = np.arange(len(self.clean)), self.clean.argmax(1)
+        rows, top = np.arange(len(self.clean)), predicted_class(self.clean)
         outputs = self.clean + self.deltas
         own = outputs[:, rows, top]
         outputs[:, rows, top] = -np.inf
@@ -153,7 +183,9 @@ class ExactDistribution:
 
     def _tails(self, epsilon: float) -> list[Estimate]:
         tail, total, note = self.tail(epsilon), self.any_tail(epsilon).mean(), None
-        per_input, pooled, whole = Values(tail), Values(tail.mean(0)), Values(total)
+        per_input: Values = Values(tail)
+        pooled: Values = Values(tail.mean(0))
+        whole: Values = Values(total)
         surely = self._reaches(epsilon, 1)
         least = self._expect(surely)
         unsure = tail - least
@@ -166,13 +198,19 @@ class ExactDistribution:
                     "tail without them: choose epsilon between two outcomes",
                     stacklevel=4,
                 )
-            per_input = Values(tail, least, tail)
-            pooled = Values(tail.mean(0), least.mean(0), tail.mean(0))
-            whole = Values(total, self._expect(np.any(surely, axis=2)).mean(), total)
+            per_input = Interval(tail, least, tail)
+            pooled = Interval(tail.mean(0), least.mean(0), tail.mean(0))
+            whole = Interval(total, self._expect(np.any(surely, axis=2)).mean(), total)
         return estimates_of(
-            "exact", "tail", "exact", per_input=per_input, pooled=pooled, total=whole,
-            level=epsilon, note=note,
-        )  # fmt: skip
+            "exact",
+            "tail",
+            "exact",
+            per_input=per_input,
+            pooled=pooled,
+            total=whole,
+            level=epsilon,
+            note=note,
+        )
 
 
 def enumerate_exact(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -10,9 +11,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from crashsim.arrays import Floats
-from crashsim.results.estimate import MOST_OUTPUTS, Estimate, Quantity, Values, estimates_of
-from crashsim.sampling.control_variates import Control, Controlled, Limits, controlled_mean
-from crashsim.sampling.exact_strata import FewFaults
+from crashsim.metrics import Event
+from crashsim.results.estimate import MOST_OUTPUTS, Estimate, Interval, estimates_of
+from crashsim.sampling.control_variates import Controlled, Limits, controlled_mean
 from crashsim.sampling.intervals import (
     ENOUGH,
     Spread,
@@ -26,37 +27,12 @@ from crashsim.sampling.intervals import (
     stratified_quantiles,
     variance_interval,
 )
-from crashsim.sampling.joint_sums import JointSums
+from crashsim.sampling.metric_sums import intervals_of
+from crashsim.sampling.tally import Sums, Tally, pooled_over_inputs, quantities_of
 
 QUANTILES = (0.5, 0.9, 0.99)
 _AT_ONCE = 2**15  # kept values looked at together: small enough for the cache
 _ROUNDING = 2.0  # of outputs, in units of the last place: what no control takes out
-
-Kept = Floats | NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Sums:
-    """Sums over samples (or over weighted outcomes) of Delta, which is d = Delta - centre here.
-
-    Attributes:
-        per_input: of d and d^2, and with a control of L and L^2, each (B, K).
-        pooled: of the same averaged over inputs, (K + 1,): the last is summed over outputs.
-        failed: of the shares of inputs that fail, (K + 2,): |Delta_k| >= epsilon; for any k;
-            class changed.
-        tails, changes: (B, K) and (B,) counts of |Delta| >= epsilon and of changed classes.
-        products: (B, K, K) of d across outputs; empty beyond 64 of them.
-    """
-
-    per_input: JointSums
-    pooled: JointSums
-    failed: JointSums
-    tails: Floats
-    changes: Floats
-    products: Floats
-
-    def __add__(self, other: Sums) -> Sums:
-        return Sums(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -83,84 +59,47 @@ class Moments(NamedTuple):
     """E Delta and Var Delta: (B, K); averaged over inputs, (K,); and the variance so, (K + 1,), of
     which the last is summed over outputs."""
 
-    mean: Values
-    pooled_mean: Values
-    variance: Values
-    pooled_variance: Values
-
-
-@dataclass(frozen=True)
-class Counted:
-    """What a run has counted.
-
-    Attributes:
-        clean, centre: (B, K) F(0), and what d = Delta - centre is measured from.
-        sums: over the samples.
-        exact: over the outcomes that are summed exactly, with their probabilities.
-        kept, linear: (n', B, K) Delta of the first samples; L there, empty without a control.
-        unit: rounding of the numbers that the model computes with.
-        is_random: whether anything is.
-        is_seldom_struck: whether some faults strike too seldom to show what they do.
-    """
-
-    clean: Floats
-    centre: Floats
-    sums: Sums
-    exact: Sums
-    kept: NDArray[np.float32]
-    linear: NDArray[np.float32]
-    unit: float
-    is_random: bool
-    is_seldom_struck: bool
-
-
-def quantities_of(d: Kept, linear: Kept | None) -> list[Floats]:
-    """d and d^2, and with a control L and L^2, each of the shape of d (S, B, K)."""
-    d = d.astype(np.float64, copy=False)
-    if linear is None:
-        return [d, d * d]
-    linear = linear.astype(np.float64, copy=False)
-    return [d, d * d, linear, linear * linear]
-
-
-def pooled_over_inputs(quantities: list[Floats], control: Control | None) -> list[Floats]:
-    """Averaged over inputs, and then also summed over outputs, each (S, K + 1)."""
-    pooled = [q.mean(1) for q in quantities]
-    pooled = [np.concatenate([q, q.sum(1, keepdims=True)], axis=1) for q in pooled]
-    if len(pooled) > 2 and control is not None:
-        pooled[2] *= control.adds_up
-    return pooled
+    mean: Interval
+    pooled_mean: Interval
+    variance: Interval
+    pooled_variance: Interval
 
 
 class FromSums:
     """Means, variances, probabilities and quantiles, from what a run has counted.
 
     Args:
-        counted: it.
+        tally: what was counted of each sample.
+        sums: over the samples.
         epsilon: of the tails; none are estimated without.
-        control: the control variate, of which ``counted`` holds sums.
-        few: outcomes that are summed exactly.
+        unit: rounding of the numbers that the model computes with.
+        is_random: whether anything is.
+        is_seldom_struck: whether some faults strike too seldom to show what they do.
 
     Attributes:
         n: number of samples.
+        kept: (n', B, K) Delta of the first samples.
     """
 
     def __init__(
         self,
-        counted: Counted,
+        tally: Tally,
+        sums: Sums,
         epsilon: float | None,
-        control: Control | None,
-        few: FewFaults | None,
+        *,
+        unit: float,
+        is_random: bool,
+        is_seldom_struck: bool,
     ) -> None:
-        self._clean, self._centre = counted.clean, counted.centre
-        self._sums, self._exact = counted.sums, counted.exact
-        self._kept, self._linear = counted.kept, counted.linear
-        self._unit, self._is_random = counted.unit, counted.is_random
-        self._is_seldom_struck = counted.is_seldom_struck
-        self._epsilon, self._control, self._few = epsilon, control, few
-        self._rest = 1.0 if few is None else few.rest
+        self._clean, self._centre = tally.clean, tally.centre
+        self._sums, self._exact = sums, tally.exact
+        self.kept = _joined(sums.kept, tally.clean.shape)
+        self._linear = _joined(sums.linear, tally.clean.shape)
+        self._unit, self._is_random, self._is_seldom_struck = unit, is_random, is_seldom_struck
+        self._epsilon, self._control, self._few = epsilon, tally.control, tally.few
+        self._metrics, self._rest = tally.asked.metrics, tally.rest
         self._looked: float | None = None
-        self.n = int(counted.sums.per_input.n)
+        self.n = sums.n
 
     def _known(self, pooled: bool) -> Floats | None:
         """The true means of the controls among the samples that are drawn."""
@@ -225,7 +164,7 @@ class FromSums:
             pooled: of the sums over inputs, and not of each input.
         """
         sums = self._sums.pooled if pooled else self._sums.per_input
-        m, kept = len(coefficients), self._kept
+        m, kept = len(coefficients), self.kept
         centre = (coefficients * sums.mean[:m]).sum(0)
         second, fourth, largest = np.zeros((3, *centre.shape))
         step = max(1, _AT_ONCE // self._clean.size)
@@ -283,7 +222,7 @@ class FromSums:
             self._looked, self._moments = alpha, Moments(*means, *variances)
         return self._moments
 
-    def _means(self, alpha: float, value: Floats, found: Average) -> tuple[Values, Values]:
+    def _means(self, alpha: float, value: Floats, found: Average) -> tuple[Interval, Interval]:
         """E Delta, (B, K) and averaged over inputs, (K,)."""
         rounding = self._rounding()
         naive = self._naive_variance(_target(value, 1.0, 0.0))
@@ -306,7 +245,7 @@ class FromSums:
         )
         return per_input, pooled
 
-    def _variances(self, alpha: float, mean: Floats, of_mean: Average) -> tuple[Values, Values]:
+    def _variances(self, alpha: float, mean: Floats, of_mean: Average) -> tuple[Interval, Interval]:
         """Var Delta, (B, K), and averaged over inputs, (K + 1,): the last summed over outputs."""
         shift = mean - self._centre
         # E (d - shift)^2, whose own error is that of d^2 - 2 shift d.
@@ -350,7 +289,7 @@ class FromSums:
         covariance: Floats = second - outer + self._rest**2 * within / max(n - 1, 1)
         return covariance
 
-    def shares(self, alpha: float) -> tuple[Values, Values, Values]:
+    def shares(self, alpha: float) -> tuple[Interval, Interval, Interval]:
         """Probabilities: tails (B, K), class change (B,), and both pooled (K + 2,), as ``failed``.
 
         Intervals of what is sampled are exact (Clopper and Pearson); the rest has no error.
@@ -364,23 +303,23 @@ class FromSums:
         spread = np.maximum(sums.failed.covariance[0, 0], 0.0)
         return tails, changes, self._proportion(exact.failed.first[0], failed, spread)
 
-    def _proportion(self, exact: Floats, sampled: Values, spread: Floats | None = None) -> Values:
+    def _proportion(
+        self, exact: Floats, sampled: Interval, spread: Floats | None = None
+    ) -> Interval:
         """A probability of which only a part is sampled; ``spread`` is of one sample's share."""
         if self._few is None:
             return sampled
-        assert sampled.low is not None
-        assert sampled.high is not None
         value, low, high = (
             np.clip(exact + self._rest * part, 0.0, 1.0)
             for part in (sampled.value, sampled.low, sampled.high)
         )
         variance = sampled.value * (1 - sampled.value) if spread is None else spread
         worth = self._worth(value * (1 - value), self._rest**2 * variance)
-        return Values(value, low, high, worth)
+        return Interval(value, low, high, worth)
 
-    def quantiles(self, alpha: float) -> list[tuple[Values, Values]]:
+    def quantiles(self, alpha: float) -> list[tuple[Interval, Interval]]:
         """Of |Delta| for each of ``QUANTILES``: (B, K), and over samples and inputs, (K,)."""
-        size = np.abs(self._kept)
+        size = np.abs(self.kept)
         if self._few is None:
             ordered = np.sort(size, axis=0)
             return [
@@ -401,10 +340,10 @@ class FromSums:
         found: list[Estimate] = []
 
         def add(
-            quantity: Quantity,
-            per_input: Values,
-            pooled: Values,
-            total: Values | None = None,
+            quantity: str,
+            per_input: Interval,
+            pooled: Interval,
+            total: Interval | None = None,
             level: float | None = None,
         ) -> None:
             found.extend(
@@ -432,9 +371,27 @@ class FromSums:
             add("class-change", changes, failed[k + 1])
         for level, (per_input, pooled) in zip(QUANTILES, self.quantiles(alpha), strict=True):
             add("quantile", per_input, pooled, level=level)
+        for i, metric in enumerate(self._metrics):
+            add(metric.name, *self._metric(i, alpha))
         return found
 
-    def _note(self, quantity: Quantity) -> str | None:
+    def _metric(self, index: int, alpha: float) -> tuple[Interval, Interval]:
+        """One of the user's own metrics: (B,), and averaged over inputs, ()."""
+        exact = None if self._few is None else self._exact.metrics[index].average
+        found = intervals_of(
+            self._metrics[index],
+            self._sums.metrics[index],
+            n=self.n,
+            alpha=alpha,
+            exact=exact,
+            rest=self._rest,
+        )
+        if not self._is_seldom_struck or isinstance(self._metrics[index], Event):
+            return found
+        per_input, pooled = (replace(v, enough=np.zeros(v.value.shape, bool)) for v in found)
+        return per_input, pooled
+
+    def _note(self, quantity: str) -> str | None:
         parts = []
         if self._few is not None:
             off = " off the usual state" if self._few.points.base.any() else ""
@@ -443,9 +400,15 @@ class FromSums:
             parts.append("with the linear surrogate as control variate where that is narrower")
         return "; ".join(parts) or None
 
-    def _settle(self, values: Values) -> Values:
+    def _settle(self, values: Interval) -> Interval:
         """Where nothing is random (p = 0 or 1), one sample tells all: the interval is a point."""
-        return values if self._is_random else Values(values.value, values.value, values.value)
+        return values if self._is_random else Interval(values.value, values.value, values.value)
+
+
+def _joined(pieces: Sequence[NDArray[np.float32]], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    if len(pieces) == 1:
+        return pieces[0]
+    return np.concatenate([np.empty((0, *shape), np.float32), *pieces])
 
 
 def _target(like: Floats, of_d: Floats | float, of_square: float) -> Floats:
@@ -454,13 +417,11 @@ def _target(like: Floats, of_d: Floats | float, of_square: float) -> Floats:
 
 
 def _widened(
-    values: Values,
+    values: Interval,
     room: Floats,
     worth: Floats | None,
     enough: NDArray[np.bool_],
     least: float = -np.inf,
-) -> Values:
-    assert values.low is not None
-    assert values.high is not None
+) -> Interval:
     low = np.maximum(values.low - room, least)
-    return Values(values.value, low, values.high + room, worth, enough)
+    return Interval(values.value, low, values.high + room, worth, enough)

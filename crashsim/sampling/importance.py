@@ -33,9 +33,11 @@ from scipy.special import logsumexp
 from crashsim.analytic.first_order import Analysis, coordinates_of, margins_of, of_pair
 from crashsim.analytic.rounding import least_reaching
 from crashsim.arrays import Floats
+from crashsim.campaign.tasks import Task, fold
 from crashsim.coordinates.points import Points
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.faults import check_drawable
+from crashsim.metrics import predicted_class
 from crashsim.noticing import notice
 from crashsim.results.estimate import Estimate, Quantity
 from crashsim.space import FaultSpace
@@ -49,7 +51,8 @@ _SCATTERED = 0.3  # share of a law that strikes about so many coordinates, which
 _STRUCK = 2.5
 _SMALL = 50  # among at most so many: of more, it would hardly ever strike the same few again
 _GUIDES = 16  # events with a part of the proposal
-_BATCH = 512
+_BATCH = 512  # samples in a block
+_BLOCKS = 2**32  # of an event, more than are ever drawn
 FEWEST = 1024  # samples before it may stop;
 _FEWEST_SCATTERED = 2048  # so that scattered ones find what there is
 _FEW_HITS = 50  # effective hits below which an interval deserves no trust
@@ -195,7 +198,7 @@ def sample_union(
     events: list[Event],
     seed: int,
     stream: Stream = Stream.IMPORTANCE,
-    block: int = 0,
+    index: int = 0,
     confidence: float = 0.95,
     samples: int = SAMPLES,
     rel_width: float = REL_WIDTH,
@@ -203,38 +206,141 @@ def sample_union(
     """P(some event happens) for a space with a single input.
 
     The sample doubles until its relative half-width is reached; look j spends
-    ``alpha / (j (j + 1))`` of the error probability. The interval is Student's on the logarithm's
+    ``alpha / (j (j + 1))`` of the error probability. The samples depend on the seed, the stream and
+    the ``index`` in it alone. The interval is Student's on the logarithm's
     scale; without a hit, its upper end follows from the weights' bound.
     """
-    rng = generator(seed, stream, block)
     # The likeliest events guide the sampling; all of them count.
     guides = sorted(events, key=lambda event: -event.weight)[:_GUIDES]
-    readouts = np.array([event.readout for event in events])
-    thresholds = np.array([event.threshold for event in events])
     check_drawable((place.fault for place in space.placements), "importance sampling")
     law = TiltedCoordinates.of(coordinates_of(space))
     gains, shares = _proposal(space, law, guides)
+    task = _Weighted(
+        space=space,
+        law=law,
+        readouts=np.array([event.readout for event in events]),
+        thresholds=np.array([event.threshold for event in events]),
+        gains=gains,
+        normalisers=law.log_mean_exp(gains),
+        shares=shares,
+        stream=stream,
+        seed=seed,
+        index=index,
+        samples=samples,
+    )
     fewest = _FEWEST_SCATTERED if space.N <= _SMALL else FEWEST
-    normalisers = law.log_mean_exp(gains)
-    weights: list[Floats] = []
-    look, n = 0, 0
-    while True:
-        chosen = rng.choice(len(shares), size=min(_BATCH, samples - n), p=shares)
-        e = law.draw(rng, gains[chosen])
-        ratios = e @ gains.T - normalisers  # log of each component's density over the untilted
-        log_weight = -logsumexp(ratios + np.log(shares), axis=1)
-        delta = (space.outputs(_points(e)) - space.clean())[:, 0]
-        hit = (delta @ readouts.T >= thresholds).any(1)
-        weights.append(np.where(hit, np.exp(log_weight), 0.0))
-        n += len(e)
+    look = 0
+    for at in fold(task, range(-(-samples // _BATCH))):
+        n = at.sums.n
         if n < min(samples, fewest * 2**look):
             continue
         look += 1
-        alpha = (1 - confidence) / (look * (look + 1))
-        found = _summary(np.concatenate(weights), alpha)
+        found = at.sums.summary((1 - confidence) / (look * (look + 1)))
         reached = found.value > 0 and found.high - found.low <= 2 * rel_width * found.value
         if n >= samples or (reached and found.is_trusted):
             return found
+    raise AssertionError("the last block holds the last sample")
+
+
+@dataclass(frozen=True)
+class WeightSums:
+    """Sums over the weights of samples, 0 for those that miss the event.
+
+    Weights are relative to the largest: the squares of weights themselves might underflow.
+
+    Attributes:
+        n: number of samples.
+        largest: the largest weight.
+        total, squares: of the weights and of their squares, relative to it.
+    """
+
+    n: int
+    largest: float
+    total: float
+    squares: float
+
+    @classmethod
+    def of(cls, weights: Floats) -> WeightSums:
+        """Of weights (n,)."""
+        largest = float(weights.max())
+        if largest == 0:
+            return cls(len(weights), 0.0, 0.0, 0.0)
+        relative = weights / largest
+        return cls(len(weights), largest, float(relative.sum()), float((relative**2).sum()))
+
+    def __add__(self, other: WeightSums) -> WeightSums:
+        largest = max(self.largest, other.largest)
+        if largest == 0:
+            return WeightSums(self.n + other.n, 0.0, 0.0, 0.0)
+        a, b = self.largest / largest, other.largest / largest
+        return WeightSums(
+            self.n + other.n,
+            largest,
+            a * self.total + b * other.total,
+            a**2 * self.squares + b**2 * other.squares,
+        )
+
+    def summary(self, alpha: float) -> RareEvent:
+        """The probability, with an interval of confidence ``1 - alpha``."""
+        n, largest = self.n, self.largest
+        if largest == 0:
+            # Weights are at most 1 / share of the untilted law, and none of n samples hit.
+            high = min(1.0, (1 - alpha ** (1 / n)) / _DEFENSIVE)
+            return RareEvent(0.0, 0.0, high, np.inf, n, 0.0, 1.0)
+        mean = self.total / n
+        error = float(np.sqrt(max(self.squares / n - mean**2, 0.0) / n)) / mean
+        # A single hit has an error of 1; far more than that is no interval, so its end is capped.
+        factor = float(np.exp(min(stats.t.ppf(1 - alpha / 2, n - 1) * error, 700.0)))
+        value = min(1.0, mean * largest)
+        return RareEvent(
+            value=value,
+            low=value / factor,
+            high=min(1.0, value * factor),
+            error=error,
+            samples=n,
+            effective=self.total**2 / self.squares,
+            largest_share=1 / self.total,
+        )
+
+
+@dataclass(frozen=True)
+class _Weighted(Task[WeightSums]):
+    """Samples of a mixture of tilted laws, weighted, in blocks of 512.
+
+    Attributes:
+        space: of a single input.
+        law: the coordinates' own.
+        readouts, thresholds: of the events (E, K), (E,): a sample counts where one happens.
+        gains, normalisers, shares: of the mixture's parts: tilts (J, N), the logarithms of their
+            means (J,), and how often each is drawn from (J,).
+        seed, stream, index: where random numbers come from: of ``index`` and the block.
+        samples: their number; the last block is cut.
+    """
+
+    space: FaultSpace
+    law: TiltedCoordinates
+    readouts: Floats
+    thresholds: Floats
+    gains: Floats
+    normalisers: Floats
+    shares: Floats
+    seed: int
+    stream: Stream
+    index: int
+    samples: int
+
+    def run(self, block: int) -> WeightSums:
+        stream = self.stream
+        rng = generator(self.seed, stream, self.index * _BLOCKS + block)
+        size = min(_BATCH, self.samples - block * _BATCH)
+        chosen = rng.choice(len(self.shares), size=size, p=self.shares)
+        e = self.law.draw(rng, self.gains[chosen])
+        # The log of each component's density over that of the untilted law.
+        ratios = e @ self.gains.T - self.normalisers
+        log_weight = -logsumexp(ratios + np.log(self.shares), axis=1)
+        delta = (self.space.outputs(_points(e)) - self.space.clean())[:, 0]
+        hit = (delta @ self.readouts.T >= self.thresholds).any(1)
+        return WeightSums.of(np.where(hit, np.exp(log_weight), 0.0))
 
 
 def _proposal(
@@ -295,7 +401,7 @@ def _class_events(clean: Floats, margins: LinearSurrogate, b: int) -> list[Event
     A tie goes to the first of the largest outputs (as argmax breaks it), so a rival behind the
     predicted class has to pass it, one before it has to reach it.
     """
-    top = int(clean.argmax())
+    top = int(predicted_class(clean))
     rivals = [r for r in range(len(clean)) if r != top]
     chances = margins.saddlepoint(0.0, "upper")[b]
     floor = max(float(chances.max()), 1e-300) / 100
@@ -349,24 +455,6 @@ def _points(e: Floats) -> Points:
     return Points(len(e), np.zeros(e.shape[1]), rows, columns, e[rows, columns])
 
 
-def _summary(weights: Floats, alpha: float) -> RareEvent:
-    n, largest = len(weights), float(weights.max())
-    if largest == 0:
-        # Weights are at most 1 / share of the untilted law, and none of n samples hit.
-        high = min(1.0, (1 - alpha ** (1 / n)) / _DEFENSIVE)
-        return RareEvent(0.0, 0.0, high, np.inf, n, 0.0, 1.0)
-    relative = weights / largest  # squares of the weights themselves might underflow
-    total, squares = float(relative.sum()), float((relative**2).sum())
-    mean = total / n
-    error = float(np.sqrt(max(squares / n - mean**2, 0.0) / n)) / mean
-    # A single hit has an error of 1; far more than that is no interval, so its end is capped.
-    factor = float(np.exp(min(stats.t.ppf(1 - alpha / 2, n - 1) * error, 700.0)))
-    value = min(1.0, mean * largest)
-    return RareEvent(
-        value, value / factor, min(1.0, value * factor), error, n, total**2 / squares, 1 / total
-    )
-
-
 def _estimates(
     quantity: Quantity,
     rows: list[RareEvent],
@@ -391,11 +479,21 @@ def _estimates(
     lows, highs = [*low, max(mean - down, 0.0)], [*high, min(mean + up, 1.0)]
     return [
         Estimate(
-            "importance-sampling", quantity, where, output if quantity == "tail" else "all",
-            float(v), float(lo), float(hi), "statistical", confidence, level, note, w,
+            "importance-sampling",
+            quantity,
+            where,
+            output if quantity == "tail" else "all",
+            value=float(v),
+            low=float(lo),
+            high=float(hi),
+            kind="statistical",
+            confidence=confidence,
+            level=level,
+            note=note,
+            worth=w,
         )
         for where, v, lo, hi, w in zip(places, [*value, mean], lows, highs, worth, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def _ratios(naive: Floats, squares: Floats) -> list[float | None]:

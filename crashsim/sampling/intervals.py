@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from crashsim.arrays import Floats
-from crashsim.results.estimate import Values
+from crashsim.results.estimate import Interval
 
 ENOUGH = 20  # degrees of freedom from which an interval is trusted: about ten values that matter
 
@@ -75,12 +75,12 @@ def half_width(spread: Spread, n: int, alpha: float, fitted: int = 0) -> Floats:
     return np.asarray(np.hypot(seen, unseen))
 
 
-def mean_interval(mean: Floats, half: Floats) -> Values:
+def mean_interval(mean: Floats, half: Floats) -> Interval:
     """Interval of a mean of this half-width."""
-    return Values(mean, mean - half, mean + half)
+    return Interval(mean, mean - half, mean + half)
 
 
-def variance_interval(variance: Floats, half: Floats) -> Values:
+def variance_interval(variance: Floats, half: Floats) -> Interval:
     """Interval of a variance, on the scale of its logarithm (asymptotic).
 
     The logarithm keeps the interval positive and follows the skewness of the estimate. Where the
@@ -96,10 +96,10 @@ def variance_interval(variance: Floats, half: Floats) -> Values:
     factor = np.where(ratio < 2, np.exp(np.minimum(ratio, 2.0)), np.e**2 * (ratio / 2) ** 2)
     low = np.where(positive, variance / factor, 0.0)
     high = np.where(positive, variance * factor, np.inf)
-    return Values(variance, low, high)
+    return Interval(variance, low, high)
 
 
-def proportion_interval(hits: Floats, n: Floats | int, alpha: float) -> Values:
+def proportion_interval(hits: Floats, n: Floats | int, alpha: float) -> Interval:
     """Clopper-Pearson interval of a probability: exact, never below its confidence.
 
     Args:
@@ -111,12 +111,12 @@ def proportion_interval(hits: Floats, n: Floats | int, alpha: float) -> Values:
     with np.errstate(invalid="ignore"):
         low = stats.beta.ppf(alpha / 2, hits, n - hits + 1)
         high = stats.beta.ppf(1 - alpha / 2, hits + 1, n - hits)
-    return Values(hits / n, np.where(hits <= 0, 0.0, low), np.where(hits >= n, 1.0, high))
+    return Interval(hits / n, np.where(hits <= 0, 0.0, low), np.where(hits >= n, 1.0, high))
 
 
 def clustered_proportion_interval(
     mean: Floats, variance: Floats, n: int, inputs: int, alpha: float
-) -> Values:
+) -> Interval:
     """Interval of a probability averaged over inputs that share each mask.
 
     Inputs under the same mask are not independent. Clopper-Pearson with the effective sample size
@@ -137,10 +137,10 @@ def clustered_proportion_interval(
     shrink = (stats.norm.ppf(alpha / 2) / stats.t.ppf(alpha / 2, n - 1)) ** 2 if n > 1 else 1.0
     effective = np.where(spread, np.minimum(effective * shrink, n * inputs), effective)
     interval = proportion_interval(mean * effective, effective, alpha)
-    return Values(np.asarray(mean), interval.low, interval.high)
+    return Interval(np.asarray(mean), interval.low, interval.high)
 
 
-def quantile_interval(sorted_values: Floats, level: float, alpha: float) -> Values:
+def quantile_interval(sorted_values: Floats, level: float, alpha: float) -> Interval:
     """Distribution-free interval of a quantile from order statistics (exact, conservative).
 
     Args:
@@ -154,10 +154,10 @@ def quantile_interval(sorted_values: Floats, level: float, alpha: float) -> Valu
     high_rank = int(stats.binom.ppf(1 - alpha / 2, n, level)) + 1
     low = sorted_values[low_rank - 1] if low_rank >= 1 else np.zeros_like(value)
     high = sorted_values[high_rank - 1] if high_rank <= n else np.full_like(value, np.inf)
-    return Values(value, low, high)
+    return Interval(value, low, high)
 
 
-def pooled_quantile(size: Floats, level: float, alpha: float) -> Values:
+def pooled_quantile(size: Floats, level: float, alpha: float) -> Interval:
     """Quantile over samples and inputs together, with Woodruff's interval, (K,).
 
     The interval of the share below the quantile, which allows for inputs that share a mask, is read
@@ -173,8 +173,6 @@ def pooled_quantile(size: Floats, level: float, alpha: float) -> Values:
     shares = clustered_proportion_interval(
         np.full(k, level), design * level * (1 - level), n, b, alpha
     )
-    assert shares.low is not None
-    assert shares.high is not None
     low = [np.quantile(size[:, :, j], shares.low[j], method="inverted_cdf") for j in range(k)]
     high = [
         np.quantile(size[:, :, j], shares.high[j], method="inverted_cdf")
@@ -182,7 +180,7 @@ def pooled_quantile(size: Floats, level: float, alpha: float) -> Values:
         else np.inf
         for j in range(k)
     ]
-    return Values(value, np.minimum(low, value), np.maximum(high, value))
+    return Interval(value, np.minimum(low, value), np.maximum(high, value))
 
 
 def _design_effect(hits: NDArray[np.bool_]) -> Floats:
@@ -201,7 +199,7 @@ def stratified_quantiles(
     rest: float,
     levels: Sequence[float],
     alpha: float,
-) -> list[Values]:
+) -> list[Interval]:
     """Quantiles of laws of which one part is known and the other sampled, (J,) for each level.
 
     The law's distribution function at the quantile, and just below it, may be off by what their
@@ -238,9 +236,7 @@ def stratified_quantiles(
             clustered_proportion_interval(share.mean(0), share.var(0, ddof=1), n, b, alpha)
             for share in ((size < value).mean(1), (size <= value).mean(1))
         )
-        assert below.high is not None
-        assert within.low is not None
         low = read(level - rest * (below.high - below.value))
         high = read(level + rest * (within.value - within.low))
-        quantiles.append(Values(value, np.minimum(low, value), np.maximum(high, value)))
+        quantiles.append(Interval(value, np.minimum(low, value), np.maximum(high, value)))
     return quantiles

@@ -7,26 +7,29 @@ inputs gets its interval from the spread over samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from crashsim_theory import LinearSurrogate
 from numpy.typing import NDArray
 
+from crashsim.analytic.rounding import least_reaching
 from crashsim.arguments import as_float, callback, check_seed, instance, sample_count, shown
 from crashsim.arrays import Floats
-from crashsim.coordinates.drawing import sample_block
-from crashsim.coordinates.points import Points
+from crashsim.campaign.tasks import fold
 from crashsim.errors import ArgumentError, Interrupted
+from crashsim.metrics import AskedMetrics, Metric
 from crashsim.noticing import notice
-from crashsim.results.estimate import Estimate, Values
+from crashsim.results.estimate import Estimate, Interval
 from crashsim.sampling.control_variates import Control
 from crashsim.sampling.exact_strata import FewFaults, few_faults
-from crashsim.sampling.from_sums import Moments
-from crashsim.sampling.intervals import proportion_interval
+from crashsim.sampling.from_sums import FromSums, Moments
+from crashsim.sampling.intervals import ENOUGH, proportion_interval
+from crashsim.sampling.samples import Draws, First, Samples
 from crashsim.sampling.tally import Tally
 from crashsim.space import FaultSpace
 
@@ -34,11 +37,7 @@ DEFAULT_SAMPLES = 10_000
 DEFAULT_BUDGET = 1_000_000  # samples, where a relative width is asked for
 _KEEP_VALUES = 2**26  # Deltas kept for quantiles and histograms: 256 MiB
 _FEWEST_KEPT = 200  # samples kept, whatever their size
-_STEP_VALUES = 2**22  # Deltas computed at once
 _MATERIAL = 1.1  # upper end over value, beyond which an interval that is not trusted is told
-_TOLD = 10  # times in a run, at least, that progress is told and samples are kept
-_PILOT = 128  # samples, at most, that fix the centre,
-_PILOT_VALUES = 2**23  # and Deltas of theirs
 
 StopReason = Literal["samples", "relative width", "budget", "interrupted"]
 Progress = Callable[[int, int], None]
@@ -73,7 +72,7 @@ class MonteCarlo:
     confidence: float
     few: FewFaults | None = None
 
-    def tail(self, row: int, output: int, epsilon: Floats) -> Values:
+    def tail(self, row: int, output: int, epsilon: Floats) -> Interval:
         """P(|Delta| >= epsilon) of one input and output for several epsilon (E,), pointwise."""
         size = np.sort(np.abs(self.kept[:, row, output]))
         hits = (len(size) - np.searchsorted(size, epsilon)).astype(float)
@@ -82,10 +81,8 @@ class MonteCarlo:
             return sampled
         known = np.abs(self.few.deltas[:, row, output])[:, None] >= epsilon
         exact, rest = self.few.weights @ known, self.few.rest
-        assert sampled.low is not None
-        assert sampled.high is not None
         ends = (sampled.value, sampled.low, sampled.high)
-        return Values(*(np.minimum(exact + rest * end, 1.0) for end in ends))
+        return Interval(*(np.minimum(exact + rest * end, 1.0) for end in ends))
 
     def law(self, row: int, output: int) -> tuple[Floats, Floats]:
         """Delta of one input and output: outcomes and their probabilities, each (n,)."""
@@ -108,6 +105,9 @@ def monte_carlo(
     progress: Progress | None = None,
     control: LinearSurrogate | None = None,
     few_exact: bool = False,
+    targets: Any = None,
+    metrics: Iterable[Metric] | None = None,
+    executor: Executor | None = None,
 ) -> MonteCarlo:
     """Samples Delta under random faults.
 
@@ -128,9 +128,14 @@ def monte_carlo(
             faults, which are all it can learn that from, give ``few_exact`` too.
         few_exact: sum the outcomes of no fault and of each single one exactly (N forward passes),
             and sample given that two or more struck. Worth it where those are rare.
+        targets: (B, ...) what metrics compare the outputs with.
+        metrics: also estimate these events and means of one's own (``crashsim.metrics``); their
+            estimates have the metric's name as quantity.
+        executor: that runs the blocks of samples (``crashsim.campaign.tasks``); the result is the
+            same whichever it is, and without one.
 
     Raises:
-        ArgumentError: an argument out of its range.
+        ArgumentError: an argument out of its range; or the function of a metric fails.
         Interrupted: Ctrl-C, or ``progress`` raised KeyboardInterrupt; its ``partial`` is the result
             of a run of as many samples as were drawn, if there are two at least.
     """
@@ -141,42 +146,24 @@ def monte_carlo(
     # Fractions and numpy's numbers are taken for what they are.
     confidence, rel_width = float(confidence), None if rel_width is None else float(rel_width)
     epsilon = None if epsilon is None else float(epsilon)
+    asked = AskedMetrics.of(metrics, targets, space.clean())
     few = few_faults(space) if few_exact else None
-    most_kept = min(budget, max(_FEWEST_KEPT, _KEEP_VALUES // (space.B * space.K)))
     leading = Control.of(space, control, few) if control else None
-    run = _Run(space, lambda: Tally(space, epsilon, leading, few, most_kept))
-    alpha, look, next_look = 1 - confidence, 0, 1
-    stopped: StopReason = "samples" if rel_width is None else "budget"
-    block = 0
+    reach = np.inf if epsilon is None else least_reaching(space, epsilon)
+    tally = Tally.of(space.clean(), reach, leading, few, asked)
+    run = _Run(Draws(space, few, seed, budget), tally, epsilon, 1 - confidence, rel_width)
     interrupt: KeyboardInterrupt | None = None
     try:
-        while run.n < budget:
-            drawn = few.sample_block(seed, block) if few else None
-            points = drawn or sample_block(space.placements, seed, block)
-            points = points.part(0, min(points.count, budget - run.n))
-            for part in _steps(space, points, budget, run.until_aimed):
-                run.add(part)
-                if progress:
-                    progress(run.n, budget)
-            block += 1
-            if rel_width is not None and block == next_look:
-                look, next_look = look + 1, next_look * 2
-                alpha = (1 - confidence) / (look * (look + 1))
-                if _is_narrow(run.tally(), alpha, rel_width):
-                    stopped = "relative width"
-                    break
+        run.draw(executor, progress)
     except KeyboardInterrupt as stop:
-        if run.n < 2:
+        if not run.can_stop_here():
             raise
-        stopped, interrupt = "interrupted", stop
-    if rel_width is not None and stopped != "relative width":
-        look += 1  # the end of the budget is one more look
-        alpha = (1 - confidence) / (look * (look + 1))
-    try:
-        found = _result(space, run.tally(), alpha, stopped, few)
-    except KeyboardInterrupt as stop:
         interrupt = stop
-        found = _result(space, run.tally(), alpha, "interrupted", few)
+    try:
+        found = _result(run)
+    except KeyboardInterrupt as stop:
+        run.stopped, interrupt = "interrupted", stop
+        found = _result(run)
     if interrupt is not None:
         raise Interrupted(
             f"interrupted after {found.samples} samples; partial holds their result", found
@@ -185,95 +172,146 @@ def monte_carlo(
 
 
 class _Run:
-    """The samples drawn so far.
-
-    The first ones fix the centre of the sums, so they are evaluated, once, before they are counted:
-    their number depends on the space alone, so that the sums of n samples are the same however many
-    were asked for, and an interrupt may come at any line.
+    """A run: its samples so far, and when it stops.
 
     Args:
-        space: to evaluate.
-        make: a tally of no samples.
+        draws: the samples, as many as there are at most.
+        tally: what is counted of them.
+        epsilon: of the tails.
+        alpha: error probability of the final intervals.
+        rel_width: to stop at, or None.
+
+    Attributes:
+        space: that is evaluated.
+        few: the outcomes that are summed exactly.
+        stopped: why it ended, or will end.
     """
 
-    def __init__(self, space: FaultSpace, make: Callable[[], Tally]) -> None:
-        self._space, self._make = space, make
-        self._pilot = max(2, min(_PILOT, _PILOT_VALUES // (space.B * space.K)))
-        self._first: list[tuple[Points, Floats]] = []
-        self._tally: Tally | None = None
+    def __init__(
+        self,
+        draws: Draws,
+        tally: Tally,
+        epsilon: float | None,
+        alpha: float,
+        rel_width: float | None,
+    ) -> None:
+        self.space, self.few = draws.space, draws.few
+        self.stopped: StopReason = "samples" if rel_width is None else "budget"
+        self._draws, self._first, self._tally = draws, First(draws), tally
+        self._kept = max(_FEWEST_KEPT, _KEEP_VALUES // (self.space.B * self.space.K))
+        self._epsilon, self._alpha, self._rel_width = epsilon, alpha, rel_width
+        self._look = 0
+        # One value, so that an interrupt finds sums about the centre that goes with them.
+        self._counted = tally, tally.none()
+        self._found: FromSums | None = None
 
     @property
     def n(self) -> int:
-        if self._tally is not None:
-            return self._tally.n
-        return sum(points.count for points, _ in self._first)
+        """The number of samples that are counted."""
+        return self._counted[1].n
 
     @property
-    def until_aimed(self) -> int:
-        """The number of samples without which the centre is not fixed."""
-        return max(0, self._pilot - self.n)
+    def alpha(self) -> float:
+        """Error probability of each interval: the end is one more look, but for a width reached."""
+        if self._rel_width is None:
+            return self._alpha
+        look = self._look + (self.stopped != "relative width")
+        return self._alpha / (look * (look + 1))
 
-    def add(self, points: Points) -> None:
-        outputs = self._space.outputs(points)
-        if self._tally is not None:
-            self._tally.add(points, outputs)
-            return
-        self._first.append((points, outputs))
-        if not self.until_aimed:
-            self.tally()
+    @property
+    def found(self) -> FromSums:
+        """What follows from the samples so far."""
+        if self._found is None or self._found.n != self.n:
+            self._found = FromSums(
+                *self._counted,
+                self._epsilon,
+                unit=torch.finfo(self.space.dtype).eps,
+                is_random=bool((self.space.moments.k2 > 0).any()),
+                is_seldom_struck=bool(self.seldom_struck),
+            )
+        return self._found
 
-    def tally(self) -> Tally:
-        """Of all samples."""
-        if self._tally is None:
-            tally = self._make()  # kept once all of them are in it
-            tally.aim(self._first)
-            for points, outputs in self._first:
-                tally.add(points, outputs)
-            self._tally = tally
-            self._first.clear()
-        return self._tally
+    @property
+    def seldom_struck(self) -> list[tuple[str, float]]:
+        """The sites whose faults strike too seldom in the samples to show what they do, and how
+        often they strike."""
+        if self.few is not None or self._tally.control is not None:
+            return []  # each single strike is known, or what it does about
+        chance = {p.site.name: 0.0 for p in self.space.placements}
+        for p in self.space.placements:
+            chance[p.site.name] += float(np.full(p.size, p.fault.unusual_probability).sum())
+        strikes = {name: self.n * each for name, each in chance.items() if each > 0}
+        return [(name, many) for name, many in strikes.items() if 2 * many < ENOUGH]
+
+    def draw(self, executor: Executor | None, progress: Progress | None) -> None:
+        """Draws samples until the run stops."""
+        done, most = 0, self._draws.samples
+        for done in self._first.evaluate():
+            if progress:
+                progress(done, most)
+        task, next_look = self._task(), 1
+        for at in fold(task, range(self._draws.blocks), executor):
+            self._counted = task.tally, at.sums
+            if progress and self.n > done:
+                done = self.n
+                progress(done, most)
+            if self._rel_width is not None and at.blocks == next_look:
+                next_look *= 2
+                if self._is_narrow(self._rel_width):
+                    self.stopped = "relative width"
+                    return
+
+    def _task(self) -> Samples:
+        """The samples, with the centre that the first ones suggest."""
+        return Samples.aimed(self._draws, self._tally, self._kept, self._first)
+
+    def _is_narrow(self, rel_width: float) -> bool:
+        """Looks whether the intervals are as narrow as was asked for."""
+        self._look += 1
+        alpha = self._alpha / (self._look * (self._look + 1))
+        pooled = self.found.moments(alpha).pooled_variance
+        return bool((pooled.high - pooled.low <= 2 * rel_width * pooled.value).all())
+
+    def can_stop_here(self) -> bool:
+        """Makes do with the samples that were evaluated; whether they are two at least."""
+        self.stopped = "interrupted"
+        if self._first.n > self.n:
+            task = self._task()
+            self._counted = task.tally, task.of_first()
+        return self.n >= 2
 
 
-def _is_narrow(tally: Tally, alpha: float, rel_width: float) -> bool:
-    pooled = tally.found.moments(alpha).pooled_variance
-    assert pooled.low is not None
-    assert pooled.high is not None
-    return bool((pooled.high - pooled.low <= 2 * rel_width * pooled.value).all())
-
-
-def _result(
-    space: FaultSpace, tally: Tally, alpha: float, stopped: StopReason, few: FewFaults | None
-) -> MonteCarlo:
-    estimates, moments = tally.found.estimates(alpha), tally.found.moments(alpha)
-    if told := _too_few(space, tally, moments):
-        notice(f"samples={tally.n}: {told}", stacklevel=4)
+def _result(run: _Run) -> MonteCarlo:
+    found, alpha = run.found, run.alpha
+    estimates, moments = found.estimates(alpha), found.moments(alpha)
+    if told := _too_few(run, moments):
+        notice(f"samples={found.n}: {told}", stacklevel=4)
     return MonteCarlo(
-        samples=tally.n,
-        stopped=stopped,
+        samples=found.n,
+        stopped=run.stopped,
         mean=moments.mean.value,
         variance=moments.variance.value,
-        covariance=tally.found.covariance,
+        covariance=found.covariance,
         estimates=estimates,
-        kept=tally.kept,
+        kept=found.kept,
         confidence=1 - alpha,
-        few=few,
+        few=run.few,
     )
 
 
-def _too_few(space: FaultSpace, tally: Tally, moments: Moments) -> str | None:
+def _too_few(run: _Run, moments: Moments) -> str | None:
     """What so many samples cannot show, if that matters."""
-    if not (space.moments.k2 > 0).any():
+    if not (run.space.moments.k2 > 0).any():
         return None
     if (moments.variance.value == 0).all():
         return "no sample moved any output, so only upper limits are known; ask for more samples"
-    if seldom := tally.seldom_struck:
+    if seldom := run.seldom_struck:
         sites = ", ".join(f"{name} (about {many:.2g})" for name, many in seldom)
         return (
             f"faults at {sites} strike too few times in them to show what they do, so Monte "
             "Carlo's intervals may be too narrow; ask for more samples"
         )
     pooled = moments.pooled_variance
-    assert pooled.high is not None
     assert pooled.enough is not None
     wide = pooled.high > _MATERIAL * pooled.value
     if (wide & ~pooled.enough)[-1]:
@@ -282,17 +320,6 @@ def _too_few(space: FaultSpace, tally: Tally, moments: Moments) -> str | None:
             "narrow; ask for more samples"
         )
     return None
-
-
-def _steps(space: FaultSpace, points: Points, budget: int, cut: int) -> Iterator[Points]:
-    """Points a few at a time, so that their outputs stay small and progress is told; and cut."""
-    most = max(1, min(_STEP_VALUES // (space.B * space.K), budget // _TOLD))
-    edges = [0]
-    for end in sorted({min(cut, points.count), points.count} - {0}):
-        begin, count = edges[-1], -(-(end - edges[-1]) // most)
-        edges += [begin + (end - begin) * i // count for i in range(1, count + 1)]
-    for start, stop in pairwise(edges):
-        yield points.part(start, stop)
 
 
 def check_sampling(

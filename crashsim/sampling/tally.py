@@ -1,149 +1,197 @@
-"""Sums over Monte Carlo samples, of bounded size; ``from_sums`` says what follows from them.
+"""What is counted of Monte Carlo samples: sums of bounded size, which add up.
 
-Samples are drawn from all faults, or given two or more of them
-(``crashsim.sampling.exact_strata``); the rest of the probability is then summed exactly. With a
-control (``crashsim.sampling.control_variates``) means and variances are regressions on it.
+``from_sums`` says what follows from them. Samples are drawn from all faults, or given two or more
+of them (``crashsim.sampling.exact_strata``); the rest of the probability is then summed exactly.
+With a control (``crashsim.sampling.control_variates``) means and variances are regressions on it.
 Everything is centred about a fixed centre, the mean of the first samples, which keeps sums
-accurate; it is computed ahead, so it does not depend on how samples are batched.
+accurate.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any
+
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from crashsim.analytic.rounding import least_reaching
 from crashsim.arrays import Floats
 from crashsim.coordinates.points import Points
+from crashsim.metrics import CLASS_CHANGE, AskedMetrics
 from crashsim.results.estimate import MOST_OUTPUTS
 from crashsim.sampling.control_variates import Control
 from crashsim.sampling.exact_strata import FewFaults
-from crashsim.sampling.from_sums import (
-    Counted,
-    FromSums,
-    Sums,
-    pooled_over_inputs,
-    quantities_of,
-)
-from crashsim.sampling.intervals import ENOUGH
 from crashsim.sampling.joint_sums import JointSums
-from crashsim.space import FaultSpace
+from crashsim.sampling.metric_sums import MetricSums, centre_of, none_of, sums_of
+
+Kept = Floats | NDArray[np.float32]
 
 
-class Tally:
-    """What a run has seen so far.
-
-    Args:
-        space: the model, its inputs and faults.
-        epsilon: of the tails; none are counted without.
-        control: a surrogate of Delta; without, samples are averaged as they are.
-        few: outcomes that are summed exactly; samples are then given that none of them happens.
-        most_kept: number of samples kept for quantiles and pictures.
+@dataclass(frozen=True)
+class Sums:
+    """Sums over samples (or over weighted outcomes) of Delta, which is d = Delta - centre here.
 
     Attributes:
-        n: number of samples.
+        per_input: of d and d^2, and with a control of L and L^2, each (B, K).
+        pooled: of the same averaged over inputs, (K + 1,): the last is summed over outputs.
+        failed: of the shares of inputs that fail, (K + 2,): |Delta_k| >= epsilon; for any k;
+            class changed.
+        tails, changes: (B, K) and (B,) counts of |Delta| >= epsilon and of changed classes.
+        products: (B, K, K) of d across outputs; empty beyond 64 of them.
+        metrics: of each metric of the user's own.
+        kept, linear: (n', B, K) in pieces: Delta of the first samples; L there, with a control.
     """
 
-    def __init__(
-        self,
-        space: FaultSpace,
-        epsilon: float | None,
-        control: Control | None,
-        few: FewFaults | None,
-        most_kept: int,
-    ) -> None:
-        self._space, self._epsilon = space, epsilon
-        self._control, self._few = control, few
-        self._clean = space.clean()
-        self._class = self._clean.argmax(1)
-        self._centre = np.zeros_like(self._clean)
-        self._rest = 1.0 if few is None else few.rest
-        self._reach = np.inf if epsilon is None else least_reaching(space, epsilon)
-        self._sums = self._none()
-        self._exact = self._none()
-        self._found: FromSums | None = None
-        self._kept = np.empty((most_kept, *self._clean.shape), np.float32)
-        self._linear = np.empty(
-            (0 if control is None else most_kept, *self._clean.shape), np.float32
-        )
-
-    @property
-    def kept(self) -> NDArray[np.float32]:
-        """(n', B, K) Delta of the first samples."""
-        return self._kept[: self.n]
+    per_input: JointSums
+    pooled: JointSums
+    failed: JointSums
+    tails: Floats
+    changes: Floats
+    products: Floats
+    metrics: tuple[MetricSums, ...] = ()
+    kept: tuple[NDArray[np.float32], ...] = ()
+    linear: tuple[NDArray[np.float32], ...] = ()
 
     @property
     def n(self) -> int:
-        return int(self._sums.per_input.n)
+        """The number of samples."""
+        return int(self.per_input.n)
+
+    def __add__(self, other: Sums) -> Sums:
+        added = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
+        pairs = zip(self.metrics, other.metrics, strict=True)
+        return Sums(**{**added, "metrics": tuple(a + b for a, b in pairs)})
+
+
+def quantities_of(d: Kept, linear: Kept | None) -> list[Floats]:
+    """d and d^2, and with a control L and L^2, each of the shape of d (S, B, K)."""
+    d = d.astype(np.float64, copy=False)
+    if linear is None:
+        return [d, d * d]
+    linear = linear.astype(np.float64, copy=False)
+    return [d, d * d, linear, linear * linear]
+
+
+def pooled_over_inputs(quantities: list[Floats], control: Control | None) -> list[Floats]:
+    """Averaged over inputs, and then also summed over outputs, each (S, K + 1)."""
+    pooled = [q.mean(1) for q in quantities]
+    pooled = [np.concatenate([q, q.sum(1, keepdims=True)], axis=1) for q in pooled]
+    if len(pooled) > 2 and control is not None:
+        pooled[2] *= control.adds_up
+    return pooled
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What is counted of each sample: a function from outputs to sums, as data.
+
+    Attributes:
+        clean: (B, K) F(0).
+        reach: the change of an output that counts for the tails; infinite without an epsilon.
+        control: a surrogate of Delta; without, samples are averaged as they are.
+        few: outcomes that are summed exactly; samples are then given that none of them happens.
+        asked: the user's own metrics.
+        centre: (B, K) what d = Delta - centre is measured from.
+        metric_centres: of each metric, (B + 1,) what its values are measured from.
+    """
+
+    clean: Floats
+    reach: float
+    control: Control | None
+    few: FewFaults | None
+    asked: AskedMetrics
+    centre: Floats
+    metric_centres: tuple[Floats, ...]
+
+    @classmethod
+    def of(
+        cls,
+        clean: Floats,
+        reach: float,
+        control: Control | None,
+        few: FewFaults | None,
+        asked: AskedMetrics,
+    ) -> Tally:
+        """Without a centre."""
+        none = np.zeros(len(clean) + 1)
+        centres = tuple(none for _ in asked.metrics)
+        return cls(clean, reach, control, few, asked, np.zeros_like(clean), centres)
 
     @property
-    def seldom_struck(self) -> list[tuple[str, float]]:
-        """The sites whose faults strike too seldom in so many samples to show what they do, and how
-        often they strike."""
-        if self._few is not None or self._control is not None:
-            return []  # each single strike is known, or what it does about
-        chance = {p.site.name: 0.0 for p in self._space.placements}
-        for p in self._space.placements:
-            chance[p.site.name] += float(np.full(p.size, p.fault.unusual_probability).sum())
-        strikes = {name: self.n * each for name, each in chance.items() if each > 0}
-        return [(name, many) for name, many in strikes.items() if 2 * many < ENOUGH]
+    def rest(self) -> float:
+        """Probability of what is sampled."""
+        return 1.0 if self.few is None else self.few.rest
 
-    def aim(self, first: list[tuple[Points, Floats]]) -> None:
-        """Takes the mean that these first samples suggest for the centre; counts none of them.
+    def aimed(self, first: Sequence[tuple[Points, Floats]]) -> Tally:
+        """The same with the mean that some first samples suggest for the centre.
 
         Args:
             first: points, and the outputs (n, B, K) there.
         """
         count = max(sum(points.count for points, _ in first), 1)
-        centre = np.zeros_like(self._clean)
+        centre = np.zeros_like(self.clean)
         for points, outputs in first:
-            centre += self._beyond(points, outputs - self._clean).sum(0) / count
-        if self._few is not None:
-            exact = self._beyond(self._few.points, self._few.deltas)
-            centre = self._rest * centre + np.tensordot(self._few.weights, exact, 1)
-        self._centre = centre
-        self._sum_exactly()
+            centre += self._beyond(points, outputs - self.clean).sum(0) / count
+        if self.few is not None:
+            exact = self._beyond(self.few.points, self.few.deltas)
+            centre = self.rest * centre + np.tensordot(self.few.weights, exact, 1)
+        batches = [outputs for _, outputs in first]
+        metric_centres = tuple(
+            centre_of([self.asked.values(metric, outputs, self.clean) for outputs in batches])
+            for metric in self.asked.metrics
+        )
+        return replace(self, centre=centre, metric_centres=metric_centres)
 
     def _beyond(self, points: Points, delta: Floats) -> Floats:
         """Delta less L, whose mean over all faults is zero."""
-        return delta if self._control is None else delta - self._control.at(points)
+        return delta if self.control is None else delta - self.control.at(points)
 
-    def add(self, points: Points, outputs: Floats) -> None:
-        """Counts samples, of these outputs (n, B, K)."""
-        delta = outputs - self._clean
-        linear = None if self._control is None else self._control.at(points)
-        room = max(0, len(self._kept) - self.n)
-        self._kept[self.n : self.n + len(delta)] = delta[:room]
-        if linear is not None:
-            self._linear[self.n : self.n + len(delta)] = linear[:room]
-        # One assignment: an interrupt finds the sums with these samples or without them.
-        self._sums = self._sums + self._sum(delta, linear)
+    def count(self, points: Points, outputs: Floats, room: int) -> Sums:
+        """The sums of samples with outputs (n, B, K), of which the first ``room`` are kept."""
+        delta = outputs - self.clean
+        linear = None if self.control is None else self.control.at(points)
+        kept = () if room <= 0 else (delta[:room].astype(np.float32),)
+        of_control = () if linear is None or not kept else (linear[:room].astype(np.float32),)
+        return replace(self._sum(delta, outputs, linear), kept=kept, linear=of_control)
 
-    def _none(self) -> Sums:
-        b, k = self._clean.shape
-        m = 4 if self._control else 2
+    @cached_property
+    def exact(self) -> Sums:
+        """Of the outcomes that are summed exactly, with their probabilities."""
+        few = self.few
+        if few is None:
+            return self.none()
+        linear = None if self.control is None else self.control.at(few.points)
+        return self._sum(few.deltas, few.deltas + self.clean, linear, few.weights)
+
+    def none(self) -> Sums:
+        """Of no samples."""
+        b, k = self.clean.shape
+        m = 4 if self.control else 2
         products = (b, k, k) if k <= MOST_OUTPUTS else (0,)
         return Sums(
-            JointSums.none(m, (b, k)),
-            JointSums.none(m, (k + 1,)),
-            JointSums.none(1, (k + 2,)),
-            np.zeros((b, k)),
-            np.zeros(b),
-            np.zeros(products),
+            per_input=JointSums.none(m, (b, k)),
+            pooled=JointSums.none(m, (k + 1,)),
+            failed=JointSums.none(1, (k + 2,)),
+            tails=np.zeros((b, k)),
+            changes=np.zeros(b),
+            products=np.zeros(products),
+            metrics=tuple(none_of(metric, b) for metric in self.asked.metrics),
         )
 
-    def _sum_exactly(self) -> None:
-        if self._few is not None:
-            linear = None if self._control is None else self._control.at(self._few.points)
-            self._exact = self._sum(self._few.deltas, linear, self._few.weights)
-
-    def _sum(self, delta: Floats, linear: Floats | None, weights: Floats | None = None) -> Sums:
-        quantities = quantities_of(delta - self._centre, linear)
+    def _sum(
+        self,
+        delta: Floats,
+        outputs: Floats,
+        linear: Floats | None,
+        weights: Floats | None = None,
+    ) -> Sums:
+        quantities = quantities_of(delta - self.centre, linear)
         d = quantities[0]
-        pooled = pooled_over_inputs(quantities, self._control)
-        moved = np.abs(delta) >= self._reach
-        changed = (delta + self._clean).argmax(2) != self._class
+        pooled = pooled_over_inputs(quantities, self.control)
+        moved = np.abs(delta) >= self.reach
+        changed = CLASS_CHANGE.happens(outputs, self.clean, None)
         shares = np.concatenate(
             [moved.mean(1), moved.any(2).mean(1)[:, None], changed.mean(1)[:, None]], axis=1
         )
@@ -153,32 +201,18 @@ class Tally:
             weighted = d if weights is None else d * weights[:, None, None]
             products = np.einsum("sbk,sbl->bkl", weighted, d, optimize=True)
         return Sums(
-            JointSums.of(quantities, weights),
-            JointSums.of(pooled, weights),
-            JointSums.of([shares], weights),
-            np.einsum("s,sbk->bk", counts, moved),
-            counts @ changed,
-            products,
+            per_input=JointSums.of(quantities, weights),
+            pooled=JointSums.of(pooled, weights),
+            failed=JointSums.of([shares], weights),
+            tails=np.einsum("s,sbk->bk", counts, moved),
+            changes=counts @ changed,
+            products=products,
+            metrics=self._metrics(outputs, weights),
         )
 
-    @property
-    def found(self) -> FromSums:
-        """What follows from the samples so far."""
-        if self._found is None or self._found.n != self.n:
-            self._found = FromSums(
-                Counted(
-                    clean=self._clean,
-                    centre=self._centre,
-                    sums=self._sums,
-                    exact=self._exact,
-                    kept=self.kept,
-                    linear=self._linear[: self.n],
-                    unit=torch.finfo(self._space.dtype).eps,
-                    is_random=bool((self._space.moments.k2 > 0).any()),
-                    is_seldom_struck=bool(self.seldom_struck),
-                ),
-                self._epsilon,
-                self._control,
-                self._few,
-            )
-        return self._found
+    def _metrics(self, outputs: Floats, weights: Floats | None) -> tuple[MetricSums, ...]:
+        centres: Any = zip(self.asked.metrics, self.metric_centres, strict=True)
+        return tuple(
+            sums_of(metric, self.asked.values(metric, outputs, self.clean), centre, weights)
+            for metric, centre in centres
+        )

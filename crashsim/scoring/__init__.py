@@ -1,1 +1,1 @@
-"""The methods of a score: which are affordable, running them, what they give."""
+"""The table of methods, which of them are affordable, running them, and the score they give."""

@@ -10,22 +10,12 @@ from crashsim.results.agreement import Agreement
 from crashsim.results.contradictions import Contradiction
 from crashsim.results.estimate import Estimate
 from crashsim.sampling.monte_carlo import MonteCarlo
+from crashsim.scoring.method import Method
+from crashsim.scoring.methods import METHODS
 
 _THEORY_OFF = 0.5  # share of theory's values inside Monte Carlo's intervals below which we warn
 _ROUNDED = 0.01  # share of epsilon that the outputs' rounding may be
 _MATERIAL = 0.1  # error, of the variance or in standard deviations, that is worth a warning
-
-
-# What says more of rare events than few samples do, best first.
-_OF_RARE_EVENTS = (
-    "exact",
-    "linear-exact",
-    "certified-sampling",
-    "certificate",
-    "importance-sampling",
-    "saddlepoint",
-    "chernoff",
-)
 
 
 def doubts_of(
@@ -35,6 +25,7 @@ def doubts_of(
     sampled: MonteCarlo | None,
     epsilon: float | None,
     rounding: float = 0.0,
+    methods: Sequence[Method] = METHODS,
 ) -> list[str]:
     """Warnings that follow from the numbers themselves.
 
@@ -45,6 +36,7 @@ def doubts_of(
         sampled: Monte Carlo's result, if it ran.
         epsilon: of the tails.
         rounding: what rounding does to an output in the model's own precision.
+        methods: that the estimates may be of.
     """
     found = []
     of_spread = 1.0  # the mean's size in standard deviations
@@ -70,7 +62,7 @@ def doubts_of(
             found.append(
                 f"samples={sampled.samples}: fewer than 10 samples moved an output by "
                 f"epsilon={epsilon:g}, so Monte Carlo's tail is an upper limit more than a value; "
-                f"ask for more samples{_instead(estimates, refuted)}"
+                f"ask for more samples{_instead(estimates, refuted, methods)}"
             )
     if epsilon is not None and rounding > _ROUNDED * epsilon:
         found.append(
@@ -81,9 +73,12 @@ def doubts_of(
     return found
 
 
-def _instead(estimates: Sequence[Estimate], refuted: Sequence[Contradiction]) -> str:
+def _instead(
+    estimates: Sequence[Estimate], refuted: Sequence[Contradiction], methods: Sequence[Method]
+) -> str:
     """Which methods of the score say more, if any that is not refuted does."""
     at_hand = {e.method for e in estimates if e.quantity == "tail"}
     at_hand -= {method for c in refuted for method in c.doubted}
-    left = [method for method in _OF_RARE_EVENTS if method in at_hand]
+    rare = sorted((m.rare, m.name) for m in methods if m.rare is not None)
+    left = [name for _, name in rare if name in at_hand]
     return f", or rely on {' and '.join(left[:2])}" if left else ""

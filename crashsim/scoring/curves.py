@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 from crashsim_theory import LinearSurrogate
 
-from crashsim.analytic.first_order import of_pair, tail_methods_of, tail_probabilities
+from crashsim.analytic.first_order import of_pair, tail_probability
 from crashsim.analytic.proofs import Provable, certify_tail, linear_bracket
 from crashsim.arrays import Floats
 from crashsim.coordinates.streams import Stream
 from crashsim.results.schema import Curves, Histogram
 from crashsim.sampling import importance
+from crashsim.scoring.request import Request
 from crashsim.scoring.running import Results
 from crashsim.space import FaultSpace
 
@@ -21,14 +22,12 @@ _SAMPLED = 8  # points of a curve that are sampled
 _SMALLEST = 1e-9  # tail probability down to which the curves go
 
 
-def curves_of(
-    space: FaultSpace, results: Results, *, seed: int, confidence: float, samples: int
-) -> Curves | None:
+def curves_of(space: FaultSpace, results: Results, asked: Request, samples: int) -> Curves | None:
     """The curves of every method at hand; None where nothing moves or nothing was computed.
 
     Args:
-        seed, confidence, samples: of what is sampled for the curves alone: importance sampling
-            draws no more than these samples, of one input, for its whole curve.
+        asked: seed and confidence of what is sampled for the curves alone.
+        samples: importance sampling draws no more than these, of one input, for its whole curve.
     """
     analysis, sampled = results.analysis, results.sampled
     variance = _variance(results)
@@ -37,7 +36,7 @@ def curves_of(
     row, output = (int(i) for i in np.unravel_index(int(variance.argmax()), variance.shape))
     one = analysis.surrogate and of_pair(analysis.surrogate, row, output)
     end = 8 * float(np.sqrt(variance[row, output]))
-    if one is not None and "saddlepoint" in tail_methods_of(one):
+    if one is not None and not one.coordinates.without_cgf:
         while float(one.saddlepoint(end)) > _SMALLEST:
             end *= 1.25  # it ends at the latest where every coordinate has struck
     grid = np.linspace(0, end, _POINTS + 1)[1:]
@@ -46,21 +45,19 @@ def curves_of(
     if results.exact is not None:
         methods["exact"] = [float(results.exact.tail(e)[row, output]) for e in grid]
     if one is not None:
-        found = tail_probabilities(one, grid, methods=tail_methods_of(one))
-        methods |= {m: v.tolist() for m, v in found.items()}
+        methods["chebyshev"] = tail_probability("chebyshev", one, grid).tolist()
+        if not one.coordinates.without_cgf:
+            methods["chernoff"] = tail_probability("chernoff", one, grid).tolist()
+            methods["saddlepoint"] = tail_probability("saddlepoint", one, grid).tolist()
     if results.proof is not None and one is not None:
         methods |= _proved_curves(results.proof, grid, row, output)
-    if one is not None and "importance-sampling" in results.timings:
+    if one is not None and "importance-sampling" in results.found:
         points = min(_SAMPLED, samples // (importance.FEWEST + importance.AIMING))
         if points > 0:
-            each = samples // points - importance.AIMING
-            methods["importance-sampling"] = _rare_curve(
-                space.at_input(row), one, grid, output, points, seed, confidence, each
-            )
+            rare = _rare_events(space.at_input(row), one, output, grid, asked, samples, points)
+            methods["importance-sampling"] = rare.tolist()
     if sampled is not None:
         interval = sampled.tail(row, output, grid)
-        assert interval.low is not None
-        assert interval.high is not None
         methods["monte-carlo"] = interval.value.tolist()
         low, high = interval.low.tolist(), interval.high.tolist()
     return Curves(row, output, grid.tolist(), methods, low, high)
@@ -78,24 +75,25 @@ def _proved_curves(proof: Provable, grid: Floats, row: int, output: int) -> dict
     return {"certificate": values.tolist()}
 
 
-def _rare_curve(
+def _rare_events(
     alone: FaultSpace,
     one: LinearSurrogate,
-    grid: Floats,
     output: int,
-    points: int,
-    seed: int,
-    confidence: float,
+    grid: Floats,
+    asked: Request,
     samples: int,
-) -> list[float]:
-    """Importance sampling at some points of the grid, with at most so many samples at each."""
+    points: int,
+) -> Floats:
+    """Importance sampling at some points of the grid, with at most these samples in all."""
     values = np.full(len(grid), np.nan)
+    each = min(samples // points - importance.AIMING, importance.SAMPLES)
     for i in _few(points):
         events = importance.tail_events(one, output, alone.K, float(grid[i]))
-        most = min(samples, importance.SAMPLES)
-        found = importance.sample_union(alone, events, seed, Stream.CURVE, i, confidence, most)
+        found = importance.sample_union(
+            alone, events, asked.seed, Stream.CURVE, i, asked.confidence, each
+        )
         values[i] = found.value if found.value > 0 else np.nan
-    return values.tolist()
+    return values
 
 
 def _few(count: int) -> list[int]:
@@ -115,7 +113,7 @@ def histogram_of(results: Results) -> Histogram | None:
     saddlepoint = normal = None
     if analysis.surrogate is not None:
         one = of_pair(analysis.surrogate, int(where[0]), int(where[1]))
-        if one.variance > 0 and "saddlepoint" in tail_methods_of(one):
+        if one.variance > 0 and not one.coordinates.without_cgf:
             above = one.saddlepoint(edges, "upper")
             saddlepoint = (n * -np.diff(above)).tolist()
         if one.variance > 0:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,20 +18,20 @@ from crashsim.coordinates.placement import Faults
 from crashsim.errors import ArgumentError, FileError, Interrupted
 from crashsim.faults import NeuronCrash
 from crashsim.files.limits import read_text
+from crashsim.metrics import AskedMetrics, Metric
 from crashsim.model.inputs import ModelInputs
 from crashsim.noticing import collecting, notice
 from crashsim.results.agreement import agreements
 from crashsim.results.contradictions import contradictions
 from crashsim.results.record import Record
-from crashsim.results.schema import (
-    Curves,
-    Histogram,
-)
+from crashsim.results.schema import Curves, Histogram
 from crashsim.results.verdict import verdict
 from crashsim.sampling.monte_carlo import DEFAULT_SAMPLES, check_sampling
 from crashsim.scoring.cautions import doubts_of
 from crashsim.scoring.curves import curves_of, histogram_of
-from crashsim.scoring.plan import plan
+from crashsim.scoring.method import Method
+from crashsim.scoring.methods import METHODS
+from crashsim.scoring.plan import Plan, plan
 from crashsim.scoring.provenance import (
     describe_fault,
     describe_model,
@@ -39,6 +39,7 @@ from crashsim.scoring.provenance import (
     leading_coordinates,
     versions,
 )
+from crashsim.scoring.request import CONFIDENCE, Progress, Request
 from crashsim.scoring.running import INTERRUPTED, Results, compute
 from crashsim.scoring.timing import timing
 from crashsim.space import FaultSpace
@@ -46,10 +47,6 @@ from crashsim.writing import write_text
 
 if TYPE_CHECKING:
     from crashsim_hardware import Chip
-
-
-CONFIDENCE = 0.95
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -86,6 +83,19 @@ class Score(Record):
                 f"score={str(path)!r}: cannot be read as JSON ({reason}); {remedy}"
             ) from error
 
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Score:
+        """What ``to_dict`` wrote. Version 0.1 did not say what its methods are: the table does.
+
+        Raises:
+            FileError: not a score, or one of another schema.
+        """
+        found = super().from_dict(plain)
+        if found.methods:
+            return found
+        names = {e.method for e in found.estimates} | found.skipped.keys()
+        return replace(found, methods=[m.facts() for m in METHODS if m.name in names])
+
     @property
     def verdict(self) -> str:
         """The answer in one or two sentences."""
@@ -119,7 +129,7 @@ def score(
     faults: Faults | None = None,
     sites: str = "hidden",
     epsilon: float | None = None,
-    methods: Iterable[str] | None = None,
+    methods: Iterable[str | Method] | None = None,
     samples: int | None = None,
     rel_width: float | None = None,
     seed: int = 0,
@@ -132,6 +142,8 @@ def score(
     progress: Progress | None = None,
     names: Mapping[str, str] | None = None,
     chip: Chip | None = None,
+    targets: Any = None,
+    metrics: Iterable[Metric] | None = None,
 ) -> Score:
     """How far the outputs move under random faults, by theory and by Monte Carlo.
 
@@ -144,7 +156,8 @@ def score(
         sites: name or glob of the sites; see ``crashsim.model.sites.select_sites``.
         epsilon: also P(|Delta| >= epsilon), in the units of the outputs.
         methods: names of methods; by default all that apply and are affordable. Names with a ``+``
-            (``["+pairs"]``) are added to those.
+            (``["+pairs"]``) are added to those, as are methods of your own
+            (``[crashsim.Method(...)]``), unless others are named.
         samples: number of Monte Carlo samples (by default 10,000, fewer for large models).
         rel_width: stop Monte Carlo at this relative half-width of the pooled variances.
         seed: of Monte Carlo; the same seed gives the same numbers.
@@ -161,6 +174,10 @@ def score(
         progress: called with a method's name, the steps done and their number.
         names: what to call the ``model`` and the ``inputs`` in reports.
         chip: the spiking chip, where the model is the rate curves of one (a NIR graph).
+        targets: (B, ...) what metrics compare the outputs with, a row for each input.
+        metrics: also estimate these events and means of your own (``crashsim.Event``,
+            ``crashsim.Mean``), by ``exact`` and ``monte-carlo``: the estimates have the metric's
+            name as ``quantity``.
 
     Raises:
         CrashsimError: an argument makes no sense, or the model cannot be analysed.
@@ -177,8 +194,8 @@ def score(
     check_sampling(samples, rel_width, epsilon, confidence)
     check_delta(delta)
     callback("progress", progress)
-    for name, asked in (("hardware", hardware), ("proofs", proofs)):
-        instance(name, asked, bool, "True or False")
+    for name, flag in (("hardware", hardware), ("proofs", proofs)):
+        instance(name, flag, bool, "True or False")
     if names is not None:
         instance("names", names, Mapping, "a mapping such as {'model': 'mine'}")
     if chip is not None:
@@ -198,41 +215,33 @@ def score(
         timings: dict[str, float] = {}
         with timing(timings, "model and sites"):
             space = FaultSpace(model, inputs, struck, sites, readout=readout)
+            own = AskedMetrics.of(metrics, targets, space.clean())
         with timing(timings, "plan"):
             planned = plan(space, methods, samples, rel_width, hardware, proofs)
-        results = compute(
-            space,
-            planned,
+        asked = Request(
             epsilon=epsilon,
             delta=delta,
+            samples=samples,
             rel_width=rel_width,
             seed=seed,
             confidence=confidence,
-            progress=progress or (lambda *_: None),
             chip=chip,
+            metrics=own,
         )
+        results = compute(space, planned, asked, progress or (lambda *_: None))
         results.timings = timings = {**timings, **results.timings}
-        given: dict[str, Any] = {
-            "epsilon": epsilon,
-            "delta": delta,
-            "seed": seed,
-            "confidence": confidence,
-            "names": names or {},
-        }
         curves = histogram = None
         try:
             with timing(timings, "curves"):
                 histogram = histogram_of(results)
                 if results.interrupted is None:
                     most = DEFAULT_SAMPLES if planned.samples is None else planned.samples
-                    curves = curves_of(
-                        space, results, seed=seed, confidence=confidence, samples=most
-                    )
+                    curves = curves_of(space, results, asked, most)
             with timing(timings, "summary"):  # which the score holds already
-                result = _collect(space, results, curves, histogram, **given)
+                result = _collect(space, planned, asked, results, names or {}, curves, histogram)
         except KeyboardInterrupt as stop:
             results.interrupted = stop
-            result = _collect(space, results, curves, histogram, **given)
+            result = _collect(space, planned, asked, results, names or {}, curves, histogram)
     result.warnings[:0] = noticed
     if results.interrupted is not None:  # before warnings, which some make errors
         message = "interrupted; partial holds what was finished"
@@ -244,20 +253,18 @@ def score(
 
 def _collect(
     space: FaultSpace,
+    planned: Plan,
+    asked: Request,
     results: Results,
+    names: Mapping[str, str],
     curves: Curves | None,
     histogram: Histogram | None,
-    *,
-    epsilon: float | None,
-    delta: float | None,
-    seed: int,
-    confidence: float,
-    names: Mapping[str, str],
 ) -> Score:
     """The score of what the methods found."""
     analysis, sampled, run = results.analysis, results.sampled, results.chip
     agreement = agreements(analysis.estimates)
     rounding = least_rounding(space)
+    methods = planned.considered
     refuted = contradictions(analysis.estimates, space.B, rounding)
     covariance = {}
     if analysis.covariance is not None:
@@ -275,9 +282,9 @@ def _collect(
         sites=describe_sites(space, analysis),
         coordinates=space.N,
         outputs=space.K,
-        seed=seed,
-        epsilon=epsilon,
-        confidence=confidence if sampled is None else sampled.confidence,
+        seed=asked.seed,
+        epsilon=asked.epsilon,
+        confidence=asked.confidence if sampled is None else sampled.confidence,
         samples=0 if sampled is None else sampled.samples,
         stopped=None if sampled is None else sampled.stopped,
         estimates=analysis.estimates,
@@ -288,18 +295,21 @@ def _collect(
         curves=curves,
         histogram=histogram,
         hardware=None if run is None else run.facts,
-        delta=delta,
+        delta=asked.delta,
         answers=results.answers,
         plan=space.plan(),
         skipped=results.skipped,
         warnings=_cut_short(results)
         + [*map(str, refuted)]
-        + doubts_of(analysis.estimates, agreement, refuted, sampled, epsilon, rounding[1])
+        + doubts_of(
+            analysis.estimates, agreement, refuted, sampled, asked.epsilon, rounding[1], methods
+        )
         + (run.warnings if run else []),
         timings=results.timings,
         versions=versions(),
         contradictions=refuted,
         partial=results.interrupted is not None,
+        methods=[method.facts() for method in methods],
     )
 
 

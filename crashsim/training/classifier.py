@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from crashsim.arguments import MOST_SAMPLES, MOST_STEPS, check_seed, instance, number, whole
 from crashsim.errors import ArgumentError, ModelError
 from crashsim.files.data import Data, Examples
+from crashsim.metrics import predicted_class
 from crashsim.model.checks import check_can_be_trained, check_module
 from crashsim.model.failures import described
 from crashsim.model.global_random import Drawing
@@ -155,7 +156,7 @@ def accuracy(model: nn.Module, data: Data | Examples) -> float:
     assert isinstance(data.inputs, Tensor)
     with torch.no_grad():
         twin = apart(model)
-        predicted = torch.cat([twin(part).argmax(1) for part in data.inputs.split(_AT_ONCE)])
+        predicted = torch.cat([predicted_class(twin(part)) for part in data.inputs.split(_AT_ONCE)])
     return float((predicted == targets).float().mean())
 
 

@@ -19,6 +19,7 @@ from crashsim.arguments import check_seed, is_number
 from crashsim.coordinates.placement import Faults
 from crashsim.errors import ArgumentError
 from crashsim.importing import import_undrawn
+from crashsim.metrics import predicted_class
 from crashsim.model.checks import check_module
 from crashsim.model.inputs import read_inputs
 from crashsim.model.twins.twin import twin_of
@@ -124,9 +125,9 @@ class TrainingReport:
         accuracy = crashed = None
         if self.targets is not None:
             targets = self.targets.cpu().numpy()
-            accuracy = float((space.clean().argmax(1) == targets).mean())
+            accuracy = float((predicted_class(space.clean()) == targets).mean())
             outputs = sampled.kept + space.clean()
-            crashed = float((outputs.argmax(2) == targets).mean())
+            crashed = float((predicted_class(outputs) == targets).mean())
         measured = _total(sampled.estimates, "monte-carlo")
         found = Look(
             step,

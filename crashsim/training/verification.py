@@ -90,8 +90,6 @@ def verify(
     trials = max(2, min(wanted, samples // replicas))
     simulated = simulate_vote(space, replicas, epsilon, trials=trials, seed=seed, confidence=half)
     pooled = simulated.pooled
-    assert pooled.low is not None
-    assert pooled.high is not None
     by_vote = Verification(
         float(pooled.value), float(pooled.low), float(pooled.high), confidence, trials, seed,
         "simulation", bool(pooled.high <= delta),
@@ -129,7 +127,5 @@ def _binomial_limit(
     alpha = (1 - confidence) / (2 * space.B * space.K)
     counts = [(sampled.kept >= epsilon).sum(0), (sampled.kept <= -epsilon).sum(0)]
     limits = [proportion_interval(c, n, 2 * alpha).high for c in counts]
-    assert limits[0] is not None
-    assert limits[1] is not None
     value = vote_failure(replicas, counts[0] / n, counts[1] / n)
     return value, vote_failure(replicas, limits[0], limits[1])

@@ -30,7 +30,7 @@ def test_score(run, examples, tmp_path):
     assert max(map(len, out.splitlines())) <= 80
     assert "Traceback" not in out + err
     plain = json.loads((tmp_path / "deep/s.json").read_text())
-    assert plain["schema"] == 1
+    assert plain["schema"] == 2
     assert plain["model"]["name"] == "4-5-2:tanh"
     assert (tmp_path / "r.html").read_text().lower().startswith("<!doctype html")
     code, _, err = run("report", "deep/s.json", "-o", "again.html")
@@ -219,3 +219,45 @@ def test_a_failure_exits_with_1(run, examples, monkeypatch):
     assert code == 1
     assert "oops" in err
     assert "Traceback" not in err
+
+
+OWN = """
+from crashsim import Estimate, Method
+
+def run(given):
+    epsilon = given.asked.epsilon
+    return [Estimate("sure", "tail", "all", 0, 1.0, None, None, "bound", level=epsilon)]
+
+SURE = Method("sure", "no probability is larger", run, "bound")
+LATE = Method("late", "fails", lambda given: 1 / 0, "bound")
+OTHER = 7
+"""
+
+
+def test_methods_of_ones_own_code(run, examples, tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    model = ("score", "4-5-2:tanh", "--inputs", examples, "--p", 0.1, "--epsilon", 0.1)
+    code, out, err = run(*model, "--methods", "+pairs, own.py:SURE", "--json", "s.json")
+    assert code == 0, err
+    assert "sure" in out
+    plain = json.loads((tmp_path / "s.json").read_text())
+    methods = {e["method"] for e in plain["estimates"]}
+    assert {"sure", "pairs", "monte-carlo"} <= methods
+    code, _, err = run(*model, "--methods", "taylor,+own.py:SURE", "--json", "s.json")
+    assert code == 0, err
+    plain = json.loads((tmp_path / "s.json").read_text())
+    assert {e["method"] for e in plain["estimates"]} == {"sure", "taylor"}
+    for spec, told in (
+        ("none.py:SURE", "does not exist"),
+        ("own.py:NONE", "has no 'NONE'"),
+        ("own.py:OTHER", "int, not a crashsim.Method"),
+        ("own.py:LATE", "late raised ZeroDivisionError"),
+        ("own.SURE", "choose among"),
+    ):
+        code, out, err = run(*model, "--methods", f"taylor,{spec}")
+        assert code == 2, spec
+        assert told in " ".join(err.split()), err
+        assert "Traceback" not in out + err
+    code, _, err = run(*model, "--methods", "own.py:SURE", "--json", "own.py")
+    assert code == 2
+    assert (tmp_path / "own.py").read_text() == OWN

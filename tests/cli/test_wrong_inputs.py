@@ -250,6 +250,9 @@ DAMAGE = [
     (("formulas",), {"taylor": 3}, "formulas.taylor: should be an object, not 3"),
     (("timings",), {"exact": None, "x": "y"}, "timings.x"),
     (("warnings",), 3, "warnings: should be a valid array, not 3"),
+    (("methods", 0, "kind"), "weird", "methods[0].kind: should be"),
+    (("methods", 0, "rank"), "x", "methods[0].rank: should be a valid integer"),
+    (("methods",), [{"name": str(i), "about": "", "kind": "bound"} for i in range(2000)], "of 20"),
 ]  # fmt: skip
 
 

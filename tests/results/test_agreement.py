@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from crashsim.results.agreement import agreements, correlation, rank_loss
-from crashsim.results.estimate import Values, deterministic, estimates_of
+from crashsim.results.estimate import Interval, deterministic, estimates_of
 
 
 def sampled(values, half, quantity="variance"):
@@ -12,7 +12,7 @@ def sampled(values, half, quantity="variance"):
         "monte-carlo",
         quantity,
         "statistical",
-        per_input=Values(values, values - half, values + half),
+        per_input=Interval(values, values - half, values + half),
     )
 
 
@@ -54,7 +54,7 @@ def test_correlation():
 def test_infinite_intervals_and_zeros_do_not_break():
     zero = np.zeros((1, 2))
     found = estimates_of(
-        "monte-carlo", "variance", "statistical", per_input=Values(zero, zero, zero + np.inf)
+        "monte-carlo", "variance", "statistical", per_input=Interval(zero, zero, zero + np.inf)
     )
     (a,) = agreements(found + deterministic("taylor", "variance", "estimate", zero + 1e-6))
     assert (a.inside, a.worst, a.ratio, a.relative_error) == (1.0, 0.0, None, None)

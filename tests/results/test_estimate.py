@@ -5,7 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from crashsim.results.estimate import Estimate, Values, deterministic, estimates_of, values_of
+from crashsim.results.estimate import (
+    Estimate,
+    Interval,
+    Values,
+    deterministic,
+    estimates_of,
+    values_of,
+)
 
 
 def test_shapes_become_inputs_and_outputs():
@@ -13,7 +20,7 @@ def test_shapes_become_inputs_and_outputs():
         "monte-carlo",
         "variance",
         "statistical",
-        per_input=Values(np.array([[1.0, 2.0]]), np.array([[0.5, 1.5]]), np.array([[3.0, 4.0]])),
+        per_input=Interval(np.array([[1.0, 2.0]]), np.array([[0.5, 1.5]]), np.array([[3.0, 4.0]])),
         pooled=Values(np.array([1.0, 2.0])),
         total=Values(np.array(3.0)),
     )

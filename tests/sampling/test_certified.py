@@ -10,6 +10,7 @@ from torch import nn
 from crashsim import FaultSpace, NeuronCrash, score
 from crashsim.analytic.first_order import double_precision
 from crashsim.analytic.proofs import certificates, certify, linear_tails, provable
+from crashsim.campaign.tasks import fold
 from crashsim.sampling.certified import certified_sampling
 from crashsim.sampling.enumeration import enumerate_space
 
@@ -143,3 +144,33 @@ def test_a_score_has_them_among_its_proofs(make_net, randn):
     assert "certified-sampling" in result.to_html()
     noise = score(net, x[:1], NeuronCrash(1e-3), methods=["certified-sampling"], samples=500)
     assert {e.quantity for e in noise.estimates} == {"class-change"}
+
+
+def test_blocks_of_masks_are_tasks(make_net, randn, monkeypatch):
+    """Each block is drawn from a stream of its own; together they are what the method reports."""
+    net = make_net((3, 6, 5, 2), "sigmoid", seed=1, scale=2.0)
+    space, law, output = prepared(net, randn(1, 3), NeuronCrash(0.01))
+    epsilon = epsilon_for(law, output, 1e-4)
+    found = certify(space, provable(space), epsilon, output, [0])
+    wide, tasks = double_precision(space), []
+
+    def watched(task, blocks):
+        tasks.append(task)
+        return fold(task, blocks)
+
+    monkeypatch.setattr("crashsim.sampling.certified.fold", watched)
+    report = certified_sampling(wide, found, epsilon, output, samples=1100, rel_width=1e-9)
+    task = tasks[0]
+    assert task.blocks == 3
+    blocks = {block: task.run(block) for block in (2, 0, 1)}
+    assert len({(*b.samples, *b.hits) for b in blocks.values()}) == 3  # they differ
+    total = blocks[0] + blocks[1] + blocks[2]
+    sampled = sum(
+        event.reach * hits / n
+        for event, hits, n in zip(task.events, total.hits, total.samples, strict=True)
+        if n
+    )
+    assert report[0].value == pytest.approx(sampled, rel=1e-12)
+    assert f"{total.samples.sum()} samples" in report[0].note
+    assert (total.sure <= total.hits).all()
+    assert (total.hits <= total.possible).all()

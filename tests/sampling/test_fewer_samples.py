@@ -1,7 +1,5 @@
 """Control variates and exact strata: unbiased, covered, and worth what they claim."""
 
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -11,10 +9,9 @@ from torch import nn
 from crashsim import FaultSpace, GainNoise, NeuronCrash, SignFlip, StuckAt, WeightCrash, monte_carlo
 from crashsim.analytic import first_order
 from crashsim.analytic.first_order import Analysis
-from crashsim.coordinates.drawing import MAX_BLOCK, sample_block, sample_points
+from crashsim.coordinates.drawing import MAX_BLOCK, sample_points
 from crashsim.coordinates.points import Points
 from crashsim.errors import ArgumentError, CrashsimWarning
-from crashsim.sampling import tally
 from crashsim.sampling.control_variates import Control, Limits, controlled_mean
 from crashsim.sampling.enumeration import enumerate_space
 from crashsim.sampling.exact_strata import few_faults, probability_of_two
@@ -364,7 +361,7 @@ def test_batches_and_numbers_of_samples(fault, make_net, randn, monkeypatch):
     options = {"control": surrogate_of(space), "few_exact": True, "seed": 3, "epsilon": 0.1}
     whole = monte_carlo(space, samples=300, **options)
     monkeypatch.setattr("crashsim.injection.batches._BATCH_SCALARS", 40)
-    monkeypatch.setattr("crashsim.sampling.monte_carlo._STEP_VALUES", 8 * 7)
+    monkeypatch.setattr("crashsim.sampling.samples._STEP_VALUES", 8 * 7)
     parts = monte_carlo(space, samples=300, **options)
     for a, b in zip(parts.estimates, whole.estimates, strict=True):
         assert (a.value, a.low, a.high) == pytest.approx(
@@ -517,50 +514,3 @@ def test_faults_that_hardly_strike_are_told(make_net, randn):
         monte_carlo(FaultSpace(net, x, {"act*": NeuronCrash(5e-3)}), samples=500)
     found = monte_carlo(FaultSpace(net, x, NeuronCrash(0.3)), samples=1000)
     assert not any(e.note for e in found.estimates)
-
-
-def test_an_interrupt_at_any_line_leaves_the_numbers_of_so_many_samples(make_net, randn):
-    """A trace function stands for the signal, at each line of the tally in turn."""
-    space = FaultSpace(make_net((3, 6, 3), "relu", scale=2), randn(2, 3), NeuronCrash(0.3))
-    file = tally.__file__
-    points = [sample_block(space.placements, 0, block).part(0, 100) for block in range(3)]
-    outputs = [space.outputs(part) for part in points]
-    lines, target = 0, 0
-
-    def trace(frame, event, argument):
-        def line(frame, event, argument):
-            nonlocal lines
-            lines += 1
-            if lines == target:
-                raise KeyboardInterrupt
-            return line
-
-        return line if frame.f_code.co_filename == file else None
-
-    def run():
-        nonlocal lines
-        lines = 0
-        sums = tally.Tally(space, 0.5, None, None, 2000)
-        before = sys.gettrace()
-        sys.settrace(trace)
-        try:
-            sums.aim([(points[0].part(0, 50), outputs[0][:50])])
-            for part, values in zip(points, outputs, strict=True):
-                sums.add(part, values)
-        except KeyboardInterrupt:
-            pass
-        finally:
-            sys.settrace(before)
-        return sums
-
-    run()
-    found = {}
-    for target in range(1, lines + 1):  # noqa: B007, the trace function reads it
-        sums = run()
-        if sums.n:
-            found.setdefault(sums.n, []).append(sums.found.moments(0.05).mean.value)
-    assert set(found) == {100, 200, 300}
-    for n, means in found.items():
-        truth = np.concatenate(outputs)[:n].mean(0) - space.clean()
-        for mean in means:
-            np.testing.assert_allclose(mean, truth, atol=1e-9)

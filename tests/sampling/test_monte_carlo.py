@@ -1,5 +1,10 @@
 """Monte Carlo against the oracle, both ways, and the rate at which its intervals hold."""
 
+import functools
+import operator
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -15,9 +20,13 @@ from crashsim import (
     enumerate_exact,
     monte_carlo,
 )
+from crashsim.analytic.first_order import Analysis, double_precision, mean_point_single
 from crashsim.coordinates.drawing import MAX_BLOCK
-from crashsim.errors import ArgumentError, CrashsimWarning
+from crashsim.errors import ArgumentError, CrashsimWarning, Interrupted
+from crashsim.metrics import AskedMetrics
 from crashsim.sampling.from_sums import QUANTILES
+from crashsim.sampling.samples import Draws, First, Samples
+from crashsim.sampling.tally import Tally
 
 CASES = {
     "two layers": ((3, 4, 4, 2), "tanh", {"hidden": NeuronCrash(0.2)}),
@@ -176,7 +185,7 @@ def test_the_batch_size_changes_no_number(fault, make_net, randn, monkeypatch):
     space = FaultSpace(make_net((3, 6, 2)).double(), randn(4, 3), fault)
     whole = monte_carlo(space, samples=300, epsilon=0.1)
     monkeypatch.setattr("crashsim.injection.batches._BATCH_SCALARS", 40)
-    monkeypatch.setattr("crashsim.sampling.monte_carlo._STEP_VALUES", 8 * 7)
+    monkeypatch.setattr("crashsim.sampling.samples._STEP_VALUES", 8 * 7)
     parts = monte_carlo(space, samples=300, epsilon=0.1)
     np.testing.assert_allclose(parts.kept, whole.kept, atol=1e-6)
     for a, b in zip(parts.estimates, whole.estimates, strict=True):
@@ -263,3 +272,77 @@ def test_an_outcome_at_epsilon_reaches_it(offset, dtype, seeded):
     tail = next(e for e in found.estimates if (e.quantity, e.input) == ("tail", 0))
     assert tail.low < truth < tail.high
     assert tail.high < 0.5
+
+
+def _bits(found):
+    numbers = [
+        (e.quantity, e.input, e.output, *(v.hex() for v in (e.value, e.low, e.high)))
+        for e in found.estimates
+    ]
+    return numbers, found.kept.tobytes(), found.samples, found.stopped, found.confidence
+
+
+@pytest.mark.filterwarnings("ignore::crashsim.CrashsimWarning")
+@pytest.mark.parametrize("way", ["plain", "control", "few", "width"])
+def test_threads_change_no_bit(way, make_net, randn):
+    fault = NeuronCrash(0.01 if way == "few" else 0.2)
+    space = FaultSpace(make_net((3, 6, 2), scale=2), randn(3, 3), fault)
+    analysis = Analysis()
+    mean_point_single(double_precision(space), analysis)
+    options = {
+        "plain": {"samples": 5000},
+        "control": {"control": analysis.surrogate, "samples": 3500},
+        "few": {"control": analysis.surrogate, "few_exact": True, "samples": 3500},
+        "width": {"rel_width": 0.08},
+    }[way] | {"epsilon": 0.3, "seed": 3}
+    seen = []
+    alone = monte_carlo(space, **options)
+    for workers in (1, 3):
+        with ThreadPoolExecutor(workers) as pool:
+            found = monte_carlo(
+                space, **options, executor=pool, progress=lambda n, _: seen.append(n)
+            )
+        assert _bits(found) == _bits(alone)
+        assert seen[-1] == found.samples > MAX_BLOCK
+    assert alone.stopped == ("relative width" if way == "width" else "samples")
+
+
+def test_a_block_depends_on_the_task_and_its_number_alone(make_net, randn):
+    """Folded by hand from blocks that are run in any order, twice, with what pickles pickled."""
+    space = FaultSpace(make_net((3, 6, 2), scale=2), randn(3, 3), NeuronCrash(0.2))
+    draws = Draws(space, None, 5, 3 * MAX_BLOCK + 100)
+    first = First(draws)
+    assert list(first.evaluate()) == [128]
+    tally = Tally.of(space.clean(), 0.3, None, None, AskedMetrics())
+    task = Samples.aimed(draws, tally, 1500, first)
+    task.run(2)  # leaves nothing behind
+    elsewhere = Samples(draws, pickle.loads(pickle.dumps(task.tally)), 1500)
+    blocks = {block: elsewhere.run(block) for block in (3, 1, 0, 2)}
+    total = functools.reduce(operator.add, (blocks[b] for b in range(draws.blocks)))
+    assert total.n == draws.samples
+    whole = monte_carlo(space, epsilon=0.3, samples=draws.samples, seed=5)
+    kept = np.concatenate(total.kept)
+    np.testing.assert_array_equal(kept, whole.kept[:1500])
+    mean = task.tally.centre + total.per_input.first[0] / total.n
+    np.testing.assert_allclose(mean, whole.mean, rtol=1e-12)
+    for block in range(draws.blocks):
+        again = task.run(block)
+        for name in ("tails", "changes", "products"):
+            np.testing.assert_array_equal(getattr(again, name), getattr(blocks[block], name))
+        np.testing.assert_array_equal(again.per_input.second, blocks[block].per_input.second)
+
+
+def test_an_interrupt_keeps_what_threads_have_finished(make_net, randn):
+    space = FaultSpace(make_net((3, 6, 2), scale=2), randn(3, 3), NeuronCrash(0.2))
+
+    def stop(done, total):
+        if done > 3000:
+            raise KeyboardInterrupt
+
+    with ThreadPoolExecutor(2) as pool, pytest.raises(Interrupted) as raised:
+        monte_carlo(space, samples=20_000, seed=2, progress=stop, executor=pool)
+    found = raised.value.partial
+    assert found.samples == 3 * MAX_BLOCK
+    wanted = monte_carlo(space, samples=found.samples, seed=2)
+    np.testing.assert_array_equal(found.kept, wanted.kept)
+    np.testing.assert_allclose(found.variance, wanted.variance, rtol=1e-9)

@@ -11,6 +11,7 @@ from torch import nn
 
 import crashsim
 import crashsim.analytic.first_order
+import crashsim.scoring.methods
 import crashsim.scoring.running
 import crashsim.scoring.score
 import crashsim.scoring.timing
@@ -32,8 +33,9 @@ from crashsim.analytic.first_order import (
     mean_point_taylor,
 )
 from crashsim.errors import FileError
-from crashsim.scoring.plan import SCORED
+from crashsim.scoring.methods import METHODS
 
+SCORED = [method.name for method in METHODS]
 FAST = ["exact", "taylor", "mean-point-taylor", "mean-point-single", "saddlepoint", "monte-carlo"]
 
 
@@ -306,7 +308,7 @@ def test_timings_leave_no_time_out(make_net, randn, monkeypatch):
     slow = [
         (crashsim.scoring.score, "FaultSpace"), (crashsim.scoring.score, "plan"),
         (crashsim.analytic.first_order, "double_precision"),
-        (crashsim.scoring.running, "monte_carlo"),
+        (crashsim.scoring.methods, "monte_carlo"),
         (crashsim.analytic.first_order, "tails"), (crashsim.scoring.running, "answers"),
         (crashsim.scoring.score, "curves_of"), (crashsim.scoring.score, "histogram_of"),
         (crashsim.scoring.score, "agreements"), (crashsim.scoring.score, "describe_sites"),

@@ -1,0 +1,1 @@
+"""Work as numbered blocks: tasks, and executors that run them."""

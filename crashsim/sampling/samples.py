@@ -1,0 +1,161 @@
+"""Monte Carlo as a task: block j of a seed's samples, evaluated and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, reduce
+from itertools import pairwise
+from operator import add
+from typing import Any
+
+from crashsim.arrays import Floats
+from crashsim.campaign.tasks import Task
+from crashsim.coordinates.drawing import MAX_BLOCK, sample_block, samples_per_block
+from crashsim.coordinates.points import Points
+from crashsim.sampling.exact_strata import FewFaults
+from crashsim.sampling.tally import Sums, Tally
+from crashsim.space import FaultSpace
+
+_STEP_VALUES = 2**22  # Deltas computed at once
+_TOLD = 10  # times in a run, at least, that progress is told and samples are kept
+_PILOT = 128  # samples of the first block, at most, that fix the centre,
+_PILOT_VALUES = 2**23  # and Deltas of theirs
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The samples of a run: blocks of a seed, the last of them cut.
+
+    Attributes:
+        space: the faults and what they strike.
+        few: samples are given two or more faults, where it is not None.
+        seed: the samples depend on it alone.
+        samples: their number.
+    """
+
+    space: FaultSpace
+    few: FewFaults | None
+    seed: int
+    samples: int
+
+    @property
+    def per_block(self) -> int:
+        """The number of samples in a block."""
+        return MAX_BLOCK if self.few else samples_per_block(self.space.placements)
+
+    @property
+    def blocks(self) -> int:
+        """The number of blocks."""
+        return -(-self.samples // self.per_block)
+
+    def first_of(self, block: int) -> int:
+        """The number of samples before a block."""
+        return block * self.per_block
+
+    @property
+    def pilot(self) -> int:
+        """The number of samples that fix the centre; of the space alone but for small runs."""
+        values = self.space.B * self.space.K
+        return min(max(2, min(_PILOT, _PILOT_VALUES // values)), self.samples, self.per_block)
+
+    def parts(self, block: int) -> list[Points]:
+        """A block's samples a few at a time, so that outputs stay small and progress is told."""
+        drawn = self.few.sample_block(self.seed, block) if self.few else None
+        points = drawn or sample_block(self.space.placements, self.seed, block)
+        points = points.part(0, min(points.count, self.samples - self.first_of(block)))
+        most = max(1, min(_STEP_VALUES // (self.space.B * self.space.K), self.samples // _TOLD))
+        edges = [0]
+        for end in sorted({points.count if block else self.pilot, points.count}):
+            begin, count = edges[-1], -(-(end - edges[-1]) // most)
+            edges += [begin + (end - begin) * i // count for i in range(1, count + 1)]
+        return [points.part(start, stop) for start, stop in pairwise(edges)]
+
+
+class First:
+    """The first block's samples, of which the first ones are evaluated to fix the centre.
+
+    Args:
+        draws: of which it is the first block.
+
+    Attributes:
+        outputs: (n, B, K) of the first parts, as far as they have been evaluated.
+    """
+
+    def __init__(self, draws: Draws) -> None:
+        self.outputs: list[Floats] = []
+        self._draws = draws
+
+    @cached_property
+    def parts(self) -> list[Points]:
+        """All of the block, a few samples at a time."""
+        return self._draws.parts(0)
+
+    def evaluate(self) -> Iterator[int]:
+        """Evaluates the samples that fix the centre; yields how many are done, after each part."""
+        done = 0
+        while done < self._draws.pilot:
+            self.outputs.append(self._draws.space.outputs(self.parts[len(self.outputs)]))
+            done += len(self.outputs[-1])
+            yield done
+
+    @property
+    def evaluated(self) -> list[tuple[Points, Floats]]:
+        """Points, and the outputs there."""
+        return list(zip(self.parts, self.outputs, strict=False))
+
+    @property
+    def n(self) -> int:
+        """The number of samples that have been evaluated."""
+        return sum(len(outputs) for outputs in self.outputs)
+
+
+@dataclass(frozen=True)
+class Samples(Task[Sums]):
+    """Monte Carlo: the sums of a run's samples, block by block.
+
+    Attributes:
+        draws: the samples.
+        tally: what is counted of them; its centre is fixed.
+        kept: number of samples that are kept for quantiles and pictures.
+        first: what has been evaluated already. It is not sent along to other processes, which
+            evaluate it again.
+    """
+
+    draws: Draws
+    tally: Tally
+    kept: int
+    first: First | None = None
+
+    @classmethod
+    def aimed(cls, draws: Draws, tally: Tally, kept: int, first: First) -> Samples:
+        """With the centre that the first samples suggest."""
+        return cls(draws, tally.aimed(first.evaluated), kept, first)
+
+    def run(self, block: int) -> Sums:
+        return reduce(add, self.parts(block))
+
+    def parts(self, block: int) -> Iterator[Sums]:
+        start = self.draws.first_of(block)
+        if self.first is None or block > 0:
+            known, parts = [], self.draws.parts(block)
+        else:
+            known, parts = self.first.outputs, self.first.parts
+        for i, points in enumerate(parts):
+            outputs = known[i] if i < len(known) else self.draws.space.outputs(points)
+            yield self.tally.count(points, outputs, self.kept - start)
+            start += points.count
+
+    def of_first(self) -> Sums:
+        """The sums of the samples alone that have been evaluated for the centre."""
+        start, total = 0, self.tally.none()
+        for points, outputs in self.first.evaluated if self.first else ():
+            total = total + self.tally.count(points, outputs, self.kept - start)
+            start += points.count
+        return total
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "first": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)

@@ -1,0 +1,393 @@
+"""The table of methods: every way in which crashsim computes numbers of a score, in one tuple.
+
+They run in the order of the table, and reports show them in it. A new method is a module of its own
+in ``analytic/`` or ``sampling/``, and an entry here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from crashsim.analytic import first_order, proofs, second_order
+from crashsim.analytic.first_order import Analysis, TailMethod
+from crashsim.errors import Interrupted, NotApplicableError
+from crashsim.faults import lacking_for_tails
+from crashsim.injection.derivatives import NO_DERIVATIVES
+from crashsim.results.estimate import Estimate
+from crashsim.sampling.certified import certified_sampling
+from crashsim.sampling.enumeration import enumerate_space
+from crashsim.sampling.importance import SAMPLES as IMPORTANCE_SAMPLES
+from crashsim.sampling.importance import importance_sampling
+from crashsim.sampling.monte_carlo import MonteCarlo, monte_carlo
+from crashsim.scoring.method import Found, Method
+from crashsim.scoring.shared import NO_EPSILON, Given
+from crashsim.scoring.size import (
+    BUDGET,
+    EXTRA,
+    GRADIENT_VALUES,
+    Size,
+    is_enumerated,
+    too_many_differences,
+    too_many_gradients,
+)
+from crashsim.scoring.variance_reduction import chosen_samples, is_controlled, is_stratified
+from crashsim.space import FaultSpace
+
+_NOTHING = "nothing is random or nothing reaches the output, so there is nothing to say"
+
+
+def _exact(given: Given) -> Found:
+    found = enumerate_space(given.space)
+    return Found(found.estimates(given.asked.epsilon, given.asked.metrics), result=found)
+
+
+def _too_many_patterns(size: Size) -> str | None:
+    if is_enumerated(size):
+        return None
+    n = size.N
+    return f"{n} coordinates: 2^{n} fault patterns are too many to sum over"
+
+
+def _layer_bound(name: str, given: Given) -> list[Estimate]:
+    return [e for e in given.layer_bounds if e.method == name]
+
+
+def _expansion(work: Callable[[FaultSpace, Analysis], None], given: Given) -> Found:
+    """First or second order at the clean network."""
+    found = Analysis()
+    work(given.wide, found)
+    return _of_analysis(found)
+
+
+def _of_analysis(found: Analysis) -> Found:
+    return Found(found.estimates, formula=next(iter(found.formulas.values()), None))
+
+
+def _mean_point_taylor(given: Given) -> Found:
+    return _of_analysis(given.gradients)
+
+
+def _mean_point_single(given: Given) -> Found:
+    return _of_analysis(given.differences)
+
+
+def _mean_point_curvature(given: Given) -> Found:
+    found, asked = Analysis(), given.asked
+    second_order.mean_point_curvature(
+        given.wide, found, seed=asked.seed, confidence=asked.confidence
+    )
+    return _of_analysis(found)
+
+
+def _not_few_crashes(size: Size) -> str | None:
+    space = size.space
+    if space.N > second_order.MAX_PAIRED or not all(p.fault.is_binary for p in space.placements):
+        return f"for at most {second_order.MAX_PAIRED} crashes; there are {space.N} coordinates"
+    return None
+
+
+def _hessian_columns(size: Size) -> int:
+    return min(size.N, second_order.MAX_EXACT_HESSIAN)
+
+
+def _too_large_a_hessian(size: Size) -> str | None:
+    if size.gains * _hessian_columns(size) > 4 * GRADIENT_VALUES:
+        return f"{size.N} coordinates: their Hessian does not fit in memory"
+    return None if size.space.has_derivatives else NO_DERIVATIVES
+
+
+def _tails(name: TailMethod, given: Given) -> list[Estimate]:
+    if given.asked.epsilon is None and given.margins is None:
+        raise NotApplicableError(NO_EPSILON)
+    if name != "chebyshev":
+        _check_laws(given)
+    return first_order.tails(name, given.linear, given.margins, given.asked.epsilon)
+
+
+def _check_laws(given: Given, tilted: bool = False) -> None:
+    """NotApplicableError for a law without what tails (or tilted samples) take of it."""
+    faults = [p.fault for p in given.space.placements]
+    if lacking := lacking_for_tails(faults, tilted):
+        raise NotApplicableError(lacking)
+
+
+def _remainder(given: Given) -> list[Estimate]:
+    return proofs.remainders(given.space, given.proof)
+
+
+def _linear_exact(given: Given) -> list[Estimate]:
+    if given.asked.epsilon is None:
+        raise NotApplicableError(NO_EPSILON)
+    if not given.proof.is_linear:
+        raise NotApplicableError("the output is not linear in the fault coordinates")
+    return proofs.linear_tails(given.proof, given.asked.epsilon, given.leading_output)
+
+
+def _certificate(given: Given) -> list[Estimate]:
+    return proofs.certificates(given.certificates, given.asked.epsilon, given.leading_output)
+
+
+def _certified_sampling(given: Given) -> list[Estimate]:
+    asked = given.asked
+    return certified_sampling(
+        given.wide,
+        given.certificates,
+        asked.epsilon,
+        given.leading_output,
+        seed=asked.seed,
+        confidence=asked.confidence,
+    )
+
+
+def _monte_carlo(given: Given) -> Found:
+    asked = given.asked
+    samples = chosen_samples(given.size, asked.samples, asked.rel_width)
+
+    def found(run: MonteCarlo) -> Found:
+        return Found(run.estimates, result=run)
+
+    try:
+        return found(
+            monte_carlo(
+                given.space,
+                epsilon=asked.epsilon,
+                samples=samples,
+                rel_width=asked.rel_width,
+                seed=asked.seed,
+                confidence=asked.confidence,
+                progress=given.progress,
+                control=given.linear_at_hand if is_controlled(given.size, samples) else None,
+                few_exact=is_stratified(given.size, samples),
+                targets=asked.metrics.targets,
+                metrics=asked.metrics.metrics,
+            )
+        )
+    except Interrupted as stop:
+        raise Interrupted(str(stop), found(stop.partial)) from stop
+
+
+def _importance_sampling(given: Given) -> Iterable[Estimate]:
+    _check_laws(given, tilted=True)
+    asked = given.asked
+    found = importance_sampling(
+        given.space,
+        given.linear,
+        epsilon=asked.epsilon,
+        output=given.leading_output,
+        seed=asked.seed,
+        confidence=asked.confidence,
+    )
+    if not found:
+        is_asked = asked.epsilon is not None or given.space.K > 1
+        raise NotApplicableError(_NOTHING if is_asked else NO_EPSILON)
+    return found
+
+
+def _exact_is_at_hand(size: Size) -> str | None:
+    return "the exact sum is at hand" if is_enumerated(size) else None
+
+
+def _hardware(given: Given) -> Found:
+    from crashsim.chip.spiking import run_chip
+
+    asked = given.asked
+    run = run_chip(given.space, seed=asked.seed, confidence=asked.confidence, chip=asked.chip)
+    return Found(run.estimates, result=run)
+
+
+def _on_request(reason: str) -> Callable[[Size], str]:
+    return lambda size: reason
+
+
+_PROOFS = _on_request("ask for proofs with --proofs (proofs=True)")
+
+METHODS: tuple[Method, ...] = (
+    Method(
+        "exact",
+        "sum over all fault patterns",
+        _exact,
+        "exact",
+        refuses=_too_many_patterns,
+        cost=lambda size: 2.0 ** min(size.N, 1000) * size.operations,
+        most=float("inf"),  # it is refused by the number of coordinates alone
+        rank=0,
+        rare=0,
+    ),
+    Method(
+        "norm",
+        "product of layer norms (paper b1)",
+        partial(_layer_bound, "norm"),
+        "bound",
+        needs=("layer_bounds",),
+        rank=3,
+    ),
+    Method(
+        "absolute",
+        "product of absolute weights (paper b2)",
+        partial(_layer_bound, "absolute"),
+        "bound",
+        needs=("layer_bounds",),
+        rank=2,
+    ),
+    Method(
+        "taylor",
+        "first order at the clean network (paper b3)",
+        partial(_expansion, first_order.taylor),
+        "estimate",
+        needs=("wide",),
+        refuses=too_many_gradients,
+        moments_only=True,
+        rank=4,
+    ),
+    Method(
+        "single",
+        "one fault at a time (paper b4)",
+        partial(_expansion, first_order.single),
+        "estimate",
+        needs=("wide",),
+        refuses=too_many_differences,
+        moments_only=True,
+        rank=3,
+    ),
+    Method(
+        "pairs",
+        "all single faults and all pairs",
+        partial(_expansion, second_order.pairs),
+        "estimate",
+        needs=("wide",),
+        refuses=_not_few_crashes,
+        cost=lambda size: size.N**2 / 2 * size.operations,
+        most=EXTRA,
+        dear="a forward pass for every pair of faults takes longer",
+        rank=None,
+    ),
+    Method(
+        "mean-point-taylor",
+        "first order at the mean point",
+        _mean_point_taylor,
+        "estimate",
+        needs=("gradients",),
+        moments_only=True,
+        rank=1,
+    ),
+    Method(
+        "mean-point-curvature",
+        "second order at the mean point",
+        _mean_point_curvature,
+        "estimate",
+        needs=("wide",),
+        refuses=_too_large_a_hessian,
+        cost=lambda size: 4 * size.K * _hessian_columns(size) * size.operations,
+        most=EXTRA,
+        dear="the Hessian takes longer",
+        moments_only=True,
+        rank=None,
+    ),
+    Method(
+        "mean-point-single",
+        "one fault at a time, around the mean point",
+        _mean_point_single,
+        "estimate",
+        needs=("differences",),
+        moments_only=True,
+        rank=0,
+    ),
+    Method(
+        "chebyshev",
+        "the paper's tail bound, from mean and variance",
+        partial(_tails, "chebyshev"),
+        "bound",
+        needs=("surrogate", "margins"),
+        moments_only=True,
+        rank=1,
+    ),
+    Method(
+        "chernoff",
+        "tail bound from the cumulant generating function",
+        partial(_tails, "chernoff"),
+        "bound",
+        needs=("surrogate", "margins"),
+        rank=0,
+        rare=6,
+    ),
+    Method(
+        "saddlepoint",
+        "Lugannani-Rice tail estimate",
+        partial(_tails, "saddlepoint"),
+        "estimate",
+        needs=("surrogate", "margins"),
+        rank=2,
+        rare=5,
+    ),
+    Method(
+        "remainder",
+        "proved interval around the mean-point estimates",
+        _remainder,
+        "proof",
+        needs=("proof", "leading_output"),  # whose surrogate gives the parts' shares beside it
+        refuses=_PROOFS,
+        option="proofs",
+    ),
+    Method(
+        "linear-exact",
+        "exact tail where the output is linear in the faults",
+        _linear_exact,
+        "proof",
+        needs=("proof", "leading_output"),
+        refuses=_PROOFS,
+        option="proofs",
+        rare=1,
+    ),
+    Method(
+        "certificate",
+        "proved by linear relaxation and dynamic programming",
+        _certificate,
+        "proof",
+        needs=("leading_output", "certificates"),
+        refuses=_PROOFS,
+        option="proofs",
+        rare=3,
+    ),
+    Method(
+        "certified-sampling",
+        "faults injected where a certificate allows harm; exact interval",
+        _certified_sampling,
+        "statistical",
+        needs=("wide", "leading_output", "certificates"),
+        refuses=_PROOFS,
+        option="proofs",
+        rank=2,
+        rare=2,
+    ),
+    Method(
+        "monte-carlo",
+        "random faults injected",
+        _monte_carlo,
+        "statistical",
+        uses=("gradients", "differences", "surrogate"),
+        rank=0,
+    ),
+    Method(
+        "importance-sampling",
+        "faults injected where they hurt, reweighted",
+        _importance_sampling,
+        "statistical",
+        needs=("surrogate", "leading_output"),
+        refuses=_exact_is_at_hand,
+        cost=lambda size: 2 * IMPORTANCE_SAMPLES * size.B * size.operations_of_one,
+        most=BUDGET / 4,
+        dear="some thousand samples for each input take longer (give fewer inputs)",
+        rank=1,
+        rare=4,
+    ),
+    Method(
+        "hardware",
+        "the same faults on a spiking chip model",
+        _hardware,
+        "statistical",
+        refuses=_on_request("ask for it with --hardware (hardware=True)"),
+        option="hardware",
+        rank=None,
+    ),
+)

@@ -1,0 +1,41 @@
+"""What a score is asked for, beside the model, its inputs and their faults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from crashsim.metrics import AskedMetrics
+
+if TYPE_CHECKING:
+    from crashsim_hardware import Chip
+
+CONFIDENCE = 0.95
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the caller of ``score`` wants, checked.
+
+    Attributes:
+        epsilon: of the tails P(|Delta| >= epsilon), in the units of the outputs; None: no tails.
+        delta: with ``epsilon``, the target P(|Delta| >= epsilon) <= delta.
+        samples: the number of Monte Carlo samples, or the most with ``rel_width``; None: what
+            crashsim chooses.
+        rel_width: the relative half-width at which Monte Carlo stops.
+        seed: of everything drawn.
+        confidence: of measured intervals.
+        chip: the spiking chip, where the model is the rate curves of one.
+        metrics: of the caller's own, with the targets that they compare the outputs with.
+    """
+
+    epsilon: float | None = None
+    delta: float | None = None
+    samples: int | None = None
+    rel_width: float | None = None
+    seed: int = 0
+    confidence: float = CONFIDENCE
+    chip: Chip | None = None
+    metrics: AskedMetrics = field(default_factory=AskedMetrics)

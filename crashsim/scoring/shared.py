@@ -1,0 +1,299 @@
+"""What several methods of a score need: made once, when first needed, and timed on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+from crashsim_theory import Certificate, LinearSurrogate
+
+from crashsim.analytic import first_order, proofs
+from crashsim.analytic.first_order import Analysis
+from crashsim.analytic.layer_bounds import layer_bounds
+from crashsim.coordinates.placement import strikes_singly
+from crashsim.errors import ArgumentError, NotApplicableError
+from crashsim.results.estimate import Estimate, Quantity
+from crashsim.scoring.method import Method
+from crashsim.scoring.request import Progress, Request
+from crashsim.scoring.size import (
+    Size,
+    no_surrogate,
+    too_many_differences,
+    too_many_gradients,
+)
+from crashsim.scoring.timing import timing
+from crashsim.space import FaultSpace
+
+_CERTIFIED = 4  # inputs that get a certificate: each bound takes about a second
+NO_EPSILON = "give epsilon: it bounds P(|Delta| >= epsilon)"
+NO_SURROGATE = "needs a linear surrogate of Delta, and none is to be had"
+
+
+class Shared:
+    """The shared results of one score.
+
+    Args:
+        space: in the model's own precision.
+        asked: what the score is asked for.
+        methods: names of those that will run.
+        timings: to which the seconds of each result are added.
+        progress: is told of each result that takes a while.
+    """
+
+    def __init__(
+        self,
+        space: FaultSpace,
+        asked: Request,
+        methods: frozenset[str],
+        timings: dict[str, float],
+        progress: Progress,
+    ) -> None:
+        self.space, self.asked, self.methods = space, asked, methods
+        self._timings, self._progress = timings, progress
+        self._made: dict[str, Any] = {}
+        self._reasons: dict[str, str] = {}  # why one is not to be had
+
+    def take(self, name: str) -> Any:
+        """The result of this name, made now if it is not there.
+
+        Raises:
+            NotApplicableError: it is not to be had; says why.
+        """
+        if name in self._reasons:
+            raise NotApplicableError(self._reasons[name])
+        if name not in self._made:
+            need = NEEDS[name]
+            try:
+                self._made[name] = self._timed(need) if need.label else need.make(self)
+            except NotApplicableError as error:
+                self._reasons[name] = str(error)
+                raise
+        return self._made[name]
+
+    def _timed(self, need: Need) -> Any:
+        self._progress(need.label, 0, 1)
+        with timing(self._timings, need.label):
+            made = need.make(self)
+        self._progress(need.label, 1, 1)
+        return made
+
+    def offer(self, name: str) -> None:
+        """Makes the result of this name if it can be had."""
+        with suppress(NotApplicableError):
+            self.take(name)
+
+    def made(self, name: str) -> Any:
+        """The result of this name if it was made, else None."""
+        return self._made.get(name)
+
+    @property
+    def linearised(self) -> Analysis:
+        """The linearisation at hand: its surrogate, shares and covariance; empty if none is.
+
+        The differences' where all coordinates are two-valued or the gradients give no surrogate.
+        """
+        gradients, differences = self.made("gradients"), self.made("differences")
+        if differences is not None and (
+            gradients is None or gradients.surrogate is None or _are_two_valued(self.space)
+        ):
+            return cast(Analysis, differences)
+        return gradients or Analysis()
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a method is given.
+
+    Attributes:
+        space: the model, its inputs and faults, in the model's own precision.
+        asked: epsilon, seed, confidence and so on.
+        size: what a forward pass costs.
+        progress: call it with the steps done and their number.
+
+    What a method ``needs`` is an attribute of the same name, shared with others: read it alone.
+    """
+
+    space: FaultSpace
+    asked: Request
+    size: Size
+    progress: Callable[[int, int], None]
+    _method: Method = field(repr=False)
+    _shared: Shared = field(repr=False)
+
+    @property
+    def wide(self) -> FaultSpace:
+        """The space in double precision."""
+        return cast(FaultSpace, self._take("wide"))
+
+    @property
+    def layer_bounds(self) -> list[Estimate]:
+        """The paper's bounds b1 and b2, computed together."""
+        return cast(list[Estimate], self._take("layer_bounds"))
+
+    @property
+    def gradients(self) -> Analysis:
+        """First order at the mean point, from gradients: estimates, formula, surrogate."""
+        return cast(Analysis, self._take("gradients"))
+
+    @property
+    def differences(self) -> Analysis:
+        """First order at the mean point, from single-coordinate differences."""
+        return cast(Analysis, self._take("differences"))
+
+    @property
+    def linear(self) -> Analysis:
+        """The linearisation with the best surrogate; to have it, need ``surrogate``."""
+        return cast(Analysis, self._take("surrogate"))
+
+    @property
+    def surrogate(self) -> LinearSurrogate:
+        """The linear surrogate of Delta, (B, K), of N coordinates."""
+        found = self.linear.surrogate
+        assert found is not None
+        return found
+
+    @property
+    def margins(self) -> LinearSurrogate | None:
+        """The surrogate's margins of rivals over the predicted class, (B, K - 1); None if K = 1."""
+        return cast(LinearSurrogate | None, self._take("margins"))
+
+    @property
+    def leading_output(self) -> int:
+        """The output that varies most by the surrogate; 0 without one."""
+        return cast(int, self._take("leading_output"))
+
+    @property
+    def proof(self) -> proofs.Provable:
+        """The network as the theory package sees it, for proofs."""
+        return cast(proofs.Provable, self._take("proof"))
+
+    @property
+    def certificates(self) -> Mapping[tuple[Quantity, int], Certificate]:
+        """Certificates by quantity and input, of the first few inputs."""
+        return cast(Mapping[tuple[Quantity, int], Certificate], self._take("certificates"))
+
+    @property
+    def linear_at_hand(self) -> LinearSurrogate | None:
+        """The surrogate, if some method of this score needs it; for those that only ``use`` it."""
+        return self._shared.linearised.surrogate
+
+    def _take(self, name: str) -> Any:
+        if name not in self._method.needs:
+            raise ArgumentError(
+                f"methods: {self._method.name} takes {name!r}, which is not among its "
+                f"needs={self._method.needs}; add it"
+            )
+        return self._shared.take(name)
+
+
+def _wide(shared: Shared) -> FaultSpace:
+    return first_order.double_precision(shared.space)
+
+
+def _layer_bounds(shared: Shared) -> list[Estimate]:
+    return layer_bounds(shared.take("wide"))
+
+
+def _gradients(shared: Shared) -> Analysis:
+    found = Analysis()
+    first_order.mean_point_taylor(shared.take("wide"), found)
+    return found
+
+
+def _differences(shared: Shared) -> Analysis:
+    found = Analysis()
+    first_order.mean_point_single(shared.take("wide"), found)
+    return found
+
+
+def _surrogate(shared: Shared) -> Analysis:
+    """From the differences where these are computed anyway, else from the gradients.
+
+    Where there are no gradients, the differences are computed for the surrogate alone.
+    """
+    order = ["gradients", "differences"]
+    if "mean-point-single" in shared.methods and _are_two_valued(shared.space):
+        order.reverse()
+    reason = ""
+    for name in order:
+        try:
+            found: Analysis = shared.take(name)
+        except NotApplicableError as error:
+            reason = f": {error}"
+            continue
+        if found.surrogate is not None:
+            return found
+    raise NotApplicableError(NO_SURROGATE + reason)
+
+
+def _are_two_valued(space: FaultSpace) -> bool:
+    return all(p.fault.is_two_valued for p in space.placements)
+
+
+def _margins(shared: Shared) -> LinearSurrogate | None:
+    surrogate = shared.take("surrogate").surrogate
+    wide = shared.take("wide")
+    return first_order.margins_of(wide, surrogate) if wide.K > 1 else None
+
+
+def _leading_output(shared: Shared) -> int:
+    try:
+        return int(np.argmax(shared.take("surrogate").surrogate.variance.mean(0)))
+    except NotApplicableError:
+        return 0
+
+
+def _proof(shared: Shared) -> proofs.Provable:
+    return proofs.provable(shared.space)
+
+
+def _certificates(shared: Shared) -> Mapping[tuple[Quantity, int], Certificate]:
+    space, epsilon = shared.space, shared.asked.epsilon
+    proof = shared.take("proof")
+    if epsilon is None and space.K == 1:
+        raise NotApplicableError(NO_EPSILON)
+    inputs = range(min(space.B, _CERTIFIED))
+    return proofs.certify(space, proof, epsilon, shared.take("leading_output"), inputs)
+
+
+def _not_crashes(size: Size) -> str | None:
+    for p in size.space.placements:
+        if not strikes_singly(p):
+            return f"defined for crashes of neurons and weights, not for {p.fault.name}"
+    return None
+
+
+@dataclass(frozen=True)
+class Need:
+    """A shared result.
+
+    Attributes:
+        name: as ``Method.needs`` and the attributes of ``Given`` say it.
+        label: as timings and progress say it; empty: it takes no time of its own.
+        make: makes it.
+        refuses: why no method that needs it is computed without being named, or None.
+    """
+
+    name: str
+    label: str
+    make: Callable[[Shared], Any]
+    refuses: Callable[[Size], str | None] | None = None
+
+
+NEEDS: Mapping[str, Need] = {
+    need.name: need
+    for need in (
+        Need("wide", "double precision", _wide),
+        Need("layer_bounds", "layer bounds", _layer_bounds, _not_crashes),
+        Need("gradients", "gradients", _gradients, too_many_gradients),
+        Need("differences", "differences", _differences, too_many_differences),
+        Need("surrogate", "", _surrogate, no_surrogate),
+        Need("margins", "", _margins, no_surrogate),
+        Need("leading_output", "", _leading_output),
+        Need("proof", "layers for proofs", _proof),
+        Need("certificates", "certificates", _certificates),
+    )
+}

@@ -1,0 +1,108 @@
+"""How much work a space is: what is affordable unasked is decided on these counts.
+
+Costs are counted in floating-point operations and numbers kept, not in seconds, so that the plan,
+and with it the result, is the same on every machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from crashsim.injection.derivatives import NO_DERIVATIVES
+from crashsim.injection.flops import Operations
+from crashsim.sampling.enumeration import can_enumerate
+from crashsim.space import FaultSpace
+
+BUDGET = 5e11  # operations per method: about a minute of one core
+EXTRA = 3e9  # operations of what refines first-order theory: a second or so
+ENUMERATED = 16  # coordinates up to which the exact sum is computed unasked
+GRADIENT_VALUES = 2**27  # B x K x N gains kept: 1 GiB
+
+
+@dataclass(frozen=True)
+class Size:
+    """A space and what it costs to run.
+
+    Attributes:
+        space: the model, its inputs and faults.
+        operations: floating-point operations of one sample's forward pass on all inputs, about.
+        operations_of_one: the same on a single input.
+        N, B, K: the numbers of coordinates, inputs and outputs.
+        gains: B x K x N, the numbers of a gradient by every coordinate.
+    """
+
+    space: FaultSpace
+
+    @property
+    def N(self) -> int:
+        return self.space.N
+
+    @property
+    def B(self) -> int:
+        return self.space.B
+
+    @property
+    def K(self) -> int:
+        return self.space.K
+
+    @cached_property
+    def operations(self) -> float:
+        return _operations(self.space, self.space.B)
+
+    @cached_property
+    def operations_of_one(self) -> float:
+        return _operations(self.space, 1)
+
+    @property
+    def gains(self) -> int:
+        return self.N * self.B * self.K
+
+
+def _operations(space: FaultSpace, inputs: int) -> float:
+    with torch.no_grad(), Operations() as counter:
+        space.faulty_model.model.outputs(space.examples.part(0, 1).clone())
+    elementwise = 10 * sum(s.size for s in space.available_sites if s.kind != "parameter")
+    # What a call costs at all; samples with faulty parameters cannot always share one.
+    alone = space.runs_alone or any(p.site.kind == "parameter" for p in space.placements)
+    overhead = 3e6 if alone else 1e5
+    return inputs * float(counter.total + elementwise) + overhead
+
+
+def is_enumerated(size: Size) -> bool:
+    """Whether the sum over all fault patterns is computed unasked."""
+    return can_enumerate(size.space, ENUMERATED)
+
+
+def too_many_gradients(size: Size) -> str | None:
+    """Why gradients of every output by every coordinate are not computed unasked, or None."""
+    space = size.space
+    if not space.has_derivatives:
+        return NO_DERIVATIVES
+    return _too_many_gains(size)
+
+
+def too_many_differences(size: Size) -> str | None:
+    """Why every coordinate is not changed alone unasked, or None."""
+    if 2 * size.N * size.operations > BUDGET:
+        return f"2 x {size.N} coordinates: as many forward passes cost too much"
+    if 4 * size.gains > GRADIENT_VALUES:
+        return f"{size.N} coordinates: their single-fault differences do not fit in memory"
+    return None
+
+
+def no_surrogate(size: Size) -> str | None:
+    """Why no linear surrogate is made unasked, from gradients or else from differences, or None."""
+    if not size.space.has_derivatives and (reason := too_many_differences(size)):
+        return f"{NO_DERIVATIVES}; {reason}"
+    return _too_many_gains(size)
+
+
+def _too_many_gains(size: Size) -> str | None:
+    if size.gains > GRADIENT_VALUES:
+        return f"{size.N} coordinates: gradients of {size.B} inputs do not fit in memory"
+    if size.B * size.K * size.operations > 10 * BUDGET:
+        return f"{size.K} outputs: as many backward passes per input cost too much"
+    return None

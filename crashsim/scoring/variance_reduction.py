@@ -1,0 +1,46 @@
+"""How Monte Carlo is to sample a space: how often, with which strata, with which control variate.
+
+Decided on counts alone, so the samples are the same on every machine.
+"""
+
+from __future__ import annotations
+
+from crashsim.sampling.exact_strata import probability_of_two, usual_state
+from crashsim.sampling.monte_carlo import DEFAULT_SAMPLES
+from crashsim.scoring.size import BUDGET, GRADIENT_VALUES, Size
+from crashsim.space import FaultSpace
+
+MIN_SAMPLES = 200
+_FEW = 0.5  # probability of two or more faults below which they alone are sampled
+_CONTROL_VALUES = 2**26  # B x K x N gains of a control variate
+_CONTROL_COST = 4  # times a forward pass that it may cost
+
+
+def chosen_samples(size: Size, samples: int | None, rel_width: float | None) -> int | None:
+    """The number of samples; None where ``rel_width`` decides."""
+    if samples is None and rel_width is None:
+        return int(min(DEFAULT_SAMPLES, max(MIN_SAMPLES, BUDGET / size.operations)))
+    return samples
+
+
+def is_stratified(size: Size, samples: int | None) -> bool:
+    """Whether no fault and single ones are summed exactly, and two or more sampled."""
+    enough = (samples or DEFAULT_SAMPLES) >= size.N
+    return enough and size.gains <= GRADIENT_VALUES and _few_strike(size.space)
+
+
+def is_controlled(size: Size, samples: int | None) -> bool:
+    """Whether Monte Carlo takes the linear surrogate, if there is one, for a control variate."""
+    space = size.space
+    struck = sum(p.size * p.fault.change_probability for p in space.placements)
+    cost = 2 * struck * space.B * space.K
+    if size.gains > _CONTROL_VALUES or cost > _CONTROL_COST * size.operations:
+        return False
+    # Where single faults are all that samples hold, they say too little of what it leaves over.
+    return is_stratified(size, samples) or not _few_strike(space)
+
+
+def _few_strike(space: FaultSpace) -> bool:
+    """Whether most samples would hold no strike or a single one, but not surely so."""
+    usual = usual_state(space)
+    return usual is not None and (usual[1] > 0).sum() >= 2 and probability_of_two(usual[1]) < _FEW
