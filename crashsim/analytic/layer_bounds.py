@@ -90,6 +90,7 @@ def layer_bounds(space: FaultSpace) -> list[Estimate]:
     if len(types) > 1:
         raise NotApplicableError("defined for parameters of one floating-point type")
     for p in space.placements:
+        check_acts_once(p)
         if not strikes_singly(p):
             raise NotApplicableError(
                 f"defined for crashes of single units and weights, not {p.fault}"
@@ -119,8 +120,6 @@ class _Propagation:
 
     def __init__(self, graph: ModelGraph, space: FaultSpace) -> None:
         self._graph, self._space = graph, space
-        for placement in space.placements:
-            check_acts_once(placement)
         self._values: dict[fx.Node, Any] = {}
         self._errors: dict[fx.Node, _ErrorSize | None] = {}
         self._placed = {

@@ -85,7 +85,7 @@ CASES = {
     "LSTM": (Recurrent, (4, 3), ["cell"]),
     "GRU": (lambda: Recurrent(nn.GRU), (4, 3), ["cell"]),
     "batch second": (lambda: Recurrent(nn.RNN, False), (4, 3), ["cell"]),
-    "cells": (Cells, (4, 3), ["cell", "cell#1", "cell#2", "cell#3"]),
+    "cells": (Cells, (4, 3), ["cell"]),
     "attention": (Attention, (4, 3), [":relu"]),
     "encoder": (
         lambda: Encoder(batch_first=True),
@@ -143,8 +143,8 @@ def test_every_site_counts(case, seeded, randn):
     build, shape, _ = CASES[case]
     model, x = seeded(build).double(), randn(3, *shape).double()
     for site in find_sites(model, x):
-        if site.kind == "parameter":
-            continue
+        if site.kind == "parameter" or site.call:
+            continue  # a name stands for all calls
         if not site.is_read:
             with pytest.raises(SiteError, match=f"does not depend on '{site.name}'"):
                 FaultSpace(model, x, {site.name: NeuronCrash(1.0)})
@@ -153,7 +153,7 @@ def test_every_site_counts(case, seeded, randn):
         single = space.outputs(Points.at(space.mean_point))[0]
         twice = space.outputs(sample_points(space.placements, 0, 2))
         np.testing.assert_allclose(twice, np.stack([single, single]), atol=1e-10)
-        if not site.is_output and not site.name.startswith("cell#"):
+        if not site.is_output:
             assert np.abs(single - space.clean()).max() > 1e-6, site.name
         if site.is_output:
             np.testing.assert_allclose(single, 0, atol=1e-12)
@@ -222,8 +222,9 @@ def test_half_precision(seeded, randn):
     np.testing.assert_allclose(space.outputs(points), exact.outputs(points), atol=0.05)
 
 
+@pytest.mark.filterwarnings("ignore:mean-point-taylor variance:crashsim.CrashsimWarning")
 def test_a_score_of_a_recurrent_net(seeded, randn):
-    result = score(seeded(Recurrent), randn(2, 4, 3), NeuronCrash(0.05), samples=500)
+    result = score(seeded(Recurrent), randn(2, 4, 3), NeuronCrash(0.01), samples=500)
     assert result.find("monte-carlo", "variance").value > 0
 
 
@@ -252,7 +253,8 @@ FINAL = {
 def test_the_final_state_is_a_site_of_its_own(case, seeded, randn):
     build, wanted = FINAL[case]
     net, x = seeded(build), randn(3, 5, 3)
-    space = FaultSpace(net, x, NeuronCrash(0.3))
+    assert [p.site.name for p in FaultSpace(net, x, NeuronCrash(0.3)).placements] == ["rnn"]
+    space = FaultSpace(net, x, NeuronCrash(0.3), wanted)
     assert [p.site.name for p in space.placements] == [wanted]
     assert space.placements[0].site.axis == 1
     points = sample_points(space.placements, 0, 30)
@@ -275,13 +277,13 @@ def test_monte_carlo_of_a_final_state_against_all_patterns(seeded, randn):
 
 
 def test_faults_that_cannot_reach_the_output_are_refused(seeded, randn):
-    net, x = seeded(Final), randn(2, 5, 3)
-    with pytest.raises(SiteError, match=r"does not depend on 'rnn', .*'rnn:h_n'"):
-        FaultSpace(net, x, NeuronCrash(0.1), "rnn")
-    both = FaultSpace(net, x, {"rnn": NeuronCrash(0.1), "head": NeuronCrash(0.1)})
-    assert [p.site.name for p in both.placements] == ["rnn", "head"]  # one of the two does
+    net, x = seeded(lambda: Final(nn.LSTM, lambda final: final[0][0])), randn(2, 5, 3)
+    with pytest.raises(SiteError, match=r"does not depend on 'rnn:c_n', .*'rnn:h_n'"):
+        FaultSpace(net, x, NeuronCrash(0.1), "rnn:c_n")
+    both = FaultSpace(net, x, {"rnn:c_n": NeuronCrash(0.1), "head": NeuronCrash(0.1)})
+    assert [p.site.name for p in both.placements] == ["rnn:c_n", "head"]  # one of the two does
     glob = FaultSpace(net, x, NeuronCrash(0.1), "rnn*")
-    assert [p.site.name for p in glob.placements] == ["rnn:h_n"]
+    assert [p.site.name for p in glob.placements] == ["rnn"]
 
 
 class Seq2Seq(nn.Module):
@@ -454,9 +456,9 @@ def signal():
 TOKENS = torch.tensor([[1, 2, 3], [4, 5, 0], [8, 8, 1]])
 MASK = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
 UNSEEN = {
-    "seq2seq": (Seq2Seq, lambda r: (TOKENS, TOKENS[:, :2]), ["encoder:h_n", "decoder"]),
-    "folded": (Folded, lambda r: r(2, 3, 1, 6, 6), [":relu", "rnn:h_n"]),
-    "folded, time first": (lambda: Folded(False), lambda r: r(2, 3, 1, 6, 6), [":relu", "rnn:h_n"]),
+    "seq2seq": (Seq2Seq, lambda r: (TOKENS, TOKENS[:, :2]), ["encoder", "decoder"]),
+    "folded": (Folded, lambda r: r(2, 3, 1, 6, 6), [":relu", "rnn"]),
+    "folded, time first": (lambda: Folded(False), lambda r: r(2, 3, 1, 6, 6), [":relu", "rnn"]),
     "wrapped": (lambda: Composed(Gelu), lambda r: r(3, 3), ["act:gelu"]),
     "composed": (Composed, lambda r: r(3, 3), ["act"]),
     "mixture": (Mixture, lambda r: r(9, 3), [":tanh"]),

@@ -66,7 +66,8 @@ def test_a_shared_module_is_a_site_for_each_call(seeded, watch, randn):
     net = watch(seeded(Twice))
     x = randn(2, 3)
     assert chosen(net, x, "hidden") == ["relu", "relu#1"]
-    assert chosen(net, x, "relu") == ["relu"]
+    assert chosen(net, x, "relu") == ["relu", "relu#1"]
+    assert chosen(net, x, "relu#0") == ["relu"]
     assert chosen(net, x, "relu#1") == ["relu#1"]
     assert chosen(net, x, "relu*") == ["relu", "relu#1"]
     space = FaultSpace(net, x, {"relu#1": NeuronCrash(1.0)})

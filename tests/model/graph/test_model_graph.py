@@ -176,7 +176,7 @@ def test_an_item_that_is_read_twice_is_one_site(seeded, randn):
 
 def test_a_function_of_a_module_that_is_called_twice_is_found_by_every_reader(seeded, randn):
     net, x = seeded(Twice).double().eval(), randn(2, 4, dtype=torch.float64)
-    sites = {"block:relu#1": NeuronCrash(0.2), "block:relu": NeuronCrash(0.1)}
+    sites = {"block:relu#1": NeuronCrash(0.2), "block:relu#0": NeuronCrash(0.1)}
     space = FaultSpace(net, x, sites)
     names = [la.site.name for la in layers_of(space.model, space.inputs) if la.site]
     assert names == ["block.linear", "block:relu", "block.linear#1", "block:relu#1", "head"]
