@@ -137,7 +137,7 @@ def lacking_for_tails(faults: Iterable[Fault], tilted: bool = False) -> str | No
             )
         if tilted and not fault.law.can_be_tilted:
             return (
-                f"the law {fault.law.name!r} of {fault.name} says not how it is drawn under a "
+                f"the law {fault.law.name!r} of {fault.name} does not say how it is drawn under a "
                 "tilt; give it draw_tilted, or a draw and a bounded support"
             )
     return None

@@ -23,7 +23,7 @@ def surrogate_of(space):
     analysis = Analysis()
     wide = first_order.double_precision(space)
     first_order.mean_point_taylor(wide, analysis)
-    if all(p.fault.is_bernoulli for p in space.placements):
+    if all(p.fault.is_binary for p in space.placements):
         first_order.mean_point_single(wide, analysis)
     return analysis.surrogate
 

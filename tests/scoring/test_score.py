@@ -219,7 +219,7 @@ class Rounding(nn.Module):
 def test_every_method_is_estimated_or_says_why(faults, methods, epsilon, seeded, randn):
     """Whatever the model lacks: no method is left out unsaid."""
     net, x = seeded(Rounding).eval(), randn(2, 4)
-    out = {"hardware"} if faults.is_bernoulli else {"hardware", "exact"}
+    out = {"hardware"} if faults.is_binary else {"hardware", "exact"}
     names = [m for m in methods or SCORED if m not in out]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CrashsimWarning)
