@@ -16,6 +16,7 @@ from crashsim.model.sites import Site
 
 # Scalars of activations in flight at once: small enough for the cache, large enough to batch.
 _BATCH_SCALARS = 2**22
+_BATCH_SCALARS_OF_A_GPU = 2**28  # which has no use for few: a gigabyte in single precision
 
 # Outputs (S b, ...) of points from one number to another; and how many at most at a time.
 Run = Callable[[int, int], Tensor]
@@ -37,9 +38,11 @@ def in_batches(
         scalars: numbers in flight for a sample of one input.
     """
     size = len(examples)
+    on_gpu = any(tensor.is_cuda for tensor in examples.tensors)
+    most_scalars = _BATCH_SCALARS_OF_A_GPU if on_gpu else _BATCH_SCALARS
     result = np.empty((count, size, outputs))
-    batch = min(size, max(1, _BATCH_SCALARS // scalars))
-    step = max(1, _BATCH_SCALARS // (scalars * batch))
+    batch = min(size, max(1, most_scalars // scalars))
+    step = max(1, most_scalars // (scalars * batch))
     for low in range(0, size, batch):
         with strategy(examples.part(low, low + batch)) as (run, most):
             for start in range(0, count, min(step, most)):
@@ -60,7 +63,7 @@ def scalars_per_sample(
         runs_alone: whether each sample of each input runs by itself.
     """
     if runs_alone:
-        return _BATCH_SCALARS
+        return _BATCH_SCALARS_OF_A_GPU
     activations = sum(site.size for site in sites if site.kind != "parameter") or 1
     return activations + _scalars_of_weights(sites, placements)
 

@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from crashsim.model.checkpointing import plainly
 from crashsim.model.number_types import without_autocast
+from crashsim.model.recurrence import Stepwise
 
 _FUSED = (nn.MultiheadAttention, nn.TransformerEncoder, nn.TransformerEncoderLayer)
 
@@ -20,7 +21,8 @@ class Unfused:
 
     Attention without torch's fast path, which leaves out activations and packs padded sequences.
     Nothing is checkpointed: what backward would compute again would meet no faults. No
-    autocast.
+    autocast. On a GPU recurrent layers run by steps: its kernel of whole sequences reads weights
+    from memory of its own, where faults do not reach them, and has no derivative in evaluation.
 
     Args:
         model: decides whether there is anything to switch off.
@@ -28,11 +30,17 @@ class Unfused:
 
     def __init__(self, model: nn.Module) -> None:
         self._fused = any(isinstance(m, _FUSED) for m in model.modules())
+        self._by_steps = any(isinstance(m, nn.RNNBase) and _is_on_gpu(m) for m in model.modules())
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        with plainly(), without_autocast(), _Watched() if self._fused else nullcontext():
+        watched = _Watched() if self._fused else nullcontext()
+        with plainly(), without_autocast(), watched, Stepwise() if self._by_steps else nullcontext():
             yield
+
+
+def _is_on_gpu(module: nn.Module) -> bool:
+    return any(p.is_cuda for p in module.parameters())
 
 
 class _Watched(TorchFunctionMode):
