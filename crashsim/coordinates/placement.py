@@ -13,9 +13,8 @@ from crashsim.arguments import as_float, shown
 from crashsim.arrays import Floats
 from crashsim.errors import ArgumentError, SiteError
 from crashsim.faults import Fault, faults_by_site
+from crashsim.faults.checks import STRONGEST
 from crashsim.model.sites import Site, select_sites
-
-_STRONGEST = 1e75  # whose fourth power is a finite number in double precision
 
 Faults = Fault | Mapping[str, Fault]
 
@@ -67,7 +66,7 @@ def _check_reach(struck: list[Site], available: list[Site]) -> None:
 
 def check_strength(placements: list[Placement], dtype: torch.dtype) -> None:
     """Raises ArgumentError for a fault of numbers that the model or their moments cannot hold."""
-    most = min(torch.finfo(dtype).max, _STRONGEST)
+    most = min(torch.finfo(dtype).max, STRONGEST)
     for fault in {p.fault for p in placements}:
         for field in fields(fault):
             value = getattr(fault, field.name)
