@@ -15,7 +15,14 @@ from crashsim_theory import Moments
 from torch import Tensor, nn
 
 from crashsim.arrays import Floats, Integers
-from crashsim.coordinates.placement import Faults, Placement, check_strength, moments_of, place
+from crashsim.coordinates.placement import (
+    Faults,
+    Placement,
+    check_strength,
+    moments_of,
+    patterns_of,
+    place,
+)
 from crashsim.coordinates.points import Points
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.errors import ArgumentError, ModelError, NotApplicableError
@@ -39,9 +46,11 @@ from crashsim.model.inputs import Inputs, ModelInputs, can_compute, read_inputs
 from crashsim.model.number_types import autocast_type, without_autocast
 from crashsim.model.readout import find_readout
 from crashsim.model.sites import Action, Site, perturbing
+from crashsim.model.twins.held_weights import hold_weights
 from crashsim.model.twins.twin import PerThread, Twin, keep_apart, twin_of
 from crashsim.model.unfused import Unfused
 from crashsim.model.unread_parameters import check_read
+from crashsim.model.weight_names import check_names, told_left
 from crashsim.noticing import notice
 
 # Scalars of activations in flight at once: small enough for the cache, large enough to batch.
@@ -117,6 +126,7 @@ class FaultSpace:
         if dtype is not None and not known:
             raise ArgumentError(f"dtype={dtype!r}; give a type of floating point (torch.float64)")
         self.model = twin_of(model)
+        held = hold_weights(self.model)
         self.dtype = dtype or dtype_of(model)
         self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
         self.examples = read_inputs(inputs).to(self.device, self.dtype)
@@ -142,6 +152,8 @@ class FaultSpace:
         with torch.no_grad(), self._explaining_failures(), self._drawing.undone():
             self.available_sites = find_sites(self._twin.module, self.examples, self._forward)
         self._twin.looks = False
+        patterns = patterns_of(faults, sites)
+        check_names(patterns, held, self.available_sites)
         self.placements = place(faults, sites, self.available_sites)
         check_strength(self.placements, self.dtype)
         with torch.no_grad(), self._explaining_failures(), self._drawing.undone():
@@ -152,8 +164,9 @@ class FaultSpace:
                 lambda tensors: self.readout(self._raw(one.clone(), tensors)),
                 lambda tensors: self.readout(self._raw(self.examples.clone(), tensors)),
             )
-        if unread:
-            notice(unread, stacklevel=4)
+        for told in (unread, told_left(patterns, held)):
+            if told:
+                notice(told, stacklevel=4)
         self.N = self.placements[-1].stop
         self.B, self.K = clean.shape
         self.moments = Moments.concatenate([moments_of(placement) for placement in self.placements])

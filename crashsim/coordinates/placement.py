@@ -42,6 +42,18 @@ def faults_of(faults: Faults) -> list[Fault]:
     return [fault for fault in found if isinstance(fault, Fault)]
 
 
+def patterns_of(faults: Faults, sites: str) -> list[str]:
+    """The names and globs that faults are given for; "hidden" is "weights" for faults of those."""
+    given = faults if isinstance(faults, Mapping) else {sites: faults}
+    return [
+        "weights"
+        if name == "hidden" and isinstance(fault, Fault) and fault.strikes == "weights"
+        else name
+        for name, fault in given.items()
+        if isinstance(name, str)
+    ]
+
+
 def place(faults: Faults, sites: str, available: list[Site]) -> list[Placement]:
     """Faults at their sites, sites in order of execution within each name."""
     if isinstance(faults, Fault):

@@ -27,6 +27,7 @@ from crashsim.model.sites import (
     listening,
     perturbing,
 )
+from crashsim.model.twins.held_weights import hold_weights
 from crashsim.model.twins.twin import Twin, twin_of
 
 _Values = dict[Key, Tensor]
@@ -62,7 +63,9 @@ def find_sites(
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     given = given.to(device, dtype_of(model))
     # On a twin, whose parameters are copies: forward may write to them.
-    twin = Twin(twin_of(model), None, set(), owned=None)
+    origin = twin_of(model)
+    hold_weights(origin)
+    twin = Twin(origin, None, set(), owned=None)
     twin.looks = True
 
     def call(*arguments: Any, **keywords: Any) -> Any:
@@ -142,11 +145,26 @@ def _sites(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> list[Si
     sites = _told_read(model, example, call, sites)
     # Where nothing inside the model has a derivative, its parameters have none either.
     smooth = any(s.has_gradient for s in sites) or not any(s.is_read for s in sites)
-    for name, parameter in model.named_parameters():
-        if parameter.is_floating_point():
-            shape = tuple(parameter.shape)
-            sites.append(Site(name, "parameter", shape, module=name, has_gradient=smooth))
-    return sites
+    return sites + _parameter_sites(model, smooth)
+
+
+def _parameter_sites(model: nn.Module, smooth: bool) -> list[Site]:
+    """Each parameter once, with the other names of one that several layers share."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return [
+        Site(
+            name,
+            "parameter",
+            tuple(parameter.shape),
+            module=name,
+            has_gradient=smooth,
+            aliases=tuple(names[id(parameter)][1:]),
+        )
+        for name, parameter in model.named_parameters()
+        if parameter.is_floating_point()
+    ]
 
 
 def _name(key: Key) -> str:

@@ -83,6 +83,7 @@ class Site:
         axis: the axis of the value that is the batch (1 in sequences of shape (T, B, ...)).
         is_read: whether the output depends on the value, as far as the first example shows.
         has_gradient: whether the output has a derivative in the value.
+        aliases: other names of a parameter that several layers share.
     """
 
     name: str
@@ -96,6 +97,7 @@ class Site:
     axis: int = 0
     is_read: bool = True
     has_gradient: bool = True
+    aliases: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -279,7 +281,7 @@ def select_sites(available: Sequence[Site], pattern: str, strikes: Strikes) -> l
     Raises:
         SiteError: nothing matches, or only what the fault cannot strike; names what there is.
     """
-    exact_name = any(site.name == pattern for site in available)
+    exact_name = any(pattern in (site.name, *site.aliases) for site in available)
     neurons = [site for site in available if site.kind in ("activation", "module")]
     if pattern == "hidden" and strikes == "weights":
         pattern = "weights"
@@ -294,8 +296,12 @@ def select_sites(available: Sequence[Site], pattern: str, strikes: Strikes) -> l
     elif pattern == "weights":
         found = [site for site in available if site.kind == "parameter" and len(site.shape) >= 2]
     else:
-        exact = [site for site in available if site.name == pattern]
-        found = exact or [site for site in available if fnmatchcase(site.name, pattern)]
+        exact = [site for site in available if pattern in (site.name, *site.aliases)]
+        found = exact or [
+            site
+            for site in available
+            if any(fnmatchcase(name, pattern) for name in (site.name, *site.aliases))
+        ]
         if not exact and any(site.kind == "activation" for site in found):
             found = [site for site in found if site.kind != "module"]
         if not exact:
