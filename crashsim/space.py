@@ -41,6 +41,7 @@ from crashsim.model.checks import (
 )
 from crashsim.model.discovery import find_sites
 from crashsim.model.failures import explaining_failures
+from crashsim.model.forward_weights import hold_forward_weights
 from crashsim.model.global_random import Drawing
 from crashsim.model.inputs import Inputs, ModelInputs, can_compute, read_inputs
 from crashsim.model.number_types import autocast_type, without_autocast
@@ -144,6 +145,15 @@ class FaultSpace:
         self._twins = PerThread(self._make_twin)
         with torch.no_grad(), self._explaining_failures():
             self._try()
+            with self._drawing.undone():
+                made = hold_forward_weights(
+                    self.model, self._twin.module, self.tensors, self.examples, self._raw, held
+                )
+            if made:
+                self._changing.clear()
+                self._owned = None
+                self._twins.forget()
+                self._try()
         with torch.no_grad(), self._explaining_failures(), self._drawing.undone():
             self._twin.looks = True
             self.readout = find_readout(self._raw, self.examples, readout)

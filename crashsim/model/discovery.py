@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from crashsim.model.calling import call_with
 from crashsim.model.checks import check_model, dtype_of, rounding_slack, unwrapped
 from crashsim.model.failures import explaining_failures
+from crashsim.model.forward_weights import hold_forward_weights
 from crashsim.model.global_random import Drawing
 from crashsim.model.inputs import Inputs, ModelInputs, read_inputs
 from crashsim.model.nested import leaves
@@ -64,16 +65,28 @@ def find_sites(
     given = given.to(device, dtype_of(model))
     # On a twin, whose parameters are copies: forward may write to them.
     origin = twin_of(model)
-    hold_weights(origin)
+    held = hold_weights(origin)
     twin = Twin(origin, None, set(), owned=None)
     twin.looks = True
 
+    def run_with(x: Inputs, tensors: Mapping[str, Tensor]) -> Any:
+        return x.call(lambda *args, **kwargs: called(tensors, args, kwargs))
+
+    def called(tensors: Mapping[str, Tensor], args: tuple[Any, ...], kwargs: Any) -> Any:
+        return twin.call(lambda: call_with(twin.module, tensors, args, kwargs))
+
     def call(*arguments: Any, **keywords: Any) -> Any:
-        return twin.call(lambda: call_with(twin.module, twin.tensors, arguments, keywords))
+        return called(twin.tensors, arguments, keywords)
 
     drawing = Drawing(device)
     with torch.no_grad(), explaining_failures(model, given):
         drawing.watch(lambda: given.part(0, 1).call(call))
+        with drawing.undone():
+            made = hold_forward_weights(origin, twin.module, twin.tensors, given, run_with, held)
+        if made:
+            twin = Twin(origin, None, set(), owned=None)
+            twin.looks = True
+            drawing.watch(lambda: given.part(0, 1).call(call))
     with drawing.undone(), explaining_failures(model, given):
         return _sites(twin.module, given, call)
 

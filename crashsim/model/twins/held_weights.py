@@ -187,13 +187,20 @@ def _hold(module: nn.Module, computed: _Computed, parameter: nn.Parameter) -> No
         for source in computed.sources:
             module._parameters.pop(source, None)
             module._buffers.pop(source, None)
+    put_parameter(module, name, parameter)
+
+
+def put_parameter(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+    """Gives a layer a parameter, in the order of a plain layer: biases come last.
+
+    Coordinates of faults are counted in this order.
+    """
+    if name in module._parameters or name.startswith("bias"):
+        module._parameters[name] = parameter
+        return
     others = dict(module._parameters)
     module._parameters.clear()
-    # In the order of a plain layer, in which coordinates are counted: biases come last.
-    if name.startswith("bias"):
-        module._parameters.update({**others, name: parameter})
-    else:
-        module._parameters.update({name: parameter, **others})
+    module._parameters.update({name: parameter, **others})
 
 
 def _unite(twin: nn.Module) -> None:
