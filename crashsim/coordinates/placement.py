@@ -10,6 +10,7 @@ import torch
 from crashsim_theory import Moments
 
 from crashsim.arguments import as_float, shown
+from crashsim.coordinates.stored_faults import as_stored
 from crashsim.errors import ArgumentError, SiteError
 from crashsim.faults import Fault, check_fault
 from crashsim.model.sites import Site, select_sites
@@ -72,8 +73,9 @@ def place(faults: Faults, sites: str, available: list[Site]) -> list[Placement]:
         for site in select_sites(available, pattern, fault.strikes):
             if 0 in site.shape:
                 raise SiteError(f"sites={pattern!r}: {site.name!r} is empty; choose other sites")
-            stop = start + fault.coordinate_count(site.shape)
-            placements.append(Placement(site, fault, start, stop))
+            struck = as_stored(fault, site)
+            stop = start + struck.coordinate_count(site.shape)
+            placements.append(Placement(site, struck, start, stop))
             start = stop
     _check_reach([p.site for p in placements], available)
     return placements

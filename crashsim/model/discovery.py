@@ -19,15 +19,17 @@ from crashsim.model.inputs import Inputs, ModelInputs, read_inputs
 from crashsim.model.nested import leaves
 from crashsim.model.sites import (
     ACTIVATION_FUNCTIONS,
-    ACTIVATION_MODULES,
-    AFFINE,
     RECURRENT,
     Action,
     Key,
     Site,
+    is_activation,
+    is_affine,
+    is_quantised,
     listening,
     perturbing,
 )
+from crashsim.model.stored_words import Words, words_of
 from crashsim.model.twins.held_weights import hold_weights
 from crashsim.model.twins.twin import Twin, twin_of
 
@@ -141,17 +143,18 @@ def _sites(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> list[Si
         rows = value.shape[along] // 2 * min(len(given), _LOOKED_AT)
         if key not in some or some[key][along] != rows:
             continue  # the model decides which examples run through it
-        is_activation = _is_activation(key, modules[path], composed)
+        is_neuron = _is_activation(key, modules[path], composed)
         sites.append(
             Site(
                 name=_name(key),
-                kind="activation" if is_activation else "module",
+                kind="activation" if is_neuron else "module",
                 shape=shape,
                 module=path,
                 function=function,
                 call=key[2],
-                is_output=_is_same(value, output),
-                is_affine=isinstance(modules[path], AFFINE) and function is None,
+                is_output=_is_same(value, output)
+                or (is_quantised(modules[path]) and _is_equal(value, output)),
+                is_affine=is_affine(modules[path]) and function is None,
                 axis=axis,
             )
         )
@@ -174,10 +177,16 @@ def _parameter_sites(model: nn.Module, smooth: bool) -> list[Site]:
             module=name,
             has_gradient=smooth,
             aliases=tuple(names[id(parameter)][1:]),
+            words=_words(model, name),
         )
         for name, parameter in model.named_parameters()
         if parameter.is_floating_point()
     ]
+
+
+def _words(model: nn.Module, name: str) -> Words | None:
+    path, _, key = name.rpartition(".")
+    return words_of(model.get_submodule(path), key)
 
 
 def _name(key: Key) -> str:
@@ -194,6 +203,15 @@ def _is_same(value: Tensor, output: Any) -> bool:
     )
 
 
+def _is_equal(value: Tensor, output: Any) -> bool:
+    """Whether a quantised layer's values are the output, which is a copy of them."""
+    return (
+        isinstance(output, Tensor)
+        and value.shape == output.shape
+        and torch.equal(value, output.to(value.dtype))
+    )
+
+
 def _is_activation(key: Key, module: nn.Module, composed: Collection[str]) -> bool:
     path, function, _ = key
     if path in composed:
@@ -201,7 +219,7 @@ def _is_activation(key: Key, module: nn.Module, composed: Collection[str]) -> bo
     return (
         isinstance(module, RECURRENT)
         or function in ACTIVATION_FUNCTIONS
-        or (function is None and isinstance(module, ACTIVATION_MODULES))
+        or (function is None and is_activation(module))
     )
 
 

@@ -15,7 +15,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any, Literal
@@ -27,6 +27,7 @@ from torch.overrides import TorchFunctionMode
 from crashsim.errors import ModelError, SiteError
 from crashsim.faults import Strikes
 from crashsim.model.nested import Names, mapped
+from crashsim.model.stored_words import Words
 
 Kind = Literal["activation", "module", "input", "parameter"]
 
@@ -58,6 +59,34 @@ _STATES: dict[Names, str | None] = {
 }
 _CELL_STATES: dict[Names, str | None] = {("0",): None, ("1",): "c_n"}
 AFFINE = (nn.Linear, nn.modules.conv._ConvNd)
+# Torch's quantised layers, by name: they are imported where a model has some, which takes its time.
+_QUANTISED = "torch.ao.nn.quantized.", "torch.ao.nn.intrinsic.quantized."
+_QUANTISED_ACTIVATIONS = frozenset(
+    "ReLU6 Hardswish ELU LeakyReLU Sigmoid PReLU LinearReLU LinearLeakyReLU LinearTanh ConvReLU1d "
+    "ConvReLU2d ConvReLU3d ConvAddReLU2d BNReLU2d BNReLU3d".split()
+)
+_QUANTISED_AFFINE = frozenset(
+    ["Linear", *(f"{conv}{n}d" for conv in ("Conv", "ConvTranspose") for n in (1, 2, 3))]
+)
+
+
+def is_quantised(module: nn.Module) -> bool:
+    """Whether it is a layer of torch's for quantised tensors, or with quantised weights."""
+    return type(module).__module__.startswith(_QUANTISED)
+
+
+def is_activation(module: nn.Module) -> bool:
+    """Whether a module is an activation function, or a quantised layer that ends in one."""
+    if is_quantised(module):
+        return type(module).__name__ in _QUANTISED_ACTIVATIONS
+    return isinstance(module, ACTIVATION_MODULES)
+
+
+def is_affine(module: nn.Module) -> bool:
+    """Whether a module is a linear or convolutional layer."""
+    if is_quantised(module):
+        return type(module).__name__ in _QUANTISED_AFFINE
+    return isinstance(module, AFFINE)
 
 
 Action = Callable[[Tensor], Tensor | None]
@@ -84,6 +113,7 @@ class Site:
         is_read: whether the output depends on the value, as far as the first example shows.
         has_gradient: whether the output has a derivative in the value.
         aliases: other names of a parameter that several layers share.
+        words: how a quantised layer stores the parameter.
     """
 
     name: str
@@ -98,6 +128,7 @@ class Site:
     is_read: bool = True
     has_gradient: bool = True
     aliases: tuple[str, ...] = ()
+    words: Words | None = field(default=None, compare=False)
 
     @property
     def size(self) -> int:
@@ -183,8 +214,12 @@ def listening(
     def report(module: str, function: str | None, value: Any) -> Any:
         call = calls[module, function]
         calls[module, function] += 1
-        replacement = on_output((module, function, call), value)
-        return value if replacement is None else replacement
+        # A quantised value is seen as the numbers that it stands for.
+        seen = value.dequantize() if _is_quantised(value) else value
+        replacement = on_output((module, function, call), seen)
+        if replacement is None:
+            return value
+        return replacement if seen is value else _quantised_like(value, replacement)
 
     with ExitStack() as stack:
 
@@ -217,6 +252,17 @@ def listening(
 
                 hook(module.register_forward_hook(after))
         yield
+
+
+def _is_quantised(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_quantized
+
+
+def _quantised_like(value: Tensor, other: Tensor) -> Tensor:
+    """Other numbers, rounded to the steps of a quantised tensor."""
+    return torch.quantize_per_tensor(
+        other.float(), value.q_scale(), value.q_zero_point(), value.dtype
+    )
 
 
 def report_items(module: nn.Module, output: Any, report: Callable[[str | None, Any], Any]) -> Any:

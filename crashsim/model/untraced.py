@@ -24,6 +24,8 @@ from crashsim.model.twins.held_in_forward import Multiplying
 _PLAIN: tuple[type, ...] = (Tensor, nn.Parameter)
 # Whose own __call__ does nothing else, or is that of no layer.
 _CALLED = (fx.GraphModule, nn.ParameterList, nn.ParameterDict)
+# Whose values are no floats; dynamically quantised layers take and return floats.
+_QUANTISED = "torch.ao.nn.quantized.modules.", "torch.ao.nn.intrinsic.quantized.modules."
 _VIEWS = frozenset("flatten view reshape squeeze contiguous dropout detach identity".split())
 _IN_PLACE_OPERATORS = {operator.iadd, operator.isub, operator.imul, operator.itruediv}
 
@@ -36,6 +38,8 @@ def unseen(model: nn.Module) -> str | None:
         what = f"layer {name!r} ({type(module).__name__})" if name else "the model itself"
         if _only_checks(type(module)):
             continue
+        if type(module).__module__.startswith(_QUANTISED):
+            return f"{what} computes with quantised tensors"
         hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
         if not all(_only_checks(hook) for hook in hooks):
             return f"{what} has a forward hook, which is not in the traced graph"

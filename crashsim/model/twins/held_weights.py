@@ -11,6 +11,7 @@ crash leaves it 0, and a flipped bit or noise changes it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -77,6 +78,10 @@ def hold_weights(twin: nn.Module) -> Held:
         twin: changed in place, before it or a copy of it runs.
     """
     held = Held()
+    if "torch.ao.nn.quantized" in sys.modules:  # else no layer is of it, and it takes its time
+        from crashsim.model.twins.packed import unpack_weights
+
+        unpack_weights(twin, held)
     _unite(twin)
     found = list(_computed(twin))
     if not found:
