@@ -73,20 +73,45 @@ def hold_forward_weights(
         call: runs the copy.
         held: what is known of the twin's weights so far; the names of sources are added.
     """
+    used, computed = _found(twin, tensors, inputs, call)
+    moved = _move_to_parameters(origin, twin, used, computed)
+    _hold_computed(origin, computed, tensors, held)
+    return moved or bool(computed)
+
+
+def sources_in_forward(
+    model: nn.Module, tensors: Mapping[str, Tensor], inputs: Inputs, call: Call
+) -> dict[str, str]:
+    """Names of tensors from which a forward computes weights, each with the weight's name.
+
+    Args:
+        model: is hooked while ``call`` runs it.
+        tensors, inputs, call: as for ``hold_forward_weights``.
+    """
+    taken: set[str] = set()
+    found: dict[str, str] = {}
+    for item in _found(model, tensors, inputs, call)[1]:
+        name = _name(model, item, tensors, taken)
+        taken.add(name)
+        found |= dict.fromkeys(item.sources, name)
+    return found
+
+
+def _found(
+    twin: nn.Module, tensors: Mapping[str, Tensor], inputs: Inputs, call: Call
+) -> tuple[set[str], list[_Computed]]:
+    """The parameters and buffers that a pass multiplies by, and what else."""
     watcher = _Watcher(twin, tensors, call)
     example = inputs.part(0, 1)
     try:
         products = watcher.products(example, tensors)
     except Exception:  # whatever a forward minds about being watched
-        return False
+        return set(), []
     used, computed = set(watcher.used), _same_for_all(watcher, example, inputs, products)
     for item in computed:
         item.sources = list(watcher.sources_of(item, example, products))
     # What is computed from a weight that is multiplied itself too is in the same memory as that.
-    computed = [item for item in computed if not used & set(item.sources)]
-    found = _move_to_parameters(origin, twin, used, computed)
-    _hold_computed(origin, computed, tensors, held)
-    return found or bool(computed)
+    return used, [item for item in computed if not used & set(item.sources)]
 
 
 class _Watcher:

@@ -39,6 +39,7 @@ from crashsim.model.sites import (
 )
 from crashsim.model.unread_parameters import check_read
 from crashsim.noticing import notice
+from crashsim.training.computed_weights import check_names, check_placements
 
 
 class _Hook:
@@ -252,6 +253,7 @@ class Attached(checkpointing.Participant, ABC):
         model = self._original
         with self._undisturbed(model) as tensors, torch.no_grad():
             x = args[0].detach().clone()
+            check_names(model, self.faults, self._pattern)
             available = find_sites(model, x, lambda v: call_with(model, tensors, (v,)))
             placements = place(self.faults, self._pattern, available)
             check_strength(placements, dtype_of(model))
@@ -259,6 +261,9 @@ class Attached(checkpointing.Participant, ABC):
             def run(given: Mapping[str, Tensor]) -> Any:
                 return call_with(model, given, (x.clone(),))
 
+            check_placements(
+                model, placements, tensors, x, lambda v, given: call_with(model, given, (v,))
+            )
             unread = check_read([p.site for p in placements], tensors, run, run)
         if unread:
             notice(unread, stacklevel=5)
