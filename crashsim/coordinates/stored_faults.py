@@ -59,7 +59,7 @@ def as_stored(fault: Fault, site: Site) -> Fault:
                 f"{words.bits} bits; give bits={words.bits}"
             )
         return StoredBitFlip(fault.p, fault.bits, words)
-    if isinstance(fault, GainNoise | AdditiveNoise):
+    if words.is_packed and isinstance(fault, GainNoise | AdditiveNoise):
         raise ArgumentError(
             f"{type(fault).__name__}: {site.name!r} is stored in words of {words.bits} bits, which "
             "hold whole steps and no noise; give BitFlip, WeightCrash, StuckAt or SignFlip, or "

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from crashsim.model.inputs import Inputs
 from crashsim.model.products import Product, memory_of, watching
+from crashsim.model.stored_words import WORDS, words_of_fake_quantiser
 from crashsim.model.twins.held_in_forward import HeldWeight, Multiplying
 from crashsim.model.twins.held_weights import Held, put_parameter
 
@@ -253,6 +254,9 @@ def _hold_computed(
                 held.sources[source] = name
         parameter = nn.Parameter(value.contiguous().clone(), requires_grad=False)
         put_parameter(owner, key, parameter)
+        words = words_of_fake_quantiser(origin.get_submodule(item.path), parameter.detach())
+        if words is not None:
+            vars(owner).setdefault(WORDS, {})[key] = words
         weight = HeldWeight(owner, key, item.value, transposed)
         by_path.setdefault(item.path, []).append(weight)
     for path, weights in by_path.items():

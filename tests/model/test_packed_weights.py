@@ -20,7 +20,7 @@ from crashsim import (
     StuckAt,
     WeightCrash,
 )
-from crashsim.errors import ArgumentError, CrashsimWarning
+from crashsim.errors import ArgumentError, CrashsimWarning, ModelError
 
 
 @pytest.fixture(autouse=True)
@@ -249,6 +249,91 @@ def test_dead_neurons_of_quantised_activations(kind, seeded, randn):
     found = alone(net, x, NeuronCrash(0.1), sites)
     assert np.abs(found - space.clean()).max() > 1e-3
     np.testing.assert_array_equal(found, torch.stack(wanted).numpy())
+
+
+class Int8(torch.Tensor):
+    """Stores words and a scale for each output, as torchao's tensors do."""
+
+    @staticmethod
+    def __new__(cls, qdata, scale):
+        return torch.Tensor._make_wrapper_subclass(cls, qdata.shape, dtype=torch.float32)
+
+    def __init__(self, qdata, scale):
+        self.qdata, self.scale, self.zero_point = qdata, scale, None
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func is torch.nn.functional.linear:
+            x, weight, bias = args
+            return torch.nn.functional.linear(x, weight.qdata.float(), None) * weight.scale.T + bias
+        return super().__torch_function__(func, types, args, kwargs)
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.detach.default:
+            return Int8(args[0].qdata, args[0].scale)
+        raise NotImplementedError(func)
+
+
+def test_a_tensor_class_that_stores_int8(seeded, randn):
+    net, x = seeded(lambda: nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))), randn(2, 4)
+    generator = torch.Generator().manual_seed(0)
+    qdata = torch.randint(-128, 128, (3, 4), generator=generator).to(torch.int8)
+    scale = torch.tensor([[0.004], [0.006], [0.005]])
+    net[0].weight = nn.Parameter(Int8(qdata, scale), requires_grad=False)
+    wanted = []
+    with torch.no_grad():
+        for number in range(12):
+            for new in flips(int(qdata.view(-1)[number]), number):
+                old = qdata.view(-1)[number].clone()
+                qdata.view(-1)[number] = new
+                wanted.append(net(x))
+                qdata.view(-1)[number] = old
+    wanted = torch.stack(wanted).numpy()
+    found = alone(net, x, BitFlip(1e-3), "0.weight")
+    assert np.abs(found - net(x).detach().numpy()).max() > 1e-2
+    np.testing.assert_allclose(found, wanted, atol=2e-6)
+    assert FaultSpace(net, x, GainNoise(0.1), "0.weight").N == 12
+    net[0].weight.act_quant_kwargs = {}  # that is, it multiplies rounded inputs
+    with pytest.raises(ModelError, match=r"'0\.weight' is a Int8, which cannot be read"):
+        FaultSpace(net, x, WeightCrash(0.1), "weights")
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_words_of_a_quantisation_aware_layer(bits, seeded, randn):
+    """The scale of the fake quantiser, for each output, is that of the words that flip."""
+    from torch.ao.quantization import FakeQuantize, PerChannelMinMaxObserver, QConfig
+
+    top = 2 ** (bits - 1)
+    fake = FakeQuantize.with_args(
+        observer=PerChannelMinMaxObserver, quant_min=-top, quant_max=top - 1,
+        dtype=torch.qint8, qscheme=torch.per_channel_symmetric, ch_axis=0,
+    )  # fmt: skip
+
+    def build():
+        layer = nn.Linear(4, 3)
+        layer.qconfig = QConfig(activation=nn.Identity, weight=fake)
+        layer = torch.ao.nn.qat.Linear.from_float(layer)
+        layer(torch.ones(1, 4))
+        return nn.Sequential(layer, nn.Tanh()).apply(torch.ao.quantization.disable_observer)
+
+    net, x = seeded(build), randn(2, 4)
+    fake = net[0].weight_fake_quant
+    with torch.no_grad():
+        scale = fake.scale[:, None].double()
+        ints = (fake(net[0].weight).double() / scale).round().long()
+        wanted = []
+        for number in range(12):
+            for bit in range(bits):
+                word = (int(ints.view(-1)[number]) & (2 * top - 1)) ^ (1 << bit)
+                other = ints.clone()
+                other.view(-1)[number] = word - 2 * top if word >= top else word
+                weight = (other * scale).float()
+                wanted.append(torch.tanh(nn.functional.linear(x, weight, net[0].bias)))
+    found = alone(net, x, BitFlip(1e-3, bits=bits), "0.weight")
+    assert np.abs(found - net(x).detach().numpy()).max() > 1e-2
+    np.testing.assert_allclose(found, torch.stack(wanted).numpy(), atol=2e-6)
+    assert FaultSpace(net, x, GainNoise(0.1), "0.weight").N == 12
 
 
 def test_what_stays_packed_is_named(seeded, randn):

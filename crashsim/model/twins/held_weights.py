@@ -23,6 +23,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from crashsim.model.global_random import Drawing
+from crashsim.model.stored_words import WORDS, stored_by_subclass
 from crashsim.model.twins.twin import apart
 
 
@@ -83,6 +84,7 @@ def hold_weights(twin: nn.Module) -> Held:
 
         unpack_weights(twin, held)
     _unite(twin)
+    _read_subclasses(twin)
     found = list(_computed(twin))
     if not found:
         return held
@@ -206,6 +208,17 @@ def put_parameter(module: nn.Module, name: str, parameter: nn.Parameter) -> None
     others = dict(module._parameters)
     module._parameters.clear()
     module._parameters.update({name: parameter, **others})
+
+
+def _read_subclasses(twin: nn.Module) -> None:
+    """Makes plain parameters of tensors of a class of its own that stores integer words."""
+    for module in twin.modules():
+        for name, parameter in module._parameters.items():
+            found = None if parameter is None else stored_by_subclass(parameter)
+            if found is not None:
+                value, words = found
+                module._parameters[name] = nn.Parameter(value, requires_grad=False)
+                vars(module).setdefault(WORDS, {})[name] = words
 
 
 def _unite(twin: nn.Module) -> None:
