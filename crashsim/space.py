@@ -41,9 +41,10 @@ from crashsim.model.checks import (
 )
 from crashsim.model.discovery import find_sites
 from crashsim.model.failures import explaining_failures
-from crashsim.model.forward_weights import hold_forward_weights
 from crashsim.model.global_random import Drawing
 from crashsim.model.inputs import Inputs, ModelInputs, can_compute, read_inputs
+from crashsim.model.multiplied.forward_weights import hold_forward_weights
+from crashsim.model.multiplied.weight_names import check_names, told_left
 from crashsim.model.number_types import autocast_type, without_autocast
 from crashsim.model.readout import find_readout
 from crashsim.model.sites import Action, Site, perturbing
@@ -51,7 +52,6 @@ from crashsim.model.twins.held_weights import hold_weights
 from crashsim.model.twins.twin import PerThread, Twin, keep_apart, twin_of
 from crashsim.model.unfused import Unfused
 from crashsim.model.unread_parameters import check_read
-from crashsim.model.weight_names import check_names, told_left
 from crashsim.noticing import notice
 
 # Scalars of activations in flight at once: small enough for the cache, large enough to batch.

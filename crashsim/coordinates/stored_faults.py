@@ -9,8 +9,8 @@ from torch import Tensor
 
 from crashsim.errors import ArgumentError
 from crashsim.faults import AdditiveNoise, BitFlip, Fault, GainNoise
+from crashsim.model.multiplied.stored_words import Words
 from crashsim.model.sites import Site
-from crashsim.model.stored_words import Words
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from crashsim.errors import ArgumentError, ModelError
 from crashsim.model.inputs import Inputs, can_compute, plain
-from crashsim.model.stored_words import stored_by_subclass
+from crashsim.model.multiplied.stored_words import stored_by_subclass
 from crashsim.noticing import notice
 
 

@@ -13,23 +13,24 @@ from torch import Tensor, nn
 from crashsim.model.calling import call_with
 from crashsim.model.checks import check_model, dtype_of, rounding_slack, unwrapped
 from crashsim.model.failures import explaining_failures
-from crashsim.model.forward_weights import hold_forward_weights
 from crashsim.model.global_random import Drawing
 from crashsim.model.inputs import Inputs, ModelInputs, read_inputs
+from crashsim.model.multiplied.forward_weights import hold_forward_weights
+from crashsim.model.multiplied.stored_words import Words, words_of
 from crashsim.model.nested import leaves
 from crashsim.model.sites import (
     ACTIVATION_FUNCTIONS,
-    RECURRENT,
     Action,
     Key,
     Site,
     is_activation,
     is_affine,
     is_quantised,
+    is_recurrent,
+    is_recurrent_cell,
     listening,
     perturbing,
 )
-from crashsim.model.stored_words import Words, words_of
 from crashsim.model.twins.held_weights import hold_weights
 from crashsim.model.twins.twin import Twin, twin_of
 
@@ -217,7 +218,8 @@ def _is_activation(key: Key, module: nn.Module, composed: Collection[str]) -> bo
     if path in composed:
         return function is None
     return (
-        isinstance(module, RECURRENT)
+        is_recurrent(module)
+        or is_recurrent_cell(module)
         or function in ACTIVATION_FUNCTIONS
         or (function is None and is_activation(module))
     )

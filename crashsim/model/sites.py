@@ -26,8 +26,8 @@ from torch.overrides import TorchFunctionMode
 
 from crashsim.errors import ModelError, SiteError
 from crashsim.faults import Strikes
+from crashsim.model.multiplied.stored_words import Words
 from crashsim.model.nested import Names, mapped
-from crashsim.model.stored_words import Words
 
 Kind = Literal["activation", "module", "input", "parameter"]
 
@@ -49,7 +49,6 @@ ACTIVATION_FUNCTIONS = frozenset(
     "sigmoid sigmoid_ tanh tanh_ softplus softsign hardtanh hardtanh_ hardswish hardsigmoid "
     "logsigmoid prelu threshold".split()
 )
-RECURRENT = (nn.RNNBase, nn.RNNCellBase)  # they end with an activation function inside
 # What the items that they return are called; None for what bears the layer's own name.
 _STATES: dict[Names, str | None] = {
     ("0",): None,
@@ -73,6 +72,22 @@ _QUANTISED_AFFINE = frozenset(
 def is_quantised(module: nn.Module) -> bool:
     """Whether it is a layer of torch's for quantised tensors, or with quantised weights."""
     return type(module).__module__.startswith(_QUANTISED)
+
+
+def is_recurrent(module: nn.Module) -> bool:
+    """Whether a module is a layer of steps, which end with an activation function inside."""
+    return isinstance(module, nn.RNNBase) or _is_dynamic(module, "LSTM", "GRU")
+
+
+def is_recurrent_cell(module: nn.Module) -> bool:
+    """Whether a module is one such step."""
+    cells = "LSTMCell", "GRUCell", "RNNCell"
+    return isinstance(module, nn.RNNCellBase) or _is_dynamic(module, *cells)
+
+
+def _is_dynamic(module: nn.Module, *names: str) -> bool:
+    kind = type(module)
+    return ".quantized.dynamic." in kind.__module__ and kind.__name__ in names
 
 
 def is_activation(module: nn.Module) -> bool:
@@ -283,8 +298,8 @@ def report_items(module: nn.Module, output: Any, report: Callable[[str | None, A
 
 def item_name(module: nn.Module, names: Names) -> str | None:
     """What a tensor that a module returns is called, by the way to it; None for the first."""
-    known = _STATES if isinstance(module, nn.RNNBase) else None
-    if isinstance(module, nn.RNNCellBase):
+    known = _STATES if is_recurrent(module) else None
+    if is_recurrent_cell(module):
         known = _CELL_STATES
     if known is not None and names in known:
         return known[names]

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from crashsim.coordinates.placement import Faults, Placement
 from crashsim.errors import SiteError
 from crashsim.faults import Fault
-from crashsim.model.forward_weights import sources_in_forward
 from crashsim.model.inputs import read_inputs
+from crashsim.model.multiplied.forward_weights import sources_in_forward
 from crashsim.model.twins.held_weights import computed_weights
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import crashsim
-from crashsim import BitFlip, FaultSpace, NeuronCrash, WeightCrash, find_sites
+from crashsim import BitFlip, FaultSpace, NeuronCrash, SignFlip, WeightCrash, find_sites
 from crashsim.errors import SiteError
 from crashsim.noticing import collecting
 
@@ -146,7 +146,8 @@ def each_alone(space):
 def test_the_same_numbers_as_the_plain_net(kind, seeded, watch, randn):
     net, plain = pair(kind, seeded)
     x = randn(3, 5)
-    for fault in (WeightCrash(0.1), BitFlip(0.01, bits=4)):
+    bits = BitFlip(0.01, bits=4)
+    for fault in (WeightCrash(0.1), bits if kind is not Bytes else SignFlip(0.1)):
         mine = FaultSpace(watch(net), x, fault, KINDS[kind])
         theirs = FaultSpace(plain, x, fault, "0.weight")
         assert mine.N == theirs.N
@@ -177,6 +178,21 @@ def test_a_score_agrees_with_the_plain_net(kind, seeded, randn):
         found.append(score.find("monte-carlo", "variance").value)
         assert not any("weight'" in message for message in (*told, *score.warnings))
     assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+def test_flips_of_words_that_forward_scales(seeded, randn):
+    """Of stored int8 words and not of a grid up to the largest weight."""
+    net, x = pair(Bytes, seeded)[0], randn(2, 5)
+    found = each_alone(FaultSpace(net, x, BitFlip(0.01), "0.weight"))
+    words, wanted = net[0].words, []
+    with torch.no_grad():
+        for number in range(20):
+            for bit in (1, 2, 4, 8, 16, 32, 64, -128):
+                old = words.view(-1)[number].clone()
+                words.view(-1)[number] = old ^ torch.tensor(bit, dtype=torch.int8)
+                wanted.append(net(x))
+                words.view(-1)[number] = old
+    np.testing.assert_allclose(found, torch.stack(wanted).numpy(), atol=2e-6)
 
 
 def test_what_a_weight_is_computed_from_is_no_site(seeded, randn):

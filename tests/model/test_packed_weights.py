@@ -225,6 +225,28 @@ def test_the_variance_of_flips_in_a_score(seeded, randn):
     assert "words" not in str(score.to_dict()["faults"])
 
 
+def test_a_recurrent_layer_has_neurons(seeded, randn):
+    net, x = seeded(lambda: NETS["lstm"][0](randn)), randn(1, 3, 3)
+    space = FaultSpace(net, x, NeuronCrash(0.1))
+    assert [p.site.name for p in space.placements] == ["layer"]
+    assert {s.name for s in space.available_sites} >= {"layer", "layer:h_n", "layer:c_n"}
+
+
+def test_weights_packed_in_a_graph_are_named(seeded, randn):
+    class Functional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.head = nn.Parameter(torch.randn(3, 4)), nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.head(torch.relu(nn.functional.linear(x, self.weight)))
+
+    net = seeded(lambda: static(Functional(), randn(50, 4)))
+    with pytest.warns(CrashsimWarning, match=r"leaves out.*'_?packed_weight_0'|scale.*packed"):
+        space = FaultSpace(net, randn(2, 4), WeightCrash(0.1), "weights")
+    assert [p.site.name for p in space.placements] == ["head.weight"]
+
+
 @pytest.mark.parametrize("kind", ["static", "eager"])
 def test_dead_neurons_of_quantised_activations(kind, seeded, randn):
     """A dead neuron reads the zero point."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from crashsim.model.products import factors, with_factors
+from crashsim.model.multiplied.products import factors, with_factors
 
 _ALIKE = 1e-2  # of a weight's size: by how much computing it in another type may move it
 

@@ -23,7 +23,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from crashsim.model.global_random import Drawing
-from crashsim.model.stored_words import WORDS, stored_by_subclass
+from crashsim.model.multiplied.stored_words import WORDS, stored_by_subclass
 from crashsim.model.twins.twin import apart
 
 

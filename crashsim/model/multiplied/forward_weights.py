@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from crashsim.model.inputs import Inputs
-from crashsim.model.products import Product, memory_of, watching
-from crashsim.model.stored_words import WORDS, words_of_fake_quantiser
+from crashsim.model.multiplied.products import Product, memory_of, watching
+from crashsim.model.multiplied.stored_words import WORDS, words_of_fake_quantiser, words_of_integers
 from crashsim.model.twins.held_in_forward import HeldWeight, Multiplying
 from crashsim.model.twins.held_weights import Held, put_parameter
 
@@ -255,6 +255,8 @@ def _hold_computed(
         parameter = nn.Parameter(value.contiguous().clone(), requires_grad=False)
         put_parameter(owner, key, parameter)
         words = words_of_fake_quantiser(origin.get_submodule(item.path), parameter.detach())
+        read = (words_of_integers(tensors[s], parameter.detach()) for s in item.sources)
+        words = words or next((found for found in read if found is not None), None)
         if words is not None:
             vars(owner).setdefault(WORDS, {})[key] = words
         weight = HeldWeight(owner, key, item.value, transposed)

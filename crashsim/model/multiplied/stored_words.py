@@ -107,6 +107,25 @@ def words_of_fake_quantiser(layer: nn.Module, value: Tensor) -> Words | None:
     return words if words.means(value) else None
 
 
+def words_of_integers(stored: Tensor, value: Tensor) -> Words | None:
+    """The words of a weight that a forward computes from stored int8; None if it is not of these.
+
+    Args:
+        stored: (n, ...) integers.
+        value: (n, ...) the weight: for each output a scale times (integer - zero point).
+    """
+    if stored.dtype != torch.int8 or stored.shape != value.shape or value.dim() < 2:
+        return None
+    ints, values = stored.flatten(1).double(), value.flatten(1).double()
+    (high, at_high), (low, at_low) = ints.max(1), ints.min(1)
+    most, least = (values.gather(1, at[:, None])[:, 0] for at in (at_high, at_low))
+    scale = (most - least) / (high - low)  # not a number where all are the same
+    if not bool((scale > 0).all() and torch.isfinite(scale).all()):
+        return None
+    words = Words(8, scale, (high - most / scale).round().long(), axis=0)
+    return words if words.means(value) and torch.equal(words.read(value), stored.long()) else None
+
+
 def stored_by_subclass(tensor: Tensor) -> tuple[Tensor, Words] | None:
     """The values and words of a tensor of a class of its own that stores int8 weights.
 
