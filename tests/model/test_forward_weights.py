@@ -195,6 +195,29 @@ def test_flips_of_words_that_forward_scales(seeded, randn):
     np.testing.assert_allclose(found, torch.stack(wanted).numpy(), atol=2e-6)
 
 
+def test_a_graph_that_keeps_the_rounded_weight_beside(seeded, randn):
+    """As converted graphs do: the name of the weight before it was rounded is that of the words."""
+
+    class Converted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+            words = (self.layer.weight.detach() * 200).round().to(torch.int8)
+            self.register_buffer("frozen", words)
+
+        def forward(self, x):
+            return F.linear(x, self.frozen.float() / 200, self.layer.bias)
+
+    net, x = seeded(Converted), randn(2, 4)
+    space = FaultSpace(net, x, BitFlip(0.01), "weights")
+    assert [p.site.name for p in space.placements] == ["layer.weight"]
+    with torch.no_grad():
+        net.frozen[0, 0] ^= 64
+        wanted = net(x)
+        net.frozen[0, 0] ^= 64
+    np.testing.assert_allclose(each_alone(space)[6], wanted.numpy(), atol=1e-6)
+
+
 def test_what_a_weight_is_computed_from_is_no_site(seeded, randn):
     net, _ = pair(Adapted, seeded)
     sites = [s.name for s in find_sites(net, randn(2, 5)) if s.kind == "parameter"]

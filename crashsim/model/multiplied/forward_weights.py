@@ -23,6 +23,7 @@ from crashsim.model.twins.held_weights import Held, put_parameter
 # Runs the model on inputs, with these parameters and buffers.
 Call = Callable[[Inputs, Mapping[str, Tensor]], object]
 _NEW_NAME = "multiplied_weight"
+_ROUNDED = 1 / 64  # of the largest weight: by how much int8 rounds at most, and some
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,7 +249,7 @@ def _hold_computed(
         like = tensors.get(name)
         transposed = like is not None and _is_transposed(item.value, like)
         value = item.value.mT if transposed else item.value
-        for source in item.sources:
+        for source in dict.fromkeys((*item.sources, name)):
             _hide(origin, source, keep=source == name)
             if source != name:
                 held.sources[source] = name
@@ -274,6 +275,8 @@ def _name(
     known = [s for s in alike if s not in taken and tensors[s].is_floating_point()]
     if known:
         return min(known, key=lambda s: (s.rpartition(".")[2] != "weight", len(s)))
+    if not known and (name := _rounded_from(item, tensors, taken)):
+        return name
     inside = f"{item.path}." if item.path else ""
     module = origin.get_submodule(item.path)
     if not hasattr(module, "weight") and f"{inside}weight" not in taken:
@@ -284,11 +287,24 @@ def _name(
     return f"{inside}{_NEW_NAME}_{number}"
 
 
+def _rounded_from(item: _Computed, tensors: Mapping[str, Tensor], taken: set[str]) -> str | None:
+    """The parameter of which a weight is the rounded copy, as converted graphs keep it unused."""
+    for name, tensor in tensors.items():
+        if name in taken or tensor.shape != item.value.shape or not tensor.is_floating_point():
+            continue
+        off = (tensor - item.value).abs().max()
+        if 0 < off <= _ROUNDED * item.value.abs().max():
+            return name
+    return None
+
+
 def _hide(origin: nn.Module, name: str, keep: bool) -> None:
     """Makes a parameter or buffer an attribute that forward alone sees.
 
     Vectors and numbers that are no weights stay, for what else may read them.
     """
+    if not any(name == known for known, _ in (*origin.named_parameters(), *origin.named_buffers())):
+        return
     owner, key = _owner(origin, name)
     holder = owner._parameters if key in owner._parameters else owner._buffers
     tensor = holder.get(key)
