@@ -82,6 +82,14 @@ class Cached(nn.Linear):
         return torch.einsum("bi,oi->bo", x, self.copy) + self.bias
 
 
+class Clipped(nn.Linear):
+    """Writes to its own parameter before it multiplies."""
+
+    def forward(self, x):
+        self.weight.data.clamp_(-0.2, 0.2)
+        return F.linear(x, self.weight, self.bias)
+
+
 class Parent(nn.Module):
     """Quantises the weight of a layer that it holds."""
 
@@ -107,6 +115,7 @@ def weight_of(kind, layer):
         Bytes: lambda: layer.words.float() * layer.scale,
         Frozen: lambda: w,
         Cached: lambda: layer.copy,
+        Clipped: lambda: w.clamp(-0.2, 0.2),
     }[kind]()
 
 
@@ -119,6 +128,7 @@ KINDS = {
     Bytes: "0.weight",
     Frozen: "0.weight",
     Cached: "0.copy",
+    Clipped: "0.weight",
     Parent: "0.inner.weight",
 }
 

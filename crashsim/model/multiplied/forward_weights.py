@@ -310,7 +310,7 @@ def _hide(origin: nn.Module, name: str, keep: bool) -> None:
     tensor = holder.get(key)
     if tensor is None or (tensor.dim() < 2 and not keep):
         return
-    vars(owner)[key] = tensor
+    vars(owner)[key] = tensor.detach().clone()  # not the user's memory: forward may write to it
     if not keep or holder is owner._buffers:
         del holder[key]
 
