@@ -11,6 +11,7 @@ from crashsim_theory import Moments
 
 from crashsim.arguments import as_float, shown
 from crashsim.arrays import Floats
+from crashsim.coordinates.stored_faults import as_stored
 from crashsim.errors import ArgumentError, SiteError
 from crashsim.faults import Fault, faults_by_site
 from crashsim.faults.checks import STRONGEST
@@ -36,6 +37,18 @@ class Placement:
         return self.stop - self.start
 
 
+def patterns_of(faults: Faults, sites: str) -> list[str]:
+    """The names and globs that faults are given for; "hidden" is "weights" for faults of those."""
+    given = faults if isinstance(faults, Mapping) else {sites: faults}
+    return [
+        "weights"
+        if name == "hidden" and isinstance(fault, Fault) and fault.strikes == "weights"
+        else name
+        for name, fault in given.items()
+        if isinstance(name, str)
+    ]
+
+
 def place(faults: Faults, sites: str, available: list[Site]) -> list[Placement]:
     """Faults at their sites, sites in order of execution within each name."""
     placements: list[Placement] = []
@@ -44,8 +57,9 @@ def place(faults: Faults, sites: str, available: list[Site]) -> list[Placement]:
         for site in select_sites(available, pattern, fault.strikes):
             if 0 in site.shape:
                 raise SiteError(f"sites={pattern!r}: {site.name!r} is empty; choose other sites")
-            stop = start + fault.coordinate_count(site.shape)
-            placements.append(Placement(site, fault, start, stop))
+            struck = as_stored(fault, site)
+            stop = start + struck.coordinate_count(site.shape)
+            placements.append(Placement(site, struck, start, stop))
             start = stop
     _check_reach([p.site for p in placements], available)
     return placements

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any, Literal
@@ -22,10 +22,11 @@ from torch.overrides import TorchFunctionMode
 
 from crashsim.errors import ModelError, SiteError
 from crashsim.faults import Strikes
+from crashsim.model.layer_kinds import ACTIVATION_MODULES
+from crashsim.model.multiplied.stored_words import Words
 from crashsim.model.nested import Names, mapped
 from crashsim.model.site_names import (
     ACTIVATION_FUNCTIONS,
-    ACTIVATION_MODULES,
     CallNumbers,
     SiteKey,
     activation_function,
@@ -33,10 +34,6 @@ from crashsim.model.site_names import (
 )
 
 SiteKind = Literal["activation", "module", "input", "parameter"]
-
-RECURRENT = (nn.RNNBase, nn.RNNCellBase)  # they end with an activation function inside
-AFFINE = (nn.Linear, nn.modules.conv._ConvNd)
-
 
 Action = Callable[[Tensor], Tensor | None]
 
@@ -61,6 +58,8 @@ class Site:
         axis: the axis of the value that is the batch (1 in sequences of shape (T, B, ...)).
         is_read: whether the output depends on the value, as far as the first example shows.
         has_gradient: whether the output has a derivative in the value.
+        aliases: other names of a parameter that several layers share.
+        words: how a quantised layer stores the parameter.
     """
 
     name: str
@@ -74,6 +73,8 @@ class Site:
     axis: int = 0
     is_read: bool = True
     has_gradient: bool = True
+    aliases: tuple[str, ...] = ()
+    words: Words | None = field(default=None, compare=False)
 
     @property
     def key(self) -> SiteKey:
@@ -155,8 +156,12 @@ def listening(
     hooked = None if wanted is None else {path for path, _ in wanted}
 
     def report(module: str, function: str | None, value: Any) -> Any:
-        replacement = on_output(calls.key(module, function), value)
-        return value if replacement is None else replacement
+        # A quantised value is seen as the numbers that it stands for.
+        seen = value.dequantize() if _is_quantised(value) else value
+        replacement = on_output(calls.key(module, function), seen)
+        if replacement is None:
+            return value
+        return replacement if seen is value else _quantised_like(value, replacement)
 
     with ExitStack() as stack:
 
@@ -189,6 +194,17 @@ def listening(
 
                 hook(module.register_forward_hook(after))
         yield
+
+
+def _is_quantised(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_quantized
+
+
+def _quantised_like(value: Tensor, other: Tensor) -> Tensor:
+    """Other numbers, rounded to the steps of a quantised tensor."""
+    return torch.quantize_per_tensor(
+        other.float(), value.q_scale(), value.q_zero_point(), value.dtype
+    )
 
 
 def report_items(module: nn.Module, output: Any, report: Callable[[str | None, Any], Any]) -> Any:
@@ -242,7 +258,7 @@ def select_sites(available: Sequence[Site], pattern: str, strikes: Strikes) -> l
     Raises:
         SiteError: nothing matches, or only what the fault cannot strike; names what there is.
     """
-    exact_name = any(site.name == pattern for site in available)
+    exact_name = any(pattern in (site.name, *site.aliases) for site in available)
     neurons = [site for site in available if site.kind in ("activation", "module")]
     if pattern == "hidden" and strikes == "weights":
         pattern = "weights"
@@ -257,8 +273,12 @@ def select_sites(available: Sequence[Site], pattern: str, strikes: Strikes) -> l
     elif pattern == "weights":
         found = [site for site in available if site.kind == "parameter" and len(site.shape) >= 2]
     else:
-        exact = [site for site in available if site.name == pattern]
-        found = exact or [site for site in available if fnmatchcase(site.name, pattern)]
+        exact = [site for site in available if pattern in (site.name, *site.aliases)]
+        found = exact or [
+            site
+            for site in available
+            if any(fnmatchcase(name, pattern) for name in (site.name, *site.aliases))
+        ]
         if not exact and any(site.kind == "activation" for site in found):
             found = [site for site in found if site.kind != "module"]
         if not exact:
