@@ -12,7 +12,7 @@ from crashsim_theory import Moments
 from torch import Tensor, nn
 
 from crashsim.arrays import Floats, Integers
-from crashsim.coordinates.placement import Faults, check_strength, moments_of, place
+from crashsim.coordinates.placement import Faults, check_strength, moments_of, patterns_of, place
 from crashsim.coordinates.points import Points
 from crashsim.errors import ArgumentError, ModelError, NotApplicableError
 from crashsim.faults import Fault
@@ -23,6 +23,7 @@ from crashsim.injection.isolated_model import IsolatedModel, device_of
 from crashsim.injection.strategies import Strategies
 from crashsim.model.checks import check_model, dtype_of, unwrapped
 from crashsim.model.inputs import ModelInputs, can_compute, read_inputs
+from crashsim.model.multiplied.weight_names import check_names, told_left
 from crashsim.model.number_types import autocast_type
 from crashsim.model.readout import Readout
 from crashsim.model.sites import Site
@@ -102,10 +103,14 @@ class FaultSpace:
                 stacklevel=4,
             )
         isolated = IsolatedModel(model, examples, dtype, readout)
+        patterns = patterns_of(faults, sites)
+        check_names(patterns, isolated.held, isolated.sites)
         placements = place(faults, sites, isolated.sites)
         check_strength(placements, dtype)
-        if unread := isolated.unread([p.site for p in placements], examples):
-            notice(unread, stacklevel=4)
+        unread = isolated.unread([p.site for p in placements], examples)
+        for told in (unread, told_left(patterns, isolated.held)):
+            if told:
+                notice(told, stacklevel=4)
         self.examples, self._clean = examples, isolated.clean
         self._scalars = scalars_per_sample(isolated.sites, placements, isolated.runs_alone)
         self._use(FaultyModel(isolated, examples, placements))

@@ -18,6 +18,7 @@ OF_OTHERS = {
     "_modules": "torch: likewise",
     "_forward_hooks": "torch: there is no public way to ask whether a module has hooks",
     "_forward_pre_hooks": "torch: likewise",
+    "_forward_pre_hooks_with_kwargs": "torch: likewise, which of them take keywords",
     "_global_forward_hooks": "torch: likewise, of all modules",
     "_global_forward_pre_hooks": "torch: likewise, of all modules",
     "_call_impl": "torch: what a module's __call__ is, which packages replace",
@@ -36,6 +37,8 @@ OF_OTHERS = {
     "_overloadpacket": "torch: the key of its table of operations' costs",
     "_scaled_dot_product_attention_math": "torch: attention by its formula, which vmap can map",
     "_checkpoint_without_reentrant_generator": "torch: what checkpoints run, to be watched",
+    "_tensor_name": "torch: which weight a pruning hook computes",
+    "_weight_bias": "torch: the tensors that a quantised layer has packed",
     "_fields": "Python: the documented fields of a named tuple",
     "_warnings_showwarning": "Python: whether logging captures warnings; it does not say",
 }

@@ -21,6 +21,7 @@ from crashsim.coordinates.placement import nodes_of
 from crashsim.coordinates.points import Points
 from crashsim.metrics import predicted_class
 from crashsim.model.checks import rounding_slack
+from crashsim.model.layer_kinds import is_quantised
 from crashsim.results.estimate import MOST_OUTPUTS, Estimate, deterministic
 from crashsim.results.schema import FormulaFacts
 from crashsim.space import FaultSpace
@@ -55,8 +56,11 @@ def double_precision(space: FaultSpace) -> FaultSpace:
     """The space in float64, where small probabilities do not drown in rounding.
 
     A model that fixes its own type (a constant float32 tensor in its forward pass, say) keeps it,
-    and so does one that computes something else in float64 (with autocast inside, say).
+    and so does one that computes something else in float64 (with autocast inside, say). Torch's
+    quantised layers take float32 alone.
     """
+    if any(is_quantised(module) for module in space.model.modules()):
+        return space
     try:
         wide = space.with_dtype(torch.float64)
         wide.outputs(Points.at(np.zeros(space.N)))

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from crashsim.arguments import as_float, shown
 from crashsim.arrays import Floats
+from crashsim.coordinates.stored_faults import as_stored
 from crashsim.errors import ArgumentError, NotApplicableError, SiteError
 from crashsim.faults import Fault, faults_by_site
+from crashsim.faults.checks import STRONGEST
 from crashsim.model.sites import Site, select_sites
-
-_STRONGEST = 1e75  # whose fourth power is a finite number in double precision
 
 Faults = Fault | Mapping[str, Fault]
 
@@ -136,6 +136,18 @@ class Placement:
         return e if size == 1 else e.repeat_interleave(size, -1)[..., : self.units]
 
 
+def patterns_of(faults: Faults, sites: str) -> list[str]:
+    """The names and globs that faults are given for; "hidden" is "weights" for faults of those."""
+    given = faults if isinstance(faults, Mapping) else {sites: faults}
+    return [
+        "weights"
+        if name == "hidden" and isinstance(fault, Fault) and fault.strikes == "weights"
+        else name
+        for name, fault in given.items()
+        if isinstance(name, str)
+    ]
+
+
 def place(faults: Faults, sites: str, available: list[Site]) -> list[Placement]:
     """Faults at their sites, sites in order of execution within each name."""
     placements: list[Placement] = []
@@ -146,8 +158,8 @@ def place(faults: Faults, sites: str, available: list[Site]) -> list[Placement]:
                 raise SiteError(
                     f"sites={pattern!r}: {calls[0].name!r} is empty; choose other sites"
                 )
-            one = Placement(calls, fault, start, start)
-            stop = start + fault.coordinate_count(one.shape)
+            one = Placement(calls, as_stored(fault, calls[0]), start, start)
+            stop = start + one.fault.coordinate_count(one.shape)
             placements.append(replace(one, stop=stop))
             start = stop
     _check_reach([site for p in placements for site in p.sites], available)
@@ -201,7 +213,7 @@ def _check_reach(struck: list[Site], available: list[Site]) -> None:
 
 def check_strength(placements: list[Placement], dtype: torch.dtype) -> None:
     """Raises ArgumentError for a fault of numbers that the model or their moments cannot hold."""
-    most = min(torch.finfo(dtype).max, _STRONGEST)
+    most = min(torch.finfo(dtype).max, STRONGEST)
     for fault in {p.fault for p in placements}:
         for field in fields(fault):
             value = getattr(fault, field.name)

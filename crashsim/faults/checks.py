@@ -13,6 +13,9 @@ from crashsim.arguments import as_float, is_whole, shown
 from crashsim.errors import ArgumentError
 from crashsim.faults.fault import Fault
 
+# The largest number of a fault: its fourth power is a finite number in double precision.
+STRONGEST = 1e75
+
 
 def faults_by_site(faults: Any, sites: str = "") -> dict[str, Fault]:
     """Faults by the name or glob of the sites that they strike.
@@ -74,7 +77,8 @@ def check_fault(fault: Fault) -> None:
     try:
         with np.errstate(all="ignore"):  # what is too large is told once the model is known
             fault.law.moments(**fault.law_parameters)
-            fault.law.nodes(**fault.law_parameters)
+            if abs(rate) <= STRONGEST:
+                fault.law.nodes(**fault.law_parameters)
     except TheoryError as error:
         raise ArgumentError(f"{cls}: {fault.parameter}={rate!r}: {error}") from error
 

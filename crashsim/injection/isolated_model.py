@@ -24,9 +24,11 @@ from crashsim.model.discovery import find_sites
 from crashsim.model.failures import described, explaining_failures
 from crashsim.model.global_random import Drawing
 from crashsim.model.inputs import Inputs
+from crashsim.model.multiplied.forward_weights import hold_forward_weights
 from crashsim.model.number_types import without_autocast
 from crashsim.model.readout import find_readout
 from crashsim.model.sites import Site
+from crashsim.model.twins.held_weights import hold_weights
 from crashsim.model.twins.twin import PerThread, Twin, keep_apart, twin_of
 from crashsim.model.unfused import Unfused
 from crashsim.model.unread_parameters import check_read
@@ -50,6 +52,7 @@ class IsolatedModel:
         readout: which tensor of the model's output is analysed.
         runs_alone: whether each sample of each input runs by itself.
         sites: all sites of the model.
+        held: the weights that layers multiply by, where they are computed from other tensors.
         clean: (B, K) outputs of the examples that it was made with, in the type that it was made
             in, all axes after the batch flattened.
         layer_by_layer: ``with layer_by_layer():`` torch runs no layers as one, so that faults find
@@ -66,6 +69,7 @@ class IsolatedModel:
         self, model: nn.Module, examples: Inputs, dtype: torch.dtype, readout: str | int | None
     ) -> None:
         self._original: nn.Module | None = twin_of(model)
+        self.held = hold_weights(self._original)
         self._pickled: bytes | None = None
         self.dtype = dtype
         self.device = device_of(model)
@@ -78,6 +82,7 @@ class IsolatedModel:
         self._renew()
         with torch.no_grad(), self._explaining_failures(examples):
             self._try()
+            self._hold_forward_weights(examples)
         with torch.no_grad(), self._explaining_failures(examples), self._drawing.undone():
             self._twin.looks = True
             self.readout = find_readout(self.raw, examples, readout)
@@ -108,6 +113,18 @@ class IsolatedModel:
         keep_apart(original, self._owned)
         self._watched = self._versions(original)
         self._twin.share(original, self._owned)
+
+    def _hold_forward_weights(self, examples: Inputs) -> None:
+        """Makes weights of what the forward pass computes and multiplies by."""
+        with self._drawing.undone():
+            made = hold_forward_weights(
+                self.original, self.module, self.tensors, examples, self.raw, self.held
+            )
+        if made:
+            self._changing.clear()
+            self._owned = None
+            self._twins.forget()
+            self._try()
 
     def _versions(self, original: nn.Module) -> dict[str, tuple[Tensor, int]]:
         """The parameters that are shared with the user's model, and how often each was written."""

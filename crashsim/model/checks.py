@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from crashsim.errors import ArgumentError, ModelError
 from crashsim.model.inputs import Inputs, can_compute, plain
+from crashsim.model.multiplied.stored_words import stored_by_subclass
 from crashsim.noticing import notice
 
 
@@ -61,7 +62,7 @@ def check_model(model: object) -> None:
                 "convert the model, with model.float() or model.bfloat16()"
             )
     for name, tensor in model.named_parameters():
-        if tensor.is_floating_point() and not torch.isfinite(plain(tensor)).all():
+        if tensor.is_floating_point() and not _is_finite(name, tensor):
             raise ModelError(
                 f"model: parameter {name!r} holds NaN or infinity; load or train it again"
             )
@@ -78,6 +79,20 @@ def check_model(model: object) -> None:
             "stands, but call model.eval() to be sure",
             stacklevel=4,
         )
+
+
+def _is_finite(name: str, tensor: Tensor) -> bool:
+    """Whether a parameter holds numbers; ModelError for one that does not let itself be read."""
+    stored = stored_by_subclass(tensor)
+    try:
+        return bool(torch.isfinite(plain(tensor) if stored is None else stored[0]).all())
+    except (NotImplementedError, RuntimeError, TypeError) as error:
+        if type(tensor) in (Tensor, nn.Parameter):
+            raise
+        raise ModelError(
+            f"model: {name!r} is a {type(tensor).__name__}, which cannot be read as numbers; give "
+            "the model before its weights were converted (for torchao: before quantize_)"
+        ) from error
 
 
 def _check_not_scripted(model: nn.Module) -> None:

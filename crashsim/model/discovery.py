@@ -16,16 +16,25 @@ from crashsim.model.checks import check_model, dtype_of, rounding_slack, unwrapp
 from crashsim.model.failures import explaining_failures
 from crashsim.model.global_random import Drawing
 from crashsim.model.inputs import Inputs, ModelInputs, read_inputs
+from crashsim.model.layer_kinds import (
+    is_activation,
+    is_affine,
+    is_quantised,
+    is_recurrent,
+    is_recurrent_cell,
+)
+from crashsim.model.multiplied.forward_weights import hold_forward_weights
+from crashsim.model.multiplied.stored_words import Words, words_of
 from crashsim.model.nested import leaves
 from crashsim.model.neurons import Neurons, multiplied, neurons_of
 from crashsim.model.reuse import Feeders, Following, is_used_again
 from crashsim.model.site_names import (
     ACTIVATION_FUNCTIONS,
-    ACTIVATION_MODULES,
     SiteKey,
     input_name,
 )
-from crashsim.model.sites import AFFINE, RECURRENT, Action, Role, Site, listening, perturbing
+from crashsim.model.sites import Action, Role, Site, listening, perturbing
+from crashsim.model.twins.held_weights import hold_weights
 from crashsim.model.twins.twin import Twin, twin_of
 
 _SiteValues = dict[SiteKey, Tensor]
@@ -61,15 +70,29 @@ def find_sites(
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     given = given.to(device, dtype_of(model))
     # On a twin, whose parameters are copies: forward may write to them.
-    twin = Twin(twin_of(model), None, set(), owned=None)
+    origin = twin_of(model)
+    held = hold_weights(origin)
+    twin = Twin(origin, None, set(), owned=None)
     twin.looks = True
 
+    def run_with(x: Inputs, tensors: Mapping[str, Tensor]) -> Any:
+        return x.call(lambda *args, **kwargs: called(tensors, args, kwargs))
+
+    def called(tensors: Mapping[str, Tensor], args: tuple[Any, ...], kwargs: Any) -> Any:
+        return twin.call(lambda: call_with(twin.module, tensors, args, kwargs))
+
     def call(*arguments: Any, **keywords: Any) -> Any:
-        return twin.call(lambda: call_with(twin.module, twin.tensors, arguments, keywords))
+        return called(twin.tensors, arguments, keywords)
 
     drawing = Drawing(device)
     with torch.no_grad(), explaining_failures(model, given):
         drawing.watch(lambda: given.part(0, 1).call(call))
+        with drawing.undone():
+            made = hold_forward_weights(origin, twin.module, twin.tensors, given, run_with, held)
+        if made:
+            twin = Twin(origin, None, set(), owned=None)
+            twin.looks = True
+            drawing.watch(lambda: given.part(0, 1).call(call))
     with drawing.undone(), explaining_failures(model, given):
         return _sites(twin.module, given, call)
 
@@ -103,7 +126,7 @@ def _sites(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> list[Si
     some = shapes(given.part(0, _LOOKED_AT))
     modules = dict(model.named_modules())
     composed = _composed_activations(two, modules)
-    neurons = neurons_of(model, example, call, (*ACTIVATION_MODULES, *RECURRENT))
+    neurons = neurons_of(model, example, call)
     neurons = {path: n for path, n in neurons.items() if not _passes_on(path, two, modules)}
     folded = _folded({k: (one[k], v) for k, v in two.items() if k in one}, given, sample)
     sites = [
@@ -126,36 +149,58 @@ def _sites(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> list[Si
         rows = value.shape[along] // 2 * min(len(given), _LOOKED_AT)
         if key not in some or some[key][along] != rows:
             continue  # the model decides which examples run through it
-        is_activation = _is_activation(key, modules[path], composed, neurons)
+        is_neuron = _is_activation(key, modules[path], composed, neurons)
         is_sequence = _is_sequence(modules[path], key, shape)
         sites.append(
             Site(
                 name=key.name,
                 units=key.name,
-                kind="activation" if is_activation else "module",
+                kind="activation" if is_neuron else "module",
                 shape=shape,
                 module=path,
                 function=function,
                 call=key[2],
-                is_output=_is_same(value, output),
-                is_affine=isinstance(modules[path], AFFINE) and function is None,
+                is_output=_is_same(value, output)
+                or (is_quantised(modules[path]) and _is_copy(value, output)),
+                is_affine=is_affine(modules[path]) and function is None,
                 axis=axis,
                 steps=0 if is_sequence else _steps_of(neurons.get(path), axis, key in folded),
                 is_recurrent=is_sequence,
             )
         )
     stateful = {path for path, n in neurons.items() if n.behaviour == "spiking"}
-    stateful |= {path for path, module in modules.items() if isinstance(module, RECURRENT)}
+    stateful |= {p for p, m in modules.items() if is_recurrent(m) or is_recurrent_cell(m)}
     sites = _marked_units(model, example, call, sites, stateful)
     sites = _marked_read(model, example, call, sites)
     sites = _marked_roles(model, given, call, sites, neurons)
     # Where nothing inside the model has a derivative, its parameters have none either.
     smooth = any(s.has_gradient for s in sites) or not any(s.is_read for s in sites)
-    for name, parameter in model.named_parameters():
-        if parameter.is_floating_point():
-            shape = tuple(parameter.shape)
-            sites.append(Site(name, "parameter", shape, module=name, has_gradient=smooth))
-    return sites
+    return sites + _parameter_sites(model, smooth)
+
+
+def _parameter_sites(model: nn.Module, smooth: bool) -> list[Site]:
+    """Each parameter once, with the other names of one that several layers share."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return [
+        Site(
+            name,
+            "parameter",
+            tuple(parameter.shape),
+            module=name,
+            has_gradient=smooth,
+            aliases=tuple(names[id(parameter)][1:]),
+            words=_words(model, name),
+        )
+        for name, parameter in model.named_parameters()
+        if parameter.is_floating_point()
+    ]
+
+
+def _words(model: nn.Module, name: str) -> Words | None:
+    path, _, key = name.rpartition(".")
+    return words_of(model.get_submodule(path), key)
 
 
 def _is_same(value: Tensor, output: Any) -> bool:
@@ -163,6 +208,15 @@ def _is_same(value: Tensor, output: Any) -> bool:
         isinstance(output, Tensor)
         and value.data_ptr() == output.data_ptr()
         and value.numel() == output.numel()
+    )
+
+
+def _is_copy(value: Tensor, output: Any) -> bool:
+    """Whether a quantised layer's values are the output, which is a copy of them."""
+    return (
+        isinstance(output, Tensor)
+        and value.shape == output.shape
+        and torch.equal(value, output.to(value.dtype))
     )
 
 
@@ -175,9 +229,10 @@ def _is_activation(
     if any(path.startswith(f"{outer}.") for outer in neurons):
         return False  # a part of what computes the neurons' outputs
     return (
-        isinstance(module, RECURRENT)
+        is_recurrent(module)
+        or is_recurrent_cell(module)
         or function in ACTIVATION_FUNCTIONS
-        or (function is None and isinstance(module, ACTIVATION_MODULES))
+        or (function is None and is_activation(module))
     )
 
 

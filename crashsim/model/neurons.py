@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from crashsim.model.checks import rounding_slack
 from crashsim.model.inputs import Inputs
+from crashsim.model.layer_kinds import is_activation, is_recurrent, is_recurrent_cell
 from crashsim.model.nested import leaves
 from crashsim.model.twins.copying import Copier
 
@@ -51,10 +52,8 @@ class Neurons:
     steps_axis: int | None = None
 
 
-def neurons_of(
-    model: nn.Module, example: Inputs, call: Callable[..., Any], known: tuple[type[nn.Module], ...]
-) -> dict[str, Neurons]:
-    """The modules that compute neurons' outputs, by path, beside those of ``known`` classes.
+def neurons_of(model: nn.Module, example: Inputs, call: Callable[..., Any]) -> dict[str, Neurons]:
+    """Finds the modules that compute neurons' outputs, by path, beside torch's own.
 
     Where such modules lie inside one another, the innermost spiking one counts, and the outermost
     activation function.
@@ -63,7 +62,6 @@ def neurons_of(
         model: a twin, which may be run.
         example: one example.
         call: how to call the model.
-        known: classes that are not looked at; nor are torch's own.
     """
     modules = dict(model.named_modules())
     found: dict[str, Neurons] = {}
@@ -90,8 +88,12 @@ def neurons_of(
 
 
 def _is_torchs(module: nn.Module) -> bool:
-    """Whether the module is of one of torch's own classes, whose name says what it does."""
-    return type(module).__module__.partition(".")[0] == "torch"
+    """Whether the module is of one of torch's own classes, or derived from what has a meaning there.
+
+    Their names say what they do.
+    """
+    known = is_activation(module) or is_recurrent(module) or is_recurrent_cell(module)
+    return known or type(module).__module__.partition(".")[0] == "torch"
 
 
 @contextmanager

@@ -19,21 +19,9 @@ from typing import NamedTuple
 
 from torch import nn
 
+from crashsim.model.layer_kinds import is_recurrent, is_recurrent_cell
 from crashsim.model.nested import Names
 
-# Modules that are activation functions: their outputs are what hardware calls a neuron's output.
-_NOT_NEURONS = (
-    nn.MultiheadAttention,
-    nn.Softmax,
-    nn.Softmax2d,
-    nn.Softmin,
-    nn.LogSoftmax,
-)
-ACTIVATION_MODULES: tuple[type[nn.Module], ...] = tuple(
-    getattr(nn.modules.activation, name)
-    for name in nn.modules.activation.__all__
-    if not issubclass(getattr(nn.modules.activation, name), _NOT_NEURONS)
-)
 ACTIVATION_FUNCTIONS = frozenset(
     "relu relu_ relu6 leaky_relu leaky_relu_ elu elu_ selu selu_ celu celu_ gelu silu mish "
     "sigmoid sigmoid_ tanh tanh_ softplus softsign hardtanh hardtanh_ hardswish hardsigmoid "
@@ -110,8 +98,8 @@ def item_name(module: nn.Module, names: Names) -> str | None:
 
     None for the first, which bears the module's own name.
     """
-    known = _STATES if isinstance(module, nn.RNNBase) else None
-    if isinstance(module, nn.RNNCellBase):
+    known = _STATES if is_recurrent(module) else None
+    if is_recurrent_cell(module):
         known = _CELL_STATES
     if known is not None and names in known:
         return known[names]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any, Literal
@@ -22,11 +22,12 @@ from torch.overrides import TorchFunctionMode
 
 from crashsim.errors import ModelError, SiteError
 from crashsim.faults import Strikes
+from crashsim.model.layer_kinds import ACTIVATION_MODULES
+from crashsim.model.multiplied.stored_words import Words
 from crashsim.model.nested import Names, mapped
 from crashsim.model.recurrence import Stepwise
 from crashsim.model.site_names import (
     ACTIVATION_FUNCTIONS,
-    ACTIVATION_MODULES,
     CallNumbers,
     SiteKey,
     activation_function,
@@ -35,10 +36,6 @@ from crashsim.model.site_names import (
 
 SiteKind = Literal["activation", "module", "input", "parameter"]
 Role = Literal["hidden", "output", "guard"]
-
-RECURRENT = (nn.RNNBase, nn.RNNCellBase)  # they end with an activation function inside
-AFFINE = (nn.Linear, nn.modules.conv._ConvNd)
-
 
 Action = Callable[[Tensor], Tensor | None]
 # Of a recurrent layer's sequence: the output (rows, H) of a step, which direction, which step.
@@ -72,6 +69,8 @@ class Site:
         units: the name of the first call of the same neurons (its own, if it is that), where a
             module runs in several steps; calls behind other weights are other neurons.
         is_recurrent: the site is the sequence that a recurrent layer of torch returns.
+        aliases: other names of a parameter that several layers share.
+        words: how a quantised layer stores the parameter.
     """
 
     name: str
@@ -89,6 +88,8 @@ class Site:
     steps: int | None = None
     units: str = ""
     is_recurrent: bool = False
+    aliases: tuple[str, ...] = ()
+    words: Words | None = field(default=None, compare=False)
 
     @property
     def key(self) -> SiteKey:
@@ -187,8 +188,12 @@ def listening(
     hooked = None if wanted is None else {path for path, _ in wanted}
 
     def report(module: str, function: str | None, value: Any) -> Any:
-        replacement = on_output(calls.key(module, function), value)
-        return value if replacement is None else replacement
+        # A quantised value is seen as the numbers that it stands for.
+        seen = value.dequantize() if _is_quantised(value) else value
+        replacement = on_output(calls.key(module, function), seen)
+        if replacement is None:
+            return value
+        return replacement if seen is value else _quantised_like(value, replacement)
 
     with ExitStack() as stack:
 
@@ -221,6 +226,17 @@ def listening(
 
                 hook(module.register_forward_hook(after))
         yield
+
+
+def _is_quantised(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_quantized
+
+
+def _quantised_like(value: Tensor, other: Tensor) -> Tensor:
+    """Other numbers, rounded to the steps of a quantised tensor."""
+    return torch.quantize_per_tensor(
+        other.float(), value.q_scale(), value.q_zero_point(), value.dtype
+    )
 
 
 def report_items(module: nn.Module, output: Any, report: Callable[[str | None, Any], Any]) -> Any:
@@ -343,7 +359,11 @@ def select_sites(available: Sequence[Site], pattern: str, strikes: Strikes) -> l
     Raises:
         SiteError: nothing matches, or only what the fault cannot strike; names what there is.
     """
-    called = [site for site in available if pattern in (site.first_name, f"{site.first_name}#0")]
+    called = [
+        site
+        for site in available
+        if pattern in (site.first_name, f"{site.first_name}#0", *site.aliases)
+    ]
     if pattern.endswith("#0"):
         called = [site for site in called if site.call == 0]
     called = called or [site for site in available if site.name == pattern]
@@ -365,7 +385,11 @@ def select_sites(available: Sequence[Site], pattern: str, strikes: Strikes) -> l
     elif pattern == "weights":
         found = [site for site in available if site.kind == "parameter" and len(site.shape) >= 2]
     else:
-        found = called or [site for site in available if fnmatchcase(site.name, pattern)]
+        found = called or [
+            site
+            for site in available
+            if any(fnmatchcase(name, pattern) for name in (site.name, *site.aliases))
+        ]
         if not called and any(site.kind == "activation" for site in found):
             found = [site for site in found if site.kind != "module"]
         if not called:

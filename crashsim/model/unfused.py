@@ -35,7 +35,12 @@ class Unfused:
     @contextmanager
     def __call__(self) -> Iterator[None]:
         watched = _Watched() if self._fused else nullcontext()
-        with plainly(), without_autocast(), watched, Stepwise() if self._by_steps else nullcontext():
+        with (
+            plainly(),
+            without_autocast(),
+            watched,
+            Stepwise() if self._by_steps else nullcontext(),
+        ):
             yield
 
 

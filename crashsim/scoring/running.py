@@ -163,6 +163,7 @@ def _answer(shared: Shared, results: Results, progress: Progress) -> None:
         return
     if lacking := lacking_for_tails(p.fault for p in shared.space.placements):
         results.skipped["answers"] = lacking
+        return
     wide = shared.take("wide")
     progress("answers", 0, 1)
     with timing(results.timings, "answers"):

@@ -29,10 +29,12 @@ from crashsim.model import checkpointing
 from crashsim.model.calling import call_with
 from crashsim.model.checks import check_can_be_trained, check_module, dtype_of
 from crashsim.model.discovery import find_sites
-from crashsim.model.site_names import ACTIVATION_FUNCTIONS, ACTIVATION_MODULES, SiteKey
+from crashsim.model.layer_kinds import ACTIVATION_MODULES
+from crashsim.model.site_names import ACTIVATION_FUNCTIONS, SiteKey
 from crashsim.model.sites import FunctionListener, Site, report_items
 from crashsim.model.unread_parameters import check_read
 from crashsim.noticing import notice
+from crashsim.training.computed_weights import check_names, check_placements
 
 
 class _Hook:
@@ -246,6 +248,7 @@ class Attached(checkpointing.Participant, ABC):
         model = self._original
         with self._undisturbed(model) as tensors, torch.no_grad():
             x = args[0].detach().clone()
+            check_names(model, self.faults, self._pattern)
             available = find_sites(model, x, lambda v: call_with(model, tensors, (v,)))
             placements = place(self.faults, self._pattern, available)
             check_strength(placements, dtype_of(model))
@@ -253,6 +256,9 @@ class Attached(checkpointing.Participant, ABC):
             def run(given: Mapping[str, Tensor]) -> Any:
                 return call_with(model, given, (x.clone(),))
 
+            check_placements(
+                model, placements, tensors, x, lambda v, given: call_with(model, given, (v,))
+            )
             unread = check_read([p.site for p in placements], tensors, run, run)
         if unread:
             notice(unread, stacklevel=5)

@@ -92,7 +92,7 @@ def test_some_that_reach_nothing_are_warned_of(seeded, randn):
         assert found.find("monte-carlo", "variance").value > 0
     with pytest.warns(CrashsimWarning, match=r"'0.weight'"):
         space = FaultSpace(model, x, WeightCrash(0.1), "weights")
-    assert [p.site.name for p in space.placements] == ["0.weight", "2.weight"]
+    assert [p.site.name for p in space.placements] == ["0.copy", "0.weight", "2.weight"]
 
 
 def test_a_layer_without_derivatives_is_found_to_read(seeded, randn):

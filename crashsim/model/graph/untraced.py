@@ -17,9 +17,13 @@ from torch.nn.modules import module as torch_module
 from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from crashsim.model.twins.held_in_forward import Multiplying
+
 _PLAIN: tuple[type, ...] = (Tensor, nn.Parameter)
 # Whose own __call__ does nothing else, or is that of no layer.
 _CALLED = (fx.GraphModule, nn.ParameterList, nn.ParameterDict)
+# Whose values are no floats; dynamically quantised layers take and return floats.
+_QUANTISED = "torch.ao.nn.quantized.modules.", "torch.ao.nn.intrinsic.quantized.modules."
 
 
 def unseen(model: nn.Module) -> str | None:
@@ -30,9 +34,13 @@ def unseen(model: nn.Module) -> str | None:
         what = f"layer {name!r} ({type(module).__name__})" if name else "the model itself"
         if _only_checks(type(module)):
             continue
+        if type(module).__module__.startswith(_QUANTISED):
+            return f"{what} computes with quantised tensors"
         hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
         if not all(_only_checks(hook) for hook in hooks):
             return f"{what} has a forward hook, which is not in the traced graph"
+        if isinstance(forward := vars(module).get("forward"), Multiplying):
+            return f"{what} {forward.why_unseen}"
         if {"forward", "_call_impl", "__call__"} & vars(module).keys():
             return f"{what} has a forward of its own, put on the object, not in its class"
         called = type(module).__call__ is nn.Module.__call__ or isinstance(module, _CALLED)

@@ -111,9 +111,10 @@ class Twin:
 
     def share(self, origin: nn.Module, owned: Collection[str]) -> None:
         """Computes with the origin's parameters from now on, but for some that stay copies."""
+        origins = dict(origin.named_parameters())
         for name, parameter in self.module.named_parameters():
             if name not in owned and name in self._states:
-                parameter.data = origin.get_parameter(name).data
+                parameter.data = origins[name].data
                 self._states.pop(name)
                 was = self.tensors[name]
                 self.tensors[name] = parameter.detach().to(was.dtype)
@@ -188,8 +189,9 @@ def keep_apart(twin: nn.Module, names: Collection[str]) -> None:
 
     Twins of this one are to have copies too: see ``written``.
     """
+    parameters = dict(twin.named_parameters())  # which a layer's attributes may hide
     for name in names:
-        parameter = twin.get_parameter(name)
+        parameter = parameters[name]
         if type(parameter) is nn.Parameter:  # others are the user's
             parameter.data = cloned(parameter)
     vars(twin)[_WRITTEN] = tuple(names)
