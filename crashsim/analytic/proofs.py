@@ -77,7 +77,6 @@ def provable(space: FaultSpace) -> Provable:
     for p in space.placements:
         if not (p.fault.zeroes and p.fault.is_binary) or p.site.kind == "parameter":
             raise NotApplicableError(f"proofs are for neuron crashes, not for {p.fault.name}")
-        check_acts_once(p)
     named = parametrised(space.model)
     if named is not None:
         raise NotApplicableError(f"the weight of layer {named!r} is computed (parametrised)")
@@ -87,8 +86,10 @@ def provable(space: FaultSpace) -> Provable:
             f"the model does not compute the same in torch.float64 as in {space.dtype}"
         )
     try:
-        found = layers_of(space.model, space.inputs)
         shape = tuple(space.inputs.shape[1:])
+        for p in space.placements:
+            check_acts_once(p)
+        found = layers_of(space.model, space.inputs)
         converted, places = _convert(found)
         network = theory.Network(converted, shape)
         moving = theory.Network([*converted[:-1], _without_bias(converted[-1])], shape)

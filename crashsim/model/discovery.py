@@ -242,7 +242,7 @@ def _passes_on(path: str, values: _SiteValues, modules: Mapping[str, nn.Module])
     return whole is not None and any(
         value.data_ptr() == whole.data_ptr() and value.shape == whole.shape
         for (inner, function, _), value in values.items()
-        if (inner.startswith(f"{path}.") and isinstance(modules[inner], ACTIVATION_MODULES))
+        if (inner.startswith(f"{path}.") and is_activation(modules[inner]))
         or (inner == path and function in ACTIVATION_FUNCTIONS)
     )
 

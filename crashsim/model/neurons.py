@@ -75,9 +75,7 @@ def neurons_of(model: nn.Module, example: Inputs, call: Callable[..., Any]) -> d
         if neurons is not None:
             found[path] = neurons
 
-    unknown = [
-        p for p, m in modules.items() if p and not isinstance(m, known) and not _is_torchs(m)
-    ]
+    unknown = [path for path, module in modules.items() if path and not _is_torchs(module)]
     with torch.no_grad(), _before_each(modules, unknown, look):
         example.clone().call(call)
     spiking = [path for path, neurons in found.items() if neurons.behaviour == "spiking"]
@@ -88,10 +86,7 @@ def neurons_of(model: nn.Module, example: Inputs, call: Callable[..., Any]) -> d
 
 
 def _is_torchs(module: nn.Module) -> bool:
-    """Whether the module is of one of torch's own classes, or derived from what has a meaning there.
-
-    Their names say what they do.
-    """
+    """Whether the module's class is one of torch's own, or a kind of layer that torch knows."""
     known = is_activation(module) or is_recurrent(module) or is_recurrent_cell(module)
     return known or type(module).__module__.partition(".")[0] == "torch"
 

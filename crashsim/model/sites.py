@@ -99,7 +99,9 @@ class Site:
     @property
     def first_name(self) -> str:
         """The name of the module's first call, which stands for all of them."""
-        return self.name if self.kind in ("input", "parameter") else self.key._replace(call=0).name
+        if self.kind in ("input", "parameter"):
+            return self.name
+        return SiteKey(self.module, self.function).name
 
     @property
     def size(self) -> int:
