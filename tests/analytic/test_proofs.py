@@ -94,7 +94,7 @@ def reach(space):
 def test_certificates_on_a_residual_net_with_groups(residual_net, randn):
     net, x = residual_net.double(), randn(1, 1, 4, 4).double()
     for faults in (
-        {"relu": NeuronCrash(0.05, group=8), "relu#1": NeuronCrash(0.02, group="channel")},
+        {"relu#0": NeuronCrash(0.05, group=8), "relu#1": NeuronCrash(0.02, group="channel")},
         {"input": NeuronCrash(0.02, group=3), "pool": NeuronCrash(0.03)},
     ):
         assert check(FaultSpace(net, x, faults))
