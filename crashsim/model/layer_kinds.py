@@ -64,3 +64,11 @@ def is_affine(module: nn.Module) -> bool:
     if is_quantised(module):
         return type(module).__name__ in _QUANTISED_AFFINE
     return isinstance(module, AFFINE)
+
+
+def calls_no_activations(module: nn.Module) -> bool:
+    """Whether the activation functions that a module calls are a part of what it computes.
+
+    Its own output is what hardware calls a neuron's.
+    """
+    return is_activation(module) or is_recurrent(module) or is_recurrent_cell(module)

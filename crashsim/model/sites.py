@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from crashsim.errors import ModelError, SiteError
 from crashsim.faults import Strikes
-from crashsim.model.layer_kinds import ACTIVATION_MODULES
+from crashsim.model.layer_kinds import calls_no_activations
 from crashsim.model.multiplied.stored_words import Words
 from crashsim.model.nested import Names, mapped
 from crashsim.model.recurrence import Stepwise
@@ -209,7 +209,7 @@ def listening(
         listener = FunctionListener(report)
         if functional:
             for path, module in model.named_modules():
-                entry = path, isinstance(module, ACTIVATION_MODULES)
+                entry = path, calls_no_activations(module)
 
                 def enter(*_: Any, entry: tuple[str, bool] = entry) -> None:
                     listener.modules.append(entry)

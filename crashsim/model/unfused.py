@@ -25,12 +25,15 @@ class Unfused:
     from memory of its own, where faults do not reach them, and has no derivative in evaluation.
 
     Args:
-        model: decides whether there is anything to switch off.
+        model: a twin, which decides whether there is anything to switch off.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._fused = any(isinstance(m, _FUSED) for m in model.modules())
-        self._by_steps = any(isinstance(m, nn.RNNBase) and _is_on_gpu(m) for m in model.modules())
+        layers = [m for m in model.modules() if isinstance(m, nn.RNNBase) and _is_on_gpu(m)]
+        self._by_steps = bool(layers)
+        for layer in layers:  # which would move the weights, faulty ones too, to other memory
+            vars(layer)["flatten_parameters"] = _leave_apart
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
@@ -42,6 +45,10 @@ class Unfused:
             Stepwise() if self._by_steps else nullcontext(),
         ):
             yield
+
+
+def _leave_apart() -> None:
+    """In the place of a recurrent layer's ``flatten_parameters``."""
 
 
 def _is_on_gpu(module: nn.Module) -> bool:

@@ -29,7 +29,7 @@ from crashsim.model import checkpointing
 from crashsim.model.calling import call_with
 from crashsim.model.checks import check_can_be_trained, check_module, dtype_of
 from crashsim.model.discovery import find_sites
-from crashsim.model.layer_kinds import ACTIVATION_MODULES
+from crashsim.model.layer_kinds import calls_no_activations
 from crashsim.model.site_names import ACTIVATION_FUNCTIONS, SiteKey
 from crashsim.model.sites import FunctionListener, Site, report_items
 from crashsim.model.unread_parameters import check_read
@@ -196,7 +196,7 @@ class Attached(checkpointing.Participant, ABC):
         if self._is_compiled:
             return None
         if self._listener is not None:
-            self._listener.modules[:] = [("", isinstance(self.model, ACTIVATION_MODULES))]
+            self._listener.modules[:] = [("", calls_no_activations(self.model))]
             self._listener.__enter__()  # type: ignore[no-untyped-call]
         entry = self._by_key.get(_INPUT)
         return ((self._strike(args[0], entry), *args[1:]), kwargs) if entry else None
@@ -278,7 +278,7 @@ class Attached(checkpointing.Participant, ABC):
             self._listener = self._new_listener()
         for path, module in model.named_modules():
             if functional and module is not model:
-                kind = isinstance(module, ACTIVATION_MODULES)
+                kind = calls_no_activations(module)
                 self._handles.append(
                     module.register_forward_pre_hook(_Hook(self._enter, path, kind))
                 )
