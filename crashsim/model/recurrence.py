@@ -7,6 +7,7 @@ step for it, and attention by its formula.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -45,18 +46,16 @@ _STEPS: dict[str, _Step] = {
 
 # What a state becomes in a step, by layer, direction and number of the step.
 StrikeStep = Callable[[Tensor, int, int, int], Tensor]
+# What the outputs of the recurrent layer that runs pass through before they are fed back, whichever
+# of several modes computes it; None: nothing.
+STRUCK_IN_STEPS: ContextVar[StrikeStep | None] = ContextVar("struck in steps", default=None)
 
 
 class Stepwise(TorchFunctionMode):
     """Within it, recurrent layers are computed by steps; those of packed sequences are not.
 
-    Attributes:
-        strike: what the output of each step passes through, before it is fed back; None: as it is.
+    Each step's output passes through ``STRUCK_IN_STEPS``.
     """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.strike: StrikeStep | None = None
 
     def __torch_function__(
         self,
@@ -74,7 +73,7 @@ class Stepwise(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
         x, states, weights, has_bias, layers, _, _, both_ways, batch_first = args
         shape = _Shape(has_bias, layers, 2 if both_ways else 1, batch_first)
-        return _by_steps(step, x, states, weights, shape, self.strike)
+        return _by_steps(step, x, states, weights, shape, STRUCK_IN_STEPS.get())
 
 
 class Mappable(Stepwise):

@@ -25,7 +25,7 @@ from crashsim.faults import Strikes
 from crashsim.model.layer_kinds import calls_no_activations
 from crashsim.model.multiplied.stored_words import Words
 from crashsim.model.nested import Names, mapped
-from crashsim.model.recurrence import Stepwise
+from crashsim.model.recurrence import STRUCK_IN_STEPS, Stepwise
 from crashsim.model.site_names import (
     ACTIVATION_FUNCTIONS,
     CallNumbers,
@@ -288,7 +288,6 @@ def perturbing(
 def _stepping(model: nn.Module, actions: Mapping[SiteKey, StepAction]) -> Iterator[None]:
     """Within the block, recurrent layers with an action run by steps, and pass through it."""
     calls = CallNumbers()
-    mode = _OfOneLayer()
 
     def begin(*_: Any) -> None:
         calls.clear()
@@ -301,10 +300,10 @@ def _stepping(model: nn.Module, actions: Mapping[SiteKey, StepAction]) -> Iterat
             assert action is not None
             return action(h, direction, step) if layer == last else h
 
-        mode.strike = None if action is None else strike
+        STRUCK_IN_STEPS.set(None if action is None else strike)
 
     def leave(*_: Any) -> None:
-        mode.strike = None
+        STRUCK_IN_STEPS.set(None)
 
     with ExitStack() as stack:
 
@@ -316,7 +315,7 @@ def _stepping(model: nn.Module, actions: Mapping[SiteKey, StepAction]) -> Iterat
             module = model.get_submodule(path)
             hook(module.register_forward_pre_hook(partial(enter, path=path)))
             hook(module.register_forward_hook(leave, always_call=True))
-        with mode:
+        with _OfOneLayer():
             yield
 
 
@@ -330,7 +329,7 @@ class _OfOneLayer(Stepwise):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if self.strike is None:
+        if STRUCK_IN_STEPS.get() is None:
             return func(*args, **(kwargs or {}))
         return super().__torch_function__(func, types, args, kwargs)
 
