@@ -149,8 +149,10 @@ class _Trial:
         if not first.is_floating_point():
             return None
         has_matrices = any(p.dim() >= 2 and p.numel() > 1 for p in self._module.parameters())
-        if _are_multiples(first) and self._emits_spikes(first) and self._keeps_state(len(clean)):
-            return Neurons("spiking", self._steps_axis(first))
+        if _are_multiples(first) and self._emits_spikes(first):
+            steps_axis = self._steps_axis(first)
+            if steps_axis is not None or self._keeps_state(len(clean)):
+                return Neurons("spiking", steps_axis)
         if has_matrices or first.shape != self._x.shape:
             return None
         return Neurons("activation") if self._bends_each_number(first) else None

@@ -129,7 +129,10 @@ def test_a_class_of_ones_own(own):
         ("noise.py:Missing:width=1", "'noise.py' has no 'Missing'"),
         ("noise.py:LAW:width=1", "'LAW' is no subclass of crashsim.Fault"),
         ("noise.py:UniformNoise", "say how strong, as noise.py:UniformNoise:width=0.1"),
-        ("noise.py:UniformNoise:p=1", "give NAME=VALUE with duration or label or times or width or window"),
+        (
+            "noise.py:UniformNoise:p=1",
+            "give NAME=VALUE with duration or label or times or width or window",
+        ),
         ("noise.py:UniformNoise:width=x", "width='x'; give a number"),
         ("noise.py:UniformNoise:width=1,times=1.5", "times='1.5'; give a number"),
         ("noise.py:UniformNoise:width=-1", "AssertionError: width is negative"),
