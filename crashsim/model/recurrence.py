@@ -70,10 +70,11 @@ class Stepwise(TorchFunctionMode):
         if name.endswith("_cell") and cell is not None and len(args) == 6:
             return _cell(cell, *args)
         step = _STEPS.get(name)
-        if step is None or len(args) != 9 or not isinstance(args[3], bool) or args[6]:
+        if step is None or len(args) != 9 or not isinstance(args[3], bool):
             return func(*args, **(kwargs or {}))
-        x, states, weights, has_bias, layers, _, _, both_ways, batch_first = args
-        shape = _Shape(has_bias, layers, 2 if both_ways else 1, batch_first)
+        x, states, weights, has_bias, layers, dropout, trains, both_ways, batch_first = args
+        dropout = float(dropout) if trains else 0.0
+        shape = _Shape(has_bias, layers, 2 if both_ways else 1, batch_first, dropout)
         return _by_steps(step, x, states, weights, shape, self.strike)
 
 
@@ -95,12 +96,18 @@ class Mappable(Stepwise):
 
 @dataclass(frozen=True)
 class _Shape:
-    """Of a recurrent layer: what stands beside its weights in a call of torch's kernels."""
+    """Of a recurrent layer: what stands beside its weights in a call of torch's kernels.
+
+    Attributes:
+        dropout: probability with which what passes from layer to layer is dropped; 0 unless it
+            trains.
+    """
 
     has_bias: bool
     layers: int
     directions: int
     batch_first: bool
+    dropout: float
 
 
 def _by_steps(
@@ -127,6 +134,8 @@ def _by_steps(
             outputs.append(output)
             last.append(end)
         x = torch.cat(outputs, -1)
+        if shape.dropout and layer < shape.layers - 1:
+            x = F.dropout(x, shape.dropout)
     x = x.transpose(0, 1) if shape.batch_first else x
     return x, *(torch.stack(state) for state in zip(*last, strict=True))
 
