@@ -33,6 +33,7 @@ from crashsim.faults import Fault, check_drawable, faults_of
 from crashsim.model import checkpointing
 from crashsim.model.calling import call_with
 from crashsim.model.sites import Action, Site, StepAction, perturbing
+from crashsim.model.twins.twin import twin_of
 from crashsim.training.attached import Attached, Moment, devices_of
 from crashsim.training.striking import StruckCall, check_fits, struck_step, struck_value
 from crashsim.training.weight_penalties import Balance, Continuity, check_strength
@@ -76,6 +77,7 @@ class _Pass:
     random_state: list[Tensor] = field(default_factory=list)
     autocast: tuple[str, torch.dtype, bool] = ("cpu", torch.bfloat16, False)
     runs_again: bool = False  # for its penalty: this run of it cannot be differentiated twice
+    start: nn.Module | None = None  # the model as the pass began, where it keeps a state
 
 
 class CrashVariance(Attached):
@@ -185,6 +187,8 @@ class CrashVariance(Attached):
         kind = next((p.device.type for p in self._original.parameters()), "cpu")
         enabled = torch.is_autocast_enabled(kind)
         current.autocast = kind, torch.get_autocast_dtype(kind), enabled
+        if current.runs_again and self._keeps_state:
+            current.start = twin_of(self._original)
         if self._original.training:
             current.random_state = _random_state(self._original)
         # Passes whose output is gone can no longer be asked about, but for the last one, whose
@@ -200,6 +204,7 @@ class CrashVariance(Attached):
             self._passes.remove(current)
         if not current.runs_again:
             current.arguments, current.keywords, current.random_state = (), {}, []
+            current.start = None
 
     def _strike(self, value: Tensor, call: StruckCall) -> Tensor:
         if self._replays or checkpointing.is_reentrant():
@@ -241,10 +246,17 @@ class CrashVariance(Attached):
 
     def _replay(self, seen: _Pass) -> tuple[Tensor, list[tuple[Placement, Tensor]]]:
         """The same pass again with the coordinates in it: same dropout, buffers left alone."""
-        model = self._original
+        model = seen.start or self._original
+        if self._keeps_state and seen.start is None:
+            raise ModelError(
+                "model: keeps a state from pass to pass (a membrane potential, say), which "
+                "reentrant gradient checkpointing has changed before the penalty runs the pass "
+                "again; use checkpoint(..., use_reentrant=False)"
+            )
         inserted = _Inserted(self.at == "mean")
         tensors: dict[str, Tensor] = {n: b.clone() for n, b in model.named_buffers()}
-        parameters = dict(model.named_parameters())
+        parameters = dict(self._original.named_parameters())
+        tensors |= parameters
         for name, call in self._struck_weights().items():
             tensors[name] = struck_value(parameters[name][None], call, inserted.coordinates)[0]
         args = seen.arguments

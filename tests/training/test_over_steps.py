@@ -321,3 +321,141 @@ def test_recurrent_layers_in_training_mode_keep_their_dropout():
         found = net(x)
     assert torch.allclose(found, wanted, rtol=1e-12)
     assert not torch.allclose(found, copy.deepcopy(net).eval()(x))
+
+
+class Stateful(nn.Module):
+    """Two spiking layers that keep their membranes on themselves from pass to pass."""
+
+    class Kept(nn.Module):
+        v = None
+
+        def forward(self, current):
+            v = current if self.v is None else 0.8 * self.v + current
+            spikes = Spike.apply(v - 1)
+            self.v = v - spikes
+            return spikes
+
+    def __init__(self, checkpointing=None):
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+        self.one, self.two = self.Kept(), self.Kept()
+        self.checkpointing = checkpointing
+
+    def set(self, states):
+        self.one.v, self.two.v = states
+
+    def states(self):
+        return self.one.v.detach(), self.two.v.detach()
+
+    def segment(self, x):
+        return self.head(self.two(self.second(self.one(self.first(x)))))
+
+    def forward(self, x):
+        out = 0.0
+        for t in range(x.shape[1]):
+            if self.checkpointing is None:
+                out = out + self.segment(x[:, t])
+            else:
+                out = out + checkpoint(self.segment, x[:, t], **self.checkpointing)
+        return out
+
+    def written_out(self, x, alive, states):
+        """The same with a factor for each neuron of both layers, from these membranes."""
+        v, w, out = *states, 0.0
+        for t in range(x.shape[1]):
+            v = 0.8 * v + self.first(x[:, t])
+            a = Spike.apply(v - 1)
+            v = v - a
+            w = 0.8 * w + self.second(a * alive[:, :6])
+            b = Spike.apply(w - 1)
+            w = w - b
+            out = out + self.head(b * alive[:, 6:])
+        return out
+
+
+@pytest.mark.parametrize("at", ["zero", "mean"])
+def test_membranes_that_a_model_keeps_are_left_as_they_are(at):
+    torch.manual_seed(1)
+    net, x = Stateful().double().train(), batch(seed=4)
+    plain = copy.deepcopy(net)
+    with CrashVariance(net, NeuronCrash(P), exact=True, at=at) as penalty:
+        states = (x.new_zeros(5, 6), x.new_zeros(5, 6))
+        for passes in range(3):  # each goes on from where the one before stopped
+            output = net(x)
+            assert torch.allclose(output, plain(x))
+            found = penalty(output)
+            wanted = 0.0
+            for i in range(len(x)):
+                alive = torch.full((1, 12), 1 - P * (at == "mean"), dtype=x.dtype)
+                alive.requires_grad_()
+                mine = [state[i : i + 1] for state in states]
+                for one in net.written_out(x[i : i + 1], alive, mine)[0].unbind():
+                    (g,) = torch.autograd.grad(one, alive, retain_graph=True)
+                    wanted += P * (1 - P) * number(g.square().sum()) / len(x)
+            assert number(found) == pytest.approx(wanted, rel=1e-9), passes
+            states = net.states()
+            net.set(states)
+            plain.set(plain.states())
+            assert all(map(torch.equal, net.states(), plain.states()))
+
+
+def test_kept_membranes_under_reentrant_checkpointing_are_refused():
+    net, x = Stateful({"use_reentrant": True}).train(), batch().float().requires_grad_()
+    with CrashVariance(net, NeuronCrash(P)) as penalty:
+        output = net(x)
+        with pytest.raises(ModelError, match="use_reentrant=False"):
+            penalty(output)
+
+
+class Packed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(4, 6, batch_first=True), nn.Linear(6, 3)
+        self.packs = False
+
+    def forward(self, x):
+        if not self.packs:
+            return self.head(self.lstm(x)[0])
+        lengths = torch.full((len(x),), x.shape[1])
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True)
+        return self.head(nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], True)[0])
+
+
+def test_a_layer_that_cannot_go_by_steps_is_refused():
+    net, x = Packed().train(), batch().float()
+    with CrashTraining(net, NeuronCrash(P)):
+        net(x)
+        net.packs = True
+        with pytest.raises(ModelError, match="packed sequence"):
+            net(x)
+        net.packs = False
+        net(x)
+
+
+def test_a_batch_that_comes_in_parts_is_refused():
+    class Parts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.relu, self.whole = nn.Linear(4, 4), nn.ReLU(), True
+
+        def forward(self, x):
+            h = self.relu(self.layer(x))
+            if self.whole:
+                return self.layer(self.relu(self.layer(h)))
+            return torch.cat([self.layer(self.relu(self.layer(part))) for part in h.split(2)])
+
+    net, x = Parts(), torch.randn(4, 4)
+    with CrashVariance(net, NeuronCrash(P)) as penalty:
+        penalty(net(x))
+        net.whole = False
+        with pytest.raises(ModelError, match="which examples run through"):
+            net(x)
+
+
+def test_one_call_that_is_asked_for_is_struck_alone():
+    net, x = made("lif").train(), batch(steps=5)
+    with CrashVariance(net, {"lif#1": NeuronCrash(P)}, exact=True) as one:
+        first = number(one(net(x)))
+        assert 0 < first != pytest.approx(number(by_hand(net, x)), rel=0.05)
+        net(batch(steps=9))
+    assert one.sites == ["lif#1"]
