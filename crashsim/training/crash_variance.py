@@ -91,6 +91,13 @@ class CrashVariance(Attached):
     independent signs s_bk = +-1, E (d/de sum s_bk F_bk)^2 = sum (dF_bk/de)^2. ``exact`` takes one
     backward pass for each output (for faults of weights: for each output of each example).
 
+    A permanent fault of a neuron has one coordinate for each example, whichever calls of its module
+    and time steps it acts in, so that dF/de_i is the sum over all of them; inside ``nn.RNN``,
+    ``nn.LSTM`` and ``nn.GRU`` it acts before the feedback. Spiking neurons have no derivative but
+    the surrogate gradient that they train with: through it the penalty is not the variance of the
+    spiking network, only an estimate of it that training can lower. Measure the gain with
+    ``score``.
+
     The inserted coordinates are zero, so the model's outputs do not change. Forward passes without
     gradients are left alone. With batch normalisation in training mode, the derivative includes an
     example's effect on the others through the batch's statistics.
@@ -465,7 +472,9 @@ class CrashTraining(Attached):
     """Faults injected while the model trains: the usual baseline (dropout, with any fault).
 
     Every forward pass in training mode draws new faults: of neurons for each example, of weights
-    for the whole batch. In evaluation mode the model is clean.
+    for the whole batch. A permanent fault of a neuron lasts for the whole pass: drawn once, it is
+    the same in all calls and time steps, and inside recurrent layers of torch. In evaluation mode
+    the model is clean. Gradients pass spiking neurons by their surrogate.
 
         with CrashTraining(model, NeuronCrash(p=0.05), sites="hidden"):
             ...  # an ordinary training loop

@@ -459,3 +459,31 @@ def test_one_call_that_is_asked_for_is_struck_alone():
         assert 0 < first != pytest.approx(number(by_hand(net, x)), rel=0.05)
         net(batch(steps=9))
     assert one.sites == ["lif#1"]
+
+
+@pytest.mark.parametrize("name", ["lif", "cell"])
+def test_the_penalty_lowers_the_measured_variance(name):
+    """Dead neurons drawn by ourselves, in the network written out; the task is learned as well."""
+    x = batch(rows=64, seed=1)
+    targets = (x[:, :, 0].sum(1) > 0).long() + (x[:, :, 1].sum(1) > 0).long()
+    draws = torch.Generator().manual_seed(5)
+    alive = (torch.rand(2000, 1, 6, generator=draws) >= P).double()
+    measured, right = [], []
+    for strength in (0.0, 1.0):
+        net = made(name).train()
+        optimiser = torch.optim.Adam(net.parameters(), 0.03)
+        with CrashVariance(net, NeuronCrash(P), strength=strength) as penalty:
+            for _ in range(60):
+                optimiser.zero_grad()
+                output = net(x)
+                (F.cross_entropy(output, targets) + penalty(output)).backward()
+                optimiser.step()
+        with torch.no_grad():
+            clean = net(x)
+            faulty = torch.stack([net(x, mask) for mask in alive[:400]])
+        measured.append(number((faulty - clean).var(0).sum(-1).mean()))
+        right.append(number((clean.argmax(1) == targets).double().mean()))
+    print(measured, right)
+    assert measured[1] < 0.5 * measured[0]
+    assert right[1] > right[0] - 0.1
+    assert right[0] > 0.7
