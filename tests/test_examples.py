@@ -17,6 +17,7 @@ RUNS = {
     ),
     "convolution_weights.py": (["--epochs", "1", "--samples", "200"], "second.weight"),
     "spiking_chip.py": (["--epochs", "3", "--inputs", "4", "--out", "{tmp}/chip.html"], "ratio"),
+    "spiking_training.py": (["--epochs", "2", "--steps", "5", "--samples", "200"], "of plain"),
 }
 
 

@@ -54,8 +54,10 @@ STRUCK_IN_STEPS: ContextVar[StrikeStep | None] = ContextVar("struck in steps", d
 class Stepwise(TorchFunctionMode):
     """Within it, recurrent layers are computed by steps; those of packed sequences are not.
 
-    Each step's output passes through ``STRUCK_IN_STEPS``.
+    Each step's output passes through ``strike``, or else through ``STRUCK_IN_STEPS``.
     """
+
+    strike: StrikeStep | None = None
 
     def __torch_function__(
         self,
@@ -69,11 +71,13 @@ class Stepwise(TorchFunctionMode):
         if name.endswith("_cell") and cell is not None and len(args) == 6:
             return _cell(cell, *args)
         step = _STEPS.get(name)
-        if step is None or len(args) != 9 or not isinstance(args[3], bool) or args[6]:
+        if step is None or len(args) != 9 or not isinstance(args[3], bool):
             return func(*args, **(kwargs or {}))
-        x, states, weights, has_bias, layers, _, _, both_ways, batch_first = args
-        shape = _Shape(has_bias, layers, 2 if both_ways else 1, batch_first)
-        return _by_steps(step, x, states, weights, shape, STRUCK_IN_STEPS.get())
+        x, states, weights, has_bias, layers, dropout, trains, both_ways, batch_first = args
+        dropout = float(dropout) if trains else 0.0
+        shape = _Shape(has_bias, layers, 2 if both_ways else 1, batch_first, dropout)
+        strike = self.strike or STRUCK_IN_STEPS.get()
+        return _by_steps(step, x, states, weights, shape, strike)
 
 
 class Mappable(Stepwise):
@@ -94,12 +98,18 @@ class Mappable(Stepwise):
 
 @dataclass(frozen=True)
 class _Shape:
-    """Of a recurrent layer: what stands beside its weights in a call of torch's kernels."""
+    """Of a recurrent layer: what stands beside its weights in a call of torch's kernels.
+
+    Attributes:
+        dropout: probability with which what passes from layer to layer is dropped; 0 unless it
+            trains.
+    """
 
     has_bias: bool
     layers: int
     directions: int
     batch_first: bool
+    dropout: float
 
 
 def _by_steps(
@@ -126,6 +136,8 @@ def _by_steps(
             outputs.append(output)
             last.append(end)
         x = torch.cat(outputs, -1)
+        if shape.dropout and layer < shape.layers - 1:
+            x = F.dropout(x, shape.dropout)
     x = x.transpose(0, 1) if shape.batch_first else x
     return x, *(torch.stack(state) for state in zip(*last, strict=True))
 

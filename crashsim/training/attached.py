@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -30,11 +30,14 @@ from crashsim.model.calling import call_with
 from crashsim.model.checks import check_can_be_trained, check_module, dtype_of
 from crashsim.model.discovery import find_sites
 from crashsim.model.layer_kinds import calls_no_activations
+from crashsim.model.recurrence import Stepwise
 from crashsim.model.site_names import ACTIVATION_FUNCTIONS, SiteKey
 from crashsim.model.sites import FunctionListener, Site, report_items
+from crashsim.model.twins.twin import Twin, twin_of
 from crashsim.model.unread_parameters import check_read
 from crashsim.noticing import notice
 from crashsim.training.computed_weights import check_names, check_placements
+from crashsim.training.striking import StruckCall
 
 
 class _Hook:
@@ -69,11 +72,31 @@ class Moment:
     weights: Any
 
 
+class _StruckLayer(Stepwise):
+    """Runs a recurrent layer by steps, and strikes the outputs of those of its last layer.
+
+    Attributes:
+        has_struck: whether it did.
+    """
+
+    def __init__(self, strike: Callable[[Tensor, int, int], Tensor], last: int) -> None:
+        super().__init__()
+        self.has_struck = False
+
+        def strike_last(h: Tensor, layer: int, direction: int, step: int) -> Tensor:
+            if layer < last:
+                return h
+            self.has_struck = True
+            return strike(h, direction, step)
+
+        self.strike = strike_last
+
+
 class Attached(checkpointing.Participant, ABC):
     """Faults attached to a model; the base of regularisers and of crash training.
 
-    The sites are found at the first forward pass, which shows the inputs' shape: the model runs
-    twice more then, in evaluation mode, with its buffers and random state put back.
+    The sites are found at the first forward pass, which shows the inputs' shape: a twin of the
+    model runs some more times then, in evaluation mode, and random state is put back.
 
     Args:
         model: any module with one tensor in and one tensor out, batch first; ``torch.compile``d
@@ -94,9 +117,13 @@ class Attached(checkpointing.Participant, ABC):
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._calls: Counter[tuple[str, str | None]] = Counter()
         self._active = self._busy = False
+        self._keeps_state = False  # from one pass to the next, such as membranes
         self._outer: list[bool] = []  # of the passes that this one runs inside of
         self._listener: FunctionListener | None = None
-        self._by_key: dict[SiteKey, list[Placement]] = {}
+        self._by_key: dict[SiteKey, StruckCall] = {}
+        self._usual_calls: Counter[tuple[str, str | None]] = Counter()  # those of the first pass
+        self._rows: int | None = None  # examples in the batch
+        self._layers: list[_StruckLayer | None] = []  # the recurrent layers that run
         self._hook_model()
         weakref.finalize(self, _remove_all, self._handles)
         checkpointing.join(self)
@@ -115,8 +142,12 @@ class Attached(checkpointing.Participant, ABC):
         """Whether faults strike in the forward pass that begins."""
 
     @abstractmethod
-    def _strike(self, value: Tensor, placements: list[Placement]) -> Tensor:
+    def _strike(self, value: Tensor, call: StruckCall) -> Tensor:
         """The value (B, *shape) of one site, as the rest of the model shall see it."""
+
+    @abstractmethod
+    def _strike_step(self, h: Tensor, direction: int, step: int, call: StruckCall) -> Tensor:
+        """The output (B, H) of a recurrent layer's step, as it shall be fed back."""
 
     @abstractmethod
     def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -192,6 +223,7 @@ class Attached(checkpointing.Participant, ABC):
             self._discover(args)
         self._active = True
         self._calls.clear()
+        self._rows = len(args[0])
         self._begin(args, kwargs)
         if self._is_compiled:
             return None
@@ -209,6 +241,8 @@ class Attached(checkpointing.Participant, ABC):
             return
         if self._listener is not None and not self._is_compiled:
             self._listener.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        if output is not None and not self._usual_calls:
+            self._usual_calls = Counter(self._calls)
         self._end(output)
 
     def _at_site(self, module: nn.Module, _: Any, output: Any, path: str) -> Any:
@@ -227,15 +261,66 @@ class Attached(checkpointing.Participant, ABC):
             return value
         call = self._calls[path, function]
         self._calls[path, function] += 1
-        struck = self._by_key.get(SiteKey(path, function, call))
-        if struck is None:
+        struck = self._struck_at(SiteKey(path, function, call))
+        if struck is None or struck.site.is_inside:
             return value
-        site = struck[0].site
+        site = struck.site
+        acts_once = all(p.acts_once for p in struck.placements)
 
-        def strike(rows: Tensor) -> Tensor:
-            return self._strike(rows.movedim(site.axis, 0), struck).movedim(0, site.axis)
+        def strike(given: Tensor) -> Tensor:
+            rows = given.movedim(site.axis, 0)
+            if not acts_once and self._rows is not None:
+                # Neurons that act often have a coordinate for each example, the same in each call.
+                rows = site.by_example(given, self._rows)
+            return self._strike(rows, struck).movedim(0, site.axis)
 
         return site.apply(strike, value)
+
+    def _struck_at(self, key: SiteKey) -> StruckCall | None:
+        """What strikes in a call; also in one more than the first pass had, as in more steps."""
+        found = self._by_key.get(key)
+        usual = self._usual_calls[key.module, key.function]
+        if found is not None or not usual or key.call < usual:
+            return found
+        others = [c for k, c in self._by_key.items() if k[:2] == key[:2]]
+        placements = {p for c in others for p in c.placements}
+        windows = [p.fault.window for p in placements]
+        is_over = all(window is not None and window[1] <= usual for window in windows)
+        if is_over or (len(others) == 1 and others[0].site.call < usual - 1):
+            return None  # a single call was asked for, or steps that are over
+        if not all(len(p.sites) == usual > 1 and p.fault.window is None for p in placements):
+            raise ModelError(
+                f"model: {key._replace(call=0).name!r} runs more often than in the first pass "
+                f"({usual} times), and of which neurons is not known; make the regulariser anew "
+                "and call the model with the longest sequence first"
+            )
+        last = others[-1]
+        site = replace(last.site, call=key.call, name=key.name)
+        self._by_key[key] = more = StruckCall(site, last.placements)
+        return more
+
+    def _enter_layer(self, module: nn.Module, _: Any, path: str) -> None:
+        key = SiteKey(path, None, self._calls[path, None])
+        struck = self._struck_at(key) if self._active else None
+        if struck is None or not struck.site.is_inside:
+            self._layers.append(None)
+            return
+        last = int(getattr(module, "num_layers", 1)) - 1
+        layer = _StruckLayer(partial(self._strike_step, call=struck), last)
+        layer.__enter__()  # type: ignore[no-untyped-call]
+        self._layers.append(layer)
+
+    def _leave_layer(self, _: nn.Module, __: Any, output: Any, path: str) -> None:
+        layer = self._layers.pop() if self._layers else None
+        if layer is None:
+            return
+        layer.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        if output is not None and not layer.has_struck:
+            raise ModelError(
+                f"model: {path!r} was called in a way that cannot be computed step by step (with "
+                "a packed sequence, say), so its units cannot fail inside; call it with a plain "
+                "tensor, or give other sites"
+            )
 
     def _discover(self, args: tuple[Any, ...]) -> None:
         """Finds the sites and hooks them."""
@@ -246,25 +331,31 @@ class Attached(checkpointing.Participant, ABC):
                 "first: wrap it in a module that does"
             )
         model = self._original
-        with self._undisturbed(model) as tensors, torch.no_grad():
+        with self._undisturbed(model) as twin, torch.no_grad():
             x = args[0].detach().clone()
             check_names(model, self.faults, self._pattern)
-            available = find_sites(model, x, lambda v: call_with(model, tensors, (v,)))
+
+            def run(given: Mapping[str, Tensor], v: Tensor) -> Any:
+                return twin.call(lambda: call_with(twin.module, given, (v.clone(),)))
+
+            run(twin.tensors, x)
+            self._keeps_state = twin.has_changed()
+            twin.looks = True
+            available = find_sites(twin.module, x, lambda v: run(twin.tensors, v))
             placements = place(self.faults, self._pattern, available)
             check_strength(placements, dtype_of(model))
-
-            def run(given: Mapping[str, Tensor]) -> Any:
-                return call_with(model, given, (x.clone(),))
-
             check_placements(
-                model, placements, tensors, x, lambda v, given: call_with(model, given, (v,))
+                twin.module, placements, twin.tensors, x, lambda v, given: run(given, v)
             )
-            unread = check_read([p.site for p in placements], tensors, run, run)
+            again = partial(run, v=x)
+            unread = check_read([p.site for p in placements], twin.tensors, again, again)
         if unread:
             notice(unread, stacklevel=5)
         self.placements = placements
         for p in self.placements:
-            self._by_key.setdefault(key_of(p.site), []).append(p)
+            for site in p.sites:
+                call = self._by_key.setdefault(key_of(site), StruckCall(site, []))
+                call.placements.append(p)
         if self._is_compiled:
             return
         self._hook_sites()
@@ -287,6 +378,13 @@ class Attached(checkpointing.Participant, ABC):
                 )
             if path and path in paths and self._has_module_site(path):
                 self._handles.append(module.register_forward_hook(_Hook(self._at_site, path)))
+            if any(c.site.is_inside and c.site.module == path for c in self._by_key.values()):
+                self._handles.append(
+                    module.register_forward_pre_hook(_Hook(self._enter_layer, path))
+                )
+                self._handles.append(
+                    module.register_forward_hook(_Hook(self._leave_layer, path), always_call=True)
+                )
 
     # Gradient checkpointing.
 
@@ -296,7 +394,7 @@ class Attached(checkpointing.Participant, ABC):
 
     @contextmanager
     def resumed(self, moment: Moment, needed: bool) -> Iterator[None]:
-        state = {name: getattr(self, name) for name in ("_active", "_calls", "_outer", "_listener")}
+        state = {name: getattr(self, name) for name in _OF_A_PASS}
         removed = not self._handles
         try:
             if removed and (needed or moment.active):
@@ -304,6 +402,7 @@ class Attached(checkpointing.Participant, ABC):
                 if self._by_key:
                     self._hook_sites()
             self._active, self._calls, self._outer = moment.active, Counter(moment.calls), []
+            self._rows, self._layers = None, []
             with ExitStack() as stack:
                 if self._listener is not None:
                     self._listener = self._new_listener()  # the other may be listening elsewhere
@@ -343,26 +442,31 @@ class Attached(checkpointing.Participant, ABC):
         )
 
     @contextmanager
-    def _undisturbed(self, model: nn.Module) -> Iterator[dict[str, Tensor]]:
-        """Evaluation mode, with tensors to run on instead of the model's own buffers."""
-        modes = [(module, module.training) for module in model.modules()]
-        tensors: dict[str, Tensor] = dict(model.named_parameters())
-        tensors |= {name: buffer.clone() for name, buffer in model.named_buffers()}
+    def _undisturbed(self, model: nn.Module) -> Iterator[Twin]:
+        """A twin in evaluation mode; random state is put back."""
+        origin = twin_of(model)
+        for module in origin.modules():
+            module.training = False
+        twin = Twin(origin, None, set())
         self._busy = True
         try:
-            for module, _ in modes:
-                module.training = False
             with torch.random.fork_rng(devices=devices_of(model)), checkpointing.uncounted():
-                yield tensors
+                yield twin
         finally:
             self._busy = False
-            for module, training in modes:
-                module.training = training
 
 
 _INPUT = SiteKey("<input>")
+_OF_A_PASS = ("_active", "_calls", "_outer", "_listener", "_rows", "_layers")
 _TRANSIENT = (
-    "placements _handles _calls _active _busy _outer _listener _by_key _leave_checkpointing".split()
+    "placements",
+    "_handles",
+    "_busy",
+    "_by_key",
+    "_keeps_state",
+    "_usual_calls",
+    "_leave_checkpointing",
+    *_OF_A_PASS,
 )
 
 

@@ -18,7 +18,8 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -31,24 +32,52 @@ from crashsim.errors import ArgumentError, ModelError
 from crashsim.faults import Fault, check_drawable, faults_of
 from crashsim.model import checkpointing
 from crashsim.model.calling import call_with
-from crashsim.model.sites import Action, Site, perturbing
-from crashsim.training.attached import Attached, Moment, devices_of, key_of
+from crashsim.model.sites import Action, Site, StepAction, perturbing
+from crashsim.model.twins.twin import twin_of
+from crashsim.training.attached import Attached, Moment, devices_of
+from crashsim.training.striking import StruckCall, check_fits, struck_step, struck_value
 from crashsim.training.weight_penalties import Balance, Continuity, check_strength
 
 _HALF_SCALE = 256.0  # keeps gradients of float16 outputs out of the subnormal numbers
 
 
 @dataclass
+class _Inserted:
+    """The coordinates (B, n) inserted in a pass: new ones, but for neurons that act once more.
+
+    Attributes:
+        at_mean: at the faults' mean; else at zero.
+        found: with the placement of each.
+    """
+
+    at_mean: bool = False
+    found: list[tuple[Placement, Tensor]] = field(default_factory=list)
+    _shared: dict[int, Tensor] = field(default_factory=dict)
+
+    def coordinates(self, placement: Placement, value: Tensor, count: int) -> Tensor:
+        e = self._shared.get(placement.start)
+        if e is None:
+            mean = placement.fault.mean if self.at_mean else 0.0
+            e = value.new_full((len(value), count), mean).requires_grad_()
+            self.found.append((placement, e))
+            if not placement.acts_once:
+                self._shared[placement.start] = e
+        check_fits(placement, e, value, count)
+        return e
+
+
+@dataclass
 class _Pass:
-    """One forward pass: its output, and the coordinates (B, n) inserted at each placement."""
+    """One forward pass: its output, and the coordinates inserted in it."""
 
     output: weakref.ref[Tensor] | None = None
-    coordinates: list[tuple[Placement, Tensor]] = field(default_factory=list)
+    inserted: _Inserted = field(default_factory=_Inserted)
     arguments: tuple[Any, ...] = ()
     keywords: dict[str, Any] = field(default_factory=dict)
     random_state: list[Tensor] = field(default_factory=list)
     autocast: tuple[str, torch.dtype, bool] = ("cpu", torch.bfloat16, False)
     runs_again: bool = False  # for its penalty: this run of it cannot be differentiated twice
+    start: nn.Module | None = None  # the model as the pass began, where it keeps a state
 
 
 class CrashVariance(Attached):
@@ -61,6 +90,13 @@ class CrashVariance(Attached):
     By default the sum over outputs is estimated without bias from one backward pass: with
     independent signs s_bk = +-1, E (d/de sum s_bk F_bk)^2 = sum (dF_bk/de)^2. ``exact`` takes one
     backward pass for each output (for faults of weights: for each output of each example).
+
+    A permanent fault of a neuron has one coordinate for each example, whichever calls of its module
+    and time steps it acts in, so that dF/de_i is the sum over all of them; inside ``nn.RNN``,
+    ``nn.LSTM`` and ``nn.GRU`` it acts before the feedback. Spiking neurons have no derivative but
+    the surrogate gradient that they train with: through it the penalty is not the variance of the
+    spiking network, only an estimate of it that training can lower. Measure the gain with
+    ``score``.
 
     The inserted coordinates are zero, so the model's outputs do not change. Forward passes without
     gradients are left alone. With batch normalisation in training mode, the derivative includes an
@@ -134,9 +170,9 @@ class CrashVariance(Attached):
         seen = self._pass_of(output)
         if seen.runs_again:
             output, coordinates = self._replay(seen)
-            weights: dict[str, list[Placement]] = {}
+            weights: dict[str, StruckCall] = {}
         else:
-            coordinates, weights = seen.coordinates, self._weight_placements()
+            coordinates, weights = seen.inserted.found, self._struck_weights()
         variance = self._sum_of_squares(output.reshape(len(output), -1), coordinates, weights)
         self.variance = variance.detach()
         return self.strength * variance
@@ -158,6 +194,8 @@ class CrashVariance(Attached):
         kind = next((p.device.type for p in self._original.parameters()), "cpu")
         enabled = torch.is_autocast_enabled(kind)
         current.autocast = kind, torch.get_autocast_dtype(kind), enabled
+        if current.runs_again and self._keeps_state:
+            current.start = twin_of(self._original)
         if self._original.training:
             current.random_state = _random_state(self._original)
         # Passes whose output is gone can no longer be asked about, but for the last one, whose
@@ -173,11 +211,17 @@ class CrashVariance(Attached):
             self._passes.remove(current)
         if not current.runs_again:
             current.arguments, current.keywords, current.random_state = (), {}, []
+            current.start = None
 
-    def _strike(self, value: Tensor, placements: list[Placement]) -> Tensor:
+    def _strike(self, value: Tensor, call: StruckCall) -> Tensor:
         if self._replays or checkpointing.is_reentrant():
             return value
-        return _insert(value, placements, self._current.coordinates, at_mean=False)
+        return struck_value(value, call, self._current.inserted.coordinates)
+
+    def _strike_step(self, h: Tensor, direction: int, step: int, call: StruckCall) -> Tensor:
+        if self._replays or checkpointing.is_reentrant():
+            return h
+        return struck_step(h, direction, step, call, self._current.inserted.coordinates)
 
     def moment(self, reentrant: bool) -> Moment:
         if reentrant and self._active:
@@ -209,36 +253,48 @@ class CrashVariance(Attached):
 
     def _replay(self, seen: _Pass) -> tuple[Tensor, list[tuple[Placement, Tensor]]]:
         """The same pass again with the coordinates in it: same dropout, buffers left alone."""
-        model = self._original
-        coordinates: list[tuple[Placement, Tensor]] = []
-        at_mean = self.at == "mean"
+        model = seen.start or self._original
+        if self._keeps_state and seen.start is None:
+            raise ModelError(
+                "model: keeps a state from pass to pass (a membrane potential, say), which "
+                "reentrant gradient checkpointing has changed before the penalty runs the pass "
+                "again; use checkpoint(..., use_reentrant=False)"
+            )
+        inserted = _Inserted(self.at == "mean")
         tensors: dict[str, Tensor] = {n: b.clone() for n, b in model.named_buffers()}
-        parameters = dict(model.named_parameters())
-        for name, placed in self._weight_placements().items():
-            tensors[name] = _insert(parameters[name][None], placed, coordinates, at_mean)[0]
+        parameters = dict(self._original.named_parameters())
+        tensors |= parameters
+        for name, call in self._struck_weights().items():
+            tensors[name] = struck_value(parameters[name][None], call, inserted.coordinates)[0]
         args = seen.arguments
+        rows = len(args[0])
         actions: dict[Site, Action] = {}
-        for key, placed in self._by_key.items():
-            site = placed[0].site
-            if site.kind == "parameter":
+        inside: dict[Site, StepAction] = {}
+        for call in self._by_key.values():
+            site = call.site
+            if call.is_parameter:
                 continue
 
-            def act(value: Tensor, placed: list[Placement] = placed) -> Tensor:
-                axis = placed[0].site.axis
-                value = value.movedim(axis, 0)
-                return _insert(value, placed, coordinates, at_mean).movedim(0, axis)
+            def act(value: Tensor, call: StruckCall = call) -> Tensor:
+                value = _rows_of(value, call, rows)
+                struck = struck_value(value, call, inserted.coordinates)
+                return struck.movedim(0, call.site.axis)
 
-            if key == key_of(site) and site.kind == "input":
+            if site.kind == "input":
                 args = (act(args[0]), *args[1:])
+            elif site.is_inside:
+                inside[site] = partial(struck_step, call=call, coordinates=inserted.coordinates)
             else:
                 actions[site] = act
+        if self._is_compiled:
+            actions |= self._further_calls()
         kind, dtype, enabled = seen.autocast
         self._busy = True
         try:
             with (
                 torch.random.fork_rng(devices=devices_of(model)),
                 torch.autocast(kind, dtype, enabled=enabled),
-                perturbing(model, actions),
+                perturbing(model, actions, inside),
                 checkpointing.plainly(),
             ):
                 if seen.random_state:
@@ -246,14 +302,23 @@ class CrashVariance(Attached):
                 output = call_with(model, tensors, args, seen.keywords)
         finally:
             self._busy = False
-        return output, coordinates
+        return output, inserted.found
 
-    def _weight_placements(self) -> dict[str, list[Placement]]:
-        return {
-            name: placed
-            for (name, _, _), placed in self._by_key.items()
-            if placed[0].site.kind == "parameter"
-        }
+    def _struck_weights(self) -> dict[str, StruckCall]:
+        calls = self._by_key.values()
+        return {call.site.module: call for call in calls if call.is_parameter}
+
+    def _further_calls(self) -> dict[Site, Action]:
+        """What refuses more calls of the same neurons than there were; hooks would see them."""
+
+        def refuse(_: Tensor) -> Tensor:
+            raise ModelError(
+                "model: runs more steps than in the first pass of the compiled model; make the "
+                "penalty anew for each number of steps, or of the model without compilation"
+            )
+
+        lasts = [p.sites[-1] for p in self.placements if len(p.sites) > 1 and not p.fault.window]
+        return {replace(last, call=last.call + 1): refuse for last in lasts}
 
     # Computing.
 
@@ -261,7 +326,7 @@ class CrashVariance(Attached):
         self,
         output: Tensor,
         coordinates: list[tuple[Placement, Tensor]],
-        weights: dict[str, list[Placement]],
+        weights: dict[str, StruckCall],
     ) -> Tensor:
         """Mean over examples of sum_k sum_i k2_i (dF_k/de_i)^2, from outputs (B, K)."""
         parameters = self._parameters(weights)
@@ -279,8 +344,8 @@ class CrashVariance(Attached):
                 n = len(coordinates)
                 for (placement, _), g in zip(coordinates, gradients[:n], strict=True):
                     total = total + share * _weighted_square(placement.fault, g, scale)
-                for placed, w, g in zip(weights.values(), parameters, gradients[n:], strict=True):
-                    for placement, g_e in _through(w, placed, g):
+                for call, w, g in zip(weights.values(), parameters, gradients[n:], strict=True):
+                    for placement, g_e in _through(w, call, g):
                         total = total + share * _weighted_square(placement.fault, g_e, scale)
         if not found:
             raise ArgumentError(
@@ -303,7 +368,7 @@ class CrashVariance(Attached):
         rows = output.unbind(0) if per_example else [output.sum(0)]
         return [(value, 1.0) for row in rows for value in row.unbind()]
 
-    def _parameters(self, weights: dict[str, list[Placement]]) -> list[Tensor]:
+    def _parameters(self, weights: dict[str, StruckCall]) -> list[Tensor]:
         if not weights:
             return []
         named = dict(self._original.named_parameters())
@@ -326,34 +391,25 @@ class CrashVariance(Attached):
         super().__setstate__({**state, "_generator": generator})
 
 
-def _insert(
-    value: Tensor,
-    placements: list[Placement],
-    coordinates: list[tuple[Placement, Tensor]],
-    at_mean: bool,
-) -> Tensor:
-    """The value (B, *shape) with new coordinates (B, n) in it, which join ``coordinates``."""
-    shape = tuple(value.shape[1:])
-    for p in placements:
-        size = (len(value), p.fault.coordinate_count(shape))
-        e = value.new_full(size, p.fault.mean if at_mean else 0.0).requires_grad_()
-        coordinates.append((p, e))
-        value = p.fault.perturb(value, e, shape)
-    return value
+def _rows_of(value: Tensor, call: StruckCall, count: int) -> Tensor:
+    """A site's value with the batch first: as many examples, where neurons act often."""
+    if all(p.acts_once for p in call.placements):
+        return value.movedim(call.site.axis, 0)
+    return call.site.by_example(value, count)
 
 
 def _through(
-    weight: Tensor, placements: list[Placement], gradient: Tensor | None
+    weight: Tensor, call: StruckCall, gradient: Tensor | None
 ) -> list[tuple[Placement, Tensor]]:
     """Derivatives by the coordinates of a weight, from the derivative by the weight."""
     if gradient is None:
         return []
-    coordinates: list[tuple[Placement, Tensor]] = []
-    struck = _insert(weight[None], placements, coordinates, at_mean=False)
+    inserted = _Inserted()
+    struck = struck_value(weight[None], call, inserted.coordinates)
     found = torch.autograd.grad(
-        struck, [e for _, e in coordinates], gradient[None], create_graph=True
+        struck, [e for _, e in inserted.found], gradient[None], create_graph=True
     )
-    return [(p, g) for (p, _), g in zip(coordinates, found, strict=True)]
+    return [(p, g) for (p, _), g in zip(inserted.found, found, strict=True)]
 
 
 def _weighted_square(fault: Fault, gradient: Tensor | None, scale: float) -> Tensor | float:
@@ -380,22 +436,45 @@ class _Swap:
     Attributes:
         module, name: which has it.
         weight: the parameter.
-        placements: its faults.
+        call: its faults.
         draws: the state of the generator that they were drawn from.
     """
 
     module: nn.Module
     name: str
     weight: nn.Parameter
-    placements: list[Placement]
+    call: StruckCall
     draws: Tensor
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Coordinates (B, n) of neurons that act often in a pass.
+
+    Attributes:
+        drawn_from: the state of the generator that they were drawn from.
+    """
+
+    drawn_from: Tensor
+    coordinates: Tensor
+
+    def state(self) -> Tensor:
+        return self.drawn_from
+
+
+def _generator_at(state: Tensor) -> torch.Generator:
+    draws = torch.Generator()
+    draws.set_state(state)
+    return draws
 
 
 class CrashTraining(Attached):
     """Faults injected while the model trains: the usual baseline (dropout, with any fault).
 
     Every forward pass in training mode draws new faults: of neurons for each example, of weights
-    for the whole batch. In evaluation mode the model is clean.
+    for the whole batch. A permanent fault of a neuron lasts for the whole pass: drawn once, it is
+    the same in all calls and time steps, and inside recurrent layers of torch. In evaluation mode
+    the model is clean. Gradients pass spiking neurons by their surrogate.
 
         with CrashTraining(model, NeuronCrash(p=0.05), sites="hidden"):
             ...  # an ordinary training loop
@@ -421,6 +500,7 @@ class CrashTraining(Attached):
         check_drawable(faults_of(faults), "crash training")
         self._generator = torch.Generator().manual_seed(check_seed(seed))
         self._swapped: list[_Swap] = []
+        self._shared: dict[int, _Drawn] = {}
         super().__init__(model, faults, sites)
         if self._is_compiled:
             self.remove()
@@ -441,17 +521,18 @@ class CrashTraining(Attached):
 
     def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         modules = dict(self.model.named_modules())
-        for (path, _, _), placed in self._by_key.items():
-            if placed[0].site.kind == "parameter":
-                owner, _, name = path.rpartition(".")
+        self._shared = {}
+        for call in self._by_key.values():
+            if call.is_parameter:
+                owner, _, name = call.site.module.rpartition(".")
                 weight = modules[owner]._parameters[name]
                 assert weight is not None
                 draws = self._draws()
-                self._swapped.append(_Swap(modules[owner], name, weight, placed, draws.get_state()))
-                struck = self._struck(weight[None], placed, draws)[0]
-                modules[owner]._parameters[name] = struck
+                self._swapped.append(_Swap(modules[owner], name, weight, call, draws.get_state()))
+                modules[owner]._parameters[name] = self._struck_weight(weight, call, draws)
 
     def _end(self, output: Any) -> None:
+        self._shared = {}
         while self._swapped:
             swap = self._swapped.pop()
             swap.module._parameters[swap.name] = swap.weight
@@ -468,7 +549,7 @@ class CrashTraining(Attached):
                 for swap in weights:
                     draws = torch.Generator()
                     draws.set_state(swap.draws)
-                    struck = self._struck(swap.weight[None], swap.placements, draws)[0]
+                    struck = self._struck_weight(swap.weight, swap.call, draws)
                     swap.module._parameters[swap.name] = struck  # type: ignore[assignment]
             yield
         finally:
@@ -476,30 +557,54 @@ class CrashTraining(Attached):
             for swap, tensor in zip(weights, found, strict=True):
                 swap.module._parameters[swap.name] = tensor
 
+    @contextmanager
+    def resumed(self, moment: Moment, needed: bool) -> Iterator[None]:
+        outer, self._shared = self._shared, {}
+        try:
+            with super().resumed(moment, needed):
+                yield
+        finally:
+            self._shared = outer
+
     def _draws(self) -> torch.Generator:
         """Where the next faults are drawn from; again the same where a segment runs again."""
         state = checkpointing.recalled(self, self._generator.get_state)
         if not checkpointing.runs_again(self):
             return self._generator
-        draws = torch.Generator()
-        draws.set_state(state)
-        return draws
+        return _generator_at(state)
 
-    def _strike(self, value: Tensor, placements: list[Placement]) -> Tensor:
-        return self._struck(value, placements, self._draws())
+    def _strike(self, value: Tensor, call: StruckCall) -> Tensor:
+        return struck_value(value, call, self._coordinates, self.inverse_scaling)
 
-    def _struck(self, value: Tensor, placements: list[Placement], draws: torch.Generator) -> Tensor:
-        shape = tuple(value.shape[1:])
-        for p in placements:
-            e = draw_tensor(p.fault, (len(value), p.fault.coordinate_count(shape)), draws)
-            value = p.fault.perturb(value, e.to(value), shape)
-            kept = 1 - p.fault.mean
-            if self.inverse_scaling and p.fault.zeroes and kept:
-                value = value / kept
-        return value
+    def _strike_step(self, h: Tensor, direction: int, step: int, call: StruckCall) -> Tensor:
+        return struck_step(h, direction, step, call, self._coordinates, self.inverse_scaling)
+
+    def _coordinates(self, placement: Placement, value: Tensor, count: int) -> Tensor:
+        """Drawn anew, but for neurons that were struck in this pass before."""
+        size = len(value), count
+        if placement.acts_once:
+            return draw_tensor(placement.fault, size, self._draws())
+        known = self._shared.get(placement.start)
+        # A segment that runs again may meet them for the first time: it is told the state that
+        # they were drawn from, wherever in the pass that was.
+        state = checkpointing.recalled(self, known.state if known else self._generator.get_state)
+        if known is None:
+            again = checkpointing.runs_again(self)
+            draws = _generator_at(state) if again else self._generator
+            known = _Drawn(state, draw_tensor(placement.fault, size, draws))
+            self._shared[placement.start] = known
+        check_fits(placement, known.coordinates, value, count)
+        return known.coordinates
+
+    def _struck_weight(self, weight: Tensor, call: StruckCall, draws: torch.Generator) -> Tensor:
+        def coordinates(placement: Placement, value: Tensor, count: int) -> Tensor:
+            return draw_tensor(placement.fault, (len(value), count), draws)
+
+        return struck_value(weight[None], call, coordinates, self.inverse_scaling)[0]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_generator": self._generator.get_state()}
+        state = super().__getstate__() | {"_shared": {}}
+        return {**state, "_generator": self._generator.get_state()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         generator = torch.Generator()

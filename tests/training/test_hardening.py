@@ -1,16 +1,19 @@
 """Algorithm 1: what it promises holds, and what it cannot reach it says."""
 
 import json
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
 from crashsim_theory import median_failure
+from torch import nn
 from typer.testing import CliRunner
 
 from crashsim import FaultSpace, NeuronCrash, Replicated, harden, monte_carlo
 from crashsim.cli import app
 from crashsim.errors import ArgumentError
+from crashsim.files.architectures import Architecture
 from crashsim.files.data import load_data
 from crashsim.files.models import load_model
 from crashsim.training.classifier import Recipe
@@ -169,3 +172,58 @@ def test_train_with_regularisers(tmp_path):
     assert facts["variance"] == 0.1
     assert facts["crash_training"] is True
     assert facts["faults"]["hidden"]["p"] == 0.05
+
+
+class Spike(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, v):
+        ctx.save_for_backward(v)
+        return (v > 0).to(v.dtype)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient / (1 + 10 * ctx.saved_tensors[0].abs()) ** 2
+
+
+class Lif(nn.Module):
+    def forward(self, current, v):
+        v = 0.9 * v + current
+        spikes = Spike.apply(v - 1)
+        return spikes, v - spikes
+
+
+class SpikingNet(nn.Module):
+    def __init__(self, hidden):
+        super().__init__()
+        self.first, self.lif, self.head = nn.Linear(64, hidden), Lif(), nn.Linear(hidden, 10)
+
+    def forward(self, x, alive=1.0):
+        current = self.first(x)
+        v, out = torch.zeros_like(current), 0.0
+        for _ in range(5):
+            spikes, v = self.lif(current, v)
+            out = out + self.head(spikes * alive) / 5
+        return out
+
+
+@dataclass(frozen=True)
+class Spiking(Architecture):
+    def build(self, seed=0):
+        torch.manual_seed(seed)
+        return SpikingNet(self.sizes[1])
+
+
+def test_a_spiking_network_is_hardened():
+    """Measured by masks of our own, dead in all steps."""
+    limits = Limits(width=1, replicas=1, accuracy_loss=0.1, steps=8, samples=20_000)
+    found = harden(Spiking((64, 24, 10)), TRAIN, TEST, FAULT, epsilon=0.5, delta=0.01,
+                   recipe=RECIPE, limits=limits)  # fmt: skip
+    assert found.reached, found.statement
+    assert len(found.steps) > 1  # the penalty was needed
+    assert found.design.variance > 0
+    inputs, draws = TEST.inputs[100:150], torch.Generator().manual_seed(3)
+    alive = (torch.rand(2000, 1, 24, generator=draws) >= FAULT.p).float()
+    with torch.no_grad():
+        change = found.model(inputs.expand(2000, -1, -1), alive) - found.model(inputs)
+    failed = (change.abs() >= 0.5).any(2).float().mean()
+    assert 0 < failed < 0.01
