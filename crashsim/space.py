@@ -26,6 +26,7 @@ from crashsim.model.inputs import ModelInputs, can_compute, read_inputs
 from crashsim.model.number_types import autocast_type
 from crashsim.model.readout import Readout
 from crashsim.model.sites import Site
+from crashsim.model.twins.resetting import Reset
 from crashsim.model.twins.twin import PerThread
 from crashsim.noticing import notice
 
@@ -38,7 +39,8 @@ class FaultSpace:
     F(0) is the clean output, Delta(e) = F(e) - F(0). The model itself is never run: each thread
     works on a twin of its modules, which shares the parameters' memory, so that other threads may
     use the model meanwhile, and several may use the space. Each evaluation starts from the state
-    (attributes, buffers) that the model had when the space was made. A space pickles with its
+    (attributes, buffers) that the model had when the space was made; spiking layers of known
+    libraries start from their reset state. A space pickles with its
     model, and its copy in another process gives the same numbers.
 
     Args:
@@ -53,6 +55,8 @@ class FaultSpace:
         readout: which tensor of a structured output is analysed: its name, with dots for what is
             nested, or its number. By default the only floating-point tensor with the batch first,
             or ``logits``.
+        reset: a function of the model that resets the state which it keeps between calls; it is
+            given a twin. Layers of snntorch, spikingjelly and sinabs are reset without it.
 
     Attributes:
         faulty_model: the plain pass of the model under faults, which every faster way to compute
@@ -82,6 +86,7 @@ class FaultSpace:
         *,
         dtype: torch.dtype | None = None,
         readout: str | int | None = None,
+        reset: Reset | None = None,
     ) -> None:
         model = unwrapped(model)
         check_model(model)
@@ -101,7 +106,7 @@ class FaultSpace:
                 f"score it as {other} computes it, give it converted (model.to({other}))",
                 stacklevel=4,
             )
-        isolated = IsolatedModel(model, examples, dtype, readout)
+        isolated = IsolatedModel(model, examples, dtype, readout, reset)
         placements = place(faults, sites, isolated.sites)
         check_strength(placements, dtype)
         if unread := isolated.unread([p.site for p in placements], examples):
@@ -118,6 +123,10 @@ class FaultSpace:
         self.mean_point: Floats = self.moments.mean
         self._strategies = PerThread(partial(Strategies, faulty, self._scalars))
         self._derivatives = Derivatives(faulty, self._scalars)
+
+    @property
+    def _state(self) -> tuple[str, ...]:
+        return self.faulty_model.model.state
 
     def with_dtype(self, dtype: torch.dtype) -> FaultSpace:
         """The same space, computed in another floating-point type."""
@@ -235,9 +244,10 @@ class FaultSpace:
         return found
 
     def plan(self) -> list[str]:
-        """How samples are computed at each site, and why: one line each."""
+        """How samples are computed at each site, and why: one line each; and what is reset."""
         with self.faulty_model.model.at_work():
-            return self.strategies.plan()
+            lines = self.strategies.plan()
+        return lines + [f"state: reset before each pass, {how}" for how in self._state]
 
     def gradients(
         self, at: Floats, readouts: Floats | None = None
@@ -263,9 +273,15 @@ class FaultSpace:
         """Whether the output has a derivative in some coordinate.
 
         A model that quantises, that computes without derivatives inside, or that overwrites what
-        they are computed from, has none.
+        they are computed from, has none; nor have faults on which spikes depend, whose surrogate
+        gradient is not taken for a derivative.
         """
         return self._derivatives.exist
+
+    @property
+    def why_no_derivatives(self) -> str:
+        """Why the output has no derivative, where it has none."""
+        return self._derivatives.why_none
 
     def hessian_products(
         self, at: Floats, vectors: Floats

@@ -27,7 +27,8 @@ from crashsim.model.inputs import Inputs
 from crashsim.model.number_types import without_autocast
 from crashsim.model.readout import find_readout
 from crashsim.model.sites import Site
-from crashsim.model.twins.twin import PerThread, Twin, keep_apart, twin_of
+from crashsim.model.twins.resetting import Reset, reset_twin, states_of
+from crashsim.model.twins.twin import PerThread, Twin, keep_apart
 from crashsim.model.unfused import Unfused
 from crashsim.model.unread_parameters import check_read
 
@@ -44,9 +45,11 @@ class IsolatedModel:
         dtype: floating-point type to compute in.
         readout: name or number of the analysed tensor of a structured output; see
             ``find_readout``.
+        reset: resets the state of the module that it is given; None: as the layers' libraries do.
 
     Attributes:
         dtype, device: what it computes in and where.
+        state: how state that the model keeps was reset, in words.
         readout: which tensor of the model's output is analysed.
         runs_alone: whether each sample of each input runs by itself.
         sites: all sites of the model.
@@ -63,9 +66,15 @@ class IsolatedModel:
 
     @torch.inference_mode(False)  # whose tensors could not be differentiated later
     def __init__(
-        self, model: nn.Module, examples: Inputs, dtype: torch.dtype, readout: str | int | None
+        self,
+        model: nn.Module,
+        examples: Inputs,
+        dtype: torch.dtype,
+        readout: str | int | None,
+        reset: Reset | None = None,
     ) -> None:
-        self._original: nn.Module | None = twin_of(model)
+        self._original: nn.Module | None
+        self._original, self.state = reset_twin(model, reset)
         self._pickled: bytes | None = None
         self.dtype = dtype
         self.device = device_of(model)
@@ -123,7 +132,7 @@ class IsolatedModel:
         The model is run once for it, without faults, if a pass leaves nothing behind.
         """
         plain_types = {p.dtype for p in model.parameters() if p.is_floating_point()} <= {self.dtype}
-        if self._changing or self._drawing.draws or not plain_types:
+        if self._changing or self._drawing.draws or not plain_types or self.state:
             return
         if self.runs_alone or is_compiled(model):
             return
@@ -157,10 +166,25 @@ class IsolatedModel:
         except ModelError as error:
             if not (self._changing or self._twin.keeps_tensors):
                 raise
-            raise ModelError(
-                f"{error}; it keeps tensors beside its parameters, too: where those are of the "
-                "size of a batch, reset the model's state first"
-            ) from error
+            raise self._explained_by_state(error) from error
+
+    def _explained_by_state(self, error: ModelError) -> ModelError:
+        """The error of a model that keeps tensors, which may be left over from another batch."""
+        names = states_of(self.original)
+        who = f" ({', '.join(names[:3])})" if names else ""
+        remedy = (
+            "reset it before, or give reset=, a function of the model that does "
+            "(lambda model: setattr(model.lif, 'v', 0.0))"
+        )
+        if "other inputs of the batch" in str(error) and self._changing:
+            return ModelError(
+                f"model: keeps a state between calls{who}, and with the state that it has an "
+                f"input's output depends on its place in the batch; {remedy}"
+            )
+        return ModelError(
+            f"{error}; it keeps tensors beside its parameters, too{who}: where those are left over "
+            f"from a batch of another size, {remedy}"
+        )
 
     @property
     def original(self) -> nn.Module:

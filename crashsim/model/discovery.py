@@ -149,12 +149,24 @@ def _sites(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> list[Si
     sites = _marked_units(model, example, call, sites, stateful)
     sites = _marked_read(model, example, call, sites)
     sites = _marked_roles(model, given, call, sites, neurons)
+    spiking = [path for path, n in neurons.items() if n.behaviour == "spiking"]
+    sites = _marked_spikes(model, example, call, sites, spiking)
     # Where nothing inside the model has a derivative, its parameters have none either.
     smooth = any(s.has_gradient for s in sites) or not any(s.is_read for s in sites)
+    spikes = any(s.is_read for s in sites if s.module in spiking)
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point():
             shape = tuple(parameter.shape)
-            sites.append(Site(name, "parameter", shape, module=name, has_gradient=smooth))
+            sites.append(
+                Site(
+                    name,
+                    "parameter",
+                    shape,
+                    module=name,
+                    has_gradient=smooth,
+                    acts_on_spikes=spikes,
+                )
+            )
     return sites
 
 
@@ -270,6 +282,46 @@ def _marked_roles(
             if len(clean) == len(changed) and all(map(_is_equal, clean, changed)):
                 roles |= dict.fromkeys(ours, "output")
     return [replace(site, role=roles.get(site, site.role)) for site in sites]
+
+
+def _marked_spikes(
+    model: nn.Module,
+    example: Inputs,
+    call: Callable[..., Any],
+    sites: Sequence[Site],
+    spiking: Sequence[str],
+) -> list[Site]:
+    """The sites, each marked with whether spikes depend on its value: it is changed to see."""
+    if not spiking:
+        return list(sites)
+
+    def spikes(actions: Mapping[Site, Action]) -> list[Tensor]:
+        seen: list[Tensor] = []
+
+        def keep(_: nn.Module, __: Any, output: Any) -> None:
+            seen.extend(leaf.clone() for leaf in _real_leaves(output)[:1])
+
+        with ExitStack() as stack, torch.no_grad():
+            for path in spiking:  # before faults strike what they return
+                stack.callback(model.get_submodule(path).register_forward_hook(keep).remove)
+            _with_values(model, example, call, actions)
+        return seen
+
+    clean = spikes({})
+    groups: dict[str, list[Site]] = {}
+    for site in sites:
+        groups.setdefault(site.units or site.name, []).append(site)
+    found: set[Site] = set()
+    for group in groups.values():
+        for other in _OTHERS:
+            try:
+                changed = spikes(dict.fromkeys(group, other))
+            except Exception:  # a value that makes the model fail is read
+                changed = []
+            if len(changed) != len(clean) or not all(map(_is_equal, clean, changed)):
+                found.update(group)
+                break
+    return [replace(site, acts_on_spikes=site in found) for site in sites]
 
 
 def _more_spikes(value: Tensor) -> Tensor:

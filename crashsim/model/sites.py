@@ -65,6 +65,8 @@ class Site:
         axis: the axis of the value that is the batch (1 in sequences of shape (T, B, ...)).
         is_read: whether the output depends on the value, as far as the first example shows.
         has_gradient: whether the output has a derivative in the value.
+        acts_on_spikes: whether spikes of a layer behind depend on it: they have no derivative,
+            whatever surrogate gradient they pass on.
         role: of an activation: that of a neuron inside the network, of an output neuron (no weight
             multiplies its value), or a guard, which reads another activation's output and leaves
             it what it is, as long as nothing fails.
@@ -85,6 +87,7 @@ class Site:
     axis: int = 0
     is_read: bool = True
     has_gradient: bool = True
+    acts_on_spikes: bool = False
     role: Role = "hidden"
     steps: int | None = None
     units: str = ""
@@ -226,16 +229,32 @@ def listening(
 def report_items(module: nn.Module, output: Any, report: Callable[[str | None, Any], Any]) -> Any:
     """Replaces each tensor that a module returns by ``report(name, tensor)``.
 
-    The name is None for the tensor that bears the module's own name.
+    The name is None for the tensor that bears the module's own name. A tensor that is returned
+    twice (spikes, and the same in the state that is fed back) is reported once. What replaces it
+    does so in the module too, where that keeps it for its next step.
     """
+    known: dict[int, Any] = {}
 
     def pass_on(names: Names, value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
+        if id(value) in known:
+            return known[id(value)]
         name = item_name(module, names)
-        return value if name in ACTIVATION_FUNCTIONS else report(name, value)
+        known[id(value)] = value if name in ACTIVATION_FUNCTIONS else report(name, value)
+        if known[id(value)] is not value:
+            _replace_kept(module, value, known[id(value)])
+        return known[id(value)]
 
     return mapped(output, pass_on)
+
+
+def _replace_kept(module: nn.Module, old: Tensor, new: Any) -> None:
+    """Replaces a tensor that a module, or one inside it, keeps in an attribute or buffer."""
+    for inner in module.modules():
+        for held in (vars(inner), inner._buffers):
+            for name in [name for name, value in held.items() if value is old]:
+                held[name] = new
 
 
 @contextmanager
