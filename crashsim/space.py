@@ -22,7 +22,7 @@ from crashsim.injection.faulty_model import FaultyModel
 from crashsim.injection.isolated_model import IsolatedModel, device_of
 from crashsim.injection.strategies import Strategies
 from crashsim.model.checks import check_model, dtype_of, unwrapped
-from crashsim.model.inputs import ModelInputs, can_compute, read_inputs
+from crashsim.model.inputs import BatchAxis, ModelInputs, can_compute, read_inputs
 from crashsim.model.number_types import autocast_type
 from crashsim.model.readout import Readout
 from crashsim.model.sites import Site
@@ -57,6 +57,8 @@ class FaultSpace:
             or ``logits``.
         reset: a function of the model that resets the state which it keeps between calls; it is
             given a twin. Layers of snntorch, spikingjelly and sinabs are reset without it.
+        batch_axis: the axis of the inputs that is the batch: 1 in torch's default layout of
+            sequences, (T, B, ...); or the axis of each input, by name. Of the output it is found.
 
     Attributes:
         faulty_model: the plain pass of the model under faults, which every faster way to compute
@@ -87,6 +89,7 @@ class FaultSpace:
         dtype: torch.dtype | None = None,
         readout: str | int | None = None,
         reset: Reset | None = None,
+        batch_axis: BatchAxis = 0,
     ) -> None:
         model = unwrapped(model)
         check_model(model)
@@ -99,7 +102,7 @@ class FaultSpace:
         if dtype is not None and not known:
             raise ArgumentError(f"dtype={dtype!r}; give a type of floating point (torch.float64)")
         dtype = dtype or dtype_of(model)
-        examples = read_inputs(inputs).to(device_of(model), dtype)
+        examples = read_inputs(inputs, batch_axis).to(device_of(model), dtype)
         if other := autocast_type(device_of(model)):
             notice(
                 f"torch.autocast: is on ({other}), but the model is scored in {dtype}; to "
@@ -193,6 +196,8 @@ class FaultSpace:
             NotApplicableError: the model is no function of one tensor to one tensor.
         """
         tensor = self.examples.lone
+        if self.examples.batch_axes:
+            raise NotApplicableError("for models that take the batch on the first axis")
         if tensor is None:
             names = (*self.examples.keywords, *map(str, range(len(self.examples.arguments))))
             raise NotApplicableError(

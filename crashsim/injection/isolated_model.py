@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from crashsim.arrays import Floats
-from crashsim.errors import ModelError
+from crashsim.errors import CrashsimError, ModelError
 from crashsim.model.calling import call_with
 from crashsim.model.checks import check_outputs, is_compiled, quantises_batches, rounding_slack
 from crashsim.model.discovery import find_sites
@@ -25,7 +25,7 @@ from crashsim.model.failures import described, explaining_failures
 from crashsim.model.global_random import Drawing
 from crashsim.model.inputs import Inputs
 from crashsim.model.number_types import without_autocast
-from crashsim.model.readout import find_readout
+from crashsim.model.readout import Readout, find_readout
 from crashsim.model.sites import Site
 from crashsim.model.twins.resetting import Reset, reset_twin, states_of
 from crashsim.model.twins.twin import PerThread, Twin, keep_apart
@@ -87,15 +87,56 @@ class IsolatedModel:
         self._renew()
         with torch.no_grad(), self._explaining_failures(examples):
             self._try()
-        with torch.no_grad(), self._explaining_failures(examples), self._drawing.undone():
+        with torch.no_grad(), self._drawing.undone():
             self._twin.looks = True
-            self.readout = find_readout(self.raw, examples, readout)
-            clean = check_outputs(self.outputs, examples)
+            self.readout, clean = self._checked(examples, readout)
         self._check_agrees(model, examples, clean)
         self.clean: Floats = clean.double().cpu().numpy()
         with torch.no_grad(), self._explaining_failures(examples), self._drawing.undone():
             self.sites = find_sites(self.module, examples, self._forward)
         self._twin.looks = False
+
+    def _checked(self, examples: Inputs, readout: str | int | None) -> tuple[Readout, Tensor]:
+        """The readout, and the clean outputs of the examples.
+
+        Raises:
+            ModelError: the model cannot be analysed, and which axis of the inputs looks like the
+                batch, if it is another than was said.
+        """
+        try:
+            with self._explaining_failures(examples):
+                self.readout = find_readout(self.raw, examples, readout)
+                return self.readout, check_outputs(self.outputs, examples)
+        except ModelError as error:
+            axis = self._likely_batch_axis(examples, readout)
+            if axis is None:
+                raise
+            said = "the first axis of the inputs must be the batch"
+            if examples.batch_axes:
+                said = f"axis {max(examples.batch_axes)} of the inputs was said to be the batch"
+            raise ModelError(
+                f"model: {said}, but axis {axis} looks like it in {examples.describe()}: along it "
+                f"alone can examples be added that do not change the others; give "
+                f"batch_axis={axis}, or inputs.movedim({axis}, 0) to a model with batch_first=True"
+            ) from error
+
+    def _likely_batch_axis(self, examples: Inputs, readout: str | int | None) -> int | None:
+        """The only axis of the inputs along which the model takes examples one by one."""
+        found = []
+        for axis in range(max(t.dim() for t in examples.tensors)):
+            other = examples.as_batch_on(axis)
+            if other is None or other.batch_axes == (examples.batch_axes or other.batch_axes[:0]):
+                continue
+            if not examples.batch_axes and not any(other.batch_axes):
+                continue
+            try:
+                with self.layer_by_layer():
+                    self.readout = find_readout(self.raw, other, readout)
+                    check_outputs(self.outputs, other)
+            except (CrashsimError, RuntimeError, ValueError, IndexError, TypeError):
+                continue
+            found.append(axis)
+        return found[0] if len(found) == 1 else None
 
     def _renew(self) -> None:
         """Forgets the twins of all threads."""
