@@ -26,6 +26,7 @@ from crashsim.model.inputs import BatchAxis, ModelInputs, can_compute, read_inpu
 from crashsim.model.number_types import autocast_type
 from crashsim.model.readout import Readout
 from crashsim.model.sites import Site
+from crashsim.model.time_axis import StepsAxis, with_steps_axis
 from crashsim.model.twins.resetting import Reset
 from crashsim.model.twins.twin import PerThread
 from crashsim.noticing import notice
@@ -59,6 +60,10 @@ class FaultSpace:
             given a twin. Layers of snntorch, spikingjelly and sinabs are reset without it.
         batch_axis: the axis of the inputs that is the batch: 1 in torch's default layout of
             sequences, (T, B, ...); or the axis of each input, by name. Of the output it is found.
+        steps_axis: the axis of the struck values that is time, where crashsim cannot know: 1 in
+            (B, T, ...). A permanent fault then strikes the same units in all steps; otherwise each
+            position is a unit of its own, and ``plan`` says so. Or a mapping from sites to axes.
+            Values beside a recurrent or spiking layer whose steps they share need none.
 
     Attributes:
         faulty_model: the plain pass of the model under faults, which every faster way to compute
@@ -90,6 +95,7 @@ class FaultSpace:
         readout: str | int | None = None,
         reset: Reset | None = None,
         batch_axis: BatchAxis = 0,
+        steps_axis: StepsAxis | None = None,
     ) -> None:
         model = unwrapped(model)
         check_model(model)
@@ -110,6 +116,8 @@ class FaultSpace:
                 stacklevel=4,
             )
         isolated = IsolatedModel(model, examples, dtype, readout, reset)
+        if steps_axis is not None:
+            isolated.sites = with_steps_axis(isolated.sites, steps_axis, examples)
         placements = place(faults, sites, isolated.sites)
         check_strength(placements, dtype)
         if unread := isolated.unread([p.site for p in placements], examples):

@@ -26,6 +26,7 @@ from crashsim.model.site_names import (
     input_name,
 )
 from crashsim.model.sites import AFFINE, RECURRENT, Action, Role, Site, listening, perturbing
+from crashsim.model.time_axis import marked_steps
 from crashsim.model.twins.twin import Twin, twin_of
 
 _SiteValues = dict[SiteKey, Tensor]
@@ -144,6 +145,12 @@ def _sites(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> list[Si
                 is_recurrent=is_sequence,
             )
         )
+    sites = marked_steps(
+        model,
+        sites,
+        lambda actions: _with_values(model, example, call, actions),
+        partial(_watched, model, example, call),
+    )
     stateful = {path for path, n in neurons.items() if n.behaviour == "spiking"}
     stateful |= {path for path, module in modules.items() if isinstance(module, RECURRENT)}
     sites = _marked_units(model, example, call, sites, stateful)
@@ -168,6 +175,29 @@ def _sites(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> list[Si
                 )
             )
     return sites
+
+
+def _watched(
+    model: nn.Module,
+    example: Inputs,
+    call: Callable[..., Any],
+    actions: Mapping[Site, Action],
+    watched: Sequence[Site],
+) -> dict[Site, Tensor]:
+    """The values of some sites, where those of others are passed through actions."""
+    seen: dict[Site, Tensor] = {}
+
+    def look(site: Site) -> Action:
+        def keep(value: Tensor) -> Tensor:
+            changed = actions[site](value) if site in actions else None
+            seen[site] = (value if changed is None else changed).clone()
+            return value if changed is None else changed
+
+        return keep
+
+    with torch.no_grad():
+        _with_values(model, example, call, {s: look(s) for s in {*watched, *actions}})
+    return seen
 
 
 def _is_same(value: Tensor, output: Any) -> bool:

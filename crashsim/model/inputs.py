@@ -128,7 +128,7 @@ class Inputs:
 
         None where they do not have as many examples there.
         """
-        given = [t.movedim(0, a) for t, a in zip(self.tensors, self._axes, strict=True)]
+        given = [t.movedim(0, a) for t, a in zip(self.tensors, self.axes, strict=True)]
         axes = tuple(axis if t.dim() > axis else 0 for t in given)
         tensors = tuple(t.movedim(a, 0) for t, a in zip(given, axes, strict=True))
         if len({len(t) for t in tensors}) > 1:
@@ -136,12 +136,13 @@ class Inputs:
         return replace(self, tensors=tensors, batch_axes=axes)
 
     @property
-    def _axes(self) -> tuple[int, ...]:
+    def axes(self) -> tuple[int, ...]:
+        """The axis of each tensor that is the batch where the model is called."""
         return self.batch_axes or (0,) * len(self.tensors)
 
     def describe(self) -> str:
         """Shapes and types, for messages."""
-        tensors = [t.movedim(0, a) for t, a in zip(self.tensors, self._axes, strict=True)]
+        tensors = [t.movedim(0, a) for t, a in zip(self.tensors, self.axes, strict=True)]
         if len(tensors) == 1:
             return f"shape {tuple(tensors[0].shape)} of {tensors[0].dtype}"
         pairs = zip(self.names, tensors, strict=True)
@@ -216,7 +217,9 @@ def read_inputs(inputs: object, batch_axis: BatchAxis = 0) -> Inputs:
                 "which it is another axis): repeat what all "
                 f"examples share (tensor.expand({len(tensors[0])}, ...)), or hold it in the model"
             )
-    if isinstance(batch_axis, Mapping) and (unknown := sorted(map(str, set(batch_axis) - set(names)))):
+    if isinstance(batch_axis, Mapping) and (
+        unknown := sorted(map(str, set(batch_axis) - set(names)))
+    ):
         raise ArgumentError(
             f"batch_axis: {unknown[0]!r} is no tensor among the inputs; choose among "
             f"{', '.join(names)}"

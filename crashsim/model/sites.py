@@ -120,6 +120,16 @@ class Site:
             return self.shape
         return (*self.shape[: self.steps], *self.shape[self.steps + 1 :])
 
+    def value_axis(self, axis: int) -> int:
+        """Which axis of the value, with its batch, an axis of the shape is."""
+        return axis if axis < self.axis else axis + 1
+
+    def shape_axis(self, axis: int) -> int | None:
+        """Which axis of the shape an axis of the value is; None for the batch, or beyond."""
+        if axis == self.axis or not 0 <= axis <= len(self.shape):
+            return None
+        return axis if axis < self.axis else axis - 1
+
     def apply(self, action: Action, value: Tensor) -> Tensor | None:
         """Applies an action to the site's value, which it sees with an axis for the batch."""
         if value.dim() == 1 + len(self.shape):
