@@ -15,7 +15,7 @@ from crashsim.arrays import Floats, Integers
 from crashsim.coordinates.placement import Faults, check_strength, moments_of, place
 from crashsim.coordinates.points import Points
 from crashsim.errors import ArgumentError, ModelError, NotApplicableError
-from crashsim.faults import Fault
+from crashsim.faults import Fault, faults_by_site
 from crashsim.injection.batches import in_batches, scalars_per_sample
 from crashsim.injection.derivatives import Derivatives
 from crashsim.injection.faulty_model import FaultyModel
@@ -118,6 +118,8 @@ class FaultSpace:
         isolated = IsolatedModel(model, examples, dtype, readout, reset)
         if steps_axis is not None:
             isolated.sites = with_steps_axis(isolated.sites, steps_axis, examples)
+        if any(f.is_of_features for f in faults_by_site(faults, sites).values()):
+            isolated.find_features(examples)
         placements = place(faults, sites, isolated.sites)
         check_strength(placements, dtype)
         if unread := isolated.unread([p.site for p in placements], examples):

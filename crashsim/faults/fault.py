@@ -188,6 +188,11 @@ class Fault(ABC):
         """Number of fault coordinates of a site of this shape."""
         return math.prod(shape)
 
+    @property
+    def is_of_features(self) -> bool:
+        """Whether a coordinate strikes a feature in all of its positions."""
+        return False
+
     def group_size(self, shape: tuple[int, ...]) -> int:
         """Number of consecutive units of a site of this shape that one coordinate strikes."""
         return 1

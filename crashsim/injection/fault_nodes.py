@@ -49,8 +49,8 @@ class FaultNodes:
         readout: Readout,
     ) -> None:
         self._placements = placements
-        if many := next((p for p in placements if p.ties_steps or p.site.is_inside), None):
-            raise UntraceableError(f"{many.site.name!r} holds many steps of the same neurons")
+        if many := next((p for p in placements if p.tied or p.site.is_inside), None):
+            raise UntraceableError(f"{many.site.name!r} holds many values of the same neurons")
         sites = [
             site for p in placements for site in p.sites if site.kind in ("activation", "module")
         ]

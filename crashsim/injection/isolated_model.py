@@ -10,6 +10,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from threading import RLock
 from typing import Any
 
@@ -20,8 +21,9 @@ from crashsim.arrays import Floats
 from crashsim.errors import CrashsimError, ModelError
 from crashsim.model.calling import call_with
 from crashsim.model.checks import check_outputs, is_compiled, quantises_batches, rounding_slack
-from crashsim.model.discovery import find_sites
+from crashsim.model.discovery import find_sites, watched_values
 from crashsim.model.failures import described, explaining_failures
+from crashsim.model.feature_axis import marked_features
 from crashsim.model.global_random import Drawing
 from crashsim.model.inputs import Inputs
 from crashsim.model.number_types import without_autocast
@@ -297,6 +299,13 @@ class IsolatedModel:
         with torch.no_grad(), self._explaining_failures(examples), self._drawing.undone():
             found: Floats = check_outputs(self.outputs, examples).double().cpu().numpy()
         return found
+
+    def find_features(self, examples: Inputs) -> None:
+        """Marks the sites with their axes of features."""
+        with torch.no_grad(), self._explaining_failures(examples), self._drawing.undone():
+            example = examples.part(0, 1)
+            watched = partial(watched_values, self.module, example, self._forward)
+            self.sites = marked_features(self.module, self.sites, watched)
 
     def unread(self, sites: Sequence[Site], examples: Inputs) -> str | None:
         """A warning of struck parameters that the outputs do not depend on; see ``check_read``."""

@@ -149,7 +149,7 @@ def _sites(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> list[Si
         model,
         sites,
         lambda actions: _with_values(model, example, call, actions),
-        partial(_watched, model, example, call),
+        partial(watched_values, model, example, call),
     )
     stateful = {path for path, n in neurons.items() if n.behaviour == "spiking"}
     stateful |= {path for path, module in modules.items() if isinstance(module, RECURRENT)}
@@ -177,7 +177,7 @@ def _sites(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> list[Si
     return sites
 
 
-def _watched(
+def watched_values(
     model: nn.Module,
     example: Inputs,
     call: Callable[..., Any],

@@ -71,6 +71,7 @@ class Site:
             multiplies its value), or a guard, which reads another activation's output and leaves
             it what it is, as long as nothing fails.
         steps: the axis of ``shape`` that is time, where the value holds many steps.
+        features: the axis of ``shape`` that counts features, where it was looked for and found.
         units: the name of the first call of the same neurons (its own, if it is that), where a
             module runs in several steps; calls behind other weights are other neurons.
         is_recurrent: the site is the sequence that a recurrent layer of torch returns.
@@ -90,6 +91,7 @@ class Site:
     acts_on_spikes: bool = False
     role: Role = "hidden"
     steps: int | None = None
+    features: int | None = None
     units: str = ""
     is_recurrent: bool = False
 
@@ -112,13 +114,6 @@ class Site:
     def is_inside(self) -> bool:
         """Whether its neurons are struck inside a recurrent layer, before their feedback."""
         return self.steps is not None and self.kind == "activation" and self.is_recurrent
-
-    @property
-    def shape_in_step(self) -> tuple[int, ...]:
-        """The shape of one time step: all of it, where the value holds one."""
-        if self.steps is None:
-            return self.shape
-        return (*self.shape[: self.steps], *self.shape[self.steps + 1 :])
 
     def value_axis(self, axis: int) -> int:
         """Which axis of the value, with its batch, an axis of the shape is."""

@@ -60,7 +60,7 @@ def _positions(length: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys((length // 2, length - 1, 0)))
 
 
-def _changed_at(site: Site, axis: int, position: int, sign: float) -> Action:
+def changed_at(site: Site, axis: int, position: int, sign: float) -> Action:
     """Changes a site's value at one position of an axis of its shape."""
 
     def change(value: Tensor) -> Tensor:
@@ -82,14 +82,13 @@ def _behind(layer: Site, asked: Sequence[Site], watched: Watched) -> dict[Site, 
     }
     for at in _positions(length):
         seen = [
-            watched({layer: _changed_at(layer, layer.steps, at, sign)}, asked) for sign in (1, -1)
+            watched({layer: changed_at(layer, layer.steps, at, sign)}, asked) for sign in (1, -1)
         ]
         for site, axes in left.items():
             for axis in tuple(axes):
-                steps: set[int] = set()
-                for values in seen:
-                    steps |= _where(clean.get(site), values.get(site), site.value_axis(axis))
-                if steps != {at}:
+                along = site.value_axis(axis)
+                moved = [changed_positions(clean.get(site), v.get(site), along) for v in seen]
+                if set[int]().union(*moved) != {at}:
                     axes.discard(axis)
     return {site: min(axes) for site, axes in left.items() if len(axes) == 1}
 
@@ -115,28 +114,22 @@ def _before(
             run(actions)
         return seen[0] if seen else None
 
-    found = {}
     clean = fed({})
+
+    def shows(site: Site, axis: int, at: int) -> bool:
+        changed = [fed({site: changed_at(site, axis, at, sign)}) for sign in (1, -1)]
+        return set[int]().union(*(changed_positions(clean, c, along) for c in changed)) == {at}
+
+    found = {}
     for site in asked:
-        axes = []
-        for axis in (k for k, size in enumerate(site.shape) if size == length):
-            if all(
-                {at}
-                == set[int]().union(
-                    *(
-                        _where(clean, fed({site: _changed_at(site, axis, at, sign)}), along)
-                        for sign in (1, -1)
-                    )
-                )
-                for at in _positions(length)
-            ):
-                axes.append(axis)
+        same_length = [k for k, size in enumerate(site.shape) if size == length]
+        axes = [k for k in same_length if all(shows(site, k, at) for at in _positions(length))]
         if len(axes) == 1:
             found[site] = axes[0]
     return found
 
 
-def _where(clean: Tensor | None, changed: Tensor | None, axis: int) -> set[int]:
+def changed_positions(clean: Tensor | None, changed: Tensor | None, axis: int) -> set[int]:
     """The positions of an axis at which two values differ; -1 where they cannot be compared."""
     if clean is None or changed is None or clean.shape != changed.shape or axis >= clean.dim():
         return {-1}
