@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from crashsim.arrays import Floats, Integers
 from crashsim.coordinates.placement import Faults, check_strength, moments_of, place
 from crashsim.coordinates.points import Points
-from crashsim.errors import ArgumentError, ModelError, NotApplicableError
+from crashsim.errors import ArgumentError, ModelError, NotApplicableError, SiteError
 from crashsim.faults import Fault, faults_by_site
 from crashsim.injection.batches import in_batches, scalars_per_sample
 from crashsim.injection.derivatives import Derivatives
@@ -120,7 +120,13 @@ class FaultSpace:
             isolated.sites = with_steps_axis(isolated.sites, steps_axis, examples)
         if any(f.is_of_features for f in faults_by_site(faults, sites).values()):
             isolated.find_features(examples)
-        placements = place(faults, sites, isolated.sites)
+        try:
+            placements = place(faults, sites, isolated.sites)
+        except SiteError as error:
+            raise SiteError(f"{error}{_why_none(isolated.looped)}") from error
+        patterns = faults_by_site(faults, sites)
+        if isolated.missed and any(p == "hidden" for p in patterns):
+            notice(_missed(isolated.missed), stacklevel=4)
         check_strength(placements, dtype)
         if unread := isolated.unread([p.site for p in placements], examples):
             notice(unread, stacklevel=4)
@@ -331,3 +337,24 @@ class FaultSpace:
         for start in range(0, len(changed), step):
             columns = changed[start : start + step]
             yield columns, self.outputs(Points.one_at_a_time(base, columns, values[columns]))
+
+
+def _why_none(looped: Sequence[str]) -> str:
+    """Why values that run for each example by itself are no sites, in an error's words."""
+    if not looped:
+        return ""
+    names = ", ".join(repr(name) for name in looped[:3])
+    return (
+        f"; {names} run in a loop over the examples, one after the other, so that their values "
+        "have no batch axis: give a model that takes all examples of a batch together"
+    )
+
+
+def _missed(pairs: Sequence[tuple[str, str]]) -> str:
+    """A warning of activations that are computed in line and cannot be struck."""
+    shown = " and ".join(f"between {a!r} and {b!r}" for a, b in pairs[:3])
+    return (
+        f"hidden: {shown}, the model computes an activation in line and mixes its values before "
+        "they are read (it pools them, say), so that its neurons are not struck; put it into a "
+        "module of its own"
+    )

@@ -21,7 +21,7 @@ from crashsim.arrays import Floats
 from crashsim.errors import CrashsimError, ModelError
 from crashsim.model.calling import call_with
 from crashsim.model.checks import check_outputs, is_compiled, quantises_batches, rounding_slack
-from crashsim.model.discovery import find_sites, watched_values
+from crashsim.model.discovery import discovered, watched_values
 from crashsim.model.failures import described, explaining_failures
 from crashsim.model.feature_axis import marked_features
 from crashsim.model.global_random import Drawing
@@ -55,6 +55,7 @@ class IsolatedModel:
         readout: which tensor of the model's output is analysed.
         runs_alone: whether each sample of each input runs by itself.
         sites: all sites of the model.
+        missed, looped: what cannot be struck; see ``discovered``.
         clean: (B, K) outputs of the examples that it was made with, in the type that it was made
             in, all axes after the batch flattened.
         layer_by_layer: ``with layer_by_layer():`` torch runs no layers as one, so that faults find
@@ -95,7 +96,8 @@ class IsolatedModel:
         self._check_agrees(model, examples, clean)
         self.clean: Floats = clean.double().cpu().numpy()
         with torch.no_grad(), self._explaining_failures(examples), self._drawing.undone():
-            self.sites = find_sites(self.module, examples, self._forward)
+            found = discovered(self.module, examples, self._forward)
+        self.sites, self.missed, self.looped = found
         self._twin.looks = False
 
     def _checked(self, examples: Inputs, readout: str | int | None) -> tuple[Readout, Tensor]:

@@ -77,9 +77,7 @@ def neurons_of(
         if neurons is not None:
             found[path] = neurons
 
-    unknown = [
-        p for p, m in modules.items() if p and not isinstance(m, known) and not _is_torchs(m)
-    ]
+    unknown = [p for p, m in modules.items() if p and not isinstance(m, known) and not is_torchs(m)]
     with torch.no_grad(), _before_each(modules, unknown, look):
         example.clone().call(call)
     spiking = [path for path, neurons in found.items() if neurons.behaviour == "spiking"]
@@ -89,7 +87,7 @@ def neurons_of(
     return {p: n for p, n in found.items() if not any(p.startswith(f"{other}.") for other in found)}
 
 
-def _is_torchs(module: nn.Module) -> bool:
+def is_torchs(module: nn.Module) -> bool:
     """Whether the module is of one of torch's own classes, whose name says what it does."""
     return type(module).__module__.partition(".")[0] == "torch"
 
@@ -152,7 +150,7 @@ class _Trial:
         if not first.is_floating_point():
             return None
         has_matrices = any(p.dim() >= 2 and p.numel() > 1 for p in self._module.parameters())
-        if _are_multiples(first) and self._emits_spikes(first) and self._keeps_state(len(clean)):
+        if are_multiples(first) and self._emits_spikes(first) and self._keeps_state(len(clean)):
             return Neurons("spiking", self._steps_axis(first))
         if has_matrices or first.shape != self._x.shape:
             return None
@@ -174,7 +172,7 @@ class _Trial:
         for drive in _DRIVES:
             values.append(self._answer(drive * self._size * self._noise)[0])
             values.append(self._answer(drive * self._size * (1 + self._noise.abs()))[0])
-            if not _are_multiples(torch.cat([value.flatten() for value in values])):
+            if not are_multiples(torch.cat([value.flatten() for value in values])):
                 return False
         return len(torch.cat([value.flatten() for value in values]).unique()) > 1
 
@@ -230,7 +228,7 @@ class _Trial:
         return bends
 
 
-def _are_multiples(values: Tensor) -> bool:
+def are_multiples(values: Tensor) -> bool:
     """Whether all values are whole multiples of one step."""
     size = values.abs()
     if not bool(size.isfinite().all()):

@@ -9,7 +9,7 @@ how they are named.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -27,6 +27,7 @@ from crashsim.model.recurrence import Stepwise
 from crashsim.model.site_names import (
     ACTIVATION_FUNCTIONS,
     ACTIVATION_MODULES,
+    INPUT,
     CallNumbers,
     SiteKey,
     activation_function,
@@ -55,7 +56,7 @@ class Site:
             module), ``input`` or ``parameter``.
         module: dotted path of the module; of a parameter: its full name.
         function: the torch function, for a functional activation; which of the values that the
-            module returns (``h_n``), for one beside the first.
+            module returns (``h_n``), for one beside the first; ``input``, for what it reads.
         call: which call within one forward pass, from 0.
         shape: shape without the batch axis. Where a value has several rows for each example (the
             steps of a sequence, the patches of an image, folded into the batch), the first axis
@@ -155,7 +156,14 @@ class Site:
 
 
 class FunctionListener(TorchFunctionMode):
-    """Names each functional activation after the module that calls it, and passes its output on."""
+    """Names each functional activation after the module that calls it, and passes its output on.
+
+    Attributes:
+        modules: the modules now running: path, is activation.
+        watch: if given, is called with the running module's path, each function and its arguments.
+    """
+
+    watch: Callable[[str, Callable[..., Any], tuple[Any, ...]], None] | None = None
 
     def __init__(self, on_output: Callable[[str, str, Any], Any]) -> None:
         super().__init__()
@@ -170,6 +178,8 @@ class FunctionListener(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         output = func(*args, **(kwargs or {}))
+        if self.watch is not None and self.modules:
+            self.watch(self.modules[-1][0], func, args)
         name = activation_function(func)
         if name is not None and self.modules and not self.modules[-1][1]:
             return self._on_output(self.modules[-1][0], name, output)
@@ -178,8 +188,11 @@ class FunctionListener(TorchFunctionMode):
 
 @contextmanager
 def listening(
-    model: nn.Module, on_output: Callable[[SiteKey, Any], Any], only: Sequence[Site] | None = None
-) -> Iterator[None]:
+    model: nn.Module,
+    on_output: Callable[[SiteKey, Any], Any],
+    only: Sequence[Site] | None = None,
+    inputs: Collection[str] = (),
+) -> Iterator[FunctionListener]:
     """Calls ``on_output(key, value)`` on every site's value in forward passes inside the block.
 
     What it returns, unless None, replaces the value. Hooks are removed on leaving, always.
@@ -188,11 +201,13 @@ def listening(
         model: any module.
         on_output: called with the site's key and the value.
         only: listen at these sites alone (others cost nothing).
+        inputs: modules of which what they read is a site, too, if ``only`` is not given.
     """
     calls = CallNumbers()
     wanted = None if only is None else {(site.module, site.function) for site in only}
     functional = wanted is None or any(name in ACTIVATION_FUNCTIONS for _, name in wanted)
     hooked = None if wanted is None else {path for path, _ in wanted}
+    read = inputs if wanted is None else {path for path, name in wanted if name == INPUT}
 
     def report(module: str, function: str | None, value: Any) -> Any:
         replacement = on_output(calls.key(module, function), value)
@@ -228,7 +243,15 @@ def listening(
                     return report_items(module, output, partial(report, path))
 
                 hook(module.register_forward_hook(after))
-        yield
+            if path in read:
+
+                def before(_: Any, args: tuple[Any, ...], path: str = path) -> Any:
+                    if args and isinstance(args[0], Tensor):
+                        return (report(path, INPUT, args[0]), *args[1:])
+                    return None
+
+                hook(module.register_forward_pre_hook(before))
+        yield listener
 
 
 def report_items(module: nn.Module, output: Any, report: Callable[[str | None, Any], Any]) -> Any:
