@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from crashsim.arrays import Floats, Integers
 from crashsim.coordinates.placement import Faults, check_strength, moments_of, place
 from crashsim.coordinates.points import Points
+from crashsim.coordinates.telling import left_out, told_struck
 from crashsim.errors import ArgumentError, ModelError, NotApplicableError, SiteError
 from crashsim.faults import Fault, faults_by_site
 from crashsim.injection.batches import in_batches, scalars_per_sample
@@ -125,12 +126,13 @@ class FaultSpace:
         except SiteError as error:
             raise SiteError(f"{error}{_why_none(isolated.looped)}") from error
         patterns = faults_by_site(faults, sites)
-        if isolated.missed and any(p == "hidden" for p in patterns):
+        if isolated.missed and "hidden" in patterns:
             notice(_missed(isolated.missed), stacklevel=4)
         check_strength(placements, dtype)
         if unread := isolated.unread([p.site for p in placements], examples):
             notice(unread, stacklevel=4)
         self.examples, self._clean = examples, isolated.clean
+        self._strikes_hidden = "hidden" in patterns
         self._scalars = scalars_per_sample(isolated.sites, placements, isolated.runs_alone)
         self._use(FaultyModel(isolated, examples, placements))
         self.N, self.B, self.K = placements[-1].stop, len(examples), self.faulty_model.K
@@ -265,9 +267,16 @@ class FaultSpace:
         return found
 
     def plan(self) -> list[str]:
-        """How samples are computed at each site, and why: one line each; and what is reset."""
+        """How samples are computed at each site, and why: one line each.
+
+        Then what the faults strike, where that is not each number once; what ``hidden`` left out;
+        and what state is reset.
+        """
         with self.faulty_model.model.at_work():
             lines = self.strategies.plan()
+        lines += told_struck(self.placements)
+        if self._strikes_hidden:
+            lines += left_out(self.available_sites, self.placements)
         return lines + [f"state: reset before each pass, {how}" for how in self._state]
 
     def gradients(
