@@ -28,6 +28,7 @@ from crashsim.model.number_types import autocast_type
 from crashsim.model.readout import Readout
 from crashsim.model.sites import Site
 from crashsim.model.time_axis import StepsAxis, with_steps_axis
+from crashsim.model.twins.held_tensors import numbers_named
 from crashsim.model.twins.resetting import Reset
 from crashsim.model.twins.twin import PerThread
 from crashsim.noticing import notice
@@ -116,16 +117,17 @@ class FaultSpace:
                 f"score it as {other} computes it, give it converted (model.to({other}))",
                 stacklevel=4,
             )
-        isolated = IsolatedModel(model, examples, dtype, readout, reset)
+        patterns = faults_by_site(faults, sites)
+        isolated = IsolatedModel(model, examples, dtype, readout, reset, patterns)
         if steps_axis is not None:
             isolated.sites = with_steps_axis(isolated.sites, steps_axis, examples)
-        if any(f.is_of_features for f in faults_by_site(faults, sites).values()):
+        if any(fault.is_of_features for fault in patterns.values()):
             isolated.find_features(examples)
         try:
             placements = place(faults, sites, isolated.sites)
         except SiteError as error:
-            raise SiteError(f"{error}{_why_none(isolated.looped)}") from error
-        patterns = faults_by_site(faults, sites)
+            why = _why_none(isolated.looped, numbers_named(isolated.original, patterns))
+            raise SiteError(f"{error}{why}") from error
         if isolated.missed and "hidden" in patterns:
             notice(_missed(isolated.missed), stacklevel=4)
         check_strength(placements, dtype)
@@ -348,8 +350,16 @@ class FaultSpace:
             yield columns, self.outputs(Points.one_at_a_time(base, columns, values[columns]))
 
 
-def _why_none(looped: Sequence[str]) -> str:
-    """Why values that run for each example by itself are no sites, in an error's words."""
+def _why_none(looped: Sequence[str], numbers: Sequence[str]) -> str:
+    """Why values that run for each example by itself are no sites, in an error's words.
+
+    Or why what was named is none: it is a plain number.
+    """
+    if numbers:
+        return (
+            f"; {numbers[0]!r} is a plain number in an attribute, which no fault reaches: make it "
+            "a tensor (a buffer)"
+        )
     if not looped:
         return ""
     names = ", ".join(repr(name) for name in looped[:3])

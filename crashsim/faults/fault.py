@@ -217,7 +217,7 @@ class Fault(ABC):
 
     def perturb_units(self, value: Tensor, e: Tensor, shape: tuple[int, ...]) -> Tensor:
         """``perturb`` with the coordinates of each unit, (..., size), in place of its group's."""
-        return value + e.reshape(*e.shape[:-1], *shape) * self.displacement(value)
+        return value + e.reshape((*e.shape[:-1], *shape)) * self.displacement(value)
 
     # What reports say of it.
 

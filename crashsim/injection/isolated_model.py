@@ -29,6 +29,7 @@ from crashsim.model.inputs import Inputs
 from crashsim.model.number_types import without_autocast
 from crashsim.model.readout import Readout, find_readout
 from crashsim.model.sites import Site
+from crashsim.model.twins.held_tensors import hold_tensors
 from crashsim.model.twins.resetting import Reset, reset_twin, states_of
 from crashsim.model.twins.twin import PerThread, Twin, keep_apart
 from crashsim.model.unfused import Unfused
@@ -48,6 +49,8 @@ class IsolatedModel:
         readout: name or number of the analysed tensor of a structured output; see
             ``find_readout``.
         reset: resets the state of the module that it is given; None: as the layers' libraries do.
+        named: names of sites, of which some may be tensors beside the parameters; those are held as
+            parameters.
 
     Attributes:
         dtype, device: what it computes in and where.
@@ -75,9 +78,11 @@ class IsolatedModel:
         dtype: torch.dtype,
         readout: str | int | None,
         reset: Reset | None = None,
+        named: Collection[str] = (),
     ) -> None:
         self._original: nn.Module | None
         self._original, self.state = reset_twin(model, reset)
+        hold_tensors(self._original, named)
         self._pickled: bytes | None = None
         self.dtype = dtype
         self.device = device_of(model)
