@@ -14,19 +14,23 @@ from torch import Tensor, nn
 from crashsim.arrays import Floats, Integers
 from crashsim.coordinates.placement import Faults, check_strength, moments_of, patterns_of, place
 from crashsim.coordinates.points import Points
-from crashsim.errors import ArgumentError, ModelError, NotApplicableError
-from crashsim.faults import Fault
+from crashsim.coordinates.telling import left_out, told_struck
+from crashsim.errors import ArgumentError, ModelError, NotApplicableError, SiteError
+from crashsim.faults import Fault, faults_by_site
 from crashsim.injection.batches import in_batches, scalars_per_sample
 from crashsim.injection.derivatives import Derivatives
 from crashsim.injection.faulty_model import FaultyModel
 from crashsim.injection.isolated_model import IsolatedModel, device_of
 from crashsim.injection.strategies import Strategies
 from crashsim.model.checks import check_model, dtype_of, unwrapped
-from crashsim.model.inputs import ModelInputs, can_compute, read_inputs
+from crashsim.model.inputs import BatchAxis, ModelInputs, can_compute, read_inputs
 from crashsim.model.multiplied.weight_names import check_names, told_left
 from crashsim.model.number_types import autocast_type
 from crashsim.model.readout import Readout
 from crashsim.model.sites import Site
+from crashsim.model.time_axis import StepsAxis, with_steps_axis
+from crashsim.model.twins.held_tensors import numbers_named
+from crashsim.model.twins.resetting import Reset
 from crashsim.model.twins.twin import PerThread
 from crashsim.noticing import notice
 
@@ -39,7 +43,8 @@ class FaultSpace:
     F(0) is the clean output, Delta(e) = F(e) - F(0). The model itself is never run: each thread
     works on a twin of its modules, which shares the parameters' memory, so that other threads may
     use the model meanwhile, and several may use the space. Each evaluation starts from the state
-    (attributes, buffers) that the model had when the space was made. A space pickles with its
+    (attributes, buffers) that the model had when the space was made; spiking layers of known
+    libraries start from their reset state. A space pickles with its
     model, and its copy in another process gives the same numbers.
 
     Args:
@@ -54,6 +59,14 @@ class FaultSpace:
         readout: which tensor of a structured output is analysed: its name, with dots for what is
             nested, or its number. By default the only floating-point tensor with the batch first,
             or ``logits``.
+        reset: a function of the model that resets the state which it keeps between calls; it is
+            given a twin. Layers of snntorch, spikingjelly and sinabs are reset without it.
+        batch_axis: the axis of the inputs that is the batch: 1 in torch's default layout of
+            sequences, (T, B, ...); or the axis of each input, by name. Of the output it is found.
+        steps_axis: the axis of the struck values that is time, where crashsim cannot know: 1 in
+            (B, T, ...). A permanent fault then strikes the same units in all steps; otherwise each
+            position is a unit of its own, and ``plan`` says so. Or a mapping from sites to axes.
+            Values beside a recurrent or spiking layer whose steps they share need none.
 
     Attributes:
         faulty_model: the plain pass of the model under faults, which every faster way to compute
@@ -83,6 +96,9 @@ class FaultSpace:
         *,
         dtype: torch.dtype | None = None,
         readout: str | int | None = None,
+        reset: Reset | None = None,
+        batch_axis: BatchAxis = 0,
+        steps_axis: StepsAxis | None = None,
     ) -> None:
         model = unwrapped(model)
         check_model(model)
@@ -95,23 +111,35 @@ class FaultSpace:
         if dtype is not None and not known:
             raise ArgumentError(f"dtype={dtype!r}; give a type of floating point (torch.float64)")
         dtype = dtype or dtype_of(model)
-        examples = read_inputs(inputs).to(device_of(model), dtype)
+        examples = read_inputs(inputs, batch_axis).to(device_of(model), dtype)
         if other := autocast_type(device_of(model)):
             notice(
                 f"torch.autocast: is on ({other}), but the model is scored in {dtype}; to "
                 f"score it as {other} computes it, give it converted (model.to({other}))",
                 stacklevel=4,
             )
-        isolated = IsolatedModel(model, examples, dtype, readout)
+        by_site = faults_by_site(faults, sites)
+        isolated = IsolatedModel(model, examples, dtype, readout, reset, by_site)
+        if steps_axis is not None:
+            isolated.sites = with_steps_axis(isolated.sites, steps_axis, examples)
+        if any(fault.is_of_features for fault in by_site.values()):
+            isolated.find_features(examples)
         patterns = patterns_of(faults, sites)
         check_names(patterns, isolated.held, isolated.sites)
-        placements = place(faults, sites, isolated.sites)
+        try:
+            placements = place(faults, sites, isolated.sites)
+        except SiteError as error:
+            why = _why_none(isolated.looped, numbers_named(isolated.original, by_site))
+            raise SiteError(f"{error}{why}") from error
+        if isolated.missed and "hidden" in by_site:
+            notice(_missed(isolated.missed), stacklevel=4)
         check_strength(placements, dtype)
         unread = isolated.unread([p.site for p in placements], examples)
         for told in (unread, told_left(patterns, isolated.held)):
             if told:
                 notice(told, stacklevel=4)
         self.examples, self._clean = examples, isolated.clean
+        self._strikes_hidden = "hidden" in by_site
         self._scalars = scalars_per_sample(isolated.sites, placements, isolated.runs_alone)
         self._use(FaultyModel(isolated, examples, placements))
         self.N, self.B, self.K = placements[-1].stop, len(examples), self.faulty_model.K
@@ -123,6 +151,10 @@ class FaultSpace:
         self.mean_point: Floats = self.moments.mean
         self._strategies = PerThread(partial(Strategies, faulty, self._scalars))
         self._derivatives = Derivatives(faulty, self._scalars)
+
+    @property
+    def _state(self) -> tuple[str, ...]:
+        return self.faulty_model.model.state
 
     def with_dtype(self, dtype: torch.dtype) -> FaultSpace:
         """The same space, computed in another floating-point type."""
@@ -189,6 +221,8 @@ class FaultSpace:
             NotApplicableError: the model is no function of one tensor to one tensor.
         """
         tensor = self.examples.lone
+        if self.examples.batch_axes:
+            raise NotApplicableError("for models that take the batch on the first axis")
         if tensor is None:
             names = (*self.examples.keywords, *map(str, range(len(self.examples.arguments))))
             raise NotApplicableError(
@@ -240,9 +274,17 @@ class FaultSpace:
         return found
 
     def plan(self) -> list[str]:
-        """How samples are computed at each site, and why: one line each."""
+        """How samples are computed at each site, and why: one line each.
+
+        Then what the faults strike, where that is not each number once; what ``hidden`` left out;
+        and what state is reset.
+        """
         with self.faulty_model.model.at_work():
-            return self.strategies.plan()
+            lines = self.strategies.plan()
+        lines += told_struck(self.placements)
+        if self._strikes_hidden:
+            lines += left_out(self.available_sites, self.placements)
+        return lines + [f"state: reset before each pass, {how}" for how in self._state]
 
     def gradients(
         self, at: Floats, readouts: Floats | None = None
@@ -268,9 +310,15 @@ class FaultSpace:
         """Whether the output has a derivative in some coordinate.
 
         A model that quantises, that computes without derivatives inside, or that overwrites what
-        they are computed from, has none.
+        they are computed from, has none; nor have faults on which spikes depend, whose surrogate
+        gradient is not taken for a derivative.
         """
         return self._derivatives.exist
+
+    @property
+    def why_no_derivatives(self) -> str:
+        """Why the output has no derivative, where it has none."""
+        return self._derivatives.why_none
 
     def hessian_products(
         self, at: Floats, vectors: Floats
@@ -305,3 +353,32 @@ class FaultSpace:
         for start in range(0, len(changed), step):
             columns = changed[start : start + step]
             yield columns, self.outputs(Points.one_at_a_time(base, columns, values[columns]))
+
+
+def _why_none(looped: Sequence[str], numbers: Sequence[str]) -> str:
+    """Why values that run for each example by itself are no sites, in an error's words.
+
+    Or why what was named is none: it is a plain number.
+    """
+    if numbers:
+        return (
+            f"; {numbers[0]!r} is a plain number in an attribute, which no fault reaches: make it "
+            "a tensor (a buffer)"
+        )
+    if not looped:
+        return ""
+    names = ", ".join(repr(name) for name in looped[:3])
+    return (
+        f"; {names} run in a loop over the examples, one after the other, so that their values "
+        "have no batch axis: give a model that takes all examples of a batch together"
+    )
+
+
+def _missed(pairs: Sequence[tuple[str, str]]) -> str:
+    """A warning of activations that are computed in line and cannot be struck."""
+    shown = " and ".join(f"between {a!r} and {b!r}" for a, b in pairs[:3])
+    return (
+        f"hidden: {shown}, the model computes an activation in line and mixes its values before "
+        "they are read (it pools them, say), so that its neurons are not struck; put it into a "
+        "module of its own"
+    )

@@ -13,6 +13,7 @@ import typer
 
 from crashsim.arguments import MOST_INITS
 from crashsim.cli.options import (
+    BatchAxisOption,
     EpsilonOption,
     FaultOption,
     GroupOption,
@@ -28,6 +29,7 @@ from crashsim.cli.options import (
     SamplesOption,
     SeedOption,
     SitesOption,
+    StepsAxisOption,
     TrainOption,
     TrustOption,
     WeightsOption,
@@ -61,6 +63,8 @@ def score(
     sites: SitesOption = None,
     group: GroupOption = None,
     readout: ReadoutOption = None,
+    batch_axis: BatchAxisOption = 0,
+    steps_axis: StepsAxisOption = None,
     epsilon: EpsilonOption = None,
     delta: Annotated[
         float | None,
@@ -107,7 +111,7 @@ def score(
     reads += [*data_inputs("train", train), *method_inputs(methods)]
     check_outputs(reads, json=json_file, report=report_file)
     faults = read_faults(fault, p, sites, group)
-    data = read_examples(inputs, limit)
+    data = read_examples(inputs, limit, batch_axis)
     chosen = read_methods(methods)
     results: list[Any] = []
     stop = None
@@ -122,6 +126,8 @@ def score(
                         faults,
                         progress,
                         readout=readout,
+                        batch_axis=batch_axis,
+                        steps_axis=steps_axis,
                         epsilon=epsilon,
                         delta=delta,
                         methods=chosen,

@@ -34,6 +34,20 @@ ReadoutOption = Annotated[
         help="Which tensor of a structured output: a name (logits, boxes.0.scores) or a number."
     ),
 ]
+BatchAxisOption = Annotated[
+    int,
+    typer.Option(
+        min=0, help="Axis of the inputs that is the batch: 1 for sequences (time, batch, ...)."
+    ),
+]
+StepsAxisOption = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Axis of the struck values that is time, counted with the batch from 0, where no "
+        "recurrent or spiking layer shows it; a neuron is then dead in all steps.",
+    ),
+]
 LimitOption = Annotated[int, typer.Option(min=1, help="Use the first so many inputs.")]
 FaultOption = Annotated[list[str] | None, typer.Option(help=FAULT_HELP)]
 POption = Annotated[
@@ -50,7 +64,8 @@ SitesOption = Annotated[
 GroupOption = Annotated[
     str | None,
     typer.Option(
-        help="Neurons that crash together: unit, channel, or a number (a core). (default: unit)"
+        help="Neurons that crash together: unit, feature (in all positions), channel, or a number "
+        "(a core). (default: unit)"
     ),
 ]
 EpsilonOption = Annotated[

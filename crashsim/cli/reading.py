@@ -102,10 +102,24 @@ def method_inputs(text: str | None) -> list[Named]:
     return [("methods", file) for file in files if file is not None]
 
 
-def read_examples(spec: str, limit: int | None = None) -> Any:
+def read_examples(spec: str, limit: int | None = None, batch_axis: int = 0) -> Any:
+    """The first examples of a file or data set, along the axis of its arrays that is the batch."""
+    from dataclasses import replace
+
     from crashsim.files.data import load_examples
 
-    return load_examples(spec, limit)
+    if not batch_axis:
+        return load_examples(spec, limit)
+    examples = load_examples(spec)
+
+    def first(tensor: Any) -> Any:
+        axis = batch_axis if tensor.dim() > batch_axis else 0
+        return tensor.narrow(axis, 0, min(limit or tensor.shape[axis], tensor.shape[axis]))
+
+    given = examples.inputs
+    if isinstance(given, dict):
+        return replace(examples, inputs={name: first(tensor) for name, tensor in given.items()})
+    return replace(examples, inputs=first(given))
 
 
 def read_data(spec: str, limit: int) -> Any:

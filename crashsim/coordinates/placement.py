@@ -35,7 +35,8 @@ class Placement:
             once.
         fault: what strikes.
         start, stop: the coordinates.
-        ties_steps: whether a coordinate acts in all steps that a value holds.
+        tied: the axes of a value in all of whose positions a coordinate acts: that of the steps,
+            for a permanent fault; all but the features, for a fault of those.
     """
 
     sites: tuple[Site, ...]
@@ -56,14 +57,18 @@ class Placement:
         """Number of coordinates."""
         return self.stop - self.start
 
-    @property
-    def ties_steps(self) -> bool:
-        return self.site.steps is not None and self.fault.duration == "permanent"
+    @cached_property
+    def tied(self) -> tuple[int, ...]:
+        steps = self.site.steps
+        if not self.fault.is_of_features:
+            return () if steps is None or self.fault.duration == "transient" else (steps,)
+        kept = {self.site.features, steps if self.fault.duration == "transient" else None}
+        return tuple(axis for axis in range(len(self.site.shape)) if axis not in kept)
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
         """The shape of what the coordinates strike: that of a step, where steps are tied."""
-        return self.site.shape_in_step if self.ties_steps else self.site.shape
+        return tuple(n for axis, n in enumerate(self.site.shape) if axis not in self.tied)
 
     @cached_property
     def units(self) -> int:
@@ -73,26 +78,37 @@ class Placement:
     @property
     def acts_once(self) -> bool:
         """Whether each coordinate acts in a single call, on a value of one step."""
-        return len(self.sites) == 1 and not self.ties_steps and not self.site.is_inside
+        return len(self.sites) == 1 and not self.tied and not self.site.is_inside
+
+    @property
+    def _places(self) -> tuple[list[int], list[int]]:
+        """Where the tied axes are in values (S, b, *site.shape), and where they come to front."""
+        return [2 + axis for axis in self.tied], [2 + i for i in range(len(self.tied))]
 
     def by_step(self, rows: Tensor, site: Site) -> Tensor:
-        """(S, b T, *shape) values of T steps, one after the other, from (S, b, *site.shape)."""
-        if not self.ties_steps or site.steps is None:
+        """(S, b T, *shape) values of T positions, one after the other.
+
+        Args:
+            rows: (S, b, *site.shape).
+            site: one of ``sites``.
+        """
+        if not self.tied:
             return rows
-        moved = rows.movedim(2 + site.steps, 2)
+        moved = rows.movedim(*self._places)
         return moved.reshape(moved.shape[0], -1, *self.shape)
 
     def together(self, rows: Tensor, site: Site, like: Tensor) -> Tensor:
         """The inverse of ``by_step``, of the shape of ``like``."""
-        if not self.ties_steps or site.steps is None:
+        if not self.tied:
             return rows.reshape(like.shape)
-        steps = site.shape[site.steps]
-        moved = rows.reshape(like.shape[0], -1, steps, *self.shape)
-        return moved.movedim(2, 2 + site.steps)
+        positions = [site.shape[axis] for axis in self.tied]
+        moved = rows.reshape(like.shape[0], -1, *positions, *self.shape)
+        there, front = self._places
+        return moved.movedim(front, there)
 
     def in_window(self, struck: Tensor, clean: Tensor, site: Site) -> Tensor:
         """Values (S, b, *site.shape) that are struck in the fault's window, and clean outside."""
-        if self.fault.window is None or not self.ties_steps or site.steps is None:
+        if self.fault.window is None or site.steps is None or site.steps not in self.tied:
             return struck
         start, stop = self.fault.window
         at = torch.arange(site.shape[site.steps], device=struck.device)
@@ -108,11 +124,13 @@ class Placement:
             e: (S, 1 or b, size).
             site: one of ``sites``.
         """
-        if not self.ties_steps or site.steps is None:
+        if not self.tied:
             return self.fault.perturb(value, e, self.shape)
-        moved = value.movedim(2 + site.steps, 2)
-        struck = self.fault.perturb(moved, e[:, :, None], self.shape).movedim(2, 2 + site.steps)
-        return self.in_window(struck, value, site)
+        there, front = self._places
+        for _ in self.tied:
+            e = e[:, :, None]
+        struck = self.fault.perturb(value.movedim(there, front), e, self.shape)
+        return self.in_window(struck.movedim(front, there), value, site)
 
     def perturb_step(self, h: Tensor, e: Tensor, direction: int, step: int) -> Tensor:
         """The faulty output of a recurrent layer's step, before it is fed back.
@@ -126,7 +144,7 @@ class Placement:
         start, stop = self.fault.window or (step, step + 1)
         if not start <= step < stop:
             return h
-        first = direction * h.shape[-1] + (0 if self.ties_steps else step * self.site.shape[-1])
+        first = direction * h.shape[-1] + (0 if self.tied else step * self.site.shape[-1])
         struck = e[..., first : first + h.shape[-1]]
         return self.fault.perturb_units(h, struck, (h.shape[-1],))
 
@@ -157,6 +175,12 @@ def place(faults: Faults, sites: str, available: list[Site]) -> list[Placement]:
             if 0 in calls[0].shape:
                 raise SiteError(
                     f"sites={pattern!r}: {calls[0].name!r} is empty; choose other sites"
+                )
+            if fault.is_of_features and calls[0].features is None:
+                raise SiteError(
+                    f"sites={pattern!r}: no linear or convolutional layer shows which axis of "
+                    f"{calls[0].name!r} {calls[0].shape} holds the features; give group='unit', or "
+                    "other sites"
                 )
             one = Placement(calls, as_stored(fault, calls[0]), start, start)
             stop = start + one.fault.coordinate_count(one.shape)

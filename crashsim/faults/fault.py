@@ -188,6 +188,11 @@ class Fault(ABC):
         """Number of fault coordinates of a site of this shape."""
         return math.prod(shape)
 
+    @property
+    def is_of_features(self) -> bool:
+        """Whether a coordinate strikes a feature in all of its positions."""
+        return False
+
     def group_size(self, shape: tuple[int, ...]) -> int:
         """Number of consecutive units of a site of this shape that one coordinate strikes."""
         return 1
@@ -212,7 +217,7 @@ class Fault(ABC):
 
     def perturb_units(self, value: Tensor, e: Tensor, shape: tuple[int, ...]) -> Tensor:
         """``perturb`` with the coordinates of each unit, (..., size), in place of its group's."""
-        return value + e.reshape(*e.shape[:-1], *shape) * self.displacement(value)
+        return value + e.reshape((*e.shape[:-1], *shape)) * self.displacement(value)
 
     # What reports say of it.
 

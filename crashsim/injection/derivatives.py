@@ -19,6 +19,10 @@ NO_DERIVATIVES = (
     "the model computes its output without derivatives (by steps, under no_grad, or overwriting "
     "what they need)"
 )
+SPIKES = (
+    "spikes have no derivative (a surrogate gradient, which the model may have for training, is "
+    "another function's)"
+)
 
 
 class Derivatives:
@@ -34,8 +38,13 @@ class Derivatives:
 
     @cached_property
     def exist(self) -> bool:
-        """Whether the output has a derivative in some coordinate, found with one example."""
+        """Whether the output has a derivative in some coordinate, found with one example.
+
+        Where spikes depend on a struck value there is none, but a surrogate gradient at most.
+        """
         faulty = self._faulty
+        if self._acts_on_spikes:
+            return False
         if not any(site.has_gradient for p in faulty.placements for site in p.sites):
             return False
         with faulty.model.at_work(), torch.enable_grad():
@@ -46,9 +55,19 @@ class Derivatives:
                 return False
         return True
 
+    @cached_property
+    def _acts_on_spikes(self) -> bool:
+        sites = [site for p in self._faulty.placements for site in p.sites]
+        return any(site.acts_on_spikes and site.is_read for site in sites)
+
+    @property
+    def why_none(self) -> str:
+        """Why there are none, where there are none."""
+        return SPIKES if self._acts_on_spikes else NO_DERIVATIVES
+
     def _check_exist(self) -> None:
         if not self.exist:
-            raise NotApplicableError(NO_DERIVATIVES)
+            raise NotApplicableError(self.why_none)
 
     def gradients(
         self, examples: Inputs, at: Floats, readouts: Floats

@@ -13,7 +13,7 @@ from crashsim.injection.sparse import convolution
 from crashsim.model.graph.tracing import UntraceableError
 from crashsim.model.inputs import Inputs
 from crashsim.model.readout import Readout
-from crashsim.model.site_names import ACTIVATION_FUNCTIONS
+from crashsim.model.site_names import ACTIVATION_FUNCTIONS, INPUT
 from crashsim.model.sites import Site
 
 
@@ -49,8 +49,10 @@ class FaultNodes:
         readout: Readout,
     ) -> None:
         self._placements = placements
-        if many := next((p for p in placements if p.ties_steps or p.site.is_inside), None):
-            raise UntraceableError(f"{many.site.name!r} holds many steps of the same neurons")
+        if many := next((p for p in placements if p.tied or p.site.is_inside), None):
+            raise UntraceableError(f"{many.site.name!r} holds many values of the same neurons")
+        if read := next((s for p in placements for s in p.sites if s.function == INPUT), None):
+            raise UntraceableError(f"{read.name!r} is what a layer reads, computed by no module")
         sites = [
             site for p in placements for site in p.sites if site.kind in ("activation", "module")
         ]

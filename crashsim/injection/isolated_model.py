@@ -10,6 +10,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from threading import RLock
 from typing import Any
 
@@ -17,19 +18,22 @@ import torch
 from torch import Tensor, nn
 
 from crashsim.arrays import Floats
-from crashsim.errors import ModelError
+from crashsim.errors import CrashsimError, ModelError
 from crashsim.model.calling import call_with
 from crashsim.model.checks import check_outputs, is_compiled, quantises_batches, rounding_slack
-from crashsim.model.discovery import find_sites
+from crashsim.model.discovery import discovered, watched_values
 from crashsim.model.failures import described, explaining_failures
+from crashsim.model.feature_axis import marked_features
 from crashsim.model.global_random import Drawing
 from crashsim.model.inputs import Inputs
 from crashsim.model.multiplied.forward_weights import hold_forward_weights
 from crashsim.model.number_types import without_autocast
-from crashsim.model.readout import find_readout
+from crashsim.model.readout import Readout, find_readout
 from crashsim.model.sites import Site
+from crashsim.model.twins.held_tensors import hold_tensors
 from crashsim.model.twins.held_weights import hold_weights
-from crashsim.model.twins.twin import PerThread, Twin, keep_apart, twin_of
+from crashsim.model.twins.resetting import Reset, reset_twin, states_of
+from crashsim.model.twins.twin import PerThread, Twin, keep_apart
 from crashsim.model.unfused import Unfused
 from crashsim.model.unread_parameters import check_read
 
@@ -46,13 +50,18 @@ class IsolatedModel:
         dtype: floating-point type to compute in.
         readout: name or number of the analysed tensor of a structured output; see
             ``find_readout``.
+        reset: resets the state of the module that it is given; None: as the layers' libraries do.
+        named: names of sites, of which some may be tensors beside the parameters; those are held as
+            parameters.
 
     Attributes:
         dtype, device: what it computes in and where.
+        state: how state that the model keeps was reset, in words.
         readout: which tensor of the model's output is analysed.
         runs_alone: whether each sample of each input runs by itself.
         sites: all sites of the model.
         held: the weights that layers multiply by, where they are computed from other tensors.
+        missed, looped: what cannot be struck; see ``discovered``.
         clean: (B, K) outputs of the examples that it was made with, in the type that it was made
             in, all axes after the batch flattened.
         layer_by_layer: ``with layer_by_layer():`` torch runs no layers as one, so that faults find
@@ -66,10 +75,18 @@ class IsolatedModel:
 
     @torch.inference_mode(False)  # whose tensors could not be differentiated later
     def __init__(
-        self, model: nn.Module, examples: Inputs, dtype: torch.dtype, readout: str | int | None
+        self,
+        model: nn.Module,
+        examples: Inputs,
+        dtype: torch.dtype,
+        readout: str | int | None,
+        reset: Reset | None = None,
+        named: Collection[str] = (),
     ) -> None:
-        self._original: nn.Module | None = twin_of(model)
+        self._original: nn.Module | None
+        self._original, self.state = reset_twin(model, reset)
         self.held = hold_weights(self._original)
+        hold_tensors(self._original, named)
         self._pickled: bytes | None = None
         self.dtype = dtype
         self.device = device_of(model)
@@ -83,15 +100,57 @@ class IsolatedModel:
         with torch.no_grad(), self._explaining_failures(examples):
             self._try()
             self._hold_forward_weights(examples)
-        with torch.no_grad(), self._explaining_failures(examples), self._drawing.undone():
+        with torch.no_grad(), self._drawing.undone():
             self._twin.looks = True
-            self.readout = find_readout(self.raw, examples, readout)
-            clean = check_outputs(self.outputs, examples)
+            self.readout, clean = self._checked(examples, readout)
         self._check_agrees(model, examples, clean)
         self.clean: Floats = clean.double().cpu().numpy()
         with torch.no_grad(), self._explaining_failures(examples), self._drawing.undone():
-            self.sites = find_sites(self.module, examples, self._forward)
+            found = discovered(self.module, examples, self._forward)
+        self.sites, self.missed, self.looped = found
         self._twin.looks = False
+
+    def _checked(self, examples: Inputs, readout: str | int | None) -> tuple[Readout, Tensor]:
+        """The readout, and the clean outputs of the examples.
+
+        Raises:
+            ModelError: the model cannot be analysed, and which axis of the inputs looks like the
+                batch, if it is another than was said.
+        """
+        try:
+            with self._explaining_failures(examples):
+                self.readout = find_readout(self.raw, examples, readout)
+                return self.readout, check_outputs(self.outputs, examples)
+        except ModelError as error:
+            axis = self._likely_batch_axis(examples, readout)
+            if axis is None:
+                raise
+            said = "the first axis of the inputs must be the batch"
+            if examples.batch_axes:
+                said = f"axis {max(examples.batch_axes)} of the inputs was said to be the batch"
+            raise ModelError(
+                f"model: {said}, but axis {axis} looks like it in {examples.describe()}: along it "
+                f"alone can examples be added that do not change the others; give "
+                f"batch_axis={axis}, or inputs.movedim({axis}, 0) to a model with batch_first=True"
+            ) from error
+
+    def _likely_batch_axis(self, examples: Inputs, readout: str | int | None) -> int | None:
+        """The only axis of the inputs along which the model takes examples one by one."""
+        found = []
+        for axis in range(max(t.dim() for t in examples.tensors)):
+            other = examples.as_batch_on(axis)
+            if other is None or other.batch_axes == (examples.batch_axes or other.batch_axes[:0]):
+                continue
+            if not examples.batch_axes and not any(other.batch_axes):
+                continue
+            try:
+                with self.layer_by_layer():
+                    self.readout = find_readout(self.raw, other, readout)
+                    check_outputs(self.outputs, other)
+            except (CrashsimError, RuntimeError, ValueError, IndexError, TypeError):
+                continue
+            found.append(axis)
+        return found[0] if len(found) == 1 else None
 
     def _renew(self) -> None:
         """Forgets the twins of all threads."""
@@ -140,7 +199,7 @@ class IsolatedModel:
         The model is run once for it, without faults, if a pass leaves nothing behind.
         """
         plain_types = {p.dtype for p in model.parameters() if p.is_floating_point()} <= {self.dtype}
-        if self._changing or self._drawing.draws or not plain_types:
+        if self._changing or self._drawing.draws or not plain_types or self.state:
             return
         if self.runs_alone or is_compiled(model):
             return
@@ -174,10 +233,25 @@ class IsolatedModel:
         except ModelError as error:
             if not (self._changing or self._twin.keeps_tensors):
                 raise
-            raise ModelError(
-                f"{error}; it keeps tensors beside its parameters, too: where those are of the "
-                "size of a batch, reset the model's state first"
-            ) from error
+            raise self._explained_by_state(error) from error
+
+    def _explained_by_state(self, error: ModelError) -> ModelError:
+        """The error of a model that keeps tensors, which may be left over from another batch."""
+        names = states_of(self.original)
+        who = f" ({', '.join(names[:3])})" if names else ""
+        remedy = (
+            "reset it before, or give reset=, a function of the model that does "
+            "(lambda model: setattr(model.lif, 'v', 0.0))"
+        )
+        if "other inputs of the batch" in str(error) and self._changing:
+            return ModelError(
+                f"model: keeps a state between calls{who}, and with the state that it has an "
+                f"input's output depends on its place in the batch; {remedy}"
+            )
+        return ModelError(
+            f"{error}; it keeps tensors beside its parameters, too{who}: where those are left over "
+            f"from a batch of another size, {remedy}"
+        )
 
     @property
     def original(self) -> nn.Module:
@@ -249,6 +323,13 @@ class IsolatedModel:
         with torch.no_grad(), self._explaining_failures(examples), self._drawing.undone():
             found: Floats = check_outputs(self.outputs, examples).double().cpu().numpy()
         return found
+
+    def find_features(self, examples: Inputs) -> None:
+        """Marks the sites with their axes of features."""
+        with torch.no_grad(), self._explaining_failures(examples), self._drawing.undone():
+            example = examples.part(0, 1)
+            watched = partial(watched_values, self.module, example, self._forward)
+            self.sites = marked_features(self.module, self.sites, watched)
 
     def unread(self, sites: Sequence[Site], examples: Inputs) -> str | None:
         """A warning of struck parameters that the outputs do not depend on; see ``check_read``."""

@@ -265,7 +265,7 @@ def strike(
         owned: nobody else reads the value, so that it may be overwritten.
     """
     moved = value.movedim(site.axis, 0)
-    if any(change.placement.ties_steps for change in changes):
+    if any(change.placement.tied for change in changes):
         return _strike_steps(moved, site, changes, count).to(value.dtype).movedim(0, site.axis)
     rows = moved.reshape(count, -1, site.size)  # steps that are folded into the batch unfolded
     rows = rows.contiguous()
@@ -290,7 +290,7 @@ def _strike_steps(moved: Tensor, site: Site, changes: Sequence[Changes], count: 
 def strike_all(value: Tensor, site: Site, changes: Sequence[Changes], count: int) -> Tensor:
     """A site's value under faults, with (S b) rows, from the (b) rows that all samples share."""
     moved = value.movedim(site.axis, 0)
-    if any(change.placement.ties_steps for change in changes):
+    if any(change.placement.tied for change in changes):
         several = moved.repeat(count, *[1] * (moved.dim() - 1))
         return _strike_steps(several, site, changes, count).to(value.dtype).movedim(0, site.axis)
     rows = changes[0].apply_to_all(moved.reshape(-1, site.size)).contiguous()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from crashsim.model.calling import call_with
 from crashsim.model.checks import check_model, dtype_of, rounding_slack, unwrapped
 from crashsim.model.failures import explaining_failures
 from crashsim.model.global_random import Drawing
+from crashsim.model.inline import bends, between_layers
 from crashsim.model.inputs import Inputs, ModelInputs, read_inputs
 from crashsim.model.layer_kinds import (
     is_activation,
@@ -26,18 +28,37 @@ from crashsim.model.layer_kinds import (
 from crashsim.model.multiplied.forward_weights import hold_forward_weights
 from crashsim.model.multiplied.stored_words import Words, words_of
 from crashsim.model.nested import leaves
-from crashsim.model.neurons import Neurons, multiplied, neurons_of
+from crashsim.model.neurons import Neurons, is_torchs, multiplied, neurons_of
 from crashsim.model.reuse import Feeders, Following, is_used_again
 from crashsim.model.site_names import (
     ACTIVATION_FUNCTIONS,
+    INPUT,
     SiteKey,
     input_name,
 )
 from crashsim.model.sites import Action, Role, Site, listening, perturbing
+from crashsim.model.time_axis import marked_steps
 from crashsim.model.twins.held_weights import hold_weights
 from crashsim.model.twins.twin import Twin, twin_of
 
 _SiteValues = dict[SiteKey, Tensor]
+
+
+class Discovered(NamedTuple):
+    """What was found in a model.
+
+    Attributes:
+        sites: in order of execution; parameters last.
+        missed: pairs of layers between which the model computes an activation of its own that
+            cannot be struck.
+        looped: modules that run once for each example, so that their values have no batch axis.
+    """
+
+    sites: list[Site]
+    missed: tuple[tuple[str, str], ...]
+    looped: tuple[str, ...]
+
+
 _LOOKED_AT = 16  # examples, to see whether all of them run through a layer
 
 
@@ -64,7 +85,7 @@ def find_sites(
     """
     given = inputs if isinstance(inputs, Inputs) else read_inputs(inputs)
     if run is not None:
-        return _sites(model, given, run)
+        return discovered(model, given, run).sites
     model = unwrapped(model)
     check_model(model)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -94,11 +115,23 @@ def find_sites(
             twin.looks = True
             drawing.watch(lambda: given.part(0, 1).call(call))
     with drawing.undone(), explaining_failures(model, given):
-        return _sites(twin.module, given, call)
+        return discovered(twin.module, given, call).sites
 
 
-def _sites(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> list[Site]:
+def discovered(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> Discovered:
+    """The sites of a twin that runs, and what cannot be one.
+
+    Args:
+        model: the twin.
+        given: checked examples.
+        call: how to call it.
+    """
     example = given.part(0, 1)
+    events: list[SiteKey | str] = []  # of a pass: sites, and modules that call what bends
+
+    def watch(path: str, function: object, _: tuple[Any, ...]) -> None:
+        if bends(function):
+            events.append(path)
 
     def sample(x: Inputs) -> tuple[_SiteValues, Any]:
         seen: _SiteValues = {}
@@ -106,8 +139,13 @@ def _sites(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> list[Si
         def record(key: SiteKey, value: Any) -> None:
             if isinstance(value, Tensor) and value.is_floating_point() and value.dim() >= 1:
                 seen[key] = value
+                events.append(key)
 
-        with torch.no_grad(), listening(model, record):
+        with torch.no_grad(), listening(model, record) as listener:
+            events.clear()
+            listener.watch = lambda path, function, _: (
+                events.append(path) if bends(function) else None
+            )
             return seen, x.clone().call(call)
 
     def shapes(x: Inputs) -> dict[SiteKey, torch.Size]:
@@ -168,17 +206,29 @@ def _sites(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> list[Si
                 is_recurrent=is_sequence,
             )
         )
+    sites = marked_steps(
+        model,
+        sites,
+        lambda actions: _with_values(model, example, call, actions),
+        partial(watched_values, model, example, call),
+    )
+    inline = _inline(model, example, call, sites, events, neurons)
+    sites = _with_inputs(sites, inline.sites)
     stateful = {path for path, n in neurons.items() if n.behaviour == "spiking"}
     stateful |= {p for p, m in modules.items() if is_recurrent(m) or is_recurrent_cell(m)}
     sites = _marked_units(model, example, call, sites, stateful)
     sites = _marked_read(model, example, call, sites)
     sites = _marked_roles(model, given, call, sites, neurons)
+    spiking = [path for path, n in neurons.items() if n.behaviour == "spiking"]
+    sites = _marked_spikes(model, example, call, sites, spiking, inline.spiking)
     # Where nothing inside the model has a derivative, its parameters have none either.
     smooth = any(s.has_gradient for s in sites) or not any(s.is_read for s in sites)
-    return sites + _parameter_sites(model, smooth)
+    spikes = any(s.is_read for s in sites if s.module in spiking or s in inline.spiking)
+    sites += _parameter_sites(model, smooth, spikes)
+    return Discovered(sites, tuple(inline.missed), _looped(one, two, sites))
 
 
-def _parameter_sites(model: nn.Module, smooth: bool) -> list[Site]:
+def _parameter_sites(model: nn.Module, smooth: bool, spikes: bool) -> list[Site]:
     """Each parameter once, with the other names of one that several layers share."""
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -190,6 +240,7 @@ def _parameter_sites(model: nn.Module, smooth: bool) -> list[Site]:
             tuple(parameter.shape),
             module=name,
             has_gradient=smooth,
+            acts_on_spikes=spikes,
             aliases=tuple(names[id(parameter)][1:]),
             words=_words(model, name),
         )
@@ -201,6 +252,206 @@ def _parameter_sites(model: nn.Module, smooth: bool) -> list[Site]:
 def _words(model: nn.Module, name: str) -> Words | None:
     path, _, key = name.rpartition(".")
     return words_of(model.get_submodule(path), key)
+
+
+def _looped(one: _SiteValues, two: _SiteValues, sites: Sequence[Site]) -> tuple[str, ...]:
+    """Modules that run once more for each example of a batch: their values have no batch axis."""
+    known = {site.module for site in sites}
+    calls = [Counter(key.module for key in values) for values in (one, two)]
+    again = [path for path, count in calls[1].items() if path and count == 2 * calls[0][path]]
+    return tuple(path for path in again if path not in known)
+
+
+class _Inline(NamedTuple):
+    """Neurons that no module computes: their sites, those that spike, and what was missed."""
+
+    sites: Sequence[Site]
+    spiking: Collection[Site]
+    missed: Sequence[tuple[str, str]]
+
+
+def _inline(
+    model: nn.Module,
+    example: Inputs,
+    call: Callable[..., Any],
+    sites: Sequence[Site],
+    events: Sequence[SiteKey | str],
+    neurons: Collection[str],
+) -> _Inline:
+    """What the model's own forward pass computes between its layers; see ``model/inline.py``."""
+    modules = dict(model.named_modules())
+
+    def is_known(path: str) -> bool:
+        inner = any(path == n or path.startswith(f"{n}.") for n in neurons)
+        return inner or is_torchs(modules[path])
+
+    named = [event for event in events if not isinstance(event, str) or not is_known(event)]
+    if all(isinstance(event, SiteKey) for event in named):
+        return _Inline((), (), ())
+    order = [event if isinstance(event, SiteKey) else None for event in named]
+    layers = {site.module for site in sites if site.is_affine}
+    read, tensors = _read_by(model, example, call, layers)
+    found = between_layers(
+        order,
+        {site.key: site for site in sites},
+        {site.key: site for site in read},
+        partial(watched_values, model, example, call),
+    )
+    mine = [site for site in read if site.module in found.struck]
+    affine = [site for site in sites if site.is_affine]
+    drives: list[dict[Site, Action]] = [
+        {site: partial(_with_noise, scale=scale, seed=i) for i, site in enumerate(affine)}
+        for scale in (0.0, 1.0, 3.0, 10.0)
+    ]
+    seen = [watched_values(model, example, call, drive, mine) for drive in drives]
+    tied = _tied_inputs(mine, tensors, seen)
+
+    def is_bent(names: tuple[str, str]) -> bool:
+        """Whether what bends depends on the first layer, and is none of a mask, say."""
+        source = [site for site in sites if site.name == names[0]]
+        bent = [_bent(model, example, call, dict.fromkeys(source, o), is_known) for o in _OTHERS]
+        clean = _bent(model, example, call, {}, is_known)
+        return any(len(b) != len(clean) or not all(map(_is_equal, b, clean)) for b in bent)
+
+    return _Inline(
+        tied, [s for s in tied if s.module in found.spiking], [*filter(is_bent, found.missed)]
+    )
+
+
+def _bent(
+    model: nn.Module,
+    example: Inputs,
+    call: Callable[..., Any],
+    actions: Mapping[Site, Action],
+    is_known: Callable[[str], bool],
+) -> list[Tensor]:
+    """What functions that bend are given outside of known modules."""
+    given: list[Tensor] = []
+
+    def watch(path: str, function: object, args: tuple[Any, ...]) -> None:
+        if bends(function) and not is_known(path):
+            given.extend(leaf.clone() for leaf in _real_leaves(args))
+
+    with torch.no_grad(), listening(model, lambda *_: None) as listener:
+        listener.watch = watch
+        _with_values(model, example, call, actions)
+    return given
+
+
+def _read_by(
+    model: nn.Module, example: Inputs, call: Callable[..., Any], layers: Collection[str]
+) -> tuple[list[Site], dict[SiteKey, tuple[int, Feeders]]]:
+    """What layers read, as sites, and the memory of each with what it was last multiplied by."""
+
+    def values(x: Inputs) -> tuple[_SiteValues, dict[SiteKey, tuple[int, Feeders]]]:
+        seen: _SiteValues = {}
+        fed: dict[SiteKey, tuple[int, Feeders]] = {}
+        following = Following()
+
+        def keep(key: SiteKey, value: Any) -> None:
+            if key.function == INPUT and value.is_floating_point():
+                seen[key] = value
+                fed[key] = value.data_ptr(), following.feeders(value)
+
+        with torch.no_grad(), following, listening(model, keep, inputs=layers):
+            x.clone().call(call)
+        return seen, fed
+
+    (one, fed), (two, _) = values(example), values(example.repeat(2))
+    found = []
+    for key, value in two.items():
+        axis = _batch_axis(one[key], value) if key in one else None
+        if axis is not None and fed[key][1]:
+            shape = tuple(value.movedim(axis, 0).shape[1:])
+            found.append(
+                Site(
+                    key.name,
+                    "activation",
+                    shape,
+                    module=key.module,
+                    function=INPUT,
+                    call=key.call,
+                    axis=axis,
+                    units=key.name,
+                )
+            )
+    return found, fed
+
+
+def _with_noise(value: Tensor, scale: float, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(value.shape, generator=generator).to(value)
+    return value + scale * (value.abs().max() + 1) * noise if scale else value
+
+
+def _tied_inputs(
+    sites: Sequence[Site],
+    fed: Mapping[SiteKey, tuple[int, Feeders]],
+    seen: Sequence[Mapping[Site, Tensor]],
+) -> list[Site]:
+    """What layers read, where several read the same neurons' outputs, in the same step or later.
+
+    Args:
+        sites: what they read.
+        fed: the memory of each, and what it was last multiplied by.
+        seen: their values in some passes with other values of the layers.
+    """
+
+    def is_same(one: Site, other: Site) -> bool:
+        if fed[one.key][0] == fed[other.key][0]:
+            return True
+        pairs = [(values.get(one), values.get(other)) for values in seen]
+        return all(a is not None and b is not None and _is_equal(a, b) for a, b in pairs)
+
+    groups: list[list[Site]] = []
+    for site in sites:
+        feeders = fed[site.key][1]
+        for group in groups:
+            beside = [s for s in group if fed[s.key][1] == feeders]  # in the same step
+            later = any(is_used_again(fed[s.key][1], feeders) for s in group)
+            same = all(is_same(s, site) for s in beside) if beside else later
+            if site.shape == group[0].shape and same:
+                group.append(site)
+                break
+        else:
+            groups.append([site])
+    first = {site: group[0].name for group in groups for site in group}
+    return [replace(site, units=first[site]) for site in sites]
+
+
+def _with_inputs(sites: Sequence[Site], read: Sequence[Site]) -> list[Site]:
+    """The sites, each layer's input before its output."""
+    before = {site.key: site for site in read}
+    found = []
+    for site in sites:
+        mine = before.get(SiteKey(site.module, INPUT, site.call))
+        if mine is not None and site.function is None:
+            found.append(mine)
+        found.append(site)
+    return found
+
+
+def watched_values(
+    model: nn.Module,
+    example: Inputs,
+    call: Callable[..., Any],
+    actions: Mapping[Site, Action],
+    watched: Sequence[Site],
+) -> dict[Site, Tensor]:
+    """The values of some sites, where those of others are passed through actions."""
+    seen: dict[Site, Tensor] = {}
+
+    def look(site: Site) -> Action:
+        def keep(value: Tensor) -> Tensor:
+            changed = actions[site](value) if site in actions else None
+            seen[site] = (value if changed is None else changed).clone()
+            return value if changed is None else changed
+
+        return keep
+
+    with torch.no_grad():
+        _with_values(model, example, call, {s: look(s) for s in {*watched, *actions}})
+    return seen
 
 
 def _is_same(value: Tensor, output: Any) -> bool:
@@ -285,7 +536,7 @@ def _marked_units(
     firsts: dict[tuple[str, str | None], list[Site]] = {}
     told = []
     for site in sites:
-        if site.kind in ("input", "parameter"):
+        if site.kind in ("input", "parameter") or site.function == INPUT:
             told.append(site)
             continue
         known = firsts.setdefault((site.module, site.function), [])
@@ -325,6 +576,54 @@ def _marked_roles(
             if len(clean) == len(changed) and all(map(_is_equal, clean, changed)):
                 roles |= dict.fromkeys(ours, "output")
     return [replace(site, role=roles.get(site, site.role)) for site in sites]
+
+
+def _marked_spikes(
+    model: nn.Module,
+    example: Inputs,
+    call: Callable[..., Any],
+    sites: Sequence[Site],
+    spiking: Sequence[str],
+    inline: Collection[Site],
+) -> list[Site]:
+    """The sites, each marked with whether spikes depend on its value: it is changed to see."""
+    if not spiking and not inline:
+        return list(sites)
+    readers = {site.module for site in inline}
+
+    def spikes(actions: Mapping[Site, Action]) -> list[Tensor]:
+        seen: list[Tensor] = []
+
+        def keep(_: nn.Module, __: Any, output: Any) -> None:
+            seen.extend(leaf.clone() for leaf in _real_leaves(output)[:1])
+
+        def read(_: nn.Module, args: tuple[Any, ...]) -> None:
+            seen.extend(leaf.clone() for leaf in _real_leaves(args)[:1])
+
+        with ExitStack() as stack, torch.no_grad():
+            for path in readers:  # likewise
+                module = model.get_submodule(path)
+                stack.callback(module.register_forward_pre_hook(read).remove)
+            for path in spiking:  # before faults strike what they return
+                stack.callback(model.get_submodule(path).register_forward_hook(keep).remove)
+            _with_values(model, example, call, actions)
+        return seen
+
+    clean = spikes({})
+    groups: dict[str, list[Site]] = {}
+    for site in sites:
+        groups.setdefault(site.units or site.name, []).append(site)
+    found: set[Site] = set()
+    for group in groups.values():
+        for other in _OTHERS:
+            try:
+                changed = spikes(dict.fromkeys(group, other))
+            except Exception:  # a value that makes the model fail is read
+                changed = []
+            if len(changed) != len(clean) or not all(map(_is_equal, clean, changed)):
+                found.update(group)
+                break
+    return [replace(site, acts_on_spikes=site in found) for site in sites]
 
 
 def _more_spikes(value: Tensor) -> Tensor:

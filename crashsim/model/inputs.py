@@ -11,12 +11,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from crashsim.arguments import is_whole, shown
 from crashsim.errors import ArgumentError
 from crashsim.model.nested import Names, mapped
 
 # A tensor or array (B, ...); or a tuple or list of positional arguments, or a mapping of keyword
 # arguments, nested or not, whose other leaves are passed on as they are.
 ModelInputs = Tensor | NDArray[Any] | tuple[Any, ...] | list[Any] | Mapping[str, Any]
+
+# The axis of all inputs that is the batch, or of each by name.
+BatchAxis = int | Mapping[str, int]
 
 T = TypeVar("T")
 
@@ -33,12 +37,15 @@ class Inputs:
         names: of the tensors: the argument's name or number, then the way inside it, with dots.
         tensors: (B, ...) each.
         arguments, keywords: of the call, with a slot in the place of each tensor.
+        batch_axes: the axis of each tensor that is the batch where the model is called with it;
+            empty where it is the first of all. ``tensors`` have it first.
     """
 
     names: tuple[str, ...]
     tensors: tuple[Tensor, ...]
     arguments: tuple[Any, ...]
     keywords: Mapping[str, Any]
+    batch_axes: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         """The number of examples B."""
@@ -58,7 +65,10 @@ class Inputs:
         """The arguments and keyword arguments of a call with these tensors."""
 
         def fill(_: Names, leaf: Any) -> Any:
-            return tensors[leaf] if type(leaf) is _Slot else leaf
+            if type(leaf) is not _Slot:
+                return leaf
+            axis = self.batch_axes[leaf] if self.batch_axes else 0
+            return tensors[leaf].movedim(0, axis) if axis else tensors[leaf]
 
         return (
             tuple(mapped(value, fill) for value in self.arguments),
@@ -113,11 +123,29 @@ class Inputs:
         tensors = (*self.tensors[:index], tensor, *self.tensors[index + 1 :])
         return replace(self, tensors=tensors)
 
+    def as_batch_on(self, axis: int) -> Inputs | None:
+        """The same tensors, as the model is called with them, read with the batch on another axis.
+
+        None where they do not have as many examples there.
+        """
+        given = [t.movedim(0, a) for t, a in zip(self.tensors, self.axes, strict=True)]
+        axes = tuple(axis if t.dim() > axis else 0 for t in given)
+        tensors = tuple(t.movedim(a, 0) for t, a in zip(given, axes, strict=True))
+        if len({len(t) for t in tensors}) > 1:
+            return None
+        return replace(self, tensors=tensors, batch_axes=axes)
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The axis of each tensor that is the batch where the model is called."""
+        return self.batch_axes or (0,) * len(self.tensors)
+
     def describe(self) -> str:
         """Shapes and types, for messages."""
-        if len(self.tensors) == 1:
-            return f"shape {tuple(self.tensors[0].shape)} of {self.tensors[0].dtype}"
-        pairs = zip(self.names, self.tensors, strict=True)
+        tensors = [t.movedim(0, a) for t, a in zip(self.tensors, self.axes, strict=True)]
+        if len(tensors) == 1:
+            return f"shape {tuple(tensors[0].shape)} of {tensors[0].dtype}"
+        pairs = zip(self.names, tensors, strict=True)
         return "shapes " + ", ".join(f"{n}: {tuple(t.shape)} of {t.dtype}" for n, t in pairs)
 
     def shapes(self) -> list[int] | dict[str, list[int]]:
@@ -133,7 +161,7 @@ def _repeat(tensor: Tensor, count: int) -> Tensor:
     return tensor.repeat(count, *[1] * (tensor.dim() - 1))
 
 
-def read_inputs(inputs: object) -> Inputs:
+def read_inputs(inputs: object, batch_axis: BatchAxis = 0) -> Inputs:
     """The inputs of a model, checked.
 
     Args:
@@ -141,6 +169,9 @@ def read_inputs(inputs: object) -> Inputs:
             positional arguments; or a mapping of keyword arguments. Tensors and arrays in them,
             nested or not, hold the same batch on their first axis. Everything else (None,
             numbers, strings) is passed to the model as it is.
+        batch_axis: the axis of the tensors that is the batch (1 in torch's default layout of
+            sequences, (T, B, ...)); tensors that have no such axis have the batch first. Or the
+            axis of each tensor, by name; of those that are not named it is the first.
 
     Raises:
         ArgumentError: no tensor, or one that is empty, complex, not finite, or of another batch;
@@ -148,12 +179,15 @@ def read_inputs(inputs: object) -> Inputs:
     """
     names: list[str] = []
     tensors: list[Tensor] = []
+    axes: list[int] = []
 
     def collect(path: Names, leaf: Any) -> Any:
         if not isinstance(leaf, Tensor | np.ndarray):
             return leaf
-        tensors.append(_check(_label(inputs, path), leaf))
+        tensor = _check(_label(inputs, path), leaf)
         names.append(".".join(path) or "0")
+        axes.append(_axis_of(names[-1], tensor, batch_axis))
+        tensors.append(tensor.movedim(axes[-1], 0))
         return _Slot(len(tensors) - 1)
 
     arguments: tuple[Any, ...] = ()
@@ -179,10 +213,38 @@ def read_inputs(inputs: object) -> Inputs:
             first, this = (_label(inputs, tuple(n.split("."))) for n in (names[0], name))
             raise ArgumentError(
                 f"{this}: shape {tuple(tensor.shape)} holds {len(tensor)} examples, but {first} "
-                f"holds {len(tensors[0])}; every tensor has the batch first: repeat what all "
+                f"holds {len(tensors[0])}; every tensor has the batch first (batch_axis= says of "
+                "which it is another axis): repeat what all "
                 f"examples share (tensor.expand({len(tensors[0])}, ...)), or hold it in the model"
             )
-    return Inputs(tuple(names), tuple(tensors), arguments, keywords)
+    if isinstance(batch_axis, Mapping) and (
+        unknown := sorted(map(str, set(batch_axis) - set(names)))
+    ):
+        raise ArgumentError(
+            f"batch_axis: {unknown[0]!r} is no tensor among the inputs; choose among "
+            f"{', '.join(names)}"
+        )
+    return Inputs(
+        tuple(names), tuple(tensors), arguments, keywords, tuple(axes) if any(axes) else ()
+    )
+
+
+def _axis_of(name: str, tensor: Tensor, batch_axis: BatchAxis) -> int:
+    """The axis of an input that is the batch."""
+    axis = batch_axis.get(name, 0) if isinstance(batch_axis, Mapping) else batch_axis
+    if not is_whole(axis) or not 0 <= int(axis) < 64:
+        raise ArgumentError(
+            f"batch_axis={shown(axis)}: give the number of an axis, from 0; or the axis of each "
+            "input by name"
+        )
+    if int(axis) < tensor.dim():
+        return int(axis)
+    if isinstance(batch_axis, Mapping) or tensor.dim() == 0:
+        raise ArgumentError(
+            f"batch_axis={shown(axis)}: {name!r} has the shape {tuple(tensor.shape)}, without such "
+            "an axis"
+        )
+    return 0
 
 
 def _label(inputs: object, path: Names) -> str:

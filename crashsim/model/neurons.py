@@ -75,7 +75,7 @@ def neurons_of(model: nn.Module, example: Inputs, call: Callable[..., Any]) -> d
         if neurons is not None:
             found[path] = neurons
 
-    unknown = [path for path, module in modules.items() if path and not _is_torchs(module)]
+    unknown = [path for path, module in modules.items() if path and not is_torchs(module)]
     with torch.no_grad(), _before_each(modules, unknown, look):
         example.clone().call(call)
     spiking = [path for path, neurons in found.items() if neurons.behaviour == "spiking"]
@@ -85,7 +85,7 @@ def neurons_of(model: nn.Module, example: Inputs, call: Callable[..., Any]) -> d
     return {p: n for p, n in found.items() if not any(p.startswith(f"{other}.") for other in found)}
 
 
-def _is_torchs(module: nn.Module) -> bool:
+def is_torchs(module: nn.Module) -> bool:
     """Whether the module's class is one of torch's own, or a kind of layer that torch knows."""
     known = is_activation(module) or is_recurrent(module) or is_recurrent_cell(module)
     return known or type(module).__module__.partition(".")[0] == "torch"
@@ -149,7 +149,7 @@ class _Trial:
         if not first.is_floating_point():
             return None
         has_matrices = any(p.dim() >= 2 and p.numel() > 1 for p in self._module.parameters())
-        if _are_multiples(first) and self._emits_spikes(first):
+        if are_multiples(first) and self._emits_spikes(first):
             steps_axis = self._steps_axis(first)
             if steps_axis is not None or self._keeps_state(len(clean)):
                 return Neurons("spiking", steps_axis)
@@ -173,7 +173,7 @@ class _Trial:
         for drive in _DRIVES:
             values.append(self._answer(drive * self._size * self._noise)[0])
             values.append(self._answer(drive * self._size * (1 + self._noise.abs()))[0])
-            if not _are_multiples(torch.cat([value.flatten() for value in values])):
+            if not are_multiples(torch.cat([value.flatten() for value in values])):
                 return False
         return len(torch.cat([value.flatten() for value in values]).unique()) > 1
 
@@ -229,7 +229,7 @@ class _Trial:
         return bends
 
 
-def _are_multiples(values: Tensor) -> bool:
+def are_multiples(values: Tensor) -> bool:
     """Whether all values are whole multiples of one step."""
     size = values.abs()
     if not bool(size.isfinite().all()):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -21,17 +22,20 @@ class Readout:
     Attributes:
         name: of the tensor, with dots; empty where it is the output itself.
         steps: attributes, indices and keys.
+        axis: of the tensor, which is the batch; it is moved to the front.
     """
 
     name: str = ""
     steps: tuple[Any, ...] = ()
+    axis: int = 0
 
     def __call__(self, output: Any) -> Any:
-        return step_into(output, self.steps)
+        tensor = step_into(output, self.steps)
+        return tensor.movedim(self.axis, 0) if self.axis else tensor
 
 
 def find_readout(call: Any, inputs: Inputs, wanted: str | int | None) -> Readout:
-    """Finds the tensor to be analysed.
+    """Finds the tensor to be analysed, and its batch axis where that of the inputs is not first.
 
     The one that is asked for; or the output itself; or its only floating-point tensor with the
     batch first; or its field ``logits``.
@@ -45,6 +49,20 @@ def find_readout(call: Any, inputs: Inputs, wanted: str | int | None) -> Readout
         ModelError: several tensors, or none; names them and says what to do.
         ArgumentError: ``wanted`` names no part of the output.
     """
+    found = _find(call, inputs, wanted)
+    if not inputs.batch_axes:
+        return found
+    shapes = [found(call(inputs.part(0, 1).repeat(n))).shape for n in (2, 3)]
+    grown = [a for a, pair in enumerate(zip(*shapes, strict=False)) if pair == (2, 3)]
+    if len(grown) != 1:
+        raise ModelError(
+            f"model: returns shape {tuple(shapes[0])} for 2 inputs and {tuple(shapes[1])} for 3; "
+            "one axis must be the batch"
+        )
+    return replace(found, axis=grown[0])
+
+
+def _find(call: Any, inputs: Inputs, wanted: str | int | None) -> Readout:
     two = call(inputs.part(0, 1).repeat(2))
     if isinstance(two, Tensor):
         if wanted is not None:
@@ -61,7 +79,7 @@ def find_readout(call: Any, inputs: Inputs, wanted: str | int | None) -> Readout
     found = [
         names
         for names, leaf in leaves(part)
-        if _is_real(leaf) and leaf.shape[0] == 2 and shapes.get(names, [0])[0] == 3
+        if _is_real(leaf) and _grows(leaf.shape, shapes.get(names, ()), bool(inputs.batch_axes))
     ]
     usual = [names for names in found if names == (_USUAL,)]
     if len(found) == 1 or usual:
@@ -80,6 +98,12 @@ def find_readout(call: Any, inputs: Inputs, wanted: str | int | None) -> Readout
         f"model: returns {what} with several tensors ({_list(part)}); say which one is to be "
         f"analysed, such as readout={'.'.join((*start.name.split('.'), *found[0])).strip('.')!r}"
     )
+
+
+def _grows(two: Sequence[int], three: Sequence[int], anywhere: bool) -> bool:
+    """Whether the first axis, or any, is as long as there are examples."""
+    pairs = list(zip(two, three, strict=False))
+    return (2, 3) in (pairs if anywhere else pairs[:1])
 
 
 def _is_real(leaf: Any) -> bool:

@@ -8,6 +8,7 @@ them mean the same site by the same name:
 - an activation function is named after the module whose ``forward`` calls it, ``encoder:relu``;
 - of the tensors that a module returns, the first bears the module's name; the others are named
   beside it, ``lstm:h_n``, ``attend:1``;
+- what a layer reads is ``fc2:input``, where neurons before it are computed by no module;
 - an input is ``input``, or ``input.NAME`` where there are several;
 - a parameter has its full name, ``layer1.0.weight``.
 """
@@ -27,6 +28,8 @@ ACTIVATION_FUNCTIONS = frozenset(
     "sigmoid sigmoid_ tanh tanh_ softplus softsign hardtanh hardtanh_ hardswish hardsigmoid "
     "logsigmoid prelu threshold".split()
 )
+# The name, in the place of a function, of what a module reads.
+INPUT = "input"
 # What the items that recurrent layers return are called; None for what bears the layer's own name.
 _STATES: dict[Names, str | None] = {
     ("0",): None,

@@ -9,7 +9,7 @@ how they are named.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -28,6 +28,7 @@ from crashsim.model.nested import Names, mapped
 from crashsim.model.recurrence import STRUCK_IN_STEPS, Stepwise
 from crashsim.model.site_names import (
     ACTIVATION_FUNCTIONS,
+    INPUT,
     CallNumbers,
     SiteKey,
     activation_function,
@@ -52,7 +53,7 @@ class Site:
             module), ``input`` or ``parameter``.
         module: dotted path of the module; of a parameter: its full name.
         function: the torch function, for a functional activation; which of the values that the
-            module returns (``h_n``), for one beside the first.
+            module returns (``h_n``), for one beside the first; ``input``, for what it reads.
         call: which call within one forward pass, from 0.
         shape: shape without the batch axis. Where a value has several rows for each example (the
             steps of a sequence, the patches of an image, folded into the batch), the first axis
@@ -62,10 +63,13 @@ class Site:
         axis: the axis of the value that is the batch (1 in sequences of shape (T, B, ...)).
         is_read: whether the output depends on the value, as far as the first example shows.
         has_gradient: whether the output has a derivative in the value.
+        acts_on_spikes: whether spikes of a layer behind depend on it: they have no derivative,
+            whatever surrogate gradient they pass on.
         role: of an activation: that of a neuron inside the network, of an output neuron (no weight
             multiplies its value), or a guard, which reads another activation's output and leaves
             it what it is, as long as nothing fails.
         steps: the axis of ``shape`` that is time, where the value holds many steps.
+        features: the axis of ``shape`` that counts features, where it was looked for and found.
         units: the name of the first call of the same neurons (its own, if it is that), where a
             module runs in several steps; calls behind other weights are other neurons.
         is_recurrent: the site is the sequence that a recurrent layer of torch returns.
@@ -84,8 +88,10 @@ class Site:
     axis: int = 0
     is_read: bool = True
     has_gradient: bool = True
+    acts_on_spikes: bool = False
     role: Role = "hidden"
     steps: int | None = None
+    features: int | None = None
     units: str = ""
     is_recurrent: bool = False
     aliases: tuple[str, ...] = ()
@@ -113,12 +119,15 @@ class Site:
         """Whether its neurons are struck inside a recurrent layer, before their feedback."""
         return self.steps is not None and self.kind == "activation" and self.is_recurrent
 
-    @property
-    def shape_in_step(self) -> tuple[int, ...]:
-        """The shape of one time step: all of it, where the value holds one."""
-        if self.steps is None:
-            return self.shape
-        return (*self.shape[: self.steps], *self.shape[self.steps + 1 :])
+    def value_axis(self, axis: int) -> int:
+        """Which axis of the value, with its batch, an axis of the shape is."""
+        return axis if axis < self.axis else axis + 1
+
+    def shape_axis(self, axis: int) -> int | None:
+        """Which axis of the shape an axis of the value is; None for the batch, or beyond."""
+        if axis == self.axis or not 0 <= axis <= len(self.shape):
+            return None
+        return axis if axis < self.axis else axis - 1
 
     def apply(self, action: Action, value: Tensor) -> Tensor | None:
         """Applies an action to the site's value, which it sees with an axis for the batch."""
@@ -150,7 +159,14 @@ class Site:
 
 
 class FunctionListener(TorchFunctionMode):
-    """Names each functional activation after the module that calls it, and passes its output on."""
+    """Names each functional activation after the module that calls it, and passes its output on.
+
+    Attributes:
+        modules: the modules now running: path, is activation.
+        watch: if given, is called with the running module's path, each function and its arguments.
+    """
+
+    watch: Callable[[str, Callable[..., Any], tuple[Any, ...]], None] | None = None
 
     def __init__(self, on_output: Callable[[str, str, Any], Any]) -> None:
         super().__init__()
@@ -165,6 +181,8 @@ class FunctionListener(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         output = func(*args, **(kwargs or {}))
+        if self.watch is not None and self.modules:
+            self.watch(self.modules[-1][0], func, args)
         name = activation_function(func)
         if name is not None and self.modules and not self.modules[-1][1]:
             return self._on_output(self.modules[-1][0], name, output)
@@ -173,8 +191,11 @@ class FunctionListener(TorchFunctionMode):
 
 @contextmanager
 def listening(
-    model: nn.Module, on_output: Callable[[SiteKey, Any], Any], only: Sequence[Site] | None = None
-) -> Iterator[None]:
+    model: nn.Module,
+    on_output: Callable[[SiteKey, Any], Any],
+    only: Sequence[Site] | None = None,
+    inputs: Collection[str] = (),
+) -> Iterator[FunctionListener]:
     """Calls ``on_output(key, value)`` on every site's value in forward passes inside the block.
 
     What it returns, unless None, replaces the value. Hooks are removed on leaving, always.
@@ -183,11 +204,13 @@ def listening(
         model: any module.
         on_output: called with the site's key and the value.
         only: listen at these sites alone (others cost nothing).
+        inputs: modules of which what they read is a site, too, if ``only`` is not given.
     """
     calls = CallNumbers()
     wanted = None if only is None else {(site.module, site.function) for site in only}
     functional = wanted is None or any(name in ACTIVATION_FUNCTIONS for _, name in wanted)
     hooked = None if wanted is None else {path for path, _ in wanted}
+    read = inputs if wanted is None else {path for path, name in wanted if name == INPUT}
 
     def report(module: str, function: str | None, value: Any) -> Any:
         # A quantised value is seen as the numbers that it stands for.
@@ -227,7 +250,15 @@ def listening(
                     return report_items(module, output, partial(report, path))
 
                 hook(module.register_forward_hook(after))
-        yield
+            if path in read:
+
+                def before(_: Any, args: tuple[Any, ...], path: str = path) -> Any:
+                    if args and isinstance(args[0], Tensor):
+                        return (report(path, INPUT, args[0]), *args[1:])
+                    return None
+
+                hook(module.register_forward_pre_hook(before))
+        yield listener
 
 
 def _is_quantised(value: Any) -> bool:
@@ -244,16 +275,32 @@ def _quantised_like(value: Tensor, other: Tensor) -> Tensor:
 def report_items(module: nn.Module, output: Any, report: Callable[[str | None, Any], Any]) -> Any:
     """Replaces each tensor that a module returns by ``report(name, tensor)``.
 
-    The name is None for the tensor that bears the module's own name.
+    The name is None for the tensor that bears the module's own name. A tensor that is returned
+    twice (spikes, and the same in the state that is fed back) is reported once. What replaces it
+    does so in the module too, where that keeps it for its next step.
     """
+    known: dict[int, Any] = {}
 
     def pass_on(names: Names, value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
+        if id(value) in known:
+            return known[id(value)]
         name = item_name(module, names)
-        return value if name in ACTIVATION_FUNCTIONS else report(name, value)
+        known[id(value)] = value if name in ACTIVATION_FUNCTIONS else report(name, value)
+        if known[id(value)] is not value:
+            _replace_kept(module, value, known[id(value)])
+        return known[id(value)]
 
     return mapped(output, pass_on)
+
+
+def _replace_kept(module: nn.Module, old: Tensor, new: Any) -> None:
+    """Replaces a tensor that a module, or one inside it, keeps in an attribute or buffer."""
+    for inner in module.modules():
+        for held in (vars(inner), inner._buffers):
+            for name in [name for name, value in held.items() if value is old]:
+                held[name] = new
 
 
 @contextmanager

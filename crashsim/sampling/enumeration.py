@@ -22,7 +22,9 @@ from crashsim.coordinates.placement import Faults
 from crashsim.coordinates.points import Points
 from crashsim.errors import ArgumentError
 from crashsim.metrics import CLASS_CHANGE, AskedMetrics, Metric, predicted_class
-from crashsim.model.inputs import ModelInputs
+from crashsim.model.inputs import BatchAxis, ModelInputs
+from crashsim.model.time_axis import StepsAxis
+from crashsim.model.twins.resetting import Reset
 from crashsim.noticing import notice
 from crashsim.results.estimate import Estimate, Interval, Values, estimates_of
 from crashsim.space import FaultSpace
@@ -220,6 +222,9 @@ def enumerate_exact(
     sites: str = "hidden",
     *,
     readout: str | int | None = None,
+    reset: Reset | None = None,
+    batch_axis: BatchAxis = 0,
+    steps_axis: StepsAxis | None = None,
 ) -> ExactDistribution:
     """The exact law of Delta by evaluating all fault patterns, 2^N or so, in double precision.
 
@@ -227,13 +232,23 @@ def enumerate_exact(
         model: any module that ``FaultSpace`` accepts.
         inputs: (B, ...), or several, as ``FaultSpace`` takes them.
         faults: faults whose coordinates take few values (all but the Gaussian ones).
-        sites, readout: see ``FaultSpace``.
+        sites, readout, reset, batch_axis, steps_axis: see ``FaultSpace``.
 
     Raises:
         ArgumentError: more than 2^20 outcomes (20 coordinates that strike or do not), or a law
             with a continuum of outcomes.
     """
-    return enumerate_space(FaultSpace(model, inputs, faults, sites, readout=readout))
+    space = FaultSpace(
+        model,
+        inputs,
+        faults,
+        sites,
+        readout=readout,
+        reset=reset,
+        batch_axis=batch_axis,
+        steps_axis=steps_axis,
+    )
+    return enumerate_space(space)
 
 
 def can_enumerate(space: FaultSpace, limit: int = MAX_COORDINATES) -> bool:

@@ -13,7 +13,6 @@ from crashsim.analytic import first_order, proofs, second_order
 from crashsim.analytic.first_order import Analysis, TailMethod
 from crashsim.errors import Interrupted, NotApplicableError
 from crashsim.faults import lacking_for_tails
-from crashsim.injection.derivatives import NO_DERIVATIVES
 from crashsim.results.estimate import Estimate
 from crashsim.sampling.certified import certified_sampling
 from crashsim.sampling.enumeration import enumerate_space
@@ -94,7 +93,7 @@ def _hessian_columns(size: Size) -> int:
 def _too_large_a_hessian(size: Size) -> str | None:
     if size.gains * _hessian_columns(size) > 4 * GRADIENT_VALUES:
         return f"{size.N} coordinates: their Hessian does not fit in memory"
-    return None if size.space.has_derivatives else NO_DERIVATIVES
+    return None if size.space.has_derivatives else size.space.why_no_derivatives
 
 
 def _tails(name: TailMethod, given: Given) -> list[Estimate]:

@@ -19,7 +19,9 @@ from crashsim.errors import ArgumentError, FileError, Interrupted
 from crashsim.faults import NeuronCrash
 from crashsim.files.limits import read_text
 from crashsim.metrics import AskedMetrics, Metric
-from crashsim.model.inputs import ModelInputs
+from crashsim.model.inputs import BatchAxis, ModelInputs
+from crashsim.model.time_axis import StepsAxis
+from crashsim.model.twins.resetting import Reset
 from crashsim.noticing import collecting, notice
 from crashsim.results.agreement import agreements
 from crashsim.results.contradictions import contradictions
@@ -144,6 +146,9 @@ def score(
     chip: Chip | None = None,
     targets: Any = None,
     metrics: Iterable[Metric] | None = None,
+    reset: Reset | None = None,
+    batch_axis: BatchAxis = 0,
+    steps_axis: StepsAxis | None = None,
 ) -> Score:
     """How far the outputs move under random faults, by theory and by Monte Carlo.
 
@@ -178,6 +183,11 @@ def score(
         metrics: also estimate these events and means of your own (``crashsim.Event``,
             ``crashsim.Mean``), by ``exact`` and ``monte-carlo``: the estimates have the metric's
             name as ``quantity``.
+        reset: a function of the model that resets the state which it keeps between calls (of a
+            twin); layers of snntorch, spikingjelly and sinabs need none.
+        batch_axis: the axis of the inputs that is the batch: 1 for (T, B, ...); or of each by name.
+        steps_axis: the axis of the struck values that is time, where no recurrent or spiking layer
+            shows it: 1 for (B, T, ...); or a mapping from sites to axes. See ``FaultSpace``.
 
     Raises:
         CrashsimError: an argument makes no sense, or the model cannot be analysed.
@@ -214,7 +224,16 @@ def score(
         struck = NeuronCrash(p=0.01) if faults is None else faults
         timings: dict[str, float] = {}
         with timing(timings, "model and sites"):
-            space = FaultSpace(model, inputs, struck, sites, readout=readout)
+            space = FaultSpace(
+                model,
+                inputs,
+                struck,
+                sites,
+                readout=readout,
+                reset=reset,
+                batch_axis=batch_axis,
+                steps_axis=steps_axis,
+            )
             own = AskedMetrics.of(metrics, targets, space.clean())
         with timing(timings, "plan"):
             planned = plan(space, methods, samples, rel_width, hardware, proofs)

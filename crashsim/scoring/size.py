@@ -11,7 +11,6 @@ from functools import cached_property
 
 import torch
 
-from crashsim.injection.derivatives import NO_DERIVATIVES
 from crashsim.injection.flops import Operations
 from crashsim.sampling.enumeration import can_enumerate
 from crashsim.space import FaultSpace
@@ -80,7 +79,7 @@ def too_many_gradients(size: Size) -> str | None:
     """Why gradients of every output by every coordinate are not computed unasked, or None."""
     space = size.space
     if not space.has_derivatives:
-        return NO_DERIVATIVES
+        return space.why_no_derivatives
     return _too_many_gains(size)
 
 
@@ -96,7 +95,7 @@ def too_many_differences(size: Size) -> str | None:
 def no_surrogate(size: Size) -> str | None:
     """Why no linear surrogate is made unasked, from gradients or else from differences, or None."""
     if not size.space.has_derivatives and (reason := too_many_differences(size)):
-        return f"{NO_DERIVATIVES}; {reason}"
+        return f"{size.space.why_no_derivatives}; {reason}"
     return _too_many_gains(size)
 
 

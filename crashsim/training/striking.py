@@ -75,7 +75,7 @@ def struck_step(
     """
     for p in call.placements:
         known = None if call.site.steps is None else call.site.shape[call.site.steps]
-        if not p.ties_steps and known is not None and step >= known:
+        if not p.tied and known is not None and step >= known:
             raise ModelError(
                 f"model: {call.site.name!r} runs {step + 1} steps, and ran {known} in the first "
                 "pass, which each have faults of their own; call the model with the longest "

@@ -519,7 +519,9 @@ def test_models_of_every_kind(case, seeded, randn):
 def test_the_layer_inside_a_folded_batch_counts_every_frame(first, seeded, randn):
     """Crashing a unit of a frame sets just that unit, of that frame, of every example to zero."""
     net, x = seeded(lambda: Folded(first)), randn(2, 3, 1, 6, 6)
-    space = FaultSpace(net, x, {":relu": NeuronCrash(0.1)})
+    tied = FaultSpace(net, x, {":relu": NeuronCrash(0.1)})  # the RNN shows what is time
+    assert tied.placements[0].shape == (2, 2, 2)
+    space = FaultSpace(net, x, {":relu": NeuronCrash(0.1, duration="transient")})
     assert space.placements[0].site.shape == (3, 2, 2, 2)
     unit = 1 * 8 + 5  # of the second frame
     e = np.zeros(space.N)
@@ -529,9 +531,14 @@ def test_the_layer_inside_a_folded_batch_counts_every_frame(first, seeded, randn
     np.testing.assert_allclose(space.outputs(pair)[1], found, atol=1e-6)
     with torch.no_grad():
         h = F.relu(net.conv(x.flatten(0, 1))).flatten(1).reshape(2, 3, -1)
+        every = h.clone()
         h[:, 1, 5] = 0
+        every[:, :, 5] = 0
         np.testing.assert_allclose(found, net.head(net.rnn(h)[1][0]).double(), atol=1e-6)
+        dead = tied.outputs(Points.at(np.eye(8)[5]))[0]
+        np.testing.assert_allclose(dead, net.head(net.rnn(every)[1][0]).double(), atol=1e-6)
     assert np.abs(found - space.clean()).max() > 1e-5
+    assert np.abs(dead - found).max() > 1e-5
 
 
 def test_compiled_models_and_parts_run_as_they_were_written(seeded, randn):

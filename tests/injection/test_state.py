@@ -218,7 +218,7 @@ def test_a_state_of_the_size_of_a_batch_is_told(seeded, randn):
     model = seeded(Membrane)
     with torch.no_grad():
         model(randn(3, 5))
-    with pytest.raises(ModelError, match="reset the model's state first"):
+    with pytest.raises(ModelError, match="batch of another size, reset it before, or give reset="):
         FaultSpace(model, randn(3, 5), {"inner": NeuronCrash(0.2)})
     assert model.v.shape == (3, 6)
 
