@@ -12,7 +12,8 @@ from crashsim_theory import Moments
 from torch import Tensor, nn
 
 from crashsim.arrays import Floats, Integers
-from crashsim.coordinates.placement import Faults, check_strength, moments_of, place
+from crashsim.coordinates.counts import Count
+from crashsim.coordinates.placement import Faults, check_strength, counts_of, moments_of, place
 from crashsim.coordinates.points import Points
 from crashsim.errors import ArgumentError, ModelError, NotApplicableError
 from crashsim.faults import Fault
@@ -60,6 +61,8 @@ class FaultSpace:
         dtype, device: what it computes in and where.
         examples: the inputs.
         placements: the faults at their sites, in the order of their coordinates.
+        counts: the coordinates of which exactly so many are struck (``count=``); all others are
+            independent.
         N: number of fault coordinates.
         B, K: number of inputs and of outputs (all axes after the batch, flattened).
         mean_point: (N,) E e.
@@ -113,6 +116,7 @@ class FaultSpace:
 
     def _use(self, faulty: FaultyModel) -> None:
         self.faulty_model, self.placements = faulty, faulty.placements
+        self.counts: tuple[Count, ...] = counts_of(faulty.placements)
         self.dtype, self.device = faulty.model.dtype, faulty.model.device
         self.moments = Moments.concatenate([moments_of(p) for p in faulty.placements])
         self.mean_point: Floats = self.moments.mean

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import replace
 from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
 from crashsim.arrays import Floats
-from crashsim.coordinates.placement import Placement
+from crashsim.coordinates.placement import Placement, with_fault
 from crashsim.coordinates.points import Points
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.faults import Fault
@@ -183,7 +182,7 @@ class FaultyModel:
     def with_faults(self, faults: Sequence[Fault]) -> FaultyModel:
         """The same with other faults of as many coordinates at its placements, in order."""
         placed = zip(self.placements, faults, strict=True)
-        placements = [replace(p, fault=fault) for p, fault in placed]
+        placements = [with_fault(p, fault) for p, fault in placed]
         return FaultyModel(self.model, self.examples, placements)
 
     def with_own_twins(self) -> FaultyModel:

@@ -16,7 +16,7 @@ from crashsim.faults import lacking_for_tails
 from crashsim.injection.derivatives import NO_DERIVATIVES
 from crashsim.results.estimate import Estimate
 from crashsim.sampling.certified import certified_sampling
-from crashsim.sampling.enumeration import enumerate_space
+from crashsim.sampling.enumeration import enumerate_space, outcomes_of
 from crashsim.sampling.importance import SAMPLES as IMPORTANCE_SAMPLES
 from crashsim.sampling.importance import importance_sampling
 from crashsim.sampling.monte_carlo import MonteCarlo, monte_carlo
@@ -46,7 +46,10 @@ def _too_many_patterns(size: Size) -> str | None:
     if is_enumerated(size):
         return None
     n = size.N
-    return f"{n} coordinates: 2^{n} fault patterns are too many to sum over"
+    chosen = [f"{c.struck} of {c.size}" for c in size.space.counts]
+    independent = n - sum(c.size for c in size.space.counts)
+    how = " times ".join([*([f"2^{independent}"] if independent else []), *chosen])
+    return f"{n} coordinates: {how} fault patterns are too many to sum over"
 
 
 def _layer_bound(name: str, given: Given) -> list[Estimate]:
@@ -209,8 +212,9 @@ METHODS: tuple[Method, ...] = (
         _exact,
         "exact",
         refuses=_too_many_patterns,
-        cost=lambda size: 2.0 ** min(size.N, 1000) * size.operations,
+        cost=lambda size: outcomes_of(size.space) * size.operations,
         most=float("inf"),  # it is refused by the number of coordinates alone
+        dependent=True,
         rank=0,
         rare=0,
     ),
@@ -238,6 +242,7 @@ METHODS: tuple[Method, ...] = (
         needs=("wide",),
         refuses=too_many_gradients,
         moments_only=True,
+        dependent=True,
         rank=4,
     ),
     Method(
@@ -248,6 +253,7 @@ METHODS: tuple[Method, ...] = (
         needs=("wide",),
         refuses=too_many_differences,
         moments_only=True,
+        dependent=True,
         rank=3,
     ),
     Method(
@@ -269,6 +275,7 @@ METHODS: tuple[Method, ...] = (
         "estimate",
         needs=("gradients",),
         moments_only=True,
+        dependent=True,
         rank=1,
     ),
     Method(
@@ -291,6 +298,7 @@ METHODS: tuple[Method, ...] = (
         "estimate",
         needs=("differences",),
         moments_only=True,
+        dependent=True,
         rank=0,
     ),
     Method(
@@ -366,6 +374,7 @@ METHODS: tuple[Method, ...] = (
         _monte_carlo,
         "statistical",
         uses=("gradients", "differences", "surrogate"),
+        dependent=True,
         rank=0,
     ),
     Method(
@@ -388,6 +397,7 @@ METHODS: tuple[Method, ...] = (
         "statistical",
         refuses=_on_request("ask for it with --hardware (hardware=True)"),
         option="hardware",
+        dependent=True,
         rank=None,
     ),
 )

@@ -135,6 +135,8 @@ def _run(
         shared,
     )
     try:
+        if reason := method.inapplicable(shared.space):
+            raise NotApplicableError(reason)
         for need in method.needs:
             shared.take(need)
         for use in needed & set(method.uses):

@@ -336,7 +336,8 @@ def _insert(
     shape = tuple(value.shape[1:])
     for p in placements:
         size = (len(value), p.fault.coordinate_count(shape))
-        e = value.new_full(size, p.fault.mean if at_mean else 0.0).requires_grad_()
+        mean = torch.as_tensor(p.fault.mean if at_mean else 0.0).to(value)
+        e = mean.expand(size).clone().requires_grad_()
         coordinates.append((p, e))
         value = p.fault.perturb(value, e, shape)
     return value
@@ -360,7 +361,9 @@ def _weighted_square(fault: Fault, gradient: Tensor | None, scale: float) -> Ten
     if gradient is None:
         return 0.0
     wide = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
-    return fault.variance / scale**2 * wide.square().sum()
+    if fault.is_varied:
+        return (torch.as_tensor(fault.variance).to(wide) * wide.square()).sum() / scale**2
+    return float(fault.variance) / scale**2 * wide.square().sum()
 
 
 def _random_state(model: nn.Module) -> list[Tensor]:
@@ -493,9 +496,8 @@ class CrashTraining(Attached):
         for p in placements:
             e = draw_tensor(p.fault, (len(value), p.fault.coordinate_count(shape)), draws)
             value = p.fault.perturb(value, e.to(value), shape)
-            kept = 1 - p.fault.mean
-            if self.inverse_scaling and p.fault.zeroes and kept:
-                value = value / kept
+            if self.inverse_scaling and p.fault.zeroes:
+                value = value / _kept(p.fault, shape).to(value)
         return value
 
     def __getstate__(self) -> dict[str, Any]:
@@ -505,6 +507,13 @@ class CrashTraining(Attached):
         generator = torch.Generator()
         generator.set_state(state.pop("_generator"))
         super().__setstate__({**state, "_generator": generator})
+
+
+def _kept(fault: Fault, shape: tuple[int, ...]) -> Tensor:
+    """The share of passes in which each unit survives; 1 for those that never do, which stay 0."""
+    kept = 1 - np.broadcast_to(fault.mean, fault.coordinate_count(shape))
+    kept = np.where(kept > 0, kept, 1.0)
+    return torch.from_numpy(fault.by_unit(kept, shape)).reshape(shape)
 
 
 @dataclass(frozen=True)
