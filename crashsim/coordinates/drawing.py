@@ -167,9 +167,7 @@ def _rare(
     return edges, columns[:found]
 
 
-def _unequal(
-    rng: np.random.Generator, p: Floats, count: int
-) -> tuple[NDArray[np.int64], Integers]:
+def _unequal(rng: np.random.Generator, p: Floats, count: int) -> tuple[NDArray[np.int64], Integers]:
     """Independent trials (count, n) with probabilities p (n,): edges and columns of the successes.
 
     Trials are taken in classes, of probabilities within a factor of two. Of each class's successes

@@ -119,8 +119,8 @@ class Fault(ABC):
             changed = {self.parameter: value.over(wanted)}
         except ValueError:
             raise ArgumentError(
-                f"{told}: rates of shape {value.array.shape} do not fit {site.name!r}, where faults "
-                f"have shape {wanted}; give rates that broadcast to it, a function of the site, or "
+                f"{told}: rates of shape {value.array.shape} do not fit {site.name!r}, which has "
+                f"{wanted} faults; give rates that broadcast to it, a function of the site, or "
                 "a fault for each site"
             ) from None
         return replace(self, **changed)

@@ -35,8 +35,13 @@ class Rates:
         Raises:
             ArgumentError: it holds something else than finite numbers, or nothing.
         """
-        given = value.detach().cpu() if isinstance(value, Tensor) else value
         try:
+            if isinstance(value, Tensor):  # numpy knows no bfloat16
+                value = value.detach().cpu()
+                value = (value.double() if value.is_floating_point() else value).numpy()
+            given = np.asarray(value)
+            if given.dtype.kind not in "fiu":
+                raise TypeError(given.dtype)
             array = np.array(given, dtype=np.float64)
         except (TypeError, ValueError, RuntimeError) as error:
             raise ArgumentError(
