@@ -61,9 +61,9 @@ def read_faults(
             unused.pop("sites", None)
             where = sites
         for option in ("p", "group"):
-            if hasattr(fault, option) and f"{option}=" not in spec.rpartition(":")[2]:
-                if option != "p" or not counted(fault):
-                    unused.pop(option, None)
+            takes = hasattr(fault, option) and not (option == "p" and counted(fault))
+            if takes and f"{option}=" not in spec.rpartition(":")[2]:
+                unused.pop(option, None)
         if where is None:
             where = "weights" if fault.strikes == "weights" else "hidden"
         if where in found:
