@@ -282,12 +282,12 @@ class Fault(ABC):
         e = torch.empty(shape)
         if self.law == BERNOULLI:
             if self.is_varied:
-                p = torch.as_tensor(self.rate, dtype=torch.float32)
+                p = torch.tensor(self.rate, dtype=torch.float32)
                 return torch.bernoulli(p.expand(shape), generator=generator)
             return e.bernoulli_(self.change_probability, generator=generator)
         if self.law == NORMAL:
             if self.is_varied:
-                std = torch.as_tensor(self.rate, dtype=torch.float32)
+                std = torch.tensor(self.rate, dtype=torch.float32)
                 return e.normal_(0, 1, generator=generator) * std
             return e.normal_(0, float(self.rate), generator=generator)
         return None

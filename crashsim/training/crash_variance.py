@@ -337,7 +337,7 @@ def _insert(
     shape = tuple(value.shape[1:])
     for p in placements:
         size = (len(value), p.fault.coordinate_count(shape))
-        mean = torch.as_tensor(p.fault.mean if at_mean else 0.0).to(value)
+        mean = torch.tensor(p.fault.mean if at_mean else 0.0).to(value)
         e = mean.expand(size).clone().requires_grad_()
         coordinates.append((p, e))
         value = p.fault.perturb(value, e, shape)
@@ -363,7 +363,7 @@ def _weighted_square(fault: Fault, gradient: Tensor | None, scale: float) -> Ten
         return 0.0
     wide = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
     if fault.is_varied:
-        return (torch.as_tensor(fault.variance).to(wide) * wide.square()).sum() / scale**2
+        return (torch.tensor(fault.variance).to(wide) * wide.square()).sum() / scale**2
     return float(fault.variance) / scale**2 * wide.square().sum()
 
 
