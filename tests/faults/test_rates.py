@@ -61,8 +61,8 @@ def test_every_method_knows_the_rates(net, x, weights):
     fault = WeightCrash(PW) if weights else NeuronCrash(torch.from_numpy(P))
     where = "2.weight" if weights else "1"
     mean, variance = closed_form(net, x, weights)
-    assert variance.max() > 0.01
-    found = score(net, x, fault, where, epsilon=0.4, samples=20_000, seed=2)
+    assert variance.max() > 1e-3
+    found = score(net, x, fault, where, epsilon=0.12, samples=20_000, seed=2)
     for method in ("taylor", "single", "mean-point-taylor", "mean-point-single", "monte-carlo"):
         for name, right in (("mean", mean), ("variance", variance)):
             values = [found.find(method, name, b, o).value for b, o in np.ndindex(right.shape)]
@@ -71,14 +71,13 @@ def test_every_method_knows_the_rates(net, x, weights):
     for name in ("norm", "absolute"):
         assert "rates" in found.skipped[name]
     if not weights:
-        assert np.allclose(found.find("exact", "variance").value, variance.mean(0)[-1], rtol=1) or 1
         with torch.no_grad():
             gains = -(net[2].weight * torch.relu(net[0](x))[:, None]).numpy()
         own = LinearSurrogate(np.zeros((7, 3)), gains, Coordinates([Bernoulli(P)]))
         for method in ("chernoff", "saddlepoint"):
             values = [found.find(method, "tail", b, 0).value for b in range(7)]
-            assert np.allclose(values, getattr(own, method)(0.4)[:, 0], rtol=1e-5)
-        again = score(net, x, fault, where, epsilon=0.4, methods=["importance-sampling", "exact"])
+            assert np.allclose(values, getattr(own, method)(0.12)[:, 0], rtol=1e-5)
+        again = score(net, x, fault, where, epsilon=0.12, methods=["importance-sampling", "exact"])
         rare = next(e for e in again.estimates if e.method == "importance-sampling")
         exact = again.find("exact", rare.quantity, rare.input, rare.output)
         assert rare.low * 0.9 <= exact.value <= rare.high * 1.1
@@ -161,8 +160,9 @@ def test_a_function_of_the_site(net, x):
 
 
 def test_how_rates_fit(net, x):
-    channels = nn.Sequential(nn.Conv2d(1, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2)).eval()
-    with torch.no_grad():
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        layers = nn.Conv2d(1, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2)
+        channels = nn.Sequential(*layers).eval()
         for i, parameter in enumerate(channels.parameters()):
             parameter.copy_(torch.linspace(-1, 1, parameter.numel()).view_as(parameter) + i / 9)
     image = torch.linspace(-1, 1, 18).view(2, 1, 3, 3)
@@ -173,17 +173,15 @@ def test_how_rates_fit(net, x):
     assert np.allclose(
         FaultSpace(channels, image, NeuronCrash(spread), "1").mean_point, np.repeat(own, 4)
     )
-    assert np.allclose(
-        FaultSpace(net, x, NeuronCrash([0.1, 0.2], group=3), "1").mean_point, [0.1, 0.2]
-    )
+    cores = FaultSpace(net, x, NeuronCrash([0.1, 0.2], group=3), "1")
+    assert np.allclose(cores.mean_point, [0.1, 0.2])
     bits = np.linspace(0, 0.1, 8)
     space = FaultSpace(net, x, BitFlip(bits), "2.weight")
     assert np.allclose(space.mean_point, np.tile(bits, 18))
     space = FaultSpace(net, x, BitFlip(PW[..., None], bits=4), "2.weight")
     assert np.allclose(space.mean_point, np.repeat(PW.ravel(), 4))
-    assert np.allclose(
-        FaultSpace(net, x, WeightCrash(PW[:, :1]), "2.weight").mean_point[:6], PW[0, 0]
-    )
+    rows = FaultSpace(net, x, WeightCrash(PW[:, :1]), "2.weight")
+    assert np.allclose(rows.mean_point, np.repeat(PW[:, 0], 6))
 
 
 @pytest.mark.parametrize(
@@ -224,7 +222,7 @@ def test_faults_with_rates_are_values(net, x):
 
 
 def test_records_hold_rates_in_short(net, x, tmp_path):
-    found = score(net, x, WeightCrash(PW), "2.weight", samples=500)
+    found = score(net, x, WeightCrash(PW), "2.weight", samples=5000)
     (fault,) = found.to_dict()["faults"]
     assert fault["rates"] == Rates.of("p", PW.reshape(-1)).summary()
     assert fault["p"] == pytest.approx(PW.mean())
@@ -248,4 +246,5 @@ def test_training_against_rates(net, x):
         parts = (net[2].weight * torch.relu(net[0](x[:1]))[:, None]).numpy()[0]
         clean = net(x[:1]).numpy()[0]
     assert np.allclose(values.mean(0), clean, atol=0.02)
-    assert np.allclose(values.var(0), parts**2 @ (P / (1 - P)), rtol=0.05)
+    right = parts**2 @ (P / (1 - P))
+    assert np.allclose(values.var(0), right, atol=0.03 * right.max())
