@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crashsim.arrays import Floats, Integers
+from crashsim.arrays import Integers
 from crashsim.coordinates.counts import Count
 from crashsim.coordinates.placement import Placement, counts_of
 from crashsim.coordinates.points import Listed, Points, Written, join
@@ -67,7 +68,7 @@ def _drawn(rng: np.random.Generator, p: Placement, count: int) -> Listed | Writt
         if isinstance(fault.change_probabilities, float):
             edges, columns = _rare(rng, often, count, p.size)
         else:
-            edges, columns = _unequal(rng, fault.change_probabilities, count)
+            edges, columns = _unequal(rng, fault, count)
         return Listed(p.start, p.stop, edges, columns, fault.draw_changes(rng, columns))
     if not fault.is_binary:
         return Written(p.start, p.stop, fault.draw(rng, (count, p.size)))
@@ -167,16 +168,19 @@ def _rare(
     return edges, columns[:found]
 
 
-def _unequal(rng: np.random.Generator, p: Floats, count: int) -> tuple[NDArray[np.int64], Integers]:
-    """Independent trials (count, n) with probabilities p (n,): edges and columns of the successes.
+def _unequal(
+    rng: np.random.Generator, fault: Fault, count: int
+) -> tuple[NDArray[np.int64], Integers]:
+    """Changes of coordinates (count, n) with probabilities of their own: edges and columns.
 
-    Trials are taken in classes, of probabilities within a factor of two. Of each class's successes
-    at its largest probability, each stays with the ratio of its own to that. Likely ones are drawn
-    one by one.
+    They are taken in classes, of probabilities within a factor of two. Of each class's changes at
+    its largest probability, each stays with the ratio of its own to that. Likely ones are drawn one
+    by one.
     """
+    p = np.asarray(fault.change_probabilities)
     rows: list[Integers] = []
     columns: list[Integers] = []
-    for members, most in _classes(p):
+    for members, most in _classes(fault):
         if most > LISTED:
             row, place = np.nonzero(rng.random((count, len(members))) < p[members])
             column: Integers = members[place]
@@ -195,8 +199,10 @@ def _unequal(rng: np.random.Generator, p: Floats, count: int) -> tuple[NDArray[n
     return np.searchsorted(row, np.arange(count + 1)), column
 
 
-def _classes(p: Floats) -> list[tuple[Integers, float]]:
-    """The trials of each class that can succeed, and their largest probability."""
+@lru_cache(maxsize=8)  # the same for every block
+def _classes(fault: Fault) -> list[tuple[Integers, float]]:
+    """The coordinates of each class that can change, and their largest probability."""
+    p = np.asarray(fault.change_probabilities)
     level = np.frexp(np.maximum(p, _SELDOM))[1]
     level = np.where(p > LISTED, 1, level)
     found = [np.flatnonzero((level == one) & (p > 0)) for one in np.unique(level)]

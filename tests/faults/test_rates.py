@@ -1,12 +1,23 @@
 """A rate for each unit: against closed forms, sums over all patterns, and what one rate gives."""
 
 import pickle
+from dataclasses import dataclass
 from itertools import product
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import sympy
 import torch
-from crashsim_theory import Bernoulli, Coordinates, LinearSurrogate
+from crashsim_theory import (
+    Bernoulli,
+    Coordinates,
+    Law,
+    LinearSurrogate,
+    law_from_cgf,
+    law_of_atoms,
+)
+from crashsim_theory.laws import t
 from torch import nn
 
 from crashsim import (
@@ -15,6 +26,7 @@ from crashsim import (
     CrashsimError,
     CrashTraining,
     CrashVariance,
+    Fault,
     FaultSpace,
     GainNoise,
     NeuronCrash,
@@ -32,6 +44,7 @@ from crashsim.sampling.monte_carlo import monte_carlo
 RNG = np.random.default_rng(0)
 P = RNG.uniform(0, 0.3, 6)
 PW = RNG.uniform(0, 0.2, (3, 6))
+Q, W = sympy.Symbol("q", positive=True), sympy.Symbol("w", positive=True)
 
 
 @pytest.fixture
@@ -248,3 +261,54 @@ def test_training_against_rates(net, x):
     assert np.allclose(values.mean(0), clean, atol=0.02)
     right = parts**2 @ (P / (1 - P))
     assert np.allclose(values.var(0), right, atol=0.03 * right.max())
+
+
+THREE = law_of_atoms("three", {0: 1 - Q, 1: 0.75 * Q, -1: 0.25 * Q})
+UNIFORM = law_from_cgf(
+    "uniform",
+    sympy.log(sympy.sinh(W * t) / (W * t)),
+    draw=lambda rng, shape, w: rng.uniform(-w, w, shape),
+    support=(-W, W),
+)
+
+
+@dataclass(frozen=True)
+class Own(Fault):
+    parameter: ClassVar[str] = "strength"
+    name: ClassVar[str] = "own"
+    strength: Any
+
+    def displacement(self, value):
+        return torch.ones_like(value)
+
+
+@dataclass(frozen=True)
+class OwnAtoms(Own):
+    law: ClassVar[Law] = THREE
+
+
+@dataclass(frozen=True)
+class OwnNoise(Own):
+    law: ClassVar[Law] = UNIFORM
+
+
+@pytest.mark.parametrize(("cls", "scale"), [(OwnAtoms, 1.0), (OwnAtoms, 0.05), (OwnNoise, 1.0)])
+def test_laws_of_ones_own(net, x, cls, scale):
+    rates = P * scale + 0.01
+    weight = net[2].weight.detach().numpy()
+    if cls is OwnNoise:
+        mean, variance = np.zeros(3), weight**2 @ (rates**2 / 3)
+    else:
+        mean, variance = weight @ (rates / 2), weight**2 @ (rates - rates**2 / 4)
+    for fault in (cls(torch.from_numpy(rates)), cls(lambda site: rates)):
+        run = monte_carlo(FaultSpace(net, x, fault, "1"), samples=40_000)
+        assert np.allclose(run.mean[0], mean, atol=0.02 * np.sqrt(variance.max()))
+        assert np.allclose(run.variance[0], variance, rtol=0.1)
+        found = score(net, x, fault, "1", methods=["mean-point-single", "mean-point-taylor"])
+        for method in ("mean-point-single", "mean-point-taylor"):
+            values = [found.find(method, "variance", 0, o).value for o in range(3)]
+            assert np.allclose(values, variance)
+    if cls is OwnAtoms and scale == 1:
+        law = enumerate_exact(net, x, cls(rates), "1")
+        assert np.allclose(law.mean[0], mean)
+        assert np.allclose(law.variance[0], variance)
