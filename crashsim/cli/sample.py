@@ -15,6 +15,7 @@ from crashsim.cli.options import (
     ModelArgument,
     POption,
     ReadoutOption,
+    ResetOption,
     SeedOption,
     SitesOption,
     TrainOption,
@@ -32,6 +33,7 @@ from crashsim.cli.reading import (
     told_written,
 )
 from crashsim.cli.terminal import console
+from crashsim.visible import visible
 
 _SHOWN = 10  # struck coordinates that are printed
 
@@ -51,6 +53,7 @@ def sample(
     readout: ReadoutOption = None,
     train: TrainOption = None,
     weights: WeightsOption = None,
+    reset: ResetOption = None,
     trust: TrustOption = False,
     seed: SeedOption = 0,
 ) -> None:
@@ -63,19 +66,21 @@ def sample(
     check_outputs([*reads, *data_inputs("train", train)], out=out)
     faults = read_faults(fault, p, sites, group)
     data = read_examples(inputs, limit)
-    named = read_model(model, seed, train, weights, trust=trust)
+    named = read_model(model, seed, train, weights, reset=reset, trust=trust)
     space = FaultSpace(named.model, data.fitted(named.model), faults, readout=readout)
     found = space.sample(seed, index)
+    for file in found.save(out):
+        told_written(file)
     moved = float(np.abs(found.outputs - space.clean()).max())
-    console().print(
+    lines = [
         f"sample {index} of seed {seed}: {len(found.faults)} of {space.N} coordinates struck, the "
         f"outputs move by at most {moved:.4g}"
-    )
+    ]
     for strike in found.faults[:_SHOWN]:
         place = ", ".join(map(str, strike.index))
         change = "" if strike.clean is None else f": {strike.clean:.4g} becomes {strike.faulty:.4g}"
-        console().print(f"  {strike.fault} at {strike.site} ({place}){change}", markup=False)
+        lines.append(f"  {strike.fault} at {strike.site} ({place}){change}")
     if len(found.faults) > _SHOWN:
-        console().print(f"  and {len(found.faults) - _SHOWN} more, in the file")
-    for file in found.save(out):
-        told_written(file)
+        lines.append(f"  and {len(found.faults) - _SHOWN} more, in the file")
+    for line in lines:
+        console().print(visible(line), markup=False, highlight=False, soft_wrap=True)
