@@ -21,6 +21,7 @@ from crashsim.coordinates.counts import Count
 from crashsim.coordinates.placement import Placement, counts_of
 from crashsim.coordinates.points import Listed, Points, Written, join
 from crashsim.coordinates.streams import Stream, generator
+from crashsim.errors import ArgumentError
 from crashsim.faults import Fault, check_drawable
 
 MAX_BLOCK = 1024  # samples in a block
@@ -118,6 +119,7 @@ def draw_tensor(fault: Fault, shape: tuple[int, ...], draws: torch.Generator) ->
         shape: of the result, in float32 on the CPU.
         draws: whose state moves on.
     """
+    check_rates(fault, shape[-1] if shape else 1)
     drawn = fault.draw_by_torch(shape, draws)
     if drawn is None:
         seed = int(torch.randint(2**63 - 1, (), generator=draws))
@@ -166,6 +168,15 @@ def _rare(
         columns[found : found + len(hits)] = hits
         found, row = found + len(hits), last
     return edges, columns[:found]
+
+
+def check_rates(fault: Fault, n: int) -> None:
+    """Raises ArgumentError where a fault has rates of its own for another number of coordinates."""
+    if fault.is_varied and np.size(fault.rate) != n:
+        raise ArgumentError(
+            f"faults: {type(fault).__name__}: has {np.size(fault.rate)} rates, and {n} values are "
+            "struck (those of several steps, say); give one rate for all"
+        )
 
 
 def _unequal(

@@ -300,6 +300,10 @@ def enumerate_space(space: FaultSpace) -> ExactDistribution:
 
 def _outcomes(space: FaultSpace) -> tuple[Points, Floats]:
     """Every pattern of coordinates, and its probability (S,)."""
+    if not space.counts:
+        e, probabilities = _independent_outcomes(space)
+        struck, places = np.nonzero(e)
+        return Points(len(e), np.zeros(space.N), struck, places, e[struck, places]), probabilities
     independent = [(i, *_atoms(p, i)) for p in space.placements for i in _independent(p)]
     choices = [count.every() for count in space.counts]
     sizes = [len(values) for _, values, _ in independent] + [len(every) for every in choices]
@@ -322,6 +326,18 @@ def _outcomes(space: FaultSpace) -> tuple[Points, Floats]:
     place = np.lexsort((np.concatenate(columns), np.concatenate(rows)))
     row, column, value = (np.concatenate(parts)[place] for parts in (rows, columns, values))
     return Points(len(every_number), np.zeros(space.N), row, column, value), probabilities
+
+
+def _independent_outcomes(space: FaultSpace) -> tuple[Floats, Floats]:
+    """Every pattern of independent coordinates (S, N), and its probability (S,)."""
+    atoms = [_atoms(p, i) for p in space.placements for i in range(p.start, p.stop)]
+    sizes = [len(values) for values, _ in atoms]
+    number = np.arange(math.prod(sizes))
+    e, chances = np.empty((2, len(number), len(sizes)))
+    for i, (values, probabilities) in enumerate(atoms):
+        number, which = np.divmod(number, sizes[i])
+        e[:, i], chances[:, i] = values[which], probabilities[which]
+    return e, np.prod(chances, axis=1)
 
 
 def _independent(placement: Placement) -> range:

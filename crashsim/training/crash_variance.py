@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from crashsim.arguments import check_seed, one_of, whole
-from crashsim.coordinates.drawing import draw_tensor
+from crashsim.coordinates.drawing import check_rates, draw_tensor
 from crashsim.coordinates.placement import Faults, Placement
 from crashsim.errors import ArgumentError, ModelError
 from crashsim.faults import Fault, check_drawable, faults_of
@@ -337,6 +337,7 @@ def _insert(
     shape = tuple(value.shape[1:])
     for p in placements:
         size = (len(value), p.fault.coordinate_count(shape))
+        check_rates(p.fault, size[1])
         mean = torch.tensor(p.fault.mean if at_mean else 0.0).to(value)
         e = mean.expand(size).clone().requires_grad_()
         coordinates.append((p, e))

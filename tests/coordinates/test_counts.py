@@ -239,3 +239,39 @@ def test_on_the_command_line():
         "count": 3,
         "group": "unit",
     }
+
+
+class Loop(nn.Module):
+    """A functional activation that runs in three steps."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell, self.out = nn.Linear(7, 4), nn.Linear(4, 3)
+
+    def forward(self, x, masks=None):
+        h = x.new_zeros(len(x), 4)
+        for step in range(3):
+            h = torch.tanh(self.cell(torch.cat([x[:, step], h], 1)))
+            h = h if masks is None else h * masks[step]
+        return self.out(h)
+
+
+@pytest.mark.parametrize("duration", ["permanent", "transient"])
+def test_neurons_over_steps(duration):
+    """A permanent fault counts a neuron once, a transient one each of its steps."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        net = Loop().double().eval()
+    x = torch.linspace(-2, 2, 18, dtype=torch.float64).view(2, 3, 3)
+    outputs = []
+    with torch.no_grad():
+        for dead in combinations(range(4 if duration == "permanent" else 12), 2):
+            masks = torch.ones(3, 4, dtype=torch.float64)
+            for i in dead:
+                masks[slice(None) if duration == "permanent" else i // 4, i % 4] = 0
+            outputs.append(net(x, masks).numpy())
+        mean, variance, _ = moments(outputs, net(x).numpy())
+    law = enumerate_exact(net, x, NeuronCrash(count=2, duration=duration))
+    assert variance.max() > 1e-3
+    assert np.allclose(law.mean, mean)
+    assert np.allclose(law.variance, variance)
