@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from crashsim.arguments import as_float, is_whole, shown
@@ -50,18 +51,23 @@ def strikes_of(
         e: the point.
         clean, faulty: the struck weights by name.
     """
-    found = []
+    found: list[Strike] = []
     for p in placements:
-        shape = p.fault.coordinate_shape(p.shape)
-        for local in np.flatnonzero(e[p.start : p.stop]):
-            index = tuple(int(i) for i in np.unravel_index(local, shape))
-            values = (None, None)
-            if p.site.kind == "parameter":
-                word = index[: len(p.shape)]
-                values = tuple(float(t[p.site.module][word]) for t in (clean, faulty))  # type: ignore[assignment]
-            found.append(
-                Strike(p.site.name, index, p.fault.name, float(e[p.start + local]), *values)
-            )
+        values = e[p.start : p.stop]
+        local = np.flatnonzero(values)
+        if not len(local):
+            continue
+        indices = np.unravel_index(local, p.fault.coordinate_shape(p.shape))
+        before: list[Any] = [None] * len(local)
+        after = before
+        if p.site.kind == "parameter":
+            word = tuple(torch.from_numpy(i) for i in indices[: len(p.shape)])
+            before, after = (t[p.site.module][word].tolist() for t in (clean, faulty))
+        rows = zip(*(i.tolist() for i in indices), strict=True)
+        found += [
+            Strike(p.site.name, row, p.fault.name, *rest)
+            for row, *rest in zip(rows, values[local].tolist(), before, after, strict=True)
+        ]
     return tuple(found)
 
 
