@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         WeightCrash,
     )
     from crashsim.files.models import load_model
+    from crashsim.injection.sample import Sample, Strike
     from crashsim.metrics import Event, Mean
     from crashsim.model.discovery import find_sites
     from crashsim.model.sites import Site
@@ -66,6 +67,7 @@ _HOMES = {
     "scoring.method": ("Method",),
     "scoring.score": ("Score", "score"),
     "files.models": ("load_model",),
+    "injection.sample": ("Sample", "Strike"),
     "metrics": ("Event", "Mean"),
     "model.discovery": ("find_sites",),
     "model.sites": ("Site",),
@@ -99,9 +101,11 @@ __all__ = [
     "Method",
     "NeuronCrash",
     "Replicated",
+    "Sample",
     "Score",
     "SignFlip",
     "Site",
+    "Strike",
     "StuckAt",
     "TrainingReport",
     "WeightCrash",

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from crashsim_theory import Moments
 from torch import Tensor, nn
 
+from crashsim.arguments import MOST_SAMPLES, check_seed, whole
 from crashsim.arrays import Floats, Integers
-from crashsim.coordinates.placement import Faults, check_strength, moments_of, patterns_of, place
+from crashsim.coordinates.counts import Count
+from crashsim.coordinates.drawing import sample_block, samples_per_block
+from crashsim.coordinates.placement import (
+    Faults,
+    check_strength,
+    counts_of,
+    moments_of,
+    patterns_of,
+    place,
+)
 from crashsim.coordinates.points import Points
 from crashsim.coordinates.telling import left_out, told_struck
 from crashsim.errors import ArgumentError, ModelError, NotApplicableError, SiteError
@@ -21,6 +32,8 @@ from crashsim.injection.batches import in_batches, scalars_per_sample
 from crashsim.injection.derivatives import Derivatives
 from crashsim.injection.faulty_model import FaultyModel
 from crashsim.injection.isolated_model import IsolatedModel, device_of
+from crashsim.injection.sample import Sample
+from crashsim.injection.sample.strikes import check_same_weights, point_of
 from crashsim.injection.strategies import Strategies
 from crashsim.model.checks import check_model, dtype_of, unwrapped
 from crashsim.model.inputs import BatchAxis, ModelInputs, can_compute, read_inputs
@@ -74,6 +87,8 @@ class FaultSpace:
         dtype, device: what it computes in and where.
         examples: the inputs.
         placements: the faults at their sites, in the order of their coordinates.
+        counts: the coordinates of which exactly so many are struck (``count=``); all others are
+            independent.
         N: number of fault coordinates.
         B, K: number of inputs and of outputs (all axes after the batch, flattened).
         mean_point: (N,) E e.
@@ -146,6 +161,7 @@ class FaultSpace:
 
     def _use(self, faulty: FaultyModel) -> None:
         self.faulty_model, self.placements = faulty, faulty.placements
+        self.counts: tuple[Count, ...] = counts_of(faulty.placements)
         self.dtype, self.device = faulty.model.dtype, faulty.model.device
         self.moments = Moments.concatenate([moments_of(p) for p in faulty.placements])
         self.mean_point: Floats = self.moments.mean
@@ -234,6 +250,42 @@ class FaultSpace:
                 f"for models that return one tensor; of this one, {self.readout.name!r} is read"
             )
         return tensor
+
+    def sample(self, seed: int, index: int) -> Sample:
+        """The sample of this number that Monte Carlo draws, by itself.
+
+        Its coordinates are those of Monte Carlo's sample to the last bit, its outputs up to the
+        rounding of batches of another size.
+
+        Args:
+            seed: of Monte Carlo.
+            index: the sample's number, from 0.
+
+        Raises:
+            ArgumentError: they are no such numbers; or a law that cannot be drawn from.
+        """
+        seed, index = check_seed(seed), whole("index", index, 0, MOST_SAMPLES)
+        block, number = divmod(index, samples_per_block(self.placements))
+        points = sample_block(self.placements, seed, block).part(number, number + 1)
+        with self.faulty_model.model.at_work():
+            return Sample.at(self.faulty_model, points, self.outputs, seed, index)
+
+    def at_faults(self, faults: Iterable[Any]) -> Sample:
+        """The sample in which these faults strike, and no others.
+
+        Args:
+            faults: each (site, index), with the index in the site's shape as ``Strike`` says; or
+                (site, index, value), with the coordinate's value, for a fault that takes several
+                (noise); or a ``Strike`` of another sample, read from a file, say.
+
+        Raises:
+            ArgumentError: no such site or index, one of them twice, a value that the fault does
+                not take, or strikes that were saved of a model with other weights.
+        """
+        points, struck = point_of(self.placements, faults, self.N)
+        with self.faulty_model.model.at_work():
+            check_same_weights(struck, self.placements, self.tensors)
+            return Sample.at(self.faulty_model, points, self.outputs)
 
     def clean(self) -> Floats:
         """F(0): (B, K)."""

@@ -97,6 +97,10 @@ def save(**changes):
 
 # A function, one of its arguments, and values that make no sense for it.
 NO_NUMBER = (None, "x", math.nan, math.inf, True, np.array([0.1, 0.2]), torch.tensor(0.1), object())
+NO_RATE = (
+    *(None, "x", math.nan, math.inf, True, object(), [], ["0.1"], np.array([0.1, math.nan])),
+    *(np.array([True]), torch.tensor([0.1 + 1j]), torch.zeros(2, device="meta"), [0.1, [0.2]]),
+)
 NO_COUNT = (*NO_NUMBER, 1.5, 0, -1)
 NO_MODEL = (None, "64-10", nn.Linear, lambda x: x, {})
 NO_SEED = (None, "x", -1, 2**64, 1.5, True, np.array([1, 2]))
@@ -108,11 +112,15 @@ NO_INPUTS = (
 )
 NO_FAULTS = (3, "crash", NeuronCrash, {}, [FAULT], {"hidden": None}, {1: FAULT})
 WRONG = [
-    (NeuronCrash, "p", (*NO_NUMBER, -0.1, 1.1)),
+    (NeuronCrash, "p", (*NO_RATE, -0.1, 1.1, np.array([0.1, 1.1]), torch.tensor(1.1))),
+    (lambda count: NeuronCrash(count=count), "count", (None, "x", -1, 1.5, True, np.array([1, 2]))),
+    (lambda per: NeuronCrash(count=1, per=per), "per", (None, "x", 1)),
+    (lambda per: NeuronCrash(0.1, per=per), "per", ("site", "x")),
+    (lambda p: NeuronCrash(p, count=1), "count", (0.1, np.array([0.1]))),
     (lambda group: NeuronCrash(0.1, group), "group", (None, "x", 0, -1, 1.5, True, b"unit")),
     (lambda value: crashsim.StuckAt(0.1, value), "value", NO_NUMBER),
     (lambda bits: crashsim.BitFlip(0.1, bits), "bits", (*NO_COUNT, 33)),
-    (crashsim.GainNoise, "std", (*NO_NUMBER, -0.1)),
+    (crashsim.GainNoise, "std", (*NO_RATE, -0.1, np.array([0.1, -0.1]))),
     (score, "model", NO_MODEL),
     (score, "inputs", NO_INPUTS),
     (score, "faults", NO_FAULTS),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -17,7 +17,8 @@ from crashsim_theory import (
 )
 
 from crashsim.arrays import Floats
-from crashsim.coordinates.placement import nodes_of
+from crashsim.coordinates.counts import uncorrelated
+from crashsim.coordinates.placement import check_independent, nodes_of
 from crashsim.coordinates.points import Points
 from crashsim.metrics import predicted_class
 from crashsim.model.checks import rounding_slack
@@ -79,7 +80,9 @@ def taylor(space: FaultSpace, analysis: Analysis) -> None:
     mean, variance = np.empty((2, space.B, space.K))
     for part, gradient in space.gradients(np.zeros(space.N)):
         mean[part] = formula.evaluate_mean(space.moments, gradient=gradient)
-        variance[part] = formula.evaluate_variance(space.moments, gradient=gradient)
+        varying, k2 = uncorrelated(gradient, space.moments.k2, space.counts)
+        moments = replace(space.moments, k2=k2)
+        variance[part] = formula.evaluate_variance(moments, gradient=varying)
     analysis.formulas["taylor"] = {"text": formula.text(), "latex": formula.latex()}
     _add_moments(analysis, "taylor", mean, variance, exact=False)
 
@@ -88,7 +91,7 @@ def mean_point_taylor(space: FaultSpace, analysis: Analysis) -> None:
     """``mean-point-taylor``: first order around the mean point m = E e.
 
     E Delta = F(m) - F(0), Var Delta = sum k2_i dF_i(m)^2. Also sets the analysis' shares,
-    covariance and linear surrogate.
+    covariance and, of independent coordinates, linear surrogate.
     """
     formula = derive(order=1, point="mean")
     m, k2 = space.mean_point, space.moments.k2
@@ -98,18 +101,21 @@ def mean_point_taylor(space: FaultSpace, analysis: Analysis) -> None:
     gains = np.empty((space.B, space.K, space.N))
     for part, gradient in space.gradients(m):
         mean[part] = shift[part] + formula.evaluate_mean(space.moments, gradient=gradient)
-        variance[part] = formula.evaluate_variance(space.moments, gradient=gradient)
+        varying, spread = uncorrelated(gradient, k2, space.counts)
+        moments = replace(space.moments, k2=spread)
+        variance[part] = formula.evaluate_variance(moments, gradient=varying)
         base[part] = shift[part] - gradient @ m
         gains[part] = gradient
-        weighted = gradient * k2
-        shares += (weighted * gradient).sum((0, 1))
+        weighted = varying * spread
+        shares += (weighted * varying).sum((0, 1))
         if space.K <= MOST_OUTPUTS:
-            covariance += np.einsum("bkn,bln->kl", weighted, gradient, optimize=True)
+            covariance += np.einsum("bkn,bln->kl", weighted, varying, optimize=True)
     analysis.formulas["mean-point-taylor"] = {"text": formula.text(), "latex": formula.latex()}
     analysis.shares = shares / shares.sum() if shares.sum() > 0 else shares
     analysis.covariance = covariance / space.B if space.K <= MOST_OUTPUTS else None
     analysis.source = "mean-point-taylor"
-    analysis.surrogate = LinearSurrogate(base, gains, coordinates_of(space))
+    if not space.counts:
+        analysis.surrogate = LinearSurrogate(base, gains, coordinates_of(space))
     _add_moments(analysis, "mean-point-taylor", mean, variance, exact=not (k2 > 0).any())
 
 
@@ -125,7 +131,7 @@ def single(space: FaultSpace, analysis: Analysis) -> None:
     # e_i D_i is X_i = F(0, e_i) - F(0) at the nodes of a two-valued e_i: one evaluation serves all.
     rule = derive_single(point="mean")
     mean = rule.evaluate_mean(weights, differences)
-    variance = rule.evaluate_variance(weights, differences)
+    variance = _varying_singly(space, weights, differences)
     _add_moments(analysis, "single", mean, variance, exact=False)
 
 
@@ -144,7 +150,7 @@ def mean_point_single(space: FaultSpace, analysis: Analysis) -> None:
     rule = derive_single(point="mean")
     analysis.formulas["mean-point-single"] = {"text": rule.text(), "latex": rule.latex()}
     shift = shift_to(space, m) + rule.evaluate_mean(weights, differences)
-    variance = rule.evaluate_variance(weights, differences)
+    variance = _varying_singly(space, weights, differences)
     exact = not (space.moments.k2 > 0).any()
     _add_moments(analysis, "mean-point-single", shift, variance, exact=exact)
     two_valued = all(p.fault.is_two_valued for p in space.placements)
@@ -153,21 +159,48 @@ def mean_point_single(space: FaultSpace, analysis: Analysis) -> None:
             gains = _differences_per_unit(space, differences)
         else:
             gains = _slopes(space, weights, differences)
-        weighted = gains * space.moments.k2
-        shares = (weighted * gains).sum((0, 1))
+        varying, spread = uncorrelated(gains, space.moments.k2, space.counts)
+        weighted = varying * spread
+        shares = (weighted * varying).sum((0, 1))
         analysis.shares = shares / shares.sum() if shares.sum() > 0 else shares
         analysis.covariance = None
         if space.K <= MOST_OUTPUTS:
-            products = np.einsum("bkn,bln->kl", weighted, gains, optimize=True)
+            products = np.einsum("bkn,bln->kl", weighted, varying, optimize=True)
             analysis.covariance = products / space.B
-        analysis.surrogate = LinearSurrogate(shift - gains @ m, gains, coordinates_of(space))
+        if not space.counts:
+            analysis.surrogate = LinearSurrogate(shift - gains @ m, gains, coordinates_of(space))
         analysis.source = "mean-point-single"
+
+
+def _varying_singly(space: FaultSpace, weights: Floats, differences: Floats) -> Floats:
+    """The variance of a sum over coordinates of what each does alone, (B, K).
+
+    Args:
+        space: says which coordinates depend on each other.
+        weights: (nodes, N) of each coordinate's law.
+        differences: (B, K, nodes, N) what each does alone.
+    """
+    rule = derive_single(point="mean")
+    if not space.counts:
+        alone: Floats = rule.evaluate_variance(weights, differences)
+        return alone
+    free = np.ones(space.N, dtype=np.bool_)
+    total = np.zeros((space.B, space.K))
+    gains = _differences_per_unit(space, differences)
+    varying, spread = uncorrelated(gains, space.moments.k2, space.counts)
+    for count in space.counts:
+        part = slice(count.start, count.stop)
+        free[part] = False
+        total += np.square(varying[..., part]) @ spread[part]
+    if free.any():
+        total += rule.evaluate_variance(weights[:, free], differences[..., free])
+    return total
 
 
 def _differences_per_unit(space: FaultSpace, differences: Floats) -> Floats:
     """(F(m, e_i = b) - F(m, e_i = a)) / (b - a) of two-valued coordinates, (B, K, N)."""
-    (first, second), _ = _quadrature(space, space.mean_point)
-    apart = second - first
+    nodes, _ = _quadrature(space, space.mean_point)
+    apart = nodes[1] - nodes[0]
     found: Floats = (differences[:, :, 1] - differences[:, :, 0]) / np.where(apart, apart, 1.0)
     return found
 
@@ -290,7 +323,12 @@ def shift_to(space: FaultSpace, point: Floats) -> Floats:
 
 
 def coordinates_of(space: FaultSpace) -> Coordinates:
-    """The laws of the space's coordinates, as linear surrogates take them."""
+    """The laws of the space's coordinates, as linear surrogates take them.
+
+    Raises:
+        NotApplicableError: they are not independent.
+    """
+    check_independent(space.placements, "linear surrogates are")
     return Coordinates(
         [block_of(p.fault.law, p.fault.law_parameters, p.size) for p in space.placements]
     )

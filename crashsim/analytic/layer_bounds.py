@@ -95,6 +95,11 @@ def layer_bounds(space: FaultSpace) -> list[Estimate]:
             raise NotApplicableError(
                 f"defined for crashes of single units and weights, not {p.fault}"
             )
+        if p.fault.is_varied:
+            raise NotApplicableError(
+                f"defined for one probability of all units of a site; those of {p.site.name!r} "
+                "have rates of their own"
+            )
     try:
         graph = ModelGraph(space.model, x.part(0, 1), tensors=space.tensors)
     except UntraceableError as error:

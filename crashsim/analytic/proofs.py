@@ -21,7 +21,7 @@ from crashsim_theory import TheoryError
 from crashsim.analytic.first_order import double_precision
 from crashsim.analytic.rounding import resolution_of
 from crashsim.arrays import Floats
-from crashsim.coordinates.placement import check_acts_once
+from crashsim.coordinates.placement import check_acts_once, check_independent
 from crashsim.coordinates.points import Points
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.errors import ModelError, NotApplicableError
@@ -74,6 +74,7 @@ def provable(space: FaultSpace) -> Provable:
         NotApplicableError: a layer without a known relaxation, or faults that are no neuron
             crashes; says which.
     """
+    check_independent(space.placements, "proofs are")
     for p in space.placements:
         if not (p.fault.zeroes and p.fault.is_binary) or p.site.kind == "parameter":
             raise NotApplicableError(f"proofs are for neuron crashes, not for {p.fault.name}")

@@ -191,7 +191,8 @@ def _continuous(space: FaultSpace, analysis: Analysis, output: int, epsilon: flo
                     f"n = {limit.n}, q = {limit.q:.2g}; {state}",
                 )
             )
-            p = place.fault.change_probability if place.fault.is_binary else 0.0
+            has_one = place.fault.is_binary and not place.fault.is_varied
+            p = place.fault.change_probability if has_one else 0.0
             if len(space.placements) == 1 and 0 < p < 1 and limit.q > 0:
                 one = of_pair(analysis.surrogate, worst, output)
                 found.append(_theorem(one, epsilon, p, limit))

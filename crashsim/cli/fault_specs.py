@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from crashsim.errors import ArgumentError
-from crashsim.faults import FAULTS, Fault
+from crashsim.faults import FAULTS, BernoulliFault, Fault
 from crashsim.files.users_code import load_class, reported_as_the_users
 
 # Sites may hold a colon; what follows the first "=" that makes sense is the kind.
@@ -28,7 +28,8 @@ def parse_fault(
     """Reads ``[SITES=]KIND[:NAME=VALUE,...]``, as the command line takes it.
 
     Args:
-        spec: such as ``neuron-crash``, ``conv*=neuron-crash:p=0.01``, ``bit-flip:p=1e-4,bits=8``
+        spec: such as ``neuron-crash``, ``conv*=neuron-crash:p=0.01``, ``weight-crash:count=3``,
+            ``bit-flip:p=1e-4,bits=8``
             or ``noise.py:UniformNoise:width=0.1``, which runs that file.
         default_p: the probability where the spec gives none.
         group: the group of neuron crashes where the spec gives none.
@@ -44,11 +45,14 @@ def parse_fault(
     match, cls = _read(spec)
     values = _values(spec, cls, match["values"] or "")
     known = {f.name for f in fields(cls)}
-    if "p" in known and default_p is not None:
+    if "p" in known and default_p is not None and "count" not in values:
         values.setdefault("p", default_p)
     if "group" in known and group is not None:
         values.setdefault("group", _group(group))
-    if missing := [f.name for f in fields(cls) if _is_required(f) and f.name not in values]:
+    missing = [f.name for f in fields(cls) if _is_required(f) and f.name not in values]
+    if issubclass(cls, BernoulliFault) and not {"p", "count"} & values.keys():
+        missing = ["p"]
+    if missing:
         raise ArgumentError(f"fault={spec!r}: say how strong, as {match['kind']}:{missing[0]}=0.1")
     with reported_as_the_users(f"fault={spec!r}", f"{cls.__name__}()"):
         return match["where"], cls(**values)
@@ -116,12 +120,12 @@ def _value(spec: str, name: str, text: str, kind: Any) -> object:
         return _group(text)
     if name == "window":
         return _window(spec, text)
-    if kind is str or name == "duration":
+    if kind is str or name in ("duration", "per"):
         return text
     if kind is bool and text.lower() in ("true", "false"):
         return text.lower() == "true"
     try:
-        return int(text) if kind is int else float(text)
+        return int(text) if kind in (int, int | None) else float(text)
     except ValueError:
         raise ArgumentError(f"fault={spec!r}: {name}={text!r}; give a number") from None
 

@@ -15,7 +15,8 @@ MODEL_HELP = (
 FAULT_HELP = (
     "[SITES=]KIND[:NAME=VALUE,...], repeatable. Kinds: neuron-crash, weight-crash, stuck-at, "
     "sign-flip, bit-flip, gain-noise, additive-noise, or path.py:Class for a fault of your own "
-    "(runs that code). For example: 'conv*=neuron-crash:p=0.01' or 'gain-noise:std=0.1'."
+    "(runs that code). For example: 'conv*=neuron-crash:p=0.01', 'gain-noise:std=0.1', or "
+    "'weight-crash:count=3' for exactly three weights of all (count=3,per=site: of each layer)."
 )
 
 ModelArgument = Annotated[str, typer.Argument(help=MODEL_HELP)]

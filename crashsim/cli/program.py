@@ -11,6 +11,7 @@ import typer
 from crashsim.cli import commands
 from crashsim.cli.harden import harden
 from crashsim.cli.hardware import devices, hardware
+from crashsim.cli.sample import sample
 from crashsim.cli.terminal import fail
 from crashsim.errors import Interrupted
 
@@ -43,6 +44,7 @@ def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
 for command in (
     commands.score,
     commands.compare,
+    sample,
     commands.train,
     harden,
     commands.derive,

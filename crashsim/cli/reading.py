@@ -51,6 +51,7 @@ def read_faults(
         ArgumentError: a fault that makes no sense, or an option that no fault takes.
     """
     from crashsim.cli.fault_specs import parse_fault
+    from crashsim.faults import counted
 
     found: dict[str, Any] = {}
     unused = {"p": p, "sites": sites, "group": group}
@@ -60,7 +61,8 @@ def read_faults(
             unused.pop("sites", None)
             where = sites
         for option in ("p", "group"):
-            if hasattr(fault, option) and f"{option}=" not in spec.rpartition(":")[2]:
+            takes = hasattr(fault, option) and not (option == "p" and counted(fault))
+            if takes and f"{option}=" not in spec.rpartition(":")[2]:
                 unused.pop(option, None)
         if where is None:
             where = "weights" if fault.strikes == "weights" else "hidden"

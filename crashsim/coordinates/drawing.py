@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -16,15 +17,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crashsim.arrays import Integers
-from crashsim.coordinates.placement import Placement
+from crashsim.coordinates.counts import Count
+from crashsim.coordinates.placement import Placement, counts_of
 from crashsim.coordinates.points import Listed, Points, Written, join
 from crashsim.coordinates.streams import Stream, generator
+from crashsim.errors import ArgumentError
 from crashsim.faults import Fault, check_drawable
 
 MAX_BLOCK = 1024  # samples in a block
 MAX_CHANGES = 2**22  # changed coordinates in a block, about: bounds its memory
 LISTED = 0.1  # probability of a change up to which changes are listed rather than written out
 _HITS, _COORDINATES = 2**15, 2**17  # drawn at once: small enough for the cache
+_SELDOM = 2.0**-40  # probability up to which trials are one class
 _FAR = 2.0**40  # expected gap from which gaps are cut short
 
 
@@ -42,26 +46,60 @@ def sample_block(placements: Sequence[Placement], seed: int, block: int) -> Poin
 
     The law is exact up to the rounding of double-precision numbers, whatever the probabilities.
     Coordinates that are rarely other than 0 are drawn by skipping geometric gaps, at the cost of
-    one random number per change; those that are often 1 and else 0 at the cost of a random byte
-    each. All others are drawn one by one, as their law says.
+    one random number per change (two, where each coordinate has a probability of its own); those
+    that are often 1 and else 0 at the cost of a random byte each. All others are drawn one by one,
+    as their law says. Where exactly k coordinates are struck, these are chosen from a stream of
+    their own.
     """
     check_drawable((p.fault for p in placements), "sampling")
     rng = generator(seed, Stream.MONTE_CARLO, block)
     count = samples_per_block(placements)
-    changes: list[Listed | Written] = []
-    for p in placements:
-        often = p.fault.change_probability
-        if often <= LISTED:
-            edges, columns = _rare(rng, often, count, p.size)
-            values = p.fault.draw_changes(rng, len(columns))
-            changes.append(Listed(p.start, p.stop, edges, columns, values))
-        elif p.fault.is_binary:
-            struck = _common(rng, often, count * p.size).reshape(count, p.size)
-            changes.append(Written(p.start, p.stop, struck))
-        else:
-            e = p.fault.draw(rng, (count, p.size))
-            changes.append(Written(p.start, p.stop, e))
+    chosen = _chosen(counts_of(placements), seed, block, count)
+    changes = [
+        _drawn(rng, p, count) if p.count is None else _struck(chosen[p.count], p, count)
+        for p in placements
+    ]
     return Points.of(count, np.zeros(placements[-1].stop), changes)
+
+
+def _drawn(rng: np.random.Generator, p: Placement, count: int) -> Listed | Written:
+    """The coordinates of a fault that strikes each of them independently."""
+    fault, often = p.fault, p.fault.change_probability
+    if often <= LISTED:
+        if isinstance(fault.change_probabilities, float):
+            edges, columns = _rare(rng, often, count, p.size)
+        else:
+            edges, columns = _unequal(rng, fault, count)
+        return Listed(p.start, p.stop, edges, columns, fault.draw_changes(rng, columns))
+    if not fault.is_binary:
+        return Written(p.start, p.stop, fault.draw(rng, (count, p.size)))
+    if isinstance(fault.change_probabilities, float):
+        struck = _common(rng, often, count * p.size).reshape(count, p.size)
+        return Written(p.start, p.stop, struck)
+    struck = np.empty((count, p.size), dtype=np.uint8)
+    for row in struck:
+        np.less(rng.random(p.size), fault.change_probabilities, out=row.view(np.bool_))
+    return Written(p.start, p.stop, struck)
+
+
+def _chosen(
+    counts: Sequence[Count], seed: int, block: int, samples: int
+) -> dict[Count, NDArray[np.int64]]:
+    """(samples, k) which coordinates are struck of those of which exactly k are."""
+    rng = generator(seed, Stream.COUNTED, block)
+    return {count: count.draw(rng, samples) + count.start for count in counts}
+
+
+def _struck(chosen: NDArray[np.int64], p: Placement, count: int) -> Listed | Written:
+    """Those of the chosen coordinates (samples, k) that are of one placement."""
+    inside = (chosen >= p.start) & (chosen < p.stop)
+    columns = chosen[inside] - p.start
+    if p.fault.change_probability <= LISTED:
+        edges = np.concatenate([[0], np.cumsum(inside.sum(1))])
+        return Listed(p.start, p.stop, edges, columns, 1.0)
+    struck = np.zeros((count, p.size), dtype=np.uint8)
+    struck[np.nonzero(inside)[0], columns] = 1
+    return Written(p.start, p.stop, struck)
 
 
 def sample_points(placements: Sequence[Placement], seed: int, count: int) -> Points:
@@ -81,6 +119,7 @@ def draw_tensor(fault: Fault, shape: tuple[int, ...], draws: torch.Generator) ->
         shape: of the result, in float32 on the CPU.
         draws: whose state moves on.
     """
+    check_rates(fault, shape[-1] if shape else 1)
     drawn = fault.draw_by_torch(shape, draws)
     if drawn is None:
         seed = int(torch.randint(2**63 - 1, (), generator=draws))
@@ -129,6 +168,56 @@ def _rare(
         columns[found : found + len(hits)] = hits
         found, row = found + len(hits), last
     return edges, columns[:found]
+
+
+def check_rates(fault: Fault, n: int) -> None:
+    """Raises ArgumentError where a fault has rates of its own for another number of coordinates."""
+    if fault.is_varied and np.size(fault.rate) != n:
+        raise ArgumentError(
+            f"faults: {type(fault).__name__}: has {np.size(fault.rate)} rates, and {n} values are "
+            "struck (those of several steps, say); give one rate for all"
+        )
+
+
+def _unequal(
+    rng: np.random.Generator, fault: Fault, count: int
+) -> tuple[NDArray[np.int64], Integers]:
+    """Changes of coordinates (count, n) with probabilities of their own: edges and columns.
+
+    They are taken in classes, of probabilities within a factor of two. Of each class's changes at
+    its largest probability, each stays with the ratio of its own to that. Likely ones are drawn one
+    by one.
+    """
+    p = np.asarray(fault.change_probabilities)
+    rows: list[Integers] = []
+    columns: list[Integers] = []
+    for members, most in _classes(fault):
+        if most > LISTED:
+            row, place = np.nonzero(rng.random((count, len(members))) < p[members])
+            column: Integers = members[place]
+        else:
+            edges, hits = _rare(rng, most, count, len(members))
+            row, column = np.repeat(np.arange(count), np.diff(edges)), members[hits]
+            kept = rng.random(len(column)) * most < p[column]
+            row, column = row[kept], column[kept]
+        rows.append(row)
+        columns.append(column)
+    if not rows:
+        return np.zeros(count + 1, dtype=np.int64), np.empty(0, dtype=np.int64)
+    places = np.concatenate(rows) * len(p) + np.concatenate(columns)
+    places.sort()
+    row, column = np.divmod(places, len(p))
+    return np.searchsorted(row, np.arange(count + 1)), column
+
+
+@lru_cache(maxsize=8)  # the same for every block
+def _classes(fault: Fault) -> list[tuple[Integers, float]]:
+    """The coordinates of each class that can change, and their largest probability."""
+    p = np.asarray(fault.change_probabilities)
+    level = np.frexp(np.maximum(p, _SELDOM))[1]
+    level = np.where(p > LISTED, 1, level)
+    found = [np.flatnonzero((level == one) & (p > 0)) for one in np.unique(level)]
+    return [(members, float(p[members].max())) for members in found if len(members)]
 
 
 def _enough(expected: float) -> int:

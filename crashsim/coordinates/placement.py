@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,11 +15,17 @@ from torch import Tensor
 
 from crashsim.arguments import as_float, shown
 from crashsim.arrays import Floats
+from crashsim.coordinates.counts import Count
 from crashsim.coordinates.stored_faults import as_stored
 from crashsim.errors import ArgumentError, NotApplicableError, SiteError
-from crashsim.faults import Fault, faults_by_site
+from crashsim.faults import BernoulliFault, Fault, Rates, check_fault, counted, faults_by_site
 from crashsim.faults.checks import STRONGEST
 from crashsim.model.sites import Site, select_sites
+
+DEPENDENT = (
+    "for faults that strike independently of each other; of an exact number of them (count=), one "
+    "excludes another"
+)
 
 Faults = Fault | Mapping[str, Fault]
 
@@ -35,6 +42,8 @@ class Placement:
             once.
         fault: what strikes.
         start, stop: the coordinates.
+        count: of how many coordinates, these among them, exactly how many are struck; None where
+            each is struck on its own. ``fault`` then has the probability of each.
         tied: the axes of a value in all of whose positions a coordinate acts: that of the steps,
             for a permanent fault; all but the features, for a fault of those.
     """
@@ -43,6 +52,7 @@ class Placement:
     fault: Fault
     start: int
     stop: int
+    count: Count | None = None
 
     def __hash__(self) -> int:
         return self.start  # placements of a space differ in it, and it takes the least time
@@ -171,6 +181,7 @@ def place(faults: Faults, sites: str, available: list[Site]) -> list[Placement]:
     placements: list[Placement] = []
     start = 0
     for pattern, fault in faults_by_site(faults, sites).items():
+        placed: list[Placement] = []
         for calls in _same_neurons(select_sites(available, pattern, fault.strikes), fault):
             if 0 in calls[0].shape:
                 raise SiteError(
@@ -184,10 +195,73 @@ def place(faults: Faults, sites: str, available: list[Site]) -> list[Placement]:
                 )
             one = Placement(calls, as_stored(fault, calls[0]), start, start)
             stop = start + one.fault.coordinate_count(one.shape)
-            placements.append(replace(one, stop=stop))
+            placed.append(replace(one, stop=stop))
             start = stop
+        placements += [_settled(p) for p in _counted(placed, fault)]
     _check_reach([site for p in placements for site in p.sites], available)
     return placements
+
+
+def _counted(placed: list[Placement], fault: Fault) -> list[Placement]:
+    """The placements of one fault, which say with which others an exact number is struck.
+
+    Raises:
+        ArgumentError: there are fewer coordinates than are to be struck.
+    """
+    if not isinstance(fault, BernoulliFault) or fault.count is None:
+        return placed
+    is_per_site = fault.per == "site"
+    found = []
+    for group in [[p] for p in placed] if is_per_site else [placed]:
+        count = Count(fault.count, group[0].start, group[-1].stop, is_per_site)
+        if count.struck > count.size:
+            names = ", ".join(repr(p.site.name) for p in group[:5])
+            raise ArgumentError(
+                f"{type(fault).__name__}: count={fault.count}: there are {count.size} to strike at "
+                f"{names}; give at most as many"
+            )
+        share: dict[str, Any] = {"p": count.share, "count": None, "per": "all"}
+        found += [replace(p, fault=replace(p.fault, **share), count=count) for p in group]
+    return found
+
+
+def _settled(placement: Placement) -> Placement:
+    """The placement with the rates that its fault has there."""
+    fault = placement.fault.at(placement.site, placement.shape)
+    if fault is not placement.fault:
+        check_fault(fault)
+    return replace(placement, fault=fault)
+
+
+def with_fault(placement: Placement, fault: Fault) -> Placement:
+    """The placement with another fault, of as many coordinates.
+
+    Raises:
+        ArgumentError: one of the two strikes an exact number of coordinates.
+    """
+    if placement.count is not None or counted(fault):
+        raise ArgumentError(
+            f"faults: {fault}: with_faults changes faults that strike independently, and count= "
+            "ties those of several sites; make a new FaultSpace"
+        )
+    check_fault(fault)
+    return _settled(replace(placement, fault=fault))
+
+
+def counts_of(placements: Sequence[Placement]) -> tuple[Count, ...]:
+    """The coordinates of which exactly so many are struck, in order."""
+    return tuple(dict.fromkeys(p.count for p in placements if p.count is not None))
+
+
+def check_independent(placements: Sequence[Placement], what: str) -> None:
+    """Raises NotApplicableError where coordinates depend on each other.
+
+    Args:
+        placements: to check.
+        what: what is for independent coordinates, as the message begins.
+    """
+    if counts_of(placements):
+        raise NotApplicableError(f"{what} {DEPENDENT}")
 
 
 def _same_neurons(sites: Sequence[Site], fault: Fault) -> list[tuple[Site, ...]]:
@@ -241,7 +315,8 @@ def check_strength(placements: list[Placement], dtype: torch.dtype) -> None:
     for fault in {p.fault for p in placements}:
         for field in fields(fault):
             value = getattr(fault, field.name)
-            if abs(as_float(value)) > most:
+            size = value.array if isinstance(value, Rates) else as_float(value)
+            if np.any(np.abs(size) > most):
                 raise ArgumentError(
                     f"{type(fault).__name__}: {field.name}={shown(value)} is too large for "
                     f"{dtype}; give at most {most:.2g}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -58,7 +58,8 @@ def as_stored(fault: Fault, site: Site) -> Fault:
                 f"BitFlip: bits={fault.bits}, but {site.name!r} is stored in words of "
                 f"{words.bits} bits; give bits={words.bits}"
             )
-        return StoredBitFlip(fault.p, fault.bits, words)
+        own = {f.name: getattr(fault, f.name) for f in fields(fault)}
+        return StoredBitFlip(**own, words=words)
     if words.is_packed and isinstance(fault, GainNoise | AdditiveNoise):
         raise ArgumentError(
             f"{type(fault).__name__}: {site.name!r} is stored in words of {words.bits} bits, which "

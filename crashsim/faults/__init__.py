@@ -12,6 +12,9 @@ GainNoise          Normal(0, std²)  a
 AdditiveNoise      Normal(0, std²)  1
 =================  ===============  =============================
 
+``p`` and ``std`` are a number, an array with one for each unit, or a function of the site; in place
+of ``p``, ``count=k`` strikes exactly k coordinates.
+
 A fault of one's own is a subclass of ``Fault`` with its own law: docs/doors/fault_law.md.
 """
 
@@ -20,13 +23,16 @@ from collections.abc import Mapping
 from crashsim.faults.checks import (
     check_drawable,
     check_fault,
+    check_independent,
+    counted,
     faults_by_site,
     faults_of,
     lacking_for_tails,
 )
-from crashsim.faults.fault import Fault, Strikes
+from crashsim.faults.fault import BernoulliFault, Fault, Strikes
 from crashsim.faults.neurons import NeuronCrash
 from crashsim.faults.noise import AdditiveNoise, GainNoise
+from crashsim.faults.rates import Rates
 from crashsim.faults.values import SignFlip, StuckAt
 from crashsim.faults.weights import WeightCrash
 from crashsim.faults.words import BitFlip
@@ -40,16 +46,20 @@ FAULTS: Mapping[str, type[Fault]] = {
 __all__ = [
     "FAULTS",
     "AdditiveNoise",
+    "BernoulliFault",
     "BitFlip",
     "Fault",
     "GainNoise",
     "NeuronCrash",
+    "Rates",
     "SignFlip",
     "Strikes",
     "StuckAt",
     "WeightCrash",
     "check_drawable",
     "check_fault",
+    "check_independent",
+    "counted",
     "faults_by_site",
     "faults_of",
     "lacking_for_tails",

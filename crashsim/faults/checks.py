@@ -11,7 +11,8 @@ from crashsim_theory import Law, TheoryError
 
 from crashsim.arguments import as_float, is_whole, shown
 from crashsim.errors import ArgumentError
-from crashsim.faults.fault import Fault
+from crashsim.faults.fault import BernoulliFault, Fault
+from crashsim.faults.rates import Rates
 
 # The largest number of a fault: its fourth power is a finite number in double precision.
 STRONGEST = 1e75
@@ -68,16 +69,20 @@ def check_fault(fault: Fault) -> None:
             "a fault has one rate: fix the others as numbers in the law"
         )
     try:
-        rate = as_float(getattr(fault, fault.parameter))
+        given = getattr(fault, fault.parameter)
     except AttributeError:
         raise ArgumentError(f"{cls}: has no field {fault.parameter!r}, its parameter") from None
-    if not math.isfinite(rate):
+    if callable(given) or counted(fault):
+        return  # its rate is known once it is placed
+    rate = given if isinstance(given, Rates) else as_float(given)
+    if isinstance(rate, float) and not math.isfinite(rate):
         given = shown(getattr(fault, fault.parameter))
         raise ArgumentError(f"{cls}: {fault.parameter}={given} is not a finite number; give one")
     try:
         with np.errstate(all="ignore"):  # what is too large is told once the model is known
             fault.law.moments(**fault.law_parameters)
-            if abs(rate) <= STRONGEST:
+            largest = np.max(np.abs(rate.array if isinstance(rate, Rates) else rate))
+            if largest <= STRONGEST:
                 fault.law.nodes(**fault.law_parameters)
     except TheoryError as error:
         raise ArgumentError(f"{cls}: {fault.parameter}={rate!r}: {error}") from error
@@ -107,6 +112,26 @@ def _check_time(fault: Fault) -> None:
         raise ArgumentError(
             f"{cls}: window={fault.window}: weights fail for the whole pass; leave it out"
         )
+
+
+def counted(fault: Fault) -> bool:
+    """Whether the fault strikes an exact number of coordinates, which then are not independent."""
+    return isinstance(fault, BernoulliFault) and fault.count is not None
+
+
+def check_independent(faults: Iterable[Fault], what: str) -> None:
+    """Raises ArgumentError for a fault that strikes an exact number of coordinates.
+
+    Args:
+        faults: to check.
+        what: what draws each coordinate on its own.
+    """
+    for fault in faults:
+        if counted(fault):
+            raise ArgumentError(
+                f"faults: {fault}: {what} takes each fault on its own, and of an exact number of "
+                "them, one excludes another; give the probability p of each instead of count"
+            )
 
 
 def check_drawable(faults: Iterable[Fault], what: str, instead: str = "") -> None:

@@ -17,10 +17,10 @@ Group = Literal["unit", "feature", "channel"] | int
 
 @dataclass(frozen=True)
 class NeuronCrash(BernoulliFault):
-    """A neuron dies: its output is 0 with probability ``p``.
+    """A neuron dies: its output is 0 with probability ``p``, or exactly ``count`` neurons die.
 
     Args:
-        p: probability of a crash of each group.
+        p, count, per: how likely each group is to crash, or how many do; as in ``BernoulliFault``.
         group: what dies together. ``"unit"``: every scalar on its own, as where a neuron of the
             chip computes each. ``"feature"``: a feature in all positions (of tokens, pixels,
             patches), as where one circuit computes it for one position after the other: the last

@@ -11,20 +11,27 @@ from crashsim_theory import NORMAL, Law
 from torch import Tensor
 
 from crashsim.errors import ArgumentError
-from crashsim.faults.fault import Fault, take_number
+from crashsim.faults.fault import Fault, range_of, take_rate
+from crashsim.faults.rates import Rate
 
 
 @dataclass(frozen=True)
 class NormalFault(Fault):
-    """A fault that adds Gaussian noise of standard deviation ``std`` times a displacement."""
+    """A fault that adds Gaussian noise of standard deviation ``std`` times a displacement.
+
+    Args:
+        std: a number; a tensor or array that broadcasts to the units at every site; or a function
+            of the ``Site`` that returns one of these.
+    """
 
     law: ClassVar[Law] = NORMAL
     parameter: ClassVar[str] = "std"
-    std: float
+    std: Rate
 
     def __post_init__(self) -> None:
-        take_number(self, "std")
-        if not 0 <= self.std < math.inf:
+        take_rate(self, "std")
+        low, high = range_of(self.std)
+        if not (low >= 0 and high < math.inf):
             raise ArgumentError(
                 f"{type(self).__name__}: std={self.std!r}; give a finite standard deviation >= 0"
             )

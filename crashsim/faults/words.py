@@ -21,6 +21,9 @@ class BitFlip(BernoulliFault):
     symmetric scale ``max|w| / (2^(bits-1) - 1)``. Flipping bit j adds or subtracts ``2^j`` scales
     (the sign bit the other way round), so the bits' changes add up: one coordinate per bit. The
     clean network keeps its unquantised weights; only the changes are those of the stored word.
+
+    Probabilities of their own have the shape of the tensor with an axis for the bits behind it:
+    ``p`` of shape (bits,) gives one to each bit, ``p[..., None]`` one to each word.
     """
 
     strikes: ClassVar[Strikes] = "weights"
@@ -34,6 +37,9 @@ class BitFlip(BernoulliFault):
 
     def coordinate_count(self, shape: tuple[int, ...]) -> int:
         return math.prod(shape) * self.bits
+
+    def coordinate_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (*shape, self.bits)
 
     def displacement(self, value: Tensor) -> Tensor:
         """Change of the value by each bit's flip, (*shape, bits), least significant bit first."""

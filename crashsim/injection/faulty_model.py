@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import replace
 from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
 from crashsim.arrays import Floats
-from crashsim.coordinates.placement import Placement
+from crashsim.coordinates.placement import Placement, with_fault
 from crashsim.coordinates.points import Points
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.faults import Fault
@@ -48,6 +47,26 @@ def strike_step(
     for p, e in zip(placed, units, strict=True):
         faulty = p.perturb_step(faulty, e, direction, step)
     return faulty.to(h.dtype).reshape(h.shape)
+
+
+def strike_value(
+    placed: Sequence[Placement], units: Sequence[Tensor], batch: int, site: Site, value: Tensor
+) -> Tensor:
+    """A site's value of S samples, struck.
+
+    Args:
+        placed: the faults there.
+        units: the coordinates of each, (S, 1 or b, size).
+        batch: number of examples b.
+        site: where it is.
+        value: with S b rows for the examples of all samples.
+    """
+    count = units[0].shape[0]
+    rows = site.by_example(value, count * batch)
+    faulty = rows.reshape(count, batch, *site.shape)
+    for p, e in zip(placed, units, strict=True):
+        faulty = p.perturb(faulty, e, site)
+    return faulty.to(value.dtype).reshape(rows.shape).movedim(0, site.axis)
 
 
 class FaultyModel:
@@ -108,19 +127,13 @@ class FaultyModel:
         actions: dict[Site, Action] = {}
         inside: dict[Site, StepAction] = {}
         for site, placed in self.struck.items():
-
-            def act(value: Tensor, placed: list[Placement] = placed, site: Site = site) -> Tensor:
-                rows = site.by_example(value, count * batch)
-                faulty = rows.reshape(count, batch, *site.shape)
-                for p in placed:
-                    faulty = p.perturb(faulty, e[..., p.start : p.stop], site)
-                return faulty.to(value.dtype).reshape(rows.shape).movedim(0, site.axis)
-
+            own = [e[..., p.start : p.stop] for p in placed]
+            act = partial(strike_value, placed, own, batch, site)
             if site.kind == "input":
                 index = inputs.site_names.index(site.module)
                 x = x.with_tensor(index, act(x.tensors[index]))
             elif site.is_inside:
-                units = [p.by_unit(e[..., p.start : p.stop]) for p in placed]
+                units = [p.by_unit(each) for p, each in zip(placed, own, strict=True)]
                 inside[site] = partial(strike_step, placed, units, count)
             else:
                 actions[site] = act
@@ -183,7 +196,7 @@ class FaultyModel:
     def with_faults(self, faults: Sequence[Fault]) -> FaultyModel:
         """The same with other faults of as many coordinates at its placements, in order."""
         placed = zip(self.placements, faults, strict=True)
-        placements = [replace(p, fault=fault) for p, fault in placed]
+        placements = [with_fault(p, fault) for p, fault in placed]
         return FaultyModel(self.model, self.examples, placements)
 
     def with_own_twins(self) -> FaultyModel:

@@ -42,6 +42,16 @@ class InputFacts(TypedDict):
     shape: list[int] | dict[str, list[int]]  # without the batch; by name, where there are several
 
 
+class OwnRates(TypedDict):
+    """Rates of their own for each unit, in short; ``sha256`` of them as double precision."""
+
+    shape: list[int]
+    min: float
+    mean: float
+    max: float
+    sha256: str
+
+
 class FaultFacts(TypedDict):
     fault: str
     site: str
@@ -52,6 +62,9 @@ class FaultFacts(TypedDict):
     group: NotRequired[str | int]
     value: NotRequired[float]
     bits: NotRequired[int]
+    rates: NotRequired[OwnRates]  # p, std or rate is then their mean
+    count: NotRequired[int]  # exactly so many are struck
+    of: NotRequired[int]  # of so many coordinates, of this site and others
 
 
 class SiteFacts(TypedDict):

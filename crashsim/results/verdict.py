@@ -8,6 +8,7 @@ from typing import Any
 from crashsim.results.estimate import Estimate
 from crashsim.results.numbers import interval_numbers, percent
 from crashsim.results.record import Record
+from crashsim.results.schema import OwnRates
 
 
 def best(score: Record, quantity: str, output: int | str = "all") -> Estimate | None:
@@ -78,6 +79,10 @@ def describe_faults(score: Record) -> str:
         else:  # the standard deviation, or the parameter of a law of the user's own
             name = own.pop("parameter", "rate")
             rate = f"std {own.pop('std'):g}" if "std" in own else f"{name} {own.pop('rate'):g}"
+        if "count" in own:
+            rate = f"exactly {own.pop('count')} of {own.pop('of')}"
+        if "rates" in own:
+            rate = f"{_ends(own.pop('rates'))} (mean {rate})"
         extra = "".join(f", {k} {v}" for k, v in own.items() if (k, v) != ("group", "unit"))
         groups.setdefault(f"{rate} {fault['fault']}{extra}", []).append(i)
     parts = []
@@ -87,6 +92,11 @@ def describe_faults(score: Record) -> str:
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         parts.append(f"{label} on {count} coordinates ({shown})")
     return " and ".join(parts)
+
+
+def _ends(rates: OwnRates) -> str:
+    """The least and the largest of rates."""
+    return f"rates from {rates['min']:.3g} to {rates['max']:.3g}"
 
 
 def _source(estimate: Estimate, power: float = 1.0) -> str:

@@ -18,7 +18,8 @@ from crashsim.analytic.first_order import double_precision
 from crashsim.analytic.rounding import resolution_of, rounding_of
 from crashsim.arguments import number
 from crashsim.arrays import Floats
-from crashsim.coordinates.placement import Faults
+from crashsim.coordinates.counts import Count
+from crashsim.coordinates.placement import Faults, Placement
 from crashsim.coordinates.points import Points
 from crashsim.errors import ArgumentError
 from crashsim.metrics import CLASS_CHANGE, AskedMetrics, Metric, predicted_class
@@ -34,6 +35,8 @@ _SLOWER = 6  # coordinates fewer where every outcome takes a forward pass of its
 _SMALLEST = 5e-324
 _MATERIAL = 1e-3  # share of a tail within rounding of epsilon that is worth a warning
 _MAX_VALUES = 2**28  # numbers held at once: 2 GiB
+_MAX_STRUCK = 24  # logarithm to base 2 of the struck coordinates of all patterns together
+_FEW = 64  # coordinates to choose or leave out, up to which choices are counted as integers
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ class ExactDistribution:
         clean: (B, K), F(0).
         deltas: (S, B, K), Delta for each of the S = 2^N fault patterns; pattern j strikes the
             coordinates that are set bits of j. Coordinates of k values make k outcomes each, of
-            which the first coordinate's change fastest.
+            which the first coordinate's change fastest. Of coordinates of which exactly k are
+            struck, the choices follow each other as those of ``itertools.combinations``.
         probabilities: (S,).
         rounding: (B, K) what rounding may have done to a Delta.
         resolution: relative precision to which an epsilon can be told from an outcome.
@@ -255,16 +259,35 @@ def can_enumerate(space: FaultSpace, limit: int = MAX_COORDINATES) -> bool:
     """Whether the space has few enough outcomes to sum over them all."""
     if space.runs_alone:
         limit -= _SLOWER
+    struck = sum(count.struck for count in space.counts)
+    if struck and _bits(space) + math.log2(struck) > _MAX_STRUCK:
+        return False
     return limit >= _bits(space) and _MAX_VALUES * 2.0 ** -_bits(space) >= space.B * space.K
+
+
+def outcomes_of(space: FaultSpace) -> float:
+    """The number of outcomes; infinite for a continuum, and beyond the largest float."""
+    bits = _bits(space)
+    return 2.0**bits if bits < 1023 else math.inf
 
 
 def _bits(space: FaultSpace) -> float:
     """The logarithm to base 2 of the number of outcomes; infinite for a continuum."""
-    counts = [
+    values = [
         (p.size, np.inf if p.fault.atoms is None else len(p.fault.atoms[0]))
         for p in space.placements
+        if p.count is None
     ]
-    return float(sum(size * np.log2(count) for size, count in counts))
+    bits = float(sum(size * np.log2(count) for size, count in values))
+    return bits + sum(_log2_comb(count) for count in space.counts)
+
+
+def _log2_comb(count: Count) -> float:
+    """The logarithm to base 2 of the number of choices, whose digits may be very many."""
+    n, k = count.size, count.struck
+    if min(k, n - k) <= _FEW:
+        return math.log2(count.patterns)
+    return (math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)) / math.log(2)
 
 
 def enumerate_space(space: FaultSpace) -> ExactDistribution:
@@ -284,22 +307,64 @@ def enumerate_space(space: FaultSpace) -> ExactDistribution:
             "(choose fewer sites or inputs)"
         )
     space = double_precision(space)
-    e, probabilities = _outcomes(space)
-    rows, columns = np.nonzero(e)
-    points = Points(len(e), np.zeros(space.N), rows, columns, e[rows, columns])
+    points, probabilities = _outcomes(space)
     deltas = space.outputs(points) - space.clean()
     rounding, resolution = rounding_of(space), resolution_of(space)
     return ExactDistribution(space.clean(), deltas, probabilities, rounding, resolution)
 
 
-def _outcomes(space: FaultSpace) -> tuple[Floats, Floats]:
-    """Every pattern of coordinates (S, N), and its probability (S,)."""
-    atoms = [p.fault.atoms for p in space.placements for _ in range(p.size)]
-    counts = [len(found[0]) for found in atoms if found is not None]
-    number = np.arange(math.prod(counts))
-    e, chances = np.empty((2, len(number), len(counts)))
-    for i, found in enumerate(atoms):
-        assert found is not None
-        number, which = np.divmod(number, counts[i])
-        e[:, i], chances[:, i] = found[0][which], found[1][which]
+def _outcomes(space: FaultSpace) -> tuple[Points, Floats]:
+    """Every pattern of coordinates, and its probability (S,)."""
+    if not space.counts:
+        e, probabilities = _independent_outcomes(space)
+        struck, places = np.nonzero(e)
+        return Points(len(e), np.zeros(space.N), struck, places, e[struck, places]), probabilities
+    independent = [(i, *_atoms(p, i)) for p in space.placements for i in _independent(p)]
+    choices = [count.every() for count in space.counts]
+    sizes = [len(values) for _, values, _ in independent] + [len(every) for every in choices]
+    number = every_number = np.arange(math.prod(sizes))
+    probabilities = np.ones(len(number))
+    rows, columns, values = [], [], []
+    for i, atoms, chances in independent:
+        number, which = np.divmod(number, len(atoms))
+        probabilities *= chances[which]
+        changed = np.flatnonzero(atoms[which])
+        rows.append(changed)
+        columns.append(np.full(len(changed), i))
+        values.append(atoms[which[changed]])
+    for count, every in zip(space.counts, choices, strict=True):
+        number, which = np.divmod(number, len(every))
+        probabilities /= len(every)
+        rows.append(np.repeat(every_number, count.struck))
+        columns.append((every[which] + count.start).reshape(-1))
+        values.append(np.ones(len(rows[-1])))
+    place = np.lexsort((np.concatenate(columns), np.concatenate(rows)))
+    row, column, value = (np.concatenate(parts)[place] for parts in (rows, columns, values))
+    return Points(len(every_number), np.zeros(space.N), row, column, value), probabilities
+
+
+def _independent_outcomes(space: FaultSpace) -> tuple[Floats, Floats]:
+    """Every pattern of independent coordinates (S, N), and its probability (S,)."""
+    atoms = [_atoms(p, i) for p in space.placements for i in range(p.start, p.stop)]
+    sizes = [len(values) for values, _ in atoms]
+    number = np.arange(math.prod(sizes))
+    e, chances = np.empty((2, len(number), len(sizes)))
+    for i, (values, probabilities) in enumerate(atoms):
+        number, which = np.divmod(number, sizes[i])
+        e[:, i], chances[:, i] = values[which], probabilities[which]
     return e, np.prod(chances, axis=1)
+
+
+def _independent(placement: Placement) -> range:
+    """The coordinates of a placement that depend on no others."""
+    return range(placement.start, placement.start if placement.count else placement.stop)
+
+
+def _atoms(placement: Placement, coordinate: int) -> tuple[Floats, Floats]:
+    """The values that a coordinate takes and their probabilities, each (k,)."""
+    assert placement.fault.atoms is not None
+    values, probabilities = placement.fault.atoms
+    if placement.fault.is_varied:
+        own = coordinate - placement.start
+        return values[:, own], probabilities[:, own]
+    return values, probabilities

@@ -91,8 +91,11 @@ def probability_of_two(p: Floats) -> float:
 
 
 def usual_state(space: FaultSpace) -> tuple[Floats, Floats] | None:
-    """(N,) each coordinate's likelier value, and how likely the other is; None unless 0 and 1."""
-    if not all(p.fault.is_binary for p in space.placements):
+    """(N,) each coordinate's likelier value, and how likely the other is.
+
+    None unless all are 0 or 1, independently of each other.
+    """
+    if space.counts or not all(p.fault.is_binary for p in space.placements):
         return None
     p = space.mean_point
     return (p > 0.5).astype(np.float64), np.minimum(p, 1 - p)
@@ -107,8 +110,8 @@ def few_faults(space: FaultSpace) -> FewFaults:
     usual = usual_state(space)
     if usual is None or (usual[1] > 0).sum() < 2:
         raise ArgumentError(
-            "few_exact=True: needs two or more coordinates that are struck or not, by chance; "
-            "leave it out"
+            "few_exact=True: needs two or more coordinates that are struck or not, by chance and "
+            "independently of each other; leave it out"
         )
     base, p = usual
     columns = np.flatnonzero(p)

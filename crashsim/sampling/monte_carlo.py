@@ -147,6 +147,11 @@ def monte_carlo(
     confidence, rel_width = float(confidence), None if rel_width is None else float(rel_width)
     epsilon = None if epsilon is None else float(epsilon)
     asked = AskedMetrics.of(metrics, targets, space.clean())
+    if control is not None and space.counts:
+        raise ArgumentError(
+            "control: its mean and variance are those of faults that strike independently; leave "
+            "it out where an exact number of them strikes (count=)"
+        )
     few = few_faults(space) if few_exact else None
     leading = Control.of(space, control, few) if control else None
     reach = np.inf if epsilon is None else least_reaching(space, epsilon)

@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
 from crashsim.arguments import instance, is_whole, one_of, shown
+from crashsim.coordinates.placement import DEPENDENT
 from crashsim.errors import ArgumentError, CrashsimError
 from crashsim.model.failures import described
 from crashsim.results.estimate import Estimate, Kind, Quantity
 from crashsim.results.method_facts import LAST, MethodFacts
 from crashsim.results.schema import FormulaFacts
 from crashsim.scoring.size import BUDGET, Size
+from crashsim.space import FaultSpace
 
 if TYPE_CHECKING:
     from crashsim.scoring.shared import Given
@@ -68,6 +70,8 @@ class Method:
         refuses: why it is not computed without being named, or None; of a ``Size``.
         moments_only: it asks nothing of a fault's law but its moments, so it serves laws that
             cannot be drawn from.
+        dependent: it is right for coordinates that depend on each other too, as those do of which
+            exactly so many are struck (``space.counts``).
         option: the argument of ``score`` that adds it (``proofs``, ``hardware``), if one does.
         rank: its place among methods of its kind when a verdict quotes one number, lowest first;
             None: never quoted.
@@ -88,6 +92,7 @@ class Method:
     dear: str = "it takes longer"
     refuses: Callable[[Size], str | None] | None = None
     moments_only: bool = False
+    dependent: bool = False
     option: str = ""
     rank: int | None = LAST
     rare: int | None = None
@@ -111,6 +116,10 @@ class Method:
     def facts(self) -> MethodFacts:
         """What a record keeps of it."""
         return MethodFacts(self.name, self.about, self.kind, self.rank)
+
+    def inapplicable(self, space: FaultSpace) -> str | None:
+        """Why it says nothing of a space, whoever asks for it; None where it does."""
+        return None if self.dependent or not space.counts else DEPENDENT
 
     def reason_against(self, size: Size) -> str | None:
         """Why it is not computed without being named; None where it is."""

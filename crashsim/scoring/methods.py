@@ -15,7 +15,7 @@ from crashsim.errors import Interrupted, NotApplicableError
 from crashsim.faults import lacking_for_tails
 from crashsim.results.estimate import Estimate
 from crashsim.sampling.certified import certified_sampling
-from crashsim.sampling.enumeration import enumerate_space
+from crashsim.sampling.enumeration import enumerate_space, outcomes_of
 from crashsim.sampling.importance import SAMPLES as IMPORTANCE_SAMPLES
 from crashsim.sampling.importance import importance_sampling
 from crashsim.sampling.monte_carlo import MonteCarlo, monte_carlo
@@ -45,7 +45,10 @@ def _too_many_patterns(size: Size) -> str | None:
     if is_enumerated(size):
         return None
     n = size.N
-    return f"{n} coordinates: 2^{n} fault patterns are too many to sum over"
+    chosen = [f"{c.struck} of {c.size}" for c in size.space.counts]
+    independent = n - sum(c.size for c in size.space.counts)
+    how = " times ".join([*([f"2^{independent}"] if independent else []), *chosen])
+    return f"{n} coordinates: {how} fault patterns are too many to sum over"
 
 
 def _layer_bound(name: str, given: Given) -> list[Estimate]:
@@ -208,8 +211,9 @@ METHODS: tuple[Method, ...] = (
         _exact,
         "exact",
         refuses=_too_many_patterns,
-        cost=lambda size: 2.0 ** min(size.N, 1000) * size.operations,
+        cost=lambda size: outcomes_of(size.space) * size.operations,
         most=float("inf"),  # it is refused by the number of coordinates alone
+        dependent=True,
         rank=0,
         rare=0,
     ),
@@ -237,6 +241,7 @@ METHODS: tuple[Method, ...] = (
         needs=("wide",),
         refuses=too_many_gradients,
         moments_only=True,
+        dependent=True,
         rank=4,
     ),
     Method(
@@ -247,6 +252,7 @@ METHODS: tuple[Method, ...] = (
         needs=("wide",),
         refuses=too_many_differences,
         moments_only=True,
+        dependent=True,
         rank=3,
     ),
     Method(
@@ -268,6 +274,7 @@ METHODS: tuple[Method, ...] = (
         "estimate",
         needs=("gradients",),
         moments_only=True,
+        dependent=True,
         rank=1,
     ),
     Method(
@@ -290,6 +297,7 @@ METHODS: tuple[Method, ...] = (
         "estimate",
         needs=("differences",),
         moments_only=True,
+        dependent=True,
         rank=0,
     ),
     Method(
@@ -365,6 +373,7 @@ METHODS: tuple[Method, ...] = (
         _monte_carlo,
         "statistical",
         uses=("gradients", "differences", "surrogate"),
+        dependent=True,
         rank=0,
     ),
     Method(
@@ -387,6 +396,7 @@ METHODS: tuple[Method, ...] = (
         "statistical",
         refuses=_on_request("ask for it with --hardware (hardware=True)"),
         option="hardware",
+        dependent=True,
         rank=None,
     ),
 )

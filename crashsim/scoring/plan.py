@@ -127,6 +127,8 @@ def _check_drawable(space: FaultSpace, named: list[Method], others: bool) -> Non
 
 def _reason_against(method: Method, size: Size) -> str | None:
     """Why a method is not computed unasked, for what it needs or for itself; None where it is."""
+    if reason := method.inapplicable(size.space):
+        return reason
     for name in method.needs:
         refuses = NEEDS[name].refuses
         if refuses is not None and (reason := refuses(size)):

@@ -30,7 +30,11 @@ def describe_model(space: FaultSpace, names: Mapping[str, str]) -> ModelFacts:
 
 
 def describe_fault(placement: Placement) -> FaultFacts:
-    return cast(FaultFacts, {**placement.fault.facts(), "site": placement.site.name})
+    facts = {**placement.fault.facts(), "site": placement.site.name}
+    if (count := placement.count) is not None:
+        facts["count"] = count.struck
+        facts["of"] = count.size
+    return cast(FaultFacts, facts)
 
 
 def describe_sites(space: FaultSpace, analysis: first_order.Analysis) -> list[SiteFacts]:

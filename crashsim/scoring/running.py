@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 from crashsim.analytic.first_order import Analysis
 from crashsim.analytic.proofs import Provable
 from crashsim.analytic.questions import answers
+from crashsim.coordinates.placement import DEPENDENT
 from crashsim.errors import Interrupted, NotApplicableError
 from crashsim.faults import lacking_for_tails
 from crashsim.results.estimate import Answer
@@ -135,6 +136,8 @@ def _run(
         shared,
     )
     try:
+        if reason := method.inapplicable(shared.space):
+            raise NotApplicableError(reason)
         for need in method.needs:
             shared.take(need)
         for use in needed & set(method.uses):
@@ -159,7 +162,7 @@ def _answer(shared: Shared, results: Results, progress: Progress) -> None:
     if epsilon is None or delta is None:
         return
     if results.analysis.surrogate is None:
-        results.skipped["answers"] = NO_SURROGATE
+        results.skipped["answers"] = DEPENDENT if shared.space.counts else NO_SURROGATE
         return
     if lacking := lacking_for_tails(p.fault for p in shared.space.placements):
         results.skipped["answers"] = lacking

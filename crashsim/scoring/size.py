@@ -11,6 +11,7 @@ from functools import cached_property
 
 import torch
 
+from crashsim.coordinates.placement import DEPENDENT
 from crashsim.injection.flops import Operations
 from crashsim.sampling.enumeration import can_enumerate
 from crashsim.space import FaultSpace
@@ -94,6 +95,8 @@ def too_many_differences(size: Size) -> str | None:
 
 def no_surrogate(size: Size) -> str | None:
     """Why no linear surrogate is made unasked, from gradients or else from differences, or None."""
+    if size.space.counts:
+        return DEPENDENT
     if not size.space.has_derivatives and (reason := too_many_differences(size)):
         return f"{size.space.why_no_derivatives}; {reason}"
     return _too_many_gains(size)

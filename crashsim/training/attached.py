@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from crashsim.arguments import instance
 from crashsim.coordinates.placement import Faults, Placement, check_strength, place
 from crashsim.errors import ModelError
-from crashsim.faults import faults_by_site
+from crashsim.faults import check_independent, faults_by_site
 from crashsim.model import checkpointing
 from crashsim.model.calling import call_with
 from crashsim.model.checks import check_can_be_trained, check_module, dtype_of
@@ -107,7 +107,7 @@ class Attached(checkpointing.Participant, ABC):
 
     def __init__(self, model: nn.Module, faults: Faults, sites: str = "hidden") -> None:
         check_can_be_trained(check_module(model))
-        faults_by_site(faults)
+        check_independent(faults_by_site(faults).values(), "training")
         instance("sites", sites, str, "a name or glob; several go into faults")
         self.model, self.faults, self._pattern = model, faults, sites
         self._attach()

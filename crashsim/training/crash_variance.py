@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from crashsim.arguments import check_seed, one_of, whole
-from crashsim.coordinates.drawing import draw_tensor
+from crashsim.coordinates.drawing import check_rates, draw_tensor
 from crashsim.coordinates.placement import Faults, Placement
 from crashsim.errors import ArgumentError, ModelError
 from crashsim.faults import Fault, check_drawable, faults_of
@@ -57,8 +57,9 @@ class _Inserted:
     def coordinates(self, placement: Placement, value: Tensor, count: int) -> Tensor:
         e = self._shared.get(placement.start)
         if e is None:
-            mean = placement.fault.mean if self.at_mean else 0.0
-            e = value.new_full((len(value), count), mean).requires_grad_()
+            check_rates(placement.fault, count)
+            mean = torch.tensor(placement.fault.mean if self.at_mean else 0.0).to(value)
+            e = mean.expand(len(value), count).clone().requires_grad_()
             self.found.append((placement, e))
             if not placement.acts_once:
                 self._shared[placement.start] = e
@@ -416,7 +417,9 @@ def _weighted_square(fault: Fault, gradient: Tensor | None, scale: float) -> Ten
     if gradient is None:
         return 0.0
     wide = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
-    return fault.variance / scale**2 * wide.square().sum()
+    if fault.is_varied:
+        return (torch.tensor(fault.variance).to(wide) * wide.square()).sum() / scale**2
+    return float(fault.variance) / scale**2 * wide.square().sum()
 
 
 def _random_state(model: nn.Module) -> list[Tensor]:

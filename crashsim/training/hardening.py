@@ -22,7 +22,7 @@ from crashsim.analytic.first_order import double_precision
 from crashsim.arguments import MOST_COPIES, MOST_STEPS, number, one_of, sample_count, whole
 from crashsim.coordinates.placement import Faults
 from crashsim.errors import ArgumentError, Interrupted
-from crashsim.faults import check_drawable, faults_of, lacking_for_tails
+from crashsim.faults import check_drawable, check_independent, faults_of, lacking_for_tails
 from crashsim.files.architectures import Architecture, parse_architecture
 from crashsim.files.data import Data
 from crashsim.space import FaultSpace
@@ -192,6 +192,7 @@ def harden(
     delta = number("delta", delta, "a probability strictly between 0 and 1", above=0, below=1)
     confidence = number("confidence", confidence, "a number between 0 and 1", above=0, below=1)
     one_of("method", method, ("saddlepoint", "paper"))
+    check_independent(faults_of(faults), "hardening")
     check_drawable(faults_of(faults), "hardening")
     if lacking := lacking_for_tails(faults_of(faults)):
         raise ArgumentError(f"faults: {lacking}")

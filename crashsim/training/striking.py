@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from crashsim.coordinates.placement import Placement
 from crashsim.errors import ModelError
-from crashsim.faults import Fault
 from crashsim.model.sites import Site
 
 # The coordinates (rows, n) of a placement's faults, for a value of as many rows, and this n.
@@ -48,9 +49,11 @@ def struck_value(
         p, site = _fitted(placement, call.site, shape)
         e = coordinates(placement, value, p.fault.coordinate_count(p.shape))
         struck = p.perturb(value[None], e.to(value)[None], site)
-        kept = _kept(p.fault) if inverse_scaling else 1.0
-        if kept != 1.0:
-            struck = p.in_window(struck / kept, struck, site)
+        kept = _kept(p) if inverse_scaling else None
+        if kept is not None:
+            for axis in p.tied:
+                kept = kept.unsqueeze(axis)
+            struck = p.in_window(struck / kept.to(struck), struck, site)
         value = struck[0]
     return value
 
@@ -84,8 +87,11 @@ def struck_step(
         e = coordinates(p, h, p.size).to(h)
         struck = p.perturb_step(h[None], p.by_unit(e)[None], direction, step)[0]
         is_struck = p.fault.window is None or p.fault.window[0] <= step < p.fault.window[1]
-        kept = _kept(p.fault) if inverse_scaling and is_struck else 1.0
-        h = struck if kept == 1.0 else struck / kept
+        kept = _kept(p) if inverse_scaling and is_struck else None
+        if kept is not None:
+            first = direction * h.shape[-1] + (0 if p.tied else step * p.shape[-1])
+            struck = struck / kept.reshape(-1)[first : first + h.shape[-1]].to(struck)
+        h = struck
     return h
 
 
@@ -100,9 +106,17 @@ def check_fits(placement: Placement, e: Tensor, value: Tensor, count: int) -> No
         )
 
 
-def _kept(fault: Fault) -> float:
-    """The mean factor that crashes leave; 1 where a fault is no crash, or all crash."""
-    return (1 - fault.mean) or 1.0 if fault.zeroes else 1.0
+def _kept(placement: Placement) -> Tensor | None:
+    """(*shape) how often each unit survives; 1 for those that never do, which stay 0.
+
+    None where a fault is not a crash.
+    """
+    fault, shape = placement.fault, placement.shape
+    if not fault.zeroes:
+        return None
+    kept = 1 - np.broadcast_to(fault.mean, fault.coordinate_count(shape))
+    kept = np.where(kept > 0, kept, 1.0)
+    return torch.from_numpy(fault.by_unit(kept, shape)).reshape(shape)
 
 
 def _fitted(placement: Placement, site: Site, shape: tuple[int, ...]) -> tuple[Placement, Site]:

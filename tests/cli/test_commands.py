@@ -4,10 +4,12 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
-from crashsim import Score
+from crashsim import FaultSpace, Score, WeightCrash
 from crashsim.files.architectures import parse_architecture
 from crashsim.files.models import save_model
+from crashsim.injection.sample import Sample
 
 
 @pytest.fixture
@@ -47,6 +49,26 @@ def test_inits_report_the_spread(run, examples, tmp_path):
     )
     assert code == 0, err
     assert "3 initialisations" in out
+
+
+def test_sample(run, examples, tmp_path):
+    """The same faults as Monte Carlo's sample, in files that are whole."""
+    architecture = parse_architecture("4-6-2:relu")
+    save_model("net", architecture.build(0), architecture, {})
+    options = ("--inputs", examples, "--fault", "weight-crash:count=3", "--seed", 5)
+    code, out, err = run("sample", "net", *options, "--index", 7, "--out", "kept/one")
+    assert code == 0, err
+    assert "3 of 36 coordinates struck" in out
+    kept = Sample.load(tmp_path / "kept/one.json")
+    model = architecture.build(0).eval()
+    x = torch.from_numpy(np.load(tmp_path / examples)["x"]).float()
+    space = FaultSpace(model, x, WeightCrash(count=3), "weights")
+    assert kept.faults == space.sample(5, 7).faults
+    assert len(kept.faults) == 3
+    for words in (("--index", -1), ("--out", "net"), ("--fault", "weight-crash:count=37")):
+        code, _, err = run("sample", "net", "--inputs", examples, *words)
+        assert code == 2, words
+        assert "Traceback" not in err
 
 
 def test_train_then_score_then_compare(run, examples, tmp_path):

@@ -1,5 +1,6 @@
 """Faults that a user wrote: taken for what they are, or refused with what they lack."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -233,7 +234,7 @@ NONE = law_from_moments("none", mean=0, k2=H**2, k3=0, k4=0)  # k4 < k2^2 is no 
         (lambda: Flip(-0.1), "Flip: q=-0.1"),
         (lambda: Flip(float("nan")), "Flip: q=nan"),
         (lambda: Flip("0.1"), "Flip: q='0.1'"),
-        (lambda: Flip(torch.tensor(0.1)), "Flip: q="),
+        (lambda: Flip(torch.tensor([0.1, math.nan])), "Flip: q="),
         (lambda: Uniform(None), "Uniform: h=None"),
         (lambda: MyCrash(1.5), "MyCrash: p=1.5"),
         (lambda: lacking(law=None), "Lacking: has no law"),

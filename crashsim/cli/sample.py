@@ -1,0 +1,86 @@
+"""The command that keeps one sample of the faults: what it strikes, and the weights it leaves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from crashsim.cli.options import (
+    FaultOption,
+    GroupOption,
+    InputsOption,
+    LimitOption,
+    ModelArgument,
+    POption,
+    ReadoutOption,
+    ResetOption,
+    SeedOption,
+    SitesOption,
+    TrainOption,
+    TrustOption,
+    WeightsOption,
+)
+from crashsim.cli.reading import (
+    check_outputs,
+    data_inputs,
+    fault_inputs,
+    model_inputs,
+    read_examples,
+    read_faults,
+    read_model,
+    told_written,
+)
+from crashsim.cli.terminal import console
+from crashsim.visible import visible
+
+_SHOWN = 10  # struck coordinates that are printed
+
+
+def sample(
+    model: ModelArgument,
+    index: Annotated[int, typer.Option(min=0, help="Which of Monte Carlo's samples, from 0.")] = 0,
+    out: Annotated[Path, typer.Option(help="Writes OUT.safetensors and OUT.json.")] = Path(
+        "sample"
+    ),
+    inputs: InputsOption = "digits",
+    limit: LimitOption = 32,
+    fault: FaultOption = None,
+    p: POption = None,
+    sites: SitesOption = None,
+    group: GroupOption = None,
+    readout: ReadoutOption = None,
+    train: TrainOption = None,
+    weights: WeightsOption = None,
+    reset: ResetOption = None,
+    trust: TrustOption = False,
+    seed: SeedOption = 0,
+) -> None:
+    """Keep one of Monte Carlo's samples: the faults in it, and the weights that they leave."""
+    import numpy as np
+
+    from crashsim.space import FaultSpace
+
+    reads = [*model_inputs(model, weights), *data_inputs("inputs", inputs), *fault_inputs(fault)]
+    check_outputs([*reads, *data_inputs("train", train)], out=out)
+    faults = read_faults(fault, p, sites, group)
+    data = read_examples(inputs, limit)
+    named = read_model(model, seed, train, weights, reset=reset, trust=trust)
+    space = FaultSpace(named.model, data.fitted(named.model), faults, readout=readout)
+    found = space.sample(seed, index)
+    for file in found.save(out):
+        told_written(file)
+    moved = float(np.abs(found.outputs - space.clean()).max())
+    lines = [
+        f"sample {index} of seed {seed}: {len(found.faults)} of {space.N} coordinates struck, the "
+        f"outputs move by at most {moved:.4g}"
+    ]
+    for strike in found.faults[:_SHOWN]:
+        place = ", ".join(map(str, strike.index))
+        change = "" if strike.clean is None else f": {strike.clean:.4g} becomes {strike.faulty:.4g}"
+        lines.append(f"  {strike.fault} at {strike.site} ({place}){change}")
+    if len(found.faults) > _SHOWN:
+        lines.append(f"  and {len(found.faults) - _SHOWN} more, in the file")
+    for line in lines:
+        console().print(visible(line), markup=False, highlight=False, soft_wrap=True)
