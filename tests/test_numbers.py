@@ -72,6 +72,7 @@ def test_a_score_of_any_numbers_is_that_of_floats(make_net, randn):
         }
 
 
+ARRAYS = torch.Tensor | np.ndarray | list  # of which a probability for each unit may be made
 WRONG = [
     HUGE, -HUGE, math.nan, True, "0.1", 0.1 + 0j, Decimal("0.1"), torch.tensor(0.1), [0.1],
     np.array(0.1),
@@ -82,7 +83,7 @@ WRONG = [
 def test_what_is_no_such_number_is_refused(make_net, randn, given):
     net, x = make_net((3, 5, 2)), randn(2, 3)
     calls = [
-        lambda: NeuronCrash(given),
+        lambda: NeuronCrash([given, "0.1"] if isinstance(given, ARRAYS) else given),
         lambda: BitFlip(0.1, bits=given),
         lambda: NeuronCrash(0.1, group=given),
         lambda: score(net, x, epsilon=given),

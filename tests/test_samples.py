@@ -2,6 +2,7 @@
 
 import copy
 import json
+import pickle
 import warnings
 
 import numpy as np
@@ -111,6 +112,25 @@ def test_the_faulty_model_gives_the_samples_outputs_for_any_batch(net, x, kind):
     assert np.abs(sample.outputs - space.clean()).max() > 1e-3
     assert all(torch.equal(p, before[name]) for name, p in net.state_dict().items())
     assert not any(m._forward_hooks for m in net.modules())
+
+
+def test_the_faulty_model_can_be_trained_and_pickled(net, x):
+    sample = FaultSpace(net, x, {"1": NeuronCrash(count=2), "2.weight": WeightCrash(0.2)}).sample(
+        0, 0
+    )
+    faulty = sample.model()
+    again = pickle.loads(pickle.dumps(faulty))
+    leaf = x.clone().requires_grad_()
+    faulty(leaf).sum().backward()
+    assert leaf.grad.abs().sum() > 0
+    dead = [s.index[0] for s in sample.faults if s.site == "1"]
+    gradient = faulty.model[0].weight.grad
+    assert len(dead) == 2
+    assert gradient.abs().sum() > 0
+    assert (gradient[dead] == 0).all()
+    assert all(p.grad is None for p in net.parameters())
+    with torch.no_grad():
+        assert np.allclose(again(x), sample.outputs, atol=1e-6)
 
 
 def test_a_later_block(net, x):

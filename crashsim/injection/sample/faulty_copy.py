@@ -76,5 +76,7 @@ class StruckModel(nn.Module):
             else:
                 actions[site] = act
         with perturbing(self.model, actions, inside):
+            if tensors is given:  # with the graph that the caller's tensors may have
+                return self.model(*arguments, **keywords)
             positional, named = tensors.of(tensors.tensors)
             return self.model(*positional, **({**keywords, **named} if arguments else named))
