@@ -20,6 +20,7 @@ A fault of one's own is a subclass of ``Fault`` with its own law: docs/doors/fau
 
 from collections.abc import Mapping
 
+from crashsim.faults.bernoulli import BernoulliFault
 from crashsim.faults.checks import (
     check_drawable,
     check_fault,
@@ -29,7 +30,7 @@ from crashsim.faults.checks import (
     faults_of,
     lacking_for_tails,
 )
-from crashsim.faults.fault import BernoulliFault, Fault, Strikes
+from crashsim.faults.fault import Fault, Strikes
 from crashsim.faults.neurons import NeuronCrash
 from crashsim.faults.noise import AdditiveNoise, GainNoise
 from crashsim.faults.rates import Rates

@@ -11,7 +11,8 @@ from crashsim_theory import Law, TheoryError
 
 from crashsim.arguments import as_float, is_whole, shown
 from crashsim.errors import ArgumentError
-from crashsim.faults.fault import BernoulliFault, Fault
+from crashsim.faults.bernoulli import BernoulliFault
+from crashsim.faults.fault import Fault
 from crashsim.faults.rates import Rates
 
 # The largest number of a fault: its fourth power is a finite number in double precision.

@@ -19,17 +19,17 @@ from crashsim_theory import BERNOULLI, NORMAL, Law
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crashsim.arguments import as_float, is_number, shown, whole
+from crashsim.arguments import as_float, is_number, shown
 from crashsim.arrays import Floats, Integers
 from crashsim.errors import ArgumentError
-from crashsim.faults.rates import Rate, Rates, as_rate
+from crashsim.faults.behaviour import acts_on_each, sets_to_zero
+from crashsim.faults.rates import Rates, as_rate
 
 Strikes = Literal["neurons", "weights", "both"]
 Duration = Literal["permanent", "transient"]
-Per = Literal["all", "site"]
 
-# What a class says of its displacement beside computing it, and what is known without that.
-_CLAIMS = {"zeroes": False, "is_elementwise": False}
+# What a class may say of its displacement; where it does not, the fault is tried out.
+_CLAIMS = {"zeroes": property(sets_to_zero), "is_elementwise": property(acts_on_each)}
 _BEHAVIOUR = (
     "law", "displacement", "perturb", "perturb_units", "coordinate_count", "group_size", "by_unit",
 )  # fmt: skip
@@ -40,8 +40,8 @@ class Fault(ABC):
     """One kind of fault. Subclasses are frozen dataclasses, one of whose fields is its rate.
 
     A subclass that changes what a fault does (its law, displacement, coordinates) is taken for a
-    fault of its own: it makes none of the claims ``zeroes`` and ``is_elementwise`` unless it
-    declares them anew.
+    fault of its own: whether it ``zeroes`` values and acts on each unit (``is_elementwise``) is
+    found by trying it out, unless the class says so.
 
     Args:
         duration: how long a fault lasts. ``"permanent"``: a neuron that dies is dead in every time
@@ -56,17 +56,17 @@ class Fault(ABC):
     parameter: ClassVar[str]  # the field that is the law's parameter, and the law's name for it
     name: ClassVar[str]  # what the command line calls it
     reported: ClassVar[tuple[str, ...]] = ()  # fields that reports show beside the parameter
-    zeroes: ClassVar[bool] = False  # the displacement is -a: where e = 1, the value is 0
-    is_elementwise: ClassVar[bool] = False  # v of each unit depends on that unit's value alone
+    zeroes: ClassVar[bool]  # the displacement is -a: where e = 1, the value is 0
+    is_elementwise: ClassVar[bool]  # v of each unit depends on that unit's value alone
     duration: Duration = field(default="permanent", kw_only=True)
     window: tuple[int, int] | None = field(default=None, kw_only=True)
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        for claim, unknown in _CLAIMS.items():
-            claimant = next(c for c in cls.__mro__ if claim in vars(c))
+        for claim, tried in _CLAIMS.items():
+            claimant = next((c for c in cls.__mro__ if claim in vars(c)), Fault)
             if any(getattr(cls, n, None) is not getattr(claimant, n, None) for n in _BEHAVIOUR):
-                setattr(cls, claim, unknown)
+                setattr(cls, claim, tried)
 
     def __post_init__(self) -> None:
         """Arrays become ``Rates``, so that the fault can be compared and hashed."""
@@ -374,54 +374,8 @@ class Fault(ABC):
         return found | {name: own[name] for name in reported}
 
 
-@dataclass(frozen=True)
-class BernoulliFault(Fault):
-    """A fault that strikes each coordinate independently with probability ``p``, or exactly
-    ``count`` of them.
-
-    Args:
-        p: the probability: a number; a tensor or array that broadcasts to the units at every site
-            (to the groups, where groups are struck); or a function of the ``Site`` that returns
-            one of these.
-        count: in place of ``p``: exactly so many coordinates of all sites of the fault together
-            are struck, all choices of them alike.
-        per: ``"site"``: ``count`` of each site's coordinates instead (of each layer's neurons).
-    """
-
-    law: ClassVar[Law] = BERNOULLI
-    parameter: ClassVar[str] = "p"
-    p: Rate | None = None
-    count: int | None = field(default=None, kw_only=True)
-    per: Per = field(default="all", kw_only=True)
-
-    def __post_init__(self) -> None:
-        cls = type(self).__name__
-        if (self.p is None) == (self.count is None):
-            given = "both" if self.count is not None else "neither"
-            raise ArgumentError(
-                f"{cls}: {given} of p={shown(self.p)} and count={shown(self.count)}; give the "
-                "probability p of each fault, or count, the exact number of faults"
-            )
-        if self.per not in ("all", "site"):
-            raise ArgumentError(f"{cls}: per={shown(self.per)} is not known; give 'all' or 'site'")
-        if self.count is not None:
-            object.__setattr__(self, "count", whole(f"{cls}: count", self.count, 0))
-            return
-        if self.per != "all":
-            raise ArgumentError(f"{cls}: per={self.per!r} says what count counts; give count too")
-        take_rate(self, "p")
-        low, high = range_of(self.p)
-        if not (low >= 0 and high <= 1):
-            raise ArgumentError(
-                f"{cls}: p={self.p!r} is no probability; give a number in [0, 1], or several"
-            )
-
-    def to_dict(self) -> dict[str, object]:
-        own = super().to_dict()
-        if self.count is None:
-            return {name: value for name, value in own.items() if name not in ("count", "per")}
-        own = {name: value for name, value in own.items() if name != "p"}
-        return own if self.per == "site" else {n: v for n, v in own.items() if n != "per"}
+for _claim, _tried in _CLAIMS.items():
+    setattr(Fault, _claim, _tried)
 
 
 def take_number(fault: Fault, field: str) -> None:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from crashsim.arguments import is_whole, shown
 from crashsim.errors import ArgumentError, NotApplicableError
-from crashsim.faults.fault import BernoulliFault, Strikes
+from crashsim.faults.bernoulli import BernoulliFault
+from crashsim.faults.fault import Strikes
 
 Group = Literal["unit", "feature", "channel"] | int
 

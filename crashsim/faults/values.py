@@ -9,7 +9,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from crashsim.errors import ArgumentError
-from crashsim.faults.fault import BernoulliFault, take_number
+from crashsim.faults.bernoulli import BernoulliFault
+from crashsim.faults.fault import take_number
 
 
 @dataclass(frozen=True)

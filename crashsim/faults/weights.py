@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from crashsim.faults.fault import BernoulliFault, Strikes
+from crashsim.faults.bernoulli import BernoulliFault
+from crashsim.faults.fault import Strikes
 
 
 @dataclass(frozen=True)

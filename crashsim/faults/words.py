@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from crashsim.arguments import whole
-from crashsim.faults.fault import BernoulliFault, Strikes
+from crashsim.faults.bernoulli import BernoulliFault
+from crashsim.faults.fault import Strikes
 
 
 @dataclass(frozen=True)

