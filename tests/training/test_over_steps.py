@@ -467,9 +467,9 @@ def test_the_penalty_lowers_the_measured_variance(name):
     x = batch(rows=64, seed=1)
     targets = (x[:, :, 0].sum(1) > 0).long() + (x[:, :, 1].sum(1) > 0).long()
     draws = torch.Generator().manual_seed(5)
-    alive = (torch.rand(2000, 1, 6, generator=draws) >= P).double()
+    alive = (torch.rand(400, 1, 6, generator=draws) >= P).double()
     measured, right = [], []
-    for strength in (0.0, 1.0):
+    for strength in (0.0, 0.1):
         net = made(name).train()
         optimiser = torch.optim.Adam(net.parameters(), 0.03)
         with CrashVariance(net, NeuronCrash(P), strength=strength) as penalty:
@@ -480,10 +480,9 @@ def test_the_penalty_lowers_the_measured_variance(name):
                 optimiser.step()
         with torch.no_grad():
             clean = net(x)
-            faulty = torch.stack([net(x, mask) for mask in alive[:400]])
+            faulty = torch.stack([net(x, mask) for mask in alive])
         measured.append(number((faulty - clean).var(0).sum(-1).mean()))
         right.append(number((clean.argmax(1) == targets).double().mean()))
-    print(measured, right)
     assert measured[1] < 0.5 * measured[0]
-    assert right[1] > right[0] - 0.1
-    assert right[0] > 0.7
+    assert right[1] > right[0] - 0.05
+    assert right[0] > 0.9
