@@ -290,8 +290,8 @@ class Attached(checkpointing.Participant, ABC):
             return None  # a single call was asked for, or steps that are over
         if not all(len(p.sites) == usual > 1 and p.fault.window is None for p in placements):
             raise ModelError(
-                f"model: {key._replace(call=0).name!r} runs more often than in the first pass "
-                f"({usual} times), and of which neurons is not known; make the regulariser anew "
+                f"model: {SiteKey(key.module, key.function).name!r} runs more often than in the "
+                f"first pass ({usual} times), and as which neurons is not known; make this anew "
                 "and call the model with the longest sequence first"
             )
         last = others[-1]
