@@ -12,7 +12,7 @@ from crashsim_theory import Moments
 from torch import Tensor, nn
 
 from crashsim.arrays import Floats, Integers
-from crashsim.coordinates.placement import Faults, check_strength, moments_of, place
+from crashsim.coordinates.placement import Faults, Placement, check_strength, moments_of, place
 from crashsim.coordinates.points import Points
 from crashsim.coordinates.telling import left_out, told_struck
 from crashsim.errors import ArgumentError, ModelError, NotApplicableError, SiteError
@@ -128,6 +128,7 @@ class FaultSpace:
         except SiteError as error:
             why = _why_none(isolated.looped, numbers_named(isolated.original, patterns))
             raise SiteError(f"{error}{why}") from error
+        _check_feedback(placements, isolated.fed_back)
         if isolated.missed and "hidden" in patterns:
             notice(_missed(isolated.missed), stacklevel=4)
         check_strength(placements, dtype)
@@ -348,6 +349,18 @@ class FaultSpace:
         for start in range(0, len(changed), step):
             columns = changed[start : start + step]
             yield columns, self.outputs(Points.one_at_a_time(base, columns, values[columns]))
+
+
+def _check_feedback(placements: Sequence[Placement], fed_back: Sequence[str]) -> None:
+    """Raises SiteError for spikes that are fed back where no fault of them reaches."""
+    for p in placements:
+        if p.site.kind != "parameter" and p.site.module in fed_back:
+            raise SiteError(
+                f"sites: {p.site.module!r} runs through all steps in one call and feeds its spikes "
+                "back inside it, where a fault of what it returns does not reach: a dead neuron "
+                "would still drive its own layer. Call it step by step (a cell in a loop), or "
+                "strike other sites"
+            )
 
 
 def _why_none(looped: Sequence[str], numbers: Sequence[str]) -> str:

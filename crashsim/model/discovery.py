@@ -43,11 +43,14 @@ class Discovered(NamedTuple):
         missed: pairs of layers between which the model computes an activation of its own that
             cannot be struck.
         looped: modules that run once for each example, so that their values have no batch axis.
+        fed_back: spiking modules that run through many steps in one call and feed their spikes
+            back inside it, where no fault of their output reaches.
     """
 
     sites: list[Site]
     missed: tuple[tuple[str, str], ...]
     looped: tuple[str, ...]
+    fed_back: tuple[str, ...]
 
 
 _LOOKED_AT = 16  # examples, to see whether all of them run through a layer
@@ -213,7 +216,8 @@ def discovered(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> Dis
                     acts_on_spikes=spikes,
                 )
             )
-    return Discovered(sites, tuple(inline.missed), _looped(one, two, sites))
+    fed_back = tuple(path for path, n in neurons.items() if n.feeds_back)
+    return Discovered(sites, tuple(inline.missed), _looped(one, two, sites), fed_back)
 
 
 def _looped(one: _SiteValues, two: _SiteValues, sites: Sequence[Site]) -> tuple[str, ...]:
