@@ -154,9 +154,10 @@ class _Trial:
         if not first.is_floating_point():
             return None
         has_matrices = any(p.dim() >= 2 and p.numel() > 1 for p in self._module.parameters())
-        if are_multiples(first) and self._emits_spikes(first) and self._keeps_state(len(clean)):
-            axis = self._steps_axis(first)
-            return Neurons("spiking", axis, axis is not None and self._feeds_back(axis))
+        if are_multiples(first) and self._emits_spikes(first):
+            axis = self._steps_axis(first)  # it may keep its state inside a call alone
+            if axis is not None or self._keeps_state(len(clean)):
+                return Neurons("spiking", axis, axis is not None and self._feeds_back(axis))
         if has_matrices or first.shape != self._x.shape:
             return None
         return Neurons("activation") if self._bends_each_number(first) else None
@@ -220,8 +221,8 @@ class _Trial:
 
     def _feeds_back(self, axis: int) -> bool:
         """Whether it multiplies the spikes of a step, which are its output, in one call."""
-        for drive in _DRIVES:
-            value = drive * self._size * (1 + self._noise.abs())
+        values = [drive * self._size * self._noise for drive in _DRIVES]
+        for value in (*values, *(factor * self._strengths for factor in _MANY_FACTORS)):
             spikes = self._answer(value)[0]
             seen = multiplied(partial(self._answer, value))
             steps = [s for s in spikes.unbind(axis) if bool(s.any()) and len(s.unique()) > 1]
