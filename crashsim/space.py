@@ -18,6 +18,7 @@ from crashsim.coordinates.counts import Count
 from crashsim.coordinates.drawing import sample_block, samples_per_block
 from crashsim.coordinates.placement import (
     Faults,
+    Placement,
     check_strength,
     counts_of,
     moments_of,
@@ -146,6 +147,7 @@ class FaultSpace:
         except SiteError as error:
             why = _why_none(isolated.looped, numbers_named(isolated.original, by_site))
             raise SiteError(f"{error}{why}") from error
+        _check_feedback(placements, isolated.fed_back)
         if isolated.missed and "hidden" in by_site:
             notice(_missed(isolated.missed), stacklevel=4)
         check_strength(placements, dtype)
@@ -405,6 +407,18 @@ class FaultSpace:
         for start in range(0, len(changed), step):
             columns = changed[start : start + step]
             yield columns, self.outputs(Points.one_at_a_time(base, columns, values[columns]))
+
+
+def _check_feedback(placements: Sequence[Placement], fed_back: Sequence[str]) -> None:
+    """Raises SiteError for spikes that are fed back where no fault of them reaches."""
+    for p in placements:
+        if p.site.kind != "parameter" and p.site.module in fed_back:
+            raise SiteError(
+                f"sites: {p.site.module!r} runs through all steps in one call and feeds its spikes "
+                "back inside it, where a fault of what it returns does not reach: a dead neuron "
+                "would still drive its own layer. Call it step by step (a cell in a loop), or "
+                "strike other sites"
+            )
 
 
 def _why_none(looped: Sequence[str], numbers: Sequence[str]) -> str:

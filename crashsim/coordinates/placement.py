@@ -86,6 +86,13 @@ class Placement:
         return math.prod(self.shape)
 
     @property
+    def steps(self) -> int:
+        """Number of time steps or calls in which the same neurons are."""
+        if self.site.steps is None:
+            return len(self.sites)
+        return self.site.shape[self.site.steps] if self.site.steps in self.tied else 1
+
+    @property
     def acts_once(self) -> bool:
         """Whether each coordinate acts in a single call, on a value of one step."""
         return len(self.sites) == 1 and not self.tied and not self.site.is_inside

@@ -52,11 +52,14 @@ class Discovered(NamedTuple):
         missed: pairs of layers between which the model computes an activation of its own that
             cannot be struck.
         looped: modules that run once for each example, so that their values have no batch axis.
+        fed_back: spiking modules that run through many steps in one call and feed their spikes
+            back inside it, where no fault of their output reaches.
     """
 
     sites: list[Site]
     missed: tuple[tuple[str, str], ...]
     looped: tuple[str, ...]
+    fed_back: tuple[str, ...]
 
 
 _LOOKED_AT = 16  # examples, to see whether all of them run through a layer
@@ -229,7 +232,8 @@ def discovered(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> Dis
     smooth = any(s.has_gradient for s in sites) or not any(s.is_read for s in sites)
     spikes = any(s.is_read for s in sites if s.module in spiking or s in inline.spiking)
     sites += _parameter_sites(model, smooth, spikes)
-    return Discovered(sites, tuple(inline.missed), _looped(one, two, sites))
+    fed_back = tuple(path for path, n in neurons.items() if n.feeds_back)
+    return Discovered(sites, tuple(inline.missed), _looped(one, two, sites), fed_back)
 
 
 def _parameter_sites(model: nn.Module, smooth: bool, spikes: bool) -> list[Site]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -46,10 +47,13 @@ class Neurons:
         behaviour: it emits spikes, or it is an activation function.
         steps_axis: the axis of its first argument that is time, where it runs through many steps
             in one call; None where it has none.
+        feeds_back: whether it multiplies its spikes by weights again inside that call, where a
+            fault of what it returns does not reach.
     """
 
     behaviour: Literal["spiking", "activation"]
     steps_axis: int | None = None
+    feeds_back: bool = False
 
 
 def neurons_of(model: nn.Module, example: Inputs, call: Callable[..., Any]) -> dict[str, Neurons]:
@@ -150,9 +154,9 @@ class _Trial:
             return None
         has_matrices = any(p.dim() >= 2 and p.numel() > 1 for p in self._module.parameters())
         if are_multiples(first) and self._emits_spikes(first):
-            steps_axis = self._steps_axis(first)
-            if steps_axis is not None or self._keeps_state(len(clean)):
-                return Neurons("spiking", steps_axis)
+            axis = self._steps_axis(first)  # it may keep its state inside a call alone
+            if axis is not None or self._keeps_state(len(clean)):
+                return Neurons("spiking", axis, axis is not None and self._feeds_back(axis))
         if has_matrices or first.shape != self._x.shape:
             return None
         return Neurons("activation") if self._bends_each_number(first) else None
@@ -213,6 +217,24 @@ class _Trial:
             if after and not before:
                 found.append(axis)
         return found[0] if len(found) == 1 else None
+
+    def _feeds_back(self, axis: int) -> bool:
+        """Whether it multiplies the spikes of a step, which are its output, in one call."""
+        values = [drive * self._size * self._noise for drive in _DRIVES]
+        for value in (*values, *(factor * self._strengths for factor in _MANY_FACTORS)):
+            spikes = self._answer(value)[0]
+            seen = multiplied(partial(self._answer, value))
+            steps = [s for s in spikes.unbind(axis) if bool(s.any()) and len(s.unique()) > 1]
+            given = [v.flatten() for v in value.unbind(axis)]
+            for tensor in seen:
+                flat = tensor.flatten()
+                is_input = any(torch.equal(flat, v) for v in given if v.shape == flat.shape)
+                if not is_input and any(
+                    flat.shape == s.flatten().shape and torch.equal(flat, s.flatten())
+                    for s in steps
+                ):
+                    return True
+        return False
 
     def _bends_each_number(self, clean: Tensor) -> bool:
         """Whether it acts on each number by itself, and not as an affine function."""

@@ -296,9 +296,10 @@ def report_items(module: nn.Module, output: Any, report: Callable[[str | None, A
 
 
 def _replace_kept(module: nn.Module, old: Tensor, new: Any) -> None:
-    """Replaces a tensor that a module, or one inside it, keeps in an attribute or buffer."""
+    """Replaces a tensor that a module, or one inside it, keeps in an attribute, buffer or dict."""
     for inner in module.modules():
-        for held in (vars(inner), inner._buffers):
+        own = vars(inner)
+        for held in (own, *[value for value in own.values() if type(value) is dict and value]):
             for name in [name for name, value in held.items() if value is old]:
                 held[name] = new
 

@@ -74,6 +74,7 @@ class SiteFacts(TypedDict):
     fault: str
     coordinates: int
     share: float | None
+    steps: NotRequired[int]  # or calls in which the same neurons are struck, if several
 
 
 class CoordinateFacts(TypedDict):

@@ -88,7 +88,7 @@ def describe_faults(score: Record) -> str:
     parts = []
     for label, members in groups.items():
         count = sum(score.sites[i]["coordinates"] for i in members)
-        names = [score.sites[i]["name"] for i in members]
+        names = [_site(score.sites[i]) for i in members]
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         parts.append(f"{label} on {count} coordinates ({shown})")
     return " and ".join(parts)
@@ -97,6 +97,12 @@ def describe_faults(score: Record) -> str:
 def _ends(rates: OwnRates) -> str:
     """The least and the largest of rates."""
     return f"rates from {rates['min']:.3g} to {rates['max']:.3g}"
+
+
+def _site(site: Any) -> str:
+    """``lif1``, or ``lif1 in each of 25 steps``."""
+    steps = site.get("steps", 1)
+    return f"{site['name']} in each of {steps} steps" if steps > 1 else str(site["name"])
 
 
 def _source(estimate: Estimate, power: float = 1.0) -> str:

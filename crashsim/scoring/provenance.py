@@ -39,8 +39,9 @@ def describe_fault(placement: Placement) -> FaultFacts:
 
 def describe_sites(space: FaultSpace, analysis: first_order.Analysis) -> list[SiteFacts]:
     shares = analysis.shares
-    return [
-        {
+    found: list[SiteFacts] = []
+    for p in space.placements:
+        facts: SiteFacts = {
             "name": p.site.name,
             "kind": p.site.kind,
             "shape": list(p.shape),
@@ -48,8 +49,10 @@ def describe_sites(space: FaultSpace, analysis: first_order.Analysis) -> list[Si
             "coordinates": p.size,
             "share": None if shares is None else float(shares[p.start : p.stop].sum()),
         }
-        for p in space.placements
-    ]
+        if p.steps > 1:
+            facts["steps"] = p.steps
+        found.append(facts)
+    return found
 
 
 def leading_coordinates(space: FaultSpace, analysis: first_order.Analysis) -> list[CoordinateFacts]:

@@ -157,3 +157,12 @@ def test_spikes_that_are_only_weighted_have_a_derivative(seeded, randn):
     )
     assert np.allclose(gradient, singles[where], atol=1e-4)
     assert not FaultSpace(net, x, NeuronCrash(0.05), "fc1").has_derivatives
+
+
+def test_the_verdict_names_what_is_struck_in_how_many_steps(seeded, randn, tmp_path):
+    net, x = seeded(lambda: Net(LAYERS["leaky"])), 2 * randn(2, 8).abs()
+    result = score(net, x, NeuronCrash(0.05), methods=["exact"])
+    assert "(lif in each of 7 steps)" in result.verdict
+    assert result.sites[0]["steps"] == 7
+    result.save(tmp_path / "score.json")
+    assert type(result).load(tmp_path / "score.json").verdict == result.verdict

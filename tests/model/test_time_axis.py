@@ -170,3 +170,39 @@ def test_another_batch_axis_is_told_and_named(seeded, randn):
     for given in (-1, "first", {"x": 1}):
         with pytest.raises(ArgumentError, match="batch_axis"):
             FaultSpace(second, x.movedim(0, 1), NeuronCrash(0.1), batch_axis=given)
+
+
+class Spiking(nn.Module):
+    """Many steps in one call, whose spikes its own weights read again, if it is recurrent."""
+
+    def __init__(self, is_recurrent):
+        super().__init__()
+        self.weights = nn.Parameter(torch.randn(6, 6)) if is_recurrent else None
+
+    def forward(self, currents):
+        v, spikes, out = torch.zeros_like(currents[0]), torch.zeros_like(currents[0]), []
+        for current in currents:
+            v = 0.9 * v + current
+            if self.weights is not None:
+                v = v + spikes @ self.weights
+            spikes = (v > 1).float()
+            v = v - spikes
+            out.append(spikes)
+        return torch.stack(out)
+
+
+class Multi(nn.Module):
+    def __init__(self, is_recurrent):
+        super().__init__()
+        self.fc1, self.lif, self.fc2 = nn.Linear(4, 6), Spiking(is_recurrent), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.fc2(self.lif(self.fc1(x).repeat(5, 1, 1))).mean(0)
+
+
+def test_spikes_fed_back_inside_one_call_are_refused(seeded, randn):
+    x = 3 * randn(3, 4)
+    space = FaultSpace(seeded(lambda: Multi(False)), x, NeuronCrash(0.1))
+    assert [p.shape for p in space.placements] == [(6,)]
+    with pytest.raises(SiteError, match="'lif' runs through all steps"):
+        FaultSpace(seeded(lambda: Multi(True)), x, NeuronCrash(0.1))
