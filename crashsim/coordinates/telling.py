@@ -11,12 +11,23 @@ _SHOWN = 4  # names in a line
 
 
 def told_struck(placements: Sequence[Placement]) -> list[str]:
-    """A line for each set of neurons that act more than once, or of which nobody knows."""
+    """A line for each set of neurons that act more than once, and one for all with positions."""
     lines = []
     for p in placements:
         if p.site.kind != "parameter" and (line := _line(p)):
             lines.append(f"{p.site.name} ({p.fault.name}): {line}")
+    if names := _names(p.site.name for p in placements if _has_positions(p)):
+        lines.append(
+            f"positions: each of {names} is a unit of its own; no axis is known to be time "
+            "(steps_axis= says which is; group='feature' takes a feature in all positions)"
+        )
     return lines
+
+
+def _has_positions(p: Placement) -> bool:
+    """Whether units of one value may be those of several steps, for all that is known."""
+    acts_once = p.site.kind != "parameter" and p.acts_once and p.site.steps is None
+    return acts_once and len(p.site.shape) > 1 and p.size == p.units
 
 
 def _line(p: Placement) -> str | None:
@@ -30,11 +41,6 @@ def _line(p: Placement) -> str | None:
         return f"{units}, each in all {steps} {'steps' if p.tied else 'calls'}"
     if site.steps is not None:
         return f"{units}, drawn anew in each of {steps} steps"
-    if len(site.shape) > 1 and p.size == p.units:
-        return (
-            f"{units}, each position of {site.shape} a unit of its own, as no axis is known to be "
-            "time (steps_axis= says which is; group='feature' takes a feature in all positions)"
-        )
     return None
 
 
