@@ -128,7 +128,7 @@ def test_certain_faults(p, make_net, randn):
 
 
 def test_groups_and_mixed_faults(residual_net, randn):
-    faults = {"relu": NeuronCrash(0.2, group="channel"), "relu#1": NeuronCrash(0.3, group=11)}
+    faults = {"relu#0": NeuronCrash(0.2, group="channel"), "relu#1": NeuronCrash(0.3, group=11)}
     law = enumerate_exact(residual_net, randn(2, 1, 4, 4), faults)
     assert len(law.probabilities) == 2 ** (2 + 3)
     assert law.variance.min() > 0
