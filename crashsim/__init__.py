@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from crashsim.files.models import load_model
     from crashsim.injection.sample import Sample, Strike
     from crashsim.metrics import Event, Mean
-    from crashsim.model.discovery import find_sites
-    from crashsim.model.sites import Site
+    from crashsim.model.sites.discovery import find_sites
+    from crashsim.model.sites.site import Site
     from crashsim.protection.replicas import Replicated, byzantine_table, plan_replicas
     from crashsim.results.agreement import Agreement, rank_loss
     from crashsim.results.estimate import Estimate

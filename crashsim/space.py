@@ -41,8 +41,8 @@ from crashsim.model.inputs import BatchAxis, ModelInputs, can_compute, read_inpu
 from crashsim.model.multiplied.weight_names import check_names, told_left
 from crashsim.model.number_types import autocast_type
 from crashsim.model.readout import Readout
-from crashsim.model.sites import Site
-from crashsim.model.time_axis import StepsAxis, with_steps_axis
+from crashsim.model.sites.site import Site
+from crashsim.model.sites.time_axis import StepsAxis, with_steps_axis
 from crashsim.model.twins.held_tensors import numbers_named
 from crashsim.model.twins.resetting import Reset
 from crashsim.model.twins.twin import PerThread

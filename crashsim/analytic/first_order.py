@@ -22,7 +22,7 @@ from crashsim.coordinates.placement import check_independent, nodes_of
 from crashsim.coordinates.points import Points
 from crashsim.metrics import predicted_class
 from crashsim.model.checks import rounding_slack
-from crashsim.model.layer_kinds import is_quantised
+from crashsim.model.sites.layer_kinds import is_quantised
 from crashsim.results.estimate import MOST_OUTPUTS, Estimate, deterministic
 from crashsim.results.schema import FormulaFacts
 from crashsim.space import FaultSpace

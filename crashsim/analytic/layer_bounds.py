@@ -32,7 +32,7 @@ from crashsim.model.graph.model_graph import ModelGraph
 from crashsim.model.graph.tracing import UntraceableError
 from crashsim.model.graph.untraced import class_of, is_torchs
 from crashsim.model.inputs import Inputs, read_inputs
-from crashsim.model.site_names import function_name
+from crashsim.model.sites.names import function_name
 from crashsim.results.estimate import Estimate, deterministic
 from crashsim.space import FaultSpace
 

@@ -28,7 +28,7 @@ from crashsim.errors import ModelError, NotApplicableError
 from crashsim.model import layers as torch_layers
 from crashsim.model.graph.untraced import FloatingTypes, parametrised
 from crashsim.model.layers import Layer, UnsupportedLayerError, layers_of
-from crashsim.model.site_names import SiteKey
+from crashsim.model.sites.names import SiteKey
 from crashsim.results.estimate import Estimate, Interval, Quantity, estimates_of
 from crashsim.space import FaultSpace
 

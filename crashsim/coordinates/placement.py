@@ -20,7 +20,7 @@ from crashsim.coordinates.stored_faults import as_stored
 from crashsim.errors import ArgumentError, NotApplicableError, SiteError
 from crashsim.faults import BernoulliFault, Fault, Rates, check_fault, counted, faults_by_site
 from crashsim.faults.checks import STRONGEST
-from crashsim.model.sites import Site, select_sites
+from crashsim.model.sites.site import Site, select_sites
 
 DEPENDENT = (
     "for faults that strike independently of each other; of an exact number of them (count=), one "

@@ -10,7 +10,7 @@ from torch import Tensor
 from crashsim.errors import ArgumentError
 from crashsim.faults import AdditiveNoise, BitFlip, Fault, GainNoise
 from crashsim.model.multiplied.stored_words import Words
-from crashsim.model.sites import Site
+from crashsim.model.sites.site import Site
 
 
 @dataclass(frozen=True)

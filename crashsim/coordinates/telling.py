@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from crashsim.coordinates.placement import Placement
-from crashsim.model.sites import Site
+from crashsim.model.sites.site import Site
 
 _SHOWN = 4  # names in a line
 

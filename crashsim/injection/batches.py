@@ -12,7 +12,7 @@ from crashsim.arrays import Floats
 from crashsim.coordinates.placement import Placement
 from crashsim.injection.site_changes import RARE_WEIGHTS, is_rare
 from crashsim.model.inputs import Inputs
-from crashsim.model.sites import Site
+from crashsim.model.sites.site import Site
 
 # Scalars of activations in flight at once: small enough for the cache, large enough to batch.
 _BATCH_SCALARS = 2**22

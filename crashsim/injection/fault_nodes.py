@@ -13,8 +13,8 @@ from crashsim.injection.sparse import convolution
 from crashsim.model.graph.tracing import UntraceableError
 from crashsim.model.inputs import Inputs
 from crashsim.model.readout import Readout
-from crashsim.model.site_names import ACTIVATION_FUNCTIONS, INPUT
-from crashsim.model.sites import Site
+from crashsim.model.sites.names import ACTIVATION_FUNCTIONS, INPUT
+from crashsim.model.sites.site import Site
 
 
 class FaultNodes:

@@ -21,7 +21,7 @@ from crashsim.faults import Fault
 from crashsim.injection.isolated_model import IsolatedModel
 from crashsim.model.checks import rounding_slack
 from crashsim.model.inputs import Inputs
-from crashsim.model.sites import Action, Site, StepAction, perturbing
+from crashsim.model.sites.site import Action, Site, StepAction, perturbing
 
 _STRUCK_APART = 4  # examples, to see whether the model keeps their order
 

@@ -21,15 +21,16 @@ from crashsim.arrays import Floats
 from crashsim.errors import CrashsimError, ModelError
 from crashsim.model.calling import call_with
 from crashsim.model.checks import check_outputs, is_compiled, quantises_batches, rounding_slack
-from crashsim.model.discovery import discovered, watched_values
 from crashsim.model.failures import described, explaining_failures
-from crashsim.model.feature_axis import marked_features
 from crashsim.model.global_random import Drawing
 from crashsim.model.inputs import Inputs
 from crashsim.model.multiplied.forward_weights import hold_forward_weights
 from crashsim.model.number_types import without_autocast
 from crashsim.model.readout import Readout, find_readout
-from crashsim.model.sites import Site
+from crashsim.model.sites.discovery import discovered
+from crashsim.model.sites.feature_axis import marked_features
+from crashsim.model.sites.passes import watched_values
+from crashsim.model.sites.site import Site
 from crashsim.model.twins.held_tensors import hold_tensors
 from crashsim.model.twins.held_weights import hold_weights
 from crashsim.model.twins.resetting import Reset, reset_twin, states_of

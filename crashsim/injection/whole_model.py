@@ -16,7 +16,7 @@ from crashsim.injection.inplace import returns_new
 from crashsim.injection.site_changes import Changes, strike, strike_all
 from crashsim.injection.weights.patched import PatchedWeights
 from crashsim.model.inputs import Inputs
-from crashsim.model.sites import Action, Site, StepAction, perturbing
+from crashsim.model.sites.site import Action, Site, StepAction, perturbing
 
 
 @contextmanager

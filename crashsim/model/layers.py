@@ -24,7 +24,7 @@ from crashsim.model.graph.model_graph import ModelGraph, has_tensors
 from crashsim.model.graph.tracing import UntraceableError
 from crashsim.model.graph.untraced import class_of, is_torchs
 from crashsim.model.inputs import read_inputs
-from crashsim.model.site_names import SiteKey, function_name
+from crashsim.model.sites.names import SiteKey, function_name
 
 Pair = tuple[int, int]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from crashsim.errors import SiteError
 from crashsim.model.nested import leaves
-from crashsim.model.sites import Site
+from crashsim.model.sites.site import Site
 
 _SHOWN = 5
 _SHUFFLES = 8  # of what is read, to see whether the model then reads something else

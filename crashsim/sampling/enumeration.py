@@ -24,7 +24,7 @@ from crashsim.coordinates.points import Points
 from crashsim.errors import ArgumentError
 from crashsim.metrics import CLASS_CHANGE, AskedMetrics, Metric, predicted_class
 from crashsim.model.inputs import BatchAxis, ModelInputs
-from crashsim.model.time_axis import StepsAxis
+from crashsim.model.sites.time_axis import StepsAxis
 from crashsim.model.twins.resetting import Reset
 from crashsim.noticing import notice
 from crashsim.results.estimate import Estimate, Interval, Values, estimates_of

@@ -20,7 +20,7 @@ from crashsim.faults import NeuronCrash
 from crashsim.files.limits import read_text
 from crashsim.metrics import AskedMetrics, Metric
 from crashsim.model.inputs import BatchAxis, ModelInputs
-from crashsim.model.time_axis import StepsAxis
+from crashsim.model.sites.time_axis import StepsAxis
 from crashsim.model.twins.resetting import Reset
 from crashsim.noticing import collecting, notice
 from crashsim.results.agreement import agreements
@@ -158,7 +158,7 @@ def score(
             arguments, in which every tensor has the batch first.
         faults: a fault, struck at ``sites``, or a mapping from sites to faults; by default
             ``NeuronCrash(p=0.01)``.
-        sites: name or glob of the sites; see ``crashsim.model.sites.select_sites``.
+        sites: name or glob of the sites; see ``crashsim.model.sites.site.select_sites``.
         epsilon: also P(|Delta| >= epsilon), in the units of the outputs.
         methods: names of methods; by default all that apply and are affordable. Names with a ``+``
             (``["+pairs"]``) are added to those, as are methods of your own

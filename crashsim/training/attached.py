@@ -28,11 +28,11 @@ from crashsim.faults import check_independent, faults_by_site
 from crashsim.model import checkpointing
 from crashsim.model.calling import call_with
 from crashsim.model.checks import check_can_be_trained, check_module, dtype_of
-from crashsim.model.discovery import find_sites
-from crashsim.model.layer_kinds import calls_no_activations
 from crashsim.model.recurrence import Stepwise
-from crashsim.model.site_names import ACTIVATION_FUNCTIONS, SiteKey
-from crashsim.model.sites import FunctionListener, Site, report_items
+from crashsim.model.sites.discovery import find_sites
+from crashsim.model.sites.layer_kinds import calls_no_activations
+from crashsim.model.sites.names import ACTIVATION_FUNCTIONS, SiteKey
+from crashsim.model.sites.site import FunctionListener, Site, report_items
 from crashsim.model.twins.twin import Twin, twin_of
 from crashsim.model.unread_parameters import check_read
 from crashsim.noticing import notice

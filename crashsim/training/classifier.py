@@ -17,7 +17,7 @@ from crashsim.metrics import predicted_class
 from crashsim.model.checks import check_can_be_trained, check_module
 from crashsim.model.failures import described
 from crashsim.model.global_random import Drawing
-from crashsim.model.layer_kinds import ACTIVATION_MODULES
+from crashsim.model.sites.layer_kinds import ACTIVATION_MODULES
 from crashsim.model.twins.twin import apart
 
 Progress = Callable[[int, int], None]

@@ -32,7 +32,7 @@ from crashsim.errors import ArgumentError, ModelError
 from crashsim.faults import Fault, check_drawable, faults_of
 from crashsim.model import checkpointing
 from crashsim.model.calling import call_with
-from crashsim.model.sites import Action, Site, StepAction, perturbing
+from crashsim.model.sites.site import Action, Site, StepAction, perturbing
 from crashsim.model.twins.twin import twin_of
 from crashsim.training.attached import Attached, Moment, devices_of
 from crashsim.training.striking import StruckCall, check_fits, struck_step, struck_value

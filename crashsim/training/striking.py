@@ -15,7 +15,7 @@ from torch import Tensor
 
 from crashsim.coordinates.placement import Placement
 from crashsim.errors import ModelError
-from crashsim.model.sites import Site
+from crashsim.model.sites.site import Site
 
 # The coordinates (rows, n) of a placement's faults, for a value of as many rows, and this n.
 Coordinates = Callable[[Placement, Tensor, int], Tensor]

@@ -21,7 +21,7 @@ from crashsim.coordinates.points import Listed, Points, Written, join
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.errors import ArgumentError
 from crashsim.faults import GainNoise, NeuronCrash, WeightCrash
-from crashsim.model.sites import Site
+from crashsim.model.sites.site import Site
 
 
 def place(*faults_and_sizes):

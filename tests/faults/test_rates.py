@@ -38,7 +38,7 @@ from crashsim import (
 from crashsim.coordinates.drawing import sample_points
 from crashsim.coordinates.placement import Placement
 from crashsim.faults import Rates
-from crashsim.model.sites import Site
+from crashsim.model.sites.site import Site
 from crashsim.sampling.monte_carlo import monte_carlo
 
 RNG = np.random.default_rng(0)

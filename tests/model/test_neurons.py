@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from crashsim import NeuronCrash, StuckAt, score
-from crashsim.model.discovery import find_sites
-from crashsim.model.sites import select_sites
+from crashsim.model.sites.discovery import find_sites
+from crashsim.model.sites.site import select_sites
 
 # Modules, by what they should be taken for.
 

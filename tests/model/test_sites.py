@@ -9,7 +9,7 @@ from torch import nn
 from crashsim import FaultSpace, NeuronCrash, StuckAt, WeightCrash, find_sites
 from crashsim.coordinates.points import Points
 from crashsim.errors import ModelError, SiteError
-from crashsim.model.sites import listening, perturbing, select_sites
+from crashsim.model.sites.site import listening, perturbing, select_sites
 
 
 class Functional(nn.Module):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from crashsim.injection.faulty_model import FaultyModel, strike_step, strike_value
 from crashsim.model.inputs import read_inputs
-from crashsim.model.sites import perturbing
+from crashsim.model.sites.site import perturbing
 from crashsim.model.twins.twin import twin_of
 
 

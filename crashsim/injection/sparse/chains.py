@@ -14,7 +14,7 @@ from crashsim.injection.graph import TracedModel
 from crashsim.injection.site_changes import RARE_NEURONS, Changes, is_elementwise, is_rare
 from crashsim.injection.sparse.convolution import is_convolution, rare_limit
 from crashsim.model.graph.untraced import has_hooks
-from crashsim.model.sites import Site
+from crashsim.model.sites.site import Site
 
 _TYPES = (torch.float32, torch.float64)
 

@@ -23,11 +23,11 @@ from crashsim.model.graph.traceable import make_traceable
 from crashsim.model.graph.tracing import Tracer, UntraceableError
 from crashsim.model.graph.untraced import has_hooks, unseen
 from crashsim.model.inputs import Inputs
-from crashsim.model.layer_kinds import ACTIVATION_MODULES
 from crashsim.model.nested import leaves as leaves_of
 from crashsim.model.nested import mapped
 from crashsim.model.readout import Readout
-from crashsim.model.site_names import (
+from crashsim.model.sites.layer_kinds import ACTIVATION_MODULES
+from crashsim.model.sites.names import (
     ACTIVATION_FUNCTIONS,
     CallNumbers,
     SiteKey,

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from fnmatch import fnmatchcase
 
 from crashsim.errors import SiteError
-from crashsim.model.sites import Site
+from crashsim.model.sites.site import Site
 from crashsim.model.twins.held_weights import Held
 
 _SHOWN = 5

@@ -16,7 +16,7 @@ from crashsim.model.graph.tracing import UntraceableError
 from crashsim.model.inputs import read_inputs
 from crashsim.model.layers import layers_of
 from crashsim.model.readout import Readout
-from crashsim.model.sites import listening
+from crashsim.model.sites.site import listening
 from crashsim.results.estimate import values_of
 
 

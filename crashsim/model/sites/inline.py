@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from crashsim.model.checks import rounding_slack
-from crashsim.model.neurons import are_multiples
-from crashsim.model.site_names import INPUT, SiteKey, function_name
-from crashsim.model.sites import Action, Site
+from crashsim.model.sites.names import INPUT, SiteKey, function_name
+from crashsim.model.sites.neurons import are_multiples
+from crashsim.model.sites.site import Action, Site
 
 # What is no affine function of its arguments; activation functions that are known are sites.
 _BENDING = frozenset(

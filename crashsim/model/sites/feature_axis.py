@@ -12,8 +12,8 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from crashsim.model.sites import Action, Site
-from crashsim.model.time_axis import changed_at, changed_positions
+from crashsim.model.sites.site import Action, Site
+from crashsim.model.sites.time_axis import changed_at, changed_positions
 
 
 def marked_features(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from crashsim.arguments import is_whole, shown
 from crashsim.errors import ArgumentError
 from crashsim.model.inputs import Inputs
-from crashsim.model.sites import Action, Site
+from crashsim.model.sites.site import Action, Site
 
 # The axis of the struck values that is time; or of those at some sites, by name or glob.
 StepsAxis = int | Mapping[str, int]

@@ -2,7 +2,7 @@
 
 Sites are the outputs of modules (forward hooks), the outputs of functional activations such as
 ``torch.relu(x)`` (a ``TorchFunctionMode``), the inputs, and the parameters. A module or function
-that runs several times in one forward pass is several sites. ``crashsim.model.site_names`` says
+that runs several times in one forward pass is several sites. ``crashsim.model.sites.names`` says
 how they are named.
 """
 
@@ -22,11 +22,11 @@ from torch.overrides import TorchFunctionMode
 
 from crashsim.errors import ModelError, SiteError
 from crashsim.faults import Strikes
-from crashsim.model.layer_kinds import calls_no_activations
 from crashsim.model.multiplied.stored_words import Words
 from crashsim.model.nested import Names, mapped
 from crashsim.model.recurrence import STRUCK_IN_STEPS, Stepwise
-from crashsim.model.site_names import (
+from crashsim.model.sites.layer_kinds import calls_no_activations
+from crashsim.model.sites.names import (
     ACTIVATION_FUNCTIONS,
     INPUT,
     CallNumbers,

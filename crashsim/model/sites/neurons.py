@@ -20,8 +20,8 @@ from torch.overrides import TorchFunctionMode
 
 from crashsim.model.checks import rounding_slack
 from crashsim.model.inputs import Inputs
-from crashsim.model.layer_kinds import is_activation, is_recurrent, is_recurrent_cell
 from crashsim.model.nested import leaves
+from crashsim.model.sites.layer_kinds import is_activation, is_recurrent, is_recurrent_cell
 from crashsim.model.twins.copying import Copier
 
 # What multiplies by weights, and so reads the outputs of the neurons before it.

@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 from torch import nn
 
-from crashsim.model.layer_kinds import is_recurrent, is_recurrent_cell
 from crashsim.model.nested import Names
+from crashsim.model.sites.layer_kinds import is_recurrent, is_recurrent_cell
 
 ACTIVATION_FUNCTIONS = frozenset(
     "relu relu_ relu6 leaky_relu leaky_relu_ elu elu_ selu selu_ celu celu_ gelu silu mish "

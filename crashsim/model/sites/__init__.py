@@ -1,0 +1,1 @@
+"""Where faults may strike in a model: sites, their names, and how they are found."""
