@@ -95,7 +95,7 @@ def sources_in_forward(
     for item in _found(model, tensors, inputs, call)[1]:
         name = _name(model, item, tensors, taken)
         taken.add(name)
-        found |= dict.fromkeys(item.sources, name)
+        found = {**dict.fromkeys(item.sources, name), **found}
     return found
 
 
