@@ -167,6 +167,8 @@ class Fault(ABC):
         values, probabilities = self.changes
         if len(values) == 1:
             return float(values[0])
+        if not count:  # as always where no value but 0 has a probability
+            return np.empty(0)
         return rng.choice(values, count, p=probabilities / probabilities.sum())
 
     def draw_by_torch(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor | None:

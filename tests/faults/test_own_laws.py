@@ -217,6 +217,12 @@ def test_faults_of_weights(make_net, randn, fault):
     assert np.abs(space.outputs(points) - space.clean()).max() > 1e-3
 
 
+def test_a_law_whose_values_are_all_0_changes_nothing(net, x):
+    law = ct.law_of_atoms("still", {-W: sp.Rational(1, 4), 0: sp.Rational(1, 2), W: 0.25})
+    fault = dataclass(frozen=True)(type("Still", (UniformNoise,), {"law": law}))(0.0)
+    assert not crashsim.monte_carlo(FaultSpace(net, x, fault), samples=64).variance.any()
+
+
 @pytest.mark.parametrize("q", [0.004, 0.05, 0.4])
 def test_draws_of_three_values(make_net, randn, q):
     net, x = make_net((4, 50, 2), "tanh"), randn(2, 4)
