@@ -157,17 +157,21 @@ class AskedMetrics:
         Raises:
             ArgumentError: the metric's function fails, or returns something else.
         """
-        seen = outputs.view()
-        seen.flags.writeable = False
         is_event = isinstance(metric, Event)
         function = metric.happens if isinstance(metric, Event) else metric.value
         given = f"outputs {outputs.shape}, clean {clean.shape} and targets {self._shape}"
         try:
-            found = np.asarray(function(seen, clean, self.targets))
+            result = function(_unwritable(outputs), _unwritable(clean), self.targets)
+            found = np.asarray(result)
         except Exception as error:
             raise ArgumentError(
                 f"metrics: {metric.name!r} raised {type(error).__name__}: {error}, given {given}"
             ) from error
+        if np.ma.is_masked(result):
+            raise ArgumentError(
+                f"metrics: {metric.name!r} returned a masked array, given {given}; return "
+                f"{'truth values' if is_event else 'numbers'} for all samples and inputs"
+            )
         wanted, kinds = outputs.shape[:2], "b" if is_event else "fiub"
         if found.shape != wanted or found.dtype.kind not in kinds:
             raise ArgumentError(
@@ -195,7 +199,14 @@ def _targets(targets: Any, rows: int) -> Targets:
         raise ArgumentError(
             f"targets: {found.dtype} of shape {found.shape}; give a row for each of {rows} inputs"
         )
-    return found
+    return _unwritable(found)
+
+
+def _unwritable(array: NDArray[Any]) -> NDArray[Any]:
+    """The same numbers, which a user's function can read alone."""
+    seen = array.view()
+    seen.flags.writeable = False
+    return seen
 
 
 def _check_range(metric: Mean, values: Floats) -> None:

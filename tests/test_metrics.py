@@ -284,6 +284,25 @@ def test_wrong_metrics(case, metric, told):
         assert told in str(raised.value)
 
 
+@pytest.mark.parametrize("argument", [0, 1, 2])
+def test_a_metric_cannot_write_to_what_it_is_given(case, argument):
+    def spoils(*given):
+        given[argument][:] = 0
+        return given[0].argmax(-1) == given[2]
+
+    net, x, y = case
+    with pytest.raises(ArgumentError, match="read-only"):
+        score(net, x, NeuronCrash(0.2), targets=y, metrics=[Event("spoils", spoils)])
+    assert y.tolist() == [0, 1, 2, 0, 1, 2]
+
+
+def test_a_masked_result_is_refused(case):
+    hidden = Mean("hidden", lambda o, c, t: np.ma.masked_greater(o[..., 0], -1e9))
+    net, x, _ = case
+    with pytest.raises(ArgumentError, match="masked"):
+        score(net, x, NeuronCrash(0.2), metrics=[hidden])
+
+
 def test_wrong_targets_and_names(case):
     net, x, y = case
     for targets in (y[:-1], 3, [object()] * 6, [[1], [1, 2]] * 3):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from crashsim_theory import Law, TheoryError
+from crashsim_theory import NORMAL, Law, TheoryError
 
 from crashsim.arguments import as_float, is_whole, shown
 from crashsim.errors import ArgumentError
@@ -17,6 +18,7 @@ from crashsim.faults.rates import Rates
 
 # The largest number of a fault: its fourth power is a finite number in double precision.
 STRONGEST = 1e75
+_TRIED = (1024, 64)  # draws that are compared with a law's moments
 
 
 def faults_by_site(faults: Any, sites: str = "") -> dict[str, Fault]:
@@ -136,20 +138,48 @@ def check_independent(faults: Iterable[Fault], what: str) -> None:
 
 
 def check_drawable(faults: Iterable[Fault], what: str, instead: str = "") -> None:
-    """Raises ArgumentError for a fault of which no samples can be drawn.
+    """Raises ArgumentError for a fault of which no samples can be drawn, or not as its law says.
 
     Args:
         faults: to check.
         what: what would draw them.
         instead: what else serves such a fault.
     """
-    for fault in faults:
+    for fault in dict.fromkeys(faults):
         if not fault.can_be_drawn:
             raise ArgumentError(
                 f"faults: {type(fault).__name__}: its law {fault.law.name!r} says its moments, but "
                 f"not how it is drawn, as {what} needs; give the law a draw"
                 f"{instead and f', or {instead}'}"
             )
+        _check_draws(fault)
+
+
+@functools.lru_cache(maxsize=256)
+def _check_draws(fault: Fault) -> None:
+    """Raises ArgumentError where a law's draws have another mean or variance than it says.
+
+    Control variates know the moments of what is drawn: with wrong ones every number would be wrong.
+    Ten standard errors are allowed, and twenty times the largest draw: for a few that are rare.
+    """
+    if fault.law.sampler is None or fault.law == NORMAL:
+        return
+    e = fault.draw(np.random.default_rng(0), _TRIED)
+    with np.errstate(all="ignore"):
+        known = fault.law.moments(**fault.law_parameters)
+        off = e - known.mean
+        worst, n = np.abs(off).max(), e.size
+        mean, variance = off.mean(), (off**2).mean()
+        of_mean = 10 * np.sqrt(known.k2 / n) + 20 * worst / n
+        of_variance = 10 * np.sqrt(known.k4 / n) + 20 * worst**2 / n
+        wrong = abs(mean) > of_mean or abs(variance - known.k2) > of_variance
+    if wrong:
+        raise ArgumentError(
+            f"faults: {type(fault).__name__}: its law {fault.law.name!r} has mean "
+            f"{float(known.mean):.4g} and standard deviation {float(np.sqrt(known.k2)):.4g}, but "
+            f"{n} of its draws have {e.mean():.4g} and {e.std():.4g}; correct its draw or its "
+            "moments"
+        )
 
 
 def lacking_for_tails(faults: Iterable[Fault], tilted: bool = False) -> str | None:

@@ -275,6 +275,8 @@ class Fault(ABC):
             return chosen
         if len(values) == 1:
             return float(values[0])
+        if not len(columns):  # as always where no value but 0 has a probability
+            return np.empty(0)
         return rng.choice(values, len(columns), p=probabilities / probabilities.sum())
 
     def draw_by_torch(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor | None:

@@ -22,6 +22,7 @@ coordinates) are better enumerated, and a certificate bounds the rest.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -419,7 +420,7 @@ def _tilt(space: FaultSpace, event: Event) -> float:
     """The t at which the network at the tilted mean point just reaches the event.
 
     The first of a geometric grid, then of a fine one before it; the largest useful t where the
-    event is out of reach.
+    event is out of reach. Of a law with heavy tails it stays where E exp(t e) is finite.
     """
     law = TiltedCoordinates.of(coordinates_of(space))
     # How far a tilt moves a coordinate is a matter of the law's own scale.
@@ -434,12 +435,28 @@ def _tilt(space: FaultSpace, event: Event) -> float:
         return int(reached[0]) if len(reached) else None
 
     coarse = np.concatenate([[0.0], np.geomspace(_WEAKEST, _STRONGEST, _GRID) / scale])
+    coarse = _inside(coarse, lambda t: bool(np.isfinite(law.mean(t * event.gains)).all()))
     at = first_reached(coarse)
     if at is None or at == 0:
         return float(coarse[-1 if at is None else 0])
     fine = np.linspace(coarse[at - 1], coarse[at], _GRID)
     finer = first_reached(fine)
     return float(fine[-1 if finer is None else finer])
+
+
+def _inside(grid: Floats, is_inside: Callable[[float], bool]) -> Floats:
+    """Rising numbers up to an edge; those beyond are replaced by ones that approach it."""
+    kept = [t for t in grid.tolist() if is_inside(t)]
+    if len(kept) == len(grid):
+        return grid
+    beyond = float(grid[len(kept)])
+    for _ in range(len(grid) - len(kept)):
+        middle = (kept[-1] + beyond) / 2
+        if is_inside(middle):
+            kept.append(middle)
+        else:
+            beyond = middle
+    return np.array(kept)
 
 
 def _units(space: FaultSpace) -> Floats:

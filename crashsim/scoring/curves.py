@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from crashsim_theory import LinearSurrogate
+from crashsim_theory import LinearSurrogate, TheoryError
 
 from crashsim.analytic.first_order import of_pair, tail_probability
 from crashsim.analytic.proofs import Provable, certify_tail, linear_bracket
@@ -89,9 +89,14 @@ def _rare_events(
     each = min(samples // points - importance.AIMING, importance.SAMPLES)
     for i in _few(points):
         events = importance.tail_events(one, output, alone.K, float(grid[i]))
-        found = importance.sample_union(
-            alone, events, asked.seed, Stream.CURVE, i, asked.confidence, each
-        )
+        try:
+            found = importance.sample_union(
+                alone, events, asked.seed, Stream.CURVE, i, asked.confidence, each
+            )
+        except (
+            TheoryError
+        ):  # the law cannot be drawn under as strong a tilt as so rare a tail needs
+            continue
         values[i] = found.value if found.value > 0 else np.nan
     return values
 

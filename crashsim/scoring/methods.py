@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import partial
 
+from crashsim_theory import TheoryError
+
 from crashsim.analytic import first_order, proofs, second_order
 from crashsim.analytic.first_order import Analysis, TailMethod
 from crashsim.errors import Interrupted, NotApplicableError
@@ -172,14 +174,17 @@ def _monte_carlo(given: Given) -> Found:
 def _importance_sampling(given: Given) -> Iterable[Estimate]:
     _check_laws(given, tilted=True)
     asked = given.asked
-    found = importance_sampling(
-        given.space,
-        given.linear,
-        epsilon=asked.epsilon,
-        output=given.leading_output,
-        seed=asked.seed,
-        confidence=asked.confidence,
-    )
+    try:
+        found = importance_sampling(
+            given.space,
+            given.linear,
+            epsilon=asked.epsilon,
+            output=given.leading_output,
+            seed=asked.seed,
+            confidence=asked.confidence,
+        )
+    except TheoryError as error:  # a law that cannot be drawn under as strong a tilt
+        raise NotApplicableError(str(error)) from error
     if not found:
         is_asked = asked.epsilon is not None or given.space.K > 1
         raise NotApplicableError(_NOTHING if is_asked else NO_EPSILON)

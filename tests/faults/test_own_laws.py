@@ -217,6 +217,12 @@ def test_faults_of_weights(make_net, randn, fault):
     assert np.abs(space.outputs(points) - space.clean()).max() > 1e-3
 
 
+def test_a_law_whose_values_are_all_0_changes_nothing(net, x):
+    law = ct.law_of_atoms("still", {-W: sp.Rational(1, 4), 0: sp.Rational(1, 2), W: 0.25})
+    fault = dataclass(frozen=True)(type("Still", (UniformNoise,), {"law": law}))(0.0)
+    assert not crashsim.monte_carlo(FaultSpace(net, x, fault), samples=64).variance.any()
+
+
 @pytest.mark.parametrize("q", [0.004, 0.05, 0.4])
 def test_draws_of_three_values(make_net, randn, q):
     net, x = make_net((4, 50, 2), "tanh"), randn(2, 4)
@@ -294,6 +300,67 @@ def test_rare_events_of_uniform_noise(make_net, randn):
     tail = next(e for e in found.estimates if e.quantity == "tail" and e.input == 0)
     assert tail.low <= exact <= tail.high
     assert tail.high < 2 * exact
+
+
+def draw_tilted_laplace(rng, tilt, w):
+    """Positive or negative exponentials; the tilt must stay within 1 / w."""
+    assert (np.abs(tilt) < 1 / w).all()
+    up, down = 1 / w - tilt, 1 / w + tilt
+    is_up = rng.random(tilt.shape) < down / (up + down)
+    return np.where(is_up, 1 / up, -1 / down) * rng.exponential(size=tilt.shape)
+
+
+@dataclass(frozen=True)
+class Laplace(Added):
+    law: ClassVar = ct.law_from_cgf(
+        "Laplace",
+        -sp.log(1 - W**2 * t**2),
+        draw=lambda rng, shape, w: rng.laplace(0, w, shape),
+        draw_tilted=draw_tilted_laplace,
+    )
+    parameter: ClassVar[str] = "width"
+    name: ClassVar[str] = "laplace-noise"
+    width: float
+
+
+@pytest.mark.parametrize("far", [6.0, 20.0])
+def test_rare_events_of_a_law_that_cannot_be_tilted_at_will(make_net, randn, far):
+    """E exp(t e) is finite for small t alone; one neuron, so the tail is an exponential."""
+    net, x = make_net((4, 1, 1), "tanh"), randn(1, 4)
+    epsilon = far * 0.1 * abs(net[2].weight.item())
+    found = score(net, x, Laplace(0.1), epsilon=epsilon, seed=1, methods=["importance-sampling"])
+    tail = next(e for e in found.estimates if e.quantity == "tail" and e.input == 0)
+    assert tail.low <= np.exp(-far) <= tail.high
+    assert tail.high < 2 * np.exp(-far)
+
+
+def test_a_law_that_rejection_cannot_tilt_is_left_to_the_others(make_net, randn):
+    wide = ct.law_from_cgf(
+        "narrow in a wide support",
+        W**2 * t**2 / 2,
+        draw=lambda rng, shape, w: rng.normal(0, w, shape),
+        support=(-1e4, 1e4),
+    )
+    fault = dataclass(frozen=True)(type("Wide", (UniformNoise,), {"law": wide}))(0.01)
+    net, x = make_net((4, 2, 1), "tanh"), randn(1, 4)
+    found = score(net, x, fault, epsilon=0.5, methods=["importance-sampling", "taylor"])
+    assert "draw_tilted" in found.skipped["importance-sampling"]
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda rng, shape, w: rng.uniform(-w, w, shape) + 0.1 * w,
+        lambda rng, shape, w: rng.uniform(-w, w, shape) * 1.1,
+    ],
+    ids=["mean", "variance"],
+)
+def test_draws_of_other_moments_are_refused(net, x, draw):
+    """A control variate would believe the law: Monte Carlo would agree with wrong theory."""
+    law = ct.law_from_moments("off", mean=0, k2=W**2 / 3, k3=0, k4=W**4 / 5, draw=draw)
+    fault = dataclass(frozen=True)(type("Off", (UniformNoise,), {"law": law}))(0.2)
+    with pytest.raises(CrashsimError, match="of its draws have"):
+        score(net, x, fault)
 
 
 @pytest.mark.parametrize("fault", [Glitch(0.02), Jitter(0.3)], ids=repr)

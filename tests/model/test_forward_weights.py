@@ -9,7 +9,16 @@ import torch.nn.functional as F
 from torch import nn
 
 import crashsim
-from crashsim import BitFlip, FaultSpace, NeuronCrash, SignFlip, WeightCrash, find_sites
+from crashsim import (
+    AdditiveNoise,
+    BitFlip,
+    FaultSpace,
+    NeuronCrash,
+    SignFlip,
+    WeightCrash,
+    find_sites,
+)
+from crashsim.coordinates.points import Points
 from crashsim.errors import SiteError
 from crashsim.noticing import collecting
 
@@ -307,3 +316,87 @@ def test_what_depends_on_the_input_is_no_weight(seeded, randn):
     assert sites == ["q.weight", "q.bias", "k.weight", "k.bias"]
     space = FaultSpace(net, randn(2, 3, 4), NeuronCrash(0.1), "q")
     assert "forward" not in vars(space.model)
+
+
+class Normed(nn.Linear):
+    """Divides its weight by its largest number."""
+
+    def forward(self, x):
+        return F.linear(x, self.normed(), self.bias)
+
+    def normed(self):
+        return self.weight / self.weight.detach().abs().max()
+
+
+class Autoencoder(Normed):
+    def forward(self, x):
+        return F.linear(F.linear(x, self.normed()).tanh(), self.normed().t())
+
+
+class TwoSigns(nn.Linear):
+    """Holds the positive and the negative part apart, as two crossbars do."""
+
+    def forward(self, x):
+        return F.linear(x, self.weight.relu()) - F.linear(x, (-self.weight).relu())
+
+
+class HalfRead(nn.Linear):
+    """Multiplies by its weight, and by twice the same."""
+
+    def forward(self, x):
+        return F.linear(F.linear(x, self.weight).tanh(), 2 * self.weight)
+
+
+def noisy(space):
+    """Outputs (4, B, K) and the coordinates (4, N) of normal noise that they come from."""
+    e = np.random.default_rng(0).normal(size=(4, space.N))
+    rows, columns = np.nonzero(e)
+    return space.outputs(Points(4, np.zeros(space.N), rows, columns, e[rows, columns])), e
+
+
+@pytest.mark.parametrize("make", [lambda: Autoencoder(4, 6), lambda: HalfRead(4, 4)])
+def test_what_is_multiplied_twice_is_one_memory(seeded, randn, make):
+    net, x = seeded(make), randn(2, 4)
+    space = FaultSpace(net, x, AdditiveNoise(0.1), "weights")
+    assert [p.site.name for p in space.placements] == ["weight"]
+    found, e = noisy(space)
+    weight = net.weight.detach() if isinstance(net, HalfRead) else net.normed().detach()
+    for outputs, noise in zip(found, torch.from_numpy(e).float(), strict=True):
+        struck = weight + noise.view(weight.shape)
+        second = 2 * struck if isinstance(net, HalfRead) else struck.t()
+        wanted = F.linear(F.linear(x, struck).tanh(), second)
+        np.testing.assert_allclose(outputs, wanted.numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_two_weights_of_one_parameter(seeded, randn):
+    net, x = seeded(lambda: TwoSigns(4, 3)), randn(2, 4)
+    space = FaultSpace(net, x, AdditiveNoise(0.1), "weights")
+    parts = {p.site.name: p for p in space.placements}
+    assert parts.keys() == {"weight", "multiplied_weight_0"}
+    found, e = noisy(space)
+    plus, minus = net.weight.detach().relu(), (-net.weight.detach()).relu()
+    for outputs, noise in zip(found, torch.from_numpy(e).float(), strict=True):
+        up, down = (
+            noise[parts[n].start : parts[n].stop].view(3, 4)
+            for n in ("weight", "multiplied_weight_0")
+        )
+        wanted = F.linear(x, plus + up) - F.linear(x, minus + down)
+        np.testing.assert_allclose(outputs, wanted.numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_layers_that_compute_from_a_tied_weight_share_one_memory(seeded, randn):
+    def build():
+        first, last = Normed(4, 4), Normed(4, 4)
+        last.weight = first.weight
+        return nn.Sequential(first, nn.Tanh(), last)
+
+    net, x = seeded(build), randn(2, 4)
+    space = FaultSpace(net, x, AdditiveNoise(0.1), "weights")
+    assert [p.site.name for p in space.placements] == ["0.weight"]
+    assert FaultSpace(net, x, AdditiveNoise(0.1), "2.weight").N == 16
+    found, e = noisy(space)
+    for outputs, noise in zip(found, torch.from_numpy(e).float(), strict=True):
+        struck = net[0].normed().detach() + noise.view(4, 4)
+        hidden = F.linear(x, struck, net[0].bias).tanh()
+        wanted = F.linear(hidden, struck, net[2].bias).detach()
+        np.testing.assert_allclose(outputs, wanted.numpy(), rtol=1e-4, atol=1e-4)

@@ -95,7 +95,7 @@ def sources_in_forward(
     for item in _found(model, tensors, inputs, call)[1]:
         name = _name(model, item, tensors, taken)
         taken.add(name)
-        found |= dict.fromkeys(item.sources, name)
+        found = {**dict.fromkeys(item.sources, name), **found}
     return found
 
 
@@ -146,10 +146,9 @@ class _Watcher:
         self, item: _Computed, example: Inputs, products: list[_Factor]
     ) -> Iterator[str]:
         """The parameters and buffers that change a computed tensor when they change."""
-        inside = f"{item.path}." if item.path else ""
+        inside = _names_inside(self._twin, item.path)
         for name, tensor in self.tensors.items():
-            likely = name.startswith(inside) and name not in self.used and tensor.numel()
-            if not likely or name.rpartition(".")[2] == "bias":
+            if name not in inside or not tensor.numel() or name.rpartition(".")[2] == "bias":
                 continue
             try:
                 other = self.products(example, {**self.tensors, name: _changed(tensor)})
@@ -234,6 +233,22 @@ def _move_to_parameters(
     return moved or bool(buffers)
 
 
+@dataclass(frozen=True, eq=False)
+class _HeldAs:
+    """Where a twin holds a computed weight.
+
+    Attributes:
+        owner, key: the layer and the attribute.
+        sources: what it is computed from.
+        value: the weight.
+    """
+
+    owner: nn.Module
+    key: str
+    sources: frozenset[str]
+    value: Tensor
+
+
 def _hold_computed(
     origin: nn.Module,
     computed: list[_Computed],
@@ -241,30 +256,63 @@ def _hold_computed(
     held: Held,
 ) -> None:
     by_path: dict[str, list[HeldWeight]] = {}
+    done: list[_HeldAs] = []
     taken: set[str] = set()
+    hidden: set[str] = set()
     for item in computed:
-        name = _name(origin, item, tensors, taken)
-        taken.add(name)
-        owner, key = _owner(origin, name)
-        like = tensors.get(name)
-        transposed = like is not None and _is_transposed(item.value, like)
-        value = item.value.mT if transposed else item.value
-        for source in dict.fromkeys((*item.sources, name)):
-            _hide(origin, source, keep=source == name)
-            if source != name:
-                held.sources[source] = name
-        parameter = nn.Parameter(value.contiguous().clone(), requires_grad=False)
-        put_parameter(owner, key, parameter)
-        words = words_of_fake_quantiser(origin.get_submodule(item.path), parameter.detach())
-        read = (words_of_integers(tensors[s], parameter.detach()) for s in item.sources)
-        words = words or next((found for found in read if found is not None), None)
-        if words is not None:
-            vars(owner).setdefault(WORDS, {})[key] = words
-        weight = HeldWeight(owner, key, item.value, transposed)
+        known = next((h for h in done if _is_same(item, h)), None)
+        if known is None:
+            name = _name(origin, item, tensors, taken)
+            taken.add(name)
+            known = _hold_one(origin, item, name, tensors, hidden)
+            done.append(known)
+            held.sources |= {s: name for s in item.sources if s not in taken}
+        transposed = _is_transposed(item.value, known.value)
+        weight = HeldWeight(known.owner, known.key, item.value, transposed)
         by_path.setdefault(item.path, []).append(weight)
     for path, weights in by_path.items():
         module = origin.get_submodule(path)
         vars(module)["forward"] = Multiplying(module.forward, weights)
+
+
+def _hold_one(
+    origin: nn.Module,
+    item: _Computed,
+    name: str,
+    tensors: Mapping[str, Tensor],
+    hidden: set[str],
+) -> _HeldAs:
+    """Holds a computed weight under a name, and hides what it is computed from.
+
+    Args:
+        hidden: names of what has been hidden, to which this one's sources are added.
+    """
+    places = _places(origin, name)
+    owner, key = places[0]
+    like = tensors.get(name)
+    transposed = like is not None and _is_transposed(item.value, like)
+    value = item.value.mT if transposed else item.value
+    for source in dict.fromkeys((*item.sources, name)):
+        if source not in hidden:
+            _hide(origin, source, keep=source == name)
+    hidden |= {*item.sources, name}
+    parameter = nn.Parameter(value.contiguous().clone(), requires_grad=False)
+    for place in places:
+        put_parameter(*place, parameter)
+    words = words_of_fake_quantiser(origin.get_submodule(item.path), parameter.detach())
+    read = (words_of_integers(tensors[s], parameter.detach()) for s in item.sources)
+    words = words or next((found for found in read if found is not None), None)
+    if words is not None:
+        vars(owner).setdefault(WORDS, {})[key] = words
+    return _HeldAs(owner, key, frozenset(item.sources), parameter.detach())
+
+
+def _is_same(item: _Computed, held: _HeldAs) -> bool:
+    """Whether a computed tensor is a weight that is held already, or its transpose."""
+    if not item.sources or held.sources != {*item.sources}:
+        return False
+    transposed = _is_transposed(item.value, held.value)
+    return _equal(item.value.mT if transposed else item.value, held.value)
 
 
 def _name(
@@ -303,22 +351,41 @@ def _hide(origin: nn.Module, name: str, keep: bool) -> None:
 
     Vectors and numbers that are no weights stay, for what else may read them.
     """
-    if not any(name == known for known, _ in (*origin.named_parameters(), *origin.named_buffers())):
-        return
-    owner, key = _owner(origin, name)
-    holder = owner._parameters if key in owner._parameters else owner._buffers
-    tensor = holder.get(key)
-    if tensor is None or (tensor.dim() < 2 and not keep):
-        return
-    vars(owner)[key] = tensor.detach().clone()  # not the user's memory: forward may write to it
-    if not keep or holder is owner._buffers:
-        del holder[key]
+    for owner, key in _places(origin, name):
+        holder = owner._parameters if key in owner._parameters else owner._buffers
+        tensor = holder.get(key)
+        if tensor is None or (tensor.dim() < 2 and not keep):
+            continue
+        vars(owner)[key] = tensor.detach().clone()  # not the user's memory: forward may write to it
+        if not keep or holder is owner._buffers:
+            del holder[key]
 
 
 def _is_transposed(value: Tensor, like: Tensor) -> bool:
     if value.dim() != 2 or value.shape != like.mT.shape:
         return False
     return value.shape != like.shape or not value.is_contiguous()
+
+
+def _every_name(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """All names of the parameters and buffers, those of tied ones too."""
+    yield from model.named_parameters(remove_duplicate=False)
+    yield from model.named_buffers(remove_duplicate=False)
+
+
+def _names_inside(model: nn.Module, path: str) -> set[str]:
+    """The names, as ``named_parameters`` gives them, of what a module holds."""
+    first: dict[int, str] = {}
+    for name, tensor in _every_name(model):
+        first.setdefault(id(tensor), name)
+    return {first[id(tensor)] for _, tensor in _every_name(model.get_submodule(path))}
+
+
+def _places(model: nn.Module, name: str) -> list[tuple[nn.Module, str]]:
+    """Every layer that holds a tensor of this name, with its name there; the first is its owner."""
+    found = dict(_every_name(model))
+    names = [name, *(n for n in found if name in found and found[n] is found[name] and n != name)]
+    return [_owner(model, n) for n in names]
 
 
 def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:

@@ -46,7 +46,7 @@ class HeldWeight:
         if value.shape != self.clean.shape:
             return torch.inf
         clean = self.clean.to(value.dtype)
-        off, size = (value - clean).abs().max(), clean.abs().max()
+        off, size = (value.detach() - clean).abs().max(), clean.abs().max()
         return float(off / size) if size > 0 else float(off)
 
 
