@@ -13,7 +13,7 @@ import pickle
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,7 +21,7 @@ from itertools import islice
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from crashsim.arguments import instance
-from crashsim.errors import ArgumentError
+from crashsim.errors import ArgumentError, CrashsimError
 
 _AHEAD = 2  # blocks in flight for each processor
 
@@ -81,8 +81,9 @@ def fold(
         the sums after every part, and once more at the end of every block.
 
     Raises:
-        ArgumentError: ``executor`` is no executor, or runs in other processes and the task does
-            not pickle.
+        ArgumentError: ``executor`` is not an executor, is shut down, or runs in other processes
+            and the task does not pickle.
+        CrashsimError: a worker ended before its work did.
         Exception: what a block raised, as soon as its turn comes. Blocks that have not begun are
             then cancelled, as they are when the caller stops or is interrupted.
     """
@@ -111,14 +112,37 @@ def _each(
     try:
         while True:
             for block in islice(left, most - len(flying)):
-                flying.append(executor.submit(_run, sent, block))
+                flying.append(_submitted(executor, sent, block))
             if not flying:
                 return
-            yield flying[0].result()
+            yield _finished(flying[0])
             flying.popleft()
     finally:
         for future in flying:
             future.cancel()
+
+
+def _submitted(executor: Executor, sent: _Sent[S], block: int) -> Future[list[S]]:
+    try:
+        return executor.submit(_run, sent, block)
+    except BrokenExecutor as error:
+        raise _broken(error) from error
+    except RuntimeError as error:
+        raise ArgumentError(f"executor: takes no work ({error}); give one that runs") from error
+
+
+def _finished(future: Future[list[S]]) -> list[S]:
+    try:
+        return future.result()
+    except BrokenExecutor as error:
+        raise _broken(error) from error
+
+
+def _broken(error: BrokenExecutor) -> CrashsimError:
+    return CrashsimError(
+        f"executor: a worker ended before its work did ({error}); it may have run out of memory: "
+        "give fewer workers, or a ThreadPoolExecutor"
+    )
 
 
 class _Sent(Generic[S]):

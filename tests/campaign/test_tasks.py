@@ -1,5 +1,6 @@
 """Blocks of work on executors: the same sums, whoever runs them and whatever is ready first."""
 
+import os
 import pickle
 import random
 import threading
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from crashsim.campaign.tasks import Task, fold
-from crashsim.errors import ArgumentError
+from crashsim.errors import ArgumentError, CrashsimError
 
 
 @dataclass(frozen=True)
@@ -185,3 +186,23 @@ def test_an_executor_is_one():
 
 def test_no_blocks_give_nothing():
     assert folded(Thirds(1.0), []) == []
+
+
+@dataclass(frozen=True)
+class Dying(Task):
+    """Ends the process that runs it, as the system does where memory is short."""
+
+    def run(self, block):
+        os._exit(9)
+
+
+def test_a_worker_that_dies_and_an_executor_that_is_shut_down_are_told():
+    with (
+        ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool,
+        pytest.raises(CrashsimError, match="a worker ended before its work did"),
+    ):
+        folded(Dying(), range(2), pool)
+    threads = ThreadPoolExecutor(1)
+    threads.shutdown()
+    with pytest.raises(ArgumentError, match="executor: takes no work"):
+        folded(Thirds(1.0), range(2), threads)

@@ -46,7 +46,7 @@ def inline_neurons(
     events: Sequence[SiteKey | str],
     neurons: Collection[str],
 ) -> _Inline:
-    """What the model's own forward pass computes between its layers; see ``model/inline.py``."""
+    """What the model's own forward pass computes between its layers; see ``inline.py``."""
     modules = dict(model.named_modules())
 
     def is_known(path: str) -> bool:
