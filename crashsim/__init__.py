@@ -69,7 +69,7 @@ _HOMES = {
     "files.models": ("load_model",),
     "injection.sample": ("Sample", "Strike"),
     "metrics": ("Event", "Mean"),
-    "model.discovery": ("find_sites",),
+    "model.sites.discovery": ("find_sites",),
     "model.sites": ("Site",),
     "space": ("FaultSpace",),
     "training.hardening": ("Hardened", "harden"),
