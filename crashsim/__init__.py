@@ -70,7 +70,7 @@ _HOMES = {
     "injection.sample": ("Sample", "Strike"),
     "metrics": ("Event", "Mean"),
     "model.sites.discovery": ("find_sites",),
-    "model.sites": ("Site",),
+    "model.sites.site": ("Site",),
     "space": ("FaultSpace",),
     "training.hardening": ("Hardened", "harden"),
     "training.weight_penalties": ("Balance", "Continuity"),
