@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+import crashsim
+
 HEAVY = ("torch", "brian2", "matplotlib", "sklearn", "sympy", "nir")
 
 
@@ -31,3 +33,8 @@ def loaded_by(code):
 )
 def test_what_stays_unloaded(code, without):
     assert not loaded_by(code) & without
+
+
+@pytest.mark.parametrize("name", crashsim.__all__)
+def test_every_public_name_is_there(name):
+    assert getattr(crashsim, name) is not None
