@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
@@ -17,6 +18,8 @@ from crashsim.model.sites.site import Site
 # Scalars of activations in flight at once: small enough for the cache, large enough to batch.
 _BATCH_SCALARS = 2**22
 _BATCH_SCALARS_OF_A_GPU = 2**28  # which has no use for few: a gigabyte in single precision
+
+_STEPS_IN_FLIGHT = 3
 
 # Outputs (S b, ...) of points from one number to another; and how many at most at a time.
 Run = Callable[[int, int], Tensor]
@@ -64,7 +67,11 @@ def scalars_per_sample(
     """
     if runs_alone:
         return _BATCH_SCALARS_OF_A_GPU
-    activations = sum(site.size for site in sites if site.kind != "parameter") or 1
+    values = [site for site in sites if site.kind != "parameter"]
+    calls = Counter(site.units or site.name for site in values)
+    # Of what runs in many steps, few steps' values are in flight at a time.
+    in_flight = (min(1.0, _STEPS_IN_FLIGHT / calls[site.units or site.name]) for site in values)
+    activations = int(sum(s.size * share for s, share in zip(values, in_flight, strict=True))) or 1
     return activations + _scalars_of_weights(sites, placements)
 
 

@@ -155,6 +155,20 @@ class Changes:
     def _group_size(self) -> int:
         return _group_size(self.placement)
 
+    def _places(self, batch: int, size: int) -> Tensor:
+        """Where the changes lie in (S, batch, size) values, in order; kept for further calls."""
+        if (batch, size) not in self._known_places:
+            first = self.rows * (batch * size) + self.units
+            each = size * torch.arange(batch, device=first.device)
+            where = (first[:, None] + each).view(-1) if batch > 1 else first.long()
+            self._known_places.clear()
+            self._known_places[batch, size] = where
+        return self._known_places[batch, size]
+
+    @cached_property
+    def _known_places(self) -> dict[tuple[int, int], Tensor]:
+        return {}
+
     def _kept(self) -> Tensor:
         """(S, size) 1 - e."""
         if isinstance(self.found, Written) and self.found.e.dtype == np.uint8:
@@ -177,9 +191,7 @@ class Changes:
         count, batch, size = value.shape
         if self.base is None and self.sparse and is_elementwise(self.placement):
             value = value if owned else value.clone()
-            flat, first = value.view(-1), self.rows * (batch * size) + self.units
-            each = size * torch.arange(batch, device=value.device)
-            where = (first[:, None] + each).view(-1) if batch > 1 else first.long()
+            flat, where = value.view(-1), self._places(batch, size)
             if self._is_crash and self._is_whole:
                 flat.index_fill_(0, where, 0.0)
                 return value

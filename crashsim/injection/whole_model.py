@@ -53,8 +53,9 @@ def many_samples(
         nonlocal count
         count = stop - start
         struck = {}
+        here = {p: change.part(start, stop) for p, change in changes.items()}  # for all calls
         for site, placed in faulty.struck.items():
-            part[site] = [changes[p].part(start, stop) for p in placed]
+            part[site] = [here[p] for p in placed]
             if site.is_inside:
                 units[site] = [change.dense()[:, None] for change in part[site]]
             if site.kind == "input":
