@@ -11,7 +11,7 @@ from functools import partial
 
 from crashsim_theory import TheoryError
 
-from crashsim.analytic import first_order, proofs, second_order
+from crashsim.analytic import first_order, proofs, second_order, single_law
 from crashsim.analytic.first_order import Analysis, TailMethod
 from crashsim.errors import Interrupted, NotApplicableError
 from crashsim.faults import lacking_for_tails
@@ -114,6 +114,16 @@ def _check_laws(given: Given, tilted: bool = False) -> None:
     faults = [p.fault for p in given.space.placements]
     if lacking := lacking_for_tails(faults, tilted):
         raise NotApplicableError(lacking)
+
+
+def _single_law(given: Given) -> list[Estimate]:
+    return single_law.single_law(given.wide, given.asked.epsilon, given.asked.seed)
+
+
+def _where_derivatives_serve(size: Size) -> str | None:
+    if size.space.has_derivatives:
+        return "the saddlepoint serves models with derivatives; ask for it as +single-law"
+    return too_many_differences(size)
 
 
 def _remainder(given: Given) -> list[Estimate]:
@@ -331,6 +341,18 @@ METHODS: tuple[Method, ...] = (
         needs=("surrogate", "margins"),
         rank=2,
         rare=5,
+    ),
+    Method(
+        "single-law",
+        "the law of the sum of single-fault changes",
+        _single_law,
+        "estimate",
+        needs=("wide",),
+        refuses=_where_derivatives_serve,
+        cost=lambda size: 2 * single_law.SAMPLES * size.gains,
+        dear="sampling the sum of its single-fault changes takes longer",
+        dependent=True,
+        rank=1,
     ),
     Method(
         "remainder",
