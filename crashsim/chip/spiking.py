@@ -11,12 +11,13 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, get_args
 
 import crashsim_hardware as chips
 import numpy as np
 from crashsim_hardware import Chip, ChipFaults, HardwareError
 from crashsim_hardware.noticing import collecting
+from crashsim_hardware.running import Engine
 
 from crashsim.arguments import MOST_STEPS, callback, check_seed, fraction, instance, one_of, whole
 from crashsim.arrays import Floats
@@ -46,7 +47,6 @@ from crashsim.sampling.intervals import (
 )
 from crashsim.space import FaultSpace
 
-Engine = Literal["brian2", "numpy"]
 MASKS = 400
 STEPS = 100
 _RASTER_NEURONS = 120  # per layer, so that the picture stays small
@@ -174,7 +174,7 @@ def run_chip(
     masks, steps = whole("masks", masks, 2, MOST_STEPS), whole("steps", steps, 2, MOST_STEPS)
     seed = check_seed(seed)
     confidence = fraction("confidence", confidence)
-    one_of("engine", engine, ("brian2", "brian2-synapses", "numpy"))
+    one_of("engine", engine, get_args(Engine))
     if device is not None:
         instance("device", device, chips.Device, "a device, as crashsim_hardware.device returns")
     callback("breaks", breaks)

@@ -18,7 +18,7 @@ from crashsim.faults.rates import Rates
 
 # The largest number of a fault: its fourth power is a finite number in double precision.
 STRONGEST = 1e75
-_TRIED = (1024, 64)  # draws that are compared with a law's moments
+_TRIED = 2**16  # draws that are compared with a law's moments
 
 
 def faults_by_site(faults: Any, sites: str = "") -> dict[str, Fault]:
@@ -162,23 +162,26 @@ def _check_draws(fault: Fault) -> None:
     Control variates know the moments of what is drawn: with wrong ones every number would be wrong.
     Ten standard errors are allowed, and twenty times the largest draw: for a few that are rare.
     """
-    if fault.law.sampler is None or fault.law == NORMAL:
+    if fault.law.sampler is None or fault.law == NORMAL or np.size(fault.rate) > _TRIED // 64:
         return
-    e = fault.draw(np.random.default_rng(0), _TRIED)
+    shape = (_TRIED // np.size(fault.rate), np.size(fault.rate)) if fault.is_varied else (_TRIED,)
+    e = fault.draw(np.random.default_rng(0), shape)
     with np.errstate(all="ignore"):
         known = fault.law.moments(**fault.law_parameters)
         off = e - known.mean
-        worst, n = np.abs(off).max(), e.size
-        mean, variance = off.mean(), (off**2).mean()
+        worst, n = np.abs(off).max(0), len(e)
+        mean, variance = off.mean(0), (off**2).mean(0)
         of_mean = 10 * np.sqrt(known.k2 / n) + 20 * worst / n
         of_variance = 10 * np.sqrt(known.k4 / n) + 20 * worst**2 / n
-        wrong = abs(mean) > of_mean or abs(variance - known.k2) > of_variance
-    if wrong:
+        wrong = (np.abs(mean) > of_mean) | (np.abs(variance - known.k2) > of_variance)
+    if np.any(wrong):
+        first = int(np.flatnonzero(np.atleast_1d(wrong))[0])  # of several rates
+        said = [float(np.atleast_1d(v)[first]) for v in (known.mean, np.sqrt(known.k2))]
+        drawn = [float(np.atleast_1d(v)[first]) for v in (e.mean(0), e.std(0))]
         raise ArgumentError(
             f"faults: {type(fault).__name__}: its law {fault.law.name!r} has mean "
-            f"{float(known.mean):.4g} and standard deviation {float(np.sqrt(known.k2)):.4g}, but "
-            f"{n} of its draws have {e.mean():.4g} and {e.std():.4g}; correct its draw or its "
-            "moments"
+            f"{said[0]:.4g} and standard deviation {said[1]:.4g}, but {n} of its draws have "
+            f"{drawn[0]:.4g} and {drawn[1]:.4g}; correct its draw or its moments"
         )
 
 

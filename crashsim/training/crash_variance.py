@@ -58,7 +58,9 @@ class _Inserted:
         e = self._shared.get(placement.start)
         if e is None:
             check_rates(placement.fault, count)
-            mean = torch.tensor(placement.fault.mean if self.at_mean else 0.0).to(value)
+            mean = torch.tensor(
+                placement.fault.mean if self.at_mean else 0.0, dtype=torch.float64
+            ).to(value)
             e = mean.expand(len(value), count).clone().requires_grad_()
             self.found.append((placement, e))
             if not placement.acts_once:

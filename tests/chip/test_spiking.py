@@ -76,7 +76,11 @@ def test_two_faults_at_one_site(make_net, randn):
 
 @pytest.mark.parametrize(
     ("sites", "fault"),
-    [("hidden", StuckAt(0.1)), ("hidden", GainNoise(0.1)), ("linear1", NeuronCrash(0.1))],
+    [
+        ("hidden", StuckAt(0.1, value=1.0)),
+        ("hidden", GainNoise(0.1)),
+        ("linear1", NeuronCrash(0.1)),
+    ],
 )
 def test_what_a_chip_cannot_have(sites, fault, make_net, randn):
     space = FaultSpace(make_net((4, 6, 3), "relu"), randn(2, 4), fault, sites)

@@ -56,7 +56,7 @@ def test_a_chip_as_nir(run, tmp_path):
         (["--device", "low-voltage-sram", "--set", "tare=0.1"], "tare"),
         (["--device", "low-voltage-sram", "--set", "rate=2"], "rate"),
         (["--set", "rate=0.1"], "--device"),
-        (["--fault", "stuck-at:p=0.1"], "cannot have"),
+        (["--fault", "stuck-at:p=0.1,value=1"], "cannot have"),
     ],
     ids=str,
 )
