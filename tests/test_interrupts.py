@@ -393,5 +393,5 @@ def test_an_interrupt_that_became_another_error(run, examples, monkeypatch):
 
     monkeypatch.setattr("crashsim.scoring.score.compute", breaks)
     code, _, err = run("score", "4-5-2", *examples)
-    assert (code, err.strip()) == (130, "error: interrupted")
+    assert (code, err.strip()) == (130, "error: interrupted"), err
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
