@@ -121,6 +121,48 @@ def find_sites(
         return discovered(twin.module, given, call).sites
 
 
+class _Watched:
+    """Forward passes of a twin, with the values that its modules and functions return.
+
+    Attributes:
+        events: of the last pass: the sites, and the modules that call functions that bend.
+    """
+
+    def __init__(self, model: nn.Module, call: Callable[..., Any]) -> None:
+        self._model, self._call = model, call
+        self.events: list[SiteKey | str] = []
+
+    def values(self, x: Inputs) -> tuple[SiteValues, Any]:
+        """The values at all sites, and the output."""
+        seen: SiteValues = {}
+
+        def record(key: SiteKey, value: Any) -> None:
+            if isinstance(value, Tensor) and value.is_floating_point() and value.dim() >= 1:
+                seen[key] = value
+                self.events.append(key)
+
+        def watch(path: str, function: object, _: tuple[Any, ...]) -> None:
+            if bends(function):
+                self.events.append(path)
+
+        with torch.no_grad(), listening(self._model, record) as listener:
+            self.events.clear()
+            listener.watch = watch
+            return seen, x.clone().call(self._call)
+
+    def shapes(self, x: Inputs) -> dict[SiteKey, torch.Size]:
+        """The shapes of all values."""
+        seen: dict[SiteKey, torch.Size] = {}
+
+        def record(key: SiteKey, value: Any) -> None:
+            if isinstance(value, Tensor):
+                seen[key] = value.shape
+
+        with torch.no_grad(), listening(self._model, record):
+            x.clone().call(self._call)
+        return seen
+
+
 def discovered(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> Discovered:
     """The sites of a twin that runs, and what cannot be one.
 
@@ -129,54 +171,72 @@ def discovered(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> Dis
         given: checked examples.
         call: how to call it.
     """
-    example = given.part(0, 1)
-    events: list[SiteKey | str] = []  # of a pass: sites, and modules that call what bends
-
-    def watch(path: str, function: object, _: tuple[Any, ...]) -> None:
-        if bends(function):
-            events.append(path)
-
-    def sample(x: Inputs) -> tuple[SiteValues, Any]:
-        seen: SiteValues = {}
-
-        def record(key: SiteKey, value: Any) -> None:
-            if isinstance(value, Tensor) and value.is_floating_point() and value.dim() >= 1:
-                seen[key] = value
-                events.append(key)
-
-        with torch.no_grad(), listening(model, record) as listener:
-            events.clear()
-            listener.watch = lambda path, function, _: (
-                events.append(path) if bends(function) else None
-            )
-            return seen, x.clone().call(call)
-
-    def shapes(x: Inputs) -> dict[SiteKey, torch.Size]:
-        seen: dict[SiteKey, torch.Size] = {}
-
-        def record(key: SiteKey, value: Any) -> None:
-            if isinstance(value, Tensor):
-                seen[key] = value.shape
-
-        with torch.no_grad(), listening(model, record):
-            x.clone().call(call)
-        return seen
-
-    one, _ = sample(example)
-    two, output = sample(example.repeat(2))
-    some = shapes(given.part(0, LOOKED_AT))
+    example, passes = given.part(0, 1), _Watched(model, call)
+    one, _ = passes.values(example)
+    two, output = passes.values(example.repeat(2))
+    events = list(passes.events)
     modules = dict(model.named_modules())
-    composed = _composed_activations(two, modules)
     neurons = neurons_of(model, example, call)
     neurons = {path: n for path, n in neurons.items() if not _passes_on(path, two, modules)}
-    folded = _folded({k: (one[k], v) for k, v in two.items() if k in one}, given, sample)
     sites = [
+        *_input_sites(example),
+        *_value_sites(passes, given, one, two, output, modules, neurons),
+    ]
+    sites = marked_steps(
+        model,
+        sites,
+        lambda actions: with_values(model, example, call, actions),
+        partial(watched_values, model, example, call),
+    )
+    inline = inline_neurons(model, example, call, sites, events, neurons)
+    sites = with_inputs(sites, inline.sites)
+    spiking = [path for path, n in neurons.items() if n.behaviour == "spiking"]
+    recurrent = {p for p, m in modules.items() if is_recurrent(m) or is_recurrent_cell(m)}
+    sites = marked_units(model, example, call, sites, {*spiking, *recurrent})
+    sites = marked_read(model, example, call, sites)
+    sites = marked_roles(model, given, call, sites, neurons)
+    sites = marked_spikes(model, example, call, sites, spiking, inline.spiking)
+    # Where nothing inside the model has a derivative, its parameters have none either.
+    smooth = any(s.has_gradient for s in sites) or not any(s.is_read for s in sites)
+    spikes = any(s.is_read for s in sites if s.module in spiking or s in inline.spiking)
+    sites += _parameter_sites(model, smooth, spikes)
+    fed_back = tuple(path for path, n in neurons.items() if n.feeds_back)
+    return Discovered(sites, tuple(inline.missed), _looped(one, two, sites), fed_back)
+
+
+def _input_sites(example: Inputs) -> list[Site]:
+    return [
         Site(input_name(name), "input", tuple(tensor.shape[1:]), module=name)
         for name, tensor in zip(example.site_names, example.tensors, strict=True)
         if tensor.is_floating_point()
     ]
+
+
+def _value_sites(
+    passes: _Watched,
+    given: Inputs,
+    one: SiteValues,
+    two: SiteValues,
+    output: Any,
+    modules: Mapping[str, nn.Module],
+    neurons: Mapping[str, Neurons],
+) -> list[Site]:
+    """The values that have an axis for the batch, as sites.
+
+    Args:
+        passes: of the twin.
+        given: examples.
+        one, two: the values for one of them, and for the same twice.
+        output: of the second pass.
+        modules: of the twin, by path.
+        neurons: the modules that compute neurons' outputs.
+    """
+    some = passes.shapes(given.part(0, LOOKED_AT))
+    composed = _composed_activations(two, modules)
+    folded = _folded({k: (one[k], v) for k, v in two.items() if k in one}, given, passes.values)
+    sites = []
     for key, value in two.items():
-        path, function, _ = key
+        path, function, call = key
         if key not in one or (not path and function not in ACTIVATION_FUNCTIONS):
             continue
         axis = batch_axis(one[key], value)
@@ -190,8 +250,11 @@ def discovered(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> Dis
         rows = value.shape[along] // 2 * min(len(given), LOOKED_AT)
         if key not in some or some[key][along] != rows:
             continue  # the model decides which examples run through it
-        is_neuron = _is_activation(key, modules[path], composed, neurons)
-        is_sequence = _is_sequence(modules[path], key, shape)
+        module = modules[path]
+        is_neuron = _is_activation(key, module, composed, neurons)
+        is_sequence = _is_sequence(module, key, shape)
+        spikes = neurons.get(path) if function is None else None
+        is_output = is_same_memory(value, output)
         sites.append(
             Site(
                 name=key.name,
@@ -200,40 +263,15 @@ def discovered(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> Dis
                 shape=shape,
                 module=path,
                 function=function,
-                call=key[2],
-                is_output=is_same_memory(value, output)
-                or (is_quantised(modules[path]) and _is_copy(value, output)),
-                is_affine=is_affine(modules[path]) and function is None,
+                call=call,
+                is_output=is_output or (is_quantised(module) and _is_copy(value, output)),
+                is_affine=is_affine(module) and function is None,
                 axis=axis,
-                steps=0
-                if is_sequence
-                else _steps_of(
-                    neurons.get(path) if function is None else None, axis, key in folded
-                ),
+                steps=0 if is_sequence else _steps_of(spikes, axis, key in folded),
                 is_recurrent=is_sequence,
             )
         )
-    sites = marked_steps(
-        model,
-        sites,
-        lambda actions: with_values(model, example, call, actions),
-        partial(watched_values, model, example, call),
-    )
-    inline = inline_neurons(model, example, call, sites, events, neurons)
-    sites = with_inputs(sites, inline.sites)
-    stateful = {path for path, n in neurons.items() if n.behaviour == "spiking"}
-    stateful |= {p for p, m in modules.items() if is_recurrent(m) or is_recurrent_cell(m)}
-    sites = marked_units(model, example, call, sites, stateful)
-    sites = marked_read(model, example, call, sites)
-    sites = marked_roles(model, given, call, sites, neurons)
-    spiking = [path for path, n in neurons.items() if n.behaviour == "spiking"]
-    sites = marked_spikes(model, example, call, sites, spiking, inline.spiking)
-    # Where nothing inside the model has a derivative, its parameters have none either.
-    smooth = any(s.has_gradient for s in sites) or not any(s.is_read for s in sites)
-    spikes = any(s.is_read for s in sites if s.module in spiking or s in inline.spiking)
-    sites += _parameter_sites(model, smooth, spikes)
-    fed_back = tuple(path for path, n in neurons.items() if n.feeds_back)
-    return Discovered(sites, tuple(inline.missed), _looped(one, two, sites), fed_back)
+    return sites
 
 
 def _parameter_sites(model: nn.Module, smooth: bool, spikes: bool) -> list[Site]:
