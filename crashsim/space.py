@@ -88,7 +88,7 @@ class FaultSpace:
         dtype, device: what it computes in and where.
         examples: the inputs.
         placements: the faults at their sites, in the order of their coordinates.
-        counts: the coordinates of which exactly so many are struck (``count=``); all others are
+        counts: the coordinates of which an exact number is struck (``count=``); all others are
             independent.
         N: number of fault coordinates.
         B, K: number of inputs and of outputs (all axes after the batch, flattened).

@@ -37,7 +37,7 @@ def answers(space: FaultSpace, analysis: Analysis, epsilon: float, delta: float)
         epsilon, delta: the target.
 
     Raises:
-        ArgumentError: delta is no probability between 0 and 1.
+        ArgumentError: delta is not a probability between 0 and 1.
     """
     if analysis.surrogate is None:
         return []

@@ -83,7 +83,7 @@ def score(
     inits: Annotated[
         int,
         typer.Option(
-            min=1, max=MOST_INITS, help="Score so many initialisations of an architecture."
+            min=1, max=MOST_INITS, help="Score this number of initialisations of an architecture."
         ),
     ] = 1,
     weights: WeightsOption = None,

@@ -49,7 +49,7 @@ StepsAxisOption = Annotated[
         "recurrent or spiking layer shows it; a neuron is then dead in all steps.",
     ),
 ]
-LimitOption = Annotated[int, typer.Option(min=1, help="Use the first so many inputs.")]
+LimitOption = Annotated[int, typer.Option(min=1, help="Use this number of inputs, the first.")]
 FaultOption = Annotated[list[str] | None, typer.Option(help=FAULT_HELP)]
 POption = Annotated[
     float | None,

@@ -221,7 +221,7 @@ def _classes(fault: Fault) -> list[tuple[Integers, float]]:
 
 
 def _enough(expected: float) -> int:
-    """More than so many expected successes will hardly ever be."""
+    """The number of expected successes that is hardly ever exceeded."""
     return int(expected + 6 * math.sqrt(expected)) + 16
 
 

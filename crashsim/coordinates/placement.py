@@ -256,7 +256,7 @@ def with_fault(placement: Placement, fault: Fault) -> Placement:
 
 
 def counts_of(placements: Sequence[Placement]) -> tuple[Count, ...]:
-    """The coordinates of which exactly so many are struck, in order."""
+    """The groups of coordinates of which an exact number is struck, in order."""
     return tuple(dict.fromkeys(p.count for p in placements if p.count is not None))
 
 

@@ -24,8 +24,8 @@ class BernoulliFault(Fault):
         p: the probability: a number; a tensor or array that broadcasts to the units at every site
             (to the groups, where groups are struck); or a function of the ``Site`` that returns
             one of these.
-        count: in place of ``p``: exactly so many coordinates of all sites of the fault together
-            are struck, all choices of them alike.
+        count: in place of ``p``: exactly this number of coordinates, of all sites of the fault
+            together, is struck, each choice of them with the same probability.
         per: ``"site"``: ``count`` of each site's coordinates instead (of each layer's neurons).
     """
 
@@ -54,7 +54,7 @@ class BernoulliFault(Fault):
         low, high = range_of(self.p)
         if not (low >= 0 and high <= 1):
             raise ArgumentError(
-                f"{cls}: p={self.p!r} is no probability; give a number in [0, 1], or several"
+                f"{cls}: p={self.p!r} is not a probability; give a number in [0, 1], or several"
             )
 
     def to_dict(self) -> dict[str, object]:

@@ -54,7 +54,7 @@ def check_fault(fault: Fault) -> None:
     """Checks that a fault's class and numbers make a law.
 
     Raises:
-        ArgumentError: its class declares no law or name, its parameter is no number, or its law
+        ArgumentError: its class declares no law or name, its parameter is not a number, or its law
             has no such parameter.
     """
     cls = type(fault).__name__

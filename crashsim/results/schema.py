@@ -63,8 +63,8 @@ class FaultFacts(TypedDict):
     value: NotRequired[float]
     bits: NotRequired[int]
     rates: NotRequired[OwnRates]  # p, std or rate is then their mean
-    count: NotRequired[int]  # exactly so many are struck
-    of: NotRequired[int]  # of so many coordinates, of this site and others
+    count: NotRequired[int]  # the exact number that is struck
+    of: NotRequired[int]  # of this number of coordinates, of this site and others
 
 
 class SiteFacts(TypedDict):

@@ -48,9 +48,11 @@ REL_WIDTH = 0.2  # relative half-width to stop at
 _DEFENSIVE = 0.1  # share of the untilted law in the proposal
 _SURROGATE = 0.2  # share of the laws tilted by the surrogate itself
 _MINOR = 0.02  # share of an event, among many, that is guided by the surrogate alone
-_SCATTERED = 0.3  # share of a law that strikes about so many coordinates, whichever they are,
+_SCATTERED = (
+    0.3  # share of a law that strikes about this number of coordinates, whichever they are,
+)
 _STRUCK = 2.5
-_SMALL = 50  # among at most so many: of more, it would hardly ever strike the same few again
+_SMALL = 50  # among at most this number: of more, it would hardly ever strike the same few again
 _GUIDES = 16  # events with a part of the proposal
 _BATCH = 512  # samples in a block
 _BLOCKS = 2**32  # of an event, more than are ever drawn
@@ -132,7 +134,7 @@ def importance_sampling(
         epsilon: of the tail; no tail without.
         output: whose tail.
         seed: the samples depend on it and the input alone.
-        samples, rel_width: for each input, spend at most so many samples and stop at this
+        samples, rel_width: for each input, spend at most this number of samples and stop at this
             relative half-width.
 
     Warns:

@@ -305,7 +305,7 @@ def _result(run: _Run) -> MonteCarlo:
 
 
 def _too_few(run: _Run, moments: Moments) -> str | None:
-    """What so many samples cannot show, if that matters."""
+    """What a number of samples cannot show, if that matters."""
     if not (run.space.moments.k2 > 0).any():
         return None
     if (moments.variance.value == 0).all():

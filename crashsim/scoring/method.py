@@ -71,7 +71,7 @@ class Method:
         moments_only: it asks nothing of a fault's law but its moments, so it serves laws that
             cannot be drawn from.
         dependent: it is right for coordinates that depend on each other too, as those do of which
-            exactly so many are struck (``space.counts``).
+            an exact number is struck (``space.counts``).
         option: the argument of ``score`` that adds it (``proofs``, ``hardware``), if one does.
         rank: its place among methods of its kind when a verdict quotes one number, lowest first;
             None: never quoted.

@@ -188,7 +188,7 @@ def _of_masks(name: str, value: Any) -> Floats:
 
 
 def check_draw(chip: Chip, masks: int) -> None:
-    """Raises HardwareError unless faults can be drawn for so many masks of a chip."""
+    """Raises HardwareError unless faults can be drawn for this number of masks of a chip."""
     if not isinstance(chip, Chip):
         raise HardwareError(f"chip must be a Chip, as convert returns, got {chip!r:.80}")
     whole("masks", masks, 1)

@@ -60,7 +60,7 @@ def check_nir_file(path: str | Path, most_bytes: int = MOST_BYTES) -> None:
 
 
 def check_room(what: str, numbers: int, most_bytes: int) -> None:
-    """Raises HardwareError where so many numbers, as float64, would take too much memory."""
+    """Raises HardwareError where this many numbers, as float64, would take too much memory."""
     if 8 * numbers > most_bytes:
         raise HardwareError(
             f"{what} would take {8 * numbers / 2**20:,.0f} MiB of memory, more than the "
