@@ -6,18 +6,28 @@ so is taken at its word; any other is tried on numbers of all sizes.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from crashsim.faults.fault import Fault
+
+class Acting(Hashable, Protocol):
+    """What a fault does, as it is tried out here."""
+
+    def displacement(self, value: Tensor) -> Tensor: ...
+
+    def coordinate_count(self, shape: tuple[int, ...]) -> int: ...
+
+    def group_size(self, shape: tuple[int, ...]) -> int: ...
+
+    def perturb(self, value: Tensor, e: Tensor, shape: tuple[int, ...]) -> Tensor: ...
 
 
 @lru_cache(maxsize=256)
-def acts_on_each(fault: Fault) -> bool:
+def acts_on_each(fault: Acting) -> bool:
     """Whether a fault's coordinates each act on a unit of their own, by that unit's value alone."""
     value = _numbers()
     try:
@@ -37,7 +47,7 @@ def acts_on_each(fault: Fault) -> bool:
 
 
 @lru_cache(maxsize=256)
-def sets_to_zero(fault: Fault) -> bool:
+def sets_to_zero(fault: Acting) -> bool:
     """Whether a unit that is struck with e = 1 becomes 0, whatever it was."""
     value = _numbers()
     try:

@@ -132,7 +132,8 @@ def _run(
         shared.asked,
         plan.size,
         lambda done, total: progress(name, done, total),
-        method,
+        name,
+        method.needs,
         shared,
     )
     try:

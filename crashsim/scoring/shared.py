@@ -16,7 +16,6 @@ from crashsim.analytic.layer_bounds import layer_bounds
 from crashsim.coordinates.placement import strikes_singly
 from crashsim.errors import ArgumentError, NotApplicableError
 from crashsim.results.estimate import Estimate, Quantity
-from crashsim.scoring.method import Method
 from crashsim.scoring.request import Progress, Request
 from crashsim.scoring.size import (
     Size,
@@ -120,7 +119,8 @@ class Given:
     asked: Request
     size: Size
     progress: Callable[[int, int], None]
-    _method: Method = field(repr=False)
+    _method: str = field(repr=False)
+    _needs: tuple[str, ...] = field(repr=False)
     _shared: Shared = field(repr=False)
 
     @property
@@ -181,10 +181,10 @@ class Given:
         return self._shared.linearised.surrogate
 
     def _take(self, name: str) -> Any:
-        if name not in self._method.needs:
+        if name not in self._needs:
             raise ArgumentError(
-                f"methods: {self._method.name} takes {name!r}, which is not among its "
-                f"needs={self._method.needs}; add it"
+                f"methods: {self._method} takes {name!r}, which is not among its "
+                f"needs={self._needs}; add it"
             )
         return self._shared.take(name)
 

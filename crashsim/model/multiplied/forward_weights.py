@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from crashsim.model.inputs import Inputs
 from crashsim.model.multiplied.products import Product, memory_of, watching
 from crashsim.model.multiplied.stored_words import WORDS, words_of_fake_quantiser, words_of_integers
+from crashsim.model.twins.held import Held
 from crashsim.model.twins.held_in_forward import HeldWeight, Multiplying
-from crashsim.model.twins.held_weights import Held, put_parameter
+from crashsim.model.twins.held_weights import put_parameter
 
 # Runs the model on inputs, with these parameters and buffers.
 Call = Callable[[Inputs, Mapping[str, Tensor]], object]

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 
 from crashsim.errors import SiteError
 from crashsim.model.sites.site import Site
-from crashsim.model.twins.held_weights import Held
+from crashsim.model.twins.held import Held
 
 _SHOWN = 5
 

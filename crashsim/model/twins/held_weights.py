@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -24,20 +24,8 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from crashsim.model.global_random import Drawing
 from crashsim.model.multiplied.stored_words import WORDS, stored_by_subclass
+from crashsim.model.twins.held import Held
 from crashsim.model.twins.twin import apart
-
-
-@dataclass
-class Held:
-    """What a twin holds in the place of what its weights are computed from.
-
-    Attributes:
-        sources: names of the tensors that weights were computed from, each with the weight's name.
-        left: weights that are still computed in every pass, each with the reason.
-    """
-
-    sources: dict[str, str] = field(default_factory=dict)
-    left: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch.ao.nn.quantized.modules.conv import _ConvNd
 from torch.ao.nn.quantized.modules.linear import LinearPackedParams
 
 from crashsim.model.multiplied.stored_words import WORDS, Words
-from crashsim.model.twins.held_weights import Held
+from crashsim.model.twins.held import Held
 from crashsim.model.twins.twin import PerThread
 
 # The attributes that hold what is packed.
