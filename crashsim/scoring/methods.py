@@ -257,7 +257,7 @@ METHODS: tuple[Method, ...] = (
         refuses=too_many_gradients,
         moments_only=True,
         dependent=True,
-        rank=4,
+        rank=5,
     ),
     Method(
         "single",
@@ -268,7 +268,7 @@ METHODS: tuple[Method, ...] = (
         refuses=too_many_differences,
         moments_only=True,
         dependent=True,
-        rank=3,
+        rank=4,
     ),
     Method(
         "pairs",
@@ -339,7 +339,7 @@ METHODS: tuple[Method, ...] = (
         partial(_tails, "saddlepoint"),
         "estimate",
         needs=("surrogate", "margins"),
-        rank=2,
+        rank=3,
         rare=5,
     ),
     Method(
@@ -352,7 +352,7 @@ METHODS: tuple[Method, ...] = (
         cost=lambda size: 2 * single_law.SAMPLES * size.gains,
         dear="sampling the sum of its single-fault changes takes longer",
         dependent=True,
-        rank=1,
+        rank=2,
     ),
     Method(
         "remainder",

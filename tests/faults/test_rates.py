@@ -212,7 +212,7 @@ def test_how_rates_fit(net, x):
         (lambda: NeuronCrash(np.full((2, 6), 0.1)), "do not fit"),
         (lambda: NeuronCrash(P, group=3), "do not fit"),
         (lambda: NeuronCrash(lambda site: 1.5), "p=1.5"),
-        (lambda: NeuronCrash(lambda site: np.full(6, -0.1)), "no probability"),
+        (lambda: NeuronCrash(lambda site: np.full(6, -0.1)), "not a probability"),
         (lambda: NeuronCrash(lambda site: "x"), "at '1'='x' is not a number"),
         (lambda: NeuronCrash(lambda site: 1 / 0), "called with site '1', raised ZeroDivisionError"),
         (lambda: NeuronCrash(lambda site: lambda s: 0.1), "function again"),
