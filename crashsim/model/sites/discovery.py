@@ -57,12 +57,15 @@ class Discovered(NamedTuple):
         looped: modules that run once for each example, so that their values have no batch axis.
         fed_back: spiking modules that run through many steps in one call and feed their spikes
             back inside it, where no fault of their output reaches.
+        closed: recurrent layers of torch whose single steps no fault reaches: they read packed
+            sequences, or several sequences of an example, or are quantised.
     """
 
     sites: list[Site]
     missed: tuple[tuple[str, str], ...]
     looped: tuple[str, ...]
     fed_back: tuple[str, ...]
+    closed: tuple[str, ...]
 
 
 @torch.inference_mode(False)
@@ -208,7 +211,9 @@ def discovered(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> Dis
                 steps=0
                 if is_sequence
                 else _steps_of(
-                    neurons.get(path) if function is None else None, axis, key in folded
+                    n if (n := neurons.get(path)) and function == n.item else None,
+                    axis,
+                    key in folded,
                 ),
                 is_recurrent=is_sequence,
             )
@@ -226,14 +231,15 @@ def discovered(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> Dis
     sites = marked_units(model, example, call, sites, stateful)
     sites = marked_read(model, example, call, sites)
     sites = marked_roles(model, given, call, sites, neurons)
-    spiking = [path for path, n in neurons.items() if n.behaviour == "spiking"]
+    spiking = {path: n.item for path, n in neurons.items() if n.behaviour == "spiking"}
     sites = marked_spikes(model, example, call, sites, spiking, inline.spiking)
     # Where nothing inside the model has a derivative, its parameters have none either.
     smooth = any(s.has_gradient for s in sites) or not any(s.is_read for s in sites)
     spikes = any(s.is_read for s in sites if s.module in spiking or s in inline.spiking)
     sites += _parameter_sites(model, smooth, spikes)
     fed_back = tuple(path for path, n in neurons.items() if n.feeds_back)
-    return Discovered(sites, tuple(inline.missed), _looped(one, two, sites), fed_back)
+    looped = _looped(one, two, sites)
+    return Discovered(sites, tuple(inline.missed), looped, fed_back, _closed(sites, modules))
 
 
 def _parameter_sites(model: nn.Module, smooth: bool, spikes: bool) -> list[Site]:
@@ -270,6 +276,13 @@ def _looped(one: SiteValues, two: SiteValues, sites: Sequence[Site]) -> tuple[st
     return tuple(path for path in again if path not in known)
 
 
+def _closed(sites: Sequence[Site], modules: Mapping[str, nn.Module]) -> tuple[str, ...]:
+    """Recurrent layers that run, of which no sequence of steps is a site."""
+    found = {s.module: None for s in sites if s.kind == "activation"}
+    open_ = {s.module for s in sites if s.is_recurrent}
+    return tuple(path for path in found if is_recurrent(modules[path]) and path not in open_)
+
+
 def _is_copy(value: Tensor, output: Any) -> bool:
     """Whether a quantised layer's values are the output, which is a copy of them."""
     return (
@@ -280,11 +293,13 @@ def _is_copy(value: Tensor, output: Any) -> bool:
 
 
 def _is_activation(
-    key: SiteKey, module: nn.Module, composed: Collection[str], neurons: Collection[str]
+    key: SiteKey, module: nn.Module, composed: Collection[str], neurons: Mapping[str, Neurons]
 ) -> bool:
     path, function, _ = key
-    if path in composed or path in neurons:
+    if path in composed:
         return function is None
+    if path in neurons:
+        return function == neurons[path].item
     if any(path.startswith(f"{outer}.") for outer in neurons):
         return False  # a part of what computes the neurons' outputs
     return (
