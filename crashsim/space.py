@@ -148,6 +148,7 @@ class FaultSpace:
             why = _why_none(isolated.looped, numbers_named(isolated.original, by_site))
             raise SiteError(f"{error}{why}") from error
         _check_feedback(placements, isolated.fed_back)
+        _check_closed(placements, isolated.closed, "hidden" in by_site)
         if isolated.missed and "hidden" in by_site:
             notice(_missed(isolated.missed), stacklevel=4)
         check_strength(placements, dtype)
@@ -418,6 +419,26 @@ def _check_feedback(placements: Sequence[Placement], fed_back: Sequence[str]) ->
                 "back inside it, where a fault of what it returns does not reach: a dead neuron "
                 "would still drive its own layer. Call it step by step (a cell in a loop), or "
                 "strike other sites"
+            )
+
+
+def _check_closed(placements: Sequence[Placement], closed: Sequence[str], hidden: bool) -> None:
+    """Raises SiteError for units of recurrent layers whose single steps no fault reaches.
+
+    Args:
+        placements: what is struck.
+        closed: those layers.
+        hidden: whether all neurons are to be struck, those of these layers among them.
+    """
+    of_neurons = [p for p in placements if p.site.kind != "parameter"]
+    struck = {p.site.module for p in of_neurons}
+    for path in closed:
+        if path in struck or (hidden and of_neurons):
+            raise SiteError(
+                f"sites: {path!r} is a recurrent layer that reads a packed sequence or several "
+                "sequences of an example, or is quantised: no fault reaches its single steps, so "
+                "that a dead unit would still drive its own layer. Give it padded sequences "
+                "(B, T, F), or strike other sites, or weights"
             )
 
 

@@ -90,7 +90,9 @@ class Placement:
         """Number of time steps or calls in which the same neurons are."""
         if self.site.steps is None:
             return len(self.sites)
-        return self.site.shape[self.site.steps] if self.site.steps in self.tied else 1
+        if self.site.steps not in self.tied:
+            return 1
+        return sum(1 if s.steps is None else s.shape[s.steps] for s in self.sites)
 
     @property
     def acts_once(self) -> bool:
@@ -123,11 +125,25 @@ class Placement:
         there, front = self._places
         return moved.movedim(front, there)
 
+    @property
+    def _window(self) -> tuple[int, int] | None:
+        """The steps of a call in which the fault acts; None for all.
+
+        Of calls of one step each, those in the window are the sites.
+        """
+        steps = self.site.steps
+        one_by_one = steps is not None and self.site.shape[steps] == 1
+        return None if one_by_one else self.fault.window
+
+    def acts_in(self, step: int) -> bool:
+        """Whether the fault acts in this step of a call."""
+        return self._window is None or self._window[0] <= step < self._window[1]
+
     def in_window(self, struck: Tensor, clean: Tensor, site: Site) -> Tensor:
         """Values (S, b, *site.shape) that are struck in the fault's window, and clean outside."""
-        if self.fault.window is None or site.steps is None or site.steps not in self.tied:
+        if self._window is None or site.steps is None or site.steps not in self.tied:
             return struck
-        start, stop = self.fault.window
+        start, stop = self._window
         at = torch.arange(site.shape[site.steps], device=struck.device)
         shape = [1] * struck.dim()
         shape[2 + site.steps] = -1
@@ -158,8 +174,7 @@ class Placement:
             direction: 0, or 1 for the layer's way back.
             step: number of the step.
         """
-        start, stop = self.fault.window or (step, step + 1)
-        if not start <= step < stop:
+        if not self.acts_in(step):
             return h
         first = direction * h.shape[-1] + (0 if self.tied else step * self.site.shape[-1])
         struck = e[..., first : first + h.shape[-1]]
@@ -275,7 +290,7 @@ def _same_neurons(sites: Sequence[Site], fault: Fault) -> list[tuple[Site, ...]]
     """The calls that a fault's coordinates share: those of the same neurons, if it is permanent.
 
     Raises:
-        SiteError: a window leaves none of the steps.
+        SiteError: a window leaves none of the steps, or counts steps of several calls.
     """
     if fault.duration == "transient":
         return [(site,) for site in sites]
@@ -289,6 +304,12 @@ def _same_neurons(sites: Sequence[Site], fault: Fault) -> list[tuple[Site, ...]]
     for group in groups.values():
         steps = group[0].steps
         if len(group) > 1:
+            if steps is not None and any(site.shape[steps] > 1 for site in group):
+                raise SiteError(
+                    f"{type(fault).__name__}: window={fault.window}: {group[0].name!r} runs in "
+                    f"{len(group)} calls of several steps, so that it is not clear which steps "
+                    "these are; call it once, or step by step, or leave the window out"
+                )
             group = group[start:stop]
         elif steps is None or start >= group[0].shape[steps]:
             group = []

@@ -32,11 +32,11 @@ def _has_positions(p: Placement) -> bool:
 
 def _line(p: Placement) -> str | None:
     site, units = p.site, f"{p.size:,} coordinates"
-    steps = site.shape[site.steps] if site.steps is not None else len(p.sites)
+    steps = sum(1 if s.steps is None else s.shape[s.steps] for s in p.sites)
     if p.fault.is_of_features and p.tied:
         return f"{units}, a feature in all of its positions each"
-    if p.fault.window is not None and steps > 1:
-        return f"{units}, each in steps {p.fault.window[0]} to {p.fault.window[1] - 1} of {steps}"
+    if p.fault.window is not None:
+        return f"{units}, each in steps {p.fault.window[0]} to {p.fault.window[1] - 1}"
     if p.tied or len(p.sites) > 1:
         return f"{units}, each in all {steps} {'steps' if p.tied else 'calls'}"
     if site.steps is not None:

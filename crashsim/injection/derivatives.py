@@ -15,6 +15,10 @@ from crashsim.injection.faulty_model import FaultyModel
 from crashsim.model.inputs import Inputs
 
 _GRADIENT_SCALARS = 2**25  # numbers of derivatives, or of their graph, held at once
+_EXAMPLES_LOOKED_AT = 4  # to see whether a gradient is that of the output
+_COORDINATES_LOOKED_AT = 8  # of each of them: those of the largest gradients
+_MUCH, _LITTLE = 0.5, 0.1  # changes of such a coordinate
+_NOTICEABLE = 1e3  # times rounding, that its gradient says the output changes
 NO_DERIVATIVES = (
     "the model computes its output without derivatives (by steps, under no_grad, or overwriting "
     "what they need)"
@@ -42,9 +46,11 @@ class Derivatives:
 
         Where spikes depend on a struck value there is none, but a surrogate gradient at most.
         """
+        return not self._passes_spikes and self._has_gradient
+
+    @cached_property
+    def _has_gradient(self) -> bool:
         faulty = self._faulty
-        if self._acts_on_spikes:
-            return False
         if not any(site.has_gradient for p in faulty.placements for site in p.sites):
             return False
         with faulty.model.at_work(), torch.enable_grad():
@@ -60,10 +66,51 @@ class Derivatives:
         sites = [site for p in self._faulty.placements for site in p.sites]
         return any(site.acts_on_spikes and site.is_read for site in sites)
 
+    @cached_property
+    def _passes_spikes(self) -> bool:
+        """Whether spikes lie between the struck values and the output, wherever they are computed.
+
+        Spiking neurons that are known say so. Those that the model computes in line, behind its
+        last layer, show it: the output stays what it is, to the last bit, where a gradient says
+        that it changes much.
+        """
+        return self._acts_on_spikes or (self._has_gradient and self._stays_despite_gradients())
+
+    def _stays_despite_gradients(self) -> bool:
+        faulty = self._faulty
+        rounding = torch.finfo(faulty.model.dtype).eps
+        for index in range(min(_EXAMPLES_LOOKED_AT, len(faulty.examples))):
+            example = faulty.examples.part(index, index + 1)
+            with faulty.model.at_work(), torch.enable_grad():
+                e, clean = self._forward(example, np.zeros(faulty.N))
+                slopes = gradient_of(clean.sum(), e)[0, 0].abs()
+            clean = clean.detach()
+            least = _NOTICEABLE * rounding * (float(clean.abs().sum()) + rounding) / _LITTLE
+            least = max(least, 0.2 * float(slopes.max()))
+            steep = slopes.topk(min(_COORDINATES_LOOKED_AT, faulty.N)).indices
+            steep = steep[slopes[steep] >= least]
+            if self._stays(example, clean, steep.tolist()):
+                return True
+        return False
+
+    def _stays(self, example: Inputs, clean: Tensor, coordinates: list[int]) -> bool:
+        """Whether an output is the same after a large change of one, or a small one of any."""
+        faulty = self._faulty
+
+        def is_same(coordinate: int, change: float) -> bool:
+            at = np.zeros(faulty.N)
+            at[coordinate] = change
+            with faulty.model.at_work(), torch.no_grad():
+                return torch.equal(self._forward(example, at)[1], clean)
+
+        if any(is_same(c, _MUCH) for c in coordinates):
+            return True
+        return bool(coordinates) and all(is_same(c, _LITTLE) for c in coordinates)
+
     @property
     def why_none(self) -> str:
         """Why there are none, where there are none."""
-        return SPIKES if self._acts_on_spikes else NO_DERIVATIVES
+        return SPIKES if self._passes_spikes else NO_DERIVATIVES
 
     def _check_exist(self) -> None:
         if not self.exist:

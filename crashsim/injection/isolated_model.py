@@ -62,7 +62,7 @@ class IsolatedModel:
         runs_alone: whether each sample of each input runs by itself.
         sites: all sites of the model.
         held: the weights that layers multiply by, where they are computed from other tensors.
-        missed, looped, fed_back: what cannot be struck; see ``discovered``.
+        missed, looped, fed_back, closed: what cannot be struck; see ``discovered``.
         clean: (B, K) outputs of the examples that it was made with, in the type that it was made
             in, all axes after the batch flattened.
         layer_by_layer: ``with layer_by_layer():`` torch runs no layers as one, so that faults find
@@ -108,7 +108,7 @@ class IsolatedModel:
         self.clean: Floats = clean.double().cpu().numpy()
         with torch.no_grad(), self._explaining_failures(examples), self._drawing.undone():
             found = discovered(self.module, examples, self._forward)
-        self.sites, self.missed, self.looped, self.fed_back = found
+        self.sites, self.missed, self.looped, self.fed_back, self.closed = found
         self._twin.looks = False
 
     def _checked(self, examples: Inputs, readout: str | int | None) -> tuple[Readout, Tensor]:

@@ -86,8 +86,7 @@ def struck_step(
             )
         e = coordinates(p, h, p.size).to(h)
         struck = p.perturb_step(h[None], p.by_unit(e)[None], direction, step)[0]
-        is_struck = p.fault.window is None or p.fault.window[0] <= step < p.fault.window[1]
-        kept = _kept(p) if inverse_scaling and is_struck else None
+        kept = _kept(p) if inverse_scaling and p.acts_in(step) else None
         if kept is not None:
             first = direction * h.shape[-1] + (0 if p.tied else step * p.shape[-1])
             struck = struck / kept.reshape(-1)[first : first + h.shape[-1]].to(struck)

@@ -19,8 +19,9 @@ from crashsim import (
     SignFlip,
     StuckAt,
     WeightCrash,
+    find_sites,
 )
-from crashsim.errors import ArgumentError, CrashsimWarning, ModelError
+from crashsim.errors import ArgumentError, CrashsimWarning, ModelError, SiteError
 
 
 @pytest.fixture(autouse=True)
@@ -225,11 +226,12 @@ def test_the_variance_of_flips_in_a_score(seeded, randn):
     assert "words" not in str(score.to_dict()["faults"])
 
 
-def test_a_recurrent_layer_has_neurons(seeded, randn):
+def test_the_units_of_a_recurrent_layer_are_not_reached_in_each_step(seeded, randn):
     net, x = seeded(lambda: NETS["lstm"][0](randn)), randn(1, 3, 3)
-    space = FaultSpace(net, x, NeuronCrash(0.1))
-    assert [p.site.name for p in space.placements] == ["layer"]
-    assert {s.name for s in space.available_sites} >= {"layer", "layer:h_n", "layer:c_n"}
+    with pytest.raises(SiteError, match=r"'layer' is a recurrent layer .* or is quantised"):
+        FaultSpace(net, x, NeuronCrash(0.1))
+    names = {s.name for s in find_sites(net, x)}
+    assert names >= {"layer", "layer:h_n", "layer:c_n"}
 
 
 def test_weights_packed_in_a_graph_are_named(seeded, randn):

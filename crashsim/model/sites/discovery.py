@@ -57,12 +57,15 @@ class Discovered(NamedTuple):
         looped: modules that run once for each example, so that their values have no batch axis.
         fed_back: spiking modules that run through many steps in one call and feed their spikes
             back inside it, where no fault of their output reaches.
+        closed: recurrent layers of torch whose single steps no fault reaches: they read packed
+            sequences, or several sequences of an example, or are quantised.
     """
 
     sites: list[Site]
     missed: tuple[tuple[str, str], ...]
     looped: tuple[str, ...]
     fed_back: tuple[str, ...]
+    closed: tuple[str, ...]
 
 
 @torch.inference_mode(False)
@@ -190,7 +193,7 @@ def discovered(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> Dis
     )
     inline = inline_neurons(model, example, call, sites, events, neurons)
     sites = with_inputs(sites, inline.sites)
-    spiking = [path for path, n in neurons.items() if n.behaviour == "spiking"]
+    spiking = {path: n.item for path, n in neurons.items() if n.behaviour == "spiking"}
     recurrent = {p for p, m in modules.items() if is_recurrent(m) or is_recurrent_cell(m)}
     sites = marked_units(model, example, call, sites, {*spiking, *recurrent})
     sites = marked_read(model, example, call, sites)
@@ -201,7 +204,8 @@ def discovered(model: nn.Module, given: Inputs, call: Callable[..., Any]) -> Dis
     spikes = any(s.is_read for s in sites if s.module in spiking or s in inline.spiking)
     sites += _parameter_sites(model, smooth, spikes)
     fed_back = tuple(path for path, n in neurons.items() if n.feeds_back)
-    return Discovered(sites, tuple(inline.missed), _looped(one, two, sites), fed_back)
+    looped = _looped(one, two, sites)
+    return Discovered(sites, tuple(inline.missed), looped, fed_back, _closed(sites, modules))
 
 
 def _input_sites(example: Inputs) -> list[Site]:
@@ -253,7 +257,8 @@ def _value_sites(
         module = modules[path]
         is_neuron = _is_activation(key, module, composed, neurons)
         is_sequence = _is_sequence(module, key, shape)
-        spikes = neurons.get(path) if function is None else None
+        found = neurons.get(path)
+        spikes = found if found is not None and function == found.item else None
         is_output = is_same_memory(value, output)
         sites.append(
             Site(
@@ -308,6 +313,13 @@ def _looped(one: SiteValues, two: SiteValues, sites: Sequence[Site]) -> tuple[st
     return tuple(path for path in again if path not in known)
 
 
+def _closed(sites: Sequence[Site], modules: Mapping[str, nn.Module]) -> tuple[str, ...]:
+    """Recurrent layers that run, of which no sequence of steps is a site."""
+    found = {s.module: None for s in sites if s.kind == "activation"}
+    open_ = {s.module for s in sites if s.is_recurrent}
+    return tuple(path for path in found if is_recurrent(modules[path]) and path not in open_)
+
+
 def _is_copy(value: Tensor, output: Any) -> bool:
     """Whether a quantised layer's values are the output, which is a copy of them."""
     return (
@@ -318,11 +330,13 @@ def _is_copy(value: Tensor, output: Any) -> bool:
 
 
 def _is_activation(
-    key: SiteKey, module: nn.Module, composed: Collection[str], neurons: Collection[str]
+    key: SiteKey, module: nn.Module, composed: Collection[str], neurons: Mapping[str, Neurons]
 ) -> bool:
     path, function, _ = key
-    if path in composed or path in neurons:
+    if path in composed:
         return function is None
+    if path in neurons:
+        return function == neurons[path].item
     if any(path.startswith(f"{outer}.") for outer in neurons):
         return False  # a part of what computes the neurons' outputs
     return (

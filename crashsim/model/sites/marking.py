@@ -12,16 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from crashsim.model.inputs import Inputs
-from crashsim.model.sites.names import (
-    INPUT,
-    SiteKey,
-)
+from crashsim.model.nested import leaves
+from crashsim.model.sites.names import INPUT, SiteKey, item_name
 from crashsim.model.sites.neurons import Neurons, multiplied
 from crashsim.model.sites.passes import (
     LOOKED_AT,
     OTHERS,
     is_equal,
-    is_same_memory,
     real_leaves,
     with_values,
 )
@@ -62,13 +59,18 @@ def marked_units(
         for first in known:
             before = feeders.get(first.key, {})
             same = site.module in stateful or is_used_again(before, now)
-            if same and site.shape == first.shape and site.steps == first.steps:
+            if same and site.steps == first.steps and _of_a_step(site) == _of_a_step(first):
                 told.append(replace(site, units=first.name))
                 break
         else:
             known.append(site)
             told.append(replace(site, units=site.name))
     return told
+
+
+def _of_a_step(site: Site) -> tuple[int, ...]:
+    """The shape of a site's values in one step: a layer may run through more of them in a call."""
+    return tuple(n for axis, n in enumerate(site.shape) if axis != site.steps)
 
 
 def marked_roles(
@@ -101,10 +103,15 @@ def marked_spikes(
     example: Inputs,
     call: Callable[..., Any],
     sites: Sequence[Site],
-    spiking: Sequence[str],
+    spiking: Mapping[str, str | None],
     inline: Collection[Site],
 ) -> list[Site]:
-    """The sites, each marked with whether spikes depend on its value: it is changed to see."""
+    """The sites, each marked with whether spikes depend on its value: it is changed to see.
+
+    Args:
+        spiking: by path, modules that emit spikes, and which of what they return these are.
+        inline: layers that read spikes which no module emits.
+    """
     if not spiking and not inline:
         return list(sites)
     readers = {site.module for site in inline}
@@ -112,8 +119,9 @@ def marked_spikes(
     def spikes(actions: Mapping[Site, Action]) -> list[Tensor]:
         seen: list[Tensor] = []
 
-        def keep(_: nn.Module, __: Any, output: Any) -> None:
-            seen.extend(leaf.clone() for leaf in real_leaves(output)[:1])
+        def keep(module: nn.Module, __: Any, output: Any, item: str | None) -> None:
+            found = [leaf for names, leaf in leaves(output) if item_name(module, names) == item]
+            seen.extend(leaf.clone() for leaf in real_leaves(found)[:1])
 
         def read(_: nn.Module, args: tuple[Any, ...]) -> None:
             seen.extend(leaf.clone() for leaf in real_leaves(args)[:1])
@@ -122,8 +130,9 @@ def marked_spikes(
             for path in readers:  # likewise
                 module = model.get_submodule(path)
                 stack.callback(module.register_forward_pre_hook(read).remove)
-            for path in spiking:  # before faults strike what they return
-                stack.callback(model.get_submodule(path).register_forward_hook(keep).remove)
+            for path, item in spiking.items():  # before faults strike what they return
+                hook = partial(keep, item=item)
+                stack.callback(model.get_submodule(path).register_forward_hook(hook).remove)
             with_values(model, example, call, actions)
         return seen
 
@@ -153,16 +162,18 @@ def _guards(
 ) -> list[Site]:
     """Activations that read the output of another one itself and return the same numbers.
 
+    Those that round them to whole multiples of one step, as quantisers do, are guards, too.
+
     Modules alone are looked at, in all their calls.
     """
     activations = {s.key: s for s in sites if s.kind == "activation"}
-    outputs: list[Tensor] = []
+    outputs: dict[tuple[int, int], Tensor] = {}  # by their memory, kept so that it stays theirs
     read: dict[str, Tensor | None] = {}
     changes: set[str] = set()
 
     def before(_: nn.Module, args: tuple[Any, ...], path: str) -> None:
         x = args[0] if args else None
-        if isinstance(x, Tensor) and any(is_same_memory(x, value) for value in outputs):
+        if isinstance(x, Tensor) and (x.data_ptr(), x.numel()) in outputs:
             read[path] = x.clone()
         else:
             read[path] = None
@@ -171,9 +182,9 @@ def _guards(
         path, function, _ = key
         if key not in activations or not isinstance(value, Tensor):
             return
-        outputs.append(value)
+        outputs[value.data_ptr(), value.numel()] = value
         x = read.get(path)
-        if function is None and (x is None or not is_equal(x, value)):
+        if function is None and (x is None or not (is_equal(x, value) or _is_rounded(x, value))):
             changes.add(path)
 
     modules = dict(model.named_modules())
@@ -184,6 +195,19 @@ def _guards(
         stack.enter_context(listening(model, after, only=list(activations.values())))
         example.clone().call(call)
     return [s for s in activations.values() if s.function is None and s.module not in changes]
+
+
+def _is_rounded(x: Tensor, value: Tensor) -> bool:
+    """Whether a value is another one, rounded to the nearest of some multiples of one step."""
+    if x.shape != value.shape:
+        return False
+    apart = value.unique().diff()
+    apart = apart[apart > 1e-3 * value.abs().max()]
+    if len(apart) < 2:
+        return False
+    step = float(apart.min())
+    off = value / step - (value / step).round()
+    return bool(off.abs().max() < 0.01) and bool((x - value).abs().max() <= 0.51 * step)
 
 
 def marked_read(
@@ -223,6 +247,18 @@ def marked_read(
         for group in groups.values():
             if read.isdisjoint(group) and _matter(group, model, example, call, clean):
                 read |= group
+        # The output may stay what it is because the spikes behind it do, on this example.
+        behind = {s for s in read if s.kind == "activation"}
+        while behind:
+            changing = [
+                group
+                for group in groups.values()
+                if read.isdisjoint(group)
+                and any(s.kind == "activation" for s in group)
+                and _reaches(group, behind, model, example, call)
+            ]
+            behind = set[Site]().union(*changing)
+            read |= behind
     used = {site.units for site in read if site.units}
     # The units of a recurrent layer act on all that it returns.
     layers = {(site.module, site.call) for site in read if site.function in ("h_n", "c_n")}
@@ -232,6 +268,40 @@ def marked_read(
         return site in read or inside or (site.units != "" and site.units in used)
 
     return [replace(s, is_read=is_read(s), has_gradient=s in smooth) for s in sites]
+
+
+def _reaches(
+    sites: Collection[Site],
+    neurons: Collection[Site],
+    model: nn.Module,
+    example: Inputs,
+    call: Callable[..., Any],
+) -> bool:
+    """Whether what modules of neurons are given changes if these sites' values do."""
+    paths = {site.module for site in neurons if site.function is None}
+
+    def given(actions: Mapping[Site, Action]) -> list[Tensor]:
+        seen: list[Tensor] = []
+
+        def keep(_: nn.Module, args: tuple[Any, ...]) -> None:
+            seen.extend(leaf.clone() for leaf in real_leaves(args))
+
+        with ExitStack() as stack, torch.no_grad():
+            for path in paths:
+                module = model.get_submodule(path)
+                stack.callback(module.register_forward_pre_hook(keep).remove)
+            with_values(model, example, call, actions)
+        return seen
+
+    clean = given({})
+    for other in OTHERS:
+        try:
+            changed = given(dict.fromkeys(sites, other))
+        except Exception:  # a value that makes the model fail is read
+            return True
+        if len(changed) != len(clean) or not all(map(is_equal, clean, changed)):
+            return True
+    return False
 
 
 def _matter(

@@ -8,6 +8,7 @@ out on copies, with its own inputs in a forward pass and with stronger ones.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,8 +21,9 @@ from torch.overrides import TorchFunctionMode
 
 from crashsim.model.checks import rounding_slack
 from crashsim.model.inputs import Inputs
-from crashsim.model.nested import leaves
+from crashsim.model.nested import Names, leaves
 from crashsim.model.sites.layer_kinds import is_activation, is_recurrent, is_recurrent_cell
+from crashsim.model.sites.names import item_name
 from crashsim.model.twins.copying import Copier
 
 # What multiplies by weights, and so reads the outputs of the neurons before it.
@@ -34,8 +36,10 @@ _MULTIPLIES = frozenset(
 _DRIVES = (1.0, 10.0, 100.0)  # times the size of a module's input
 _LARGEST = 2**22  # values of an input that is tried out
 _REPEATS = 5  # calls in which a state shows
-_FACTORS = (1.0, 1.3, 1.7, 2.2, 0.3)  # times strengths from 0.01 to 10, for tensors of few numbers
+_WEAKEST, _STRONGEST = 0.01, 10.0  # strengths of drives
+_FACTORS = (1.0, 1.3, 1.7, 2.2, 0.3)  # times these, for tensors of few numbers
 _MANY_FACTORS = (*_FACTORS, 0.1, 0.5, 0.7, 3.0, 5.0)
+_BESIDE = 1.25  # a drive is beside another that is so many times as strong
 _BEND = 16  # times rounding, that a second difference must exceed
 
 
@@ -49,11 +53,14 @@ class Neurons:
             in one call; None where it has none.
         feeds_back: whether it multiplies its spikes by weights again inside that call, where a
             fault of what it returns does not reach.
+        item: which of the tensors that the module returns holds the spikes, as sites name it; None
+            for the first.
     """
 
     behaviour: Literal["spiking", "activation"]
     steps_axis: int | None = None
     feeds_back: bool = False
+    item: str | None = None
 
 
 def neurons_of(model: nn.Module, example: Inputs, call: Callable[..., Any]) -> dict[str, Neurons]:
@@ -139,66 +146,103 @@ class _Trial:
         self, module: nn.Module, x: Tensor, others: tuple[Any, ...], keywords: dict[str, Any]
     ) -> None:
         self._module, self._x, self._rest = module, x, (others, keywords)
+        self._number = 0  # of the tensor looked at, among those that it returns
         generator = torch.Generator().manual_seed(0)
         self._noise = torch.randn(x.shape, generator=generator).to(x)
         self._struck = (torch.rand(x.shape, generator=generator) < 0.5).to(x.device)
         self._struck.view(-1)[0] = True
         self._size = float(x.abs().max()) or 1.0
         order = torch.randperm(x.numel(), generator=generator)
-        self._strengths = torch.logspace(-2, 1, x.numel())[order].view(x.shape).to(x)
+        ends = math.log10(_WEAKEST), math.log10(_STRONGEST)
+        self._strengths = torch.logspace(*ends, x.numel())[order].view(x.shape).to(x)
 
     def neurons(self) -> Neurons | None:
-        clean = self._answer(self._x)
-        first = clean[0]
+        clean = self._answers(self._x)
+        for number, (names, value) in enumerate(clean):
+            # Beside a membrane that is returned first, spikes have its shape.
+            could_be = number == 0 or value.shape == self._x.shape == clean[0][1].shape
+            if could_be and value.is_floating_point() and are_multiples(value):
+                self._number = number
+                spiking = self._spiking(value, len(clean), item_name(self._module, names))
+                if spiking is not None:
+                    return spiking
+        self._number = 0
+        first = clean[0][1]
         if not first.is_floating_point():
             return None
         has_matrices = any(p.dim() >= 2 and p.numel() > 1 for p in self._module.parameters())
-        if are_multiples(first) and self._emits_spikes(first):
-            axis = self._steps_axis(first)  # it may keep its state inside a call alone
-            if axis is not None or self._keeps_state(len(clean)):
-                return Neurons("spiking", axis, axis is not None and self._feeds_back(axis))
         if has_matrices or first.shape != self._x.shape:
             return None
         return Neurons("activation") if self._bends_each_number(first) else None
 
-    def _answer(self, value: Tensor, times: int = 1) -> list[Tensor]:
-        """The tensors that a copy of the module returns, when called some times with a value."""
+    def _spiking(self, clean: Tensor, returned: int, item: str | None) -> Neurons | None:
+        """What it does, if it emits spikes; None if not."""
+        if not self._emits_spikes(clean):
+            return None
+        axes = self._steps_axes(clean)  # it may keep its state inside a call alone
+        if not axes and not self._keeps_state(returned):
+            return None
+        feeds_back = any(self._feeds_back(axis) for axis in axes)
+        return Neurons("spiking", axes[0] if len(axes) == 1 else None, feeds_back, item)
+
+    def _answers(self, value: Tensor, times: int = 1) -> list[tuple[Names, Tensor]]:
+        """The tensors that a copy of the module returns, when called some times with a value.
+
+        A state that it returns behind the first tensor, and takes there, is passed on.
+        """
         copier = Copier()
         module = copier(self._module)
         others, keywords = copier(self._rest)
-        output = None
+        output: Any = None
         for _ in range(times):
+            if isinstance(output, tuple) and len(output) == 1 + len(others):
+                others = output[1:]
             output = module.forward(value.clone(), *others, **keywords)
-        return [leaf for _, leaf in leaves(output) if isinstance(leaf, Tensor)]
+        return [(names, leaf) for names, leaf in leaves(output) if isinstance(leaf, Tensor)]
+
+    def _answer(self, value: Tensor, times: int = 1) -> Tensor:
+        """The one of them that is looked at."""
+        return self._answers(value, times)[self._number][1]
 
     def _emits_spikes(self, clean: Tensor) -> bool:
-        """Whether all that it returns are whole multiples of one step, and not always the same."""
+        """Whether all that it returns are whole multiples of one step, and not always the same.
+
+        Its first answer may be the same for all values, where these reach it a call later.
+        """
         values = [clean]
-        for drive in _DRIVES:
-            values.append(self._answer(drive * self._size * self._noise)[0])
-            values.append(self._answer(drive * self._size * (1 + self._noise.abs()))[0])
-            if not are_multiples(torch.cat([value.flatten() for value in values])):
-                return False
-        return len(torch.cat([value.flatten() for value in values]).unique()) > 1
+        for times in (1, _REPEATS):
+            for drive in _DRIVES:
+                for value in (self._noise, 1 + self._noise.abs()):
+                    values.append(self._answer(drive * self._size * value, times))
+                if not are_multiples(torch.cat([value.flatten() for value in values])):
+                    return False
+            if len(torch.cat([value.flatten() for value in values]).unique()) > 1:
+                return True
+        return False
 
     def _keeps_state(self, returned: int) -> bool:
-        """Whether it returns a state beside its spikes, or answers the same value otherwise later.
+        """Whether it takes and returns a state, or answers the same value otherwise later.
 
         Under constant drives of many strengths, a neuron fires in some calls and not in others.
         """
-        if returned > 1:
+        if returned > 1 and any(self._rest):
             return True
-        for factor in _FACTORS:
+        between = (_STRONGEST / _WEAKEST) ** (1 / max(self._x.numel() - 1, 1))  # two strengths
+        filling = [_BESIDE**n for n in range(math.ceil(math.log(between, _BESIDE)))]
+        for factor in (*_FACTORS, *filling):
             value = factor * self._strengths
-            first, *later = [self._answer(value, times)[0] for times in range(1, _REPEATS + 1)]
+            first, *later = [self._answer(value, times) for times in range(1, _REPEATS + 1)]
             if not all(_equal(first, answer) for answer in later):
                 return True
         return False
 
-    def _steps_axis(self, clean: Tensor) -> int | None:
-        """The axis along which a change acts on what comes later alone, and does act on it."""
+    def _steps_axes(self, clean: Tensor) -> list[int]:
+        """The axes along which a change acts on what comes later alone, and does act on it.
+
+        More than one where spikes are fed back, so rarely that the units' axis looks like time.
+        """
         if clean.dim() != self._x.dim():
-            return None
+            return []
         found = []
         for axis, length in enumerate(self._x.shape):
             if length < 2 or clean.shape[axis] != length:
@@ -207,22 +251,22 @@ class _Trial:
             before, after = False, False
             for factor in _MANY_FACTORS:
                 base = factor * self._strengths
-                usual = self._answer(base)[0]
+                usual = self._answer(base)
                 for times in (0.0, 0.5, 2.0):
                     changed = base.clone()
                     changed.select(axis, at).mul_(times)
-                    differs = (self._answer(changed)[0] != usual).movedim(axis, 0).flatten(1).any(1)
+                    differs = (self._answer(changed) != usual).movedim(axis, 0).flatten(1).any(1)
                     before |= bool(differs[:at].any())
                     after |= bool(differs[at + 1 :].any())
             if after and not before:
                 found.append(axis)
-        return found[0] if len(found) == 1 else None
+        return found
 
     def _feeds_back(self, axis: int) -> bool:
         """Whether it multiplies the spikes of a step, which are its output, in one call."""
         values = [drive * self._size * self._noise for drive in _DRIVES]
         for value in (*values, *(factor * self._strengths for factor in _MANY_FACTORS)):
-            spikes = self._answer(value)[0]
+            spikes = self._answer(value)
             seen = multiplied(partial(self._answer, value))
             steps = [s for s in spikes.unbind(axis) if bool(s.any()) and len(s.unique()) > 1]
             given = [v.flatten() for v in value.unbind(axis)]
@@ -242,7 +286,7 @@ class _Trial:
         for drive in _DRIVES:
             for sign in (1, -1):
                 step = sign * drive * self._size * self._struck * (1 + self._noise.abs())
-                one, two = (self._answer(self._x + times * step)[0] for times in (1, 2))
+                one, two = (self._answer(self._x + times * step) for times in (1, 2))
                 if not _equal(one[~self._struck], clean[~self._struck]):
                     return False
                 bend = float((two - 2 * one + clean).abs().max())
