@@ -32,19 +32,23 @@ from .faults import (
     sample_stuck,
 )
 from .network import AvgPool2d, Conv2d, Flatten, Linear, Network, NeuronLayer, Scale, SumPool2d
-from .nir_reading import read_nir
-from .nir_writing import nir_graph, write_nir
+from .nir import CONVENTIONS, Convention, nir_graph, read_nir, write_nir
 from .raster import Raster, Spikes, raster
 from .rate_network import rate_network
 from .reference import reference
 from .running import RunResult, run
 from .statistics import CrashStatistics, Moment, SpikingGap, crash_statistics, spiking_gap
+from .stepped_neuron import SteppedNeuron
+from .transforms import Conv1d
 
 __all__ = [
+    "CONVENTIONS",
     "AvgPool2d",
     "Chip",
     "ChipFaults",
+    "Conv1d",
     "Conv2d",
+    "Convention",
     "CrashStatistics",
     "Device",
     "Flatten",
@@ -60,6 +64,7 @@ __all__ = [
     "Scale",
     "Spikes",
     "SpikingGap",
+    "SteppedNeuron",
     "SumPool2d",
     "convert",
     "crash_statistics",
