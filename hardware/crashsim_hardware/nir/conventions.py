@@ -26,7 +26,8 @@ class Convention:
 
     dt: its time step, in the unit of its time constants; None: by the rule of `read_nir`.
     reset: the only one it has; None: it has several, and does not write which.
-    late: resets are applied one step after the spike.
+    late: resets are applied one step after the spike,
+    zero_at_once: but those of LIF neurons to zero outside of loops.
     strict: spikes where the membrane is above the threshold, not at it.
     many: several spikes a step.
     exponential: membranes decay by exp(-dt / tau) a step, not by 1 - dt / tau.
@@ -38,6 +39,7 @@ class Convention:
     dt: float | None = None
     reset: Reset | None = None
     late: bool = False
+    zero_at_once: bool = False
     strict: bool = False
     many: bool = False
     exponential: bool = False
@@ -47,8 +49,8 @@ class Convention:
 CONVENTIONS: dict[str, Convention] = {
     "nir": Convention("forward Euler; spikes at the threshold; resets at once"),
     "snntorch": Convention(
-        "forward Euler; spikes above the threshold; reset one step late",
-        dt=DT, late=True, strict=True,
+        "forward Euler; spikes above the threshold; resets a step late, but LIF to zero at once",
+        dt=DT, late=True, zero_at_once=True, strict=True,
     ),
     "spikingjelly": Convention(
         "forward Euler; spikes at the threshold; resets to v_reset at once",

@@ -44,9 +44,19 @@ def flat(values: Any, shape: Shape, name: str) -> Floats:
 
 
 def neuron_of(
-    nir: Any, name: str, node: Any, shape: Shape, dt: float, convention: Convention, reset: Reset
+    nir: Any,
+    name: str,
+    node: Any,
+    shape: Shape,
+    dt: float,
+    convention: Convention,
+    reset: Reset,
+    looped: bool,
 ) -> SteppedNeuron:
-    """The neurons of a node; raises HardwareError, naming it, for what they cannot be."""
+    """The neurons of a node; raises HardwareError, naming it, for what they cannot be.
+
+    looped: whether its spikes come back to it at once.
+    """
 
     def each(values: Any) -> Floats:
         return flat(values, shape, name)
@@ -62,8 +72,10 @@ def neuron_of(
     threshold = each(getattr(node, field))
     if not (threshold > 0.0).all():
         raise HardwareError(f"node {name!r} has a threshold that is not positive")
-    late = reset.startswith("late-") or convention.late
     kind: Literal["subtract", "zero"] = "subtract" if reset.endswith("subtract") else "zero"
+    at_once = kind == "zero" and isinstance(node, nir.LIF) and not looped
+    late = convention.late and not (convention.zero_at_once and at_once)
+    late = late or reset.startswith("late-")
     rules: dict[str, Any] = {"late": late, "strict": convention.strict, "many": convention.many}
     none = np.zeros_like(threshold)
     if isinstance(node, nir.Threshold):
@@ -86,6 +98,4 @@ def neuron_of(
         charge = each(node.w_in) if convention.jumps else synapse * each(node.w_in)
         return SteppedNeuron(leak, charge, rest, synapse=synapse, gain=force, **rules)
     except HardwareError as error:
-        raise HardwareError(
-            f"node {name!r}: {error}"
-        ) from None
+        raise HardwareError(f"node {name!r}: {error}") from None

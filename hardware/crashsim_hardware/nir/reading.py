@@ -153,7 +153,10 @@ def _chip(
     hidden: list[Spiking] = []
     wires: list[Wire] = []
     for index, name in enumerate(order):
-        neuron = neuron_of(nir, name, graph.nodes[name], graph.shapes[name], step, convention, kind)
+        neuron = neuron_of(
+            nir, name, graph.nodes[name], graph.shapes[name], step, convention, kind,
+            looped=name in sources[name],
+        )  # fmt: skip
         first, *others = _main_first(into[name], rank, index)
         bias = _full(paths.drive_into(name), graph.shapes[name])
         hidden.append(

@@ -36,7 +36,7 @@ def linear(n_in, n_out, scale, bias=True):
 
 def write(name, graph, simulate, shape, dead=None):
     """`simulate(x, alive)` counts the last layer's spikes; `dead` neurons are in the first."""
-    x = torch.rand(INPUTS, *shape)
+    x = torch.randint(0, 65, (INPUTS, *shape)) / 64  # packs well
     with torch.no_grad():
         counts = simulate(x, None).numpy()
         kept = {"x": x.numpy().astype("f4"), "steps": STEPS, "counts": counts.astype("u1")}
@@ -73,8 +73,10 @@ def snntorch():
                 total = total + last(b(spikes))
             return total
 
-        graph = export_to_nir(net, torch.rand(1, 16))
-        write(f"snntorch_leaky_{reset}", graph, simulate, (16,), 20 if reset == "subtract" else None)
+        graph = export_to_nir(net, torch.rand(16))
+        write(
+            f"snntorch_leaky_{reset}", graph, simulate, (16,), 20 if reset == "subtract" else None
+        )
     for reset in ("subtract", "zero"):
         torch.manual_seed(2)
         a, b = linear(12, 18, 0.8), linear(18, 5, 1.2)
@@ -98,8 +100,25 @@ def snntorch():
                 total = total + last(b(spikes))
             return total
 
-        graph = export_to_nir(net, torch.rand(1, 12))
-        write(f"snntorch_recurrent_{reset}", graph, recurrent, (12,), 18 if reset == "zero" else None)
+        graph = export_to_nir(net, torch.rand(12))
+        write(
+            f"snntorch_recurrent_{reset}", graph, recurrent, (12,), 18 if reset == "zero" else None
+        )
+
+    torch.manual_seed(6)
+    a = linear(12, 18, 0.8)
+    only = snn.RLeaky(
+        0.8 * torch.ones(18), linear_features=18, threshold=torch.ones(18), init_hidden=True,
+        reset_mechanism="zero",
+    )  # fmt: skip
+    nn.init.normal_(only.recurrent.weight, -0.1, 0.15)
+
+    def alone(x, alive):
+        only.spk, only.mem = torch.zeros(len(x), 18), torch.zeros(len(x), 18)
+        return sum(only(a(x)) for _ in range(STEPS))
+
+    graph = export_to_nir(nn.Sequential(a, only), torch.rand(12))
+    write("snntorch_rleaky_zero", graph, alone, (12,))
 
 
 def spikingjelly():
@@ -130,12 +149,11 @@ def spikingjelly():
         neuron.IFNode(), nn.Flatten(), linear(16, 5, 2.0), neuron.IFNode(),
     )  # fmt: skip
     with torch.no_grad():
-        net[0].weight.add_(0.1)
-        net[3].weight.add_(0.15)
+        net[3].weight.add_(0.05)
     graph = export_to_nir(net, torch.rand(1, 1, 8, 8))
     write("spikingjelly_conv", graph, counted(net, 2), (1, 8, 8))
     net = nn.Sequential(
-        linear(16, 20, 0.5), neuron.CUBALIFNode(0.5, 0.75), linear(20, 5, 0.6),
+        linear(16, 20, 0.15), neuron.CUBALIFNode(0.5, 0.75), linear(20, 5, 0.12),
         neuron.CUBALIFNode(0.4, 0.6),
     )  # fmt: skip
     graph = export_to_nir(net, torch.rand(1, 16))
@@ -164,14 +182,20 @@ def sinabs():
         linear(16, 5, 0.6, bias=False), sl.IAFSqueeze(batch_size=1),
     )  # fmt: skip
     graph = to_nir(net, torch.rand(1, 1, 8, 8))
+    pictures = iter([(8, 8), (4, 4)])  # the exporter leaves them out, and nir cannot write None
+    for node in graph.nodes.values():
+        if isinstance(node, nir.Conv2d) and node.input_shape is None:
+            node.input_shape = next(pictures)
+        elif isinstance(node, nir.Flatten):
+            node.input_type = {"input": np.array([4, 2, 2])}
     for module in net:
         if isinstance(module, sl.IAFSqueeze):
             module.batch_size, module.num_timesteps = -1, STEPS
     write("sinabs_conv", graph, counted(net), (1, 8, 8))
     net = nn.Sequential(
-        linear(16, 20, 2.0),
+        linear(16, 20, 4.0),
         sl.LIFSqueeze(tau_mem=torch.full((20,), 8.0), spike_threshold=torch.ones(20), batch_size=1),
-        linear(20, 5, 1.5),
+        linear(20, 5, 4.0),
         sl.LIFSqueeze(tau_mem=torch.full((5,), 5.0), spike_threshold=torch.ones(5), batch_size=1),
     )
     graph = to_nir(net, torch.rand(1, 16))
