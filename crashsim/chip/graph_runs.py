@@ -12,7 +12,6 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import crashsim_hardware as chips
-import numpy as np
 from crashsim_hardware import Chip, ChipFaults, HardwareError
 from crashsim_hardware.noticing import collecting
 
@@ -26,12 +25,13 @@ from crashsim.chip.spiking import (
     chip_estimates,
     device_facts,
     raster_facts,
+    silent_layers,
     telling_mask,
 )
 from crashsim.errors import ArgumentError
 from crashsim.results.schema import ChipFacts
 
-__all__ = ["graph_faults", "run_graph", "silent_layers"]
+__all__ = ["graph_faults", "run_graph"]
 
 
 def run_graph(
@@ -101,17 +101,6 @@ def run_graph(
     return ChipRun(estimates, facts, [*silent_layers(chip, clean.counts), *noticed])
 
 
-def silent_layers(chip: Chip, counts: tuple[Floats, ...]) -> list[str]:
-    """A warning for each layer without a spike on any input, in counts (M, B, n) by layer."""
-    return [
-        f"layer {layer.name or index!r} never fires on these inputs in {chip.steps} steps, so "
-        "faults in it and before it show no effect; is the time step right, and are the inputs "
-        "scaled as the graph expects? (--dt, --exporter)"
-        for index, (layer, count) in enumerate(zip(chip.hidden, counts, strict=True))
-        if not count.any()
-    ]
-
-
 def _fitted(chip: Chip, inputs: Floats) -> Floats:
     """Inputs in the chip's shape, which may lack an axis of 1 that the data has."""
     if inputs.shape[1:] != chip.input_shape and math.prod(inputs.shape[1:]) == math.prod(
@@ -145,8 +134,7 @@ def graph_faults(chip: Chip, faults: Mapping[str, Any], masks: int, seed: int) -
             drawn = chips.sample_dead_synapses(chip, rate, masks, seed)
             arrays["dead_synapses"] = drawn.dead_synapses
         elif site == "input":
-            draws = np.random.Generator(np.random.Philox(key=[seed, 2**32]))
-            arrays["dead_inputs"] = draws.random((masks, math.prod(chip.input_shape))) < rate
+            arrays["dead_inputs"] = chips.sample_dead_inputs(chip, rate, masks, seed).dead_inputs
         else:
             layers = _layers(chip, site)
             drawn = chips.sample_dead(chip, rate, masks, seed, layers)

@@ -222,7 +222,20 @@ def run_chip(
     }
     released = broken.release_failure > 0
     estimates = chip_estimates(space.clean(), gap.statistics, confidence, released)
-    return ChipRun(estimates, facts, noticed)
+    assert clean.counts is not None
+    silent = silent_layers(chip, clean.counts) if chip.convention else []
+    return ChipRun(estimates, facts, [*silent, *noticed])
+
+
+def silent_layers(chip: Chip, counts: tuple[Floats, ...]) -> list[str]:
+    """A warning for each layer without a spike on any input, in counts (M, B, n) by layer."""
+    return [
+        f"layer {(layer.name or index)!r} never fires on these inputs in {chip.steps} steps, so "
+        "faults in it and before it show no effect; is the time step right, and are the inputs "
+        "scaled as the graph expects? (--dt, --exporter)"
+        for index, (layer, count) in enumerate(zip(chip.hidden, counts, strict=True))
+        if not count.any()
+    ]
 
 
 def chip_of(space: FaultSpace, steps: int = STEPS) -> tuple[Chip, list[Layer]]:

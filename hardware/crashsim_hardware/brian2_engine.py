@@ -191,10 +191,11 @@ class _Copies:
         effect = "crossed * w" if block.release_failure > 0.0 else "w"
         if presynaptic.bipolar:
             effect += " * polarity_pre"
+        constants: dict[str, Any] = {}
         if receiving is None:
-            on_pre, constants = f"y_post += {effect}", {}
+            on_pre = f"y_post += {effect}"
         elif isinstance(receiving, SteppedNeuron):
-            on_pre, constants = f"q_post += {effect}", {}
+            on_pre = f"q_post += {effect}"
         elif (filtered := receiving.synapse) is not None:
             on_pre, constants = f"u_post += jump * {effect}", {"jump": filtered}
         else:

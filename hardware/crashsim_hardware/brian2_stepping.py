@@ -73,7 +73,7 @@ def set_stepped(
     theta = block.thresholds[index]
     theta = np.ones(1) if theta is None else theta
     slack = tolerance(chip.hidden[index].projection.fraction_bits)
-    values = {
+    values: dict[str, Any] = {
         "v": block.phases[index],
         "u": 0.0,
         "q": 0.0,

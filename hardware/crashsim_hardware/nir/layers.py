@@ -149,17 +149,17 @@ def layer_order(start: str, sources: dict[str, list[str]], last: str) -> list[st
     seen = {start}
     while stack:
         name, following = stack[-1]
-        target = next(following, None)
-        if target is None:
+        onward = next(following, None)
+        if onward is None:
             stack.pop()
             open_nodes.discard(name)
             done.append(name)
-        elif target in open_nodes:
-            back.add((name, target))
-        elif target not in seen:
-            seen.add(target)
-            open_nodes.add(target)
-            stack.append((target, iter(after[target])))
+        elif onward in open_nodes:
+            back.add((name, onward))
+        elif onward not in seen:
+            seen.add(onward)
+            open_nodes.add(onward)
+            stack.append((onward, iter(after[onward])))
     order = [name for name in reversed(done) if name != start]
     follows = {target for target in after[last] if (last, target) not in back}
     if follows:

@@ -79,7 +79,7 @@ def nir_graph(chip: Chip) -> Any:
     return nir.NIRGraph(nodes, edges, metadata=metadata, type_check=False)
 
 
-def _kept(layer: Spiking, index: int) -> float:
+def _kept(layer: Spiking, index: int) -> Any:
     """What is left of a charge after the leak between delivery and threshold; see read_nir."""
     return 1.0 - layer.neuron.leak if index and layer.neuron.synapse is None else 1.0
 
