@@ -7,11 +7,17 @@ that is, is not in the file, so it is named here, once for each library.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import lambertw
 
 from crashsim_hardware.errors import HardwareError
 
-__all__ = ["CONVENTIONS", "DT", "Convention", "Reset", "convention_of"]
+__all__ = ["CONVENTIONS", "DT", "Convention", "Reset", "convention_of", "rockpool_step"]
+
+Floats = NDArray[Any]
 
 Reset = Literal["subtract", "zero", "late-subtract", "late-zero"]
 RESETS: tuple[Reset, ...] = ("subtract", "zero", "late-subtract", "late-zero")
@@ -32,6 +38,7 @@ class Convention:
     many: several spikes a step.
     exponential: membranes decay by exp(-dt / tau) a step, not by 1 - dt / tau.
     jumps: a charge adds w_in to a synaptic current, not w_in dt / tau_syn.
+    whole: charges enter a membrane as they are; its r tells the time step (`rockpool_step`).
     about: the same in words.
     """
 
@@ -44,6 +51,7 @@ class Convention:
     many: bool = False
     exponential: bool = False
     jumps: bool = False
+    whole: bool = False
 
 
 CONVENTIONS: dict[str, Convention] = {
@@ -64,7 +72,17 @@ CONVENTIONS: dict[str, Convention] = {
         "forward Euler; spikes above the threshold; resets to v_reset at once",
         dt=1e-3, reset="zero", strict=True, jumps=True,
     ),
+    "rockpool": Convention(
+        "exponential decay; charges enter whole; as many spikes a step as thresholds; subtracts "
+        "them",
+        reset="subtract", many=True, exponential=True, whole=True,
+    ),
 }  # fmt: skip
+
+
+def rockpool_step(tau: Floats, r: Floats) -> Floats:
+    """The step dt of which rockpool wrote r = tau exp(-dt / tau) / dt."""
+    return np.asarray(tau * lambertw(1.0 / r).real)
 
 
 def convention_of(exporter: str | None, reset: str | None) -> Convention:

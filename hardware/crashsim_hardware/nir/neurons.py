@@ -92,9 +92,12 @@ def neuron_of(
             return SteppedNeuron(none, each(node.r) * dt / threshold, none, **rules)
         leak = decay(node.tau if isinstance(node, nir.LIF) else node.tau_mem)
         force, rest = leak * each(node.r) / threshold, leak * each(node.v_leak) / threshold
+        force = 1.0 / threshold if convention.whole else force
         if isinstance(node, nir.LIF):
             return SteppedNeuron(leak, force, rest, **rules)
         synapse = decay(node.tau_syn)
+        if convention.whole:
+            return SteppedNeuron(leak, 1.0 - synapse, rest, synapse=synapse, gain=force, **rules)
         charge = each(node.w_in) if convention.jumps else synapse * each(node.w_in)
         return SteppedNeuron(leak, charge, rest, synapse=synapse, gain=force, **rules)
     except HardwareError as error:

@@ -29,7 +29,7 @@ from crashsim_hardware.errors import HardwareError
 from crashsim_hardware.rate_network import rate_network
 from crashsim_hardware.transforms import Shape
 
-from .conventions import DT, Convention, Reset, convention_of
+from .conventions import DT, Convention, Reset, convention_of, rockpool_step
 from .converted import read_converted
 from .file import MOST_BYTES, check_nir_file
 from .flat_graph import FlatGraph, flat_graph
@@ -79,7 +79,7 @@ def read_nir(
         threshold), at once, or a step late ("late-zero", "late-subtract"). NIR does not say it,
         so this must be given where neither the metadata nor the exporter does.
     exporter: the library whose recursion is run, a name of `CONVENTIONS`: "snntorch",
-        "spikingjelly", "sinabs" or "norse"; default NIR's own equations as above.
+        "spikingjelly", "sinabs", "norse" or "rockpool"; default NIR's own equations as above.
     start: membranes before the first step: at "zero", as the libraries have them and as is the
         default, or at "half" of the threshold.
     most_bytes: what the numbers of the chip may take in memory.
@@ -211,6 +211,8 @@ def _time_step(
     constants = [tau for node in graph.nodes.values() for tau in time_constants(nir, node)]
     if exporter == "norse" and constants and min(tau.min() for tau in constants) < 1e-3:
         return 1e-6, "norse's own: it writes time constants in units of its step of 1e-3"
+    if convention.whole and constants:
+        return _step_of_rockpool(nir, graph), "rockpool's own, as r says it"
     if convention.dt is not None and (constants or exporter == "sinabs"):
         return convention.dt, f"{exporter}'s own"
     if constants:
@@ -229,6 +231,20 @@ def _time_step(
             "time constant, so nothing says how long a step is; give dt"
         )
     return 1.0 / float(every[0]), "1 / r: no node has a time constant"
+
+
+def _step_of_rockpool(nir: Any, graph: FlatGraph) -> float:
+    found = [
+        rockpool_step(time_constants(nir, node)[0], np.asarray(node.r, dtype=np.float64))
+        for node in graph.nodes.values()
+        if isinstance(node, nir.LIF | nir.CubaLIF)
+    ]
+    every = np.concatenate([np.reshape(values, -1) for values in found])
+    if not every.size or not np.ptp(every) <= 1e-3 * every.max():
+        raise HardwareError(
+            "tau and r of the neurons do not say one time step, as rockpool writes it; give dt"
+        )
+    return float(f"{np.median(every):.4g}")  # tau and r went through float32
 
 
 def _only_path(graph: FlatGraph, found: list[Path]) -> Path:

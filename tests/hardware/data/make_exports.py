@@ -1,6 +1,6 @@
 """Makes the `.nir` files of this folder, and what the libraries that wrote them count.
 
-Run it where torch, nir, nirtorch, snntorch, spikingjelly, sinabs and norse are installed:
+Run it where torch, nir, nirtorch, snntorch, spikingjelly, sinabs, norse and rockpool are installed:
 
     python tests/hardware/data/make_exports.py
 
@@ -245,7 +245,41 @@ def norse():
     write("norse_lif", to_nir(net, torch.rand(1, 16)), counted(net), (16,))
 
 
+def rockpool():
+    from rockpool.nn.combinators import Sequential
+    from rockpool.nn.modules.torch import LIFNeuronTorch, LIFTorch, LinearTorch
+    from rockpool.nn.modules.torch.nir import to_nir
+
+    def counted(net):
+        def simulate(x, alive):
+            net.reset_state()
+            out, _, _ = net(x[:, None].expand(-1, STEPS, -1))
+            return out.sum(1)
+
+        return simulate
+
+    def affine(n_in, n_out, scale):
+        made = linear(n_in, n_out, scale)
+        return LinearTorch(
+            (n_in, n_out), weight=made.weight.detach().T.clone(), bias=made.bias.detach(),
+            has_bias=True,
+        )  # fmt: skip
+
+    torch.manual_seed(7)
+    options = {"dt": 1e-3, "noise_std": 0.0, "tau_mem": 0.01}
+    net = Sequential(
+        affine(16, 20, 0.4), LIFNeuronTorch(20, **options),
+        affine(20, 5, 0.6), LIFNeuronTorch(5, **options),
+    )  # fmt: skip
+    write("rockpool_lif", to_nir(net, torch.rand(1, 16)), counted(net), (16,))
+    options["tau_syn"] = 0.004
+    net = Sequential(
+        affine(16, 20, 0.15), LIFTorch(20, **options), affine(20, 5, 0.2), LIFTorch(5, **options)
+    )
+    write("rockpool_synaptic", to_nir(net, torch.rand(1, 16)), counted(net), (16,))
+
+
 if __name__ == "__main__":
-    for make in (snntorch, spikingjelly, sinabs, norse):
+    for make in (snntorch, spikingjelly, sinabs, norse, rockpool):
         if len(sys.argv) == 1 or make.__name__ in sys.argv:
             make()
