@@ -149,11 +149,18 @@ def graph_faults(chip: Chip, faults: Mapping[str, Any], masks: int, seed: int) -
 
 def _rate(site: str, fault: Any) -> float:
     rate = getattr(fault, "p", None)
-    whole_units = getattr(fault, "group", "unit") == "unit"
-    if not (fault.zeroes and fault.is_binary and whole_units and isinstance(rate, float | int)):
+    dies = (
+        isinstance(rate, float | int)
+        and fault.zeroes
+        and fault.is_binary
+        and getattr(fault, "group", "unit") == "unit"
+    )
+    for_good = fault.duration == "permanent" and fault.window is None
+    if rate is None or not (dies and for_good):
         raise ArgumentError(
             f"faults: a graph's chip cannot have {fault} at {site!r}; it has neuron-crash and "
-            "weight-crash with one p and group=unit, or name a --device or a --chip-fault"
+            "weight-crash, permanent, with one p and group=unit; or name a device or a fault of "
+            "the chip's own (--device, --chip-fault)"
         )
     return float(rate)
 

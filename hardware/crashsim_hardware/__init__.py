@@ -19,7 +19,7 @@ True
 The package imports numpy and scipy; brian2 is loaded by the first run that uses it.
 """
 
-from .chip import Chip, Physics, quantise
+from .chip import Chip, Physics, Wire, quantise
 from .conversion import convert
 from .devices import Device, device, devices, sample_bit_errors, sample_stuck_cells
 from .errors import HardwareError, HardwareWarning
@@ -67,6 +67,7 @@ __all__ = [
     "SpikingGap",
     "SteppedNeuron",
     "SumPool2d",
+    "Wire",
     "convert",
     "crash_statistics",
     "device",

@@ -275,7 +275,7 @@ def simulate(chip: Chip, block: Block, *, trains: bool = False) -> Activity:
                     charge = arrived if charge is None else charge + arrived
             spikes[index] = sent = population.step(charge, now)
             if trains and sent is not None:
-                kept[index].append(sent.astype(np.int8))
+                kept[index].append(sent.astype(np.int8 if sent.max(initial=0) < 128 else np.int32))
         for before, sent in zip(past, spikes, strict=True):
             before.keep(sent)
         last = spikes[-1]
