@@ -21,11 +21,11 @@ from crashsim_hardware.noticing import collecting as hardware_notices
 from torch import Tensor, nn
 
 from crashsim.arrays import Floats
-from crashsim.errors import ArgumentError, CrashsimError, FileError, MissingExtraError
+from crashsim.errors import ArgumentError, FileError, MissingExtraError
 from crashsim.noticing import notice
 from crashsim.writing import write_files
 
-Reset = Literal["subtract", "zero"]
+Reset = Literal["subtract", "zero", "late-subtract", "late-zero"]
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "sigmoid": nn.Sigmoid,
@@ -44,39 +44,64 @@ class Scale(nn.Module):
         return x * self.scale
 
 
+def read_graph(
+    path: str | Path,
+    reset: Reset | None = None,
+    *,
+    steps: int = 100,
+    dt: float | None = None,
+    exporter: str | None = None,
+    start: Literal["half", "zero"] | None = None,
+    most_bytes: int | None = None,
+) -> Chip:
+    """Reads a NIR file: the chip in it, whether it has a network or not.
+
+    Args:
+        path: of the ``.nir`` file.
+        reset: what a spike leaves behind, where the file does not say: NIR has no word for reset
+            by subtraction.
+        steps: length of the readout window.
+        dt, exporter, start: as ``crashsim_hardware.read_nir`` takes them.
+        most_bytes: that it may take in memory; None: as ``crashsim_hardware.read_nir`` allows.
+
+    Raises:
+        FileError: no readable NIR graph, one with nodes that cannot be run, with data that is not
+            in the file itself, or that would take too much memory (see ``crashsim.files.limits``).
+        MissingExtraError: the package ``nir`` is not installed.
+    """
+    limits = {} if most_bytes is None else {"most_bytes": most_bytes}
+    try:
+        return chips.read_nir(
+            path, steps=steps, dt=dt, reset=reset, exporter=exporter, start=start, **limits
+        )
+    except HardwareError as error:
+        if isinstance(error.__cause__, ImportError):
+            raise MissingExtraError(str(error)) from error
+        raise FileError(f"model={str(path)!r}: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError, IndexError, MemoryError) as error:
+        raise FileError(f"model={str(path)!r} is not a NIR graph ({error})") from error
+
+
 def read_chip(
     path: str | Path, reset: Reset | None = None, *, most_bytes: int | None = None
 ) -> tuple[Chip, nn.Module]:
     """Reads a NIR file: the chip in it, and its rate curves as a torch model.
 
     Args:
-        path: of the ``.nir`` file.
-        reset: what a spike leaves behind, where the file does not say: NIR has no word for reset
-            by subtraction.
-        most_bytes: that it may take in memory; None: as ``crashsim_hardware.read_nir`` allows.
+        path, reset, most_bytes: as in ``read_graph``.
 
     Raises:
-        FileError: no readable NIR graph, one with nodes that are not known, with data that is not
-            in the file itself, or that would take too much memory (see ``crashsim.files.limits``).
+        FileError, MissingExtraError: as in ``read_graph``.
         ArgumentError: its neurons have no rate curve that is a layer's activation.
-        MissingExtraError: the package ``nir`` is not installed.
     """
-    limits = {} if most_bytes is None else {"most_bytes": most_bytes}
-    try:
-        with hardware_notices() as noticed:
-            try:
-                chip = chips.read_nir(path, reset=reset, **limits)
-            except HardwareError as error:
-                if isinstance(error.__cause__, ImportError):
-                    raise MissingExtraError(str(error)) from error
-                raise FileError(f"model={str(path)!r}: {error}") from error
+    with hardware_notices() as noticed:
+        chip = read_graph(path, reset, most_bytes=most_bytes)
+        try:
             network = chips.rate_network(chip)
-    except HardwareError as error:
-        raise ArgumentError(f"model={str(path)!r}: {error}") from error
-    except CrashsimError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, IndexError, MemoryError) as error:
-        raise FileError(f"model={str(path)!r} is not a NIR graph ({error})") from error
+        except HardwareError as error:
+            raise ArgumentError(
+                f"model={str(path)!r}: {error}; `crashsim hardware` runs the chip itself"
+            ) from error
     model = torch_model(network)
     for message in noticed:
         notice(message)

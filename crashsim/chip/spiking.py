@@ -198,7 +198,7 @@ def run_chip(
                 chip, inputs, broken, seed=seed, confidence=confidence, engine=engine
             )
             clean = chips.run(chip, inputs, engine=engine, record=True)
-            drawn = chips.raster(chip, inputs[0], broken, mask=_telling(broken), engine=engine)
+            drawn = chips.raster(chip, inputs[0], broken, mask=telling_mask(broken), engine=engine)
         except HardwareError as error:
             raise ArgumentError(f"hardware: {error}") from error
     facts: ChipFacts = {
@@ -206,7 +206,7 @@ def run_chip(
         "steps": steps,
         "masks": masks,
         "copy_runs": 2 * masks * len(inputs),
-        "device": None if device is None else _device_facts(device),
+        "device": None if device is None else device_facts(device),
         "slope": gap.slope,
         "variance_ratio": gap.variance_ratio,
         "correlation": gap.correlation,
@@ -218,10 +218,24 @@ def run_chip(
         "clean_error": _clean_error(space, clean.outputs[0]),
         "clean_agreement": _clean_agreement(space, clean.outputs[0]),
         "rates": _rates(network, inputs, clean),
-        "raster": _raster_facts(drawn),
+        "raster": raster_facts(drawn),
     }
-    estimates = _estimates(space, gap.statistics, confidence, broken.release_failure > 0)
-    return ChipRun(estimates, facts, noticed)
+    released = broken.release_failure > 0
+    estimates = chip_estimates(space.clean(), gap.statistics, confidence, released)
+    assert clean.counts is not None
+    silent = silent_layers(chip, clean.counts) if chip.convention else []
+    return ChipRun(estimates, facts, [*silent, *noticed])
+
+
+def silent_layers(chip: Chip, counts: tuple[Floats, ...]) -> list[str]:
+    """A warning for each layer without a spike on any input, in counts (M, B, n) by layer."""
+    return [
+        f"layer {(layer.name or index)!r} never fires on these inputs in {chip.steps} steps, so "
+        "faults in it and before it show no effect; is the time step right, and are the inputs "
+        "scaled as the graph expects? (--dt, --exporter)"
+        for index, (layer, count) in enumerate(zip(chip.hidden, counts, strict=True))
+        if not count.any()
+    ]
 
 
 def chip_of(space: FaultSpace, steps: int = STEPS) -> tuple[Chip, list[Layer]]:
@@ -292,7 +306,7 @@ def _weights_by_projection(found: Sequence[Layer]) -> dict[str, int]:
     }
 
 
-def _telling(broken: ChipFaults) -> int:
+def telling_mask(broken: ChipFaults) -> int:
     """A mask to draw, with more dead neurons than three in four others."""
     counts = sum(
         (np.asarray(d).sum(1) for d in broken.dead or () if d is not None),
@@ -301,9 +315,13 @@ def _telling(broken: ChipFaults) -> int:
     return int(np.argsort(counts, kind="stable")[3 * broken.count // 4])
 
 
-def _estimates(
-    space: FaultSpace, found: chips.CrashStatistics, confidence: float, released: bool
+def chip_estimates(
+    exact: Floats, found: chips.CrashStatistics, confidence: float, released: bool
 ) -> list[Estimate]:
+    """Mean, variance and class change of the chip, with ``exact`` (B, K) as outputs without faults.
+
+    ``released``: releases fail at random.
+    """
     alpha = 1 - confidence
     n = found.masks
     delta = found.outputs - found.clean
@@ -321,16 +339,16 @@ def _estimates(
         pooled=pooled, total=total,
         confidence=confidence, note=note,
     )  # fmt: skip
-    if space.K > 1:
+    if exact.shape[1] > 1:
         # A single read, as a chip is used; so spiking noise is in it.
-        reads = found.reads[0] - found.clean + space.clean()
-        changed = CLASS_CHANGE.happens(reads, space.clean(), None)
+        reads = found.reads[0] - found.clean + exact
+        changed = CLASS_CHANGE.happens(reads, exact, None)
         shares = changed.mean(1)
         estimates += estimates_of(
             "hardware", "class-change", "statistical",
             per_input=proportion_interval(changed.sum(0), n, alpha),
             pooled=clustered_proportion_interval(
-                np.asarray(shares.mean()), np.asarray(shares.var(ddof=1)), n, space.B, alpha
+                np.asarray(shares.mean()), np.asarray(shares.var(ddof=1)), n, len(exact), alpha
             ),
             confidence=confidence, note=f"{note}; one read each, spiking noise included",
         )  # fmt: skip
@@ -391,7 +409,7 @@ def _rates(network: chips.Network, inputs: Floats, clean: chips.RunResult) -> li
     return found
 
 
-def _raster_facts(drawn: chips.Raster) -> RasterFacts:
+def raster_facts(drawn: chips.Raster) -> RasterFacts:
     """Spikes of the clean and the crashed chip, thinned to some neurons of each layer."""
     layers: list[LayerRasterFacts] = []
     for clean, crashed, dead in zip(drawn.clean, drawn.crashed, drawn.dead, strict=True):
@@ -421,7 +439,7 @@ def _thin_spikes(spikes: chips.Spikes, row: Any) -> SpikeFacts:
     }
 
 
-def _device_facts(device: chips.Device) -> DeviceFacts:
+def device_facts(device: chips.Device) -> DeviceFacts:
     return {
         "name": device.name,
         "title": device.title,

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from crashsim.arguments import MOST_STEPS, whole
 from crashsim.cli.options import (
     FaultOption,
     GroupOption,
@@ -74,6 +75,24 @@ def hardware(
     train: TrainOption = None,
     weights: WeightsOption = None,
     reset: ResetOption = None,
+    dt: Annotated[
+        float | None,
+        typer.Option(help="Time step of a .nir file, in the unit of its time constants."),
+    ] = None,
+    exporter: Annotated[
+        Literal["nir", "snntorch", "spikingjelly", "sinabs", "norse", "rockpool"] | None,
+        typer.Option(
+            help="The library that wrote a .nir file, whose neurons are run as it runs them: its "
+            "time step, comparison with the threshold and reset. (default: NIR's own equations)"
+        ),
+    ] = None,
+    start: Annotated[
+        Literal["zero", "half"] | None,
+        typer.Option(
+            help="Membranes of a .nir file before the first step: at zero, as libraries start, or "
+            "at half of the threshold. (default zero; half for a file that crashsim wrote)"
+        ),
+    ] = None,
     trust: TrustOption = False,
     seed: SeedOption = 0,
     nir_file: Annotated[Path | None, typer.Option("--nir", help="Write the chip as NIR.")] = None,
@@ -81,8 +100,10 @@ def hardware(
 ) -> None:
     """Run the faults on a spiking model of the chip, beside the network under the same masks."""
     from crashsim.chip.chip_faults import parse_chip_fault
+    from crashsim.chip.graph_runs import run_graph
     from crashsim.chip.nir import check_nir_installed, write_chip
     from crashsim.chip.spiking import chip_of, run_chip
+    from crashsim.report.chip import graph_sentence
     from crashsim.report.text import plain, render_chip
     from crashsim.results.json_reading import finite
     from crashsim.space import FaultSpace
@@ -101,39 +122,65 @@ def hardware(
     if profile is not None and chip_fault is not None:
         raise ArgumentError(f"chip-fault={chip_fault!r}: give it or --device, not both")
     breaks = None if chip_fault is None else parse_chip_fault(chip_fault)
-    named = read_model(model, seed, train, weights, reset=reset, trust=trust)
-    space = FaultSpace(
-        named.model, read_data(inputs, limit).inputs, read_faults(fault, p, sites, group)
-    )
+    chip = _graph(model, reset, steps, {"dt": dt, "exporter": exporter, "start": start})
+    asked = {"masks": masks, "seed": seed, "engine": engine, "device": profile, "breaks": breaks}
+    faults, space = read_faults(fault, p, sites, group), None
+    if chip is None or (chip.network is not None and not chip.convention):
+        named = read_model(model, seed, train, weights, reset=reset, trust=trust)
+        space = FaultSpace(named.model, read_data(inputs, limit).inputs, faults)
+    elif weights is not None or train is not None:
+        raise ArgumentError(f"model={model!r} has weights already; leave --weights and --train out")
     with progress_bars() as progress:
         progress("chip", 0, 1)
-        found = run_chip(
-            space, masks=masks, steps=steps, seed=seed, engine=engine, device=profile,
-            breaks=breaks,
-            chip=named.chip,
-        )  # fmt: skip
+        if space is not None:
+            found = run_chip(space, steps=steps, chip=chip, **asked)
+        else:
+            values = read_data(inputs, limit).inputs.double().numpy()
+            found = run_graph(chip, values, faults, **asked)
         progress("chip", 1, 1)
+
+    leading = [w for w in found.warnings if "never fires" in w]
 
     def as_json() -> None:
         if json_file:
-            plain = {"schema": 1, "seed": seed, "model": named.name, "hardware": found.facts}
+            plain = {"schema": 1, "seed": seed, "model": model, "hardware": found.facts}
             plain["estimates"] = [e.to_dict() for e in found.estimates]
             write("json", json_file, json.dumps(finite(plain), indent=1))
 
     def as_nir() -> None:
         if nir_file:
-            write_chip(named.chip or chip_of(space, steps)[0], nir_file)
+            write_chip(chip_of(space, steps)[0] if chip is None and space else chip, nir_file)
             told_written(nir_file)
 
     def as_text() -> None:
-        console().print(render_chip(found.facts))
+        for warning in leading:
+            console().print(plain(f"warning: {warning}", "yellow"))
+        if space is not None:
+            console().print(render_chip(found.facts))
+        else:
+            console().print(plain(graph_sentence(found.facts)))
         for estimate in found.estimates:
             if estimate.input == "all" and estimate.output == "all":
                 console().print(plain(estimate))
-        for warning in found.warnings:
+        for warning in found.warnings[len(leading) :]:
             console().print(plain(f"warning: {warning}", "yellow"))
 
     all_of(as_json, as_nir, as_text)
+
+
+def _graph(path: str, reset: Any, steps: int, options: dict[str, Any]) -> Any:
+    """The chip in a .nir file; None for all other models, which take none of its options."""
+    from crashsim.chip.nir import read_graph
+    from crashsim.files.limits import check_file, most_bytes
+
+    if not path.endswith(".nir"):
+        for option, value in options.items():
+            if value is not None:
+                raise ArgumentError(f"{option}={value!r}: only for a .nir file, not {path!r}")
+        return None
+    steps = whole("steps", steps, 2, MOST_STEPS)
+    check_file(f"model={path!r}", Path(path), "give a .nir file")
+    return read_graph(path, reset, steps=steps, most_bytes=most_bytes(), **options)
 
 
 def _device(name: str | None, settings: list[str]) -> Any:

@@ -94,7 +94,10 @@ TrustOption = Annotated[
     ),
 ]
 ResetOption = Annotated[
-    Literal["subtract", "zero"] | None,
-    typer.Option(help="What a spike leaves behind, where a .nir file does not say."),
+    Literal["subtract", "zero", "late-subtract", "late-zero"] | None,
+    typer.Option(
+        help="What a spike leaves behind, where a .nir file does not say: the membrane less the "
+        "threshold, or zero; at once, or a step late."
+    ),
 ]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write everything as JSON.")]

@@ -136,7 +136,7 @@ def read_model(
     train: str | None = None,
     weights: str | None = None,
     inits: int = 1,
-    reset: Literal["subtract", "zero"] | None = None,
+    reset: Literal["subtract", "zero", "late-subtract", "late-zero"] | None = None,
     trust: bool = False,
 ) -> Any:
     """The named model, trained if asked for."""

@@ -9,7 +9,7 @@ import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors import safe_open
@@ -26,6 +26,7 @@ from crashsim.model.checks import check_module
 from crashsim.writing import check_writable, write_files
 
 FORMAT = 1
+Reset = Literal["subtract", "zero", "late-subtract", "late-zero"]
 _COPIES = 4  # of its weights that a network takes, with what is computed of it
 _DESCRIPTION = "description"  # of the weights' metadata: the digest of what they go with
 
@@ -105,7 +106,7 @@ def load_model(
     *,
     seed: int = 0,
     weights: str | None = None,
-    reset: Literal["subtract", "zero"] | None = None,
+    reset: Reset | None = None,
     trusted: bool = False,
 ) -> NamedModel:
     """Loads the model that a name stands for: a spec, a file or a factory.
@@ -138,7 +139,7 @@ def load_model(
         weights = os.fspath(weights)  # as it was given: an empty name is not a folder
     instance("trusted", trusted, bool, "True or False")
     if reset is not None:
-        one_of("reset", reset, ("subtract", "zero"))
+        one_of("reset", reset, get_args(Reset))
     path = Path(spec)
     is_own = _is_own(path)
     if weights is not None and (is_own or path.suffix in (".nir", ".pt2")):

@@ -18,6 +18,17 @@ def sentence(facts: ChipFacts) -> str:
     )
 
 
+def graph_sentence(facts: ChipFacts) -> str:
+    """How the chip of a graph was run, which has no network beside it."""
+    device = f" ({facts['device']['title'].lower()})" if facts["device"] else ""
+    told = facts.get("convention") or "the step, reset and start that the file says"
+    return (
+        f"The graph as a chip of spiking neurons{device}: {told}; {facts['steps']} steps, "
+        f"{facts['masks']} masks. Outputs are in spikes a step, and compared with the chip's own "
+        "without faults."
+    )
+
+
 def rows(facts: ChipFacts) -> list[tuple[str, str, str]]:
     """The gap between chip and network under the same masks: name, value, meaning."""
     network_mean = np.abs(np.array(facts["network_mean"])).mean()

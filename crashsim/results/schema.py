@@ -142,6 +142,7 @@ class ChipFacts(TypedDict):
     clean_agreement: Number
     rates: list[RateFacts]
     raster: RasterFacts
+    convention: NotRequired[str]
 
 
 @dataclass(frozen=True)

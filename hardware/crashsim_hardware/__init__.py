@@ -19,7 +19,7 @@ True
 The package imports numpy and scipy; brian2 is loaded by the first run that uses it.
 """
 
-from .chip import Chip, Physics, quantise
+from .chip import Chip, Physics, Wire, quantise
 from .conversion import convert
 from .devices import Device, device, devices, sample_bit_errors, sample_stuck_cells
 from .errors import HardwareError, HardwareWarning
@@ -27,24 +27,29 @@ from .faults import (
     ChipFaults,
     sample_core_deaths,
     sample_dead,
+    sample_dead_inputs,
     sample_dead_synapses,
     sample_mismatch,
     sample_stuck,
 )
 from .network import AvgPool2d, Conv2d, Flatten, Linear, Network, NeuronLayer, Scale, SumPool2d
-from .nir_reading import read_nir
-from .nir_writing import nir_graph, write_nir
+from .nir import CONVENTIONS, Convention, nir_graph, read_nir, write_nir
 from .raster import Raster, Spikes, raster
 from .rate_network import rate_network
 from .reference import reference
 from .running import RunResult, run
 from .statistics import CrashStatistics, Moment, SpikingGap, crash_statistics, spiking_gap
+from .stepped_neuron import SteppedNeuron
+from .transforms import Conv1d
 
 __all__ = [
+    "CONVENTIONS",
     "AvgPool2d",
     "Chip",
     "ChipFaults",
+    "Conv1d",
     "Conv2d",
+    "Convention",
     "CrashStatistics",
     "Device",
     "Flatten",
@@ -60,7 +65,9 @@ __all__ = [
     "Scale",
     "Spikes",
     "SpikingGap",
+    "SteppedNeuron",
     "SumPool2d",
+    "Wire",
     "convert",
     "crash_statistics",
     "device",
@@ -75,6 +82,7 @@ __all__ = [
     "sample_bit_errors",
     "sample_core_deaths",
     "sample_dead",
+    "sample_dead_inputs",
     "sample_dead_synapses",
     "sample_mismatch",
     "sample_stuck",

@@ -7,14 +7,14 @@ the work was cut.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .chip import Chip, Projection, round_to_grid
+from .chip import INPUT, Chip, Projection, round_to_grid
 from .errors import HardwareError
 from .faults import ChipFaults
 from .streams import Stream, generator
@@ -22,7 +22,7 @@ from .streams import Stream, generator
 __all__ = ["Activity", "Block", "Phases", "blocks"]
 
 Floats = NDArray[Any]
-Phases = Literal["half", "random"]
+Phases = Literal["half", "random", "zero"]
 
 MASKS = 64
 """Masks that share one stream of random numbers; blocks start at multiples of it."""
@@ -36,6 +36,8 @@ class Block:
     """Copies of a chip, for masks x inputs = (m, b); everything in units of v_th and dt.
 
     drives: per hidden layer, constant drive, broadcastable to (m, b, n_l).
+    currents: by projection, what the inputs send through it besides: (m or 1, b, n), from the
+        step on that the projection's delay says.
     phases: per hidden layer, membrane at the start, (m, b, n_l).
     thresholds: per hidden layer, (m, 1, n_l) or None for 1 everywhere; +inf never fires, -inf
         always does.
@@ -55,6 +57,7 @@ class Block:
     first_mask: int
     first_input: int
     seed: int
+    currents: Mapping[int, Floats] = field(default_factory=dict)
 
     def survivals(self, projection: int, step: int, synapses: int) -> NDArray[np.bool_]:
         """Which spikes cross which synapse in `step`: (m, b, synapses), True for a release."""
@@ -109,8 +112,8 @@ def blocks(
     copies: int,
 ) -> Iterator[Block]:
     """Blocks of at most about `copies` copies that together cover masks x inputs (B, n_in)."""
-    if phases not in ("half", "random"):
-        raise HardwareError(f'phases must be "half" or "random", got {phases!r}')
+    if phases not in ("half", "random", "zero"):
+        raise HardwareError(f'phases must be "half", "random" or "zero", got {phases!r}')
     if seed < 0:
         raise HardwareError(f"seed must be >= 0, got {seed}")
     width = max(1, min(len(inputs), copies // min(faults.count, MASKS)))
@@ -128,8 +131,7 @@ def blocks(
             x = inputs[None, first_input : first_input + width]
             if faults.dead_inputs is not None:
                 x = x * ~faults.dead_inputs[rows][:, None, :]
-            drives = [chip.hidden[0].projection.drive(x, weights[0])]
-            drives += [layer.projection.bias[None, None] for layer in chip.hidden[1:]]
+            drives, currents = _from_inputs(chip, x, weights)
             m, b = rows.stop - rows.start, x.shape[1]
             yield Block(
                 masks=m,
@@ -156,7 +158,24 @@ def blocks(
                 first_mask=rows.start,
                 first_input=first_input,
                 seed=seed,
+                currents=currents,
             )
+
+
+def _from_inputs(
+    chip: Chip, x: Floats, weights: tuple[Floats | None, ...]
+) -> tuple[list[Floats], dict[int, Floats]]:
+    """Constant drives of the hidden layers, and the currents that come by other ways."""
+    drives: list[Floats] = []
+    currents: dict[int, Floats] = {}
+    for index, layer in enumerate(chip.hidden):
+        driven = chip.source(index) == INPUT and layer.delay == 0
+        bias = layer.projection.bias[None, None]
+        drives.append(layer.projection.drive(x, weights[index]) if driven else bias)
+        for place, source, _ in chip.feeds(index):
+            if source == INPUT and not (driven and place == index):
+                currents[place] = chip.projections[place].charge(x, weights[place])
+    return drives, currents
 
 
 def _thresholds(chip: Chip, faults: ChipFaults, layer: int, rows: slice) -> Floats | None:
@@ -192,8 +211,8 @@ def _phases(
     first_input: int,
 ) -> Floats:
     size = chip.hidden[layer].size
-    if phases == "half":
-        fraction = np.full((m, b, size), 0.5)
+    if phases != "random":
+        fraction = np.full((m, b, size), 0.5 if phases == "half" else 0.0)
     else:
         fraction = np.empty((m, b, size))
         for start in range(0, m, MASKS):

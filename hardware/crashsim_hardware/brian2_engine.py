@@ -23,6 +23,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,9 +31,12 @@ from numpy.typing import NDArray
 
 from .block import Activity, Block, connections, matrices, tolerance
 from .brian2_loading import brian2_at_rest
-from .chip import Chip
+from .brian2_stepping import set_stepped, stepped_group
+from .chip import INPUT, Chip
+from .errors import HardwareError
 from .neurons import PointNeuron
 from .numpy_engine import Delivery, exact_precision, has_mismatch
+from .stepped_neuron import SteppedNeuron
 
 __all__ = ["equations", "session"]
 
@@ -101,22 +105,33 @@ class _Copies:
         ]
         self._wires: list[Any] = []
         objects = list(self._groups)
+        self._ways = _ways(chip)
         if synapses:
-            targets = [*self._groups[1:]]
+            if block.release_failure > 0.0 and (chip.wires or any(w.wait for w in self._ways)):
+                raise HardwareError(
+                    "where spikes take branches, loops or delays, releases fail with "
+                    "engine='brian2' or 'numpy' alone"
+                )
+            self._wires = [
+                self._synapse(
+                    way.place, self._groups[way.source], self._groups[way.target], block, clock,
+                    way.source, way.target, way.wait,
+                )
+                for way in self._ways
+            ]  # fmt: skip
             if block.release_failure > 0.0:
                 outputs = block.masks * block.inputs * chip.readout.bias.size
                 self._readout = brian2.NeuronGroup(outputs, "y : 1", clock=clock)
-                targets.append(self._readout)
                 objects.append(self._readout)
-            self._wires = [
-                self._synapse(index + 1, self._groups[index], target, block, clock)
-                for index, target in enumerate(targets)
-            ]
+                last = len(self._groups)
+                self._wires.append(
+                    self._synapse(last, self._groups[-1], self._readout, block, clock, last - 1)
+                )
             objects += self._wires
         operation = brian2.NetworkOperation
         # before the reset, while v still tells ON from OFF
         objects.append(operation(self._observe, clock=clock, when="after_thresholds"))
-        if not synapses:
+        if not synapses or block.currents:
             objects.append(operation(self._deliver, clock=clock, when="synapses"))
         self._network = brian2.Network(*objects)
         # brian2 resets last; a reset to zero would then wipe out the charge that just arrived
@@ -127,6 +142,8 @@ class _Copies:
     def _group(self, index: int, size: int, clock: Any) -> Any:
         brian2, layer, physics = self._brian2, self._chip.hidden[index], self._chip.physics
         neuron = layer.neuron
+        if isinstance(neuron, SteppedNeuron):
+            return stepped_group(brian2, self._chip, index, neuron, size, clock)
         constants: dict[str, Any] = {
             "start": index + layer.offset,
             "stop": index + self._chip.total_steps,
@@ -156,22 +173,37 @@ class _Copies:
             clock=clock,
         )
 
-    def _synapse(self, index: int, source: Any, target: Any, block: Block, clock: Any) -> Any:
+    def _synapse(
+        self,
+        index: int,
+        source: Any,
+        target: Any,
+        block: Block,
+        clock: Any,
+        sender: int,
+        receiver: int | None = None,
+        wait: int = 0,
+    ) -> Any:
         """Synapses of projection `index`, in the order (copy, connection)."""
         brian2, projection = self._brian2, self._chip.projections[index]
-        presynaptic = self._chip.hidden[index - 1].neuron
+        presynaptic = self._chip.hidden[sender].neuron
+        receiving = None if receiver is None else self._chip.hidden[receiver].neuron
         effect = "crossed * w" if block.release_failure > 0.0 else "w"
         if presynaptic.bipolar:
             effect += " * polarity_pre"
-        if index == len(self._chip.hidden):
-            on_pre, constants = f"y_post += {effect}", {}
-        elif (filtered := self._chip.hidden[index].neuron.synapse) is not None:
+        constants: dict[str, Any] = {}
+        if receiving is None:
+            on_pre = f"y_post += {effect}"
+        elif isinstance(receiving, SteppedNeuron):
+            on_pre = f"q_post += {effect}"
+        elif (filtered := receiving.synapse) is not None:
             on_pre, constants = f"u_post += jump * {effect}", {"jump": filtered}
         else:
             on_pre, constants = f"v_post += v_th * {effect}", {"v_th": self._v_th * brian2.volt}
         wires = brian2.Synapses(
-            source, target, "w : 1\ncrossed : 1", on_pre=on_pre, namespace=constants, clock=clock
-        )
+            source, target, "w : 1\ncrossed : 1", on_pre=on_pre, namespace=constants, clock=clock,
+            delay=wait * self._dt if wait else None,
+        )  # fmt: skip
         pre, post = connections(projection)
         copies = np.arange(block.masks * block.inputs)[:, None]
         n_in = int(np.prod(projection.shape))
@@ -192,16 +224,17 @@ class _Copies:
         self._count = [np.zeros(shape, dtype) for shape in self._shapes]
         if self._synapses:
             self._set_synapses(block)
-        else:
-            self._arrived = [np.empty(int(np.prod(shape))) for shape in self._shapes]
+        self._arrived = [np.empty(int(np.prod(shape))) for shape in self._shapes]
+        if not self._synapses:
             self._delivery = [
-                Delivery(projection, block, index, dtype)
-                for index, projection in enumerate(chip.projections)
-                if 0 < index < len(self._groups) or (index and block.release_failure > 0.0)
+                Delivery(chip.projections[way.place], block, way.place, dtype) for way in self._ways
             ]
+            self._read = Delivery(chip.readout, block, len(self._groups), dtype)
         released = block.release_failure > 0.0
         self._received = np.zeros((block.masks, block.inputs, chip.readout.bias.size))
         self._now = 0
+        self._pending: dict[int, list[tuple[int, Floats]]] = {}
+        self._add_currents(0)
         self._network.run(self._run_steps * self._dt, namespace={})
         readout = None
         if released:
@@ -218,6 +251,9 @@ class _Copies:
         physics = self._chip.physics
         for index, (group, shape) in enumerate(zip(self._groups, self._shapes, strict=True)):
             layer = self._chip.hidden[index]
+            if isinstance(layer.neuron, SteppedNeuron):
+                set_stepped(group, self._chip, block, index, layer.neuron, shape)
+                continue
 
             def whole(values: Any, shape: tuple[int, ...] = shape) -> Floats:
                 return np.broadcast_to(values, shape).reshape(-1)
@@ -239,7 +275,10 @@ class _Copies:
                 _assign(group, "u", drive)
 
     def _set_synapses(self, block: Block) -> None:
-        for index, wires in enumerate(self._wires, start=1):
+        places = [way.place for way in self._ways]
+        if len(self._wires) > len(places):
+            places.append(len(self._groups))
+        for index, wires in zip(places, self._wires, strict=True):
             projection = self._chip.projections[index]
             source, target = connections(projection)
             weights = matrices(projection, block.weights[index])[..., source, target]
@@ -276,25 +315,74 @@ class _Copies:
                     per_copy = size // (self._block.masks * self._block.inputs)
                     crossed = self._block.survivals(index + 1, step, per_copy)
                     _assign(self._wires[index], "crossed", crossed.reshape(-1).astype(float))
-            elif index < len(self._delivery):
+            else:
                 self._emitting.append((index, step))
 
     def _deliver(self) -> None:
-        """Carry this step's spikes to the next layers with one product each."""
-        for index, step in self._emitting:
-            self._carry(index, step)
+        """Carry this step's spikes on with one product for each way, to arrive when they do."""
+        for index, step in self._emitting if not self._synapses else ():
+            for way, delivery in zip(self._ways, self._delivery, strict=True):
+                if way.source == index:
+                    charge = delivery(self._spikes[index], step + way.delay)
+                    if way.wait:
+                        arrival = self._pending.setdefault(self._now + way.wait, [])
+                        arrival.append((way.target, charge.copy()))
+                    else:
+                        self._add(way.target, charge)
+            if index + 1 == len(self._groups) and self._block.release_failure > 0.0:
+                self._received += self._read(self._spikes[index], step)
+        for target, charge in self._pending.pop(self._now, ()):
+            self._add(target, charge)
+        self._add_currents(self._now)
 
-    def _carry(self, index: int, step: int) -> None:
-        charge = self._delivery[index](self._spikes[index], step)
-        if index + 1 == len(self._groups):
-            self._received += charge
-            return
-        neuron = self._chip.hidden[index + 1].neuron
-        name, worth = ("v", self._v_th) if neuron.synapse is None else ("u", neuron.synapse)
-        state = self._groups[index + 1].variables[name].get_value()
-        state += np.multiply(
-            charge.reshape(-1), worth, out=self._arrived[index + 1], dtype=np.float64
+    def _add_currents(self, now: int) -> None:
+        """What the inputs send besides the drives, into the layers whose step `now` is next."""
+        for target in range(len(self._groups)):
+            for place, _, delay in self._chip.feeds(target):
+                if place in self._block.currents and now - target >= delay:
+                    current = self._block.currents[place]
+                    self._add(target, np.broadcast_to(current, self._shapes[target]))
+
+    def _add(self, target: int, charge: Floats) -> None:
+        neuron, worth = self._chip.hidden[target].neuron, 1.0
+        if isinstance(neuron, SteppedNeuron):
+            name = "q"
+        elif neuron.synapse is None:
+            name, worth = "v", self._v_th
+        else:
+            name, worth = "u", neuron.synapse
+        state = self._groups[target].variables[name].get_value()
+        state += np.multiply(charge.reshape(-1), worth, out=self._arrived[target], dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How spikes get from a layer to another: through which projection, and when they arrive.
+
+    delay: in the time of the layers' windows. wait: in brian2's time, in which the window of a
+    layer starts a step after that of the layer before, beyond the step that spikes always take.
+    """
+
+    place: int
+    source: int
+    target: int
+    delay: int
+    wait: int
+
+
+def _ways(chip: Chip) -> list[_Way]:
+    found = [
+        _Way(place, source, target, delay, delay + target - source - 1)
+        for target in range(len(chip.hidden))
+        for place, source, delay in chip.feeds(target)
+        if source != INPUT
+    ]
+    if any(way.wait < 0 for way in found):
+        raise HardwareError(
+            "spikes run in a loop over several layers, whose windows brian2 runs one after the "
+            "other; use engine='numpy'"
         )
+    return found
 
 
 def _assign(owner: Any, name: str, values: Floats) -> None:

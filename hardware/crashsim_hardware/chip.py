@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +13,22 @@ from .arguments import whole
 from .errors import HardwareError
 from .network import Network
 from .neurons import PointNeuron
+from .stepped_neuron import SteppedNeuron
 from .transforms import Shape, Transform, chain, output_shape, weight_of, with_weight
 
-__all__ = ["Chip", "Physics", "Projection", "Spiking", "quantise", "round_to_grid"]
+__all__ = [
+    "INPUT",
+    "Chip",
+    "Physics",
+    "Projection",
+    "Spiking",
+    "Wire",
+    "quantise",
+    "round_to_grid",
+]
+
+INPUT = -1
+"""The source of what comes from the inputs, where others are indices of hidden layers."""
 
 Floats = NDArray[Any]
 
@@ -118,12 +131,18 @@ class Spiking:
     scale: (n,), activation of the network's neuron at one spike per step: a = scale * rate.
     offset: steps after the start of the run before these neurons may emit: the settling of the
         synaptic filters up to here (latency not counted).
+    source: hidden layer that the projection comes from, or INPUT; None: the layer before.
+    delay: steps that spikes take on the way, beyond the latency of a layer.
+    name: of the neurons, as the graph that they were read from calls them.
     """
 
     projection: Projection
-    neuron: PointNeuron
+    neuron: PointNeuron | SteppedNeuron
     scale: Floats
     offset: int = 0
+    source: int | None = None
+    delay: int = 0
+    name: str = ""
 
     @property
     def size(self) -> int:
@@ -134,6 +153,23 @@ class Spiking:
     def stuck_value(self) -> Floats:
         """The activation that a neuron firing at its highest rate stands for, (n,)."""
         return self.scale * self.neuron.max_rate
+
+
+@dataclass(frozen=True, eq=False)
+class Wire:
+    """Synapses into a layer that has others too: a branch that merges, or a loop.
+
+    source: hidden layer, or INPUT.
+    target: hidden layer.
+    projection: without a constant drive; that of the target layer has it all.
+    delay: spikes of step t arrive in step t + delay of the target's window; at least 1 where the
+        source is not before the target.
+    """
+
+    source: int
+    target: int
+    projection: Projection
+    delay: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,6 +187,10 @@ class Chip:
     input_shape: of one input.
     physics: capacitance, threshold and time step.
     network: the network it was converted from; None if it was read from a graph without one.
+    start: where membranes are before the first step, unless a run says otherwise: at "half" of
+        their threshold, or at "zero".
+    wires: connections beyond the one projection of each layer.
+    convention: how a graph was read, in words; empty for a chip that was converted.
     """
 
     hidden: tuple[Spiking, ...]
@@ -159,6 +199,9 @@ class Chip:
     input_shape: Shape
     physics: Physics
     network: Network | None = None
+    start: Literal["half", "zero"] = "half"
+    wires: tuple[Wire, ...] = ()
+    convention: str = ""
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -167,8 +210,29 @@ class Chip:
 
     @property
     def projections(self) -> tuple[Projection, ...]:
-        """The synapses into every layer, the readout last."""
-        return (*(layer.projection for layer in self.hidden), self.readout)
+        """The synapses into every hidden layer, into the readout, and of every wire."""
+        return (
+            *(layer.projection for layer in self.hidden),
+            self.readout,
+            *(wire.projection for wire in self.wires),
+        )
+
+    def source(self, index: int) -> int:
+        """The hidden layer, or INPUT, that feeds the projection of hidden layer `index`."""
+        source = self.hidden[index].source
+        return index - 1 if source is None else source
+
+    def feeds(self, index: int) -> tuple[tuple[int, int, int], ...]:
+        """What comes into hidden layer `index`: projection, source and delay of each."""
+        first = len(self.hidden) + 1
+        return (
+            (index, self.source(index), self.hidden[index].delay),
+            *(
+                (first + place, wire.source, wire.delay)
+                for place, wire in enumerate(self.wires)
+                if wire.target == index
+            ),
+        )
 
     @property
     def f_max(self) -> float:
@@ -215,7 +279,8 @@ def quantise(chip: Chip, bits: int) -> Chip:
         return projection.with_weight(round_to_grid(weight, projection.fraction_bits))
 
     hidden = tuple(replace(layer, projection=coarse(layer.projection)) for layer in chip.hidden)
-    return replace(chip, hidden=hidden, readout=coarse(chip.readout))
+    wires = tuple(replace(wire, projection=coarse(wire.projection)) for wire in chip.wires)
+    return replace(chip, hidden=hidden, readout=coarse(chip.readout), wires=wires)
 
 
 def quantised(weight: Floats, bits: int) -> Floats:

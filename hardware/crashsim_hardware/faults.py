@@ -19,6 +19,7 @@ __all__ = [
     "check_draw",
     "sample_core_deaths",
     "sample_dead",
+    "sample_dead_inputs",
     "sample_dead_synapses",
     "sample_mismatch",
     "sample_stuck",
@@ -236,6 +237,13 @@ def sample_dead_synapses(chip: Chip, p: float, masks: int, seed: int) -> ChipFau
         for index, projection in enumerate(chip.projections)
     ]
     return ChipFaults(dead_synapses=arrays, masks=masks)
+
+
+def sample_dead_inputs(chip: Chip, p: float, masks: int, seed: int) -> ChipFaults:
+    """Input lines are cut independently with probability p."""
+    check_draw(chip, masks)
+    lines = (masks, int(np.prod(chip.input_shape)))
+    return ChipFaults(dead_inputs=_bernoulli(p, lines, seed, Stream.DEAD_INPUT, 0), masks=masks)
 
 
 def sample_mismatch(chip: Chip, std: float, masks: int, seed: int) -> ChipFaults:

@@ -7,14 +7,17 @@ once.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .block import Activity, Block, connections, matrices, tolerance
-from .chip import Chip, Projection, Spiking
+from .chip import INPUT, Chip, Projection, Spiking
 from .network import ACTIVATIONS
+from .neurons import PointNeuron
+from .numpy_stepping import SteppedPopulation
 
 __all__ = ["Delivery", "exact_precision", "has_mismatch", "simulate"]
 
@@ -69,9 +72,14 @@ class _Population:
     """The neurons of one layer, all copies."""
 
     def __init__(
-        self, layer: Spiking, block: Block, index: int, dtype: type[np.floating[Any]]
+        self,
+        layer: Spiking,
+        neuron: PointNeuron,
+        block: Block,
+        index: int,
+        dtype: type[np.floating[Any]],
     ) -> None:
-        self.neuron = neuron = layer.neuron
+        self.neuron = neuron
         self.offset = layer.offset
         self.drive = block.drives[index].astype(dtype)
         self.v = block.phases[index].astype(dtype)
@@ -184,29 +192,95 @@ def _reach(projection: Projection) -> tuple[float, float]:
     return float(rise.max()), float(fall.max())
 
 
+class _Feed:
+    """One way into a layer: what arrives in a step, from another layer or from the inputs."""
+
+    def __init__(
+        self,
+        chip: Chip,
+        block: Block,
+        place: int,
+        source: int,
+        delay: int,
+        dtype: type[np.floating[Any]],
+    ) -> None:
+        self.source, self.delay = source, delay
+        self.current = block.currents.get(place)
+        spiking = source != INPUT
+        self.delivery = Delivery(chip.projections[place], block, place, dtype) if spiking else None
+
+    def arriving(self, spikes: list[Floats | None], past: list[_Past], now: int) -> Floats | None:
+        """The charge of step `now`, or None; `spikes` are those of the layers before."""
+        if self.delivery is None:
+            return self.current if now >= self.delay else None
+        sent = past[self.source].before(self.delay) if self.delay else spikes[self.source]
+        return None if sent is None else self.delivery(sent, now)
+
+
+class _Past:
+    """The last spikes of a layer, as many steps back as something needs them."""
+
+    def __init__(self, depth: int) -> None:
+        self.kept: deque[Floats] = deque(maxlen=depth)
+
+    def keep(self, spikes: Floats | None) -> None:
+        """Called once a step."""
+        if self.kept.maxlen and spikes is not None:
+            self.kept.append(spikes.copy())
+
+    def before(self, steps: int) -> Floats | None:
+        """The spikes of so many steps ago, or None."""
+        return self.kept[-steps] if steps <= len(self.kept) else None
+
+
+def _populations(
+    chip: Chip, block: Block, dtype: type[np.floating[Any]]
+) -> list[_Population | SteppedPopulation]:
+    return [
+        _Population(layer, layer.neuron, block, index, dtype)
+        if isinstance(layer.neuron, PointNeuron)
+        else SteppedPopulation(layer, layer.neuron, block, index)
+        for index, layer in enumerate(chip.hidden)
+    ]
+
+
 def simulate(chip: Chip, block: Block, *, trains: bool = False) -> Activity:
     """Run one block; `trains` keeps every spike, not only the counts."""
     dtype = exact_precision(chip, block)
-    layers = [_Population(layer, block, i, dtype) for i, layer in enumerate(chip.hidden)]
-    last = len(layers)
-    wires = [
-        Delivery(projection, block, index, dtype)
-        for index, projection in enumerate(chip.projections)
-        if 0 < index < last or (index == last and block.release_failure > 0.0)
+    layers = _populations(chip, block, dtype)
+    feeds = [
+        [
+            _Feed(chip, block, place, source, delay, dtype)
+            for place, source, delay in chip.feeds(index)
+            if source != INPUT or place in block.currents
+        ]
+        for index in range(len(layers))
     ]
-    readout: Floats | None = None
+    depths = [0] * len(layers)
+    for feed in (feed for into in feeds for feed in into if feed.source != INPUT):
+        depths[feed.source] = max(depths[feed.source], feed.delay)
+    past = [_Past(depth) for depth in depths]
+    readout, wire = None, None
     if block.release_failure > 0.0:
         readout = np.zeros((block.masks, block.inputs, chip.readout.bias.size))
+        wire = Delivery(chip.readout, block, len(layers), dtype)
     kept: list[list[NDArray[np.int8]]] = [[] for _ in layers]
+    spikes: list[Floats | None] = [None] * len(layers)
     for now in range(chip.total_steps):
-        spikes: Floats | None = None
         for index, population in enumerate(layers):
-            charge = wires[index - 1](spikes, now) if spikes is not None else None
-            spikes = population.step(charge, now)
-            if trains and spikes is not None:
-                kept[index].append(spikes.astype(np.int8))
-        if readout is not None and spikes is not None:
-            readout += wires[-1](spikes, now)
+            charge: Floats | None = None
+            for feed in feeds[index]:
+                arrived = feed.arriving(spikes, past, now)
+                if arrived is not None:
+                    charge = arrived if charge is None else charge + arrived
+            spikes[index] = sent = population.step(charge, now)
+            if trains and sent is not None:
+                kept[index].append(sent.astype(np.int8 if sent.max(initial=0) < 128 else np.int32))
+        for before, sent in zip(past, spikes, strict=True):
+            before.keep(sent)
+        last = spikes[-1]
+        if readout is not None and wire is not None and last is not None:
+            readout += wire(last, now)
     return Activity(
         tuple(population.count.astype(np.float64) for population in layers),
         readout,

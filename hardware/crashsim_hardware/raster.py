@@ -61,7 +61,7 @@ def raster(
     mask: int = 0,
     engine: Engine = "brian2",
     seed: int = 0,
-    phases: Phases = "half",
+    phases: Phases | None = None,
 ) -> Raster:
     """Spikes of `chip` for one input x (*input_shape), clean and under mask `mask` of `faults`.
 
@@ -75,7 +75,8 @@ def raster(
     faulty = chip if one.weight_bits is None else quantise(chip, one.weight_bits)
 
     def spikes(chip: Chip, faults: ChipFaults) -> tuple[Spikes, ...]:
-        work = blocks(chip, inputs, faults, phases=phases, seed=seed, replica=0, copies=1)
+        start = chip.start if phases is None else phases
+        work = blocks(chip, inputs, faults, phases=start, seed=seed, replica=0, copies=1)
         with simulator(chip, engine) as simulate:
             activity = simulate(next(work), trains=True)
         if activity.trains is None:

@@ -9,10 +9,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .chip import Chip, Projection
+from .chip import Chip, Projection, Spiking
 from .errors import HardwareError
 from .network import Network, NeuronLayer
 from .noticing import notice
+from .stepped_neuron import SteppedNeuron
 from .transforms import AvgPool2d, Conv2d, Linear, Scale, Shape, SumPool2d, Transform, chain
 
 __all__ = ["attach_bias", "rate_network"]
@@ -28,6 +29,11 @@ def rate_network(chip: Chip) -> Network:
     drive - leak / 2. Saturation at the highest rate is left out. Raises HardwareError for reset to
     zero, whose rate curve is no activation of a network layer.
     """
+    if chip.wires or any(layer.source is not None or layer.delay for layer in chip.hidden):
+        raise HardwareError(
+            "the chip has branches, loops or delays: no chain of layers has its rates, so the "
+            "theory has no network to work on"
+        )
     layers = []
     for index, layer in enumerate(chip.hidden):
         neuron, projection = layer.neuron, layer.projection
@@ -36,15 +42,8 @@ def rate_network(chip: Chip) -> Network:
                 f"hidden layer {index} resets to zero and loses the charge above threshold: its "
                 "rate curve is no ReLU, so the theory has no network to work on"
             )
-        gain = 1.0 - neuron.leak if neuron.synapse is None and index else 1.0
-        shift = -neuron.leak / 2.0
-        if neuron.curve == "linear":
-            activation: Literal["relu", "sigmoid", "tanh"] = "relu"
-        else:
-            activation = neuron.curve
-            if neuron.gain != 1.0:
-                raise HardwareError(f"hidden layer {index} has a scaled {neuron.curve} curve")
-        if neuron.leak:
+        gain, shift, activation = _line(layer, index)
+        if np.any(neuron.leak):
             notice(
                 f"hidden layer {index} is leaky; its rate curve is replaced by the line "
                 "drive - leak / 2 above the rheobase",
@@ -55,8 +54,27 @@ def rate_network(chip: Chip) -> Network:
     return Network(layers, chip.input_shape)
 
 
+def _line(layer: Spiking, index: int) -> tuple[float, Any, Literal["relu", "sigmoid", "tanh"]]:
+    """A layer's rate over its charge and drive: a gain, a shift, and what is applied to both."""
+    neuron = layer.neuron
+    if isinstance(neuron, SteppedNeuron):
+        slope, shift = neuron.rate_line()
+        if not np.allclose(slope, slope[0], rtol=1e-9, atol=0.0):
+            raise HardwareError(
+                f"hidden layer {index} has neurons of different gain, which its network cannot say"
+            )
+        # the drive is in units of charge
+        return float(slope[0]), shift + (slope - 1.0) * layer.projection.bias, "relu"
+    gain = 1.0 - neuron.leak if neuron.synapse is None and index else 1.0
+    if neuron.curve == "linear":
+        return gain, -neuron.leak / 2.0, "relu"
+    if neuron.gain != 1.0:
+        raise HardwareError(f"hidden layer {index} has a scaled {neuron.curve} curve")
+    return gain, -neuron.leak / 2.0, neuron.curve
+
+
 def _with_bias(
-    projection: Projection, gain: float, shift: float, index: int
+    projection: Projection, gain: float, shift: Any, index: int
 ) -> tuple[Transform, ...]:
     """The projection's transforms, weights times `gain`, with its drive put back as a bias."""
     return attach_bias(

@@ -89,7 +89,7 @@ def run(
     *,
     engine: Engine = "brian2",
     seed: int = 0,
-    phases: Phases = "half",
+    phases: Phases | None = None,
     record: bool = False,
     replica: int = 0,
     copies: int | None = None,
@@ -106,7 +106,8 @@ def run(
         spikes.
     seed: of the initial phases and of release failures.
     phases: initial membranes at half the threshold ("half": the smallest error of one clean
-        read) or uniform in [0, v_th) ("random": unbiased counts, for statistics).
+        read of a converted network), at "zero", or uniform in [0, v_th) ("random": unbiased
+        counts, for statistics); default where the chip starts.
     record: also return spike counts and rates.
     replica: another independent draw of phases and releases for the same seed.
     copies: masks x inputs simulated at once; changes memory and speed, never results.
@@ -118,6 +119,7 @@ def run(
     seed, replica = whole("seed", seed, 0), whole("replica", replica, 0)
     if copies is not None:
         copies = whole("copies", copies, 1)
+    phases = chip.start if phases is None else phases
     if not isinstance(engine, str) or not isinstance(phases, str):
         raise HardwareError(f"engine and phases must be names, got {engine!r} and {phases!r}")
     if broken.weight_bits is not None:

@@ -7,6 +7,8 @@ mask is run with two independent phases, and
     E Delta   = mean over m of (F1 + F2) / 2  -  mean clean output
     Var Delta = covariance over m of F1 and F2                       (unbiased for Var G)
 
+A chip that starts at zero has no such noise: one read of each mask is both.
+
 Release failure is itself a random event of every run, and a covariance would remove it: there
 Var Delta is the variance of one read minus that of a clean read.
 """
@@ -22,6 +24,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from .arguments import is_number
+from .block import Phases
 from .chip import Chip
 from .errors import HardwareError
 from .faults import ChipFaults
@@ -111,15 +114,22 @@ def crash_statistics(
             "raise the rate or sample more masks",
             stacklevel=2,
         )
-    first, second = (
-        run(chip, inputs, broken, engine=engine, seed=seed, phases="random", replica=r).outputs
-        for r in (0, 1)
-    )
     released = broken.release_failure > 0.0
+    fixed = chip.start == "zero"  # membranes of a graph start there: they are no noise
+    phases: Phases = "zero" if fixed else "random"
+
+    def read(faults: ChipFaults, replica: int) -> Floats:
+        return run(
+            chip, inputs, faults, engine=engine, seed=seed, phases=phases, replica=replica
+        ).outputs
+
+    first = read(broken, 0)
+    second = first if fixed and not released else read(broken, 1)
     reads = broken.count if released else min(broken.count, _CLEAN_READS)
-    clean = run(
-        chip, inputs, ChipFaults(masks=reads), engine=engine, seed=seed, phases="random", replica=2
-    ).outputs
+    if fixed and not released:
+        clean = np.broadcast_to(read(ChipFaults(masks=1), 2), (reads, *first.shape[1:]))
+    else:
+        clean = read(ChipFaults(masks=reads), 2)
     statistics = _moments(first, second, clean, confidence, chip.steps, released)
     if not released and not broken.empty:
         _warn_if_short(statistics)

@@ -28,6 +28,7 @@ class Stream(IntEnum):
     CORE = 500  # deaths of cores, by layer
     STUCK_CELL = 600  # by projection
     BIT_ERROR = 700  # by projection
+    DEAD_INPUT = 800  # input lines
 
 
 def generator(seed: int, stream: Stream, *place: int) -> np.random.Generator:

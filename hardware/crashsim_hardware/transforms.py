@@ -21,6 +21,7 @@ from .errors import HardwareError
 
 __all__ = [
     "AvgPool2d",
+    "Conv1d",
     "Conv2d",
     "Flatten",
     "Linear",
@@ -93,6 +94,34 @@ class Conv2d:
 
 
 @dataclass(frozen=True, eq=False)
+class Conv1d:
+    """Cross-correlation along one axis: weight (out, in / groups, k), on (channels, length).
+
+    The same as `Conv2d` on a picture of height 1.
+    """
+
+    weight: Floats
+    bias: Floats | None = None
+    stride: int = 1
+    padding: int = 0
+    dilation: int = 1
+    groups: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weight", _finite(self.weight, "Conv1d.weight", 3))
+        _check_bias(self)
+        _ = self.flat
+
+    @property
+    def flat(self) -> Conv2d:
+        """The convolution of a picture of height 1 that computes the same."""
+        return Conv2d(
+            self.weight[:, :, None, :], self.bias, (1, self.stride), (0, self.padding),
+            (1, self.dilation), self.groups,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
 class SumPool2d:
     """The sum over each window; ``stride`` defaults to the kernel, padding adds zeros."""
 
@@ -134,10 +163,10 @@ class Scale:
         object.__setattr__(self, "scale", _finite(scale, "Scale.scale", scale.ndim))
 
 
-Transform = Linear | Conv2d | SumPool2d | AvgPool2d | Flatten | Scale
+Transform = Linear | Conv1d | Conv2d | SumPool2d | AvgPool2d | Flatten | Scale
 
 
-def _check_bias(transform: Linear | Conv2d) -> None:
+def _check_bias(transform: Linear | Conv1d | Conv2d) -> None:
     if transform.bias is None:
         return
     name = type(transform).__name__
@@ -170,6 +199,11 @@ def output_shape(transform: Transform, shape: Shape) -> Shape:
                 "is a Flatten missing, or the input shape wrong?"
             )
         return (transform.weight.shape[0],)
+    if isinstance(transform, Conv1d):
+        if len(shape) != 2:
+            raise HardwareError(f"Conv1d expects (channels, length), got {shape}")
+        outputs, _, length = output_shape(transform.flat, (shape[0], 1, shape[1]))
+        return outputs, length
     if len(shape) != 3:
         raise HardwareError(f"{name} expects (channels, height, width), got {shape}")
     if isinstance(transform, Conv2d):
@@ -250,6 +284,9 @@ def apply(
         matrix = transform.weight if weight is None else weight
         y = np.matmul(x, np.swapaxes(matrix, -1, -2))
         return y + transform.bias if bias and transform.bias is not None else y
+    if isinstance(transform, Conv1d):
+        kernel = None if weight is None else weight[..., None, :]
+        return apply(transform.flat, x[..., None, :], 3, kernel, bias=bias)[..., 0, :]
     if isinstance(transform, Conv2d):
         y = _convolve(transform, x, transform.weight if weight is None else weight)
         return y + transform.bias[:, None, None] if bias and transform.bias is not None else y
@@ -271,7 +308,7 @@ def chain(
     """
     y = x.reshape(*x.shape[:-1], *shape)
     for transform in transforms:
-        override = weight if isinstance(transform, Linear | Conv2d | Scale) else None
+        override = weight if isinstance(transform, Linear | Conv1d | Conv2d | Scale) else None
         y = apply(transform, y, len(shape), override, bias=bias)
         shape = output_shape(transform, shape)
     return y.reshape(*y.shape[: y.ndim - len(shape)], -1)
@@ -281,7 +318,7 @@ def with_weight(transform: Transform, weight: Floats) -> Transform:
     """The same weighted transform with another weight and no bias."""
     if isinstance(transform, Scale):
         return Scale(weight)
-    if isinstance(transform, Linear | Conv2d):
+    if isinstance(transform, Linear | Conv1d | Conv2d):
         return replace(transform, weight=weight, bias=None)
     raise HardwareError(f"{type(transform).__name__} carries no weight")
 
@@ -290,4 +327,4 @@ def weight_of(transform: Transform) -> Floats | None:
     """The weight array of a weighted transform, None for the others."""
     if isinstance(transform, Scale):
         return transform.scale
-    return transform.weight if isinstance(transform, Linear | Conv2d) else None
+    return transform.weight if isinstance(transform, Linear | Conv1d | Conv2d) else None

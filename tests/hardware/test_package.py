@@ -20,4 +20,4 @@ def test_everything_public_is_there():
 
 
 def _order(name):
-    return (not name[0].isupper(), name)
+    return (not name.isupper(), not name[0].isupper(), name)

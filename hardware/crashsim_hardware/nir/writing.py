@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .chip import Chip, Projection, Spiking
-from .errors import HardwareError
-from .nir_reading import load_nir
-from .rate_network import attach_bias
-from .transforms import Conv2d, Flatten, Linear, Scale, SumPool2d, output_shape
+from crashsim_hardware.chip import Chip, Projection, Spiking
+from crashsim_hardware.errors import HardwareError
+from crashsim_hardware.neurons import PointNeuron
+from crashsim_hardware.rate_network import attach_bias
+from crashsim_hardware.transforms import Conv2d, Flatten, Linear, Scale, SumPool2d, output_shape
+
+from .reading import load_nir
 
 __all__ = ["nir_graph", "write_nir"]
 
@@ -45,6 +47,12 @@ def nir_graph(chip: Chip) -> Any:
     refractory period, different resets.
     """
     nir = load_nir()
+    for index, layer in enumerate(chip.hidden):
+        if not isinstance(layer.neuron, PointNeuron):
+            raise HardwareError(
+                f"hidden layer {index} was read from a NIR graph of another library, which is the "
+                "file to keep: chips of its neurons are not written again"
+            )
     resets = {layer.neuron.reset for layer in chip.hidden}
     if len(resets) != 1:
         raise HardwareError("a NIR graph written here has one kind of reset, this chip has two")
@@ -71,7 +79,7 @@ def nir_graph(chip: Chip) -> Any:
     return nir.NIRGraph(nodes, edges, metadata=metadata, type_check=False)
 
 
-def _kept(layer: Spiking, index: int) -> float:
+def _kept(layer: Spiking, index: int) -> Any:
     """What is left of a charge after the leak between delivery and threshold; see read_nir."""
     return 1.0 - layer.neuron.leak if index and layer.neuron.synapse is None else 1.0
 

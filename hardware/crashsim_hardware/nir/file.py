@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import HardwareError
+from crashsim_hardware.errors import HardwareError
 
 __all__ = ["MOST_BYTES", "check_nir_file", "check_room"]
 

@@ -1,0 +1,144 @@
+"""NIR graphs without a rate network: faults by site, moments against a recursion by hand."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from crashsim import GainNoise, NeuronCrash, WeightCrash
+from crashsim.chip.chip_faults import parse_chip_fault
+from crashsim.chip.graph_runs import graph_faults, run_graph
+from crashsim.chip.nir import read_chip, read_graph
+from crashsim.errors import ArgumentError, FileError
+
+nir = pytest.importorskip("nir")
+
+STEPS, DECAY = 25, 0.2
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(3)
+
+
+@pytest.fixture
+def weights(rng):
+    return rng.normal(0.3, 0.5, (10, 6)), rng.normal(0.3, 0.6, (3, 10))
+
+
+@pytest.fixture
+def path(weights, tmp_path):
+    first, last = weights
+
+    def lif(n):
+        one = np.ones(n)
+        return nir.LIF(one * 1e-4 / DECAY, one / DECAY, 0 * one, one)
+
+    nodes = {
+        "input": nir.Input({"input": np.array([6])}), "a": nir.Linear(first), "hid": lif(10),
+        "b": nir.Linear(last), "out": lif(3), "output": nir.Output({"output": np.array([3])}),
+    }  # fmt: skip
+    names = list(nodes)
+    nir.write(tmp_path / "g.nir", nir.NIRGraph(nodes, [*itertools.pairwise(names)]))
+    return tmp_path / "g.nir"
+
+
+def by_hand(weights, x, alive):
+    """Spikes a step of the last layer, (B, 3), with reset to zero."""
+    v, total = [np.zeros((len(x), n)) for n in (10, 3)], 0.0
+    for _ in range(STEPS):
+        current = x
+        for index, weight in enumerate(weights):
+            v[index] = (1 - DECAY) * v[index] + current @ weight.T
+            current = (v[index] >= 1 - 1e-9).astype(float)
+            v[index][current > 0] = 0
+            current = current * alive if index == 0 else current
+        total = total + current / STEPS
+    return total
+
+
+def test_deaths_have_the_moments_of_the_recursion(path, weights, rng):
+    chip, x = read_graph(path, "zero", steps=STEPS), rng.random((4, 6))
+    run = run_graph(chip, x, {"hidden": NeuronCrash(0.2)}, masks=300, seed=5, engine="numpy")
+    broken = graph_faults(chip, {"hidden": NeuronCrash(0.2)}, 300, 5)
+    assert broken.dead[1] is None
+    assert 0.15 < broken.dead[0].mean() < 0.25
+    clean = by_hand(weights, x, np.ones(10))
+    delta = np.stack([by_hand(weights, x, ~mask) for mask in broken.dead[0]]) - clean
+    assert delta.var() > 1e-4
+    total = next(
+        e for e in run.estimates if (e.quantity, e.input, e.output) == ("variance", "all", "all")
+    )
+    assert total.value == pytest.approx(delta.var(axis=0, ddof=1).mean(0).sum(), rel=1e-9)
+    one = next(e for e in run.estimates if (e.quantity, e.input, e.output) == ("mean", 0, 1))
+    assert one.value == pytest.approx(delta.mean(0)[0, 1], abs=1e-12)
+    assert not run.warnings
+    assert "reset zero; membranes start at zero" in run.facts["convention"]
+    assert run.facts["slope"] is None
+
+
+def test_faults_by_site(path):
+    chip = read_graph(path, "zero", steps=STEPS)
+    many = {"input": NeuronCrash(0.5), "o*": NeuronCrash(0.5), "weights": WeightCrash(0.5)}
+    broken = graph_faults(chip, many, 200, 0)
+    assert broken.dead[0] is None
+    assert broken.dead[1].shape == (200, 3)
+    assert broken.dead_inputs.shape == (200, 6)
+    assert [array.shape for array in broken.dead_synapses if array is not None] == [
+        (200, 10, 6), (200, 3, 10),
+    ]  # fmt: skip
+    for array in (broken.dead[1], broken.dead_inputs, broken.dead_synapses[0]):
+        assert 0.4 < array.mean() < 0.6
+    both = graph_faults(chip, {"hid": NeuronCrash(0.5), "h*": NeuronCrash(0.5)}, 200, 0)
+    assert both.dead[0].any()
+
+
+@pytest.mark.parametrize(
+    ("faults", "told"),
+    [
+        ({"nowhere": NeuronCrash(0.1)}, "there are hidden, input, weights, hid, out"),
+        ({"hidden": GainNoise(0.1)}, "cannot have GainNoise"),
+        ({"hidden": NeuronCrash(count=2)}, "cannot have NeuronCrash"),
+        ({"hidden": NeuronCrash(0.1, group=4)}, "cannot have NeuronCrash"),
+        ({"hidden": NeuronCrash(0.1, duration="transient")}, "cannot have NeuronCrash"),
+        ({"hidden": NeuronCrash([0.1] * 10)}, "cannot have NeuronCrash"),
+        ({"a": WeightCrash(0.1)}, "give 'weights'"),
+    ],
+)
+def test_what_a_graph_cannot_have(path, faults, told):
+    chip = read_graph(path, "zero")
+    with pytest.raises(ArgumentError, match=told):
+        run_graph(chip, np.ones((1, 6)), faults, masks=4, engine="numpy")
+
+
+def test_inputs_that_do_not_fit(path, rng):
+    chip = read_graph(path, "zero", steps=STEPS)
+    with pytest.raises(ArgumentError, match=r"the graph takes \(6,\)"):
+        run_graph(chip, np.ones((2, 5)), {"hidden": NeuronCrash(0.1)}, masks=4, engine="numpy")
+
+
+def test_silent_layers_lead_the_warnings(path):
+    chip = read_graph(path, "zero", steps=STEPS, dt=1e-9)
+    x = np.ones((1, 6))
+    run = run_graph(chip, x, {"hidden": NeuronCrash(0.1)}, masks=10, engine="numpy")
+    assert "layer 'hid' never fires" in run.warnings[0]
+    assert "layer 'out' never fires" in run.warnings[1]
+
+
+def test_the_chips_own_faults(path, rng):
+    chip, x = read_graph(path, "zero", steps=STEPS), rng.random((2, 6))
+    for spec in ("stuck-firing=0.2", "mismatch=0.2", "core-death=0.5", "release-failure=0.2"):
+        run = run_graph(chip, x, {}, masks=60, engine="numpy", breaks=parse_chip_fault(spec))
+        total = next(e for e in run.estimates if e.quantity == "variance" and e.output == "all")
+        assert total.value > 1e-5, spec
+        assert math.isfinite(total.high)
+
+
+def test_a_rate_network_is_refused_with_the_way_out(path, tmp_path):
+    with pytest.raises(ArgumentError, match="`crashsim hardware` runs the chip itself"):
+        read_chip(path, "zero")
+    with pytest.raises(FileError, match="pass reset"):
+        read_graph(path)
