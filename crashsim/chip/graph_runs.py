@@ -14,6 +14,7 @@ from typing import Any
 import crashsim_hardware as chips
 from crashsim_hardware import Chip, ChipFaults, HardwareError
 from crashsim_hardware.noticing import collecting
+from crashsim_hardware.running import Engine
 
 from crashsim.arguments import MOST_STEPS, check_seed, fraction, one_of, whole
 from crashsim.arrays import Floats
@@ -21,7 +22,6 @@ from crashsim.chip.chip_faults import Breaks
 from crashsim.chip.spiking import (
     MASKS,
     ChipRun,
-    Engine,
     chip_estimates,
     device_facts,
     raster_facts,
