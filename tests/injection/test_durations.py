@@ -275,3 +275,64 @@ def test_durations_that_make_no_sense(seeded, randn):
         FaultSpace(net, x, NeuronCrash(0.1, window=(7, 9)))
     with pytest.raises(ArgumentError, match="weights fail for the whole pass"):
         FaultSpace(net, x, WeightCrash(0.1, window=(0, 1)))
+
+
+class Gated(nn.Module):
+    """A recurrent cell by hand, whose two gates are slices of one product."""
+
+    def __init__(self):
+        super().__init__()
+        self.x, self.h, self.fc = nn.Linear(3, 12), nn.Linear(4, 12), nn.Linear(4, 2)
+
+    def forward(self, x, alive=(1.0, 1.0)):
+        h = x.new_zeros(len(x), 4)
+        for step in range(STEPS):
+            a, b, c = self.x(x[:, step]).chunk(3, -1)
+            d, e, f = self.h(h).chunk(3, -1)
+            reset, update = torch.sigmoid(a + d) * alive[0], torch.sigmoid(b + e) * alive[1]
+            h = (1 - update) * torch.tanh(c + reset * f) + update * h
+        return self.fc(h)
+
+
+def test_gates_of_one_step_are_other_neurons(seeded, randn):
+    net, x = seeded(Gated), 2 * randn(3, STEPS, 3)
+    space = FaultSpace(net, x, NeuronCrash(0.1))
+    calls = {p.site.name: len(p.sites) for p in space.placements}
+    assert calls == {":sigmoid": STEPS, ":sigmoid#1": STEPS, ":tanh": STEPS}
+    alive = torch.tensor([1.0, 0, 1, 1]), torch.tensor([0.0, 1, 1, 1])
+    with torch.no_grad():
+        expected = net(x, alive).numpy()
+    struck = space.at_faults([(":sigmoid", (1,)), (":sigmoid#1", (0,))])
+    assert np.abs(expected - space.clean()).max() > 0.01
+    assert struck.outputs == pytest.approx(expected, abs=1e-5)
+
+
+class OneModule(nn.Module):
+    """Two layers whose neurons are computed by one module, each with a state of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2, self.fc3 = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+        self.lif = LIF()
+
+    def forward(self, x, alive=(1.0, 1.0)):
+        v, u, total = x.new_zeros(len(x), 6), x.new_zeros(len(x), 6), 0
+        for _ in range(STEPS):
+            spikes, v = self.lif(self.fc1(x), v)
+            spikes, u = self.lif(2 * self.fc2(spikes * alive[0]), u)
+            total = total + self.fc3(spikes * alive[1])
+        return total
+
+
+def test_one_spiking_module_with_two_states_is_two_layers(seeded, randn):
+    net, x = seeded(OneModule), 2 * randn(3, 4)
+    space = FaultSpace(net, x, NeuronCrash(0.1))
+    calls = {p.site.name: len(p.sites) for p in space.placements}
+    assert calls == {"lif": STEPS, "lif#1": STEPS}
+    dead = torch.tensor([0.0, 1, 1, 0, 1, 0])
+    for layer, name in enumerate(calls):
+        with torch.no_grad():
+            expected = net(x, [dead if layer == i else 1.0 for i in range(2)]).numpy()
+        struck = space.at_faults([(name, (i,)) for i in (0, 3, 5)])
+        assert struck.outputs == pytest.approx(expected, abs=1e-5)
+        assert layer or np.abs(expected - space.clean()).max() > 0.01

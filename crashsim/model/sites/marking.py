@@ -48,22 +48,28 @@ def marked_units(
 
     with torch.no_grad(), following, listening(model, keep):
         example.clone().call(call)
-    firsts: dict[tuple[str, str | None], list[Site]] = {}
+    groups: dict[tuple[str, str | None], list[list[Site]]] = {}
     told = []
     for site in sites:
         if site.kind in ("input", "parameter") or site.function == INPUT:
             told.append(site)
             continue
-        known = firsts.setdefault((site.module, site.function), [])
+        known = groups.setdefault((site.module, site.function), [])
         now = feeders.get(site.key, {})
-        for first in known:
-            before = feeders.get(first.key, {})
-            same = site.module in stateful or is_used_again(before, now)
+        for group in known:
+            first = group[0]
+            # Two calls behind the same use of the weights, as the gates of a step, are others.
+            before = [feeders.get(other.key, {}) for other in group]
+            if site.module in stateful:  # which may be given the states of several layers
+                same = not all(one and now and one.keys().isdisjoint(now) for one in before)
+            else:
+                same = all(is_used_again(one, now) for one in before)
             if same and site.steps == first.steps and _of_a_step(site) == _of_a_step(first):
+                group.append(site)
                 told.append(replace(site, units=first.name))
                 break
         else:
-            known.append(site)
+            known.append([site])
             told.append(replace(site, units=site.name))
     return told
 
