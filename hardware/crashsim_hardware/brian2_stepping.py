@@ -74,7 +74,7 @@ def set_stepped(
     theta = np.ones(1) if theta is None else theta
     slack = tolerance(chip.hidden[index].projection.fraction_bits)
     values: dict[str, Any] = {
-        "v": block.phases[index],
+        "v": block.phases[index] + (0.0 if neuron.origin is None else neuron.origin),
         "u": 0.0,
         "q": 0.0,
         "fired": 0.0,

@@ -38,6 +38,7 @@ class Convention:
     many: several spikes a step.
     exponential: membranes decay by exp(-dt / tau) a step, not by 1 - dt / tau.
     jumps: a charge adds w_in to a synaptic current, not w_in dt / tau_syn.
+    starts: where membranes start at "zero": there, at v_reset, or at v_leak.
     whole: charges enter a membrane as they are; its r tells the time step (`rockpool_step`).
     about: the same in words.
     """
@@ -52,6 +53,7 @@ class Convention:
     exponential: bool = False
     jumps: bool = False
     whole: bool = False
+    starts: Literal["zero", "v_reset", "v_leak"] = "zero"
 
 
 CONVENTIONS: dict[str, Convention] = {
@@ -62,7 +64,7 @@ CONVENTIONS: dict[str, Convention] = {
     ),
     "spikingjelly": Convention(
         "forward Euler; spikes at the threshold; resets to v_reset at once",
-        dt=DT, reset="zero",
+        dt=DT, reset="zero", starts="v_reset",
     ),
     "sinabs": Convention(
         "exponential decay, tau in steps; as many spikes a step as thresholds; subtracts them",
@@ -70,7 +72,7 @@ CONVENTIONS: dict[str, Convention] = {
     ),
     "norse": Convention(
         "forward Euler; spikes above the threshold; resets to v_reset at once",
-        dt=1e-3, reset="zero", strict=True, jumps=True,
+        dt=1e-3, reset="zero", strict=True, jumps=True, starts="v_leak",
     ),
     "rockpool": Convention(
         "exponential decay; charges enter whole; as many spikes a step as thresholds; subtracts "

@@ -145,6 +145,12 @@ def spikingjelly():
     graph = export_to_nir(net, torch.rand(1, 16))
     write("spikingjelly_lif", graph, counted(net, 2), (16,), 20)
     net = nn.Sequential(
+        linear(16, 20, 4.0), neuron.LIFNode(tau=4.0, v_reset=-0.4), linear(20, 5, 6.0),
+        neuron.LIFNode(tau=5.0, v_reset=-0.3),
+    )  # fmt: skip
+    graph = export_to_nir(net, torch.rand(1, 16))
+    write("spikingjelly_below", graph, counted(net, 2), (16,))
+    net = nn.Sequential(
         nn.Conv2d(1, 4, 3, padding=1), neuron.IFNode(), nn.AvgPool2d(2), nn.Conv2d(4, 4, 3),
         neuron.IFNode(), nn.Flatten(), linear(16, 5, 2.0), neuron.IFNode(),
     )  # fmt: skip
@@ -221,16 +227,21 @@ def norse():
 
     torch.manual_seed(5)
 
-    def box(n, tau):
+    def box(n, tau, leak=0.0):
         one = torch.ones(n)
         return nt.LIFBoxCell(
             nt.LIFBoxParameters(
-                tau_mem_inv=one / tau, v_th=0.3 * one, v_leak=0 * one, v_reset=0 * one
+                tau_mem_inv=one / tau, v_th=0.3 * one, v_leak=leak * one, v_reset=0 * one
             )
         )
 
     net = nt.SequentialState(linear(16, 20, 0.8), box(20, 0.01), linear(20, 5, 2.0), box(5, 0.005))
     write("norse_box", to_nir(net, torch.rand(1, 16)), counted(net), (16,))
+
+    net = nt.SequentialState(
+        linear(16, 20, 1.0), box(20, 0.02, 0.2), linear(20, 5, 6.0), box(5, 0.01, -0.2)
+    )
+    write("norse_leak", to_nir(net, torch.rand(1, 16)), counted(net), (16,))
 
     def current(n):
         one = torch.ones(n)
