@@ -33,6 +33,8 @@ def stepped_group(
             "brian2's neurons emit one spike a step, and those of this graph several; use "
             "engine='numpy'"
         )
+    if neuron.bound is not None:
+        raise HardwareError("brian2's neurons here have no lower bound; use engine='numpy'")
     layer = chip.hidden[index]
     model = "".join(f"{name} : 1\n" for name in (*_STATES, *_PARAMETERS))
     model += "active = int(t_in_timesteps >= start) * int(t_in_timesteps < stop) : 1 (shared)\n"

@@ -62,6 +62,8 @@ class SteppedPopulation:
             self.spikes *= np.where(np.isfinite(self.theta), np.maximum(whole, 1.0), 1.0)
         if not self.neuron.late:
             self._reset()
+        if self.neuron.bound is not None:
+            np.maximum(self.v, self.neuron.bound, out=self.v)
         self.count += self.spikes
         return self.spikes
 

@@ -40,6 +40,7 @@ class Convention:
     jumps: a charge adds w_in to a synaptic current, not w_in dt / tau_syn.
     starts: where membranes start at "zero": there, at v_reset, or at v_leak.
     whole: charges enter a membrane as they are; its r tells the time step (`rockpool_step`).
+    bounded: membranes never fall below minus the threshold.
     about: the same in words.
     """
 
@@ -53,6 +54,7 @@ class Convention:
     exponential: bool = False
     jumps: bool = False
     whole: bool = False
+    bounded: bool = False
     starts: Literal["zero", "v_reset", "v_leak"] = "zero"
 
 
@@ -69,6 +71,10 @@ CONVENTIONS: dict[str, Convention] = {
     "sinabs": Convention(
         "exponential decay, tau in steps; as many spikes a step as thresholds; subtracts them",
         dt=1.0, reset="subtract", many=True, exponential=True,
+    ),
+    "sinabs-bounded": Convention(
+        "as sinabs, with membranes kept above minus the threshold, as its from_nir has them",
+        dt=1.0, reset="subtract", many=True, exponential=True, bounded=True,
     ),
     "norse": Convention(
         "forward Euler; spikes above the threshold; resets to v_reset at once",

@@ -88,6 +88,7 @@ def neuron_of(
         )
     begin = {"v_reset": back, "v_leak": each(getattr(node, "v_leak", 0.0)), "zero": none}
     rules |= {"reset": kind, "floor": back / threshold}
+    rules["bound"] = none - 1.0 if convention.bounded else None
     rules["origin"] = begin[convention.starts] / threshold
     try:
         if isinstance(node, nir.IF):

@@ -181,23 +181,27 @@ def sinabs():
 
         return simulate
 
-    torch.manual_seed(4)
-    net = nn.Sequential(
-        nn.Conv2d(1, 4, 3, padding=1, bias=False), sl.IAFSqueeze(batch_size=1), sl.SumPool2d(2),
-        nn.Conv2d(4, 4, 3, bias=False), sl.IAFSqueeze(batch_size=1), nn.Flatten(),
-        linear(16, 5, 0.6, bias=False), sl.IAFSqueeze(batch_size=1),
-    )  # fmt: skip
-    graph = to_nir(net, torch.rand(1, 1, 8, 8))
-    pictures = iter([(8, 8), (4, 4)])  # the exporter leaves them out, and nir cannot write None
-    for node in graph.nodes.values():
-        if isinstance(node, nir.Conv2d) and node.input_shape is None:
-            node.input_shape = next(pictures)
-        elif isinstance(node, nir.Flatten):
-            node.input_type = {"input": np.array([4, 2, 2])}
-    for module in net:
-        if isinstance(module, sl.IAFSqueeze):
-            module.batch_size, module.num_timesteps = -1, STEPS
-    write("sinabs_conv", graph, counted(net), (1, 8, 8))
+    for name, bound in (("sinabs", None), ("sinabs-bounded", -1.0)):
+        torch.manual_seed(4)
+        options = {"batch_size": 1, "min_v_mem": bound}
+        net = nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1, bias=False), sl.IAFSqueeze(**options), sl.SumPool2d(2),
+            nn.Conv2d(4, 4, 3, bias=False), sl.IAFSqueeze(**options), nn.Flatten(),
+            linear(16, 5, 3.0, bias=False), sl.IAFSqueeze(**options),
+        )  # fmt: skip
+        with torch.no_grad():
+            net[-2].weight.sub_(0.4)  # so that membranes fall far below zero
+        graph = to_nir(net, torch.rand(1, 1, 8, 8))
+        pictures = iter([(8, 8), (4, 4)])  # the exporter leaves them out, and nir cannot write None
+        for node in graph.nodes.values():
+            if isinstance(node, nir.Conv2d) and node.input_shape is None:
+                node.input_shape = next(pictures)
+            elif isinstance(node, nir.Flatten):
+                node.input_type = {"input": np.array([4, 2, 2])}
+        for module in net:
+            if isinstance(module, sl.IAFSqueeze):
+                module.batch_size, module.num_timesteps = -1, STEPS
+        write(f"{name}_conv", graph, counted(net), (1, 8, 8))
     net = nn.Sequential(
         linear(16, 20, 4.0),
         sl.LIFSqueeze(tau_mem=torch.full((20,), 8.0), spike_threshold=torch.ones(20), batch_size=1),
