@@ -80,7 +80,8 @@ def hardware(
         typer.Option(help="Time step of a .nir file, in the unit of its time constants."),
     ] = None,
     exporter: Annotated[
-        Literal["nir", "snntorch", "spikingjelly", "sinabs", "norse", "rockpool"] | None,
+        Literal["nir", "snntorch", "spikingjelly", "sinabs", "sinabs-bounded", "norse", "rockpool"]
+        | None,
         typer.Option(
             help="The library that wrote a .nir file, whose neurons are run as it runs them: its "
             "time step, comparison with the threshold and reset. (default: NIR's own equations)"

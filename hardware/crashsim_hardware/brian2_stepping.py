@@ -33,6 +33,8 @@ def stepped_group(
             "brian2's neurons emit one spike a step, and those of this graph several; use "
             "engine='numpy'"
         )
+    if neuron.bound is not None:
+        raise HardwareError("brian2's neurons here have no lower bound; use engine='numpy'")
     layer = chip.hidden[index]
     model = "".join(f"{name} : 1\n" for name in (*_STATES, *_PARAMETERS))
     model += "active = int(t_in_timesteps >= start) * int(t_in_timesteps < stop) : 1 (shared)\n"
@@ -74,7 +76,7 @@ def set_stepped(
     theta = np.ones(1) if theta is None else theta
     slack = tolerance(chip.hidden[index].projection.fraction_bits)
     values: dict[str, Any] = {
-        "v": block.phases[index],
+        "v": block.phases[index] + (0.0 if neuron.origin is None else neuron.origin),
         "u": 0.0,
         "q": 0.0,
         "fired": 0.0,

@@ -24,6 +24,8 @@ class SteppedPopulation:
         self.keep = 1.0 - neuron.leak
         self.drive = neuron.per_charge * block.drives[index]
         self.v = block.phases[index].astype(np.float64)
+        if neuron.origin is not None:
+            self.v += neuron.origin
         self.u = np.zeros_like(self.v)
         self.synaptic_keep = None if neuron.synapse is None else 1.0 - neuron.synapse
         self.gain = 1.0 if neuron.gain is None else neuron.gain
@@ -60,6 +62,8 @@ class SteppedPopulation:
             self.spikes *= np.where(np.isfinite(self.theta), np.maximum(whole, 1.0), 1.0)
         if not self.neuron.late:
             self._reset()
+        if self.neuron.bound is not None:
+            np.maximum(self.v, self.neuron.bound, out=self.v)
         self.count += self.spikes
         return self.spikes
 

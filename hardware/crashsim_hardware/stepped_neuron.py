@@ -43,6 +43,8 @@ class SteppedNeuron:
     gain: of the synaptic current into the membrane; used with a synapse alone.
     rest: what the membrane gains in every step.
     floor: where a reset to "zero" puts the membrane, below the threshold.
+    origin: where the membrane starts, to which the start of a run is added; None: at 0.
+    bound: what the membrane is raised to after a step that left it lower; None: nothing.
     late: the reset is applied one step after the spike, when the membrane has been updated.
     strict: a membrane at its threshold does not fire yet.
     many: a membrane at k thresholds emits k spikes in one step.
@@ -57,6 +59,8 @@ class SteppedNeuron:
     synapse: Floats | None = None
     gain: Floats | None = None
     floor: Floats | None = None
+    origin: Floats | None = None
+    bound: Floats | None = None
     late: bool = False
     strict: bool = False
     many: bool = False

@@ -51,12 +51,18 @@ def test_every_library_is_here():
     assert len(MASKED) >= 3
 
 
+# The libraries compute in single precision: where a membrane comes within 1e-6 of its threshold, a
+# spike of theirs is rounding. One input of the 200 of sinabs-bounded_conv has such a neuron.
+ROUNDED = {"sinabs-bounded_conv": 2}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_spike_for_spike(name):
     chip, counted = chip_of(name)
     assert counted["counts"].mean() > 0.5
     assert counted["counts"].std() > 0.5
-    assert share_equal(chip, counted, "numpy") >= 0.999
+    unequal = (1 - share_equal(chip, counted, "numpy")) * counted["counts"].size
+    assert round(unequal) <= ROUNDED.get(name, 0)
 
 
 @pytest.mark.parametrize("engine", ["brian2", "brian2-synapses"])
@@ -79,6 +85,7 @@ def test_brian2_has_the_same_spikes(name, engine):
         ("snntorch_leaky_zero", {"reset": "late-zero"}),
         ("snntorch_recurrent_zero", {"exporter": "nir"}),
         ("sinabs_lif", {"exporter": "nir", "reset": "subtract", "dt": 1.0}),
+        ("sinabs-bounded_conv", {"exporter": "sinabs"}),
         ("norse_lif", {"exporter": "nir", "reset": "zero", "dt": 1e-6}),
         ("spikingjelly_lif", {"start": "half"}),
     ],

@@ -38,7 +38,9 @@ class Convention:
     many: several spikes a step.
     exponential: membranes decay by exp(-dt / tau) a step, not by 1 - dt / tau.
     jumps: a charge adds w_in to a synaptic current, not w_in dt / tau_syn.
+    starts: where membranes start at "zero": there, at v_reset, or at v_leak.
     whole: charges enter a membrane as they are; its r tells the time step (`rockpool_step`).
+    bounded: membranes never fall below minus the threshold.
     about: the same in words.
     """
 
@@ -52,6 +54,8 @@ class Convention:
     exponential: bool = False
     jumps: bool = False
     whole: bool = False
+    bounded: bool = False
+    starts: Literal["zero", "v_reset", "v_leak"] = "zero"
 
 
 CONVENTIONS: dict[str, Convention] = {
@@ -62,15 +66,19 @@ CONVENTIONS: dict[str, Convention] = {
     ),
     "spikingjelly": Convention(
         "forward Euler; spikes at the threshold; resets to v_reset at once",
-        dt=DT, reset="zero",
+        dt=DT, reset="zero", starts="v_reset",
     ),
     "sinabs": Convention(
         "exponential decay, tau in steps; as many spikes a step as thresholds; subtracts them",
         dt=1.0, reset="subtract", many=True, exponential=True,
     ),
+    "sinabs-bounded": Convention(
+        "as sinabs, with membranes kept above minus the threshold, as its from_nir has them",
+        dt=1.0, reset="subtract", many=True, exponential=True, bounded=True,
+    ),
     "norse": Convention(
         "forward Euler; spikes above the threshold; resets to v_reset at once",
-        dt=1e-3, reset="zero", strict=True, jumps=True,
+        dt=1e-3, reset="zero", strict=True, jumps=True, starts="v_leak",
     ),
     "rockpool": Convention(
         "exponential decay; charges enter whole; as many spikes a step as thresholds; subtracts "

@@ -86,7 +86,10 @@ def neuron_of(
             f"node {name!r} resets to a potential (v_reset) that is not 0, which a reset by "
             'subtraction does not use; give reset="zero"'
         )
+    begin = {"v_reset": back, "v_leak": each(getattr(node, "v_leak", 0.0)), "zero": none}
     rules |= {"reset": kind, "floor": back / threshold}
+    rules["bound"] = none - 1.0 if convention.bounded else None
+    rules["origin"] = begin[convention.starts] / threshold
     try:
         if isinstance(node, nir.IF):
             return SteppedNeuron(none, each(node.r) * dt / threshold, none, **rules)

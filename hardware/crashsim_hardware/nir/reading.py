@@ -79,7 +79,8 @@ def read_nir(
         threshold), at once, or a step late ("late-zero", "late-subtract"). NIR does not say it,
         so this must be given where neither the metadata nor the exporter does.
     exporter: the library whose recursion is run, a name of `CONVENTIONS`: "snntorch",
-        "spikingjelly", "sinabs", "norse" or "rockpool"; default NIR's own equations as above.
+        "spikingjelly", "sinabs", "sinabs-bounded", "norse" or "rockpool"; default NIR's own
+        equations as above.
     start: membranes before the first step: at "zero", as the libraries have them and as is the
         default, or at "half" of the threshold.
     most_bytes: what the numbers of the chip may take in memory.
@@ -213,7 +214,7 @@ def _time_step(
         return 1e-6, "norse's own: it writes time constants in units of its step of 1e-3"
     if convention.whole and constants:
         return _step_of_rockpool(nir, graph), "rockpool's own, as r says it"
-    if convention.dt is not None and (constants or exporter == "sinabs"):
+    if convention.dt is not None and (constants or convention.many):
         return convention.dt, f"{exporter}'s own"
     if constants:
         return DT, "in seconds; the file does not say"

@@ -145,6 +145,12 @@ def spikingjelly():
     graph = export_to_nir(net, torch.rand(1, 16))
     write("spikingjelly_lif", graph, counted(net, 2), (16,), 20)
     net = nn.Sequential(
+        linear(16, 20, 4.0), neuron.LIFNode(tau=4.0, v_reset=-0.4), linear(20, 5, 6.0),
+        neuron.LIFNode(tau=5.0, v_reset=-0.3),
+    )  # fmt: skip
+    graph = export_to_nir(net, torch.rand(1, 16))
+    write("spikingjelly_below", graph, counted(net, 2), (16,))
+    net = nn.Sequential(
         nn.Conv2d(1, 4, 3, padding=1), neuron.IFNode(), nn.AvgPool2d(2), nn.Conv2d(4, 4, 3),
         neuron.IFNode(), nn.Flatten(), linear(16, 5, 2.0), neuron.IFNode(),
     )  # fmt: skip
@@ -175,23 +181,27 @@ def sinabs():
 
         return simulate
 
-    torch.manual_seed(4)
-    net = nn.Sequential(
-        nn.Conv2d(1, 4, 3, padding=1, bias=False), sl.IAFSqueeze(batch_size=1), sl.SumPool2d(2),
-        nn.Conv2d(4, 4, 3, bias=False), sl.IAFSqueeze(batch_size=1), nn.Flatten(),
-        linear(16, 5, 0.6, bias=False), sl.IAFSqueeze(batch_size=1),
-    )  # fmt: skip
-    graph = to_nir(net, torch.rand(1, 1, 8, 8))
-    pictures = iter([(8, 8), (4, 4)])  # the exporter leaves them out, and nir cannot write None
-    for node in graph.nodes.values():
-        if isinstance(node, nir.Conv2d) and node.input_shape is None:
-            node.input_shape = next(pictures)
-        elif isinstance(node, nir.Flatten):
-            node.input_type = {"input": np.array([4, 2, 2])}
-    for module in net:
-        if isinstance(module, sl.IAFSqueeze):
-            module.batch_size, module.num_timesteps = -1, STEPS
-    write("sinabs_conv", graph, counted(net), (1, 8, 8))
+    for name, bound in (("sinabs", None), ("sinabs-bounded", -1.0)):
+        torch.manual_seed(4)
+        options = {"batch_size": 1, "min_v_mem": bound}
+        net = nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1, bias=False), sl.IAFSqueeze(**options), sl.SumPool2d(2),
+            nn.Conv2d(4, 4, 3, bias=False), sl.IAFSqueeze(**options), nn.Flatten(),
+            linear(16, 5, 3.0, bias=False), sl.IAFSqueeze(**options),
+        )  # fmt: skip
+        with torch.no_grad():
+            net[-2].weight.sub_(0.4)  # so that membranes fall far below zero
+        graph = to_nir(net, torch.rand(1, 1, 8, 8))
+        pictures = iter([(8, 8), (4, 4)])  # the exporter leaves them out, and nir cannot write None
+        for node in graph.nodes.values():
+            if isinstance(node, nir.Conv2d) and node.input_shape is None:
+                node.input_shape = next(pictures)
+            elif isinstance(node, nir.Flatten):
+                node.input_type = {"input": np.array([4, 2, 2])}
+        for module in net:
+            if isinstance(module, sl.IAFSqueeze):
+                module.batch_size, module.num_timesteps = -1, STEPS
+        write(f"{name}_conv", graph, counted(net), (1, 8, 8))
     net = nn.Sequential(
         linear(16, 20, 4.0),
         sl.LIFSqueeze(tau_mem=torch.full((20,), 8.0), spike_threshold=torch.ones(20), batch_size=1),
@@ -221,16 +231,21 @@ def norse():
 
     torch.manual_seed(5)
 
-    def box(n, tau):
+    def box(n, tau, leak=0.0):
         one = torch.ones(n)
         return nt.LIFBoxCell(
             nt.LIFBoxParameters(
-                tau_mem_inv=one / tau, v_th=0.3 * one, v_leak=0 * one, v_reset=0 * one
+                tau_mem_inv=one / tau, v_th=0.3 * one, v_leak=leak * one, v_reset=0 * one
             )
         )
 
     net = nt.SequentialState(linear(16, 20, 0.8), box(20, 0.01), linear(20, 5, 2.0), box(5, 0.005))
     write("norse_box", to_nir(net, torch.rand(1, 16)), counted(net), (16,))
+
+    net = nt.SequentialState(
+        linear(16, 20, 1.0), box(20, 0.02, 0.2), linear(20, 5, 6.0), box(5, 0.01, -0.2)
+    )
+    write("norse_leak", to_nir(net, torch.rand(1, 16)), counted(net), (16,))
 
     def current(n):
         one = torch.ones(n)
