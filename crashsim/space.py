@@ -32,12 +32,12 @@ from crashsim.faults import Fault, faults_by_site
 from crashsim.injection.batches import in_batches, scalars_per_sample
 from crashsim.injection.derivatives import Derivatives
 from crashsim.injection.faulty_model import FaultyModel
-from crashsim.injection.isolated_model import IsolatedModel, device_of
 from crashsim.injection.sample import Sample
 from crashsim.injection.sample.strikes import check_same_weights, point_of
 from crashsim.injection.strategies import Strategies
 from crashsim.model.checks import check_model, dtype_of, unwrapped
 from crashsim.model.inputs import BatchAxis, ModelInputs, can_compute, read_inputs
+from crashsim.model.isolated_model import IsolatedModel, device_of
 from crashsim.model.multiplied.weight_names import check_names, told_left
 from crashsim.model.number_types import autocast_type
 from crashsim.model.readout import Readout
