@@ -112,6 +112,8 @@ def _placed(
     _check_feedback(placements, isolated.fed_back)
     _check_closed(placements, isolated.closed, "hidden" in by_site)
     if isolated.missed and "hidden" in by_site:
+        if len(by_site) == 1 and any(p.site.is_affine for p in placements):
+            raise SiteError(f"{_missed(isolated.missed)}; nothing else there is a neuron's output")
         notice(_missed(isolated.missed), stacklevel=6)
     return placements
 
