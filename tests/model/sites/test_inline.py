@@ -151,7 +151,7 @@ class Pooled(nn.Module):
 
 
 def test_layers_are_not_taken_for_neurons_that_cannot_be_struck(seeded, randn):
-    with pytest.raises(SiteError, match="between 'conv' and 'fc'.*nothing else"):
+    with pytest.raises(SiteError, match=r"between 'conv' and 'fc'.*nothing else"):
         FaultSpace(seeded(Pooled), randn(2, 1, 8), NeuronCrash(0.1))
     FaultSpace(seeded(Pooled), randn(2, 1, 8), NeuronCrash(0.1), sites="conv")
 
