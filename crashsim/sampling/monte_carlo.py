@@ -22,7 +22,7 @@ from crashsim.arguments import as_float, callback, check_seed, instance, sample_
 from crashsim.arrays import Floats
 from crashsim.campaign.tasks import fold
 from crashsim.errors import ArgumentError, Interrupted
-from crashsim.metrics import AskedMetrics, Metric
+from crashsim.metrics import RESERVED, AskedMetrics, OfSums
 from crashsim.noticing import notice
 from crashsim.results.estimate import Estimate, Interval
 from crashsim.sampling.control_variates import Control
@@ -106,7 +106,7 @@ def monte_carlo(
     control: LinearSurrogate | None = None,
     few_exact: bool = False,
     targets: Any = None,
-    metrics: Iterable[Metric] | None = None,
+    metrics: Iterable[Any] | None = None,
     executor: Executor | None = None,
 ) -> MonteCarlo:
     """Samples Delta under random faults.
@@ -146,7 +146,13 @@ def monte_carlo(
     # Fractions and numpy's numbers are taken for what they are.
     confidence, rel_width = float(confidence), None if rel_width is None else float(rel_width)
     epsilon = None if epsilon is None else float(epsilon)
-    asked = AskedMetrics.of(metrics, targets, space.clean())
+    asked = AskedMetrics.of(metrics, targets, space.clean(), space.output_shape)
+    for metric in asked.metrics:
+        if isinstance(metric, OfSums) or metric.name in RESERVED:
+            raise ArgumentError(
+                f"metrics: {metric.name!r} is judged over all examples of a chip; ask "
+                "crashsim.score for it"
+            )
     if control is not None and space.counts:
         raise ArgumentError(
             "control: its mean and variance are those of faults that strike independently; leave "
