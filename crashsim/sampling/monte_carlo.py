@@ -25,6 +25,7 @@ from crashsim.errors import ArgumentError, Interrupted
 from crashsim.metrics import RESERVED, AskedMetrics, OfSums
 from crashsim.noticing import notice
 from crashsim.results.estimate import Estimate, Interval
+from crashsim.sampling.chips.run import ChipRun
 from crashsim.sampling.control_variates import Control
 from crashsim.sampling.exact_strata import FewFaults, few_faults
 from crashsim.sampling.from_sums import FromSums, Moments
@@ -60,6 +61,7 @@ class MonteCarlo:
             times at its result to decide when to stop.
         few: the outcomes that were summed exactly, where ``few_exact`` was asked for; then samples
             are given that two or more faults struck, with probability ``few.rest``.
+        chips: metrics over chips, where they were judged on examples of their own.
     """
 
     samples: int
@@ -71,6 +73,7 @@ class MonteCarlo:
     kept: NDArray[np.float32]
     confidence: float
     few: FewFaults | None = None
+    chips: ChipRun | None = None
 
     def tail(self, row: int, output: int, epsilon: Floats) -> Interval:
         """P(|Delta| >= epsilon) of one input and output for several epsilon (E,), pointwise."""

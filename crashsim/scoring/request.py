@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from crashsim.metrics import AskedMetrics
+from crashsim.scoring.judging import Judging
 
 if TYPE_CHECKING:
     from crashsim_hardware import Chip
@@ -28,7 +29,8 @@ class Request:
         seed: of everything drawn.
         confidence: of measured intervals.
         chip: the spiking chip, where the model is the rate curves of one.
-        metrics: of the caller's own, with the targets that they compare the outputs with.
+        metrics: asked of each input, with the targets that they compare the outputs with.
+        judging: what is asked of whole chips; None: nothing.
     """
 
     epsilon: float | None = None
@@ -39,3 +41,4 @@ class Request:
     confidence: float = CONFIDENCE
     chip: Chip | None = None
     metrics: AskedMetrics = field(default_factory=AskedMetrics)
+    judging: Judging | None = None

@@ -18,7 +18,7 @@ from crashsim.coordinates.placement import Faults
 from crashsim.errors import ArgumentError, FileError, Interrupted
 from crashsim.faults import NeuronCrash
 from crashsim.files.limits import read_text
-from crashsim.metrics import AskedMetrics, Metric
+from crashsim.metrics import AskedMetrics
 from crashsim.model.inputs import BatchAxis, ModelInputs
 from crashsim.model.sites.time_axis import StepsAxis
 from crashsim.model.twins.resetting import Reset
@@ -28,9 +28,11 @@ from crashsim.results.contradictions import contradictions
 from crashsim.results.record import Record
 from crashsim.results.schema import Curves, Histogram
 from crashsim.results.verdict import verdict
+from crashsim.sampling.chips.facts import chips_facts
 from crashsim.sampling.monte_carlo import DEFAULT_SAMPLES, check_sampling
 from crashsim.scoring.cautions import doubts_of
 from crashsim.scoring.curves import curves_of, histogram_of
+from crashsim.scoring.judging import judging_of, read_given, read_widths
 from crashsim.scoring.method import Method
 from crashsim.scoring.methods import METHODS
 from crashsim.scoring.plan import Plan, plan
@@ -133,7 +135,7 @@ def score(
     epsilon: float | None = None,
     methods: Iterable[str | Method] | None = None,
     samples: int | None = None,
-    rel_width: float | None = None,
+    rel_width: float | Mapping[str, float] | None = None,
     seed: int = 0,
     *,
     readout: str | int | None = None,
@@ -145,7 +147,8 @@ def score(
     names: Mapping[str, str] | None = None,
     chip: Chip | None = None,
     targets: Any = None,
-    metrics: Iterable[Metric] | None = None,
+    metrics: Iterable[Any] | None = None,
+    accept: Mapping[str, float] | None = None,
     reset: Reset | None = None,
     batch_axis: BatchAxis = 0,
     steps_axis: StepsAxis | None = None,
@@ -155,7 +158,10 @@ def score(
     Args:
         model: any module, in evaluation mode.
         inputs: (B, ...) tensor or array; or a tuple of positional or a mapping of keyword
-            arguments, in which every tensor has the batch first.
+            arguments, in which every tensor has the batch first. Or inputs and targets: a pair
+            (x, y) for a model that takes one argument; a mapping with ``labels`` or ``targets``
+            that the model does not take; a ``Dataset`` or ``DataLoader`` of torch, which is read
+            from its start, a few examples at a time, as often as it takes.
         faults: a fault, struck at ``sites``, or a mapping from sites to faults; by default
             ``NeuronCrash(p=0.01)``.
         sites: name or glob of the sites; see ``crashsim.model.sites.site.select_sites``.
@@ -164,7 +170,8 @@ def score(
             (``["+pairs"]``) are added to those, as are methods of your own
             (``[crashsim.Method(...)]``), unless others are named.
         samples: number of Monte Carlo samples (by default 10,000, fewer for large models).
-        rel_width: stop Monte Carlo at this relative half-width of the pooled variances.
+        rel_width: stop Monte Carlo at this relative half-width of the pooled variances; or by
+            quantity, ``variance`` or a metric: ``{"accuracy": 0.02}``.
         seed: of Monte Carlo; the same seed gives the same numbers.
         readout: which tensor of a structured output is analysed: a name, with dots for what is
             nested, or a number. By default its only floating-point tensor with the batch first,
@@ -180,9 +187,15 @@ def score(
         names: what to call the ``model`` and the ``inputs`` in reports.
         chip: the spiking chip, where the model is the rate curves of one (a NIR graph).
         targets: (B, ...) what metrics compare the outputs with, a row for each input.
-        metrics: also estimate these events and means of your own (``crashsim.Event``,
-            ``crashsim.Mean``), by ``exact`` and ``monte-carlo``: the estimates have the metric's
-            name as ``quantity``.
+        metrics: estimate these: names (``"accuracy"``, ``"top-5"``; ``crashsim.metrics.NAMES``),
+            events and means of your own (``crashsim.Event``, ``crashsim.Mean``), or functions of
+            (outputs, targets) that return a number for each example. With targets, by default
+            what is usual for them. Monte Carlo judges each chip (sample) on all examples; the
+            estimates have the metric's name as ``quantity``, and ``chips`` of the result holds
+            percentiles over chips and more. With more than 1,000 labelled examples, how far
+            outputs move is looked at on the first 400.
+        accept: by metric, the worst value with which a chip is accepted (``{"accuracy": 0.9}``):
+            also estimate the share of such chips. By default an accuracy a point below the clean.
         reset: a function of the model that resets the state which it keeps between calls (of a
             twin); layers of snntorch, spikingjelly and sinabs need none.
         batch_axis: the axis of the inputs that is the batch: 1 for (T, B, ...); or of each by name.
@@ -201,7 +214,8 @@ def score(
         >>> result.find("exact", "variance").kind
         'exact'
     """
-    check_sampling(samples, rel_width, epsilon, confidence)
+    widths = read_widths(rel_width)
+    check_sampling(samples, widths.get("variance"), epsilon, confidence)
     check_delta(delta)
     callback("progress", progress)
     for name, flag in (("hardware", hardware), ("proofs", proofs)):
@@ -217,16 +231,18 @@ def score(
     seed = check_seed(seed)
     # Fractions and numpy's numbers are taken for what they are.
     confidence, samples = float(confidence), None if samples is None else int(samples)
-    epsilon, delta, rel_width = (
-        None if value is None else float(value) for value in (epsilon, delta, rel_width)
+    epsilon, delta, width = (
+        None if value is None else float(value)
+        for value in (epsilon, delta, widths.get("variance"))
     )
     with collecting() as noticed:
         struck = NeuronCrash(p=0.01) if faults is None else faults
         timings: dict[str, float] = {}
         with timing(timings, "model and sites"):
+            given = read_given(model, inputs, targets, batch_axis)
             space = FaultSpace(
                 model,
-                inputs,
+                given.inputs,
                 struck,
                 sites,
                 readout=readout,
@@ -234,18 +250,19 @@ def score(
                 batch_axis=batch_axis,
                 steps_axis=steps_axis,
             )
-            own = AskedMetrics.of(metrics, targets, space.clean())
+            judging = judging_of(space, given, metrics, widths, accept)
         with timing(timings, "plan"):
-            planned = plan(space, methods, samples, rel_width, hardware, proofs)
+            planned = plan(space, methods, samples, width, hardware, proofs)
         asked = Request(
             epsilon=epsilon,
             delta=delta,
             samples=samples,
-            rel_width=rel_width,
+            rel_width=width,
             seed=seed,
             confidence=confidence,
             chip=chip,
-            metrics=own,
+            metrics=AskedMetrics() if judging is None else judging.of_inputs,
+            judging=judging,
         )
         results = compute(space, planned, asked, progress or (lambda *_: None))
         results.timings = timings = {**timings, **results.timings}
@@ -329,6 +346,9 @@ def _collect(
         contradictions=refuted,
         partial=results.interrupted is not None,
         methods=[method.facts() for method in methods],
+        chips=None
+        if sampled is None or sampled.chips is None or asked.judging is None
+        else chips_facts(sampled.chips, asked.judging.accept),
     )
 
 

@@ -5,8 +5,10 @@ Decided on counts alone, so the samples are the same on every machine.
 
 from __future__ import annotations
 
+from crashsim.sampling.chips.run import DEFAULT_CHIPS
 from crashsim.sampling.exact_strata import probability_of_two, usual_state
 from crashsim.sampling.monte_carlo import DEFAULT_SAMPLES
+from crashsim.scoring.judging import Judging
 from crashsim.scoring.size import BUDGET, GRADIENT_VALUES, Size
 from crashsim.space import FaultSpace
 
@@ -20,6 +22,14 @@ def chosen_samples(size: Size, samples: int | None, rel_width: float | None) -> 
     """The number of samples; None where ``rel_width`` decides."""
     if samples is None and rel_width is None:
         return int(min(DEFAULT_SAMPLES, max(MIN_SAMPLES, BUDGET / size.operations)))
+    return samples
+
+
+def chosen_chips(size: Size, judging: Judging, samples: int | None) -> int | None:
+    """The number of chips to judge; None where a width decides."""
+    if samples is None and not judging.widths:
+        rows = judging.examples.count * size.operations_of_one
+        return int(min(DEFAULT_CHIPS, max(MIN_SAMPLES, BUDGET / rows)))
     return samples
 
 

@@ -16,8 +16,9 @@ import numpy as np
 from crashsim.arguments import as_float, callback, check_seed, instance, sample_count, shown
 from crashsim.campaign.tasks import fold
 from crashsim.errors import ArgumentError, Interrupted
-from crashsim.metrics import AskedMetrics, bounds_of, usual
-from crashsim.model.labelled import Labelled, read_labelled
+from crashsim.metrics import AskedMetrics, bounds_of, read_targets, usual
+from crashsim.model.labelled import InMemory, Labelled, read_labelled
+from crashsim.results.estimate import Estimate, estimates_of
 from crashsim.sampling.chips.drawn import (
     DrawnChips,
     chips_per_block,
@@ -55,6 +56,16 @@ class ChipRun:
     def chips(self) -> int:
         """The number of chips, those without a fault among them."""
         return self.found.sums.chips
+
+    def estimates(self) -> list[Estimate]:
+        """Each metric's mean over chips, given the examples."""
+        found = []
+        for number, metric in enumerate(self.found.asked.metrics):
+            mean = self.found.mean(number, 1 - self.confidence)
+            found += estimates_of(
+                "monte-carlo", metric.name, "statistical", pooled=mean, confidence=self.confidence
+            )
+        return found
 
 
 def chip_metrics(
@@ -118,9 +129,6 @@ def labelled_of(space: FaultSpace, data: Any, targets: Any) -> Labelled:
     if isinstance(data, Labelled):
         return data
     if data is None:
-        from crashsim.metrics import read_targets
-        from crashsim.model.labelled import InMemory
-
         return InMemory(space.examples, read_targets(targets, space.B))
     return read_labelled(data, targets, space.model)
 
