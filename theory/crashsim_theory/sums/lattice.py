@@ -26,6 +26,7 @@ Complex: TypeAlias = npt.NDArray[np.complex128]
 _SMALL = 0.2  # probability up to which the series is summed
 _REST = 1e-17  # of the series, where it is cut off, by term and relative to all
 _VANISHED = -46.0  # log |phi| below which a frequency does not matter
+_SAME = 1e-6  # points by which a sum and a threshold that are equal may differ
 _AT_ONCE = 2**20  # complex numbers alive at once
 
 
@@ -56,9 +57,18 @@ class LatticeLaw:
         upper = np.concatenate([np.cumsum(self.mass[::-1])[::-1], [0.0]])
         position = c / self.width - self.start
         if exactly:
-            at = np.clip(np.ceil(position - 1e-6), 0, len(self.mass)).astype(np.int64)
+            at = np.clip(np.ceil(position - _SAME), 0, len(self.mass)).astype(np.int64)
             return np.asarray(upper[at])
         return np.asarray(np.interp(position + 0.5, np.arange(len(upper)), upper))
+
+    def below(self, c: Array, exactly: bool) -> Array:
+        """P(S <= c) of every c, as ``above``."""
+        lower = np.concatenate([[0.0], np.cumsum(self.mass)])
+        position = c / self.width - self.start
+        if exactly:
+            at = np.clip(np.floor(position + _SAME) + 1, 0, len(self.mass)).astype(np.int64)
+            return np.asarray(lower[at])
+        return np.asarray(np.interp(position + 0.5, np.arange(len(lower)), lower))
 
 
 def lattice_law(profile: Profile, low: float, high: float, cells: int) -> tuple[LatticeLaw, bool]:

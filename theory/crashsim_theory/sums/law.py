@@ -18,8 +18,7 @@ from crashsim_theory.arrays import Array, ArrayLike, as_array, as_probability
 from crashsim_theory.errors import TheoryError
 from crashsim_theory.sums.bracket import tail_at_least, tail_at_most, why_no_bracket
 from crashsim_theory.sums.profile import Profile, profiles_of, profiles_of_chunks
-from crashsim_theory.sums.saddlepoint import chernoff_tail_of, saddlepoint_tail_of
-from crashsim_theory.sums.tails import CELLS, central_moments, upper_tails
+from crashsim_theory.sums.tails import CELLS, central_moments, tails
 from crashsim_theory.tails.gain_chunks import GainChunk
 from crashsim_theory.tails.surrogate import LinearSurrogate, Side
 
@@ -85,9 +84,14 @@ class SurrogateLaw:
         """P(L >= eps), P(L <= -eps) or P(|L| >= eps), shape (..., *E).
 
         An estimate, exact but for the lattice, which keeps mean and variance of L. Tails below
-        1e-9 are computed under the tilt that makes them typical.
+        1e-8 are computed under the tilt that makes them typical.
         """
-        return self._sides(eps, side, lambda profile, c: upper_tails(profile, c, cells))
+        thresholds = _checked(eps, side)
+        rows = []
+        for profile in self.profiles:
+            found = tails(profile, thresholds, side, cells)
+            rows.append(np.where(thresholds <= 0, 1.0, found) if side == "both" else found)
+        return np.array(rows).reshape(self.shape + thresholds.shape)
 
     def bracket(self, eps: ArrayLike, side: Side = "both") -> tuple[Array, Array]:
         """(low, high) with low <= the tail <= high, proved for the surrogate, (..., *E) each.
@@ -107,14 +111,6 @@ class SurrogateLaw:
         """Why there is no proved bracket; None where there is."""
         return next(filter(None, map(why_no_bracket, self.profiles)), None)
 
-    def chernoff(self, eps: ArrayLike, side: Side = "both") -> Array:
-        """Chernoff's bound on the tail, (..., *E): a true bound for the surrogate."""
-        return self._sides(eps, side, _each(chernoff_tail_of))
-
-    def saddlepoint(self, eps: ArrayLike, side: Side = "both") -> Array:
-        """The Lugannani-Rice estimate of the tail, (..., *E)."""
-        return self._sides(eps, side, _each(saddlepoint_tail_of))
-
     def quantile(self, delta: ArrayLike) -> Array:
         """The least eps >= 0 with P(|L| >= eps) <= delta, about, shape (..., *D)."""
         goals = as_probability("delta", delta)
@@ -124,9 +120,7 @@ class SurrogateLaw:
         return np.array(each).reshape(self.shape + goals.shape)
 
     def _sides(self, eps: ArrayLike, side: Side, upper: Callable[[Profile, Array], Array]) -> Array:
-        if side not in ("upper", "lower", "both"):
-            raise TheoryError("side", side, 'choose "upper", "lower" or "both"')
-        thresholds = as_array("eps", eps)
+        thresholds = _checked(eps, side)
         rows = []
         for profile in self.profiles:
             total = np.zeros(thresholds.shape)
@@ -164,6 +158,12 @@ def law_over_rates(
     return np.stack([law.at_rate(float(p)).tail(eps, side) for p in wanted])
 
 
+def _checked(eps: ArrayLike, side: Side) -> Array:
+    if side not in ("upper", "lower", "both"):
+        raise TheoryError("side", side, 'choose "upper", "lower" or "both"')
+    return as_array("eps", eps)
+
+
 def _each(tail: Callable[[Profile, float], float]) -> Callable[[Profile, Array], Array]:
     def of(profile: Profile, c: Array) -> Array:
         return np.array([tail(profile, float(one)) for one in c.reshape(-1)]).reshape(c.shape)
@@ -173,11 +173,9 @@ def _each(tail: Callable[[Profile, float], float]) -> Callable[[Profile, Array],
 
 def _quantile(profile: Profile, delta: float) -> float:
     """The eps >= 0 with P(|L| >= eps) = delta, by bisection on the logarithm of eps."""
-    mirrored = profile.negative
 
     def tail(eps: float) -> float:
-        both = (upper_tails(one, np.asarray(eps)) for one in (profile, mirrored))
-        return float(sum(both))
+        return float(tails(profile, np.asarray(eps), "both"))
 
     mean, variance, _ = central_moments(profile)
     scale = abs(mean) + math.sqrt(variance)

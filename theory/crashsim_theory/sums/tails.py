@@ -1,4 +1,4 @@
-"""P(L >= c) of one surrogate: from the lattice law, tilted where the tail is far."""
+"""Tails of one surrogate: from the lattice law, tilted where the tail is far."""
 
 from __future__ import annotations
 
@@ -11,32 +11,47 @@ from crashsim_theory.arrays import Array
 from crashsim_theory.sums.lattice import lattice_law
 from crashsim_theory.sums.profile import Outcomes, Profile
 from crashsim_theory.sums.window import Window, decided, window_of
+from crashsim_theory.tails.surrogate import Side
 
 CELLS = 2**14
-_FAR = 1e-9  # below it a tail is computed under a tilt, where it is not small
+_FAR = 1e-8  # below it a tail is computed under a tilt, where it is not small
 _OUTSIDE = 36.0  # e^-36 of the law may lie outside the lattice
+_TYPICAL = 0.01  # standard deviations by which a tilted mean may miss the threshold
 _STEPS = 200
 
 
-def upper_tails(profile: Profile, c: Array, cells: int = CELLS) -> Array:
-    """P(L >= c) of every threshold c (...), an estimate.
+def tails(profile: Profile, eps: Array, side: Side, cells: int = CELLS) -> Array:
+    """P(L >= eps), P(L <= -eps), or the sum of both, of every eps (...), an estimate.
 
     Exact but for the lattice: mean and variance of L are kept, and sums closer together than a
     point's distance are not told apart.
     """
-    wanted = c - profile.shift
-    found = np.empty(wanted.shape)
-    if not wanted.size:
+    found = np.zeros(eps.shape)
+    if not eps.size:
         return found
-    window = window_of(profile, (float(wanted.min()), float(wanted.max())), _OUTSIDE)
-    rest, alone = _parted(profile, window)
-    above = _near(rest, window, wanted, cells)
-    found = _with_alone(above, alone)
-    top = largest_sum(profile)
-    for at in np.argwhere((found < _FAR) & (wanted <= top * (1 + 1e-12))):
+    upper = eps - profile.shift if side != "lower" else None
+    lower = -eps - profile.shift if side != "upper" else None
+    asked = np.concatenate([c.ravel() for c in (upper, lower) if c is not None])
+    window = window_of(profile, (float(asked.min()), float(asked.max())), _OUTSIDE)
+    rest, (up, down) = _parted(profile, window)
+    law, exactly = lattice_law(rest, window.low, window.high, cells)
+    if upper is not None:
+        above = _with_alone(law.above(upper, exactly), up, down)
+        found += _with_far(profile, upper, above, cells)
+    if lower is not None:
+        below = _with_alone(law.below(lower, exactly), down, up)
+        found += _with_far(profile.negative, -lower, below, cells)
+    return np.clip(found, 0.0, 1.0)
+
+
+def _with_far(profile: Profile, c: Array, near: Array, cells: int) -> Array:
+    """P(sum >= c), given it where it is not small: what is small anew, what is impossible as 0."""
+    most = largest_sum(profile)
+    most += 1e-12 * abs(most)
+    found = np.where(c > most, 0.0, near)
+    for at in np.argwhere((near < _FAR) & (c <= most)):
         where = tuple(at)
-        found[where] = _far_tail(profile, float(wanted[where]), cells)
-    found = np.where(wanted > top * (1 + 1e-12) if top > 0 else wanted > top, 0.0, found)
+        found[where] = _far_tail(profile, float(c[where]), cells)
     return np.clip(found, 0.0, 1.0)
 
 
@@ -52,16 +67,10 @@ def _parted(profile: Profile, window: Window) -> tuple[Profile, tuple[float, flo
     return profile.keep(~alone), (float(chances[0]), float(chances[1]))
 
 
-def _with_alone(above: Array, alone: tuple[float, float]) -> Array:
-    """P(L >= c) from that of the rest; where both sides strike, either wins as often."""
-    up, down = alone
-    decided_up = up * (1 - down) + up * down / 2
-    return np.asarray((1 - up) * (1 - down) * above + decided_up)
-
-
-def _near(rest: Profile, window: Window, wanted: Array, cells: int) -> Array:
-    law, exactly = lattice_law(rest, window.low, window.high, cells)
-    return law.above(wanted, exactly)
+def _with_alone(rest: Array, hits: float, misses: float) -> Array:
+    """A tail from that of the rest; where contributions of both sides strike, either wins."""
+    decided_so = hits * (1 - misses) + hits * misses / 2
+    return np.asarray((1 - hits) * (1 - misses) * rest + decided_so)
 
 
 def largest_sum(profile: Profile) -> float:
@@ -94,7 +103,7 @@ def _far_tail(profile: Profile, c: float, cells: int) -> float:
     else:  # the mass of a point is spread evenly to halfway its neighbours
         share = np.clip((values - c) / law.width + 0.5, 0.0, 1.0)
     above = float(np.sum(np.where(share > 0, law.mass * weights * share, 0.0)))
-    return float(_with_alone(np.asarray(max(above, 0.0)), alone))
+    return float(_with_alone(np.asarray(max(above, 0.0)), *alone))
 
 
 def tilted_profile(profile: Profile, t: float) -> Profile:
@@ -116,7 +125,7 @@ def _tilted(o: Outcomes, t: float) -> Outcomes:
 
 
 def solve_tilt(profile: Profile, c: float) -> float:
-    """The t with K'(t) = c of the sum without shift; +-inf beyond its ends."""
+    """The t with K'(t) = c, about, of the sum without shift; +-inf beyond its ends."""
     if c >= largest_sum(profile):
         return np.inf
     if c <= -largest_sum(profile.negative):
@@ -129,7 +138,7 @@ def solve_tilt(profile: Profile, c: float) -> float:
             high = t
         else:
             low = t
-        if abs(slope - c) <= 1e-6 * np.sqrt(curvature) or high - low <= 1e-12 * abs(t):
+        if abs(slope - c) <= _TYPICAL * np.sqrt(curvature) or high - low <= 1e-12 * abs(t):
             break
         with np.errstate(divide="ignore", over="ignore"):
             step = t - (slope - c) / curvature if curvature > 0 else np.nan
