@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from crashsim.faults import (
         AdditiveNoise,
         BitFlip,
+        BitStuck,
         Fault,
         GainNoise,
         NeuronCrash,
@@ -56,6 +57,7 @@ _HOMES = {
     "faults": (
         "AdditiveNoise",
         "BitFlip",
+        "BitStuck",
         "Fault",
         "GainNoise",
         "NeuronCrash",
@@ -84,6 +86,7 @@ __all__ = [
     "Agreement",
     "Balance",
     "BitFlip",
+    "BitStuck",
     "Continuity",
     "CrashTraining",
     "CrashVariance",

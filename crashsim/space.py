@@ -25,10 +25,11 @@ from crashsim.coordinates.placement import (
     patterns_of,
     place,
 )
-from crashsim.coordinates.points import Points
+from crashsim.coordinates.points import Listed, Points
+from crashsim.coordinates.stored_faults import check_range
 from crashsim.coordinates.telling import left_out, told_struck
-from crashsim.errors import ArgumentError, ModelError, NotApplicableError, SiteError
-from crashsim.faults import Fault, faults_by_site
+from crashsim.errors import ArgumentError, NotApplicableError, NotFiniteError, SiteError
+from crashsim.faults import Fault, WordFault, faults_by_site
 from crashsim.injection.batches import in_batches, scalars_per_sample
 from crashsim.injection.derivatives import Derivatives
 from crashsim.injection.faulty_model import FaultyModel
@@ -93,6 +94,7 @@ class FaultSpace:
         N: number of fault coordinates.
         B, K: number of inputs and of outputs (all axes after the batch, flattened).
         mean_point: (N,) E e.
+        strikes_words: whether bits are struck whose changes of a value do not add up.
         moments: the coordinates' mean and central moments, each (N,).
 
     Raises:
@@ -143,7 +145,7 @@ class FaultSpace:
         patterns = patterns_of(faults, sites)
         check_names(patterns, isolated.held, isolated.sites)
         try:
-            placements = place(faults, sites, isolated.sites)
+            placements = place(faults, sites, isolated.sites, dtype_of(model))
         except SiteError as error:
             why = _why_none(isolated.looped, numbers_named(isolated.original, by_site))
             raise SiteError(f"{error}{why}") from error
@@ -152,6 +154,7 @@ class FaultSpace:
         if isolated.missed and "hidden" in by_site:
             notice(_missed(isolated.missed), stacklevel=4)
         check_strength(placements, dtype)
+        check_range(placements, isolated.tensors)
         unread = isolated.unread([p.site for p in placements], examples)
         for told in (unread, told_left(patterns, isolated.held)):
             if told:
@@ -170,6 +173,8 @@ class FaultSpace:
         self.mean_point: Floats = self.moments.mean
         self._strategies = PerThread(partial(Strategies, faulty, self._scalars))
         self._derivatives = Derivatives(faulty, self._scalars)
+        words = (p.fault for p in faulty.placements if isinstance(p.fault, WordFault))
+        self.strikes_words = any(not fault.adds_up for fault in words)
 
     @property
     def _state(self) -> tuple[str, ...]:
@@ -301,18 +306,42 @@ class FaultSpace:
         through linear layers one by one, where the model allows it: see ``plan``.
 
         Raises:
-            ModelError: an output is not finite.
+            NotFiniteError: an output is not finite; ``outcomes`` returns such ones, too.
         """
+        result = self.outcomes(points)
+        if not np.isfinite(result).all():
+            raise NotFiniteError(
+                "model: its outputs are not finite (NaN or infinity) under some faults, "
+                "though the clean outputs are: values or words of these faults overflow, or a "
+                "division or logarithm after the sites does; Monte Carlo counts such outputs"
+            )
+        return result
+
+    def outcomes(self, points: Points) -> Floats:
+        """F at each point as it is, infinite and NaN where faults make it so: (S, B, K).
+
+        Raises:
+            NotApplicableError: a point lies between the corners where bits are set or not.
+        """
+        self._check_corners(points)
         with self.faulty_model.model.at_work():
             result = self._computed(points)
             while self.faulty_model.model.has_changed() or self.strategies.has_changed():
                 result = self._computed(points)
-        if not np.isfinite(result).all():
-            raise ModelError(
-                "model: its outputs are not finite (NaN or infinity) under some faults, "
-                "though the clean outputs are; look for a division or logarithm after the sites"
-            )
         return result
+
+    def _check_corners(self, points: Points) -> None:
+        """Raises NotApplicableError for points with a part of a bit that does not add up."""
+        if not self.strikes_words:
+            return
+        every = [points.base, *(c.values if isinstance(c, Listed) else c.e for c in points.changes)]
+        for values in every:
+            found = np.asarray(values)
+            if found.dtype != np.uint8 and not ((found == 0) | (found == 1)).all():
+                raise NotApplicableError(
+                    "there is no mean point of words whose bits do not add up: a bit of an "
+                    "exponent is set or not"
+                )
 
     def _computed(self, points: Points) -> Floats:
         with torch.no_grad():
