@@ -309,12 +309,7 @@ class FaultSpace:
             NotFiniteError: an output is not finite; ``outcomes`` returns such ones, too.
         """
         result = self.outcomes(points)
-        if not np.isfinite(result).all():
-            raise NotFiniteError(
-                "model: its outputs are not finite (NaN or infinity) under some faults, "
-                "though the clean outputs are: values or words of these faults overflow, or a "
-                "division or logarithm after the sites does; Monte Carlo counts such outputs"
-            )
+        _check_finite(result)
         return result
 
     def outcomes(self, points: Points) -> Floats:
@@ -431,12 +426,31 @@ class FaultSpace:
 
         Yields:
             some coordinates' indices (n,), and the outputs (n, B, K).
+
+        Raises:
+            NotFiniteError: an output is not finite; ``single_outcomes`` yields such ones, too.
         """
+        for columns, outputs in self.single_outcomes(base, values):
+            _check_finite(outputs)
+            yield columns, outputs
+
+    def single_outcomes(self, base: Floats, values: Floats) -> Iterator[tuple[Integers, Floats]]:
+        """The same with outputs as they are, infinite and NaN where faults make them so."""
         changed = np.flatnonzero(values != base)
         step = max(1, _STEP_VALUES // (self.B * self.K))
         for start in range(0, len(changed), step):
             columns = changed[start : start + step]
-            yield columns, self.outputs(Points.one_at_a_time(base, columns, values[columns]))
+            yield columns, self.outcomes(Points.one_at_a_time(base, columns, values[columns]))
+
+
+def _check_finite(outputs: Floats) -> None:
+    """Raises NotFiniteError for outputs that are infinite or NaN."""
+    if not np.isfinite(outputs).all():
+        raise NotFiniteError(
+            "model: its outputs are not finite (NaN or infinity) under some faults, though the "
+            "clean outputs are: values or words of these faults overflow, or a division or "
+            "logarithm after the sites does; Monte Carlo counts such outputs"
+        )
 
 
 def _check_feedback(placements: Sequence[Placement], fed_back: Sequence[str]) -> None:

@@ -171,7 +171,7 @@ class Strategies:
             for number, p in enumerate(self._faulty.placements):
                 # A fault of one coordinate may silence all others: it strikes one point in three.
                 count = p.size // 3 or int((row + number) % 3 == 0)
-                chosen = np.sort(rng.choice(p.size, min(count, size), replace=False))
+                chosen: Integers = np.sort(rng.choice(p.size, min(count, size), replace=False))
                 if isinstance(p.fault, WordFault):
                     chosen = _without_wild(p.fault, chosen)
                 rows.append(np.full(len(chosen), row))

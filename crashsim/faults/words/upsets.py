@@ -23,6 +23,7 @@ from crashsim.faults.words.formats import AS_STORED, IntegerFormat, Stored, form
 
 Upset = Literal["bit", "word", "row", "column"] | int
 Bits = int | str | Sequence[int] | None
+_FIELDS = ("sign", "exponent", "mantissa", "magnitude")
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ class WordFault(BernoulliFault):
             object.__setattr__(self, "bits", whole(f"{cls}: bits", self.bits, 2, 32))
         elif self.format is None:
             object.__setattr__(self, "format", AS_STORED)
-        if not (self.bits is None or isinstance(self.bits, int | str)):
+        named = isinstance(self.bits, str) and self.bits in _FIELDS
+        if not (self.bits is None or isinstance(self.bits, int) or named):
             object.__setattr__(self, "bits", self._listed(self.bits))
         object.__setattr__(self, "upset", self._upset())
         if self.format != AS_STORED and self.stored is None:
@@ -90,6 +92,8 @@ class WordFault(BernoulliFault):
 
     def _listed(self, bits: Any) -> tuple[int, ...]:
         try:
+            if isinstance(bits, str | bytes):
+                raise TypeError(bits)
             given = sorted({whole(f"{type(self).__name__}: bits", bit, 0, 63) for bit in bits})
         except TypeError:
             given = []
