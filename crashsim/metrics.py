@@ -94,13 +94,13 @@ def predicted_class(outputs: Any) -> Any:
 
 
 def _changes_class(outputs: Floats, clean: Floats, targets: Targets) -> NDArray[np.bool_]:
-    other: NDArray[np.bool_] = predicted_class(outputs) != predicted_class(clean)
-    changed: NDArray[np.bool_] = other | _is_not_finite(outputs, clean, targets)
+    changed: NDArray[np.bool_] = predicted_class(outputs) != predicted_class(clean)
+    changed |= _is_not_finite(outputs, clean, targets)
     return changed
 
 
 def _is_not_finite(outputs: Floats, clean: Floats, targets: Targets) -> NDArray[np.bool_]:
-    found: NDArray[np.bool_] = ~np.isfinite(outputs).all(-1)
+    found: NDArray[np.bool_] = np.any(~np.isfinite(outputs), axis=-1)
     return found
 
 

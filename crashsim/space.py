@@ -25,7 +25,7 @@ from crashsim.coordinates.placement import (
     patterns_of,
     place,
 )
-from crashsim.coordinates.points import Listed, Points
+from crashsim.coordinates.points import Points, Written
 from crashsim.coordinates.stored_faults import check_range
 from crashsim.coordinates.telling import left_out, told_struck
 from crashsim.errors import ArgumentError, NotApplicableError, NotFiniteError, SiteError
@@ -329,10 +329,21 @@ class FaultSpace:
         """Raises NotApplicableError for points with a part of a bit that does not add up."""
         if not self.strikes_words:
             return
-        every = [points.base, *(c.values if isinstance(c, Listed) else c.e for c in points.changes)]
-        for values in every:
-            found = np.asarray(values)
-            if found.dtype != np.uint8 and not ((found == 0) | (found == 1)).all():
+        for p in self.placements:
+            if not isinstance(p.fault, WordFault) or p.fault.adds_up:
+                continue
+            found = [points.base[p.start : p.stop]]
+            for change in points.changes:
+                if isinstance(change, Written):
+                    found.append(
+                        change.e[:, max(p.start - change.start, 0) : p.stop - change.start]
+                    )
+                elif not isinstance(change.values, float):
+                    at = change.columns + change.start
+                    found.append(change.values[(at >= p.start) & (at < p.stop)])
+                elif change.start < p.stop and p.start < change.stop:
+                    found.append(np.array(change.values))
+            if not all(((values == 0) | (values == 1)).all() for values in found):
                 raise NotApplicableError(
                     "there is no mean point of words whose bits do not add up: a bit of an "
                     "exponent is set or not"

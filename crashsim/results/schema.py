@@ -66,6 +66,7 @@ class FaultFacts(TypedDict):
     scale: NotRequired[str | float]
     upset: NotRequired[str | int]
     to: NotRequired[int]  # what bits are stuck at
+    immense: NotRequired[bool]  # some of the bits make numbers immense or not finite
     rates: NotRequired[OwnRates]  # p, std or rate is then their mean
     count: NotRequired[int]  # the exact number that is struck
     of: NotRequired[int]  # of this number of coordinates, of this site and others

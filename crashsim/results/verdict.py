@@ -99,10 +99,7 @@ def _events_lead(score: Record) -> bool:
     """Whether events say more than moments do: bits of exponents make numbers immense."""
     if _is_spoiled(score):
         return True
-    return any(
-        "float" in str(fault.get("format", "")) and fault.get("bits") not in ("sign", "mantissa")
-        for fault in score.faults
-    )
+    return any(fault.get("immense") for fault in score.faults)
 
 
 def _outputs(score: Record) -> str:
@@ -125,7 +122,9 @@ def describe_faults(score: Record) -> str:
             rate = f"exactly {own.pop('count')} of {own.pop('of')}"
         if "rates" in own:
             rate = f"{_ends(own.pop('rates'))} (mean {rate})"
-        extra = "".join(f", {k} {v}" for k, v in own.items() if (k, v) != ("group", "unit"))
+        extra = "".join(
+            f", {k} {v}" for k, v in own.items() if k != "immense" and (k, v) != ("group", "unit")
+        )
         groups.setdefault(f"{rate} {fault['fault']}{extra}", []).append(i)
     parts = []
     for label, members in groups.items():

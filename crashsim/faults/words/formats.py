@@ -120,8 +120,9 @@ class FloatFormat:
         return self.values(new) - self.values(old)
 
     def struck(self, value: Tensor, old: Tensor, new: Tensor, step: Tensor | None) -> Tensor:
-        off = value.double() - self.values(old)
-        return self.values(new) + torch.where(off.isfinite(), off, 0.0)
+        off, found = value.double() - self.values(old), self.values(new)
+        # Where nothing was rounded off, nothing is added: -0 stays what it is.
+        return torch.where(off.isfinite() & (off != 0), found + off, found)
 
 
 @dataclass(frozen=True)

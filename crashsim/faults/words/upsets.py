@@ -62,7 +62,10 @@ class WordFault(BernoulliFault):
     format: str | None = field(default=None, kw_only=True)
     scale: str | float | None = field(default=None, kw_only=True)
     upset: Upset = field(default="bit", kw_only=True)
-    stored: Stored | None = field(default=None, kw_only=True, repr=False)  # once it is placed
+    # What the words are, as far as it is known: of those that a model stores, once it is placed.
+    stored: Stored | None = field(
+        default=None, kw_only=True, repr=False, metadata={"is_option": False}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,7 +80,7 @@ class WordFault(BernoulliFault):
         elif self.format is None:
             object.__setattr__(self, "format", AS_STORED)
         named = isinstance(self.bits, str) and self.bits in _FIELDS
-        if not (self.bits is None or isinstance(self.bits, int) or named):
+        if not (self.bits is None or is_whole(self.bits) or named):
             object.__setattr__(self, "bits", self._listed(self.bits))
         object.__setattr__(self, "upset", self._upset())
         if self.format != AS_STORED and self.stored is None:
@@ -329,8 +332,12 @@ class WordFault(BernoulliFault):
 
     def facts(self) -> dict[str, object]:
         found = super().facts()
-        if self.format == AS_STORED and self.stored is not None:
+        if self.stored is None:
+            return found
+        if self.format == AS_STORED:
             found["format"] = self.stored.name
+        if not self.adds_up and any(self.stored.fields.get("exponent", ())):
+            found["immense"] = True  # numbers that some of its bits make
         return found
 
 
