@@ -24,16 +24,36 @@ from .conversion import convert
 from .engines.raster import Raster, Spikes, raster
 from .engines.running import RunResult, run
 from .errors import HardwareError, HardwareWarning
-from .faults.chip_faults import (
-    ChipFaults,
+from .faults.cells import (
+    CellEffect,
+    Drift,
+    IrDrop,
+    Levels,
+    StuckCells,
+    Variation,
+    sample_cells,
+)
+from .faults.chip_faults import ChipFaults
+from .faults.devices import Device, device, devices, sample_stuck_cells
+from .faults.neuron_faults import (
     sample_core_deaths,
     sample_dead,
     sample_dead_inputs,
-    sample_dead_synapses,
+    sample_held,
+    sample_leak_variation,
     sample_mismatch,
+    sample_refractory_variation,
     sample_stuck,
 )
-from .faults.devices import Device, device, devices, sample_bit_errors, sample_stuck_cells
+from .faults.phase_change import PcmDrift, PcmProgramming, phase_change
+from .faults.synapse_faults import (
+    sample_bit_errors,
+    sample_column_deaths,
+    sample_dead_synapses,
+    sample_perturbed_synapses,
+    sample_row_deaths,
+    sample_stuck_synapses,
+)
 from .network import AvgPool2d, Conv2d, Flatten, Linear, Network, NeuronLayer, Scale, SumPool2d
 from .neurons.stepped_neuron import SteppedNeuron
 from .nir import CONVENTIONS, Convention, nir_graph, read_nir, write_nir
@@ -45,6 +65,7 @@ from .transforms import Conv1d
 __all__ = [
     "CONVENTIONS",
     "AvgPool2d",
+    "CellEffect",
     "Chip",
     "ChipFaults",
     "Conv1d",
@@ -52,13 +73,18 @@ __all__ = [
     "Convention",
     "CrashStatistics",
     "Device",
+    "Drift",
     "Flatten",
     "HardwareError",
     "HardwareWarning",
+    "IrDrop",
+    "Levels",
     "Linear",
     "Moment",
     "Network",
     "NeuronLayer",
+    "PcmDrift",
+    "PcmProgramming",
     "Physics",
     "Raster",
     "RunResult",
@@ -66,13 +92,16 @@ __all__ = [
     "Spikes",
     "SpikingGap",
     "SteppedNeuron",
+    "StuckCells",
     "SumPool2d",
+    "Variation",
     "Wire",
     "convert",
     "crash_statistics",
     "device",
     "devices",
     "nir_graph",
+    "phase_change",
     "quantise",
     "raster",
     "rate_network",
@@ -80,13 +109,21 @@ __all__ = [
     "reference",
     "run",
     "sample_bit_errors",
+    "sample_cells",
+    "sample_column_deaths",
     "sample_core_deaths",
     "sample_dead",
     "sample_dead_inputs",
     "sample_dead_synapses",
+    "sample_held",
+    "sample_leak_variation",
     "sample_mismatch",
+    "sample_perturbed_synapses",
+    "sample_refractory_variation",
+    "sample_row_deaths",
     "sample_stuck",
     "sample_stuck_cells",
+    "sample_stuck_synapses",
     "spiking_gap",
     "write_nir",
 ]

@@ -9,8 +9,8 @@ mask is run with two independent phases, and
 
 A chip that starts at zero has no such noise: one read of each mask is both.
 
-Release failure is itself a random event of every run, and a covariance would remove it: there
-Var Delta is the variance of one read minus that of a clean read.
+Failing releases and noisy reads are random events of every run, and a covariance would remove them:
+there Var Delta is the variance of one read minus that of a clean read.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def crash_statistics(
             "raise the rate or sample more masks",
             stacklevel=2,
         )
-    released = broken.release_failure > 0.0
+    released = broken.random
     fixed = chip.start == "zero"  # membranes of a graph start there: they are no noise
     phases: Phases = "zero" if fixed else "random"
 

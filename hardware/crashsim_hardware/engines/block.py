@@ -19,6 +19,8 @@ from crashsim_hardware.errors import HardwareError
 from crashsim_hardware.faults.chip_faults import ChipFaults
 from crashsim_hardware.streams import Stream, generator
 
+from .varied import Varied, varied_layer
+
 __all__ = ["Activity", "Block", "Phases", "blocks"]
 
 Floats = NDArray[Any]
@@ -44,7 +46,11 @@ class Block:
     weights: per projection, what is read instead of the stored weight, (m, *weight.shape), or
         None.
     release_failure: probability that a spike is lost at a synapse.
-    first_mask, first_input: where the block lies, for `survivals`.
+    first_mask, first_input: where the block lies, for `survivals` and `normals`.
+    varied: per hidden layer, what else differs from mask to mask in its neurons.
+    offset_readout: (m, 1, K), what constant currents on the lines of the last layer add to the
+        outputs; None for nothing.
+    read_noise, adc_bits, adc_range: as in `ChipFaults`.
     """
 
     masks: int
@@ -58,6 +64,32 @@ class Block:
     first_input: int
     seed: int
     currents: Mapping[int, Floats] = field(default_factory=dict)
+    varied: tuple[Varied, ...] = ()
+    offset_readout: Floats | None = None
+    read_noise: float = 0.0
+    adc_bits: int | None = None
+    adc_range: float = 1.0
+
+    @property
+    def by_step(self) -> bool:
+        """Whether the readout must be summed step by step."""
+        return self.release_failure > 0.0 or self.noisy
+
+    @property
+    def noisy(self) -> bool:
+        """Whether sums of weights are read with noise or through a converter."""
+        return self.read_noise > 0.0 or self.adc_bits is not None
+
+    @property
+    def uneven(self) -> bool:
+        """Whether neurons send other than spikes of worth 1 of their own making."""
+        return self.offset_readout is not None or any(
+            varied.gains is not None or any(varied.kinds) for varied in self.varied
+        )
+
+    def gain(self, layer: int) -> Floats | None:
+        """What a spike of a hidden layer is worth, (m, 1, n_l), or None for 1."""
+        return self.varied[layer].gains if 0 <= layer < len(self.varied) else None
 
     def survivals(self, projection: int, step: int, synapses: int) -> NDArray[np.bool_]:
         """Which spikes cross which synapse in `step`: (m, b, synapses), True for a release."""
@@ -74,6 +106,22 @@ class Block:
                 )
                 uniform = stream.random((stop - start, synapses), dtype=np.float32)
                 drawn[start:stop, b] = uniform >= self.release_failure
+        return drawn
+
+    def normals(self, projection: int, step: int, columns: int) -> Floats:
+        """Standard normal noise of one read of each column in `step`: (m, b, columns)."""
+        drawn = np.empty((self.masks, self.inputs, columns))
+        for b in range(self.inputs):
+            for start in range(0, self.masks, MASKS):
+                stop = min(start + MASKS, self.masks)
+                stream = generator(
+                    self.seed,
+                    Stream.READ_NOISE,
+                    (self.first_mask + start) // MASKS,
+                    self.first_input + b,
+                    (projection << 32) + step,
+                )
+                drawn[start:stop, b] = stream.standard_normal((stop - start, columns))
         return drawn
 
 
@@ -127,11 +175,13 @@ def blocks(
             faults.read_weight(projection, index, rows)
             for index, projection in enumerate(chip.projections)
         )
+        varied = tuple(varied_layer(faults, layer, rows) for layer in range(len(chip.hidden)))
         for first_input in range(0, len(inputs), width):
             x = inputs[None, first_input : first_input + width]
             if faults.dead_inputs is not None:
                 x = x * ~faults.dead_inputs[rows][:, None, :]
             drives, currents = _from_inputs(chip, x, weights)
+            offset_readout = _add_offsets(chip, faults, rows, weights, drives)
             m, b = rows.stop - rows.start, x.shape[1]
             yield Block(
                 masks=m,
@@ -159,6 +209,11 @@ def blocks(
                 first_input=first_input,
                 seed=seed,
                 currents=currents,
+                varied=varied,
+                offset_readout=offset_readout,
+                read_noise=faults.read_noise,
+                adc_bits=faults.adc_bits,
+                adc_range=faults.adc_range,
             )
 
 
@@ -176,6 +231,28 @@ def _from_inputs(
             if source == INPUT and not (driven and place == index):
                 currents[place] = chip.projections[place].charge(x, weights[place])
     return drives, currents
+
+
+def _add_offsets(
+    chip: Chip,
+    faults: ChipFaults,
+    rows: slice,
+    weights: tuple[Floats | None, ...],
+    drives: list[Floats],
+) -> Floats | None:
+    """Adds constant currents on neurons' lines to the drives; what they add to the readout."""
+    carried = [
+        None if (array := faults.layer("offsets", layer)) is None else array[rows][:, None, :]
+        for layer in range(len(chip.hidden))
+    ]
+    for index, layer in enumerate(chip.hidden):
+        for place, source, _ in chip.feeds(index):
+            if source != INPUT and (sent := carried[source]) is not None:
+                added = chip.projections[place].charge(sent, weights[place])
+                bits = layer.projection.fraction_bits
+                drives[index] = round_to_grid(drives[index] + added, bits)
+    last = carried[-1]
+    return None if last is None else chip.readout.charge(last, weights[len(chip.hidden)])
 
 
 def _thresholds(chip: Chip, faults: ChipFaults, layer: int, rows: slice) -> Floats | None:

@@ -36,8 +36,9 @@ from crashsim_hardware.neurons.stepped_neuron import SteppedNeuron
 
 from .block import Activity, Block, connections, matrices, tolerance
 from .brian2_loading import brian2_at_rest
-from .brian2_stepping import set_stepped, stepped_group
+from .brian2_stepping import set_stepped, set_varied, stepped_group, varied_model
 from .numpy_engine import Delivery, exact_precision, has_mismatch
+from .varied import Varied
 
 __all__ = ["equations", "session"]
 
@@ -46,9 +47,14 @@ Floats = NDArray[Any]
 _CURVES = {"linear": "u", "sigmoid": "1 / (1 + exp(-u))", "tanh": "tanh(u)"}
 
 
-def equations(neuron: PointNeuron) -> str:
-    """The brian2 equations of `neuron`; parameters are set per neuron, constants per chip."""
+def equations(neuron: PointNeuron, *, leaks: bool = False) -> str:
+    """The brian2 equations of `neuron`; parameters are set per neuron, constants per chip.
+
+    leaks: every neuron has a leak of its own, `leakage` times that of the layer.
+    """
     leak = " - (active / tau_m) * v" if neuron.leak else ""
+    if leaks and neuron.leak:
+        leak = " - (active * leakage / tau_m) * v"
     if neuron.synapse is None:
         model = f"dv/dt = (active / C) * I{leak} : volt\nI : amp\n"
     else:
@@ -60,6 +66,8 @@ def equations(neuron: PointNeuron) -> str:
     model += "theta : volt\nunit : volt\n"
     if neuron.bipolar:
         model += "theta_off : volt\npolarity : 1\n"
+    if leaks and neuron.leak:
+        model += "leakage : 1\n"
     return model
 
 
@@ -80,7 +88,9 @@ class _Session:
 
     def __call__(self, block: Block, *, trains: bool = False) -> Activity:
         mismatched = any(map(has_mismatch, block.thresholds))
-        key = (block.masks, block.inputs, block.release_failure > 0.0, mismatched)
+        kinds = tuple(varied.kinds for varied in block.varied)
+        released = block.release_failure > 0.0
+        key = (block.masks, block.inputs, released, block.by_step, mismatched, kinds)
         if self._network is None or key != self._key:
             self._network = _Copies(self._brian2, self._chip, block, self._synapses)
             self._key = key
@@ -97,6 +107,7 @@ class _Copies:
         clock = brian2.Clock(dt=self._dt)
         # the last layer's window starts one step of latency per layer late, and ends the run
         self._run_steps = len(chip.hidden) - 1 + chip.total_steps
+        self._varied = block.varied or tuple(Varied() for _ in chip.hidden)
         self._shapes = [(block.masks, block.inputs, size) for size in chip.sizes]
         # gathering every neuron's own reset costs time that equal thresholds need not pay
         self._unit = "unit" if any(map(has_mismatch, block.thresholds)) else "v_th"
@@ -108,6 +119,11 @@ class _Copies:
         objects = list(self._groups)
         self._ways = _ways(chip)
         if synapses:
+            if block.noisy:
+                raise HardwareError(
+                    "Synapses deliver spikes one by one, and reads with noise or a converter are "
+                    "of whole columns; use engine='brian2' or 'numpy'"
+                )
             if block.release_failure > 0.0 and (chip.wires or any(w.wait for w in self._ways)):
                 raise HardwareError(
                     "where spikes take branches, loops or delays, releases fail with "
@@ -142,9 +158,9 @@ class _Copies:
 
     def _group(self, index: int, size: int, clock: Any) -> Any:
         brian2, layer, physics = self._brian2, self._chip.hidden[index], self._chip.physics
-        neuron = layer.neuron
+        neuron, varied = layer.neuron, self._varied[index]
         if isinstance(neuron, SteppedNeuron):
-            return stepped_group(brian2, self._chip, index, neuron, size, clock)
+            return stepped_group(brian2, self._chip, index, neuron, size, clock, varied)
         constants: dict[str, Any] = {
             "start": index + layer.offset,
             "stop": index + self._chip.total_steps,
@@ -163,12 +179,13 @@ class _Copies:
             reset = f"v -= polarity * {self._unit}" if neuron.bipolar else f"v -= {self._unit}"
         # brian2 lets a neuron fire again `refractory` after a spike, PointNeuron one step later
         silent = (neuron.refractory + 1) * self._dt if neuron.refractory else False
+        extra, fires, own_silence = varied_model(varied, fires)
         return brian2.NeuronGroup(
             size,
-            equations(neuron),
+            equations(neuron, leaks=varied.leaks is not None) + extra,
             threshold=f"active > 0 and ({fires})",
             reset=reset,
-            refractory=silent,
+            refractory=own_silence or silent,
             method="euler",
             namespace=constants,
             clock=clock,
@@ -228,17 +245,20 @@ class _Copies:
         self._arrived = [np.empty(int(np.prod(shape))) for shape in self._shapes]
         if not self._synapses:
             self._delivery = [
-                Delivery(chip.projections[way.place], block, way.place, dtype) for way in self._ways
+                Delivery(
+                    chip.projections[way.place], block, way.place, dtype, block.gain(way.source)
+                )
+                for way in self._ways
             ]
-            self._read = Delivery(chip.readout, block, len(self._groups), dtype)
-        released = block.release_failure > 0.0
+            last = len(self._groups)
+            self._read = Delivery(chip.readout, block, last, dtype, block.gain(last - 1))
         self._received = np.zeros((block.masks, block.inputs, chip.readout.bias.size))
         self._now = 0
         self._pending: dict[int, list[tuple[int, Floats]]] = {}
         self._add_currents(0)
         self._network.run(self._run_steps * self._dt, namespace={})
         readout = None
-        if released:
+        if block.by_step:
             readout = self._received
             if self._synapses:
                 readout = np.array(self._readout.y[:]).reshape(self._received.shape)
@@ -259,6 +279,11 @@ class _Copies:
             def whole(values: Any, shape: tuple[int, ...] = shape) -> Floats:
                 return np.broadcast_to(values, shape).reshape(-1)
 
+            varied = block.varied[index] if block.varied else Varied()
+            set_varied(group, varied, shape, self._chip.physics.dt)
+            if varied.leaks is not None and layer.neuron.leak:
+                leak = layer.neuron.leak
+                _assign(group, "leakage", whole(varied.leak(leak) / leak))
             theta = block.thresholds[index]
             theta = np.ones(1) if theta is None else theta
             slack = tolerance(layer.projection.fraction_bits)
@@ -285,8 +310,16 @@ class _Copies:
             weights = matrices(projection, block.weights[index])[..., source, target]
             if weights.ndim == 2:
                 weights = weights[:, None]
+            if (gain := block.gain(self._sender(index))) is not None:
+                weights = weights * gain[..., source]
             shape = (block.masks, block.inputs, len(source))
             _assign(wires, "w", np.broadcast_to(weights, shape).reshape(-1))
+
+    def _sender(self, place: int) -> int:
+        """The hidden layer whose spikes go through a projection."""
+        if place == len(self._groups):
+            return place - 1
+        return next(way.source for way in self._ways if way.place == place)
 
     def _observe(self) -> None:
         """Count the spikes of this step, and tell their polarity."""
@@ -303,6 +336,9 @@ class _Copies:
                 values = group.variables
                 v, off = (values[name].get_value()[fired] for name in ("v", "theta_off"))
                 polarity = np.where(v < off, -1, 1)
+                if self._varied[index].held is not None:
+                    held = values["held"].get_value()[fired]
+                    polarity = np.where(held == 0.0, polarity, np.sign(held)).astype(np.int64)
                 values["polarity"].get_value()[fired] = polarity
             spikes = self._spikes[index]
             spikes.fill(0)
@@ -330,7 +366,7 @@ class _Copies:
                         arrival.append((way.target, charge.copy()))
                     else:
                         self._add(way.target, charge)
-            if index + 1 == len(self._groups) and self._block.release_failure > 0.0:
+            if index + 1 == len(self._groups) and self._block.by_step:
                 self._received += self._read(self._spikes[index], step)
         for target, charge in self._pending.pop(self._now, ()):
             self._add(target, charge)

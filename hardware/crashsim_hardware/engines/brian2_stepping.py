@@ -16,8 +16,9 @@ from crashsim_hardware.errors import HardwareError
 from crashsim_hardware.neurons.stepped_neuron import SteppedNeuron
 
 from .block import Block, tolerance
+from .varied import Varied
 
-__all__ = ["set_stepped", "stepped_group"]
+__all__ = ["set_stepped", "set_varied", "stepped_group", "varied_model"]
 
 Floats = NDArray[Any]
 
@@ -26,7 +27,13 @@ _PARAMETERS = ("keep", "keep_u", "per_charge", "gain", "rest", "lowest", "drive"
 
 
 def stepped_group(
-    brian2: Any, chip: Chip, index: int, neuron: SteppedNeuron, size: int, clock: Any
+    brian2: Any,
+    chip: Chip,
+    index: int,
+    neuron: SteppedNeuron,
+    size: int,
+    clock: Any,
+    varied: Varied,
 ) -> Any:
     """A group of `size` neurons of hidden layer `index`; charges are added to its `q`."""
     if neuron.many:
@@ -41,16 +48,53 @@ def stepped_group(
     model += "active = int(t_in_timesteps >= start) * int(t_in_timesteps < stop) : 1 (shared)\n"
     late, subtracts = neuron.late, neuron.reset == "subtract"
     reset = "v -= unit" if subtracts else "v = lowest"
+    extra, fires, silence = varied_model(varied, f"v {neuron.fires_at} theta")
     group = brian2.NeuronGroup(
         size,
-        model,
-        threshold=f"active > 0 and v {neuron.fires_at} theta",
+        model + extra,
+        threshold=f"active > 0 and ({fires})",
         reset="fired = 1" if late else reset,
+        refractory=silence or False,
         namespace={"start": index + layer.offset, "stop": index + chip.total_steps},
         clock=clock,
     )
     group.run_regularly(_step(neuron), clock=clock, when="start")
     return group
+
+
+def varied_model(varied: Varied, fires: str) -> tuple[str, str, str]:
+    """What varied neurons add to a group's equations, its threshold, and how long they are silent.
+
+    fires: the threshold of neurons as built.
+    """
+    extra, silence = "", ""
+    if varied.held is not None:
+        # 0 where a neuron is not held, and NaN would be: its comparisons are all false
+        extra += "held : 1\nis_held : 1\n"
+        rate = "abs(held)"
+        now = "(t_in_timesteps - start)"
+        due = f"floor(({now} + 1) * {rate} + 0.5) > floor({now} * {rate} + 0.5)"
+        fires = f"(is_held < 0.5 and ({fires})) or (is_held > 0.5 and {due})"
+    if varied.refractory is not None:
+        extra += "silent : second\n"
+        silence = "silent"
+    return extra, fires, silence
+
+
+def set_varied(group: Any, varied: Varied, shape: tuple[int, ...], dt: float) -> None:
+    """The parameters that `varied_model` adds."""
+
+    def assign(name: str, values: Any) -> None:
+        group.variables[name].set_value(np.broadcast_to(values, shape).reshape(-1))
+
+    is_held = None if varied.held is None else np.isfinite(varied.held)
+    if varied.held is not None and is_held is not None:
+        assign("held", np.where(is_held, varied.held, 0.0))
+        assign("is_held", is_held.astype(np.float64))
+    if varied.refractory is not None:
+        # a held neuron keeps its rate; brian2 counts the step of the spike itself
+        steps = varied.refractory if is_held is None else np.where(is_held, 0.0, varied.refractory)
+        assign("silent", (steps + 1.0) * dt)
 
 
 def _step(neuron: SteppedNeuron) -> str:
@@ -81,7 +125,7 @@ def set_stepped(
         "u": 0.0,
         "q": 0.0,
         "fired": 0.0,
-        "keep": 1.0 - neuron.leak,
+        "keep": 1.0 - (block.varied[index] if block.varied else Varied()).leak(neuron.leak),
         "keep_u": 0.0 if neuron.synapse is None else 1.0 - neuron.synapse,
         "per_charge": neuron.per_charge,
         "gain": 1.0 if neuron.gain is None else neuron.gain,
@@ -91,5 +135,7 @@ def set_stepped(
         "theta": theta + slack if neuron.strict else theta - slack,
         "unit": np.where(np.isfinite(theta), theta, 1.0),
     }
+    if block.varied:
+        set_varied(group, block.varied[index], shape, chip.physics.dt)
     for name, value in values.items():
         group.variables[name].set_value(np.broadcast_to(value, shape).reshape(-1))

@@ -105,7 +105,7 @@ def run(
     engine: "brian2" delivers spikes with dense matrix products between NeuronGroups,
         "brian2-synapses" with `Synapses` objects, "numpy" without brian2. All give the same
         spikes.
-    seed: of the initial phases and of release failures.
+    seed: of the initial phases, of release failures and of the noise of reads.
     phases: initial membranes at half the threshold ("half": the smallest error of one clean
         read of a converted network), at "zero", or uniform in [0, v_th) ("random": unbiased
         counts, for statistics); default where the chip starts.
@@ -145,6 +145,11 @@ def run(
 
 def readout(chip: Chip, block: Block, activity: Activity) -> Floats:
     """Outputs (m, b, K) of a block."""
-    if activity.readout is None:
-        return chip.read(activity.counts[-1], block.weights[-1])
-    return activity.readout / chip.duration(len(chip.hidden) - 1) + chip.readout.bias
+    last = len(chip.hidden) - 1
+    if activity.readout is not None:
+        outputs = activity.readout / chip.duration(last) + chip.readout.bias
+    else:
+        gain, counts = block.gain(last), activity.counts[-1]
+        sent = counts if gain is None else counts * gain
+        outputs = chip.read(sent, block.weights[last + 1])
+    return outputs if block.offset_readout is None else outputs + block.offset_readout
