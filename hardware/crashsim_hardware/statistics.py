@@ -82,7 +82,7 @@ def crash_statistics(
     *,
     seed: int = 0,
     confidence: float = 0.95,
-    engine: Engine = "brian2",
+    engine: Engine = "numpy",
 ) -> CrashStatistics:
     """E Delta and Var Delta of `faults` on `chip` for inputs (B, *input_shape).
 
@@ -228,7 +228,7 @@ def spiking_gap(
     *,
     seed: int = 0,
     confidence: float = 0.95,
-    engine: Engine = "brian2",
+    engine: Engine = "numpy",
 ) -> SpikingGap:
     """Run chip and network under the same `faults`, mask by mask, and compare their moments.
 

@@ -19,6 +19,9 @@ from crashsim_hardware.errors import HardwareError
 from crashsim_hardware.faults.chip_faults import ChipFaults
 from crashsim_hardware.streams import Stream, generator
 
+from .inputs import Train, is_driven
+from .windows import Strike
+
 __all__ = ["Activity", "Block", "Phases", "blocks"]
 
 Floats = NDArray[Any]
@@ -44,6 +47,9 @@ class Block:
     weights: per projection, what is read instead of the stored weight, (m, *weight.shape), or
         None.
     release_failure: probability that a spike is lost at a synapse.
+    train: the inputs where they change with time: then drives and currents are those of the first
+        step, and `drive` and `current` say the others.
+    strikes: per hidden layer, neurons that are dead or stuck for some steps, or None.
     first_mask, first_input: where the block lies, for `survivals`.
     """
 
@@ -58,6 +64,25 @@ class Block:
     first_input: int
     seed: int
     currents: Mapping[int, Floats] = field(default_factory=dict)
+    train: Train | None = None
+    strikes: tuple[Strike | None, ...] = ()
+
+    def drive(self, chip: Chip, layer: int, step: int) -> Floats:
+        """The drive of a hidden layer in a step of its window."""
+        if self.train is None or not is_driven(chip, layer):
+            return self.drives[layer]
+        projection = chip.hidden[layer].projection
+        return projection.drive(self.train.at(step), self.weights[layer])
+
+    def current(self, chip: Chip, place: int, step: int) -> Floats:
+        """What the inputs of a step send through projection `place`."""
+        if self.train is None:
+            return self.currents[place]
+        return chip.projections[place].charge(self.train.at(step), self.weights[place])
+
+    def strike(self, layer: int) -> Strike | None:
+        """The window of faults at a hidden layer."""
+        return self.strikes[layer] if self.strikes else None
 
     def survivals(self, projection: int, step: int, synapses: int) -> NDArray[np.bool_]:
         """Which spikes cross which synapse in `step`: (m, b, synapses), True for a release."""
@@ -85,11 +110,15 @@ class Activity:
     readout: (m, b, K), the charge that reached the readout, when release fails at random; None
         when the readout is a function of the counts.
     trains: per hidden layer, signed spikes (duration, m, b, n_l) as int8, when recorded.
+    membrane: of the last layer after the last step, (m, b, n_L).
+    first: the step of the last layer's window in which each neuron first fired, (m, b, n_L), or -1.
     """
 
     counts: tuple[Floats, ...]
     readout: Floats | None = None
     trains: tuple[NDArray[np.int8], ...] | None = None
+    membrane: Floats | None = None
+    first: NDArray[np.int64] | None = None
 
 
 def tolerance(fraction_bits: int | None) -> float:
@@ -111,7 +140,10 @@ def blocks(
     replica: int,
     copies: int,
 ) -> Iterator[Block]:
-    """Blocks of at most about `copies` copies that together cover masks x inputs (B, n_in)."""
+    """Blocks of at most about `copies` copies that together cover masks x inputs.
+
+    inputs: (B, n_in), or (B, T, n_in).
+    """
     if phases not in ("half", "random", "zero"):
         raise HardwareError(f'phases must be "half", "random" or "zero", got {phases!r}')
     if seed < 0:
@@ -128,9 +160,10 @@ def blocks(
             for index, projection in enumerate(chip.projections)
         )
         for first_input in range(0, len(inputs), width):
-            x = inputs[None, first_input : first_input + width]
-            if faults.dead_inputs is not None:
-                x = x * ~faults.dead_inputs[rows][:, None, :]
+            given = inputs[first_input : first_input + width]
+            cut = None if faults.dead_inputs is None else faults.dead_inputs[rows]
+            train = Train(given if inputs.ndim == 3 else given[:, None], cut)
+            x = train.at(0)
             drives, currents = _from_inputs(chip, x, weights)
             m, b = rows.stop - rows.start, x.shape[1]
             yield Block(
@@ -159,6 +192,8 @@ def blocks(
                 first_input=first_input,
                 seed=seed,
                 currents=currents,
+                train=train if inputs.ndim == 3 else None,
+                strikes=tuple(_strike(chip, faults, i, rows) for i in range(len(chip.hidden))),
             )
 
 
@@ -169,7 +204,7 @@ def _from_inputs(
     drives: list[Floats] = []
     currents: dict[int, Floats] = {}
     for index, layer in enumerate(chip.hidden):
-        driven = chip.source(index) == INPUT and layer.delay == 0
+        driven = is_driven(chip, index)
         bias = layer.projection.bias[None, None]
         drives.append(layer.projection.drive(x, weights[index]) if driven else bias)
         for place, source, _ in chip.feeds(index):
@@ -183,6 +218,8 @@ def _thresholds(chip: Chip, faults: ChipFaults, layer: int, rows: slice) -> Floa
         None if (array := faults.layer(name, layer)) is None else array[rows]
         for name in ("dead", "stuck", "thresholds")
     )
+    if faults.window is not None:  # they are struck step by step
+        dead = stuck = None
     if dead is None and stuck is None and factor is None:
         return None
     size = (rows.stop - rows.start, chip.hidden[layer].size)
@@ -196,6 +233,18 @@ def _thresholds(chip: Chip, faults: ChipFaults, layer: int, rows: slice) -> Floa
     if dead is not None:  # a neuron that is both is dead
         theta = np.where(dead, np.inf, theta)
     return theta[:, None, :]
+
+
+def _strike(chip: Chip, faults: ChipFaults, layer: int, rows: slice) -> Strike | None:
+    if faults.window is None:
+        return None
+    dead, stuck = (
+        None if (array := faults.layer(name, layer)) is None else array[rows][:, None, :]
+        for name in ("dead", "stuck")
+    )
+    if dead is None and stuck is None:
+        return None
+    return Strike(dead, stuck, *faults.window, pause=1 + chip.hidden[layer].neuron.refractory)
 
 
 def _phases(

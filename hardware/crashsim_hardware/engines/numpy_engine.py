@@ -18,6 +18,7 @@ from crashsim_hardware.network import ACTIVATIONS
 from crashsim_hardware.neurons.point_neuron import PointNeuron
 
 from .block import Activity, Block, connections, matrices, tolerance
+from .inputs import is_driven
 from .numpy_stepping import SteppedPopulation
 
 __all__ = ["Delivery", "exact_precision", "has_mismatch", "simulate"]
@@ -82,7 +83,9 @@ class _Population:
     ) -> None:
         self.neuron = neuron
         self.offset = layer.offset
+        self.strike = block.strike(index)
         self.drive = block.drives[index].astype(dtype)
+        self.changing = False
         self.v = block.phases[index].astype(dtype)
         if neuron.synapse is not None:
             # the drive has been on for ever: the filter starts where it would settle
@@ -107,6 +110,10 @@ class _Population:
         self.spikes = np.zeros_like(self.v)
         self.count = np.zeros_like(self.v)
 
+    def set_drive(self, drive: Floats) -> None:
+        """The drive of the next step, where it changes with time."""
+        self.drive, self.changing = drive.astype(self.v.dtype), True
+
     def step(self, charge: Floats | None, now: int) -> Floats | None:
         """One step of the window; the signed spikes, or None before the layer may emit."""
         neuron, v = self.neuron, self.v
@@ -123,10 +130,9 @@ class _Population:
             if emitting:
                 if neuron.leak:
                     v *= 1.0 - neuron.leak
-                v += (
-                    self.push if charge is None else neuron.gain * ACTIVATIONS[neuron.curve](self.u)
-                )
-            if charge is not None:
+                settled = charge is None and not self.changing
+                v += self.push if settled else neuron.gain * ACTIVATIONS[neuron.curve](self.u)
+            if charge is not None or self.changing:
                 self.u += neuron.synapse * (self.drive - self.u)
         return self._fire(now) if emitting else None
 
@@ -150,6 +156,8 @@ class _Population:
             v -= spikes
         else:
             v -= spikes * self.unit
+        if self.strike is not None:
+            spikes = self.strike.sent(spikes, now)
         self.count += spikes
         return spikes
 
@@ -165,6 +173,8 @@ def exact_precision(chip: Chip, block: Block) -> type[np.floating[Any]]:
     On fixed-point layers both give the same spikes; float32 is twice as fast.
     """
     if block.release_failure > 0.0 or any(map(has_mismatch, block.thresholds)):
+        return np.float64
+    if block.train is not None:  # only the drives of its first step are known here
         return np.float64
     if any(weight is not None for weight in block.weights[1:]):
         return np.float64
@@ -206,14 +216,15 @@ class _Feed:
         dtype: type[np.floating[Any]],
     ) -> None:
         self.source, self.delay = source, delay
-        self.current = block.currents.get(place)
+        self.chip, self.block, self.place = chip, block, place
         spiking = source != INPUT
         self.delivery = Delivery(chip.projections[place], block, place, dtype) if spiking else None
 
     def arriving(self, spikes: list[Floats | None], past: list[_Past], now: int) -> Floats | None:
         """The charge of step `now`, or None; `spikes` are those of the layers before."""
         if self.delivery is None:
-            return self.current if now >= self.delay else None
+            since = now - self.delay
+            return self.block.current(self.chip, self.place, since) if since >= 0 else None
         sent = past[self.source].before(self.delay) if self.delay else spikes[self.source]
         return None if sent is None else self.delivery(sent, now)
 
@@ -245,8 +256,8 @@ def _populations(
     ]
 
 
-def simulate(chip: Chip, block: Block, *, trains: bool = False) -> Activity:
-    """Run one block; `trains` keeps every spike, not only the counts."""
+def simulate(chip: Chip, block: Block, *, trains: bool = False, firsts: bool = False) -> Activity:
+    """Run one block; `trains` keeps every spike, `firsts` when each last neuron first fired."""
     dtype = exact_precision(chip, block)
     layers = _populations(chip, block, dtype)
     feeds = [
@@ -266,8 +277,14 @@ def simulate(chip: Chip, block: Block, *, trains: bool = False) -> Activity:
         readout = np.zeros((block.masks, block.inputs, chip.readout.bias.size))
         wire = Delivery(chip.readout, block, len(layers), dtype)
     kept: list[list[NDArray[np.int8]]] = [[] for _ in layers]
+    first = np.full(layers[-1].v.shape, -1)
+    changing = [
+        index for index in range(len(layers)) if block.train is not None and is_driven(chip, index)
+    ]
     spikes: list[Floats | None] = [None] * len(layers)
     for now in range(chip.total_steps):
+        for index in changing:
+            layers[index].set_drive(block.drive(chip, index, now))
         for index, population in enumerate(layers):
             charge: Floats | None = None
             for feed in feeds[index]:
@@ -280,10 +297,14 @@ def simulate(chip: Chip, block: Block, *, trains: bool = False) -> Activity:
         for before, sent in zip(past, spikes, strict=True):
             before.keep(sent)
         last = spikes[-1]
+        if firsts and last is not None:
+            first[(last != 0) & (first < 0)] = now - chip.hidden[-1].offset
         if readout is not None and wire is not None and last is not None:
             readout += wire(last, now)
     return Activity(
         tuple(population.count.astype(np.float64) for population in layers),
         readout,
         tuple(np.stack(steps) for steps in kept) if trains else None,
+        layers[-1].v.astype(np.float64),
+        first if firsts else None,
     )

@@ -22,6 +22,7 @@ class SteppedPopulation:
 
     def __init__(self, layer: Spiking, neuron: SteppedNeuron, block: Block, index: int) -> None:
         self.neuron = neuron
+        self.strike = block.strike(index)
         self.keep = 1.0 - neuron.leak
         self.drive = neuron.per_charge * block.drives[index]
         self.v = block.phases[index].astype(np.float64)
@@ -39,6 +40,10 @@ class SteppedPopulation:
         self.theta = theta + slack if neuron.strict else theta - slack
         self.spikes = np.zeros_like(self.v)
         self.count = np.zeros_like(self.v)
+
+    def set_drive(self, drive: Floats) -> None:
+        """The drive of the next step, where it changes with time."""
+        self.drive = self.neuron.per_charge * drive
 
     def step(self, charge: Floats | None, now: int) -> Floats:
         """One step; the spikes of it."""
@@ -65,8 +70,9 @@ class SteppedPopulation:
             self._reset()
         if self.neuron.bound is not None:
             np.maximum(self.v, self.neuron.bound, out=self.v)
-        self.count += self.spikes
-        return self.spikes
+        sent = self.spikes if self.strike is None else self.strike.sent(self.spikes, now)
+        self.count += sent
+        return sent
 
     def _reset(self) -> None:
         if self.neuron.reset == "subtract":

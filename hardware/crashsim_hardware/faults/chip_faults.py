@@ -45,6 +45,9 @@ class ChipFaults:
     release_failure: probability that a spike is lost at a synapse, independently for every spike
         and every synapse. Constant input currents carry no spikes and lose none.
     weight_bits: weights stored with that many bits (the same on every mask).
+    window: steps (start, stop), from start to before stop, in which `dead` and `stuck` neurons are
+        so, counted from the first of each layer's own; None: in all. Their outputs are struck, and
+        their membranes go on: the spikes of a dead neuron are lost.
     masks: M; needed only when no array says it.
 
     Raises HardwareError where the numbers of masks differ or a value has no meaning.
@@ -59,6 +62,7 @@ class ChipFaults:
     release_failure: float = 0.0
     weight_bits: int | None = None
     masks: int | None = None
+    window: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         found: dict[int, str] = {}
@@ -92,12 +96,24 @@ class ChipFaults:
             raise HardwareError(
                 f"release_failure must be a probability in [0, 1), got {self.release_failure}"
             )
+        if self.window is not None:
+            object.__setattr__(self, "window", self._checked_window())
         for array in self.thresholds or ():
             if array is not None and not (array > 0.0).all():
                 raise HardwareError(
                     "thresholds must be positive factors; clip the mismatch or use `dead` for "
                     "neurons whose threshold cannot be reached"
                 )
+
+    def _checked_window(self) -> tuple[int, int]:
+        try:
+            start, stop = self.window  # type: ignore[misc]
+        except (TypeError, ValueError):
+            raise HardwareError(
+                f"window must be two steps (start, stop), got {self.window!r:.80}"
+            ) from None
+        start = whole("the start of the window", start, 0)
+        return start, whole("the stop of the window", stop, start + 1)
 
     @property
     def count(self) -> int:
@@ -122,6 +138,10 @@ class ChipFaults:
 
     def check(self, chip: Chip) -> None:
         """Raises HardwareError unless every array fits a layer of `chip`."""
+        if self.window is not None and self.window[0] >= chip.total_steps:
+            raise HardwareError(
+                f"the window {self.window} begins after the last of the {chip.total_steps} steps"
+            )
         inputs = (int(np.prod(chip.input_shape)),)
         if self.dead_inputs is not None and self.dead_inputs.shape[1:] != inputs:
             raise HardwareError(
