@@ -179,14 +179,16 @@ def test_wrong_use_of_time(tiny, rng):
         reference(chip, x, ChipFaults(dead=dead, window=(0, 9)))
 
 
-def test_progress_is_told_to_the_end(tiny, rng):
+@pytest.mark.parametrize("engine", ENGINES)
+def test_progress_is_told_to_the_end(tiny, rng, engine):
     chip = convert(tiny("relu"), rng.random((20, 5)), 10)
-    calls = []
-    run(chip, rng.random((3, 5)), sample_dead(chip, 0.1, 200, 0), copies=64,
-        progress=lambda *step: calls.append(step))  # fmt: skip
-    assert len(calls) >= 3
-    assert calls[-1] == (600, 600)
-    assert [done for done, _ in calls] == sorted({done for done, _ in calls})
+    for masks in (1, 200):
+        calls = []
+        run(chip, rng.random((3, 5)), sample_dead(chip, 0.1, masks, 0), engine=engine,
+            progress=lambda *step, calls=calls: calls.append(step))  # fmt: skip
+        assert len(calls) >= 10
+        assert calls[-1] == (masks * 3 * 10, masks * 3 * 10)
+        assert [done for done, _ in calls] == sorted({done for done, _ in calls})
 
 
 def test_trains_of_pictures(conv, rng):

@@ -21,7 +21,7 @@ is the definition of the digital neuron (`PointNeuron`). Layer l runs during its
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -79,7 +79,14 @@ class _Session:
         self._key: tuple[Any, ...] | None = None
         self._network: _Copies | None = None
 
-    def __call__(self, block: Block, *, trains: bool = False, firsts: bool = False) -> Activity:
+    def __call__(
+        self,
+        block: Block,
+        *,
+        trains: bool = False,
+        firsts: bool = False,
+        told: Callable[[], None] | None = None,
+    ) -> Activity:
         mismatched = any(map(has_mismatch, block.thresholds))
         if self._synapses and any(block.strikes):
             raise HardwareError(
@@ -91,7 +98,7 @@ class _Session:
         if self._network is None or key != self._key:
             self._network = _Copies(self._brian2, self._chip, block, self._synapses)
             self._key = key
-        return self._network.simulate(block, trains, firsts)
+        return self._network.simulate(block, trains, firsts, told)
 
 
 class _Copies:
@@ -222,11 +229,13 @@ class _Copies:
         )
         return wires
 
-    def simulate(self, block: Block, trains: bool, firsts: bool) -> Activity:
+    def simulate(
+        self, block: Block, trains: bool, firsts: bool, told: Callable[[], None] | None
+    ) -> Activity:
         """Set the block's state, run, and read the counts."""
         chip = self._chip
         self._network.restore()
-        self._block, self._trains = block, trains
+        self._block, self._trains, self._told = block, trains, told
         self._set_state(block)
         self._kept: list[list[NDArray[np.int8]]] = [[] for _ in self._shapes]
         self._first = np.full(self._shapes[-1], -1) if firsts else None
@@ -324,6 +333,8 @@ class _Copies:
         """Count the spikes of this step, and tell their polarity."""
         self._emitting: list[tuple[int, int]] = []
         now, self._now = self._now, self._now + 1
+        if self._told is not None and now >= len(self._groups) - 1:
+            self._told()
         for index, group in enumerate(self._groups):
             layer = self._chip.hidden[index]
             step = now - index  # in the time of the layer's own window

@@ -8,6 +8,7 @@ once.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -256,8 +257,19 @@ def _populations(
     ]
 
 
-def simulate(chip: Chip, block: Block, *, trains: bool = False, firsts: bool = False) -> Activity:
-    """Run one block; `trains` keeps every spike, `firsts` when each last neuron first fired."""
+def simulate(
+    chip: Chip,
+    block: Block,
+    *,
+    trains: bool = False,
+    firsts: bool = False,
+    told: Callable[[], None] | None = None,
+) -> Activity:
+    """Run one block.
+
+    trains: keep every spike. firsts: keep when each neuron of the last layer first fired. told:
+    called after each step.
+    """
     dtype = exact_precision(chip, block)
     layers = _populations(chip, block, dtype)
     feeds = [
@@ -301,6 +313,8 @@ def simulate(chip: Chip, block: Block, *, trains: bool = False, firsts: bool = F
             first[(last != 0) & (first < 0)] = now - chip.hidden[-1].offset
         if readout is not None and wire is not None and last is not None:
             readout += wire(last, now)
+        if told is not None:
+            told()
     return Activity(
         tuple(population.count.astype(np.float64) for population in layers),
         readout,

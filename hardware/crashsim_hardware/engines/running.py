@@ -49,10 +49,33 @@ class RunResult:
     rates: tuple[Floats, ...] | None = None
 
 
+class _Told:
+    """Counts the steps of all copies, and passes on each hundredth of them."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+        self.copies = 0
+
+    def __call__(self) -> None:
+        """One step of the `copies` at work is done."""
+        before, self._done = self._done, self._done + self.copies
+        if self._progress is not None and before * 100 // self._total < (
+            self._done * 100 // self._total
+        ):
+            self._progress(self._done, self._total)
+
+
 class Simulator(Protocol):
     """An engine, ready for blocks of one chip."""
 
-    def __call__(self, block: Block, *, trains: bool = False, firsts: bool = False) -> Activity:
+    def __call__(
+        self,
+        block: Block,
+        *,
+        trains: bool = False,
+        firsts: bool = False,
+        told: Callable[[], None] | None = None,
+    ) -> Activity:
         """Simulate one block; what is kept beside the counts as `numpy_engine.simulate` says."""
 
 
@@ -120,7 +143,8 @@ def run(
     copies: masks x inputs simulated at once; changes memory and speed, never results.
     readout: what the outputs are: of mean rates ("count"), how early the read neurons first fire
         ("first-spike"), or their membranes at the end ("membrane"); see `read_outputs`.
-    progress: called with the masks x inputs that are done, and with their number.
+    progress: called with the time steps of all masks x inputs that are done, and with their
+        number, about a hundred times.
 
     Raises HardwareError for arrays that do not fit the chip.
     """
@@ -139,16 +163,14 @@ def run(
     outputs = np.empty((broken.count, len(x), chip.readout.bias.size))
     counts = [np.empty((broken.count, len(x), size)) for size in chip.sizes] if record else None
     work = blocks(chip, x, broken, phases=phases, seed=seed, replica=replica, copies=size)
-    done = 0
+    told = _Told(progress, outputs.shape[0] * outputs.shape[1] * chip.total_steps)
     with simulator(chip, engine) as simulate:
         for block in work:
             rows = slice(block.first_mask, block.first_mask + block.masks)
             columns = slice(block.first_input, block.first_input + block.inputs)
-            activity = simulate(block, firsts=readout == "first-spike")
+            told.copies = block.masks * block.inputs
+            activity = simulate(block, firsts=readout == "first-spike", told=told)
             outputs[rows, columns] = read_outputs(chip, block, activity, readout)
-            done += block.masks * block.inputs
-            if progress is not None:
-                progress(done, outputs.shape[0] * outputs.shape[1])
             if counts is not None:
                 for kept, count in zip(counts, activity.counts, strict=True):
                     kept[rows, columns] = count
