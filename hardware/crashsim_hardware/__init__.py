@@ -59,7 +59,8 @@ from .neurons.stepped_neuron import SteppedNeuron
 from .nir import CONVENTIONS, Convention, nir_graph, read_nir, write_nir
 from .rate_network import rate_network
 from .reference import reference
-from .statistics import CrashStatistics, Moment, SpikingGap, crash_statistics, spiking_gap
+from .spiking_gap import SpikingGap, spiking_gap
+from .statistics import CrashStatistics, Moment, crash_statistics
 from .transforms import Conv1d
 
 __all__ = [

@@ -21,7 +21,7 @@ is the definition of the digital neuron (`PointNeuron`). Layer l runs during its
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +37,7 @@ from crashsim_hardware.neurons.stepped_neuron import SteppedNeuron
 from .block import Activity, Block, connections, matrices, tolerance
 from .brian2_loading import brian2_at_rest
 from .brian2_stepping import set_stepped, set_varied, stepped_group, varied_model
+from .inputs import is_driven
 from .numpy_engine import Delivery, exact_precision, has_mismatch
 from .varied import Varied
 
@@ -86,15 +87,28 @@ class _Session:
         self._key: tuple[Any, ...] | None = None
         self._network: _Copies | None = None
 
-    def __call__(self, block: Block, *, trains: bool = False) -> Activity:
+    def __call__(
+        self,
+        block: Block,
+        *,
+        trains: bool = False,
+        firsts: bool = False,
+        told: Callable[[], None] | None = None,
+    ) -> Activity:
         mismatched = any(map(has_mismatch, block.thresholds))
+        held_for_some = any(v.held is not None and v.window is not None for v in block.varied)
+        if self._synapses and (any(block.strikes) or held_for_some):
+            raise HardwareError(
+                "neurons that are struck for some steps need engine='brian2' or 'numpy': "
+                "Synapses carry what a neuron fires"
+            )
         kinds = tuple(varied.kinds for varied in block.varied)
-        released = block.release_failure > 0.0
-        key = (block.masks, block.inputs, released, block.by_step, mismatched, kinds)
+        released, changing = block.release_failure > 0.0, block.train is not None
+        key = (block.masks, block.inputs, released, block.by_step, mismatched, kinds, changing)
         if self._network is None or key != self._key:
             self._network = _Copies(self._brian2, self._chip, block, self._synapses)
             self._key = key
-        return self._network.simulate(block, trains)
+        return self._network.simulate(block, trains, firsts, told)
 
 
 class _Copies:
@@ -148,6 +162,8 @@ class _Copies:
         operation = brian2.NetworkOperation
         # before the reset, while v still tells ON from OFF
         objects.append(operation(self._observe, clock=clock, when="after_thresholds"))
+        if block.train is not None:
+            objects.append(operation(self._drive, clock=clock, when="start", order=-1))
         if not synapses or block.currents:
             objects.append(operation(self._deliver, clock=clock, when="synapses"))
         self._network = brian2.Network(*objects)
@@ -160,7 +176,9 @@ class _Copies:
         brian2, layer, physics = self._brian2, self._chip.hidden[index], self._chip.physics
         neuron, varied = layer.neuron, self._varied[index]
         if isinstance(neuron, SteppedNeuron):
-            return stepped_group(brian2, self._chip, index, neuron, size, clock, varied)
+            return stepped_group(
+                brian2, self._chip, index, neuron, size, clock, varied, self._synapses
+            )
         constants: dict[str, Any] = {
             "start": index + layer.offset,
             "stop": index + self._chip.total_steps,
@@ -179,7 +197,7 @@ class _Copies:
             reset = f"v -= polarity * {self._unit}" if neuron.bipolar else f"v -= {self._unit}"
         # brian2 lets a neuron fire again `refractory` after a spike, PointNeuron one step later
         silent = (neuron.refractory + 1) * self._dt if neuron.refractory else False
-        extra, fires, own_silence = varied_model(varied, fires)
+        extra, fires, own_silence = varied_model(varied, fires, self._synapses)
         return brian2.NeuronGroup(
             size,
             equations(neuron, leaks=varied.leaks is not None) + extra,
@@ -230,13 +248,18 @@ class _Copies:
         )
         return wires
 
-    def simulate(self, block: Block, trains: bool) -> Activity:
+    def simulate(
+        self, block: Block, trains: bool, firsts: bool, told: Callable[[], None] | None
+    ) -> Activity:
         """Set the block's state, run, and read the counts."""
         chip = self._chip
         self._network.restore()
-        self._block, self._trains = block, trains
+        self._block, self._trains, self._told = block, trains, told
+        if block.varied:
+            self._varied = block.varied
         self._set_state(block)
         self._kept: list[list[NDArray[np.int8]]] = [[] for _ in self._shapes]
+        self._first = np.full(self._shapes[-1], -1) if firsts else None
         dtype = exact_precision(chip, block)
         self._spikes = [np.zeros(shape, dtype) for shape in self._shapes]
         self._count = [np.zeros(shape, dtype) for shape in self._shapes]
@@ -266,10 +289,17 @@ class _Copies:
             tuple(count.astype(np.float64) for count in self._count),
             readout,
             tuple(np.stack(steps) for steps in self._kept) if trains else None,
+            self._membrane(),
+            self._first,
         )
 
+    def _membrane(self) -> Floats:
+        """Of the last layer, in thresholds."""
+        stepped = isinstance(self._chip.hidden[-1].neuron, SteppedNeuron)
+        values = np.array(self._groups[-1].variables["v"].get_value()).reshape(self._shapes[-1])
+        return values if stepped else values / self._v_th
+
     def _set_state(self, block: Block) -> None:
-        physics = self._chip.physics
         for index, (group, shape) in enumerate(zip(self._groups, self._shapes, strict=True)):
             layer = self._chip.hidden[index]
             if isinstance(layer.neuron, SteppedNeuron):
@@ -279,7 +309,7 @@ class _Copies:
             def whole(values: Any, shape: tuple[int, ...] = shape) -> Floats:
                 return np.broadcast_to(values, shape).reshape(-1)
 
-            varied = block.varied[index] if block.varied else Varied()
+            varied = self._varied[index]
             set_varied(group, varied, shape, self._chip.physics.dt)
             if varied.leaks is not None and layer.neuron.leak:
                 leak = layer.neuron.leak
@@ -293,12 +323,27 @@ class _Copies:
             if layer.neuron.bipolar:
                 off = np.where(np.isfinite(theta), 0.0, -np.inf) - slack
                 _assign(group, "theta_off", whole(off) * self._v_th)
-            drive = whole(block.drives[index])
-            if layer.neuron.synapse is None:
-                _assign(group, "I", drive * (physics.charge / physics.dt))
-            else:
-                _assign(group, "drive", drive)
-                _assign(group, "u", drive)
+            self._set_drive(index, block.drives[index])
+            if layer.neuron.synapse is not None:
+                _assign(group, "u", whole(block.drives[index]))
+
+    def _set_drive(self, index: int, drive: Floats) -> None:
+        neuron, physics = self._chip.hidden[index].neuron, self._chip.physics
+        group = self._groups[index]
+        if isinstance(neuron, SteppedNeuron):
+            drive = neuron.per_charge * drive
+        values = np.broadcast_to(drive, self._shapes[index]).reshape(-1)
+        if isinstance(neuron, PointNeuron) and neuron.synapse is None:
+            _assign(group, "I", values * (physics.charge / physics.dt))
+        else:
+            _assign(group, "drive", values)
+
+    def _drive(self) -> None:
+        """Inputs that change with time: the drive of the step that begins."""
+        for index in range(len(self._groups)):
+            step = self._now - index
+            if is_driven(self._chip, index) and 0 <= step < self._chip.total_steps:
+                self._set_drive(index, self._block.drive(self._chip, index, step))
 
     def _set_synapses(self, block: Block) -> None:
         places = [way.place for way in self._ways]
@@ -325,6 +370,8 @@ class _Copies:
         """Count the spikes of this step, and tell their polarity."""
         self._emitting: list[tuple[int, int]] = []
         now, self._now = self._now, self._now + 1
+        if self._told is not None and now >= len(self._groups) - 1:
+            self._told()
         for index, group in enumerate(self._groups):
             layer = self._chip.hidden[index]
             step = now - index  # in the time of the layer's own window
@@ -336,13 +383,18 @@ class _Copies:
                 values = group.variables
                 v, off = (values[name].get_value()[fired] for name in ("v", "theta_off"))
                 polarity = np.where(v < off, -1, 1)
-                if self._varied[index].held is not None:
+                if self._synapses and self._varied[index].held is not None:
                     held = values["held"].get_value()[fired]
                     polarity = np.where(held == 0.0, polarity, np.sign(held)).astype(np.int64)
                 values["polarity"].get_value()[fired] = polarity
             spikes = self._spikes[index]
             spikes.fill(0)
             spikes.reshape(-1)[fired] = polarity
+            self._varied[index].hold(spikes, step, layer.offset)
+            if (strike := self._block.strike(index)) is not None:
+                spikes[...] = strike.sent(spikes, step)
+            if self._first is not None and index + 1 == len(self._groups):
+                self._first[(spikes != 0) & (self._first < 0)] = step - layer.offset
             self._count[index] += spikes
             if self._trains:
                 self._kept[index].append(spikes.astype(np.int8))
@@ -376,8 +428,10 @@ class _Copies:
         """What the inputs send besides the drives, into the layers whose step `now` is next."""
         for target in range(len(self._groups)):
             for place, _, delay in self._chip.feeds(target):
-                if place in self._block.currents and now - target >= delay:
-                    current = self._block.currents[place]
+                since = now - target - delay
+                lasts = now - target < self._chip.total_steps
+                if place in self._block.currents and since >= 0 and lasts:
+                    current = self._block.current(self._chip, place, since)
                     self._add(target, np.broadcast_to(current, self._shapes[target]))
 
     def _add(self, target: int, charge: Floats) -> None:

@@ -34,6 +34,7 @@ def stepped_group(
     size: int,
     clock: Any,
     varied: Varied,
+    synapses: bool,
 ) -> Any:
     """A group of `size` neurons of hidden layer `index`; charges are added to its `q`."""
     if neuron.many:
@@ -48,7 +49,7 @@ def stepped_group(
     model += "active = int(t_in_timesteps >= start) * int(t_in_timesteps < stop) : 1 (shared)\n"
     late, subtracts = neuron.late, neuron.reset == "subtract"
     reset = "v -= unit" if subtracts else "v = lowest"
-    extra, fires, silence = varied_model(varied, f"v {neuron.fires_at} theta")
+    extra, fires, silence = varied_model(varied, f"v {neuron.fires_at} theta", synapses)
     group = brian2.NeuronGroup(
         size,
         model + extra,
@@ -62,19 +63,18 @@ def stepped_group(
     return group
 
 
-def varied_model(varied: Varied, fires: str) -> tuple[str, str, str]:
+def varied_model(varied: Varied, fires: str, synapses: bool) -> tuple[str, str, str]:
     """What varied neurons add to a group's equations, its threshold, and how long they are silent.
 
     fires: the threshold of neurons as built.
+    synapses: `Synapses` carry what a neuron fires, so that held ones must fire themselves.
     """
     extra, silence = "", ""
-    if varied.held is not None:
-        # 0 where a neuron is not held, and NaN would be: its comparisons are all false
+    if varied.held is not None and synapses:
         extra += "held : 1\nis_held : 1\n"
-        rate = "abs(held)"
-        now = "(t_in_timesteps - start)"
-        due = f"floor(({now} + 1) * {rate} + 0.5) > floor({now} * {rate} + 0.5)"
-        fires = f"(is_held < 0.5 and ({fires})) or (is_held > 0.5 and {due})"
+        due = "floor((t_in_timesteps - start {}) * abs(held) + 0.5)"
+        fires = f"(is_held < 0.5 and ({fires})) or "
+        fires += f"(is_held > 0.5 and {due.format('+ 1')} > {due.format('')})"
     if varied.refractory is not None:
         extra += "silent : second\n"
         silence = "silent"
@@ -87,14 +87,13 @@ def set_varied(group: Any, varied: Varied, shape: tuple[int, ...], dt: float) ->
     def assign(name: str, values: Any) -> None:
         group.variables[name].set_value(np.broadcast_to(values, shape).reshape(-1))
 
-    is_held = None if varied.held is None else np.isfinite(varied.held)
-    if varied.held is not None and is_held is not None:
+    is_held = np.zeros(1) if varied.held is None else np.isfinite(varied.held)
+    if "is_held" in group.variables and varied.held is not None:
         assign("held", np.where(is_held, varied.held, 0.0))
         assign("is_held", is_held.astype(np.float64))
     if varied.refractory is not None:
         # a held neuron keeps its rate; brian2 counts the step of the spike itself
-        steps = varied.refractory if is_held is None else np.where(is_held, 0.0, varied.refractory)
-        assign("silent", (steps + 1.0) * dt)
+        assign("silent", (np.where(is_held, 0.0, varied.refractory) + 1.0) * dt)
 
 
 def _step(neuron: SteppedNeuron) -> str:

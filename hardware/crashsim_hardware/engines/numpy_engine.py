@@ -8,6 +8,7 @@ once.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from crashsim_hardware.network import ACTIVATIONS
 from crashsim_hardware.neurons.point_neuron import PointNeuron
 
 from .block import Activity, Block, connections, matrices, tolerance
+from .inputs import is_driven
 from .numpy_stepping import SteppedPopulation
 from .reading import Reading
 from .varied import Varied
@@ -104,7 +106,9 @@ class _Population:
         leak = self.varied.leak(neuron.leak)
         self.keep: Any = 1.0 - leak if np.any(leak) else None
         self.pause = self.varied.pause(neuron.refractory)
+        self.strike = block.strike(index)
         self.drive = block.drives[index].astype(dtype)
+        self.changing = False
         self.v = block.phases[index].astype(dtype)
         if neuron.synapse is not None:
             # the drive has been on for ever: the filter starts where it would settle
@@ -129,6 +133,10 @@ class _Population:
         self.spikes = np.zeros_like(self.v)
         self.count = np.zeros_like(self.v)
 
+    def set_drive(self, drive: Floats) -> None:
+        """The drive of the next step, where it changes with time."""
+        self.drive, self.changing = drive.astype(self.v.dtype), True
+
     def step(self, charge: Floats | None, now: int) -> Floats | None:
         """One step of the window; the signed spikes, or None before the layer may emit."""
         neuron, v = self.neuron, self.v
@@ -145,10 +153,9 @@ class _Population:
             if emitting:
                 if self.keep is not None:
                     v *= self.keep
-                v += (
-                    self.push if charge is None else neuron.gain * ACTIVATIONS[neuron.curve](self.u)
-                )
-            if charge is not None:
+                settled = charge is None and not self.changing
+                v += self.push if settled else neuron.gain * ACTIVATIONS[neuron.curve](self.u)
+            if charge is not None or self.changing:
                 self.u += neuron.synapse * (self.drive - self.u)
         return self._fire(now) if emitting else None
 
@@ -172,7 +179,9 @@ class _Population:
             v -= spikes
         else:
             v -= spikes * self.unit
-        self.varied.hold(spikes, now - self.offset)
+        self.varied.hold(spikes, now, self.offset)
+        if self.strike is not None:
+            spikes = self.strike.sent(spikes, now)
         self.count += spikes
         return spikes
 
@@ -188,6 +197,8 @@ def exact_precision(chip: Chip, block: Block) -> type[np.floating[Any]]:
     On fixed-point layers both give the same spikes; float32 is twice as fast.
     """
     if block.by_step or block.uneven or any(map(has_mismatch, block.thresholds)):
+        return np.float64
+    if block.train is not None:  # only the drives of its first step are known here
         return np.float64
     if any(weight is not None for weight in block.weights[1:]):
         return np.float64
@@ -229,7 +240,7 @@ class _Feed:
         dtype: type[np.floating[Any]],
     ) -> None:
         self.source, self.delay = source, delay
-        self.current = block.currents.get(place)
+        self.chip, self.block, self.place = chip, block, place
         spiking = source != INPUT
         self.delivery: Delivery | None = None
         if spiking:
@@ -239,7 +250,8 @@ class _Feed:
     def arriving(self, spikes: list[Floats | None], past: list[_Past], now: int) -> Floats | None:
         """The charge of step `now`, or None; `spikes` are those of the layers before."""
         if self.delivery is None:
-            return self.current if now >= self.delay else None
+            since = now - self.delay
+            return self.block.current(self.chip, self.place, since) if since >= 0 else None
         sent = past[self.source].before(self.delay) if self.delay else spikes[self.source]
         return None if sent is None else self.delivery(sent, now)
 
@@ -271,8 +283,19 @@ def _populations(
     ]
 
 
-def simulate(chip: Chip, block: Block, *, trains: bool = False) -> Activity:
-    """Run one block; `trains` keeps every spike, not only the counts."""
+def simulate(
+    chip: Chip,
+    block: Block,
+    *,
+    trains: bool = False,
+    firsts: bool = False,
+    told: Callable[[], None] | None = None,
+) -> Activity:
+    """Run one block.
+
+    trains: keep every spike. firsts: keep when each neuron of the last layer first fired. told:
+    called after each step.
+    """
     dtype = exact_precision(chip, block)
     layers = _populations(chip, block, dtype)
     feeds = [
@@ -293,8 +316,14 @@ def simulate(chip: Chip, block: Block, *, trains: bool = False) -> Activity:
         last_gain = block.gain(len(layers) - 1)
         wire = Delivery(chip.readout, block, len(layers), dtype, last_gain)
     kept: list[list[NDArray[np.int8]]] = [[] for _ in layers]
+    first = np.full(layers[-1].v.shape, -1)
+    changing = [
+        index for index in range(len(layers)) if block.train is not None and is_driven(chip, index)
+    ]
     spikes: list[Floats | None] = [None] * len(layers)
     for now in range(chip.total_steps):
+        for index in changing:
+            layers[index].set_drive(block.drive(chip, index, now))
         for index, population in enumerate(layers):
             charge: Floats | None = None
             for feed in feeds[index]:
@@ -307,10 +336,16 @@ def simulate(chip: Chip, block: Block, *, trains: bool = False) -> Activity:
         for before, sent in zip(past, spikes, strict=True):
             before.keep(sent)
         last = spikes[-1]
+        if firsts and last is not None:
+            first[(last != 0) & (first < 0)] = now - chip.hidden[-1].offset
         if readout is not None and wire is not None and last is not None:
             readout += wire(last, now)
+        if told is not None:
+            told()
     return Activity(
         tuple(population.count.astype(np.float64) for population in layers),
         readout,
         tuple(np.stack(steps) for steps in kept) if trains else None,
+        layers[-1].v.astype(np.float64),
+        first if firsts else None,
     )

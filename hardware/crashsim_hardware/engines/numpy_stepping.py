@@ -26,6 +26,7 @@ class SteppedPopulation:
         self.offset = layer.offset
         self.varied = block.varied[index] if block.varied else Varied()
         self.keep = 1.0 - self.varied.leak(neuron.leak)
+        self.strike = block.strike(index)
         self.drive = neuron.per_charge * block.drives[index]
         self.v = block.phases[index].astype(np.float64)
         if neuron.origin is not None:
@@ -44,6 +45,10 @@ class SteppedPopulation:
         self.ready = np.zeros(self.v.shape, np.int64) if np.any(self.pause) else None
         self.spikes = np.zeros_like(self.v)
         self.count = np.zeros_like(self.v)
+
+    def set_drive(self, drive: Floats) -> None:
+        """The drive of the next step, where it changes with time."""
+        self.drive = self.neuron.per_charge * drive
 
     def step(self, charge: Floats | None, now: int) -> Floats:
         """One step; the spikes of it."""
@@ -73,9 +78,10 @@ class SteppedPopulation:
             self._reset()
         if self.neuron.bound is not None:
             np.maximum(self.v, self.neuron.bound, out=self.v)
-        self.varied.hold(self.spikes, now - self.offset)
-        self.count += self.spikes
-        return self.spikes
+        self.varied.hold(self.spikes, now, self.offset)
+        sent = self.spikes if self.strike is None else self.strike.sent(self.spikes, now)
+        self.count += sent
+        return sent
 
     def _reset(self) -> None:
         if self.neuron.reset == "subtract":

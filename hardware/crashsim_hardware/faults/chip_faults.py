@@ -48,7 +48,8 @@ class ChipFaults:
     stuck: True where a neuron is saturated: it fires at its highest rate, in every step unless it
         is refractory (activation ``Spiking.stuck_value``).
     held: the rate that a neuron is stuck at, in spikes per step, whatever it receives, in spikes at
-        equal distances; NaN where it is not. Negative on the OFF line of a signed neuron.
+        equal distances; NaN where it is not. Negative on the OFF line of a signed neuron. A neuron
+        of several of these is dead, or else saturated.
     thresholds: factor on the firing threshold (mismatch); the rate is divided by it. Reset by
         subtraction takes off the same charge.
     leaks: factor on the leak of the membrane, which stays at most 1.
@@ -76,6 +77,10 @@ class ChipFaults:
     adc_range: largest sum that the converter tells from larger ones, relative to the largest that
         spikes can cause in one step.
     weight_bits: weights stored with that many bits (the same on every mask).
+    window: steps (start, stop), from start to before stop, in which `dead`, `stuck` and `held`
+        neurons are so, counted from the first of each layer's own; None: in all. Their outputs are
+        struck, and their membranes go on: the spikes of a dead neuron are lost. Other faults last,
+        and are refused beside it.
     masks: M; needed only when no array says it.
 
     Raises HardwareError where the numbers of masks differ or a value has no meaning.
@@ -98,6 +103,7 @@ class ChipFaults:
     read_noise: float = 0.0
     adc_bits: int | None = None
     adc_range: float = 1.0
+    window: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         found: dict[int, str] = {}
@@ -129,6 +135,8 @@ class ChipFaults:
         object.__setattr__(self, "masks", whole("masks", next(iter(found), 1), 1))
         self._check_numbers()
         self._check_arrays()
+        if self.window is not None:
+            object.__setattr__(self, "window", self._checked_window())
 
     def _check_numbers(self) -> None:
         if not is_number(self.release_failure) or not 0.0 <= self.release_failure < 1.0:
@@ -167,6 +175,23 @@ class ChipFaults:
     def _present(self, name: str) -> list[Floats]:
         return [array for array in getattr(self, name) or () if array is not None]
 
+    def _checked_window(self) -> tuple[int, int]:
+        names = {*ARRAYS, "dead_inputs"} - {"dead", "stuck", "held"}
+        others = sorted(name for name in names if getattr(self, name) is not None)
+        if others or self.by_step or self.weight_bits is not None:
+            raise HardwareError(
+                "window: dead, stuck and held neurons can be so for some steps, other faults last; "
+                f"leave out {', '.join(others) or 'what concerns synapses'}, or the window"
+            )
+        try:
+            start, stop = self.window  # type: ignore[misc]
+        except (TypeError, ValueError):
+            raise HardwareError(
+                f"window must be two steps (start, stop), got {self.window!r:.80}"
+            ) from None
+        start = whole("the start of the window", start, 0)
+        return start, whole("the stop of the window", stop, start + 1)
+
     @property
     def count(self) -> int:
         """M, the number of masks."""
@@ -203,6 +228,10 @@ class ChipFaults:
 
     def check(self, chip: Chip) -> None:
         """Raises HardwareError unless every array fits a layer of `chip`."""
+        if self.window is not None and self.window[0] >= chip.total_steps:
+            raise HardwareError(
+                f"the window {self.window} begins after the last of the {chip.total_steps} steps"
+            )
         inputs = (int(np.prod(chip.input_shape)),)
         if self.dead_inputs is not None and self.dead_inputs.shape[1:] != inputs:
             raise HardwareError(
