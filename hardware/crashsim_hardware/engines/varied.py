@@ -61,7 +61,7 @@ class Varied:
 
 
 def varied_layer(faults: ChipFaults, layer: int, rows: slice) -> Varied:
-    """What the masks `rows` vary in a hidden layer, in which dead and saturated ones are not held."""
+    """What the masks `rows` vary in a hidden layer; dead and saturated neurons are not held."""
     found = {
         name: array[rows][:, None, :]
         for name in ("leaks", "refractory", "held", "gains")
