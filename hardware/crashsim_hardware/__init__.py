@@ -21,6 +21,7 @@ The package imports numpy and scipy; brian2 is loaded by the first run that uses
 
 from .chip import Chip, Physics, Wire, quantise
 from .conversion import convert
+from .criticality import SINGLE_FAULTS, Criticality, CriticalityMap, criticality
 from .engines.raster import Raster, Spikes, raster
 from .engines.running import RunResult, run
 from .errors import HardwareError, HardwareWarning
@@ -65,6 +66,7 @@ from .transforms import Conv1d
 
 __all__ = [
     "CONVENTIONS",
+    "SINGLE_FAULTS",
     "AvgPool2d",
     "CellEffect",
     "Chip",
@@ -73,6 +75,8 @@ __all__ = [
     "Conv2d",
     "Convention",
     "CrashStatistics",
+    "Criticality",
+    "CriticalityMap",
     "Device",
     "Drift",
     "Flatten",
@@ -99,6 +103,7 @@ __all__ = [
     "Wire",
     "convert",
     "crash_statistics",
+    "criticality",
     "device",
     "devices",
     "nir_graph",
