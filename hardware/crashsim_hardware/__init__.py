@@ -19,7 +19,8 @@ True
 The package imports numpy and scipy; brian2 is loaded by the first run that uses it.
 """
 
-from .chip import Chip, Physics, Wire, quantise
+from .brian2_export import Brian2Chip, to_brian2, to_script
+from .chip import Chip, Physics, Projection, Spiking, Wire, quantise
 from .conversion import convert
 from .criticality import SINGLE_FAULTS, Criticality, CriticalityMap, criticality
 from .engines.raster import Raster, Spikes, raster
@@ -56,6 +57,13 @@ from .faults.synapse_faults import (
     sample_stuck_synapses,
 )
 from .network import AvgPool2d, Conv2d, Flatten, Linear, Network, NeuronLayer, Scale, SumPool2d
+from .neurons.point_neuron import (
+    PointNeuron,
+    current_based_lif,
+    current_to_frequency,
+    integrate_and_fire,
+    leaky_integrate_and_fire,
+)
 from .neurons.stepped_neuron import SteppedNeuron
 from .nir import CONVENTIONS, Convention, nir_graph, read_nir, write_nir
 from .rate_network import rate_network
@@ -68,6 +76,7 @@ __all__ = [
     "CONVENTIONS",
     "SINGLE_FAULTS",
     "AvgPool2d",
+    "Brian2Chip",
     "CellEffect",
     "Chip",
     "ChipFaults",
@@ -91,10 +100,13 @@ __all__ = [
     "PcmDrift",
     "PcmProgramming",
     "Physics",
+    "PointNeuron",
+    "Projection",
     "Raster",
     "RunResult",
     "Scale",
     "Spikes",
+    "Spiking",
     "SpikingGap",
     "SteppedNeuron",
     "StuckCells",
@@ -104,8 +116,12 @@ __all__ = [
     "convert",
     "crash_statistics",
     "criticality",
+    "current_based_lif",
+    "current_to_frequency",
     "device",
     "devices",
+    "integrate_and_fire",
+    "leaky_integrate_and_fire",
     "nir_graph",
     "phase_change",
     "quantise",
@@ -131,5 +147,7 @@ __all__ = [
     "sample_stuck_cells",
     "sample_stuck_synapses",
     "spiking_gap",
+    "to_brian2",
+    "to_script",
     "write_nir",
 ]
