@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from crashsim.faults import (
         AdditiveNoise,
         BitFlip,
+        BitStuck,
         Fault,
         GainNoise,
         NeuronCrash,
@@ -57,6 +58,7 @@ _HOMES = {
     "faults": (
         "AdditiveNoise",
         "BitFlip",
+        "BitStuck",
         "Fault",
         "GainNoise",
         "NeuronCrash",
@@ -86,6 +88,7 @@ __all__ = [
     "Agreement",
     "Balance",
     "BitFlip",
+    "BitStuck",
     "Continuity",
     "CrashTraining",
     "CrashVariance",

@@ -13,7 +13,7 @@ Give them to ``score(..., targets=y, metrics=["accuracy", is_right, score])`` or
 """
 
 from crashsim.metrics.asked import MOST, RESERVED, AskedMetrics, Metric, read_targets
-from crashsim.metrics.classes import CLASS_CHANGE, predicted_class
+from crashsim.metrics.classes import CLASS_CHANGE, NOT_FINITE, predicted_class
 from crashsim.metrics.metric import Event, Mean, OfSums, Targets, bounds_of
 from crashsim.metrics.named import NAMES, usual
 
@@ -21,6 +21,7 @@ __all__ = [
     "CLASS_CHANGE",
     "MOST",
     "NAMES",
+    "NOT_FINITE",
     "RESERVED",
     "AskedMetrics",
     "Event",

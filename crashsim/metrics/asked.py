@@ -18,7 +18,7 @@ from crashsim.metrics.named import metric_of
 
 MOST = 1000  # metrics asked of one model
 # Names of what is estimated unasked.
-RESERVED = ("mean", "variance", "tail", "class-change", "quantile")
+RESERVED = ("mean", "variance", "tail", "class-change", "not-finite", "quantile")
 
 Metric = Event | Mean | OfSums
 

@@ -44,6 +44,7 @@ def _changes_class(outputs: Floats, clean: Floats, targets: Targets) -> Truths:
 
 
 CLASS_CHANGE = Event("class-change", _changes_class)
+"""The predicted class is another one, or an output is infinite or NaN, so that there is none."""
 
 
 def _is_lost(outputs: Floats, clean: Floats, targets: Targets) -> Truths:
@@ -51,7 +52,11 @@ def _is_lost(outputs: Floats, clean: Floats, targets: Targets) -> Truths:
     return np.zeros(outputs.shape[:2], dtype=np.bool_) if lost is None else lost
 
 
+NOT_FINITE = Event("not-finite", _is_lost)
+"""An output is infinite or NaN: an error that shows itself."""
+
 DUE = Event("due", _is_lost)
+"""The same under the field's name, as a metric of chips."""
 
 
 def rank_of(outputs: Floats, classes: NDArray[Any]) -> NDArray[Any]:

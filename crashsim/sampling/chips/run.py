@@ -73,7 +73,7 @@ def chip_metrics(
     data: Any = None,
     *,
     targets: Any = None,
-    metrics: Iterable[Any] | None = None,
+    metrics: Iterable[Any] | AskedMetrics | None = None,
     samples: int | None = None,
     rel_width: Widths | None = None,
     seed: int = 0,
@@ -133,8 +133,12 @@ def labelled_of(space: FaultSpace, data: Any, targets: Any) -> Labelled:
     return read_labelled(data, targets, space.model)
 
 
-def asked_of(space: FaultSpace, examples: Labelled, metrics: Iterable[Any] | None) -> AskedMetrics:
+def asked_of(
+    space: FaultSpace, examples: Labelled, metrics: Iterable[Any] | AskedMetrics | None
+) -> AskedMetrics:
     """The metrics, tried on the first examples."""
+    if isinstance(metrics, AskedMetrics):
+        return metrics
     inputs, targets = examples.first(pieces_of(space))
     first = space.at_examples(inputs)
     if metrics is None:

@@ -80,4 +80,4 @@ def _outputs(space: FaultSpace, points: Points) -> Iterator[tuple[int, int, Floa
     parts = -(-points.count // most)
     edges = [points.count * i // parts for i in range(parts + 1)] if parts else []
     for start, stop in pairwise(edges):
-        yield start, stop, space.any_outputs(points.part(start, stop))
+        yield start, stop, space.outcomes(points.part(start, stop))
