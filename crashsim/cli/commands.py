@@ -12,14 +12,18 @@ from typing import Annotated, Any, Literal
 import typer
 
 from crashsim.arguments import MOST_INITS
+from crashsim.cli.metrics import SMALL, labelled_examples, read_numbers, read_widths
 from crashsim.cli.options import (
+    AcceptOption,
     BatchAxisOption,
     EpsilonOption,
     FaultOption,
     GroupOption,
     InputsOption,
     JsonOption,
+    JudgedLimitOption,
     LimitOption,
+    MetricOption,
     ModelArgument,
     ModelsArgument,
     POption,
@@ -30,6 +34,7 @@ from crashsim.cli.options import (
     SeedOption,
     SitesOption,
     StepsAxisOption,
+    TargetsOption,
     TrainOption,
     TrustOption,
     WeightsOption,
@@ -38,6 +43,7 @@ from crashsim.cli.reading import (
     check_outputs,
     data_inputs,
     fault_inputs,
+    judge_model,
     method_inputs,
     model_inputs,
     progress_bars,
@@ -57,7 +63,10 @@ from crashsim.writing import all_of
 def score(
     model: ModelArgument,
     inputs: InputsOption = "digits",
-    limit: LimitOption = 32,
+    targets: TargetsOption = None,
+    metric: MetricOption = None,
+    accept: AcceptOption = None,
+    limit: JudgedLimitOption = None,
     fault: FaultOption = None,
     p: POption = None,
     sites: SitesOption = None,
@@ -103,15 +112,21 @@ def score(
         Path | None, typer.Option("--report", help="Write an HTML report.")
     ] = None,
 ) -> None:
-    """Score a network: how far its output moves, how likely, and how sure that is."""
+    """Score a network: how accurate it stays, how far its output moves, and how sure that is."""
     from crashsim.report.spread import spread_over
     from crashsim.report.text import render
 
     reads = [*model_inputs(model, weights), *data_inputs("inputs", inputs), *fault_inputs(fault)]
     reads += [*data_inputs("train", train), *method_inputs(methods)]
+    reads += data_inputs("targets", targets)
     check_outputs(reads, json=json_file, report=report_file)
     faults = read_faults(fault, p, sites, group)
-    data = read_examples(inputs, limit, batch_axis)
+    asked = {
+        "metrics": metric,
+        "accept": read_numbers("accept", accept),
+        "rel_width": read_widths(rel_width),
+    }
+    data = labelled_examples(inputs, limit, batch_axis, targets)
     chosen = read_methods(methods)
     results: list[Any] = []
     stop = None
@@ -120,11 +135,14 @@ def score(
             named = read_model(model, seed + init, train, weights, inits, reset, trust)
             with progress_bars() as progress:
                 results.append(
-                    score_model(
+                    judge_model(
                         named,
                         data,
                         faults,
                         progress,
+                        is_asked=targets is not None,
+                        moved=limit or SMALL,
+                        **asked,
                         readout=readout,
                         batch_axis=batch_axis,
                         steps_axis=steps_axis,
@@ -132,7 +150,6 @@ def score(
                         delta=delta,
                         methods=chosen,
                         samples=samples,
-                        rel_width=rel_width,
                         seed=seed,
                         hardware=hardware,
                         proofs=proofs,

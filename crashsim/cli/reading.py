@@ -193,6 +193,31 @@ def score_model(
         )
 
 
+def judge_model(
+    named: Any,
+    data: Any,
+    faults: dict[str, Any],
+    progress: Callable[[str, int, int], None],
+    *,
+    is_asked: bool,
+    **options: Any,
+) -> Any:
+    """The score of a model with the targets of its data.
+
+    Args:
+        is_asked: whether the targets were asked for. Targets that the data bring along, and that do
+            not go with the model's outputs, are left out.
+    """
+    is_asked = is_asked or any(options[name] for name in ("metrics", "accept"))
+    is_asked = is_asked or isinstance(options["rel_width"], dict)
+    try:
+        return score_model(named, data, faults, progress, targets=data.targets, **options)
+    except ArgumentError as error:
+        if is_asked or data.targets is None or not str(error).startswith("metrics:"):
+            raise
+    return score_model(named, data.first(options["moved"]), faults, progress, **options)
+
+
 def check_outputs(
     inputs: Iterable[Named] = (), *, out: Path | None = None, **files: Path | None
 ) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from crashsim.arguments import as_float, shown
+from crashsim.arguments import as_float, shown, whole
 from crashsim.errors import ArgumentError
 from crashsim.metrics import RESERVED, AskedMetrics, OfSums, Targets
 from crashsim.model.inputs import BatchAxis
@@ -71,18 +71,21 @@ class Given:
     is_whole: bool = True
 
 
-def read_given(model: nn.Module, inputs: Any, targets: Any, batch_axis: BatchAxis) -> Given:
-    """The data of a score, as the user gave them.
+def read_given(
+    model: nn.Module, inputs: Any, targets: Any, batch_axis: BatchAxis, moved: int | None = None
+) -> Given:
+    """The data of a score, as the user gave them; ``moved`` as of ``score``.
 
     Raises:
         ArgumentError: as ``read_labelled``.
     """
     examples = read_labelled(inputs, targets, model, batch_axis)
-    if isinstance(examples, InMemory) and (examples.targets is None or examples.count <= WHOLE):
-        return Given(examples.inputs, examples, examples.targets)
-    is_whole = examples.count <= LOOKED_AT
-    first, of_first = examples.first(LOOKED_AT)
-    return Given(first, examples, of_first, is_whole)
+    most = None if moved is None else whole("moved", moved, 1)
+    if most is None:
+        is_light = isinstance(examples, InMemory) and examples.targets is None
+        most = examples.count if is_light or examples.count <= WHOLE else LOOKED_AT
+    first, of_first = examples.first(most)
+    return Given(first, examples, of_first, len(first) == examples.count)
 
 
 def judging_of(

@@ -149,6 +149,7 @@ def score(
     targets: Any = None,
     metrics: Iterable[Any] | None = None,
     accept: Mapping[str, float] | None = None,
+    moved: int | None = None,
     reset: Reset | None = None,
     batch_axis: BatchAxis = 0,
     steps_axis: StepsAxis | None = None,
@@ -192,10 +193,11 @@ def score(
             (outputs, targets) that return a number for each example. With targets, by default
             what is usual for them. Monte Carlo judges each chip (sample) on all examples; the
             estimates have the metric's name as ``quantity``, and ``chips`` of the result holds
-            percentiles over chips and more. With more than 1,000 labelled examples, how far
-            outputs move is looked at on the first 400.
+            percentiles over chips and more.
         accept: by metric, the worst value with which a chip is accepted (``{"accuracy": 0.9}``):
             also estimate the share of such chips. By default an accuracy a point below the clean.
+        moved: on how many examples, the first, is looked at how far outputs move. By default on all
+            of up to 1,000 labelled ones, and 400 of more.
         reset: a function of the model that resets the state which it keeps between calls (of a
             twin); layers of snntorch, spikingjelly and sinabs need none.
         batch_axis: the axis of the inputs that is the batch: 1 for (T, B, ...); or of each by name.
@@ -239,7 +241,7 @@ def score(
         struck = NeuronCrash(p=0.01) if faults is None else faults
         timings: dict[str, float] = {}
         with timing(timings, "model and sites"):
-            given = read_given(model, inputs, targets, batch_axis)
+            given = read_given(model, inputs, targets, batch_axis, moved)
             space = FaultSpace(
                 model,
                 given.inputs,

@@ -15,6 +15,7 @@ from crashsim.space import FaultSpace
 MIN_SAMPLES = 200
 _FEW = 0.5  # probability of two or more faults below which they alone are sampled
 _CONTROL_VALUES = 2**26  # B x K x N gains of a control variate
+_CHIPS = 0.2  # of a method's budget, for chips that meet all examples
 _CONTROL_COST = 4  # times a forward pass that it may cost
 
 
@@ -28,8 +29,8 @@ def chosen_samples(size: Size, samples: int | None, rel_width: float | None) -> 
 def chosen_chips(size: Size, judging: Judging, samples: int | None) -> int | None:
     """The number of chips to judge; None where a width decides."""
     if samples is None and not judging.widths:
-        rows = judging.examples.count * size.operations_of_one
-        return int(min(DEFAULT_CHIPS, max(MIN_SAMPLES, BUDGET / rows)))
+        chip = judging.examples.count * size.operations_of_one
+        return int(min(DEFAULT_CHIPS, max(MIN_SAMPLES, _CHIPS * BUDGET / chip)))
     return samples
 
 
