@@ -110,7 +110,7 @@ def chip_metrics(
     examples = labelled_of(space, data, targets)
     asked = asked_of(space, examples, metrics)
     widths = check_widths(rel_width, [metric.name for metric in asked.metrics])
-    most = samples and sample_count("samples", samples, 2)
+    most = None if samples is None else sample_count("samples", samples, 1)
     most = most or (MOST_CHIPS if widths else DEFAULT_CHIPS)
     run = _Run(space, examples, asked, seed, most, 1 - float(confidence), widths)
     try:
