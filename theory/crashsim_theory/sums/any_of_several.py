@@ -107,6 +107,9 @@ def _struck(
     with np.errstate(divide="ignore"):
         p = expit(np.log(p) - np.log1p(-p) + tilts)
     ends = np.cumsum(-np.log1p(-np.minimum(p, _SURE)))
+    if not len(ends):
+        none = np.zeros(0, dtype=np.intp)
+        return none, none
     points = rng.poisson(ends[-1], samples)
     sample = np.repeat(np.arange(samples), points)
     at = np.searchsorted(ends, rng.random(len(sample)) * ends[-1], side="right")
