@@ -295,7 +295,7 @@ METHODS: tuple[Method, ...] = (
         refuses=too_many_gradients,
         moments_only=True,
         dependent=True,
-        rank=5,
+        rank=6,
     ),
     Method(
         "single",
@@ -306,7 +306,7 @@ METHODS: tuple[Method, ...] = (
         refuses=too_many_differences,
         moments_only=True,
         dependent=True,
-        rank=4,
+        rank=5,
     ),
     Method(
         "pairs",
@@ -377,7 +377,7 @@ METHODS: tuple[Method, ...] = (
         partial(_tails, "saddlepoint"),
         "estimate",
         needs=("surrogate", "margins"),
-        rank=3,
+        rank=4,
         rare=6,
     ),
     Method(
@@ -401,7 +401,7 @@ METHODS: tuple[Method, ...] = (
         refuses=_where_derivatives_serve,
         cost=lambda size: _cost_of_law(size) + size.N * size.operations,
         dear="every fault alone, and the laws of as many outputs, take longer",
-        rank=2,
+        rank=3,
     ),
     Method(
         "remainder",
