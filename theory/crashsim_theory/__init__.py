@@ -75,6 +75,12 @@ from crashsim_theory.single import SingleAtMean, SingleAtZero, derive_single
 from crashsim_theory.tails.chebyshev import chebyshev, union
 from crashsim_theory.tails.coordinates import Bernoulli, Coordinates, Normal, OfLaw, block_of
 from crashsim_theory.tails.exact import linear_exact
+from crashsim_theory.tails.gain_chunks import (
+    GainChunk,
+    chunk_of,
+    mean_of_chunks,
+    variance_of_chunks,
+)
 from crashsim_theory.tails.sampling import ExceedanceSampler, exceedance_sampler
 from crashsim_theory.tails.surrogate import LinearSurrogate
 from crashsim_theory.tails.theorem import TheoremTail, theorem_tail
@@ -99,6 +105,7 @@ __all__ = [
     "Envelope",
     "ExceedanceSampler",
     "Flatten",
+    "GainChunk",
     "Law",
     "Linear",
     "LinearSurrogate",
@@ -124,6 +131,7 @@ __all__ = [
     "certify_class",
     "certify_linear",
     "chebyshev",
+    "chunk_of",
     "continuous_limit",
     "decay_exponents",
     "derive",
@@ -143,6 +151,7 @@ __all__ = [
     "law_of_atoms",
     "leaky_relu",
     "linear_exact",
+    "mean_of_chunks",
     "median_failure",
     "moment_bounds",
     "neuron_crashes",
@@ -154,6 +163,7 @@ __all__ = [
     "symbolic_remainder",
     "theorem_tail",
     "union",
+    "variance_of_chunks",
     "variance_shares",
     "width_needed",
 ]
