@@ -7,28 +7,34 @@ read, and derivatives along a sample's faults are taken forwards, without gains.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
+from crashsim_theory import BERNOULLI, NORMAL
 from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
+from crashsim.analytic.precision import double_precision
 from crashsim.arrays import Floats
 from crashsim.coordinates.placement import moments_of
 from crashsim.coordinates.points import Listed, Points, Written
 from crashsim.errors import NotApplicableError
 from crashsim.injection.site_changes import changes_by_placement
-from crashsim.injection.slopes import Values
+from crashsim.injection.slopes import Point, Values
 from crashsim.model.inputs import Inputs
 from crashsim.results.estimate import MOST_OUTPUTS
 from crashsim.space import FaultSpace
 
+MEMORY = 2**31  # bytes, unless another number is asked for
+DENSE = 2**22  # B x K x N gains, up to which all are written out in double precision
+MOST_DENSE = 2**27  # the same, for laws and counts that factored gains do not serve
 KEPT = 0.5  # share of the memory that kept slopes may take: what reads them takes the rest
 _BLOCK = 2**16  # values of which copies in double precision are alive at once
+_TOGETHER = 16  # inputs of a pass
 _AT_A_TIME = 2**25  # slopes of inputs that share a pass
 
 At = Literal["zero", "mean"]
@@ -78,13 +84,16 @@ class Gains:
         """What the coordinates of each placement move."""
         return self.space.slopes.values
 
+    @property
+    def _point(self) -> Point:
+        if self.at == "zero":
+            return [0.0] * len(self.values)
+        return [v.placement.fault.mean for v in self.values]
+
     @cached_property
     def _moved(self) -> list[Tensor]:
         """The values at the point."""
-        point: list[float | Floats] = [0.0] * len(self.values)
-        if self.at == "mean":
-            point = [v.placement.fault.mean for v in self.values]
-        return self.space.slopes.moved(point)
+        return self.space.slopes.moved(self._point)
 
     def each(self) -> Iterator[tuple[int, InputSlopes]]:
         """The slopes of one input after the other."""
@@ -94,7 +103,7 @@ class Gains:
             return
         for where, slopes in self._made():
             for i, b in enumerate(range(where.start, where.stop)):
-                yield b, [slope[i].T.astype(np.float32, copy=False) for slope in slopes]
+                yield b, [slope[i].T for slope in slopes]
 
     def of_input(self, b: int) -> InputSlopes:
         """The slopes of one input."""
@@ -104,8 +113,7 @@ class Gains:
         return [slope[0].T for slope in self._slopes(one)]
 
     def _slopes(self, inputs: Inputs) -> list[NDArray[np.float32]]:
-        found = self.space.slopes.at(inputs, self._moved, self.readouts)
-        return [slope.astype(np.float32, copy=False) for slope in found]
+        return self.space.slopes.at(inputs, self._moved, self.readouts)
 
     def _made(self) -> Iterator[tuple[slice, list[NDArray[np.float32]]]]:
         """The slopes (b, R, size) of a few inputs at a time."""
@@ -138,6 +146,13 @@ class Gains:
         """What first order needs of them, from one pass through all."""
         return _contracted(self)
 
+    @cached_property
+    def shift(self) -> Floats:
+        """(B, R) F at the point less F(0), in double precision where the model allows it."""
+        wide = double_precision(self.space)
+        there = _outputs_at(wide, self._point)
+        return np.asarray((there - wide.clean()) @ self.readouts.T)
+
     def _forwards(self, points: Points) -> Floats:
         """sum_i e_i g_i by derivatives along each point's faults, (S, B, R)."""
         space = self.space
@@ -154,12 +169,33 @@ class Gains:
         return found
 
 
+def are_dense(space: FaultSpace) -> bool:
+    """Whether gains are written out for every coordinate, and not factored."""
+    size = space.B * space.K * space.N
+    return size <= (DENSE if are_served(space) else MOST_DENSE)
+
+
+def are_served(space: FaultSpace) -> bool:
+    """Whether factored gains serve all of theory: faults strike independently, by known laws."""
+    laws = {p.fault.law for p in space.placements}
+    return not space.counts and all(law in (BERNOULLI, NORMAL) for law in laws)
+
+
 def kept_bytes(space: FaultSpace, readouts: int) -> int:
     """What the slopes of so many combinations of outputs take, if they are kept."""
     return 4 * space.B * readouts * space.slopes.size
 
 
-def _moved(v: Values, change: Listed | Written, base: Floats, slopes: Floats) -> Floats:
+def _outputs_at(space: FaultSpace, point: Point) -> Floats:
+    """(B, K) F at a point, a few inputs at a time."""
+    moved = space.slopes.moved(point)
+    parts = [space.examples.part(b, b + _TOGETHER) for b in range(0, space.B, _TOGETHER)]
+    return np.concatenate([space.slopes.outputs(part, moved) for part in parts])
+
+
+def _moved(
+    v: Values, change: Listed | Written, base: Floats, slopes: NDArray[np.float32]
+) -> Floats:
     """(S, B R) what changes of a placement's coordinates add."""
     if isinstance(change, Written):
         e = (change.e - base).reshape(-1, v.size, v.bits)
@@ -190,29 +226,34 @@ class Weighing:
     Attributes:
         first: (size,) sum m d.
         second: (size,) sum k2 d^2.
-        fourth: (size,) sum k4 d^4.
-        squares: (size,) sum (k2 d^2)^2.
+        groups: of each group of coordinates, by the octave of their chance to vary: (size,) sums
+            k2 d^2, k4 d^4 and (k2 d^2)^2.
     """
 
     first: Floats
     second: Floats
-    fourth: Floats
-    squares: Floats
+    groups: Mapping[float, tuple[Floats, Floats, Floats]]
 
 
 def weighing(v: Values) -> Weighing:
     """Of a placement's values."""
     moments = moments_of(v.placement)
-    mean, k2, k4 = (
-        k.reshape(v.size, v.bits) for k in (moments.mean, moments.k2, moments.k4)
-    )
     d = v.displacements()
-    first = np.einsum("nb,nb->n", mean, d)
+    mean, k2, k4 = (k.reshape(d.shape) for k in (moments.mean, moments.k2, moments.k4))
+    first = (mean * d).sum(1)
     d *= d
-    second = np.einsum("nb,nb->n", k2, d)
-    d *= d
-    fourth = np.einsum("nb,nb->n", k4, d)
-    return Weighing(first, second, fourth, np.einsum("nb,nb,nb->n", k2, k2, d))
+    second = (k2 * d).sum(1)
+    # A coordinate that is off its usual value with a small probability q has k2^2 = q k4.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        alike = moments.k2.strides == (0,)
+        chance = moments.k2[:1] ** 2 / moments.k4[:1] if alike else k2**2 / k4
+        octave = np.floor(np.log2(chance))
+    found = {}
+    for group in np.unique(octave[np.isfinite(octave)]).tolist():
+        chosen = d if octave.size == 1 else np.where(octave == group, d, 0.0)
+        terms = k2 * chosen
+        found[group] = (terms.sum(1), (k4 * chosen * chosen).sum(1), (terms * terms).sum(1))
+    return Weighing(first, second, found)
 
 
 @dataclass(frozen=True)
@@ -224,8 +265,8 @@ class Contracted:
         variance: (B, R) sum k2 g^2.
         covariance: (B, R, R) sum k2 g g'; None beyond 64 combinations.
         of_sum: (B,) sum k2 (g summed over combinations)^2.
-        fourth: (B, R) sum k4 g^4.
-        squares: (B, R) sum (k2 g^2)^2.
+        spread, fourth, squares: (G, B, R) sum k2 g^2, sum k4 g^4 and sum (k2 g^2)^2 of each group
+            of coordinates with about the same chance to vary, the rarest first.
         by_value: for each placement, (size,) squared slopes summed over inputs and outputs.
         second: for each placement, (size,) what these weigh in the variance.
     """
@@ -234,6 +275,7 @@ class Contracted:
     variance: Floats
     covariance: Floats | None
     of_sum: Floats
+    spread: Floats
     fourth: Floats
     squares: Floats
     by_value: list[Floats]
@@ -242,10 +284,12 @@ class Contracted:
 
 def _contracted(gains: Gains) -> Contracted:
     b, r = gains.space.B, len(gains.readouts)
-    mean, variance, fourth, squares = np.zeros((4, b, r))
+    mean, variance = np.zeros((2, b, r))
     of_sum = np.zeros(b)
     covariance = np.zeros((b, r, r)) if r <= MOST_OUTPUTS else None
     weights = [weighing(v) for v in gains.values]
+    octaves = sorted({octave for w in weights for octave in w.groups})
+    groups = np.zeros((3, len(octaves), b, r))
     by_value = [np.zeros(v.size) for v in gains.values]
     for row, slopes in gains.each():
         for w, total, slope in zip(weights, by_value, slopes, strict=True):
@@ -259,8 +303,20 @@ def _contracted(gains: Gains) -> Contracted:
                 g *= g
                 variance[row] += w.second[part] @ g
                 total[part] += g.sum(1)
-                g *= g
-                fourth[row] += w.fourth[part] @ g
-                squares[row] += w.squares[part] @ g
-    second = [w.second for w in weights]
-    return Contracted(mean, variance, covariance, of_sum, fourth, squares, by_value, second)
+                fourth = g * g
+                for octave, (second, *higher) in w.groups.items():
+                    at = octaves.index(octave)
+                    groups[0, at, row] += second[part] @ g
+                    groups[1, at, row] += higher[0][part] @ fourth
+                    groups[2, at, row] += higher[1][part] @ fourth
+    return Contracted(
+        mean,
+        variance,
+        covariance,
+        of_sum,
+        groups[0],
+        groups[1],
+        groups[2],
+        by_value,
+        [w.second for w in weights],
+    )

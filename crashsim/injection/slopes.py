@@ -23,7 +23,7 @@ from crashsim.coordinates.placement import Placement
 from crashsim.injection.faulty_model import FaultyModel
 from crashsim.model.inputs import Inputs
 
-Slope = NDArray[np.float32] | NDArray[np.float64]
+Slope = NDArray[np.float32]
 Point = Sequence[float | Floats]  # for each placement one number for all coordinates, or (size,)
 
 
@@ -129,12 +129,11 @@ class Slopes:
             readouts: the combinations.
 
         Returns:
-            for each placement, (b, R, size) in the model's own precision.
+            for each placement, (b, R, size) in single precision.
         """
         faulty = self._faulty
-        dtype = np.float64 if faulty.model.dtype == torch.float64 else np.float32
         shape = (len(inputs), len(readouts))
-        found: list[Slope] = [np.zeros((*shape, v.size), dtype) for v in self.values]
+        found: list[Slope] = [np.zeros((*shape, v.size), np.float32) for v in self.values]
         with faulty.model.at_work(), torch.enable_grad():
             leaves, e = self._leaves(moved, len(inputs))
             for leaf in leaves:

@@ -22,6 +22,8 @@ from crashsim_theory import LinearSurrogate
 from numpy.typing import NDArray
 from scipy import sparse
 
+from crashsim.analytic.factored_surrogate import FactoredSurrogate
+from crashsim.analytic.gains import Gains
 from crashsim.arrays import Floats
 from crashsim.coordinates.points import Listed, Points
 from crashsim.sampling.exact_strata import FewFaults
@@ -34,6 +36,7 @@ _COLLINEAR = 1e-10  # eigenvalues of the controls' correlation that count as zer
 _STRIKES = 30  # in a sample, below which it says too little of the coordinates that are struck
 _MOSTLY = 0.25  # share of the variance of L that is seldom met, beyond which L is no control
 _CANCELLED = 1e-9  # size of a sum, relative to its terms, below which it is their rounding
+_CANCELLED_SINGLE = 1e-9  # the same of its square, for gains in single precision
 _UNSEEN = 3.0  # divided by n: probability, at 95% confidence, of what n samples have not shown
 _TOGETHER = 3.0  # coordinates that such an unseen case is about
 
@@ -68,12 +71,44 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Control:
-    """L for every input and output.
+class DenseGains:
+    """L from gains that are written out.
 
     Attributes:
         gains: (B, K, N).
         mean_point: (N,) m.
+    """
+
+    gains: Floats
+    mean_point: Floats
+
+    @cached_property
+    def _columns(self) -> Floats:
+        """(N, B K) gains."""
+        return np.ascontiguousarray(self.gains.reshape(-1, len(self.mean_point)).T)
+
+    def along(self, points: Points) -> Floats:
+        """L at each point, (S, B, K)."""
+        n = len(self.mean_point)
+        b, k, _ = self.gains.shape
+        listed = all(isinstance(change, Listed) for change in points.changes)
+        if listed and len(points.rows) <= _SPARSE * points.count * n:
+            steps = points.values - points.base[points.columns]
+            changes = sparse.csr_array(
+                (steps, (points.rows, points.columns)), shape=(points.count, n)
+            )
+            moved = changes @ self._columns + (points.base - self.mean_point) @ self._columns
+        else:
+            moved = (points.dense() - self.mean_point) @ self._columns
+        return np.asarray(moved).reshape(points.count, b, k)
+
+
+@dataclass(frozen=True)
+class Control:
+    """L for every input and output.
+
+    Attributes:
+        gains: that L is computed from.
         second: (B, K) E L^2.
         spread: (G, B, K) variance among samples of the part of L that is due to each group of
             coordinates struck about equally often, the rarest first.
@@ -84,8 +119,7 @@ class Control:
             the rounding of its terms: they cancel where outputs sum to a constant, as softmax's do.
     """
 
-    gains: Floats
-    mean_point: Floats
+    gains: DenseGains | Gains
     second: Floats
     spread: Floats
     fourth: Floats
@@ -93,8 +127,21 @@ class Control:
     adds_up: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, space: FaultSpace, surrogate: LinearSurrogate, few: FewFaults | None) -> Control:
-        """With the gains of a surrogate of the space, for samples of all faults or of several."""
+    def of(
+        cls,
+        space: FaultSpace,
+        surrogate: LinearSurrogate | FactoredSurrogate,
+        few: FewFaults | None,
+    ) -> Control:
+        """With the gains of a surrogate of the space, for samples of all faults or of several.
+
+        Args:
+            space: the model, its inputs and faults.
+            surrogate: (B, K), of its outputs.
+            few: the faults that are summed exactly, of surrogates with dense gains.
+        """
+        if isinstance(surrogate, FactoredSurrogate):
+            return cls._factored(surrogate)
         k2, k4 = space.moments.k2, space.moments.k4
         if few is not None:
             p = few.chances(space.N)
@@ -112,17 +159,30 @@ class Control:
                 squares = gains[:, chosen] ** 2
                 sums[0, g, b] = squares @ k2[chosen]
                 sums[1:, g, b] = weights @ (squares**2).T
-        spread, fourth, square = sums
-        matter = np.full(spread.shape[1:], np.inf)
-        np.divide(spread.sum(0) ** 2, square.sum(0), out=matter, where=square.sum(0) > 0)
         return cls(
-            gains=surrogate.gains,
-            mean_point=space.mean_point,
-            second=surrogate.variance,
-            spread=spread,
-            fourth=fourth,
-            matter=matter,
-            adds_up=_adds_up(surrogate.gains, space.moments.k2),
+            DenseGains(surrogate.gains, space.mean_point),
+            surrogate.variance,
+            sums[0],
+            sums[1],
+            _effective(sums[0], sums[2]),
+            _adds_up(surrogate.gains, space.moments.k2),
+        )
+
+    @classmethod
+    def _factored(cls, surrogate: FactoredSurrogate) -> Control:
+        """From sums by octaves of rates that one pass through the gains has made."""
+        sums = surrogate.gains.sums
+        reach = np.sqrt(sums.variance).sum(1) ** 2
+        adds_up = np.append(
+            np.ones(surrogate.shape[1], bool), (sums.of_sum > _CANCELLED_SINGLE * reach).any()
+        )
+        return cls(
+            surrogate.gains,
+            surrogate.variance,
+            sums.spread,
+            sums.fourth,
+            _effective(sums.spread, sums.squares),
+            adds_up,
         )
 
     def limits(self, n: int) -> Limits:
@@ -149,25 +209,17 @@ class Control:
             enough,
         )
 
-    @cached_property
-    def _columns(self) -> Floats:
-        """(N, B K) gains."""
-        return np.ascontiguousarray(self.gains.reshape(-1, len(self.mean_point)).T)
-
     def at(self, points: Points) -> Floats:
         """L at each point, (S, B, K)."""
-        n = len(self.mean_point)
-        b, k, _ = self.gains.shape
-        listed = all(isinstance(change, Listed) for change in points.changes)
-        if listed and len(points.rows) <= _SPARSE * points.count * n:
-            steps = points.values - points.base[points.columns]
-            changes = sparse.csr_array(
-                (steps, (points.rows, points.columns)), shape=(points.count, n)
-            )
-            moved = changes @ self._columns + (points.base - self.mean_point) @ self._columns
-        else:
-            moved = (points.dense() - self.mean_point) @ self._columns
-        return np.asarray(moved).reshape(points.count, b, k)
+        return self.gains.along(points)
+
+
+def _effective(spread: Floats, squares: Floats) -> Floats:
+    """(sum v)^2 / sum v^2 from sums (G, B, K) by groups; infinite where nothing varies."""
+    total, square = spread.sum(0), squares.sum(0)
+    matter = np.full(total.shape, np.inf)
+    np.divide(total**2, square, out=matter, where=square > 0)
+    return matter
 
 
 def _adds_up(gains: Floats, k2: Floats) -> NDArray[np.bool_]:

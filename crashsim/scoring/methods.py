@@ -13,6 +13,7 @@ from crashsim_theory import TheoryError
 
 from crashsim.analytic import first_order, proofs, second_order, single_law
 from crashsim.analytic.first_order import Analysis, TailMethod
+from crashsim.analytic.gains import are_dense
 from crashsim.errors import Interrupted, NotApplicableError
 from crashsim.faults import lacking_for_tails
 from crashsim.results.estimate import Estimate
@@ -55,6 +56,13 @@ def _too_many_patterns(size: Size) -> str | None:
 
 def _layer_bound(name: str, given: Given) -> list[Estimate]:
     return [e for e in given.layer_bounds if e.method == name]
+
+
+def _taylor(given: Given) -> Found:
+    found = Analysis()
+    space = given.wide if are_dense(given.space) else given.space
+    first_order.taylor(space, found, given.asked.memory)
+    return _of_analysis(found)
 
 
 def _expansion(work: Callable[[FaultSpace, Analysis], None], given: Given) -> Found:
@@ -251,7 +259,7 @@ METHODS: tuple[Method, ...] = (
     Method(
         "taylor",
         "first order at the clean network (paper b3)",
-        partial(_expansion, first_order.taylor),
+        _taylor,
         "estimate",
         needs=("wide",),
         refuses=too_many_gradients,
