@@ -30,7 +30,7 @@ from crashsim.results.estimate import MOST_OUTPUTS
 from crashsim.space import FaultSpace
 
 MEMORY = 2**31  # bytes, unless another number is asked for
-DENSE = 2**22  # B x K x N gains, up to which all are written out in double precision
+DENSE = 2**21  # B x K x N gains, up to which all are written out in double precision
 MOST_DENSE = 2**27  # the same, for laws and counts that factored gains do not serve
 KEPT = 0.5  # share of the memory that kept slopes may take: what reads them takes the rest
 _BLOCK = 2**16  # values of which copies in double precision are alive at once

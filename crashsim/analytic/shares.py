@@ -42,6 +42,11 @@ class SharesByValue:
         return float(self._sums.sum()) or 1.0
 
     @property
+    def is_any(self) -> bool:
+        """Whether anything varies."""
+        return bool(self._sums.sum() > 0)
+
+    @property
     def by_placement(self) -> Floats:
         """(placements,) they sum to 1 unless nothing varies."""
         return np.asarray(self._sums / self._total)

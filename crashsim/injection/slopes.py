@@ -63,6 +63,11 @@ class Values:
         moved: Floats = self._steps[columns].astype(np.float64)
         return moved
 
+    def displacements_of(self, values: Integers) -> Floats:
+        """(n, bits) what the coordinates of some values move them by."""
+        columns = np.asarray(values, dtype=np.int64)[:, None] * self.bits + np.arange(self.bits)
+        return self.moved_by(columns.ravel()).reshape(columns.shape)
+
     @cached_property
     def _steps(self) -> Slope:
         moved: Slope = self.placement.fault.displacement(self.parameter).reshape(-1).cpu().numpy()

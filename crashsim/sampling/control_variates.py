@@ -14,7 +14,7 @@ is narrower without it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -29,11 +29,13 @@ from crashsim.coordinates.points import Listed, Points
 from crashsim.sampling.exact_strata import FewFaults
 from crashsim.sampling.intervals import ENOUGH
 from crashsim.sampling.joint_sums import JointSums
+from crashsim.sampling.pilot import Pilot
 from crashsim.space import FaultSpace
 
 _SPARSE = 0.1  # share of changed coordinates up to which they are added one by one
 _COLLINEAR = 1e-10  # eigenvalues of the controls' correlation that count as zero
 _STRIKES = 30  # in a sample, below which it says too little of the coordinates that are struck
+_FEW_SAMPLES = 200  # that a run has at least: where they do, no pilot is needed
 _MOSTLY = 0.25  # share of the variance of L that is seldom met, beyond which L is no control
 _CANCELLED = 1e-9  # size of a sum, relative to its terms, below which it is their rounding
 _CANCELLED_SINGLE = 1e-9  # the same of its square, for gains in single precision
@@ -50,12 +52,16 @@ class Limits:
         seldom: (2, ...) variance of L and, about, of L^2 due to coordinates that they seldom meet.
         least: (...) share of the plain variance that is left at least.
         enough: (...) whether, by L, they hold enough strikes that matter for any interval.
+        pilot: single strikes that show it in place of samples, which seldom meet them.
+        is_pooled: whether these are of averages over inputs.
     """
 
     use: NDArray[np.bool_]
     seldom: Floats
     least: Floats
     enough: NDArray[np.bool_]
+    pilot: Pilot | None = None
+    is_pooled: bool = False
 
     def pooled(self) -> Limits:
         """For averages over inputs, (K + 1,): the last is summed over outputs."""
@@ -67,6 +73,8 @@ class Limits:
             deviations**2,
             np.append(self.least.max(0), self.least.max()),
             np.append(self.enough.all(0), self.enough.all()),
+            self.pilot,
+            is_pooled=True,
         )
 
 
@@ -117,6 +125,7 @@ class Control:
             variances v_i of its terms.
         adds_up: (K + 1,) whether L averaged over inputs, and then summed over outputs, is more than
             the rounding of its terms: they cancel where outputs sum to a constant, as softmax's do.
+        pilot: single strikes that show what L misses of coordinates that are seldom met.
     """
 
     gains: DenseGains | Gains
@@ -125,6 +134,7 @@ class Control:
     fourth: Floats
     matter: Floats
     adds_up: NDArray[np.bool_]
+    pilot: Pilot | None = None
 
     @classmethod
     def of(
@@ -132,6 +142,7 @@ class Control:
         space: FaultSpace,
         surrogate: LinearSurrogate | FactoredSurrogate,
         few: FewFaults | None,
+        seed: int = 0,
     ) -> Control:
         """With the gains of a surrogate of the space, for samples of all faults or of several.
 
@@ -139,9 +150,10 @@ class Control:
             space: the model, its inputs and faults.
             surrogate: (B, K), of its outputs.
             few: the faults that are summed exactly, of surrogates with dense gains.
+            seed: of the choice of a pilot's single strikes, where gains are factored.
         """
         if isinstance(surrogate, FactoredSurrogate):
-            return cls._factored(surrogate)
+            return cls._factored(space, surrogate, seed)
         k2, k4 = space.moments.k2, space.moments.k4
         if few is not None:
             p = few.chances(space.N)
@@ -169,14 +181,14 @@ class Control:
         )
 
     @classmethod
-    def _factored(cls, surrogate: FactoredSurrogate) -> Control:
+    def _factored(cls, space: FaultSpace, surrogate: FactoredSurrogate, seed: int) -> Control:
         """From sums by octaves of rates that one pass through the gains has made."""
         sums = surrogate.gains.sums
         reach = np.sqrt(sums.variance).sum(1) ** 2
         adds_up = np.append(
             np.ones(surrogate.shape[1], bool), (sums.of_sum > _CANCELLED_SINGLE * reach).any()
         )
-        return cls(
+        found = cls(
             surrogate.gains,
             surrogate.variance,
             sums.spread,
@@ -184,6 +196,9 @@ class Control:
             _effective(sums.spread, sums.squares),
             adds_up,
         )
+        if found.limits(_FEW_SAMPLES).use.all():
+            return found
+        return replace(found, pilot=Pilot.of(space, surrogate.gains, seed))
 
     def limits(self, n: int) -> Limits:
         """Of n samples, (B, K).
@@ -191,7 +206,8 @@ class Control:
         Seldom met are the rarest coordinates, as many groups of them as are struck, weighted by
         their effects, fewer than 30 times. Apart from them, n samples may have missed what happens
         with probability 3/n (the rule of three): a few coordinates together, whose part of the
-        variance is large where L rests on few.
+        variance is large where L rests on few. What a pilot shows of single strikes needs no
+        samples.
         """
         none = np.zeros((1, *self.second.shape))
         spread, fourth = (
@@ -201,6 +217,15 @@ class Control:
         last = np.where(seldom.any(0), len(seldom) - 1 - seldom[::-1].argmax(0), 0)[None]
         total = spread[-1]
         enough = 2 * n * total**2 >= ENOUGH * fourth[-1]
+        if self.pilot is not None:
+            all_of = np.ones(total.shape, bool)
+            return Limits(
+                all_of,
+                np.zeros((2, *total.shape)),
+                np.minimum(_UNSEEN / n, 1.0) * np.minimum(_TOGETHER / self.matter, 1.0),
+                all_of,
+                self.pilot,
+            )
         spread, fourth = (np.take_along_axis(part, last, 0)[0] for part in (spread, fourth))
         return Limits(
             spread <= _MOSTLY * total,
@@ -284,5 +309,8 @@ def controlled_mean(
     if limits is None:
         return Controlled(adjusted, slopes, residual, residual)
     seldom = (target**2 * limits.seldom).sum(0)
+    if limits.pilot is not None:
+        left = limits.pilot.left_over(target, slopes, limits.is_pooled)
+        residual = np.maximum(residual, left)
     trusted = np.maximum(residual, limits.least * variance) + seldom
     return Controlled(adjusted, slopes, residual, np.where(limits.use, trusted, np.inf))

@@ -154,7 +154,7 @@ def monte_carlo(
             "it out where an exact number of them strikes (count=)"
         )
     few = few_faults(space) if few_exact else None
-    leading = Control.of(space, control, few) if control else None
+    leading = Control.of(space, control, few, seed) if control else None
     reach = np.inf if epsilon is None else least_reaching(space, epsilon)
     tally = Tally.of(space.clean(), reach, leading, few, asked)
     run = _Run(Draws(space, few, seed, budget), tally, epsilon, 1 - confidence, rel_width)
