@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from crashsim_theory import BERNOULLI, NORMAL
 from crashsim_theory.tails.compressed import CompressedRows, compress
-from crashsim_theory.tails.estimates import RowFunction, chernoff_tail, saddlepoint_tail
+from crashsim_theory.tails.estimates import RowFunction, chernoff_tail, saddlepoint_tail, solve_tilt
 from crashsim_theory.tails.gain_chunks import GainChunk
 from numpy.typing import NDArray
 
@@ -66,6 +66,11 @@ class FactoredSurrogate:
         return FactoredSurrogate(self.gains, shift, inputs, weights @ self.rows)
 
     @property
+    def negative(self) -> FactoredSurrogate:
+        """The surrogates -L."""
+        return FactoredSurrogate(self.gains, -self.shift, self.inputs, -self.rows)
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """The leading axes (...)."""
         return self.shift.shape
@@ -103,6 +108,21 @@ class FactoredSurrogate:
     def saddlepoint(self, eps: Floats | float, side: Side = "both") -> Floats:
         """The Lugannani-Rice estimate of the tail, (..., *E)."""
         return self._tail(np.asarray(eps, dtype=np.float64), side, saddlepoint_tail)
+
+    def tilt(self, eps: Floats | float) -> Floats:
+        """The t with K'(t) = eps, (...); infinite beyond the ends of the support.
+
+        Args:
+            eps: broadcasts to (...).
+        """
+        at = np.broadcast_to(eps, self.shape).reshape(-1)
+        found = solve_tilt(self.compressed, np.arange(at.size), at.astype(np.float64))
+        return np.asarray(found.reshape(self.shape))
+
+    @cached_property
+    def tilts_to_zero(self) -> Floats:
+        """(...) the tilts at which the mean is 0, as a margin's is where the class changes."""
+        return self.tilt(0.0)
 
     def chunks(self) -> Iterator[tuple[NDArray[np.int64], list[GainChunk]]]:
         """Numbers of surrogates of one input, in flat order, and the chunks of their gains.

@@ -300,17 +300,50 @@ def controlled_mean(
     correlation = of_controls / (safe[..., :, None] * safe[..., None, :])
     inverse = np.linalg.pinv(correlation, rcond=_COLLINEAR, hermitian=True)
     slopes = np.einsum("...ij,...j->...i", inverse, cross / safe) / safe
-    excess = np.moveaxis(mean[t:] - known, 0, -1)
-    adjusted, explained = value - (slopes * excess).sum(-1), (slopes * cross).sum(-1)
-    c = len(known)
-    lost = max(sums.n - 1, 1) / max(sums.n - 1 - c, 1)  # degrees of freedom
-    residual = np.maximum(variance - explained, 0.0) * lost
     slopes = np.moveaxis(slopes, -1, 0)
+    lost = max(sums.n - 1, 1) / max(sums.n - 1 - len(known), 1)  # degrees of freedom
+    fitted = _with_slopes(sums, target, known, slopes, lost, limits)
+    if limits is None or limits.pilot is None:
+        return fitted
+    # The pilot's slopes are of strikes that the samples at hand may not hold at all.
+    own = _with_slopes(
+        sums, target, known, limits.pilot.slopes(target, limits.is_pooled), 1.0, limits
+    )
+    better = own.variance < fitted.variance
+    return Controlled(
+        *(
+            np.where(better, getattr(own, name), getattr(fitted, name))
+            for name in ("mean", "slopes", "residual", "variance")
+        )
+    )
+
+
+def _with_slopes(
+    sums: JointSums,
+    target: Floats,
+    known: Floats,
+    slopes: Floats,
+    lost: float,
+    limits: Limits | None,
+) -> Controlled:
+    """The mean with controls taken out with these slopes (c, ...).
+
+    Args:
+        sums, target, known, limits: as ``controlled_mean`` says.
+        slopes: of the controls.
+        lost: by what the variance is too small, as slopes were fitted to the same samples.
+    """
+    t, covariance, mean = len(target), sums.covariance, sums.mean
+    value, excess = (target * mean[:t]).sum(0), mean[t:] - known
+    coefficients = np.concatenate([target, -slopes])
+    variance = np.einsum("i...,ij...,j...->...", target, covariance[:t, :t], target)
+    left = np.einsum("i...,ij...,j...->...", coefficients, covariance, coefficients)
+    residual = np.maximum(left, 0.0) * lost
     if limits is None:
-        return Controlled(adjusted, slopes, residual, residual)
+        return Controlled(value - (slopes * excess).sum(0), slopes, residual, residual)
     seldom = (target**2 * limits.seldom).sum(0)
     if limits.pilot is not None:
-        left = limits.pilot.left_over(target, slopes, limits.is_pooled)
-        residual = np.maximum(residual, left)
-    trusted = np.maximum(residual, limits.least * variance) + seldom
-    return Controlled(adjusted, slopes, residual, np.where(limits.use, trusted, np.inf))
+        residual = np.maximum(residual, limits.pilot.left_over(target, slopes, limits.is_pooled))
+    trusted = np.maximum(residual, limits.least * np.maximum(variance, 0.0)) + seldom
+    trusted = np.where(limits.use, trusted, np.inf)
+    return Controlled(value - (slopes * excess).sum(0), slopes, residual, trusted)

@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from crashsim.analytic.gains import Gains
 from crashsim.analytic.shares import SharesByValue
@@ -21,8 +20,9 @@ from crashsim.arrays import Floats
 from crashsim.coordinates.points import Points
 from crashsim.space import FaultSpace
 
-STRIKES = 64  # single faults that are looked at
-_SURE = float(stats.norm.ppf(0.95))  # of the sum that they stand for
+STRIKES = 96  # single faults that are looked at
+_COLLINEAR = 1e-10  # eigenvalues of the controls' products that count as zero
+_SURE = 1.0  # standard errors that are added to the sum that they stand for
 
 
 @dataclass(frozen=True)
@@ -64,20 +64,37 @@ class Pilot:
     def left_over(self, target: Floats, slopes: Floats, pooled: bool) -> Floats:
         """Variance among samples, due to single strikes, of a combination less its controls.
 
-        It is the upper end of a one-sided interval of 95%.
+        A standard error more than they say: a variance is seen too small more often than too large.
 
         Args:
             target: (2, ...) coefficients of d and d^2.
             slopes: (2, ...) of L and L^2.
             pooled: of averages over inputs, of which the last is summed over outputs.
         """
-        quantities = [self.delta, self.delta**2, self.linear, self.linear**2]
-        if pooled:
-            averaged = [quantity.mean(1) for quantity in quantities]
-            quantities = [np.concatenate([q, q.sum(1, keepdims=True)], 1) for q in averaged]
         coefficients = np.concatenate([target, -slopes])
-        left = sum(c * q for c, q in zip(coefficients, quantities, strict=True))
+        left = sum(c * q for c, q in zip(coefficients, self._quantities(pooled), strict=True))
         terms = self.rates.reshape(-1, *[1] * (np.ndim(left) - 1)) * np.square(left)
         error = terms.std(0, ddof=1) * np.sqrt(len(terms))
         found: Floats = terms.sum(0) + _SURE * error
         return found
+
+    def slopes(self, target: Floats, pooled: bool) -> Floats:
+        """(2, ...) slopes of L and L^2 that leave the least of a combination; as ``left_over``."""
+        d, square, *controls = self._quantities(pooled)
+        wanted = target[0] * d + target[1] * square
+        scale = [np.sqrt(np.einsum("m,m...,m...->...", self.rates, c, c)) for c in controls]
+        safe = np.stack([np.where(s > 0, s, 1.0) for s in scale])
+        units = np.stack(controls) / safe[:, None]
+        gram = np.einsum("m,im...,jm...->...ij", self.rates, units, units)
+        right = np.einsum("m,im...,m...->...i", self.rates, units, wanted)
+        inverse = np.linalg.pinv(gram, rcond=_COLLINEAR, hermitian=True)
+        found: Floats = np.moveaxis(np.einsum("...ij,...j->...i", inverse, right), -1, 0) / safe
+        return found
+
+    def _quantities(self, pooled: bool) -> list[Floats]:
+        """Delta, Delta^2, L and L^2; averaged over inputs, of which the last is summed."""
+        quantities = [self.delta, self.delta**2, self.linear, self.linear**2]
+        if not pooled:
+            return quantities
+        averaged = [quantity.mean(1) for quantity in quantities]
+        return [np.concatenate([q, q.sum(1, keepdims=True)], 1) for q in averaged]
