@@ -121,7 +121,7 @@ class Slopes:
             if v.by_value:
                 found.append(_moved(v, own))
             else:
-                e = torch.as_tensor(own, dtype=model.dtype, device=model.device)
+                e = torch.tensor(own, dtype=model.dtype, device=model.device)
                 found.append(e.expand(v.placement.size))
         return found
 
@@ -235,7 +235,7 @@ def _moved(values: Values, e: float | Floats) -> Tensor:
     with torch.no_grad():
         if not np.any(e):
             return value
-        at = torch.as_tensor(e, dtype=value.dtype, device=value.device).expand(place.size)
+        at = torch.tensor(e, dtype=value.dtype, device=value.device).expand(place.size)
         return place.fault.perturb(value, at, place.site.shape)
 
 

@@ -36,8 +36,8 @@ from crashsim.scoring.size import (
 from crashsim.scoring.variance_reduction import chosen_samples, is_controlled, is_stratified
 from crashsim.space import FaultSpace
 
-_IMPORTANCE_BUDGET = BUDGET / 8  # operations of importance sampling, for each question
-_FEWEST_PASSES = 64  # of an input
+_IMPORTANCE_BUDGET = BUDGET / 10  # operations of importance sampling, for each question
+_FEWEST_PASSES = 32  # of an input
 _NOTHING = "nothing is random or nothing reaches the output, so there is nothing to say"
 
 
