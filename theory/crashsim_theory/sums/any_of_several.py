@@ -50,7 +50,7 @@ class Contributions:
         """Independent values (samples, R), and the sums (samples,) that their tilt is of."""
         total, own = np.tile(self.shift, (samples, 1)), np.zeros(samples)
         for chunk in self.chunks:
-            for block in chunk.blocks():
+            for block in chunk.blocks() if chunk.size else ():
                 g = _gains_of(block, row)
                 sample, at = _struck(block, tilt.t * np.minimum(g, tilt.most), samples, rng)
                 own += np.bincount(sample, np.minimum(g[at], tilt.most), samples)
