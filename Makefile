@@ -13,7 +13,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		hypothesis import-linter mypy nir pytest ruff snntorch
+		hypothesis import-linter ml_dtypes mypy nir pytest ruff snntorch
 	touch $@
 
 demo: $(VENV)/installed
