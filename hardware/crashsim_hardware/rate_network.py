@@ -14,7 +14,7 @@ from .errors import HardwareError
 from .network import Network, NeuronLayer
 from .neurons.stepped_neuron import SteppedNeuron
 from .noticing import notice
-from .transforms import AvgPool2d, Conv2d, Linear, Scale, Shape, SumPool2d, Transform, chain
+from .transforms import AvgPool2d, Conv1d, Conv2d, Linear, Scale, Shape, SumPool2d, Transform, chain
 
 __all__ = ["attach_bias", "rate_network"]
 
@@ -94,6 +94,9 @@ def attach_bias(
         if isinstance(transform, Linear):
             value = bias if bias.size == len(transform.weight) else None
             transform = Linear(transform.weight * gain, value)
+        elif isinstance(transform, Conv1d):
+            each = bias.reshape(len(transform.weight), -1)[:, 0]
+            transform = replace(transform, weight=transform.weight * gain, bias=each)
         elif isinstance(transform, Conv2d):
             # a sum over a window adds the bias once per cell
             pools = [t for t in transforms[position + 1 :] if isinstance(t, SumPool2d)]
