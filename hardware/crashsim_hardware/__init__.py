@@ -24,6 +24,7 @@ from .conversion import convert
 from .engines.raster import Raster, Spikes, raster
 from .engines.running import RunResult, run
 from .errors import HardwareError, HardwareWarning
+from .events import addresses_of, event_trains
 from .faults.chip_faults import (
     ChipFaults,
     sample_core_deaths,
@@ -69,10 +70,12 @@ __all__ = [
     "SteppedNeuron",
     "SumPool2d",
     "Wire",
+    "addresses_of",
     "convert",
     "crash_statistics",
     "device",
     "devices",
+    "event_trains",
     "nir_graph",
     "quantise",
     "raster",
