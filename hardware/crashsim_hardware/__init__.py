@@ -38,6 +38,7 @@ from .faults.devices import Device, device, devices, sample_bit_errors, sample_s
 from .network import AvgPool2d, Conv2d, Flatten, Linear, Network, NeuronLayer, Scale, SumPool2d
 from .neurons.stepped_neuron import SteppedNeuron
 from .nir import CONVENTIONS, Convention, nir_graph, read_nir, write_nir
+from .operations import most_operations, synaptic_operations
 from .rate_network import rate_network
 from .reference import reference
 from .spiking_gap import SpikingGap, spiking_gap
@@ -76,6 +77,7 @@ __all__ = [
     "device",
     "devices",
     "event_trains",
+    "most_operations",
     "nir_graph",
     "quantise",
     "raster",
@@ -92,5 +94,6 @@ __all__ = [
     "sample_stuck",
     "sample_stuck_cells",
     "spiking_gap",
+    "synaptic_operations",
     "write_nir",
 ]
