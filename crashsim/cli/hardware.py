@@ -43,7 +43,13 @@ from crashsim.writing import all_of
 
 def hardware(
     model: ModelArgument,
-    inputs: InputsOption = "digits",
+    inputs: Annotated[
+        str,
+        typer.Option(
+            help="Examples, as `crashsim score` takes them. For a .nir file also trains (examples, "
+            "steps, ...), and events: an .npz of times and addresses, or of t, x, y, p."
+        ),
+    ] = "digits",
     limit: LimitOption = 32,
     fault: FaultOption = None,
     p: POption = None,
@@ -65,13 +71,58 @@ def hardware(
             "weight-bits or core-death."
         ),
     ] = None,
-    masks: Annotated[int, typer.Option(help="Fault patterns, each read twice.")] = 400,
+    masks: Annotated[
+        int | None,
+        typer.Option(
+            help="Fault patterns, each read twice. (default 400; fewer, and fewer inputs, where "
+            "that takes more than some minutes, and the output says so)"
+        ),
+    ] = None,
+    rel_width: Annotated[
+        float | None,
+        typer.Option(
+            help="Stop once Var Δ of all outputs is known to this relative half-width, such as 0.1."
+        ),
+    ] = None,
     steps: Annotated[
-        int, typer.Option(help="Length of the readout window in steps of 1 ms.")
-    ] = 100,
+        int | None,
+        typer.Option(
+            help="Length of the readout window in steps of 1 ms. (default 100; of trains and "
+            "events, their own)"
+        ),
+    ] = None,
+    event_step: Annotated[
+        float,
+        typer.Option(
+            help="Length of a step in the unit of the events' times: 1000 for steps of 1 ms where "
+            "times are in microseconds."
+        ),
+    ] = 1.0,
+    readout: Annotated[
+        Literal["count", "first-spike", "membrane"],
+        typer.Option(
+            help="What the outputs of a .nir file are: spikes a step, how early the first spike is "
+            "(1 - t/T; 0 without one), or membranes after the last step."
+        ),
+    ] = "count",
     engine: Annotated[
-        Literal["brian2", "numpy"], typer.Option(help="numpy gives the same spikes, faster.")
-    ] = "brian2",
+        Literal["brian2", "numpy"], typer.Option(help="brian2 gives the same spikes, slower.")
+    ] = "numpy",
+    calibrate: Annotated[
+        str | None,
+        typer.Option(
+            help="Data whose first 500 training examples set the scales of rates. (default: the "
+            "inputs themselves)"
+        ),
+    ] = None,
+    energy: Annotated[
+        float | None,
+        typer.Option(
+            "--pj-per-operation",
+            help="Also energy: picojoules of a synaptic operation, as published for your chip (for "
+            "example 23.6 for Loihi: Davies et al., IEEE Micro 38(1), 2018).",
+        ),
+    ] = None,
     train: TrainOption = None,
     weights: WeightsOption = None,
     reset: ResetOption = None,
@@ -98,6 +149,9 @@ def hardware(
     seed: SeedOption = 0,
     nir_file: Annotated[Path | None, typer.Option("--nir", help="Write the chip as NIR.")] = None,
     json_file: JsonOption = None,
+    report_file: Annotated[
+        Path | None, typer.Option("--report", help="Write an HTML report.")
+    ] = None,
 ) -> None:
     """Run the faults on a spiking model of the chip, beside the network under the same masks."""
     from crashsim.chip.chip_faults import parse_chip_fault
