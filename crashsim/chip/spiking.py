@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import crashsim_hardware as chips
@@ -31,7 +31,7 @@ from crashsim.coordinates.placement import Placement
 from crashsim.errors import ArgumentError
 from crashsim.metrics import predicted_class
 from crashsim.model import layers as torch_layers
-from crashsim.model.layers import Layer, layers_of
+from crashsim.model.layers import Layer, UnsupportedLayerError, layers_of
 from crashsim.results.estimate import Estimate
 from crashsim.results.schema import ChipFacts
 from crashsim.space import FaultSpace
@@ -125,6 +125,10 @@ def run_chip(
     callback("progress", progress)
     if chip is not None:
         instance("chip", chip, Chip, "the chip that read_chip returned")
+        if chip.network is None:
+            raise UnsupportedLayerError(
+                "model: it is the chip itself, spike for spike: there is no network beside it"
+            )
     typical = None if calibration is None else np.asarray(calibration, dtype=np.float64)
     converts = chip is None
     chip, found = (
@@ -132,8 +136,8 @@ def run_chip(
         if chip is not None
         else chip_of(space, steps, typical)
     )
-    network = chip.network or chips.rate_network(chip)
-    chip = replace(chip, network=network)
+    network = chip.network
+    assert network is not None
     inputs = space.inputs.double().cpu().numpy()
     planned = plan_run(chip, len(inputs), masks, budget=budget, keeps_inputs=all_inputs)
     masks, inputs = planned.masks, inputs[: planned.inputs]
