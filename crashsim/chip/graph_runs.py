@@ -13,21 +13,17 @@ from typing import Any
 
 import crashsim_hardware as chips
 from crashsim_hardware import Chip, ChipFaults, HardwareError
+from crashsim_hardware.engines.readouts import Readout
 from crashsim_hardware.engines.running import Engine
 from crashsim_hardware.noticing import collecting
 
-from crashsim.arguments import MOST_STEPS, check_seed, fraction, one_of, whole
+from crashsim.arguments import MOST_STEPS, callback, check_seed, fraction, one_of, whole
 from crashsim.arrays import Floats
+from crashsim.chip.chip_estimates import chip_estimates
+from crashsim.chip.chip_facts import activity_facts, device_facts, raster_facts
 from crashsim.chip.chip_faults import Breaks
-from crashsim.chip.spiking import (
-    MASKS,
-    ChipRun,
-    chip_estimates,
-    device_facts,
-    raster_facts,
-    silent_layers,
-    telling_mask,
-)
+from crashsim.chip.plan import MOST_OPERATIONS, plan_run
+from crashsim.chip.spiking import ChipRun, Told, check_width, silent_layers, telling_mask
 from crashsim.errors import ArgumentError
 from crashsim.results.schema import ChipFacts
 
@@ -39,29 +35,47 @@ def run_graph(
     inputs: Floats,
     faults: Mapping[str, Any],
     *,
-    masks: int = MASKS,
+    masks: int | None = None,
     seed: int = 0,
     confidence: float = 0.95,
-    engine: Engine = "brian2",
+    engine: Engine = "numpy",
     device: chips.Device | None = None,
     breaks: Breaks | None = None,
+    readout: Readout = "count",
+    rel_width: float | None = None,
+    budget: float = MOST_OPERATIONS,
+    progress: Told | None = None,
 ) -> ChipRun:
     """Breaks the chip and measures how far its outputs move, mask by mask.
 
     Args:
         chip: as ``read_graph`` returns it.
-        inputs: (B, *chip.input_shape), constant currents.
+        inputs: (B, *chip.input_shape), constant currents; or (B, T, *chip.input_shape), trains of
+            as many steps as the chip runs.
         faults: by site: ``hidden`` (all layers of neurons but the one that is read), ``input``,
-            ``weights``, or a glob over the names of the graph's nodes.
-        masks, seed, confidence, engine, device, breaks: as in ``run_chip``.
+            ``weights``, or a glob over the names of the graph's nodes. A death of neurons may have
+            a ``window`` of steps.
+        readout: ``count`` (spikes a step), ``first-spike`` (1 - t / T, 0 without a spike) or
+            ``membrane`` (in thresholds, after the last step) of the neurons that the graph reads.
+        masks, seed, confidence, engine, device, breaks, rel_width, budget, progress: as in
+            ``run_chip``.
 
     Raises:
         ArgumentError: faults the chip cannot have, inputs that do not fit, or counts out of range.
     """
-    masks = whole("masks", masks, 2, MOST_STEPS)
+    masks = None if masks is None else whole("masks", masks, 2, MOST_STEPS)
+    rel_width = check_width(rel_width)
+    callback("progress", progress)
     seed, confidence = check_seed(seed), fraction("confidence", confidence)
     one_of("engine", engine, ("brian2", "brian2-synapses", "numpy"))
     inputs = _fitted(chip, inputs)
+    planned = plan_run(chip, len(inputs), masks, budget=budget)
+    masks, inputs = planned.masks, inputs[: planned.inputs]
+
+    def told(done: int, total: int) -> None:
+        if progress is not None:
+            progress("chip", done, total)
+
     with collecting() as noticed:
         try:
             if device is not None:
@@ -72,16 +86,18 @@ def run_graph(
                 broken = graph_faults(chip, faults, masks, seed)
             clean = chips.run(chip, inputs, engine=engine, record=True)
             found = chips.crash_statistics(
-                chip, inputs, broken, seed=seed, confidence=confidence, engine=engine
-            )
+                chip, inputs, broken, seed=seed, confidence=confidence, engine=engine,
+                readout=readout, rel_width=rel_width, progress=told,
+            )  # fmt: skip
             drawn = chips.raster(chip, inputs[0], broken, mask=telling_mask(broken), engine=engine)
+            activity = activity_facts(chip, inputs, broken, clean, engine)
         except HardwareError as error:
             raise ArgumentError(f"hardware: {error}") from error
     facts: ChipFacts = {
         "engine": engine,
         "steps": chip.steps,
-        "masks": masks,
-        "copy_runs": (1 if chip.start == "zero" else 2) * masks * len(inputs),
+        "masks": found.masks,
+        "copy_runs": (1 if chip.start == "zero" else 2) * found.masks * len(inputs),
         "device": None if device is None else device_facts(device),
         "slope": None,
         "variance_ratio": None,
@@ -95,26 +111,31 @@ def run_graph(
         "rates": [],
         "raster": raster_facts(drawn),
         "convention": chip.convention,
+        "inputs": len(inputs),
+        "readout": readout,
+        "activity": activity,
     }
-    estimates = chip_estimates(found.clean, found, confidence, broken.random)
+    estimates = chip_estimates(found.clean, found, broken.random)
     assert clean.counts is not None
-    return ChipRun(estimates, facts, [*silent_layers(chip, clean.counts), *noticed])
+    note = planned.note()
+    silent = silent_layers(chip, clean.counts)
+    return ChipRun(estimates, facts, [*silent, *([note] if note else []), *noticed])
 
 
 def _fitted(chip: Chip, inputs: Floats) -> Floats:
     """Inputs in the chip's shape, which may lack an axis of 1 that the data has."""
-    if inputs.shape[1:] != chip.input_shape and math.prod(inputs.shape[1:]) == math.prod(
-        chip.input_shape
-    ):
-        without = tuple(n for n in inputs.shape[1:] if n != 1)
-        if without == tuple(n for n in chip.input_shape if n != 1):
-            return inputs.reshape(len(inputs), *chip.input_shape)
-    if inputs.shape[1:] != chip.input_shape:
-        raise ArgumentError(
-            f"inputs of shape {inputs.shape[1:]} each: the graph takes {chip.input_shape}; give "
-            "an array (B, ...) of such"
-        )
-    return inputs
+    wanted = chip.input_shape
+    # a train has an axis more, of time, behind that of the batch
+    for time in ((), (chip.total_steps,)):
+        given, size = inputs.shape[1 + len(time) :], len(inputs)
+        if inputs.shape[1 : 1 + len(time)] != time or 0 in inputs.shape:
+            continue
+        if [n for n in given if n != 1] == [n for n in wanted if n != 1]:
+            return inputs.reshape(size, *time, *wanted)
+    raise ArgumentError(
+        f"inputs of shape {inputs.shape[1:]} each: the graph takes {wanted}, or trains of "
+        f"{(chip.total_steps, *wanted)}; give an array (B, ...) of such"
+    )
 
 
 def graph_faults(chip: Chip, faults: Mapping[str, Any], masks: int, seed: int) -> ChipFaults:
@@ -123,7 +144,7 @@ def graph_faults(chip: Chip, faults: Mapping[str, Any], masks: int, seed: int) -
     Raises:
         ArgumentError: another fault, or a site that the graph does not have.
     """
-    arrays: dict[str, Any] = {}
+    arrays: dict[str, Any] = {"window": _window(faults)}
     for site, fault in faults.items():
         rate = _rate(site, fault)
         if fault.strikes == "weights":
@@ -147,6 +168,20 @@ def graph_faults(chip: Chip, faults: Mapping[str, Any], masks: int, seed: int) -
     return ChipFaults(masks=masks, **arrays)
 
 
+def _window(faults: Mapping[str, Any]) -> tuple[int, int] | None:
+    """The steps in which neurons are dead; None for all."""
+    windows = {fault.window for fault in faults.values() if fault.strikes != "weights"}
+    if len(windows) > 1:
+        raise ArgumentError(
+            f"faults: the neurons of a chip fail in one window of steps, not in {len(windows)} "
+            "different ones"
+        )
+    window: tuple[int, int] | None = next(iter(windows), None)
+    if window is not None and "input" in faults:
+        raise ArgumentError("faults: input lines are cut for the whole run; leave the window out")
+    return window
+
+
 def _rate(site: str, fault: Any) -> float:
     rate = getattr(fault, "p", None)
     dies = (
@@ -155,7 +190,7 @@ def _rate(site: str, fault: Any) -> float:
         and fault.is_binary
         and getattr(fault, "group", "unit") == "unit"
     )
-    for_good = fault.duration == "permanent" and fault.window is None
+    for_good = fault.duration == "permanent"
     if rate is None or not (dies and for_good):
         raise ArgumentError(
             f"faults: a graph's chip cannot have {fault} at {site!r}; it has neuron-crash and "

@@ -26,6 +26,7 @@ from .criticality import SINGLE_FAULTS, Criticality, CriticalityMap, criticality
 from .engines.raster import Raster, Spikes, raster
 from .engines.running import RunResult, run
 from .errors import HardwareError, HardwareWarning
+from .events import addresses_of, event_trains
 from .faults.cells import (
     CellEffect,
     Drift,
@@ -66,6 +67,7 @@ from .neurons.point_neuron import (
 )
 from .neurons.stepped_neuron import SteppedNeuron
 from .nir import CONVENTIONS, Convention, nir_graph, read_nir, write_nir
+from .operations import most_operations, synaptic_operations
 from .rate_network import rate_network
 from .reference import reference
 from .spiking_gap import SpikingGap, spiking_gap
@@ -113,6 +115,7 @@ __all__ = [
     "SumPool2d",
     "Variation",
     "Wire",
+    "addresses_of",
     "convert",
     "crash_statistics",
     "criticality",
@@ -120,8 +123,10 @@ __all__ = [
     "current_to_frequency",
     "device",
     "devices",
+    "event_trains",
     "integrate_and_fire",
     "leaky_integrate_and_fire",
+    "most_operations",
     "nir_graph",
     "phase_change",
     "quantise",
@@ -147,6 +152,7 @@ __all__ = [
     "sample_stuck_cells",
     "sample_stuck_synapses",
     "spiking_gap",
+    "synaptic_operations",
     "to_brian2",
     "to_script",
     "write_nir",

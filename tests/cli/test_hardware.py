@@ -21,7 +21,7 @@ def test_a_chip_and_its_json(run, tmp_path):
     assert code == 0, err
     assert "slope of E" in out
     plain = json.loads((tmp_path / "h.json").read_text())
-    assert plain["schema"] == 1
+    assert plain["schema"] == 2
     assert plain["hardware"]["masks"] == 10
     assert {e["method"] for e in plain["estimates"]} == {"hardware"}
 
@@ -131,7 +131,7 @@ def test_a_silent_graph_is_told_first(run):
         ([], "pass reset"),
         (["--reset", "zero", "--dt", 0], "dt must be a positive time"),
         (["--reset", "zero", "--dt", 1], "node 'cell': dt / tau"),
-        (["--exporter", "sinabs", "--dt", 1e-4], "engine='numpy'"),
+        (["--exporter", "sinabs", "--dt", 1e-4, "--engine", "brian2"], "engine='numpy'"),
         (["--reset", "zero", "--train", "digits"], "weights already"),
         (["--reset", "zero", "--fault", "nowhere=neuron-crash"], "no layer of neurons"),
         (["--reset", "zero", "--nir", "again.nir"], "not written again"),
