@@ -56,7 +56,7 @@ def test_a_chip_as_nir(run, tmp_path):
         (["--device", "low-voltage-sram", "--set", "tare=0.1"], "tare"),
         (["--device", "low-voltage-sram", "--set", "rate=2"], "rate"),
         (["--set", "rate=0.1"], "--device"),
-        (["--fault", "stuck-at:p=0.1,value=1"], "cannot have"),
+        (["--fault", "input=stuck-at:p=0.1,value=1"], "cannot have"),
     ],
     ids=str,
 )
@@ -134,7 +134,6 @@ def test_a_silent_graph_is_told_first(run):
         (["--exporter", "sinabs", "--dt", 1e-4, "--engine", "brian2"], "engine='numpy'"),
         (["--reset", "zero", "--train", "digits"], "weights already"),
         (["--reset", "zero", "--fault", "nowhere=neuron-crash"], "no layer of neurons"),
-        (["--reset", "zero", "--nir", "again.nir"], "not written again"),
     ],
 )
 def test_wrong_use_of_a_graph(run, arguments, told):

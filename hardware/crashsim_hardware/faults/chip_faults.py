@@ -207,7 +207,7 @@ class ChipFaults:
     @property
     def empty(self) -> bool:
         """Whether no mask holds any fault."""
-        if self.by_step or self.weight_bits is not None or self.weights is not None:
+        if self.by_step or self.weight_bits is not None or self._present("weights"):
             return False
         harmless = {"thresholds": 1.0, "leaks": 1.0, "gains": 1.0}
         if any(np.isfinite(held).any() for held in self._present("held")):
