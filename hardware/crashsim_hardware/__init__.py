@@ -19,6 +19,7 @@ True
 The package imports numpy and scipy; brian2 is loaded by the first run that uses it.
 """
 
+from .assembly import assemble
 from .brian2_export import Brian2Chip, to_brian2, to_script
 from .chip import Chip, Physics, Projection, Spiking, Wire, quantise
 from .conversion import convert
@@ -58,6 +59,7 @@ from .faults.synapse_faults import (
     sample_stuck_synapses,
 )
 from .network import AvgPool2d, Conv2d, Flatten, Linear, Network, NeuronLayer, Scale, SumPool2d
+from .neurons.own_neuron import OwnNeuron
 from .neurons.point_neuron import (
     PointNeuron,
     current_based_lif,
@@ -99,6 +101,7 @@ __all__ = [
     "Moment",
     "Network",
     "NeuronLayer",
+    "OwnNeuron",
     "PcmDrift",
     "PcmProgramming",
     "Physics",
@@ -116,6 +119,7 @@ __all__ = [
     "Variation",
     "Wire",
     "addresses_of",
+    "assemble",
     "convert",
     "crash_statistics",
     "criticality",

@@ -101,7 +101,7 @@ def test_weights_behind_a_batch_normalisation(seeded, randn):
             torch.nn.Linear(4, 6), norm, torch.nn.ReLU(), torch.nn.Linear(6, 3)
         ).eval()
 
-    space = FaultSpace(seeded(build), randn(4, 4), GainNoise(0.3), {"0.weight"})
+    space = FaultSpace(seeded(build), randn(4, 4), GainNoise(0.3), "0.weight")
     chip, found = chip_of(space, 20)
     broken = chip_faults(space, chip, found, 12, 0)
     told = reference(chip, space.inputs.double().numpy(), broken).outputs
