@@ -115,7 +115,7 @@ def run_graph(
         "readout": readout,
         "activity": activity,
     }
-    estimates = chip_estimates(found.clean, found, broken.release_failure > 0)
+    estimates = chip_estimates(found.clean, found, broken.random)
     assert clean.counts is not None
     note = planned.note()
     silent = silent_layers(chip, clean.counts)

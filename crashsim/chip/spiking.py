@@ -182,7 +182,7 @@ def run_chip(
         "activity": activity,
         "calibration": _calibrated(converts, typical),
     }
-    estimates = chip_estimates(exact, statistics, broken.release_failure > 0)
+    estimates = chip_estimates(exact, statistics, broken.random)
     assert clean.counts is not None
     silent = silent_layers(chip, clean.counts) if chip.convention else []
     note = planned.note()

@@ -9,8 +9,8 @@ mask is run with two independent phases, and
 
 A chip that starts at zero has no such noise: one read of each mask is both.
 
-Release failure is itself a random event of every run, and a covariance would remove it: there
-Var Delta is the variance of one read minus that of a clean read.
+Failing releases and noisy reads are random events of every run, and a covariance would remove them:
+there Var Delta is the variance of one read minus that of a clean read.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def crash_statistics(
         )
     if rel_width is not None and not (is_number(rel_width) and rel_width > 0.0):
         raise HardwareError(f"rel_width must be a positive number, got {rel_width!r:.80}")
-    released = broken.release_failure > 0.0
+    released = broken.random
     phases: Phases = "zero" if chip.start == "zero" else "random"
 
     reading = _Reading(chip, inputs, broken, phases, seed, engine, readout, progress)
@@ -170,7 +170,7 @@ class _Reading:
     ) -> None:
         self._chip, self._inputs, self._faults, self._progress = chip, inputs, faults, progress
         self._options: Any = {"phases": phases, "seed": seed, "engine": engine, "readout": readout}
-        self._released = faults.release_failure > 0.0
+        self._released = faults.random
         # membranes of a graph start at zero: they are no noise, and one read is both
         self._alike = chip.start == "zero" and not self._released
         self._parts: tuple[list[Floats], ...] = ([], [], [])

@@ -20,6 +20,7 @@ from crashsim_hardware.faults.chip_faults import ChipFaults
 from crashsim_hardware.streams import Stream, generator
 
 from .inputs import Train, is_driven
+from .varied import Varied, varied_layer
 from .windows import Strike
 
 __all__ = ["MASKS", "Activity", "Block", "Phases", "blocks"]
@@ -50,7 +51,12 @@ class Block:
     train: the inputs where they change with time: then drives and currents are those of the first
         step, and `drive` and `current` say the others.
     strikes: per hidden layer, neurons that are dead or stuck for some steps, or None.
-    first_mask, first_input: where the block lies, for `survivals`.
+    first_mask, first_input: where the block lies, for `survivals` and `normals`.
+    varied: per hidden layer, what else differs from mask to mask in its neurons.
+    added: per hidden layer, what constant currents on the lines of other neurons add to its drive,
+        (m, 1, n_l), in `drives` already; None for nothing.
+    offset_readout: (m, 1, K), what those of the last layer add to the outputs; None for nothing.
+    read_noise, adc_bits, adc_range: as in `ChipFaults`.
     """
 
     masks: int
@@ -72,7 +78,9 @@ class Block:
         if self.train is None or not is_driven(chip, layer):
             return self.drives[layer]
         projection = chip.hidden[layer].projection
-        return projection.drive(self.train.at(step), self.weights[layer])
+        drive = projection.drive(self.train.at(step), self.weights[layer])
+        added = self.added[layer] if self.added else None
+        return drive if added is None else round_to_grid(drive + added, projection.fraction_bits)
 
     def current(self, chip: Chip, place: int, step: int) -> Floats:
         """What the inputs of a step send through projection `place`."""
@@ -83,6 +91,35 @@ class Block:
     def strike(self, layer: int) -> Strike | None:
         """The window of faults at a hidden layer."""
         return self.strikes[layer] if self.strikes else None
+
+    varied: tuple[Varied, ...] = ()
+    added: tuple[Floats | None, ...] = ()
+    offset_readout: Floats | None = None
+    read_noise: float = 0.0
+    adc_bits: int | None = None
+    adc_range: float = 1.0
+
+    @property
+    def by_step(self) -> bool:
+        """Whether the readout must be summed step by step."""
+        return self.release_failure > 0.0 or self.noisy
+
+    @property
+    def noisy(self) -> bool:
+        """Whether sums of weights are read with noise or through a converter."""
+        return self.read_noise > 0.0 or self.adc_bits is not None
+
+    @property
+    def uneven(self) -> bool:
+        """Whether neurons send other than spikes of worth 1 of their own making."""
+        offset = self.offset_readout is not None or any(a is not None for a in self.added)
+        return offset or any(
+            varied.gains is not None or any(varied.kinds) for varied in self.varied
+        )
+
+    def gain(self, layer: int) -> Floats | None:
+        """What a spike of a hidden layer is worth, (m, 1, n_l), or None for 1."""
+        return self.varied[layer].gains if 0 <= layer < len(self.varied) else None
 
     def survivals(self, projection: int, step: int, synapses: int) -> NDArray[np.bool_]:
         """Which spikes cross which synapse in `step`: (m, b, synapses), True for a release."""
@@ -99,6 +136,22 @@ class Block:
                 )
                 uniform = stream.random((stop - start, synapses), dtype=np.float32)
                 drawn[start:stop, b] = uniform >= self.release_failure
+        return drawn
+
+    def normals(self, projection: int, step: int, columns: int) -> Floats:
+        """Standard normal noise of one read of each column in `step`: (m, b, columns)."""
+        drawn = np.empty((self.masks, self.inputs, columns))
+        for b in range(self.inputs):
+            for start in range(0, self.masks, MASKS):
+                stop = min(start + MASKS, self.masks)
+                stream = generator(
+                    self.seed,
+                    Stream.READ_NOISE,
+                    (self.first_mask + start) // MASKS,
+                    self.first_input + b,
+                    (projection << 32) + step,
+                )
+                drawn[start:stop, b] = stream.standard_normal((stop - start, columns))
         return drawn
 
 
@@ -162,12 +215,18 @@ def blocks(
             faults.read_weight(projection, index, part)
             for index, projection in enumerate(chip.projections)
         )
+        varied = tuple(varied_layer(faults, layer, part) for layer in range(len(chip.hidden)))
+        added, offset_readout = _offsets(chip, faults, part, weights)
         for first_input in range(0, len(inputs), width):
             given = inputs[first_input : first_input + width]
             cut = None if faults.dead_inputs is None else faults.dead_inputs[part]
             train = Train(given if inputs.ndim == 3 else given[:, None], cut)
             x = train.at(0)
             drives, currents = _from_inputs(chip, x, weights)
+            for index, extra in enumerate(added):
+                if extra is not None:
+                    bits = chip.hidden[index].projection.fraction_bits
+                    drives[index] = round_to_grid(drives[index] + extra, bits)
             m, b = part.stop - part.start, x.shape[1]
             yield Block(
                 masks=m,
@@ -197,6 +256,12 @@ def blocks(
                 currents=currents,
                 train=train if inputs.ndim == 3 else None,
                 strikes=tuple(_strike(chip, faults, i, part) for i in range(len(chip.hidden))),
+                varied=varied,
+                added=tuple(added),
+                offset_readout=offset_readout,
+                read_noise=faults.read_noise,
+                adc_bits=faults.adc_bits,
+                adc_range=faults.adc_range,
             )
 
 
@@ -214,6 +279,26 @@ def _from_inputs(
             if source == INPUT and not (driven and place == index):
                 currents[place] = chip.projections[place].charge(x, weights[place])
     return drives, currents
+
+
+def _offsets(
+    chip: Chip, faults: ChipFaults, rows: slice, weights: tuple[Floats | None, ...]
+) -> tuple[list[Floats | None], Floats | None]:
+    """What constant currents on neurons' lines add to the drives of layers, and to the readout."""
+    carried = [
+        None if (array := faults.layer("offsets", layer)) is None else array[rows][:, None, :]
+        for layer in range(len(chip.hidden))
+    ]
+    added: list[Floats | None] = []
+    for index in range(len(chip.hidden)):
+        total: Floats | None = None
+        for place, source, _ in chip.feeds(index):
+            if source != INPUT and (sent := carried[source]) is not None:
+                charge = chip.projections[place].charge(sent, weights[place])
+                total = charge if total is None else total + charge
+        added.append(total)
+    last = carried[-1]
+    return added, None if last is None else chip.readout.charge(last, weights[len(chip.hidden)])
 
 
 def _thresholds(chip: Chip, faults: ChipFaults, layer: int, rows: slice) -> Floats | None:

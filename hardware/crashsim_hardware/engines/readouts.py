@@ -58,6 +58,11 @@ def read_outputs(chip: Chip, block: Block, activity: Activity, readout: Readout)
             if theta is None
             else np.where(theta == np.inf, 0.0, activity.membrane)
         )
-    if activity.readout is None:
-        return chip.read(activity.counts[-1], block.weights[-1])
-    return activity.readout / chip.duration(len(chip.hidden) - 1) + chip.readout.bias
+    last = len(chip.hidden) - 1
+    if activity.readout is not None:
+        outputs = activity.readout / chip.duration(last) + chip.readout.bias
+    else:
+        gain, counts = block.gain(last), activity.counts[-1]
+        sent = counts if gain is None else counts * gain
+        outputs = chip.read(sent, block.weights[last + 1])
+    return outputs if block.offset_readout is None else outputs + block.offset_readout

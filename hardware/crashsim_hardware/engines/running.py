@@ -135,7 +135,7 @@ def run(
     engine: "numpy" without brian2, the fastest; "brian2" delivers spikes with dense matrix
         products between NeuronGroups, "brian2-synapses" with `Synapses` objects. All give the
         same spikes.
-    seed: of the initial phases and of release failures.
+    seed: of the initial phases, of release failures and of the noise of reads.
     phases: initial membranes at half the threshold ("half": the smallest error of one clean
         read of a converted network), at "zero", or uniform in [0, v_th) ("random": unbiased
         counts, for statistics); default where the chip starts.
