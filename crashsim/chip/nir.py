@@ -109,6 +109,7 @@ def read_chip(
     notice(
         f"model={str(path)!r}: its neurons have no rate curve that is exact, so the model is the "
         f"chip itself, step by step: {chip.steps} steps, outputs in spikes a step"
+        + (f"; {chip.convention}" if chip.convention else "")
     )
     return chip, SpikingModel(chip).eval()
 

@@ -91,7 +91,7 @@ def score(
     trust: TrustOption = False,
     hardware: Annotated[
         bool,
-        typer.Option("--hardware", help="Also run the same faults on a spiking chip (brian2)."),
+        typer.Option("--hardware", help="Also run the same faults on a spiking chip."),
     ] = False,
     proofs: Annotated[
         bool,

@@ -337,7 +337,19 @@ _THEORY = ("exact", "linear-exact", "pairs", "taylor", "mean-point-taylor", "sin
 def _in_words(faults: Any, device: str | None, chip_fault: str | None) -> list[str]:
     if device or chip_fault:
         return [f"device {device}" if device else str(chip_fault)]
-    return [f"{fault} at {site}" for site, fault in faults.items()]
+    return [f"{_shown(fault)} at {site}" for site, fault in faults.items()]
+
+
+def _shown(fault: Any) -> str:
+    """A fault with what is not as it is by default."""
+    facts = fault.facts()
+    plain = {"group": "unit", "duration": "permanent", "per": "all"}
+    values = [
+        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in facts.items()
+        if name != "fault" and plain.get(name) != value
+    ]
+    return " ".join((str(facts["fault"]), *values))
 
 
 def _graph(path: str, reset: Any, steps: int, options: dict[str, Any]) -> Any:

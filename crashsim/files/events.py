@@ -59,6 +59,8 @@ def load_events(
         FileError: the file is damaged, or would take too much memory.
         ArgumentError: events outside of the shape or the steps.
     """
+    if not 0.0 < step < math.inf:
+        raise ArgumentError(f"event_step={step!r}: give a positive length of time")
     columns = _columns(spec)
     times = columns.pop("times")
     examples = columns.pop("examples", None)

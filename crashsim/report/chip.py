@@ -50,7 +50,7 @@ def activity_rows(facts: ChipFacts, picojoules: float | None) -> list[tuple[str,
     slots = activity["neurons"] * facts["steps"]
     found = [
         ("spikes", *(f"{n:,.1f}" for n in spikes), "of all neurons"),
-        ("spikes per neuron and step", *(f"{n / slots:.3f}" for n in spikes), "1 at most"),
+        ("spikes per neuron and step", *(f"{n / slots:.3f}" for n in spikes), "mean rate"),
         (
             "synaptic operations", *(f"{n:,.0f}" for n in operations),
             "a spike that arrives through a weight that is not 0",
