@@ -186,7 +186,7 @@ def hardware(
         raise ArgumentError(f"chip-fault={chip_fault!r}: give it or --device, not both")
     breaks = None if chip_fault is None else parse_chip_fault(chip_fault)
     nir_options = {"dt": dt, "exporter": exporter, "start": start}
-    chip = _graph(model, reset, 100 if steps is None else steps, nir_options)
+    chip = graph_of(model, reset, 100 if steps is None else steps, nir_options)
     faults = read_faults(fault, p, sites, group)
     asked: dict[str, Any] = {
         "masks": masks, "seed": seed, "engine": engine, "device": profile, "breaks": breaks,
@@ -352,7 +352,7 @@ def _shown(fault: Any) -> str:
     return " ".join((str(facts["fault"]), *values))
 
 
-def _graph(path: str, reset: Any, steps: int, options: dict[str, Any]) -> Any:
+def graph_of(path: str, reset: Any, steps: int, options: dict[str, Any]) -> Any:
     """The chip in a .nir file; None for all other models, which take none of its options."""
     from crashsim.chip.nir import read_graph
     from crashsim.files.limits import check_file, most_bytes
