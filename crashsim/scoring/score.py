@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from crashsim.analytic.gains import MEMORY
 from crashsim.analytic.questions import check_delta
 from crashsim.analytic.rounding import least_rounding
 from crashsim.arguments import callback, check_seed, instance, whole
@@ -153,6 +154,7 @@ def score(
     reset: Reset | None = None,
     batch_axis: BatchAxis = 0,
     steps_axis: StepsAxis | None = None,
+    memory: int = MEMORY,
 ) -> Score:
     """How far the outputs move under random faults, by theory and by Monte Carlo.
 
@@ -179,7 +181,7 @@ def score(
             or ``logits``.
         delta: with ``epsilon``, a target P(|Delta| >= epsilon) <= delta: also say which p, width
             and number of replicas reach it.
-        hardware: also run the faults on a spiking chip (``crashsim.chip.spiking``, needs brian2),
+        hardware: also run the faults on a spiking chip (``crashsim.chip.spiking``),
             which takes some seconds; the same as naming ``hardware`` among the methods.
         proofs: also prove what can be proved (``certificate``, ``linear-exact``, ``remainder``),
             which takes about a second for each bound; the same as naming those methods.
@@ -203,6 +205,8 @@ def score(
         batch_axis: the axis of the inputs that is the batch: 1 for (T, B, ...); or of each by name.
         steps_axis: the axis of the struck values that is time, where no recurrent or spiking layer
             shows it: 1 for (B, T, ...); or a mapping from sites to axes. See ``FaultSpace``.
+        memory: bytes that theory's gains and what is made of them may take, about (2 GiB): those of
+            many coordinates are kept where they fit, and else made anew whenever they are read.
 
     Raises:
         CrashsimError: an argument makes no sense, or the model cannot be analysed.
@@ -230,7 +234,7 @@ def score(
         instance("chip", chip, Chip, "the chip that read_chip returned")
     if delta is not None and epsilon is None:
         raise ArgumentError(f"delta={delta!r}: give epsilon too; together they are the target")
-    seed = check_seed(seed)
+    seed, memory = check_seed(seed), whole("memory", memory, 2**20, 2**50)
     # Fractions and numpy's numbers are taken for what they are.
     confidence, samples = float(confidence), None if samples is None else int(samples)
     epsilon, delta, width = (
@@ -254,7 +258,7 @@ def score(
             )
             judging = judging_of(space, given, metrics, widths, accept)
         with timing(timings, "plan"):
-            planned = plan(space, methods, samples, width, hardware, proofs)
+            planned = plan(space, methods, samples, width, hardware, proofs, memory)
         asked = Request(
             epsilon=epsilon,
             delta=delta,
@@ -262,6 +266,7 @@ def score(
             rel_width=width,
             seed=seed,
             confidence=confidence,
+            memory=memory,
             chip=chip,
             metrics=AskedMetrics() if judging is None else judging.of_inputs,
             judging=judging,
