@@ -44,7 +44,7 @@ def test_each_chip_is_the_sample_of_its_number(case):
         sample = space.sample(3, index)
         if sample.faults:
             struck += 1
-            wanted.append(float((sample.evaluate().argmax(-1) == y.numpy()).mean()))
+            wanted.append(float((sample.outputs.argmax(-1) == y.numpy()).mean()))
     assert run.found.sums.struck == struck < 40
     np.testing.assert_allclose(run.found.values[:, 0], wanted)
     assert len(set(wanted)) > 3
