@@ -13,11 +13,12 @@ from crashsim.space import FaultSpace
 def double_precision(space: FaultSpace) -> FaultSpace:
     """The space in float64, where small probabilities do not drown in rounding.
 
-    A model that fixes its own type (a constant float32 tensor in its forward pass, say) keeps it,
-    and so does one that computes something else in float64 (with autocast inside, say). Torch's
-    quantised layers take float32 alone.
+    Where bits are struck whose changes do not add up, it is the space itself: what overflows in the
+    model's own precision is an outcome. A model that fixes its own type (a constant float32 tensor
+    in its forward pass, say) keeps it, and so does one that computes something else in float64
+    (with autocast inside, say). Torch's quantised layers take float32 alone.
     """
-    if any(is_quantised(module) for module in space.model.modules()):
+    if space.strikes_words or any(is_quantised(module) for module in space.model.modules()):
         return space
     try:
         wide = space.with_dtype(torch.float64)

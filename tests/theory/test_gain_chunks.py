@@ -49,7 +49,7 @@ def test_a_row_has_the_moments_of_its_surrogate() -> None:
         (np.ones(3), np.ones(3), 0.1, "gains.shape"),
         (np.ones((2, 3)), np.ones(2), 0.1, "displacements.shape"),
         (np.ones((2, 3)), np.ones((3, 4)), [0.1, 0.2, 0.3], "p.shape"),
-        (np.ones((2, 3)), np.ones(3), 1.5, "p="),
+        (np.ones((2, 3)), np.ones(3), 1.5, "^p = "),
         (np.full((2, 3), np.inf, np.float32), np.ones(3), 0.1, "gains"),
     ],
 )

@@ -72,6 +72,8 @@ from crashsim_theory.replicas import (
     replicas_needed,
 )
 from crashsim_theory.single import SingleAtMean, SingleAtZero, derive_single
+from crashsim_theory.sums.any_of_several import Contributions, chance_of_any
+from crashsim_theory.sums.law import SurrogateLaw, law_over_rates
 from crashsim_theory.tails.chebyshev import chebyshev, union
 from crashsim_theory.tails.coordinates import Bernoulli, Coordinates, Normal, OfLaw, block_of
 from crashsim_theory.tails.exact import linear_exact
@@ -98,6 +100,7 @@ __all__ = [
     "CommonRate",
     "ContinuousLimit",
     "Contraction",
+    "Contributions",
     "Conv2d",
     "Coordinates",
     "CrashFaults",
@@ -119,6 +122,7 @@ __all__ = [
     "Residual",
     "SingleAtMean",
     "SingleAtZero",
+    "SurrogateLaw",
     "TheoremTail",
     "TheoryError",
     "TiltedCoordinates",
@@ -130,6 +134,7 @@ __all__ = [
     "certify",
     "certify_class",
     "certify_linear",
+    "chance_of_any",
     "chebyshev",
     "chunk_of",
     "continuous_limit",
@@ -149,6 +154,7 @@ __all__ = [
     "law_from_cgf",
     "law_from_moments",
     "law_of_atoms",
+    "law_over_rates",
     "leaky_relu",
     "linear_exact",
     "mean_of_chunks",
