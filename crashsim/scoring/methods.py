@@ -14,6 +14,7 @@ from crashsim_theory import TheoryError
 from crashsim.analytic import first_order, proofs, second_order, surrogate_law
 from crashsim.analytic.first_order import Analysis, TailMethod
 from crashsim.analytic.gains import are_dense
+from crashsim.analytic.sampled_singles import sampled_singles
 from crashsim.errors import Interrupted, NotApplicableError
 from crashsim.faults import lacking_for_tails
 from crashsim.results.estimate import Estimate
@@ -30,8 +31,10 @@ from crashsim.scoring.size import (
     GRADIENT_VALUES,
     Size,
     is_enumerated,
+    singles_sampled,
     too_many_differences,
     too_many_gradients,
+    too_many_singles,
 )
 from crashsim.scoring.variance_reduction import chosen_samples, is_controlled, is_stratified
 from crashsim.space import FaultSpace
@@ -65,6 +68,22 @@ def _taylor(given: Given) -> Found:
     space = given.wide if are_dense(given.space) else given.space
     first_order.taylor(space, found, given.asked.memory)
     return _of_analysis(found)
+
+
+def _single(given: Given) -> Found:
+    asked = given.asked
+    if count := singles_sampled(given.size):
+        return Found(
+            sampled_singles(
+                given.space,
+                "single",
+                count=count,
+                seed=asked.seed,
+                confidence=asked.confidence,
+                memory=asked.memory,
+            )
+        )
+    return _expansion(first_order.single, given)
 
 
 def _expansion(work: Callable[[FaultSpace, Analysis], None], given: Given) -> Found:
@@ -326,10 +345,10 @@ METHODS: tuple[Method, ...] = (
     Method(
         "single",
         "one fault at a time (paper b4)",
-        partial(_expansion, first_order.single),
+        _single,
         "estimate",
         needs=("wide",),
-        refuses=too_many_differences,
+        refuses=too_many_singles,
         moments_only=True,
         dependent=True,
         rank=4,

@@ -14,6 +14,7 @@ from crashsim.analytic import first_order, proofs
 from crashsim.analytic.first_order import Analysis, Surrogate
 from crashsim.analytic.gains import are_dense
 from crashsim.analytic.layer_bounds import layer_bounds
+from crashsim.analytic.sampled_singles import sampled_singles
 from crashsim.coordinates.placement import strikes_singly
 from crashsim.errors import ArgumentError, NotApplicableError
 from crashsim.results.estimate import Estimate, Quantity
@@ -21,8 +22,9 @@ from crashsim.scoring.request import Progress, Request
 from crashsim.scoring.size import (
     Size,
     no_surrogate,
-    too_many_differences,
+    singles_sampled,
     too_many_gradients,
+    too_many_singles,
 )
 from crashsim.scoring.timing import timing
 from crashsim.space import FaultSpace
@@ -96,7 +98,7 @@ class Shared:
         The differences' where all coordinates are two-valued or the gradients give no surrogate.
         """
         gradients, differences = self.made("gradients"), self.made("differences")
-        if differences is not None and (
+        if (differences is not None and differences.source) and (
             gradients is None or gradients.surrogate is None or _are_two_valued(self.space)
         ):
             return cast(Analysis, differences)
@@ -207,7 +209,18 @@ def _gradients(shared: Shared) -> Analysis:
 
 
 def _differences(shared: Shared) -> Analysis:
-    found = Analysis()
+    found, asked = Analysis(), shared.asked
+    size = Size(shared.space, asked.memory)
+    if count := singles_sampled(size):
+        found.estimates += sampled_singles(
+            shared.space,
+            "mean-point-single",
+            count=count,
+            seed=asked.seed,
+            confidence=asked.confidence,
+            memory=asked.memory,
+        )
+        return found
     first_order.mean_point_single(shared.take("wide"), found)
     return found
 
@@ -292,7 +305,7 @@ NEEDS: Mapping[str, Need] = {
         Need("wide", "double precision", _wide),
         Need("layer_bounds", "layer bounds", _layer_bounds, _not_crashes),
         Need("gradients", "gradients", _gradients, too_many_gradients),
-        Need("differences", "differences", _differences, too_many_differences),
+        Need("differences", "differences", _differences, too_many_singles),
         Need("surrogate", "", _surrogate, no_surrogate),
         Need("margins", "", _margins, no_surrogate),
         Need("leading_output", "", _leading_output),
