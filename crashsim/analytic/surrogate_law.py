@@ -19,7 +19,7 @@ from crashsim_theory import (
     chance_of_any,
     chunk_of,
 )
-from crashsim_theory.sums.profile import Profile
+from numpy.typing import NDArray
 
 from crashsim.analytic.factored_surrogate import FactoredSurrogate
 from crashsim.analytic.first_order import Surrogate, coordinates_of, margins_of
@@ -62,7 +62,7 @@ def law_estimates(
     found: list[Estimate] = []
     try:
         if epsilon is not None:
-            values = _law_of(surrogate).tail(least_reaching(space, epsilon))
+            values = _tails(surrogate, least_reaching(space, epsilon))
             found += deterministic(name, "tail", "estimate", values, level=epsilon, note=note)
         if margins is not None:
             changes = _class_changes(space, margins, seed)
@@ -101,58 +101,70 @@ def law_operations(gains: float, rows: float) -> float:
     return _OPERATIONS_OF_GAIN * gains + _OPERATIONS_OF_ROW * rows
 
 
-def _law_of(surrogate: Surrogate) -> SurrogateLaw:
-    if not isinstance(surrogate, FactoredSurrogate):
-        return SurrogateLaw.of(surrogate)
-    shift, normal = surrogate.shift.reshape(-1), surrogate.normal_variance.reshape(-1)
-    found: dict[int, Profile] = {}
-    for chosen, chunks in surrogate.chunks():
-        of_input = SurrogateLaw.of_chunks(chunks, shift[chosen], normal[chosen])
-        found |= zip(chosen.tolist(), of_input.profiles, strict=True)
-    return SurrogateLaw([found[i] for i in range(len(shift))], surrogate.shape)
+def _tails(surrogate: Surrogate, epsilon: float) -> Floats:
+    """P(|L| >= epsilon) of every surrogate (...)."""
+    values = np.zeros(surrogate.shift.size)
+    for chosen, law, _ in _by_input(surrogate, surrogate.shift):
+        values[chosen] = law.tail(epsilon)
+    return values.reshape(surrogate.shape)
 
 
 def _class_changes(space: FaultSpace, margins: Surrogate, seed: int) -> Floats:
     """P(some rival overtakes the predicted class) of every input, (B,)."""
     changes = np.zeros(space.B)
-    for b, (law, given) in enumerate(_by_input(space, margins)):
+    rivals = space.K - 1
+    for chosen, law, contributions in _by_input(margins, _with_ties(space, margins.shift)):
+        b = int(chosen[0]) // rivals
         tails = law.tail(0.0, "upper")
-        if given is None:
+        if contributions is None:
             changes[b] = min(float(tails.sum()), 1.0)
         else:
             rng = generator(seed, Stream.RIVALS, b)
-            changes[b] = chance_of_any(law.profiles, tails, given, rng)
+            changes[b] = chance_of_any(law.profiles, tails, contributions, rng)
     return changes
 
 
-def _by_input(
-    space: FaultSpace, margins: Surrogate
-) -> Iterator[tuple[SurrogateLaw, Contributions | None]]:
-    """The law of the margins (K - 1,) of each input, moved by what decides ties; and their parts.
+def _with_ties(space: FaultSpace, shift: Floats) -> Floats:
+    """The margins' shift (B, K - 1), moved by what decides ties.
 
     Of equal outputs the first is predicted, so a later rival must overtake by more than rounding.
-    No draws are made of laws other than Bernoulli and normal, nor of many normal coordinates.
     """
-    top = predicted_class(space.clean())
-    room = 4 * resolution_of(space) * np.abs(space.clean()).max(1)[:, None]
-    comes_first = np.arange(space.K - 1) < top[:, None]
-    shift = margins.shift + np.where(comes_first, room, -room)
-    if isinstance(margins, FactoredSurrogate):
-        normal = margins.normal_variance
-        for b, (_, chunks) in enumerate(margins.chunks()):
-            law = SurrogateLaw.of_chunks(chunks, shift[b], normal[b])
-            yield law, None if normal[b].any() else Contributions(chunks, shift[b])
+    clean = space.clean()
+    room = 4 * resolution_of(space) * np.abs(clean).max(1, keepdims=True)
+    comes_first = np.arange(space.K - 1) < predicted_class(clean)[:, np.newaxis]
+    moved: Floats = shift + np.where(comes_first, room, -room)
+    return moved
+
+
+def _by_input(
+    surrogate: Surrogate, shift: Floats
+) -> Iterator[tuple[NDArray[np.int64], SurrogateLaw, Contributions | None]]:
+    """Each input's surrogates: their numbers in flat order, their law and what they are made of.
+
+    Args:
+        surrogate: (B, R).
+        shift: (B, R) in place of theirs.
+    """
+    if isinstance(surrogate, FactoredSurrogate):
+        flat, normal = shift.reshape(-1), surrogate.normal_variance.reshape(-1)
+        for chosen, chunks in surrogate.chunks():
+            law = SurrogateLaw.of_chunks(chunks, flat[chosen], normal[chosen])
+            noisy = bool(normal[chosen].any())  # many normal coordinates are not drawn
+            yield chosen, law, None if noisy else Contributions(chunks, flat[chosen])
         return
-    for b in range(space.B):
-        row = LinearSurrogate(shift[b], margins.gains[b], margins.coordinates)
-        given = Contributions([chunk_of(row)], row.shift, _normal_covariance(row))
-        yield SurrogateLaw.of(row), None if row.coordinates.others else given
+    rows = np.arange(shift.size).reshape(shift.shape)
+    for b, chosen in enumerate(rows):
+        one = LinearSurrogate(shift[b], surrogate.gains[b], surrogate.coordinates)
+        given = None  # nor are coordinates of other laws
+        if not one.coordinates.others:
+            given = Contributions([chunk_of(one)], one.shift, _normal_covariance(one))
+        yield chosen, SurrogateLaw.of(one), given
 
 
-def _normal_covariance(row: LinearSurrogate) -> Floats | None:
-    """(K - 1, K - 1) covariance that normal coordinates add to the margins."""
-    if not row.coordinates.is_normal.any():
+def _normal_covariance(one: LinearSurrogate) -> Floats | None:
+    """(R, R) covariance that normal coordinates add to R surrogates."""
+    if not one.coordinates.is_normal.any():
         return None
-    weighted = row.gains[:, row.coordinates.is_normal] * row.coordinates.std
+    weighted = one.gains[:, one.coordinates.is_normal] * one.coordinates.std
     covariance: Floats = weighted @ weighted.T
     return covariance

@@ -292,7 +292,9 @@ def _hardware(given: Given) -> Found:
     from crashsim.chip.spiking import run_chip
 
     asked = given.asked
-    run = run_chip(given.space, seed=asked.seed, confidence=asked.confidence, chip=asked.chip)
+    run = run_chip(
+        given.space, seed=asked.seed, confidence=asked.confidence, chip=asked.chip, all_inputs=True
+    )
     return Found(run.estimates, result=run)
 
 
@@ -340,7 +342,7 @@ METHODS: tuple[Method, ...] = (
         refuses=too_many_gradients,
         moments_only=True,
         dependent=True,
-        rank=5,
+        rank=6,
     ),
     Method(
         "single",
@@ -351,7 +353,7 @@ METHODS: tuple[Method, ...] = (
         refuses=too_many_singles,
         moments_only=True,
         dependent=True,
-        rank=4,
+        rank=5,
     ),
     Method(
         "pairs",
@@ -422,7 +424,7 @@ METHODS: tuple[Method, ...] = (
         partial(_tails, "saddlepoint"),
         "estimate",
         needs=("surrogate", "margins"),
-        rank=3,
+        rank=4,
         rare=6,
     ),
     Method(
@@ -446,7 +448,7 @@ METHODS: tuple[Method, ...] = (
         refuses=_where_derivatives_serve,
         cost=lambda size: _cost_of_law(size) + size.N * size.operations,
         dear="every fault alone, and the laws of as many outputs, take longer",
-        rank=2,
+        rank=3,
     ),
     Method(
         "remainder",
