@@ -24,7 +24,7 @@ from crashsim.errors import NotApplicableError
 from crashsim.results.estimate import Estimate, Interval, estimates_of
 from crashsim.space import FaultSpace
 
-Method = Literal["single", "mean-point-single"]
+SingleMethod = Literal["single", "mean-point-single"]
 SAMPLE = 512  # single faults that are looked at, at most,
 FEWEST = 64  # and at least
 
@@ -46,7 +46,7 @@ class _Sums:
 
 def sampled_singles(
     space: FaultSpace,
-    method: Method,
+    method: SingleMethod,
     *,
     count: int = SAMPLE,
     seed: int = 0,
@@ -108,7 +108,7 @@ def sampled_singles(
     return found + estimates("variance", sums.variance, sums.of_variance, 0.0)
 
 
-def _sums(space: FaultSpace, method: Method, gains: Gains | None, chosen: Chosen) -> _Sums:
+def _sums(space: FaultSpace, method: SingleMethod, gains: Gains | None, chosen: Chosen) -> _Sums:
     columns, back = np.unique(chosen.columns, return_inverse=True)
     step = _passes(space, method, columns)
     weight = 1.0 / chosen.chances
@@ -135,7 +135,7 @@ def _sums(space: FaultSpace, method: Method, gains: Gains | None, chosen: Chosen
     return _Sums(zero, gains.sums.variance, of_mean, of_variance)
 
 
-def _passes(space: FaultSpace, method: Method, columns: Integers) -> Floats:
+def _passes(space: FaultSpace, method: SingleMethod, columns: Integers) -> Floats:
     """(m, B, K) F(e_i = 1) - F(0) of each; or (2 m, B, K) F(m, e_i = 0 and then 1) - F(m)."""
     if method == "single":
         points = Points.one_at_a_time(np.zeros(space.N), columns, np.ones(len(columns)))

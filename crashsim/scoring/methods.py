@@ -14,7 +14,7 @@ from crashsim_theory import TheoryError
 from crashsim.analytic import first_order, proofs, second_order, surrogate_law
 from crashsim.analytic.first_order import Analysis, TailMethod
 from crashsim.analytic.gains import are_dense
-from crashsim.analytic.sampled_singles import sampled_singles
+from crashsim.analytic.sampled_singles import SAMPLE, SingleMethod, sampled_singles
 from crashsim.errors import Interrupted, NotApplicableError
 from crashsim.faults import lacking_for_tails
 from crashsim.results.estimate import Estimate
@@ -71,19 +71,29 @@ def _taylor(given: Given) -> Found:
 
 
 def _single(given: Given) -> Found:
-    asked = given.asked
     if count := singles_sampled(given.size):
-        return Found(
-            sampled_singles(
-                given.space,
-                "single",
-                count=count,
-                seed=asked.seed,
-                confidence=asked.confidence,
-                memory=asked.memory,
-            )
-        )
+        return _sampled(given, "single", count)
     return _expansion(first_order.single, given)
+
+
+def _mean_point_single(given: Given) -> Found:
+    if given.all_singles is not None:
+        return _of_analysis(given.all_singles)
+    return _sampled(given, "mean-point-single", singles_sampled(given.size) or SAMPLE)
+
+
+def _sampled(given: Given, method: SingleMethod, count: int) -> Found:
+    asked = given.asked
+    return Found(
+        sampled_singles(
+            given.space,
+            method,
+            count=count,
+            seed=asked.seed,
+            confidence=asked.confidence,
+            memory=asked.memory,
+        )
+    )
 
 
 def _expansion(work: Callable[[FaultSpace, Analysis], None], given: Given) -> Found:
@@ -99,10 +109,6 @@ def _of_analysis(found: Analysis) -> Found:
 
 def _mean_point_taylor(given: Given) -> Found:
     return _of_analysis(given.gradients)
-
-
-def _mean_point_single(given: Given) -> Found:
-    return _of_analysis(given.differences)
 
 
 def _mean_point_curvature(given: Given) -> Found:
@@ -395,7 +401,7 @@ METHODS: tuple[Method, ...] = (
         "one fault at a time, around the mean point",
         _mean_point_single,
         "estimate",
-        needs=("differences",),
+        needs=("all_singles",),
         moments_only=True,
         dependent=True,
         rank=0,

@@ -14,7 +14,6 @@ from crashsim.analytic import first_order, proofs
 from crashsim.analytic.first_order import Analysis, Surrogate
 from crashsim.analytic.gains import are_dense
 from crashsim.analytic.layer_bounds import layer_bounds
-from crashsim.analytic.sampled_singles import sampled_singles
 from crashsim.coordinates.placement import strikes_singly
 from crashsim.errors import ArgumentError, NotApplicableError
 from crashsim.results.estimate import Estimate, Quantity
@@ -23,6 +22,7 @@ from crashsim.scoring.size import (
     Size,
     no_surrogate,
     singles_sampled,
+    too_many_differences,
     too_many_gradients,
     too_many_singles,
 )
@@ -92,13 +92,18 @@ class Shared:
         return self._made.get(name)
 
     @property
+    def singles_are_sampled(self) -> bool:
+        """Whether single faults are those of a sample of the coordinates, of too many."""
+        return singles_sampled(Size(self.space, self.asked.memory)) is not None
+
+    @property
     def linearised(self) -> Analysis:
         """The linearisation at hand: its surrogate, shares and covariance; empty if none is.
 
         The differences' where all coordinates are two-valued or the gradients give no surrogate.
         """
         gradients, differences = self.made("gradients"), self.made("differences")
-        if (differences is not None and differences.source) and (
+        if differences is not None and (
             gradients is None or gradients.surrogate is None or _are_two_valued(self.space)
         ):
             return cast(Analysis, differences)
@@ -145,6 +150,11 @@ class Given:
     def differences(self) -> Analysis:
         """First order at the mean point, from single-coordinate differences."""
         return cast(Analysis, self._take("differences"))
+
+    @property
+    def all_singles(self) -> Analysis | None:
+        """The differences; None where all coordinates are too many to take one at a time."""
+        return cast(Analysis | None, self._take("all_singles"))
 
     @property
     def linear(self) -> Analysis:
@@ -209,20 +219,13 @@ def _gradients(shared: Shared) -> Analysis:
 
 
 def _differences(shared: Shared) -> Analysis:
-    found, asked = Analysis(), shared.asked
-    size = Size(shared.space, asked.memory)
-    if count := singles_sampled(size):
-        found.estimates += sampled_singles(
-            shared.space,
-            "mean-point-single",
-            count=count,
-            seed=asked.seed,
-            confidence=asked.confidence,
-            memory=asked.memory,
-        )
-        return found
+    found = Analysis()
     first_order.mean_point_single(shared.take("wide"), found)
     return found
+
+
+def _all_singles(shared: Shared) -> Analysis | None:
+    return None if shared.singles_are_sampled else cast(Analysis, shared.take("differences"))
 
 
 def _surrogate(shared: Shared) -> Analysis:
@@ -231,7 +234,11 @@ def _surrogate(shared: Shared) -> Analysis:
     Where there are no gradients, the differences are computed for the surrogate alone.
     """
     order = ["gradients", "differences"]
-    if "mean-point-single" in shared.methods and _are_two_valued(shared.space):
+    if (
+        "mean-point-single" in shared.methods
+        and _are_two_valued(shared.space)
+        and not shared.singles_are_sampled
+    ):
         order.reverse()
     reason = ""
     for name in order:
@@ -305,7 +312,8 @@ NEEDS: Mapping[str, Need] = {
         Need("wide", "double precision", _wide),
         Need("layer_bounds", "layer bounds", _layer_bounds, _not_crashes),
         Need("gradients", "gradients", _gradients, too_many_gradients),
-        Need("differences", "differences", _differences, too_many_singles),
+        Need("differences", "differences", _differences, too_many_differences),
+        Need("all_singles", "", _all_singles, too_many_singles),
         Need("surrogate", "", _surrogate, no_surrogate),
         Need("margins", "", _margins, no_surrogate),
         Need("leading_output", "", _leading_output),
