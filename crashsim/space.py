@@ -158,7 +158,7 @@ class FaultSpace:
                 notice(told, stacklevel=4)
         self.examples, self._clean = examples, isolated.clean
         self._strikes_hidden = "hidden" in by_site
-        self._scalars = scalars_per_sample(isolated.sites, placements, isolated.runs_alone)
+        self._scalars = scalars_per_sample(isolated.sites, isolated.runs_alone)
         self._use(FaultyModel(isolated, examples, placements))
         self.N, self.B, self.K = placements[-1].stop, len(examples), self.faulty_model.K
 
@@ -317,7 +317,7 @@ class FaultSpace:
     def _computed(self, points: Points) -> Floats:
         with torch.no_grad():
             strategy = self.strategies.choose(points)
-            return in_batches(strategy, self.examples, points.count, self.K, self._scalars)
+            return in_batches(strategy, self.examples, points.count, self.K)
 
     @property
     def strategies(self) -> Strategies:
