@@ -13,8 +13,8 @@ from typing import Any
 
 import crashsim_hardware as chips
 from crashsim_hardware import Chip, ChipFaults, HardwareError
+from crashsim_hardware.engines.running import Engine
 from crashsim_hardware.noticing import collecting
-from crashsim_hardware.running import Engine
 
 from crashsim.arguments import MOST_STEPS, check_seed, fraction, one_of, whole
 from crashsim.arrays import Floats

@@ -16,8 +16,8 @@ from typing import Any, get_args
 import crashsim_hardware as chips
 import numpy as np
 from crashsim_hardware import Chip, ChipFaults, HardwareError
+from crashsim_hardware.engines.running import Engine
 from crashsim_hardware.noticing import collecting
-from crashsim_hardware.running import Engine
 
 from crashsim.arguments import MOST_STEPS, callback, check_seed, fraction, instance, one_of, whole
 from crashsim.arrays import Floats

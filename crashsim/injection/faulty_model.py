@@ -19,9 +19,9 @@ from crashsim.coordinates.placement import Placement, with_fault
 from crashsim.coordinates.points import Points
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.faults import Fault
-from crashsim.injection.isolated_model import IsolatedModel
 from crashsim.model.checks import rounding_slack
 from crashsim.model.inputs import Inputs
+from crashsim.model.isolated_model import IsolatedModel
 from crashsim.model.sites.site import Action, Site, StepAction, perturbing
 
 _STRUCK_APART = 4  # examples, to see whether the model keeps their order

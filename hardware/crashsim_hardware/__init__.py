@@ -21,9 +21,10 @@ The package imports numpy and scipy; brian2 is loaded by the first run that uses
 
 from .chip import Chip, Physics, Wire, quantise
 from .conversion import convert
-from .devices import Device, device, devices, sample_bit_errors, sample_stuck_cells
+from .engines.raster import Raster, Spikes, raster
+from .engines.running import RunResult, run
 from .errors import HardwareError, HardwareWarning
-from .faults import (
+from .faults.chip_faults import (
     ChipFaults,
     sample_core_deaths,
     sample_dead,
@@ -32,14 +33,13 @@ from .faults import (
     sample_mismatch,
     sample_stuck,
 )
+from .faults.devices import Device, device, devices, sample_bit_errors, sample_stuck_cells
 from .network import AvgPool2d, Conv2d, Flatten, Linear, Network, NeuronLayer, Scale, SumPool2d
+from .neurons.stepped_neuron import SteppedNeuron
 from .nir import CONVENTIONS, Convention, nir_graph, read_nir, write_nir
-from .raster import Raster, Spikes, raster
 from .rate_network import rate_network
 from .reference import reference
-from .running import RunResult, run
 from .statistics import CrashStatistics, Moment, SpikingGap, crash_statistics, spiking_gap
-from .stepped_neuron import SteppedNeuron
 from .transforms import Conv1d
 
 __all__ = [

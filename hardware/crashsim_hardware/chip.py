@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from .arguments import whole
 from .errors import HardwareError
 from .network import Network
-from .neurons import PointNeuron
-from .stepped_neuron import SteppedNeuron
+from .neurons.point_neuron import PointNeuron
+from .neurons.stepped_neuron import SteppedNeuron
 from .transforms import Shape, Transform, chain, output_shape, weight_of, with_weight
 
 __all__ = [

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .chip import Chip, quantised
+from .engines.running import as_faults
 from .errors import HardwareError
 from .network import Forward
-from .running import as_faults
 from .transforms import weight_of
 
 __all__ = ["reference"]

@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from .arguments import is_number
-from .block import Phases
 from .chip import Chip
+from .engines.block import Phases
+from .engines.running import Engine, as_faults, run
 from .errors import HardwareError
-from .faults import ChipFaults
+from .faults.chip_faults import ChipFaults
 from .noticing import notice
 from .reference import reference
-from .running import Engine, as_faults, run
 
 __all__ = ["CrashStatistics", "Moment", "SpikingGap", "crash_statistics", "spiking_gap"]
 

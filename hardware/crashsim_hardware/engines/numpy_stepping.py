@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crashsim_hardware.chip import Spiking
+from crashsim_hardware.neurons.stepped_neuron import SteppedNeuron
+
 from .block import Block, tolerance
-from .chip import Spiking
-from .stepped_neuron import SteppedNeuron
 
 __all__ = ["SteppedPopulation"]
 

@@ -11,11 +11,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .arguments import is_number, probability, whole
-from .chip import Chip, Projection
-from .errors import HardwareError
-from .faults import ChipFaults, check_draw, sample_core_deaths, sample_mismatch
-from .streams import Stream, generator
+from crashsim_hardware.arguments import is_number, probability, whole
+from crashsim_hardware.chip import Chip, Projection
+from crashsim_hardware.errors import HardwareError
+from crashsim_hardware.streams import Stream, generator
+
+from .chip_faults import ChipFaults, check_draw, sample_core_deaths, sample_mismatch
 
 __all__ = ["Device", "Parameter", "device", "devices", "sample_bit_errors", "sample_stuck_cells"]
 

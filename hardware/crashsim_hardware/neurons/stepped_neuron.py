@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import HardwareError
+from crashsim_hardware.errors import HardwareError
 
 __all__ = ["SteppedNeuron"]
 

@@ -14,8 +14,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import HardwareError
-from .network import ACTIVATIONS
+from crashsim_hardware.errors import HardwareError
+from crashsim_hardware.network import ACTIVATIONS
 
 __all__ = [
     "PointNeuron",

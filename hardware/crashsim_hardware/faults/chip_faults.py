@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arguments import as_numbers, is_number, probability, whole
-from .chip import Chip, Projection, round_to_grid
-from .errors import HardwareError
-from .streams import Stream, generator
+from crashsim_hardware.arguments import as_numbers, is_number, probability, whole
+from crashsim_hardware.chip import Chip, Projection, round_to_grid
+from crashsim_hardware.errors import HardwareError
+from crashsim_hardware.streams import Stream, generator
 
 __all__ = [
     "ChipFaults",

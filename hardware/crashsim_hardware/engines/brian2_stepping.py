@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crashsim_hardware.chip import Chip
+from crashsim_hardware.errors import HardwareError
+from crashsim_hardware.neurons.stepped_neuron import SteppedNeuron
+
 from .block import Block, tolerance
-from .chip import Chip
-from .errors import HardwareError
-from .stepped_neuron import SteppedNeuron
 
 __all__ = ["set_stepped", "stepped_group"]
 

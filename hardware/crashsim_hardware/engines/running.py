@@ -11,12 +11,13 @@ from typing import Any, Literal, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from .arguments import whole
+from crashsim_hardware.arguments import whole
+from crashsim_hardware.chip import Chip, quantise
+from crashsim_hardware.errors import HardwareError
+from crashsim_hardware.faults.chip_faults import ChipFaults
+from crashsim_hardware.network import flat_inputs
+
 from .block import Activity, Block, Phases, blocks
-from .chip import Chip, quantise
-from .errors import HardwareError
-from .faults import ChipFaults
-from .network import flat_inputs
 
 __all__ = ["Engine", "RunResult", "as_faults", "run"]
 

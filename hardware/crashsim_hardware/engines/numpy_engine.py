@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crashsim_hardware.chip import INPUT, Chip, Projection, Spiking
+from crashsim_hardware.network import ACTIVATIONS
+from crashsim_hardware.neurons.point_neuron import PointNeuron
+
 from .block import Activity, Block, connections, matrices, tolerance
-from .chip import INPUT, Chip, Projection, Spiking
-from .network import ACTIVATIONS
-from .neurons import PointNeuron
 from .numpy_stepping import SteppedPopulation
 
 __all__ = ["Delivery", "exact_precision", "has_mismatch", "simulate"]

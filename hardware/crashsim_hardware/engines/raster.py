@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crashsim_hardware.chip import Chip, quantise
+from crashsim_hardware.errors import HardwareError
+from crashsim_hardware.faults.chip_faults import ChipFaults
+from crashsim_hardware.network import flat_inputs
+
 from .block import Phases, blocks
-from .chip import Chip, quantise
-from .errors import HardwareError
-from .faults import ChipFaults
-from .network import flat_inputs
 from .running import Engine, as_faults, simulator
 
 __all__ = ["Raster", "Spikes", "raster"]

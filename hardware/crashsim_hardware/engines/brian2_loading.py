@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import HardwareError
+from crashsim_hardware.errors import HardwareError
 
 __all__ = ["brian2_at_rest", "load_brian2"]
 

@@ -29,14 +29,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crashsim_hardware.chip import INPUT, Chip
+from crashsim_hardware.errors import HardwareError
+from crashsim_hardware.neurons.point_neuron import PointNeuron
+from crashsim_hardware.neurons.stepped_neuron import SteppedNeuron
+
 from .block import Activity, Block, connections, matrices, tolerance
 from .brian2_loading import brian2_at_rest
 from .brian2_stepping import set_stepped, stepped_group
-from .chip import INPUT, Chip
-from .errors import HardwareError
-from .neurons import PointNeuron
 from .numpy_engine import Delivery, exact_precision, has_mismatch
-from .stepped_neuron import SteppedNeuron
 
 __all__ = ["equations", "session"]
 

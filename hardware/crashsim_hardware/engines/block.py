@@ -14,10 +14,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .chip import INPUT, Chip, Projection, round_to_grid
-from .errors import HardwareError
-from .faults import ChipFaults
-from .streams import Stream, generator
+from crashsim_hardware.chip import INPUT, Chip, Projection, round_to_grid
+from crashsim_hardware.errors import HardwareError
+from crashsim_hardware.faults.chip_faults import ChipFaults
+from crashsim_hardware.streams import Stream, generator
 
 __all__ = ["Activity", "Block", "Phases", "blocks"]
 
