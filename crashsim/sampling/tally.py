@@ -9,6 +9,7 @@ accurate.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -63,6 +64,17 @@ class Sums:
         added = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
         pairs = zip(self.metrics, other.metrics, strict=True)
         return Sums(**{**added, "metrics": tuple(a + b for a, b in pairs)})
+
+
+def _by_output(values: Floats) -> Floats:
+    """Values (S, B, K), those of one output beside each other where samples are many.
+
+    Numbers that are added up are added fastest where they lie beside each other.
+    """
+    samples, *rest = values.shape
+    if samples <= math.prod(rest):
+        return values
+    return np.ascontiguousarray(values.transpose(1, 2, 0)).transpose(2, 0, 1)
 
 
 def quantities_of(d: Kept, linear: Kept | None) -> list[Floats]:
@@ -150,7 +162,7 @@ class Tally:
 
     def count(self, points: Points, outputs: Floats, room: int) -> Sums:
         """The sums of samples with outputs (n, B, K), of which the first ``room`` are kept."""
-        delta = outputs - self.clean
+        delta = _by_output(outputs) - self.clean
         linear = None if self.control is None else self.control.at(points)
         kept = () if room <= 0 else (delta[:room].astype(np.float32),)
         of_control = () if linear is None or not kept else (linear[:room].astype(np.float32),)
@@ -189,26 +201,44 @@ class Tally:
     ) -> Sums:
         quantities = quantities_of(delta - self.centre, linear)
         d = quantities[0]
-        pooled = pooled_over_inputs(quantities, self.control)
-        moved = np.abs(delta) >= self.reach
         changed = CLASS_CHANGE.happens(outputs, self.clean, None)
-        shares = np.concatenate(
-            [moved.mean(1), moved.any(2).mean(1)[:, None], changed.mean(1)[:, None]], axis=1
-        )
         counts = np.ones(len(delta)) if weights is None else weights
+        failed, tails = self._failed(delta, changed, weights, counts)
         products = np.zeros(0)
         if delta.shape[2] <= MOST_OUTPUTS:
             weighted = d if weights is None else d * weights[:, None, None]
-            products = np.einsum("sbk,sbl->bkl", weighted, d, optimize=True)
+            products = np.matmul(weighted.transpose(1, 2, 0), d.transpose(1, 0, 2))
+        per_input = JointSums.of(quantities, weights)
+        if len(self.clean) == 1 and linear is None:  # all but their sum is known already
+            total = [q.sum(2) for q in quantities]
+            pooled = per_input.over_one_input(JointSums.of(total, weights))
+        else:
+            pooled = JointSums.of(pooled_over_inputs(quantities, self.control), weights)
         return Sums(
-            per_input=JointSums.of(quantities, weights),
-            pooled=JointSums.of(pooled, weights),
-            failed=JointSums.of([shares], weights),
-            tails=np.einsum("s,sbk->bk", counts, moved),
+            per_input=per_input,
+            pooled=pooled,
+            failed=failed,
+            tails=tails,
             changes=counts @ changed,
             products=products,
             metrics=self._metrics(outputs, weights),
         )
+
+    def _failed(
+        self, delta: Floats, changed: NDArray[np.bool_], weights: Floats | None, counts: Floats
+    ) -> tuple[JointSums, Floats]:
+        """Sums of the shares of inputs that fail, and counts of the tails."""
+        of_changes = changed.mean(1)[:, None]
+        if np.isinf(self.reach):  # no tails are asked for
+            alone = JointSums.of([of_changes], weights)
+            k = delta.shape[2]
+            first, second = np.zeros((1, k + 2)), np.zeros((1, 1, k + 2))
+            first[..., -1:], second[..., -1:] = alone.first, alone.second
+            return JointSums(alone.n, first, second), np.zeros(delta.shape[1:])
+        moved = np.abs(delta) >= self.reach
+        shares = [moved.mean(1), moved.any(2).mean(1)[:, None], of_changes]
+        failed = JointSums.of([np.concatenate(shares, axis=1)], weights)
+        return failed, np.einsum("s,sbk->bk", counts, moved)
 
     def _metrics(self, outputs: Floats, weights: Floats | None) -> tuple[MetricSums, ...]:
         centres: Any = zip(self.asked.metrics, self.metric_centres, strict=True)
