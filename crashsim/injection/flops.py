@@ -51,7 +51,7 @@ class Operations(TorchDispatchMode):
             return parts
         out = func(*args, **kwargs)
         self.is_dynamic = self.is_dynamic or _is_dynamic(func, args)
-        if not _is_view(func):
+        if not func.is_view:
             self.calls += 1
             self.written += sum(_sizes(out))
         packet = func._overloadpacket
@@ -60,11 +60,6 @@ class Operations(TorchDispatchMode):
         elif formula := self._formulas.get(packet):
             self.total += formula(*args, **kwargs, out_val=out)
         return out
-
-
-def _is_view(func: Any) -> bool:
-    aliases = [r.alias_info for r in func._schema.returns]
-    return any(alias is not None and not alias.is_write for alias in aliases)
 
 
 def _sizes(out: Any) -> list[int]:

@@ -18,9 +18,9 @@ from crashsim.faults import lacking_for_tails
 from crashsim.results.estimate import Estimate
 from crashsim.sampling.certified import certified_sampling
 from crashsim.sampling.enumeration import enumerate_space, outcomes_of
-from crashsim.sampling.importance import SAMPLES as IMPORTANCE_SAMPLES
 from crashsim.sampling.importance import importance_sampling
 from crashsim.sampling.monte_carlo import MonteCarlo, monte_carlo
+from crashsim.scoring.costs import operations_of_rare_events, operations_of_tails
 from crashsim.scoring.method import Found, Method
 from crashsim.scoring.shared import NO_EPSILON, Given
 from crashsim.scoring.size import (
@@ -330,6 +330,8 @@ METHODS: tuple[Method, ...] = (
         partial(_tails, "chernoff"),
         "bound",
         needs=("surrogate", "margins"),
+        cost=operations_of_tails,
+        dear="a tilt for every tail and margin takes longer",
         rank=0,
         rare=6,
     ),
@@ -339,6 +341,8 @@ METHODS: tuple[Method, ...] = (
         partial(_tails, "saddlepoint"),
         "estimate",
         needs=("surrogate", "margins"),
+        cost=operations_of_tails,
+        dear="a tilt for every tail and margin takes longer",
         rank=3,
         rare=5,
     ),
@@ -410,7 +414,7 @@ METHODS: tuple[Method, ...] = (
         "statistical",
         needs=("surrogate", "leading_output"),
         refuses=_exact_is_at_hand,
-        cost=lambda size: 2 * IMPORTANCE_SAMPLES * size.B * size.operations_of_one,
+        cost=operations_of_rare_events,
         most=BUDGET / 4,
         dear="some thousand samples for each input take longer (give fewer inputs)",
         rank=1,
