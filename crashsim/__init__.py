@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from crashsim.faults import (
         AdditiveNoise,
         BitFlip,
+        BitStuck,
         Fault,
         GainNoise,
         NeuronCrash,
@@ -58,6 +59,7 @@ _HOMES = {
     "faults": (
         "AdditiveNoise",
         "BitFlip",
+        "BitStuck",
         "Fault",
         "GainNoise",
         "NeuronCrash",
@@ -88,6 +90,7 @@ __all__ = [
     "Agreement",
     "Balance",
     "BitFlip",
+    "BitStuck",
     "Continuity",
     "CrashTraining",
     "CrashVariance",

@@ -21,10 +21,10 @@ from crashsim.coordinates.placement import (
     counts_of,
     moments_of,
 )
-from crashsim.coordinates.points import Points
+from crashsim.coordinates.points import Points, Written
 from crashsim.coordinates.telling import left_out, told_struck
-from crashsim.errors import ModelError, NotApplicableError
-from crashsim.faults import Fault
+from crashsim.errors import NotApplicableError, NotFiniteError
+from crashsim.faults import Fault, WordFault
 from crashsim.injection.batches import in_batches
 from crashsim.injection.derivatives import Derivatives
 from crashsim.injection.faulty_model import FaultyModel
@@ -84,6 +84,7 @@ class FaultSpace:
         N: number of fault coordinates.
         B, K: number of inputs and of outputs (all axes after the batch, flattened).
         mean_point: (N,) E e.
+        strikes_words: whether bits are struck whose changes of a value do not add up.
         moments: the coordinates' mean and central moments, each (N,).
 
     Raises:
@@ -124,6 +125,8 @@ class FaultSpace:
         self.mean_point: Floats = self.moments.mean
         self._strategies = PerThread(partial(Strategies, faulty, self._scalars))
         self._derivatives = Derivatives(faulty, self._scalars)
+        words = (p.fault for p in faulty.placements if isinstance(p.fault, WordFault))
+        self.strikes_words = any(not fault.adds_up for fault in words)
 
     @property
     def _state(self) -> tuple[str, ...]:
@@ -255,18 +258,48 @@ class FaultSpace:
         through linear layers one by one, where the model allows it: see ``plan``.
 
         Raises:
-            ModelError: an output is not finite.
+            NotFiniteError: an output is not finite; ``outcomes`` returns such ones, too.
         """
+        result = self.outcomes(points)
+        _check_finite(result)
+        return result
+
+    def outcomes(self, points: Points) -> Floats:
+        """F at each point as it is, infinite and NaN where faults make it so: (S, B, K).
+
+        Raises:
+            NotApplicableError: a point lies between the corners where bits are set or not.
+        """
+        self._check_corners(points)
         with self.faulty_model.model.at_work():
             result = self._computed(points)
             while self.faulty_model.model.has_changed() or self.strategies.has_changed():
                 result = self._computed(points)
-        if not np.isfinite(result).all():
-            raise ModelError(
-                "model: its outputs are not finite (NaN or infinity) under some faults, "
-                "though the clean outputs are; look for a division or logarithm after the sites"
-            )
         return result
+
+    def _check_corners(self, points: Points) -> None:
+        """Raises NotApplicableError for points with a part of a bit that does not add up."""
+        if not self.strikes_words:
+            return
+        for p in self.placements:
+            if not isinstance(p.fault, WordFault) or p.fault.adds_up:
+                continue
+            found = [points.base[p.start : p.stop]]
+            for change in points.changes:
+                if isinstance(change, Written):
+                    found.append(
+                        change.e[:, max(p.start - change.start, 0) : p.stop - change.start]
+                    )
+                elif not isinstance(change.values, float):
+                    at = change.columns + change.start
+                    found.append(change.values[(at >= p.start) & (at < p.stop)])
+                elif change.start < p.stop and p.start < change.stop:
+                    found.append(np.array(change.values))
+            if not all(((values == 0) | (values == 1)).all() for values in found):
+                raise NotApplicableError(
+                    "there is no mean point of words whose bits do not add up: a bit of an "
+                    "exponent is set or not"
+                )
 
     def _computed(self, points: Points) -> Floats:
         with torch.no_grad():
@@ -356,9 +389,28 @@ class FaultSpace:
 
         Yields:
             some coordinates' indices (n,), and the outputs (n, B, K).
+
+        Raises:
+            NotFiniteError: an output is not finite; ``single_outcomes`` yields such ones, too.
         """
+        for columns, outputs in self.single_outcomes(base, values):
+            _check_finite(outputs)
+            yield columns, outputs
+
+    def single_outcomes(self, base: Floats, values: Floats) -> Iterator[tuple[Integers, Floats]]:
+        """The same with outputs as they are, infinite and NaN where faults make them so."""
         changed = np.flatnonzero(values != base)
         step = max(1, _STEP_VALUES // (self.B * self.K))
         for start in range(0, len(changed), step):
             columns = changed[start : start + step]
-            yield columns, self.outputs(Points.one_at_a_time(base, columns, values[columns]))
+            yield columns, self.outcomes(Points.one_at_a_time(base, columns, values[columns]))
+
+
+def _check_finite(outputs: Floats) -> None:
+    """Raises NotFiniteError for outputs that are infinite or NaN."""
+    if not np.isfinite(outputs).all():
+        raise NotFiniteError(
+            "model: its outputs are not finite (NaN or infinity) under some faults, though the "
+            "clean outputs are: values or words of these faults overflow, or a division or "
+            "logarithm after the sites does; Monte Carlo counts such outputs"
+        )

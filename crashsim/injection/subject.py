@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from crashsim.coordinates.placement import Faults, Placement, check_strength, patterns_of, place
+from crashsim.coordinates.stored_faults import check_range
 from crashsim.errors import ArgumentError, SiteError
 from crashsim.faults import Fault, faults_by_site
 from crashsim.injection.batches import scalars_per_sample
@@ -65,6 +66,7 @@ def read_subject(
         isolated.find_features(examples)
     placements = _placed(isolated, faults, sites, by_site)
     check_strength(placements, dtype)
+    check_range(placements, isolated.tensors)
     unread = isolated.unread([p.site for p in placements], examples)
     for told in (unread, told_left(patterns_of(faults, sites), isolated.held)):
         if told:
@@ -105,7 +107,7 @@ def _placed(
     """The faults at their sites; SiteError where some of them would not reach what they strike."""
     check_names(patterns_of(faults, sites), isolated.held, isolated.sites)
     try:
-        placements = place(faults, sites, isolated.sites)
+        placements = place(faults, sites, isolated.sites, dtype_of(isolated.original))
     except SiteError as error:
         why = _why_none(isolated.looped, numbers_named(isolated.original, by_site))
         raise SiteError(f"{error}{why}") from error

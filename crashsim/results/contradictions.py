@@ -200,7 +200,7 @@ def _room(e: Estimate, low: float, high: float, rounding: float) -> float:
     below, above = (abs(end) if math.isfinite(end) else 0.0 for end in (low, high))
     size = max(below, above)
     room = _ROUNDED * size
-    if e.kind == "proof" or e.quantity in ("tail", "class-change"):
+    if e.kind == "proof" or e.quantity in ("tail", "class-change", "not-finite"):
         return room
     if e.quantity == "variance":
         return room + rounding * (rounding + 2 * math.sqrt(size))

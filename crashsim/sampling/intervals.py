@@ -41,7 +41,11 @@ class Spread:
     def of_sums(cls, n: int, second: Floats, fourth: Floats, largest: Floats) -> Spread:
         """From sums over n values of powers of their distance from the average."""
         kurtosis = np.full(np.shape(second), 3.0)
-        np.divide(n * fourth, second**2, out=kurtosis, where=second**2 > 0)
+        with np.errstate(over="ignore", invalid="ignore"):  # of numbers beyond 1e38
+            square = second**2
+            np.divide(n * fourth, square, out=kurtosis, where=square > 0)
+        # It is n where a single value is all there is, which is the most that it can be.
+        kurtosis = np.where(np.isfinite(square) & np.isfinite(fourth), kurtosis, float(n))
         return cls(second / max(n - 1, 1), kurtosis, largest)
 
 

@@ -57,6 +57,14 @@ class JointSums:
         )
         return JointSums(self.n, first, second)
 
+    def after_zeros(self, count: int) -> JointSums:
+        """The same quantities (n,), after this number of others that are always zero."""
+        first, second = (
+            np.concatenate([np.zeros((*part.shape[:-1], count)), part], axis=-1)
+            for part in (self.first, self.second)
+        )
+        return JointSums(self.n, first, second)
+
     @property
     def mean(self) -> Floats:
         """(m, ...)."""

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from crashsim.arrays import Floats
 from crashsim.coordinates.points import Points
-from crashsim.metrics import CLASS_CHANGE, AskedMetrics
+from crashsim.faults.checks import STRONGEST
+from crashsim.metrics import CLASS_CHANGE, NOT_FINITE, AskedMetrics
 from crashsim.results.estimate import MOST_OUTPUTS
 from crashsim.sampling.control_variates import Control
 from crashsim.sampling.exact_strata import FewFaults
@@ -37,9 +38,11 @@ class Sums:
     Attributes:
         per_input: of d and d^2, and with a control of L and L^2, each (B, K).
         pooled: of the same averaged over inputs, (K + 1,): the last is summed over outputs.
-        failed: of the shares of inputs that fail, (K + 2,): |Delta_k| >= epsilon; for any k;
-            class changed.
-        tails, changes: (B, K) and (B,) counts of |Delta| >= epsilon and of changed classes.
+        failed: of the shares of inputs that fail, (K + 3,): |Delta_k| >= epsilon; for any k;
+            class changed; some output not finite.
+        tails, changes, lost: (B, K), (B,) and (B,) counts of |Delta| >= epsilon, of changed classes
+            and of outputs that are not finite, which count as both.
+        beyond: number of samples with a Delta that has no square, which d leaves out.
         products: (B, K, K) of d across outputs; empty beyond 64 of them.
         metrics: of each metric of the user's own.
         kept, linear: (n', B, K) in pieces: Delta of the first samples; L there, with a control.
@@ -50,6 +53,8 @@ class Sums:
     failed: JointSums
     tails: Floats
     changes: Floats
+    lost: Floats
+    beyond: float
     products: Floats
     metrics: tuple[MetricSums, ...] = ()
     kept: tuple[NDArray[np.float32], ...] = ()
@@ -75,6 +80,11 @@ def _by_output(values: Floats) -> Floats:
     if samples <= math.prod(rest):
         return values
     return np.ascontiguousarray(values.transpose(1, 2, 0)).transpose(2, 0, 1)
+
+
+def _squarable(delta: Floats) -> Floats:
+    """Delta where it has a square in double precision, else 0."""
+    return np.where(np.abs(delta) <= STRONGEST, delta, 0.0)
 
 
 def quantities_of(d: Kept, linear: Kept | None) -> list[Floats]:
@@ -145,9 +155,9 @@ class Tally:
         count = max(sum(points.count for points, _ in first), 1)
         centre = np.zeros_like(self.clean)
         for points, outputs in first:
-            centre += self._beyond(points, outputs - self.clean).sum(0) / count
+            centre += self._beyond(points, _squarable(outputs - self.clean)).sum(0) / count
         if self.few is not None:
-            exact = self._beyond(self.few.points, self.few.deltas)
+            exact = self._beyond(self.few.points, _squarable(self.few.deltas))
             centre = self.rest * centre + np.tensordot(self.few.weights, exact, 1)
         batches = [outputs for _, outputs in first]
         metric_centres = tuple(
@@ -164,8 +174,9 @@ class Tally:
         """The sums of samples with outputs (n, B, K), of which the first ``room`` are kept."""
         delta = _by_output(outputs) - self.clean
         linear = None if self.control is None else self.control.at(points)
-        kept = () if room <= 0 else (delta[:room].astype(np.float32),)
-        of_control = () if linear is None or not kept else (linear[:room].astype(np.float32),)
+        with np.errstate(over="ignore"):  # of what single precision does not hold
+            kept = () if room <= 0 else (delta[:room].astype(np.float32),)
+            of_control = () if linear is None or not kept else (linear[:room].astype(np.float32),)
         return replace(self._sum(delta, outputs, linear), kept=kept, linear=of_control)
 
     @cached_property
@@ -185,9 +196,11 @@ class Tally:
         return Sums(
             per_input=JointSums.none(m, (b, k)),
             pooled=JointSums.none(m, (k + 1,)),
-            failed=JointSums.none(1, (k + 2,)),
+            failed=JointSums.none(1, (k + 3,)),
             tails=np.zeros((b, k)),
             changes=np.zeros(b),
+            lost=np.zeros(b),
+            beyond=0.0,
             products=np.zeros(products),
             metrics=tuple(none_of(metric, b) for metric in self.asked.metrics),
         )
@@ -199,11 +212,20 @@ class Tally:
         linear: Floats | None,
         weights: Floats | None = None,
     ) -> Sums:
-        quantities = quantities_of(delta - self.centre, linear)
+        d, lost = delta - self.centre, np.zeros(delta.shape[:2], np.bool_)
+        beyond = 0.0
+        if not (delta.max() <= STRONGEST and delta.min() >= -STRONGEST):
+            has_square = np.abs(delta) <= STRONGEST
+            beyond = float((~has_square).any((1, 2)).sum())
+            d, lost = np.where(has_square, d, 0.0), NOT_FINITE.happens(outputs, self.clean, None)
+        quantities = quantities_of(d, linear)
         d = quantities[0]
         changed = CLASS_CHANGE.happens(outputs, self.clean, None)
         counts = np.ones(len(delta)) if weights is None else weights
-        failed, tails = self._failed(delta, changed, weights, counts)
+        moved, tails = None, np.zeros(delta.shape[1:])
+        if beyond or not np.isinf(self.reach):
+            moved = (np.abs(delta) >= self.reach) | lost[:, :, None]
+            tails = np.einsum("s,sbk->bk", counts, moved)
         products = np.zeros(0)
         if delta.shape[2] <= MOST_OUTPUTS:
             weighted = d if weights is None else d * weights[:, None, None]
@@ -217,28 +239,34 @@ class Tally:
         return Sums(
             per_input=per_input,
             pooled=pooled,
-            failed=failed,
+            failed=self._failed(moved, changed, lost, weights),
             tails=tails,
             changes=counts @ changed,
+            lost=counts @ lost,
+            beyond=beyond,
             products=products,
             metrics=self._metrics(outputs, weights),
         )
 
     def _failed(
-        self, delta: Floats, changed: NDArray[np.bool_], weights: Floats | None, counts: Floats
-    ) -> tuple[JointSums, Floats]:
-        """Sums of the shares of inputs that fail, and counts of the tails."""
-        of_changes = changed.mean(1)[:, None]
-        if np.isinf(self.reach):  # no tails are asked for
-            alone = JointSums.of([of_changes], weights)
-            k = delta.shape[2]
-            first, second = np.zeros((1, k + 2)), np.zeros((1, 1, k + 2))
-            first[..., -1:], second[..., -1:] = alone.first, alone.second
-            return JointSums(alone.n, first, second), np.zeros(delta.shape[1:])
-        moved = np.abs(delta) >= self.reach
-        shares = [moved.mean(1), moved.any(2).mean(1)[:, None], of_changes]
-        failed = JointSums.of([np.concatenate(shares, axis=1)], weights)
-        return failed, np.einsum("s,sbk->bk", counts, moved)
+        self,
+        moved: NDArray[np.bool_] | None,
+        changed: NDArray[np.bool_],
+        lost: NDArray[np.bool_],
+        weights: Floats | None,
+    ) -> JointSums:
+        """Sums of the shares of inputs that fail.
+
+        Args:
+            moved: (S, B, K) where |Delta| >= epsilon; None: nowhere.
+            changed, lost: (S, B) where the class changes, or an output is not finite.
+            weights: (S,) of the samples.
+        """
+        events = [event.mean(1)[:, None] for event in (changed, lost)]
+        if moved is not None:
+            events = [moved.mean(1), moved.any(2).mean(1)[:, None], *events]
+        found = JointSums.of([np.concatenate(events, axis=1)], weights)
+        return found if moved is not None else found.after_zeros(self.clean.shape[1] + 1)
 
     def _metrics(self, outputs: Floats, weights: Floats | None) -> tuple[MetricSums, ...]:
         centres: Any = zip(self.asked.metrics, self.metric_centres, strict=True)

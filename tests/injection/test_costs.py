@@ -52,7 +52,16 @@ def plainly(space, points):
     return space.faulty_model.outputs(space.examples, points)
 
 
-@pytest.mark.parametrize("fault", [WeightCrash(0.01), BitFlip(0.003), WeightCrash(0.2)], ids=str)
+FAULTS = [
+    WeightCrash(0.01),
+    WeightCrash(0.2),
+    BitFlip(0.003),
+    BitFlip(0.003, format="float32", bits="mantissa"),
+    BitFlip(0.01, format="int8", upset="row"),
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=repr)
 @pytest.mark.parametrize("build", [convolutional, Branches])
 def test_the_same_numbers_for_few_inputs_and_many(build, fault):
     few, many = spaces(build, fault, (1, 200))

@@ -13,7 +13,9 @@ from torch import Tensor
 from crashsim.arrays import Floats
 from crashsim.coordinates.placement import Placement
 from crashsim.coordinates.points import Points
+from crashsim.faults.words.upsets import WordTable
 from crashsim.injection.faulty_model import FaultyModel
+from crashsim.injection.site_changes import steps_of
 
 _ALIGNED = 64  # bytes, so that each parameter begins where fast kernels want it to
 
@@ -38,9 +40,16 @@ class PatchedWeights:
         own = faulty.model.tensors
         placed = [p for p in faulty.placements if p.site.kind == "parameter"]
         at_base = faulty.perturbed_weights(faulty.coordinates(Points.at(points.base))[0])
-        # Where several faults strike one parameter, each acts on what the one before it left.
+        steps = {p: steps_of(p, own[p.site.module]) for p in placed}
+        # Where several faults strike one parameter, each acts on what the one before it left; and
+        # of words that are struck already, further bits act on what these are then.
         names = [p.site.module for p in placed]
-        several = sorted({name for name in names if names.count(name) > 1})
+        again = {
+            p.site.module
+            for p in placed
+            if isinstance(steps[p], WordTable) and points.base[p.start : p.stop].any()
+        }
+        several = sorted({name for name in names if names.count(name) > 1} | again)
         self._stretches = [
             _Stretch.of({name: at_base[name] for name in alike})
             for alike in _alike({name: at_base[name] for name in at_base if name not in several})
@@ -49,17 +58,16 @@ class PatchedWeights:
             name: at_base[name].clone(memory_format=torch.contiguous_format) for name in several
         }
         self._clean = {name: tensor.clone() for name, tensor in self._several.items()}
-        alone = [p for p in placed if p.site.module not in several]
-        self._patches = [
-            _Patches.of(
-                points, [p for p in alone if p.site.module in stretch.tensors], stretch, own
-            )
-            for stretch in self._stretches
-        ]
-        patched = (stretch.tensors for stretch in self._stretches)
+        self._patches: list[list[_Patches]] = []
         self.tensors: dict[str, Tensor] = {**own, **self._several}
-        for tensors in patched:
-            self.tensors |= tensors
+        for stretch in self._stretches:
+            ours = {p: steps[p] for p in placed if p.site.module in stretch.tensors}
+            words = {p: table for p, table in ours.items() if isinstance(table, WordTable)}
+            rest = {p: each for p, each in ours.items() if isinstance(each, Tensor)}
+            found = [_changed_words(points, words, stretch)] if words else []
+            found += [_added(points, rest, stretch)] if rest else []
+            self._patches.append(found)
+            self.tensors |= stretch.tensors
 
     def apply(self, number: int) -> None:
         """Makes the tensors those of a sample."""
@@ -68,13 +76,15 @@ class PatchedWeights:
             changed = self._faulty.perturbed_weights(e)
             for name, tensor in self._several.items():
                 tensor.copy_(changed[name])
-        for stretch, patches in zip(self._stretches, self._patches, strict=True):
-            patches.apply(stretch.flat, number)
+        for stretch, found in zip(self._stretches, self._patches, strict=True):
+            for patches in found:
+                patches.apply(stretch.flat, number)
 
     def restore(self) -> None:
         """Takes back what was applied last."""
-        for stretch, patches in zip(self._stretches, self._patches, strict=True):
-            patches.restore(stretch.flat)
+        for stretch, found in zip(self._stretches, self._patches, strict=True):
+            for patches in found:
+                patches.restore(stretch.flat)
         for name, tensor in self._several.items():
             tensor.copy_(self._clean[name])
 
@@ -114,55 +124,69 @@ class _Patches:
     """What each sample changes in a stretch of memory.
 
     Args:
-        edges: (S + 1,) where each sample's changes begin.
-        where: (n,) places in the stretch, those of one sample together.
-        change: (n,) what is added there.
+        count: number of samples.
+        rows: (n,) the sample of each change.
+        where: (n,) its place in the stretch.
+        numbers: (n,) what is added there, or what is put there.
+        adds: whether they are added: several may then act on one place.
     """
 
-    def __init__(self, edges: NDArray[np.int64], where: Tensor, change: Tensor) -> None:
-        self._edges, self._where, self._change = edges.tolist(), where, change
+    def __init__(
+        self, count: int, rows: NDArray[np.int64], where: Tensor, numbers: Tensor, adds: bool
+    ) -> None:
+        if (np.diff(rows) < 0).any():  # the changes of a sample together
+            small = rows.astype(np.uint16) if count < 2**16 else rows
+            order = np.argsort(small, kind="stable")
+            rows, there = rows[order], torch.from_numpy(order).to(where.device)
+            where, numbers = where.index_select(0, there), numbers.index_select(0, there)
+        self._edges = np.searchsorted(rows, np.arange(count + 1)).tolist()
+        self._where, self._numbers, self._adds = where, numbers, adds
         self._undo: tuple[Tensor, Tensor] | None = None
-
-    @classmethod
-    def of(
-        cls,
-        points: Points,
-        placed: list[Placement],
-        stretch: _Stretch,
-        tensors: Mapping[str, Tensor],
-    ) -> _Patches:
-        """Those of some placements, each of which alone strikes a parameter of the stretch."""
-        rows, where, change = [], [], []
-        for p in placed:
-            row, columns, values = _changes_at(points, p)
-            value, flat = tensors[p.site.module], stretch.flat
-            steps = p.fault.displacement(value).reshape(-1)
-            # Several coordinates may act on one weight (its bits): their changes add up.
-            units = columns // (p.size // value.numel()) + stretch.starts[p.site.module]
-            local = torch.from_numpy(columns).to(flat.device)
-            off = torch.from_numpy(values - points.base[p.start + columns]).to(flat)
-            rows.append(row)
-            where.append(torch.from_numpy(units).to(flat.device))
-            change.append(off * steps.index_select(0, local).to(flat))
-        row = np.concatenate(rows)
-        edges = np.searchsorted(np.sort(row, kind="stable"), np.arange(points.count + 1))
-        places, added = torch.cat(where), torch.cat(change)
-        if len(placed) > 1:
-            small = row.astype(np.uint16) if points.count < 2**16 else row
-            order = torch.from_numpy(np.argsort(small, kind="stable")).to(places.device)
-            places, added = places.index_select(0, order), added.index_select(0, order)
-        return cls(edges, places, added)
 
     def apply(self, flat: Tensor, number: int) -> None:
         part = slice(self._edges[number], self._edges[number + 1])
-        where = self._where[part]
+        where, numbers = self._where[part], self._numbers[part]
         self._undo = where, flat.index_select(0, where)
-        flat.index_add_(0, where, self._change[part])
+        if self._adds:
+            flat.index_add_(0, where, numbers)
+        else:
+            flat.index_copy_(0, where, numbers)
 
     def restore(self, flat: Tensor) -> None:
         if self._undo is not None:
             flat.index_copy_(0, *self._undo)
             self._undo = None
+
+
+def _added(points: Points, steps: Mapping[Placement, Tensor], stretch: _Stretch) -> _Patches:
+    """The changes of faults whose coordinates each add something of their own."""
+    rows, where, numbers, flat = [], [], [], stretch.flat
+    for p, step in steps.items():
+        row, columns, values = _changes_at(points, p)
+        # Several coordinates may act on one weight (its bits): their changes add up.
+        units = columns // (p.size // p.site.size) + stretch.starts[p.site.module]
+        off = torch.from_numpy(values - points.base[p.start + columns]).to(flat)
+        local = torch.from_numpy(columns).to(flat.device)
+        rows.append(row)
+        where.append(torch.from_numpy(units).to(flat.device))
+        numbers.append(off * step.index_select(0, local).to(flat))
+    return _Patches(points.count, np.concatenate(rows), torch.cat(where), torch.cat(numbers), True)
+
+
+def _changed_words(
+    points: Points, tables: Mapping[Placement, WordTable], stretch: _Stretch
+) -> _Patches:
+    """The changes of faults whose coordinates act on a word together."""
+    rows, where, numbers, flat = [], [], [], stretch.flat
+    for p, table in tables.items():
+        row, columns, values = _changes_at(points, p)
+        struck = values != 0
+        row, *found = table.fault.hits(row[struck], columns[struck], p.shape)
+        units, masks = (torch.from_numpy(part).to(flat.device) for part in found)
+        rows.append(row)
+        where.append(units + stretch.starts[p.site.module])
+        numbers.append(table.struck(units, masks).to(flat))
+    return _Patches(points.count, np.concatenate(rows), torch.cat(where), torch.cat(numbers), False)
 
 
 def _changes_at(
