@@ -15,6 +15,7 @@ from crashsim.coordinates.placement import Placement
 from crashsim.injection.site_changes import RARE_WEIGHTS, is_rare
 from crashsim.model.inputs import Inputs
 from crashsim.model.sites.site import Site
+from crashsim.working import worked
 
 # Scalars of activations in flight at once: small enough for the cache, large enough to batch.
 _BATCH_SCALARS = 2**22
@@ -59,6 +60,7 @@ def in_batches(strategy: Strategy, examples: Inputs, count: int, outputs: int) -
                 stop = min(start + min(step, most), count)
                 out = run(start, stop).reshape(stop - start, -1, outputs)
                 result[start:stop, low : low + batch] = out.double().cpu().numpy()
+                worked((stop - start) * min(batch, size - low))
     return result
 
 

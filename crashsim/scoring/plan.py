@@ -63,6 +63,10 @@ class Plan:
             found |= _costs_of(method, self.size, self.samples, found)
         return found
 
+    def cost_of(self, method: Method) -> Cost:
+        """What a method costs, without what it shares with others."""
+        return _costs_of(method, self.size, self.samples, {})[method.name]
+
     @property
     def methods(self) -> tuple[str, ...]:
         """Their names."""
