@@ -14,6 +14,7 @@ from rich.console import Console
 from crashsim.cli.terminal import tell
 from crashsim.errors import ArgumentError
 from crashsim.noticing import collecting
+from crashsim.visible import visible
 from crashsim.writing import Named, all_of, check_files, write_text
 
 _SMALL = 2_000_000  # parameters
@@ -206,7 +207,7 @@ def show_plan(
         if json_file:
             write("json", json_file, json.dumps(found.to_dict(), indent=1))
 
-    all_of(as_json, lambda: print(found.to_text(), end=""))
+    all_of(as_json, lambda: print(visible(found.to_text(), lines=True), end=""))
 
 
 def check_outputs(
