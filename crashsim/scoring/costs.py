@@ -11,18 +11,23 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from crashsim.analytic.gains import KEPT, are_dense, kept_bytes
 from crashsim.arguments import is_number, shown
 from crashsim.errors import ArgumentError
 from crashsim.sampling.enumeration import outcomes_of
 from crashsim.sampling.importance import AIMING
 from crashsim.sampling.importance import SAMPLES as RARE_SAMPLES
-from crashsim.scoring.size import Size
+from crashsim.scoring.size import BUDGET, Size
 
 CORE = 1e10  # operations a second
 RATE_NAME = f"{CORE:.0e} operations a second".replace("e+", "e")
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _BUDGET = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*([smh])\s*", re.ASCII)
 _TAIL = 2000  # operations for each gain of an event: some forty steps to the right tilt
+_CELLS = 3328  # of gains that are factored: as many are gathered to, once
+_GATHERED = 40  # for each gain, to gather them
+_RARE = BUDGET / 10  # operations of importance sampling among many coordinates, a question
+_FEWEST_PASSES = 32  # of each input
 _COUNTED = 40  # for each output of a sample: sums, counts, order
 _DRAWN = 60  # for each fault of a sample, and for each coordinate that is drawn one by one
 _GUIDED = 8  # for each coordinate of a rare sample and part of the law that it is drawn from
@@ -74,8 +79,12 @@ def read_budget(budget: float | str | None) -> float | None:
 
 def cost_of_sample(size: Size) -> float:
     """Of one Monte Carlo sample: drawn, run on all inputs, and counted."""
-    struck = sum(p.size * p.fault.change_probability for p in size.space.placements)
-    return size.operations + _DRAWN * struck + _COUNTED * size.B * size.K
+    return size.operations + _struck(size) + _COUNTED * size.B * size.K
+
+
+def _struck(size: Size) -> float:
+    """To draw the faults of a sample."""
+    return _DRAWN * sum(p.size * p.fault.change_probability for p in size.space.placements)
 
 
 def cost_of_sampling(size: Size, samples: int) -> Cost:
@@ -86,11 +95,25 @@ def cost_of_sampling(size: Size, samples: int) -> Cost:
 
 def operations_of_tails(size: Size) -> float:
     """To find the tilt for every tail and every margin of the surrogate."""
-    return 2.0 * _TAIL * size.gains
+    if are_dense(size.space):
+        return 2.0 * _TAIL * size.gains
+    return 2.0 * (_GATHERED * size.gains + _TAIL * _CELLS * size.B * size.K)
+
+
+def passes_of_rare_events(size: Size) -> int | None:
+    """How many passes of an input importance sampling spends; None for as many as it takes.
+
+    Among many coordinates there are enough of them to look at the inputs that matter most.
+    """
+    if are_dense(size.space):
+        return None
+    return int(max(_FEWEST_PASSES * size.B, size.scale * _RARE / size.operations_of_one))
 
 
 def operations_of_rare_events(size: Size) -> float:
     """Of importance sampling: for each input, a tail and a change of its class."""
+    if passes := passes_of_rare_events(size):
+        return 2 * passes * (size.operations_of_one + _struck(size))
     parts = min(_PARTS, 2 * size.K + 1)
     each = size.operations_of_one + size.N * (_DRAWN + _GUIDED * parts)
     aimed = min(size.K + 1, _PARTS // 2) * AIMING / 2 * (size.operations_of_one + _DRAWN * size.N)
@@ -98,8 +121,19 @@ def operations_of_rare_events(size: Size) -> float:
 
 
 def _gradients(size: Size) -> Cost:
-    """A pass in double precision and one backwards for each output, each twice as long."""
-    return Cost(2 * (1 + 2 * size.K) * size.operations + 20.0 * size.gains, 20.0 * size.gains)
+    """A pass and one backwards for each output, which takes as long as two.
+
+    Where gains are written out, each takes twice as long, in double precision.
+    """
+    passes = (1 + 2 * size.K) * size.operations
+    space = size.space
+    if are_dense(space):
+        return Cost(2 * passes + 20.0 * size.gains, 20.0 * size.gains)
+    kept = kept_bytes(space, size.K)
+    read = 20.0 * size.B * size.K * space.slopes.size
+    if kept > KEPT * size.memory:
+        return Cost(passes + read, 2 * kept / size.B)  # made anew, an input at a time
+    return Cost(passes + read, 1.5 * kept)
 
 
 def _differences(size: Size) -> Cost:
@@ -115,7 +149,23 @@ def _bounds(count: int) -> Callable[[Size], Cost]:
 
 
 def _tails(size: Size) -> Cost:
-    return Cost(operations_of_tails(size), 16.0 * size.gains)
+    held = size.gains if are_dense(size.space) else 6 * _CELLS * size.B * size.K
+    return Cost(operations_of_tails(size), 16.0 * held)
+
+
+def _margins(size: Size) -> Cost:
+    if are_dense(size.space):
+        return Cost(4.0 * size.gains, 8.0 * size.gains)
+    return Cost(4.0 * size.B * size.K**2)  # combinations of gains that are factored
+
+
+def _moments(size: Size) -> Cost:
+    return Cost(8.0 * size.gains) if are_dense(size.space) else Cost(4.0 * size.B * size.K)
+
+
+def _rare_events(size: Size) -> Cost:
+    values = size.N if are_dense(size.space) else 2**17
+    return Cost(operations_of_rare_events(size), 512.0 * 8 * values * 4)
 
 
 # Of crashsim's own methods and of what they share, beside what is counted in their table.
@@ -130,8 +180,8 @@ _COSTS: Mapping[str, Callable[[Size], Cost]] = {
     "taylor": _gradients,
     "differences": _differences,
     "single": _differences,
-    "margins": lambda size: Cost(4.0 * size.gains, 8.0 * size.gains),
-    "chebyshev": lambda size: Cost(8.0 * size.gains),
+    "margins": _margins,
+    "chebyshev": _moments,
     "chernoff": _tails,
     "saddlepoint": _tails,
     "proof": lambda size: Cost(100 * _parameters(size), 64 * _parameters(size)),
@@ -139,9 +189,7 @@ _COSTS: Mapping[str, Callable[[Size], Cost]] = {
     "remainder": _bounds(1),
     "linear-exact": _bounds(1),
     "certified-sampling": _bounds(1),
-    "importance-sampling": lambda size: Cost(
-        operations_of_rare_events(size), 512.0 * 8 * size.N * 4
-    ),
+    "importance-sampling": _rare_events,
 }
 
 

@@ -13,6 +13,7 @@ from crashsim_theory import TheoryError
 
 from crashsim.analytic import first_order, proofs, second_order, surrogate_law
 from crashsim.analytic.first_order import Analysis, TailMethod
+from crashsim.analytic.gains import are_dense
 from crashsim.errors import Interrupted, NotApplicableError
 from crashsim.faults import lacking_for_tails
 from crashsim.results.estimate import Estimate
@@ -20,7 +21,11 @@ from crashsim.sampling.certified import certified_sampling
 from crashsim.sampling.enumeration import enumerate_space, outcomes_of
 from crashsim.sampling.importance import importance_sampling
 from crashsim.sampling.monte_carlo import MonteCarlo, monte_carlo
-from crashsim.scoring.costs import operations_of_rare_events, operations_of_tails
+from crashsim.scoring.costs import (
+    operations_of_rare_events,
+    operations_of_tails,
+    passes_of_rare_events,
+)
 from crashsim.scoring.method import Found, Method
 from crashsim.scoring.shared import NO_EPSILON, Given
 from crashsim.scoring.size import (
@@ -55,6 +60,13 @@ def _too_many_patterns(size: Size) -> str | None:
 
 def _layer_bound(name: str, given: Given) -> list[Estimate]:
     return [e for e in given.layer_bounds if e.method == name]
+
+
+def _taylor(given: Given) -> Found:
+    found = Analysis()
+    space = given.wide if are_dense(given.space) else given.space
+    first_order.taylor(space, found, given.asked.memory)
+    return _of_analysis(found)
 
 
 def _expansion(work: Callable[[FaultSpace, Analysis], None], given: Given) -> Found:
@@ -230,6 +242,7 @@ def _importance_sampling(given: Given) -> Iterable[Estimate]:
             output=given.leading_output,
             seed=asked.seed,
             confidence=asked.confidence,
+            passes=passes_of_rare_events(given.size),
         )
     except TheoryError as error:  # a law that cannot be drawn under as strong a tilt
         raise NotApplicableError(str(error)) from error
@@ -247,7 +260,9 @@ def _hardware(given: Given) -> Found:
     from crashsim.chip.spiking import run_chip
 
     asked = given.asked
-    run = run_chip(given.space, seed=asked.seed, confidence=asked.confidence, chip=asked.chip)
+    run = run_chip(
+        given.space, seed=asked.seed, confidence=asked.confidence, chip=asked.chip, all_inputs=True
+    )
     return Found(run.estimates, result=run)
 
 
@@ -289,13 +304,13 @@ METHODS: tuple[Method, ...] = (
     Method(
         "taylor",
         "first order at the clean network (paper b3)",
-        partial(_expansion, first_order.taylor),
+        _taylor,
         "estimate",
         needs=("wide",),
         refuses=too_many_gradients,
         moments_only=True,
         dependent=True,
-        rank=5,
+        rank=6,
     ),
     Method(
         "single",
@@ -306,7 +321,7 @@ METHODS: tuple[Method, ...] = (
         refuses=too_many_differences,
         moments_only=True,
         dependent=True,
-        rank=4,
+        rank=5,
     ),
     Method(
         "pairs",
@@ -381,7 +396,7 @@ METHODS: tuple[Method, ...] = (
         needs=("surrogate", "margins"),
         cost=operations_of_tails,
         dear="a tilt for every tail and margin takes longer",
-        rank=3,
+        rank=4,
         rare=6,
     ),
     Method(
@@ -405,7 +420,7 @@ METHODS: tuple[Method, ...] = (
         refuses=_where_derivatives_serve,
         cost=lambda size: _cost_of_law(size) + size.N * size.operations,
         dear="every fault alone, and the laws of as many outputs, take longer",
-        rank=2,
+        rank=3,
     ),
     Method(
         "remainder",

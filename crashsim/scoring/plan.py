@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
+from crashsim.analytic.gains import MEMORY
 from crashsim.arguments import MOST_SAMPLES
 from crashsim.errors import ArgumentError
 from crashsim.faults import check_drawable
@@ -80,6 +81,7 @@ def plan(
     rel_width: float | None,
     hardware: bool = False,
     proofs: bool = False,
+    memory: int = MEMORY,
     budget: float | None = None,
 ) -> Plan:
     """Chooses methods; those that are named are computed whatever they cost.
@@ -92,6 +94,7 @@ def plan(
             ``Method`` joins the table for this score, and is computed unless it refuses.
         samples, rel_width: of Monte Carlo, as asked for.
         hardware, proofs: also the methods of these names.
+        memory: bytes that gains may take, about.
         budget: operations for all of it; None: as much for each method as its table says.
 
     Raises:
@@ -107,7 +110,7 @@ def plan(
     named = only | added | {m.name for m in table if m.option in options}
     considered = tuple(m for m in table if not only or m.name in named or m in own)
     _check_drawable(space, [m for m in considered if m.name in named or m in own], not only)
-    size = Size(space, budget=budget)
+    size = Size(space, memory, budget)
     skipped: dict[str, str] = {}
     for method in considered:
         if method.name in named:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import nn
 
+from crashsim.analytic.gains import MEMORY
 from crashsim.analytic.questions import check_delta
-from crashsim.arguments import check_seed, instance
+from crashsim.arguments import check_seed, instance, whole
 from crashsim.coordinates.placement import Faults
 from crashsim.errors import ArgumentError
 from crashsim.faults import NeuronCrash
@@ -53,6 +54,7 @@ class Options:
     reset: Reset | None = None
     batch_axis: BatchAxis = 0
     steps_axis: StepsAxis | None = None
+    memory: int = MEMORY
     budget: float | str | None = None
 
 
@@ -85,6 +87,7 @@ def prepared(
     if delta is not None and epsilon is None:
         raise ArgumentError(f"delta={delta!r}: give epsilon too; together they are the target")
     seed, budget = check_seed(options.seed), read_budget(options.budget)
+    memory = whole("memory", options.memory, 2**20, 2**50)
     # Fractions and numpy's numbers are taken for what they are.
     samples = None if options.samples is None else int(options.samples)
     epsilon, delta, rel_width = (
@@ -105,7 +108,7 @@ def prepared(
         own = AskedMetrics.of(options.metrics, options.targets, space.clean())
     with timing(timings, "plan"):
         hardware, proofs = options.hardware, options.proofs
-        planned = plan(space, options.methods, samples, rel_width, hardware, proofs, budget)
+        planned = plan(space, options.methods, samples, rel_width, hardware, proofs, memory, budget)
     asked = Request(
         epsilon=epsilon,
         delta=delta,
@@ -113,6 +116,7 @@ def prepared(
         rel_width=rel_width,
         seed=seed,
         confidence=float(options.confidence),
+        memory=memory,
         chip=options.chip,
         metrics=own,
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from crashsim.analytic.gains import MEMORY
 from crashsim.analytic.rounding import least_rounding
 from crashsim.arguments import callback, instance, whole
 from crashsim.arguments import path as file_path
@@ -148,6 +149,7 @@ def score(
     reset: Reset | None = None,
     batch_axis: BatchAxis = 0,
     steps_axis: StepsAxis | None = None,
+    memory: int = MEMORY,
     budget: float | str | None = None,
 ) -> Score:
     """How far the outputs move under random faults, by theory and by Monte Carlo.
@@ -172,7 +174,7 @@ def score(
             or ``logits``.
         delta: with ``epsilon``, a target P(|Delta| >= epsilon) <= delta: also say which p, width
             and number of replicas reach it.
-        hardware: also run the faults on a spiking chip (``crashsim.chip.spiking``, needs brian2),
+        hardware: also run the faults on a spiking chip (``crashsim.chip.spiking``),
             which takes some seconds; the same as naming ``hardware`` among the methods.
         proofs: also prove what can be proved (``certificate``, ``linear-exact``, ``remainder``),
             which takes about a second for each bound; the same as naming those methods.
@@ -189,7 +191,8 @@ def score(
         batch_axis: the axis of the inputs that is the batch: 1 for (T, B, ...); or of each by name.
         steps_axis: the axis of the struck values that is time, where no recurrent or spiking layer
             shows it: 1 for (B, T, ...); or a mapping from sites to axes. See ``FaultSpace``.
-
+        memory: bytes that theory's gains and what is made of them may take, about (2 GiB): those of
+            many coordinates are kept where they fit, and else made anew whenever they are read.
         budget: of all of it: a time such as ``"2m"``, of a core that does 1e10 operations a second,
             or a number of operations. Methods and samples are chosen to fit, the same on every
             machine; those that are named are computed all the same.
@@ -224,6 +227,7 @@ def score(
         reset=reset,
         batch_axis=batch_axis,
         steps_axis=steps_axis,
+        memory=memory,
         budget=budget,
     )
     callback("progress", progress)
