@@ -16,6 +16,7 @@ from crashsim.cli.metrics import SMALL, labelled_examples, read_numbers, read_wi
 from crashsim.cli.options import (
     AcceptOption,
     BatchAxisOption,
+    BudgetOption,
     EpsilonOption,
     FaultOption,
     GroupOption,
@@ -26,6 +27,7 @@ from crashsim.cli.options import (
     MetricOption,
     ModelArgument,
     ModelsArgument,
+    PlanOption,
     POption,
     ReadoutOption,
     RelWidthOption,
@@ -52,6 +54,7 @@ from crashsim.cli.reading import (
     read_methods,
     read_model,
     score_model,
+    show_plan,
     told_written,
     write,
 )
@@ -106,6 +109,8 @@ def score(
         bool,
         typer.Option("--proofs", help="Also prove bounds, where they can be (some 20 seconds)."),
     ] = False,
+    budget: BudgetOption = None,
+    plan: PlanOption = False,
     seed: SeedOption = 0,
     json_file: JsonOption = None,
     report_file: Annotated[
@@ -121,13 +126,30 @@ def score(
     reads += data_inputs("targets", targets)
     check_outputs(reads, json=json_file, report=report_file)
     faults = read_faults(fault, p, sites, group)
-    asked = {
+    data = labelled_examples(inputs, limit, batch_axis, targets)
+    options = {
+        "readout": readout,
+        "batch_axis": batch_axis,
+        "steps_axis": steps_axis,
+        "epsilon": epsilon,
+        "delta": delta,
+        "methods": read_methods(methods),
+        "samples": samples,
+        "rel_width": read_widths(rel_width),
         "metrics": metric,
         "accept": read_numbers("accept", accept),
-        "rel_width": read_widths(rel_width),
+        "moved": limit or SMALL,
+        "seed": seed,
+        "hardware": hardware,
+        "proofs": proofs,
+        "budget": budget,
     }
-    data = labelled_examples(inputs, limit, batch_axis, targets)
-    chosen = read_methods(methods)
+    is_asked = targets is not None
+    if plan:
+        _check_only_planned(report_file, train)
+        named = read_model(model, seed, None, weights, inits, reset, trust)
+        show_plan(named, data, faults, json_file, options, is_asked=is_asked)
+        return
     results: list[Any] = []
     stop = None
     try:
@@ -135,25 +157,7 @@ def score(
             named = read_model(model, seed + init, train, weights, inits, reset, trust)
             with progress_bars() as progress:
                 results.append(
-                    judge_model(
-                        named,
-                        data,
-                        faults,
-                        progress,
-                        is_asked=targets is not None,
-                        moved=limit or SMALL,
-                        **asked,
-                        readout=readout,
-                        batch_axis=batch_axis,
-                        steps_axis=steps_axis,
-                        epsilon=epsilon,
-                        delta=delta,
-                        methods=chosen,
-                        samples=samples,
-                        seed=seed,
-                        hardware=hardware,
-                        proofs=proofs,
-                    )
+                    judge_model(named, data, faults, progress, is_asked=is_asked, **options)
                 )
     except KeyboardInterrupt as error:
         stop = error
@@ -182,6 +186,13 @@ def score(
     all_of(as_json, as_html, as_text)
     if stop is not None:
         raise Interrupted("interrupted", results) from stop
+
+
+def _check_only_planned(report_file: Path | None, train: str | None) -> None:
+    """A plan has no report, and needs no training: its costs are those of any weights."""
+    for name, given in (("report", report_file), ("train", train)):
+        if given is not None:
+            raise ArgumentError(f"{name}: --plan runs nothing; leave --{name} out")
 
 
 def compare(

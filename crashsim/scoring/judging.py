@@ -35,6 +35,7 @@ class Judging:
         accept: the worst value with which a chip is accepted, by metric.
         targets: of the examples whose movement is looked at.
         is_whole: whether these are all.
+        chips: their number, or the most of them; None: what crashsim chooses.
     """
 
     examples: Labelled
@@ -43,6 +44,7 @@ class Judging:
     accept: Mapping[str, float] = field(default_factory=dict)
     targets: Targets = None
     is_whole: bool = True
+    chips: int | None = None
 
     @property
     def of_inputs(self) -> AskedMetrics:
@@ -94,6 +96,7 @@ def judging_of(
     metrics: Iterable[Any] | None,
     widths: Mapping[str, float],
     accept: Mapping[str, float] | None,
+    chips: int | None = None,
 ) -> Judging | None:
     """What is asked of chips; None where it is nothing.
 
@@ -102,7 +105,7 @@ def judging_of(
         given: the data.
         metrics: as asked for; None: what is usual for the targets.
         widths: relative half-widths by metric, each of which is asked for by that.
-        accept: as of ``Judging``.
+        accept, chips: as of ``Judging``.
 
     Raises:
         ArgumentError: a metric or number that makes no sense.
@@ -119,7 +122,7 @@ def judging_of(
     if not asked.metrics:
         return None
     wide = check_widths(of_metrics, [metric.name for metric in asked.metrics])
-    return Judging(given.examples, asked, wide, accepted, given.targets, given.is_whole)
+    return Judging(given.examples, asked, wide, accepted, given.targets, given.is_whole, chips)
 
 
 def _listed(metrics: Iterable[Any]) -> list[Any]:
