@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Self, TypedDict, cast
+from typing import Any, Self, cast
+
+from typing_extensions import TypedDict
 
 from crashsim.errors import FileError
 from crashsim.results.json_reading import finite, read
