@@ -108,7 +108,7 @@ def sweep(
     listed = read_rates(rates)
     if len(set(models)) < len(models):
         raise ArgumentError(f"models: {models} names one twice; give different models")
-    kinds = _kinds(fault, listed[-1], sites, group, joint)
+    kinds = _kinds(fault, sites, group, joint)
     data = labelled_examples(inputs, limit, batch_axis, targets)
     options = {
         "rates": listed,
@@ -140,15 +140,14 @@ def sweep(
 
 
 def _kinds(
-    specs: list[str] | None, p: float, sites: str | None, group: str | None, joint: bool
+    specs: list[str] | None, sites: str | None, group: str | None, joint: bool
 ) -> dict[str, dict[str, Any]]:
-    """The faults of each curve, by what they are called. The rate takes the place of theirs."""
-    p = min(p, 1.0)
+    """The faults of each curve, by what they are called. Its rates take the place of theirs."""
     if joint or not specs or len(specs) == 1:
-        return {" ".join(specs or []): read_faults(specs, p, sites, group)}
+        return {" ".join(specs or []): read_faults(specs, None, sites, group)}
     if len(set(specs)) < len(specs):
         raise ArgumentError(f"fault: {specs} names one twice; give different faults")
-    return {spec: read_faults([spec], p, sites, group) for spec in specs}
+    return {spec: read_faults([spec], None, sites, group) for spec in specs}
 
 
 def _curve(
