@@ -16,6 +16,7 @@ RUNS = {
         "fewest changes of class",
     ),
     "convolution_weights.py": (["--epochs", "1", "--samples", "200"], "second.weight"),
+    "float_words.py": (["--epochs", "2", "--samples", "200"], "infinite or nan"),
     "spiking_chip.py": (["--epochs", "3", "--inputs", "4", "--out", "{tmp}/chip.html"], "ratio"),
     "spiking_training.py": (["--epochs", "2", "--steps", "5", "--samples", "200"], "of plain"),
 }

@@ -21,6 +21,8 @@ from crashsim.sampling.enumeration import enumerate_space, outcomes_of
 from crashsim.sampling.importance import SAMPLES as IMPORTANCE_SAMPLES
 from crashsim.sampling.importance import importance_sampling
 from crashsim.sampling.monte_carlo import MonteCarlo, monte_carlo
+from crashsim.sampling.word_strata import SAMPLES as WORD_SAMPLES
+from crashsim.sampling.word_strata import word_strata
 from crashsim.scoring.method import Found, Method
 from crashsim.scoring.shared import NO_EPSILON, Given
 from crashsim.scoring.size import (
@@ -124,6 +126,16 @@ def _where_derivatives_serve(size: Size) -> str | None:
     if size.space.has_derivatives:
         return "the saddlepoint serves models with derivatives; ask for it as +single-law"
     return too_many_differences(size)
+
+
+def _word_strata(given: Given) -> list[Estimate]:
+    return word_strata(given.space, given.asked.seed)
+
+
+def _where_bits_add_up(size: Size) -> str | None:
+    if size.space.strikes_words:
+        return None
+    return "for bits of words that do not add up, such as an exponent's"
 
 
 def _remainder(given: Given) -> list[Estimate]:
@@ -352,6 +364,16 @@ METHODS: tuple[Method, ...] = (
         cost=lambda size: 2 * single_law.SAMPLES * size.gains,
         dear="sampling the sum of its single-fault changes takes longer",
         dependent=True,
+        rank=2,
+    ),
+    Method(
+        "word-strata",
+        "single faults of words, in strata of layer and bit",
+        _word_strata,
+        "estimate",
+        refuses=_where_bits_add_up,
+        cost=lambda size: 2 * WORD_SAMPLES * size.operations,
+        dear="striking some thousand single faults takes longer",
         rank=2,
     ),
     Method(
