@@ -41,10 +41,12 @@ def single_law(space: FaultSpace, epsilon: float | None, seed: int) -> list[Esti
     if not all(p.fault.is_binary for p in space.placements):
         raise NotApplicableError("for faults that strike or do not")
     changes = np.zeros((space.N, space.B, space.K))
-    for columns, outputs in space.single_changes(np.zeros(space.N), np.ones(space.N)):
+    for columns, outputs in space.single_outcomes(np.zeros(space.N), np.ones(space.N)):
         changes[columns] = outputs - space.clean()
-    changed, moved = _counts(space, changes, epsilon, seed)
+    changed, moved, lost = _counts(space, changes, epsilon, seed)
     found: list[Estimate] = []
+    if lost.sum() >= _FEWEST:
+        found += deterministic("single-law", "not-finite", "estimate", lost / SAMPLES, note=_NOTE)
     if space.K > 1 and changed.sum() >= _FEWEST:
         shares = changed / SAMPLES
         found += deterministic("single-law", "class-change", "estimate", shares, note=_NOTE)
@@ -58,18 +60,23 @@ def single_law(space: FaultSpace, epsilon: float | None, seed: int) -> list[Esti
 
 def _counts(
     space: FaultSpace, changes: Floats, epsilon: float | None, seed: int
-) -> tuple[Floats, Floats]:
-    """How often the class changes (B,), and an output moves by epsilon (B, K)."""
+) -> tuple[Floats, Floats, Floats]:
+    """How often the class changes (B,), an output moves by epsilon (B, K), and some output is not
+    finite (B,): where a fault strikes that makes it so alone, which counts as both others."""
     clean = space.clean()
     usual = predicted_class(clean)
     reach = np.inf if epsilon is None else least_reaching(space, epsilon)
     changed, moved = np.zeros(space.B), np.zeros((space.B, space.K))
-    gains = changes.reshape(space.N, -1)
+    ends = np.any(~np.isfinite(changes), axis=2)
+    is_ended, lost = bool(ends.any()), np.zeros(space.B)
+    gains = np.where(np.isfinite(changes), changes, 0.0).reshape(space.N, -1)
     step = max(1, _AT_ONCE // (space.N + gains.shape[1]))
     points = sample_points(space.placements, seed, SAMPLES)
     for start in range(0, SAMPLES, step):
         e = points.part(start, min(start + step, SAMPLES)).dense()
         delta = (e @ gains).reshape(-1, space.B, space.K)
-        changed += (predicted_class(clean + delta) != usual).sum(0)
-        moved += (np.abs(delta) >= reach).sum(0)
-    return changed, moved
+        ended = (e @ ends > 0) if is_ended else np.zeros((len(e), space.B), np.bool_)
+        changed += ((predicted_class(clean + delta) != usual) | ended).sum(0)
+        moved += ((np.abs(delta) >= reach) | ended[:, :, None]).sum(0)
+        lost += ended.sum(0)
+    return changed, moved, lost
