@@ -22,6 +22,7 @@ from crashsim.arguments import as_float, callback, check_seed, instance, sample_
 from crashsim.arrays import Floats
 from crashsim.campaign.tasks import fold
 from crashsim.errors import ArgumentError, Interrupted
+from crashsim.faults import WordFault
 from crashsim.metrics import AskedMetrics, Metric
 from crashsim.noticing import notice
 from crashsim.results.estimate import Estimate, Interval
@@ -233,7 +234,10 @@ class _Run:
                 unit=torch.finfo(self.space.dtype).eps,
                 is_random=bool((self.space.moments.k2 > 0).any()),
                 is_seldom_struck=bool(self.seldom_struck),
-                may_overflow=self.space.strikes_words,
+                may_overflow=any(
+                    isinstance(p.fault, WordFault) and p.fault.can_overflow
+                    for p in self.space.placements
+                ),
             )
         return self._found
 

@@ -195,6 +195,12 @@ class WordFault(BernoulliFault):
         return list(self.masks) == [1 << bit for bit in self.chosen] and chosen <= linear
 
     @property
+    def can_overflow(self) -> bool:
+        """Whether some bits make numbers immense, infinite or NaN: those of an exponent."""
+        exponent = sum(1 << bit for bit in self.word.fields.get("exponent", ()))
+        return any(mask & exponent for mask in self.masks)
+
+    @property
     def mild(self) -> tuple[int, ...]:
         """Which of a word's coordinates at most double a value, about."""
         exponent = self.word.fields.get("exponent")
@@ -336,7 +342,7 @@ class WordFault(BernoulliFault):
             return found
         if self.format == AS_STORED:
             found["format"] = self.stored.name
-        if not self.adds_up and any(self.stored.fields.get("exponent", ())):
+        if self.can_overflow:
             found["immense"] = True  # numbers that some of its bits make
         return found
 
