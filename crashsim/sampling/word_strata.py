@@ -75,6 +75,15 @@ class Stratum:
         return self.known if self.known is not None else self.hits / max(self.struck, 1)
 
     @property
+    def harm(self) -> float:
+        """How much of it there is, about, in standard deviations of a strike: what deserves
+        samples."""
+        share = float(self.share[0].mean())
+        if self.known is None:
+            share = (self.struck * share + 0.5) / (self.struck + 1)
+        return self.rate * self.size * float(np.sqrt(share))
+
+    @property
     def spread(self) -> float:
         """Standard deviation of what one strike adds to the expected harm, about."""
         if self.known is not None:
@@ -95,6 +104,35 @@ def word_strata(space: FaultSpace, seed: int, samples: int = SAMPLES) -> list[Es
         NotApplicableError: other faults, or rates of their own; or all bits add up, so that the
             other estimates serve.
     """
+    strata, predicted = survey(space, seed, samples)
+    struck = [s for s in strata if s.struck]
+    expected = np.asarray(sum(s.rate * s.size * s.share for s in strata))
+    value = -np.expm1(-expected)
+    variance = sum(s.spread**2 / s.struck for s in struck)
+    total = float(expected[0].mean())
+    error = f"{np.sqrt(variance) / total:.0%}" if total > 0 else "unknown"
+    note = (
+        f"of single faults, as if each did what it does alone: {sum(s.struck for s in struck):,} "
+        f"struck in {len(struck)} strata by layer and bit (relative standard error {error}), "
+        f"{predicted} strata of small steps predicted by the gradient"
+    )
+    quantities: tuple[tuple[Quantity, Floats], ...] = (
+        ("class-change", value[0]),
+        ("not-finite", value[1]),
+    )
+    return [
+        estimate
+        for quantity, values in quantities
+        if quantity != "class-change" or space.K > 1
+        for estimate in deterministic("word-strata", quantity, "estimate", values, note=note)
+    ]
+
+
+def survey(space: FaultSpace, seed: int, samples: int) -> tuple[list[Stratum], int]:
+    """The strata with what single faults do in them, and of how many the gradient says it.
+
+    Arguments and errors are those of ``word_strata``.
+    """
     _check(space)
     strata = [
         Stratum(p, which, -float(np.log1p(-p.fault.change_probability)), 0, np.zeros((2, space.B)))
@@ -112,26 +150,7 @@ def word_strata(space: FaultSpace, seed: int, samples: int = SAMPLES) -> list[Es
     if left > 0 and spreads.sum() > 0:
         for s, more in zip(unknown, (left * spreads / spreads.sum()).astype(int), strict=True):
             _strike(space, rng, s, int(more))
-    expected = sum(s.rate * s.size * s.share for s in strata)
-    value = -np.expm1(-np.asarray(expected))
-    variance = sum(s.spread**2 / max(s.struck, 1) for s in unknown)
-    total = float(np.asarray(expected)[0].mean())
-    error = f"{np.sqrt(variance) / total:.0%}" if total > 0 else "unknown"
-    note = (
-        f"of single faults, as if each did what it does alone: {sum(s.struck for s in unknown):,} "
-        f"struck in {len(unknown)} strata by layer and bit (relative standard error {error}), "
-        f"{predicted} strata of small steps predicted by the gradient"
-    )
-    quantities: tuple[tuple[Quantity, Floats], ...] = (
-        ("class-change", value[0]),
-        ("not-finite", value[1]),
-    )
-    return [
-        estimate
-        for quantity, values in quantities
-        if quantity != "class-change" or space.K > 1
-        for estimate in deterministic("word-strata", quantity, "estimate", values, note=note)
-    ]
+    return strata, predicted
 
 
 def _check(space: FaultSpace) -> None:

@@ -21,6 +21,8 @@ from crashsim.sampling.enumeration import enumerate_space, outcomes_of
 from crashsim.sampling.importance import SAMPLES as IMPORTANCE_SAMPLES
 from crashsim.sampling.importance import importance_sampling
 from crashsim.sampling.monte_carlo import MonteCarlo, monte_carlo
+from crashsim.sampling.word_importance import SAMPLES as WORD_IMPORTANCE_SAMPLES
+from crashsim.sampling.word_importance import word_importance
 from crashsim.sampling.word_strata import SAMPLES as WORD_SAMPLES
 from crashsim.sampling.word_strata import word_strata
 from crashsim.scoring.method import Found, Method
@@ -130,6 +132,10 @@ def _where_derivatives_serve(size: Size) -> str | None:
 
 def _word_strata(given: Given) -> list[Estimate]:
     return word_strata(given.space, given.asked.seed)
+
+
+def _word_importance(given: Given) -> list[Estimate]:
+    return word_importance(given.space, given.asked.seed, given.asked.confidence)
 
 
 def _where_bits_add_up(size: Size) -> str | None:
@@ -435,6 +441,18 @@ METHODS: tuple[Method, ...] = (
         cost=lambda size: 2 * IMPORTANCE_SAMPLES * size.B * size.operations_of_one,
         most=BUDGET / 4,
         dear="some thousand samples for each input take longer (give fewer inputs)",
+        rank=1,
+        rare=4,
+    ),
+    Method(
+        "word-importance",
+        "bits of words struck where they hurt, reweighted",
+        _word_importance,
+        "statistical",
+        refuses=lambda size: _exact_is_at_hand(size) or _where_bits_add_up(size),
+        cost=lambda size: 2 * WORD_IMPORTANCE_SAMPLES * size.operations,
+        most=BUDGET / 4,
+        dear="some thousand samples take longer",
         rank=1,
         rare=4,
     ),

@@ -10,6 +10,8 @@ from torch import nn
 import crashsim
 from crashsim import BitFlip, Event, FaultSpace, NeuronCrash, Score, StuckAt, enumerate_exact
 from crashsim.errors import NotApplicableError
+from crashsim.sampling.enumeration import enumerate_space
+from crashsim.sampling.word_importance import word_importance
 from crashsim.sampling.word_strata import word_strata
 
 SPOILED = pytest.mark.filterwarnings("ignore::crashsim.CrashsimWarning")
@@ -140,6 +142,38 @@ def test_strata_of_words_against_every_single_fault(space):
     assert per_bit[30] > 0
     every = {e.quantity: e for e in word_strata(space, seed=0, samples=10**6) if e.input == "all"}
     assert every["class-change"].value == pytest.approx(wanted, rel=0.02)  # but for the gradient's
+
+
+def test_importance_sampling_of_words_against_every_single_fault(space):
+    """So rare that single faults are all there is: 1e-9, where plain samples show nothing."""
+    rare = space.with_faults([BitFlip(1e-9, format="float32")] * 2)
+    wanted = 1e-9 * alone(space).sum(0)
+    for seed in range(3):
+        found = [e for e in word_importance(rare, seed, 0.999) if e.quantity == "class-change"]
+        pooled = next(e for e in found if e.input == "all")
+        assert pooled.low <= wanted.mean() <= pooled.high
+        assert pooled.high < 1.5 * pooled.low
+        for e in found:
+            if e.input != "all":
+                assert e.low <= wanted[e.input] <= e.high
+
+
+@SPOILED
+def test_importance_sampling_of_words_against_the_exact_sum(seeded, randn):
+    """All 2^12 patterns of flips that are not rare."""
+    net = seeded(lambda: nn.Sequential(nn.Linear(2, 1, bias=False), nn.Linear(1, 3)))
+    space = FaultSpace(
+        net, randn(3, 2), BitFlip(0.05, format="float32", bits=[23, 26, 28, 29, 30, 31]), "0.weight"
+    )
+    exact = enumerate_space(space)
+    found = word_importance(space, 0, 0.999)
+    for quantity, wanted in (
+        ("class-change", exact.class_change),
+        ("not-finite", exact.not_finite),
+    ):
+        pooled = next(e for e in found if (e.quantity, e.input) == (quantity, "all"))
+        assert pooled.low <= wanted.mean() <= pooled.high
+    assert exact.class_change.mean() > 0.01
 
 
 def test_strata_of_words_are_for_words(steep, randn):
