@@ -28,7 +28,7 @@ from crashsim.results.schema import FormulaFacts
 from crashsim.space import FaultSpace
 
 TailMethod = Literal["chebyshev", "chernoff", "saddlepoint"]
-_SURROGATE = "the linear surrogate of Delta at the mean point"
+SURROGATE = "the linear surrogate of Delta at the mean point"
 
 
 @dataclass
@@ -235,7 +235,7 @@ def tails(
     """
     found: list[Estimate] = []
     kind: Literal["bound", "estimate"] = "estimate" if method == "saddlepoint" else "bound"
-    where = f"{_SURROGATE} ({linear.source})"
+    where = f"{SURROGATE} ({linear.source})"
     if epsilon is not None and linear.surrogate is not None:
         values = tail_probability(method, linear.surrogate, np.asarray(epsilon))
         found += deterministic(method, "tail", kind, values, level=epsilon, note=where)

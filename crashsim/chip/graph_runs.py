@@ -96,7 +96,7 @@ def run_graph(
         "raster": raster_facts(drawn),
         "convention": chip.convention,
     }
-    estimates = chip_estimates(found.clean, found, confidence, broken.release_failure > 0)
+    estimates = chip_estimates(found.clean, found, confidence, broken.random)
     assert clean.counts is not None
     return ChipRun(estimates, facts, [*silent_layers(chip, clean.counts), *noticed])
 

@@ -220,7 +220,7 @@ def run_chip(
         "rates": _rates(network, inputs, clean),
         "raster": raster_facts(drawn),
     }
-    released = broken.release_failure > 0
+    released = broken.random
     estimates = chip_estimates(space.clean(), gap.statistics, confidence, released)
     assert clean.counts is not None
     silent = silent_layers(chip, clean.counts) if chip.convention else []
@@ -320,7 +320,7 @@ def chip_estimates(
 ) -> list[Estimate]:
     """Mean, variance and class change of the chip, with ``exact`` (B, K) as outputs without faults.
 
-    ``released``: releases fail at random.
+    ``released``: each run is random: releases fail, or reads are noisy.
     """
     alpha = 1 - confidence
     n = found.masks

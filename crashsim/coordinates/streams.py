@@ -24,6 +24,7 @@ class Stream(IntEnum):
     FEW_FAULTS = 2**61  # samples given two or more faults, by block
     IMPORTANCE = 2**62  # tails and class changes, by input and block
     CURVE = 2**62 + 2**61  # the rare-event curve of a report, by point and block
+    RIVALS = 2**62 + 2**61 + 2**60  # what class changes to several rivals share, by input
     CERTIFIED = 2**63  # samples inside a certificate, by input, question and block
     PROBES = 2**63 + 2**61  # directions in which a Hessian is looked at
     WORD_STRATA = 2**63 + 2**61 + 2**59  # single faults of words, in strata of layer and bit

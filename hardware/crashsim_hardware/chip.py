@@ -260,6 +260,18 @@ class Chip:
         index = len(self.hidden) - 1
         return self.readout.charge(last / self.duration(index), weight) + self.readout.bias
 
+    def to_brian2(self, x: Any, faults: Any = None, *, mask: int = 0) -> Any:
+        """The chip as a `brian2.Network`, for one input under one mask: see `to_brian2`."""
+        from .brian2_export import to_brian2
+
+        return to_brian2(self, x, faults, mask=mask)
+
+    def to_script(self, path: Any, x: Any, faults: Any = None, *, mask: int = 0) -> None:
+        """Writes a script that runs the chip with brian2 and numpy alone: see `to_script`."""
+        from .brian2_export import to_script
+
+        to_script(self, path, x, faults, mask=mask)
+
 
 def quantise(chip: Chip, bits: int) -> Chip:
     """The chip with its weights stored in `bits` bits each.

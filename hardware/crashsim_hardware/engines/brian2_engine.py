@@ -5,62 +5,34 @@ One NeuronGroup per layer holds all copies of it, copy by copy. Spikes travel in
 - dense: one matrix product per projection and step, in a network operation of the synapses slot;
 - `Synapses` objects, one synapse per connection and copy, brian2's own event-driven delivery.
 
-Equations, for delta synapses (I the constant current, C and v_th as in `Physics`):
-
-    dv/dt = I / C - v / tau_m                          v += w v_th per spike
-
-and for filtered ones (u dimensionless, F = gain v_th / dt):
-
-    du/dt = (drive - u) / tau_s                        u += (dt / tau_s) w per spike
-    dv/dt = F curve(u) - v / tau_m
-
-each integrated by forward Euler: for the perfect integrator that is exact, and for the others it
-is the definition of the digital neuron (`PointNeuron`). Layer l runs during its own window.
+The neurons' equations are in `brian2_description`. Layer l runs during its own window.
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crashsim_hardware.chip import INPUT, Chip
+from crashsim_hardware.chip import Chip
 from crashsim_hardware.errors import HardwareError
 from crashsim_hardware.neurons.point_neuron import PointNeuron
 from crashsim_hardware.neurons.stepped_neuron import SteppedNeuron
 
-from .block import Activity, Block, connections, matrices, tolerance
+from .block import Activity, Block, connections, matrices
+from .brian2_description import Constants, arrays_of, model_of, quantity, receiving, ways
 from .brian2_loading import brian2_at_rest
-from .brian2_stepping import set_stepped, stepped_group
+from .inputs import is_driven
 from .numpy_engine import Delivery, exact_precision, has_mismatch
+from .varied import Varied
 
-__all__ = ["equations", "session"]
+__all__ = ["session"]
 
 Floats = NDArray[Any]
-
-_CURVES = {"linear": "u", "sigmoid": "1 / (1 + exp(-u))", "tanh": "tanh(u)"}
-
-
-def equations(neuron: PointNeuron) -> str:
-    """The brian2 equations of `neuron`; parameters are set per neuron, constants per chip."""
-    leak = " - (active / tau_m) * v" if neuron.leak else ""
-    if neuron.synapse is None:
-        model = f"dv/dt = (active / C) * I{leak} : volt\nI : amp\n"
-    else:
-        model = (
-            f"du/dt = (drive - u) / tau_s : 1\ndrive : 1\n"
-            f"dv/dt = (active * F) * ({_CURVES[neuron.curve]}){leak} : volt\n"
-        )
-    model += "active = int(t_in_timesteps >= start) * int(t_in_timesteps < stop) : 1 (shared)\n"
-    model += "theta : volt\nunit : volt\n"
-    if neuron.bipolar:
-        model += "theta_off : volt\npolarity : 1\n"
-    return model
 
 
 @contextmanager
@@ -78,13 +50,28 @@ class _Session:
         self._key: tuple[Any, ...] | None = None
         self._network: _Copies | None = None
 
-    def __call__(self, block: Block, *, trains: bool = False) -> Activity:
+    def __call__(
+        self,
+        block: Block,
+        *,
+        trains: bool = False,
+        firsts: bool = False,
+        told: Callable[[], None] | None = None,
+    ) -> Activity:
         mismatched = any(map(has_mismatch, block.thresholds))
-        key = (block.masks, block.inputs, block.release_failure > 0.0, mismatched)
+        held_for_some = any(v.held is not None and v.window is not None for v in block.varied)
+        if self._synapses and (any(block.strikes) or held_for_some):
+            raise HardwareError(
+                "neurons that are struck for some steps need engine='brian2' or 'numpy': "
+                "Synapses carry what a neuron fires"
+            )
+        kinds = tuple(varied.kinds for varied in block.varied)
+        released, changing = block.release_failure > 0.0, block.train is not None
+        key = (block.masks, block.inputs, released, block.by_step, mismatched, kinds, changing)
         if self._network is None or key != self._key:
             self._network = _Copies(self._brian2, self._chip, block, self._synapses)
             self._key = key
-        return self._network.simulate(block, trains)
+        return self._network.simulate(block, trains, firsts, told)
 
 
 class _Copies:
@@ -97,17 +84,23 @@ class _Copies:
         clock = brian2.Clock(dt=self._dt)
         # the last layer's window starts one step of latency per layer late, and ends the run
         self._run_steps = len(chip.hidden) - 1 + chip.total_steps
+        self._varied = block.varied or tuple(Varied() for _ in chip.hidden)
         self._shapes = [(block.masks, block.inputs, size) for size in chip.sizes]
         # gathering every neuron's own reset costs time that equal thresholds need not pay
-        self._unit = "unit" if any(map(has_mismatch, block.thresholds)) else "v_th"
+        self._units = any(map(has_mismatch, block.thresholds))
         self._groups = [
             self._group(index, int(np.prod(shape)), clock)
             for index, shape in enumerate(self._shapes)
         ]
         self._wires: list[Any] = []
         objects = list(self._groups)
-        self._ways = _ways(chip)
+        self._ways = ways(chip)
         if synapses:
+            if block.noisy:
+                raise HardwareError(
+                    "Synapses deliver spikes one by one, and reads with noise or a converter are "
+                    "of whole columns; use engine='brian2' or 'numpy'"
+                )
             if block.release_failure > 0.0 and (chip.wires or any(w.wait for w in self._ways)):
                 raise HardwareError(
                     "where spikes take branches, loops or delays, releases fail with "
@@ -132,6 +125,8 @@ class _Copies:
         operation = brian2.NetworkOperation
         # before the reset, while v still tells ON from OFF
         objects.append(operation(self._observe, clock=clock, when="after_thresholds"))
+        if block.train is not None:
+            objects.append(operation(self._drive, clock=clock, when="start", order=-1))
         if not synapses or block.currents:
             objects.append(operation(self._deliver, clock=clock, when="synapses"))
         self._network = brian2.Network(*objects)
@@ -141,38 +136,27 @@ class _Copies:
         gc.freeze()  # the network is garbage-free too: see brian2_at_rest
 
     def _group(self, index: int, size: int, clock: Any) -> Any:
-        brian2, layer, physics = self._brian2, self._chip.hidden[index], self._chip.physics
-        neuron = layer.neuron
-        if isinstance(neuron, SteppedNeuron):
-            return stepped_group(brian2, self._chip, index, neuron, size, clock)
-        constants: dict[str, Any] = {
-            "start": index + layer.offset,
-            "stop": index + self._chip.total_steps,
-            "C": physics.capacitance * brian2.farad,
-            "v_th": physics.threshold * brian2.volt,
-            "F": neuron.gain * physics.threshold * brian2.volt / self._dt,
-        }
-        if neuron.leak:
-            constants["tau_m"] = self._dt / neuron.leak
-        if neuron.synapse is not None:
-            constants["tau_s"] = self._dt / neuron.synapse
-        fires = "v >= theta or v < theta_off" if neuron.bipolar else "v >= theta"
-        if neuron.reset == "zero":
-            reset = "v = 0*volt"
-        else:
-            reset = f"v -= polarity * {self._unit}" if neuron.bipolar else f"v -= {self._unit}"
-        # brian2 lets a neuron fire again `refractory` after a spike, PointNeuron one step later
-        silent = (neuron.refractory + 1) * self._dt if neuron.refractory else False
-        return brian2.NeuronGroup(
+        brian2 = self._brian2
+        model = model_of(
+            self._chip, index, self._varied[index], held=self._synapses, units=self._units
+        )
+        constants = {name: quantity(brian2, *value) for name, value in model.constants.items()}
+        silent = model.refractory
+        group = brian2.NeuronGroup(
             size,
-            equations(neuron),
-            threshold=f"active > 0 and ({fires})",
-            reset=reset,
-            refractory=silent,
+            model.equations,
+            threshold=model.threshold,
+            reset=model.reset,
+            refractory=silent * brian2.second
+            if isinstance(silent, float) and silent
+            else silent or False,
             method="euler",
             namespace=constants,
             clock=clock,
         )
+        if model.step:
+            group.run_regularly(model.step, clock=clock, when="start")
+        return group
 
     def _synapse(
         self,
@@ -188,19 +172,14 @@ class _Copies:
         """Synapses of projection `index`, in the order (copy, connection)."""
         brian2, projection = self._brian2, self._chip.projections[index]
         presynaptic = self._chip.hidden[sender].neuron
-        receiving = None if receiver is None else self._chip.hidden[receiver].neuron
         effect = "crossed * w" if block.release_failure > 0.0 else "w"
         if presynaptic.bipolar:
             effect += " * polarity_pre"
-        constants: dict[str, Any] = {}
-        if receiving is None:
-            on_pre = f"y_post += {effect}"
-        elif isinstance(receiving, SteppedNeuron):
-            on_pre = f"q_post += {effect}"
-        elif (filtered := receiving.synapse) is not None:
-            on_pre, constants = f"u_post += jump * {effect}", {"jump": filtered}
-        else:
-            on_pre, constants = f"v_post += v_th * {effect}", {"v_th": self._v_th * brian2.volt}
+        on_pre = f"y_post += {effect}"
+        named: Constants = {}
+        if receiver is not None:
+            on_pre, named = receiving(self._chip, receiver, effect)
+        constants = {name: quantity(brian2, *value) for name, value in named.items()}
         wires = brian2.Synapses(
             source, target, "w : 1\ncrossed : 1", on_pre=on_pre, namespace=constants, clock=clock,
             delay=wait * self._dt if wait else None,
@@ -213,13 +192,18 @@ class _Copies:
         )
         return wires
 
-    def simulate(self, block: Block, trains: bool) -> Activity:
+    def simulate(
+        self, block: Block, trains: bool, firsts: bool, told: Callable[[], None] | None
+    ) -> Activity:
         """Set the block's state, run, and read the counts."""
         chip = self._chip
         self._network.restore()
-        self._block, self._trains = block, trains
+        self._block, self._trains, self._told = block, trains, told
+        if block.varied:
+            self._varied = block.varied
         self._set_state(block)
         self._kept: list[list[NDArray[np.int8]]] = [[] for _ in self._shapes]
+        self._first = np.full(self._shapes[-1], -1) if firsts else None
         dtype = exact_precision(chip, block)
         self._spikes = [np.zeros(shape, dtype) for shape in self._shapes]
         self._count = [np.zeros(shape, dtype) for shape in self._shapes]
@@ -228,17 +212,20 @@ class _Copies:
         self._arrived = [np.empty(int(np.prod(shape))) for shape in self._shapes]
         if not self._synapses:
             self._delivery = [
-                Delivery(chip.projections[way.place], block, way.place, dtype) for way in self._ways
+                Delivery(
+                    chip.projections[way.place], block, way.place, dtype, block.gain(way.source)
+                )
+                for way in self._ways
             ]
-            self._read = Delivery(chip.readout, block, len(self._groups), dtype)
-        released = block.release_failure > 0.0
+            last = len(self._groups)
+            self._read = Delivery(chip.readout, block, last, dtype, block.gain(last - 1))
         self._received = np.zeros((block.masks, block.inputs, chip.readout.bias.size))
         self._now = 0
         self._pending: dict[int, list[tuple[int, Floats]]] = {}
         self._add_currents(0)
         self._network.run(self._run_steps * self._dt, namespace={})
         readout = None
-        if released:
+        if block.by_step:
             readout = self._received
             if self._synapses:
                 readout = np.array(self._readout.y[:]).reshape(self._received.shape)
@@ -246,34 +233,39 @@ class _Copies:
             tuple(count.astype(np.float64) for count in self._count),
             readout,
             tuple(np.stack(steps) for steps in self._kept) if trains else None,
+            self._membrane(),
+            self._first,
         )
 
+    def _membrane(self) -> Floats:
+        """Of the last layer, in thresholds."""
+        stepped = isinstance(self._chip.hidden[-1].neuron, SteppedNeuron)
+        values = np.array(self._groups[-1].variables["v"].get_value()).reshape(self._shapes[-1])
+        return values if stepped else values / self._v_th
+
     def _set_state(self, block: Block) -> None:
-        physics = self._chip.physics
         for index, (group, shape) in enumerate(zip(self._groups, self._shapes, strict=True)):
-            layer = self._chip.hidden[index]
-            if isinstance(layer.neuron, SteppedNeuron):
-                set_stepped(group, self._chip, block, index, layer.neuron, shape)
-                continue
+            for name, (values, _) in arrays_of(self._chip, block, index).items():
+                if name in group.variables:
+                    _assign(group, name, np.broadcast_to(values, shape).reshape(-1))
 
-            def whole(values: Any, shape: tuple[int, ...] = shape) -> Floats:
-                return np.broadcast_to(values, shape).reshape(-1)
+    def _set_drive(self, index: int, drive: Floats) -> None:
+        neuron, physics = self._chip.hidden[index].neuron, self._chip.physics
+        group = self._groups[index]
+        if isinstance(neuron, SteppedNeuron):
+            drive = neuron.per_charge * drive
+        values = np.broadcast_to(drive, self._shapes[index]).reshape(-1)
+        if isinstance(neuron, PointNeuron) and neuron.synapse is None:
+            _assign(group, "I", values * (physics.charge / physics.dt))
+        else:
+            _assign(group, "drive", values)
 
-            theta = block.thresholds[index]
-            theta = np.ones(1) if theta is None else theta
-            slack = tolerance(layer.projection.fraction_bits)
-            _assign(group, "v", whole(block.phases[index]) * self._v_th)
-            _assign(group, "theta", whole(theta - slack) * self._v_th)
-            _assign(group, "unit", whole(np.where(np.isfinite(theta), theta, 1.0)) * self._v_th)
-            if layer.neuron.bipolar:
-                off = np.where(np.isfinite(theta), 0.0, -np.inf) - slack
-                _assign(group, "theta_off", whole(off) * self._v_th)
-            drive = whole(block.drives[index])
-            if layer.neuron.synapse is None:
-                _assign(group, "I", drive * (physics.charge / physics.dt))
-            else:
-                _assign(group, "drive", drive)
-                _assign(group, "u", drive)
+    def _drive(self) -> None:
+        """Inputs that change with time: the drive of the step that begins."""
+        for index in range(len(self._groups)):
+            step = self._now - index
+            if is_driven(self._chip, index) and 0 <= step < self._chip.total_steps:
+                self._set_drive(index, self._block.drive(self._chip, index, step))
 
     def _set_synapses(self, block: Block) -> None:
         places = [way.place for way in self._ways]
@@ -285,13 +277,23 @@ class _Copies:
             weights = matrices(projection, block.weights[index])[..., source, target]
             if weights.ndim == 2:
                 weights = weights[:, None]
+            if (gain := block.gain(self._sender(index))) is not None:
+                weights = weights * gain[..., source]
             shape = (block.masks, block.inputs, len(source))
             _assign(wires, "w", np.broadcast_to(weights, shape).reshape(-1))
+
+    def _sender(self, place: int) -> int:
+        """The hidden layer whose spikes go through a projection."""
+        if place == len(self._groups):
+            return place - 1
+        return next(way.source for way in self._ways if way.place == place)
 
     def _observe(self) -> None:
         """Count the spikes of this step, and tell their polarity."""
         self._emitting: list[tuple[int, int]] = []
         now, self._now = self._now, self._now + 1
+        if self._told is not None and now >= len(self._groups) - 1:
+            self._told()
         for index, group in enumerate(self._groups):
             layer = self._chip.hidden[index]
             step = now - index  # in the time of the layer's own window
@@ -303,10 +305,18 @@ class _Copies:
                 values = group.variables
                 v, off = (values[name].get_value()[fired] for name in ("v", "theta_off"))
                 polarity = np.where(v < off, -1, 1)
+                if self._synapses and self._varied[index].held is not None:
+                    held = values["held"].get_value()[fired]
+                    polarity = np.where(held == 0.0, polarity, np.sign(held)).astype(np.int64)
                 values["polarity"].get_value()[fired] = polarity
             spikes = self._spikes[index]
             spikes.fill(0)
             spikes.reshape(-1)[fired] = polarity
+            self._varied[index].hold(spikes, step, layer.offset)
+            if (strike := self._block.strike(index)) is not None:
+                spikes[...] = strike.sent(spikes, step)
+            if self._first is not None and index + 1 == len(self._groups):
+                self._first[(spikes != 0) & (self._first < 0)] = step - layer.offset
             self._count[index] += spikes
             if self._trains:
                 self._kept[index].append(spikes.astype(np.int8))
@@ -330,7 +340,7 @@ class _Copies:
                         arrival.append((way.target, charge.copy()))
                     else:
                         self._add(way.target, charge)
-            if index + 1 == len(self._groups) and self._block.release_failure > 0.0:
+            if index + 1 == len(self._groups) and self._block.by_step:
                 self._received += self._read(self._spikes[index], step)
         for target, charge in self._pending.pop(self._now, ()):
             self._add(target, charge)
@@ -340,8 +350,10 @@ class _Copies:
         """What the inputs send besides the drives, into the layers whose step `now` is next."""
         for target in range(len(self._groups)):
             for place, _, delay in self._chip.feeds(target):
-                if place in self._block.currents and now - target >= delay:
-                    current = self._block.currents[place]
+                since = now - target - delay
+                lasts = now - target < self._chip.total_steps
+                if place in self._block.currents and since >= 0 and lasts:
+                    current = self._block.current(self._chip, place, since)
                     self._add(target, np.broadcast_to(current, self._shapes[target]))
 
     def _add(self, target: int, charge: Floats) -> None:
@@ -354,36 +366,6 @@ class _Copies:
             name, worth = "u", neuron.synapse
         state = self._groups[target].variables[name].get_value()
         state += np.multiply(charge.reshape(-1), worth, out=self._arrived[target], dtype=np.float64)
-
-
-@dataclass(frozen=True)
-class _Way:
-    """How spikes get from a layer to another: through which projection, and when they arrive.
-
-    delay: in the time of the layers' windows. wait: in brian2's time, in which the window of a
-    layer starts a step after that of the layer before, beyond the step that spikes always take.
-    """
-
-    place: int
-    source: int
-    target: int
-    delay: int
-    wait: int
-
-
-def _ways(chip: Chip) -> list[_Way]:
-    found = [
-        _Way(place, source, target, delay, delay + target - source - 1)
-        for target in range(len(chip.hidden))
-        for place, source, delay in chip.feeds(target)
-        if source != INPUT
-    ]
-    if any(way.wait < 0 for way in found):
-        raise HardwareError(
-            "spikes run in a loop over several layers, whose windows brian2 runs one after the "
-            "other; use engine='numpy'"
-        )
-    return found
 
 
 def _assign(owner: Any, name: str, values: Floats) -> None:

@@ -8,6 +8,7 @@ once.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,10 @@ from crashsim_hardware.network import ACTIVATIONS
 from crashsim_hardware.neurons.point_neuron import PointNeuron
 
 from .block import Activity, Block, connections, matrices, tolerance
+from .inputs import is_driven
 from .numpy_stepping import SteppedPopulation
+from .reading import Reading
+from .varied import Varied
 
 __all__ = ["Delivery", "exact_precision", "has_mismatch", "simulate"]
 
@@ -30,12 +34,22 @@ MATRIX = 1 << 22
 
 
 class Delivery:
-    """Spikes (m, b, n_in) -> charges (m, b, n_out) through one projection, ready to be repeated."""
+    """Spikes (m, b, n_in) -> charges (m, b, n_out) through one projection, ready to be repeated.
+
+    gain: (m, 1, n_in), what a spike of each source is worth, or None for 1.
+    """
 
     def __init__(
-        self, projection: Projection, block: Block, index: int, dtype: type[np.floating[Any]]
+        self,
+        projection: Projection,
+        block: Block,
+        index: int,
+        dtype: type[np.floating[Any]],
+        gain: Floats | None = None,
     ) -> None:
         self._projection, self._block, self._index, self._dtype = projection, block, index, dtype
+        self._gain = gain
+        self._reading = Reading(projection, block, index) if block.noisy else None
         weight = block.weights[index]
         self._weight = None if weight is None else weight.astype(dtype)
         shared = 1 if weight is None else block.masks
@@ -50,6 +64,12 @@ class Delivery:
             self._charge = np.empty((block.masks, block.inputs, projection.bias.size), dtype)
 
     def __call__(self, spikes: Floats, step: int) -> Floats:
+        if self._gain is not None:
+            spikes = spikes * self._gain
+        charge = self._summed(spikes, step)
+        return charge if self._reading is None else self._reading(charge, spikes, step)
+
+    def _summed(self, spikes: Floats, step: int) -> Floats:
         if self._block.release_failure > 0.0:
             return self._released(spikes, step)
         if self._matrix is None:
@@ -82,7 +102,13 @@ class _Population:
     ) -> None:
         self.neuron = neuron
         self.offset = layer.offset
+        self.varied = block.varied[index] if block.varied else Varied()
+        leak = self.varied.leak(neuron.leak)
+        self.keep: Any = 1.0 - leak if np.any(leak) else None
+        self.pause = self.varied.pause(neuron.refractory)
+        self.strike = block.strike(index)
         self.drive = block.drives[index].astype(dtype)
+        self.changing = False
         self.v = block.phases[index].astype(dtype)
         if neuron.synapse is not None:
             # the drive has been on for ever: the filter starts where it would settle
@@ -102,10 +128,14 @@ class _Population:
             floor = np.where(np.isfinite(self.theta), 0.0, -np.inf) if stopped else 0.0
             self.floor = np.asarray(floor - self.slack, dtype=dtype)
         self.theta = np.asarray(self.theta - dtype(self.slack), dtype=dtype)
-        self.ready = np.zeros(self.v.shape, np.int64) if neuron.refractory else None
+        self.ready = np.zeros(self.v.shape, np.int64) if np.any(self.pause) else None
         self.fired = np.empty(self.v.shape, np.bool_)
         self.spikes = np.zeros_like(self.v)
         self.count = np.zeros_like(self.v)
+
+    def set_drive(self, drive: Floats) -> None:
+        """The drive of the next step, where it changes with time."""
+        self.drive, self.changing = drive.astype(self.v.dtype), True
 
     def step(self, charge: Floats | None, now: int) -> Floats | None:
         """One step of the window; the signed spikes, or None before the layer may emit."""
@@ -114,19 +144,18 @@ class _Population:
         if neuron.synapse is None:
             if charge is not None:
                 v += charge
-            if neuron.leak:
-                v *= 1.0 - neuron.leak
+            if self.keep is not None:
+                v *= self.keep
             v += self.drive
         else:
             if charge is not None:
                 self.u += neuron.synapse * charge
             if emitting:
-                if neuron.leak:
-                    v *= 1.0 - neuron.leak
-                v += (
-                    self.push if charge is None else neuron.gain * ACTIVATIONS[neuron.curve](self.u)
-                )
-            if charge is not None:
+                if self.keep is not None:
+                    v *= self.keep
+                settled = charge is None and not self.changing
+                v += self.push if settled else neuron.gain * ACTIVATIONS[neuron.curve](self.u)
+            if charge is not None or self.changing:
                 self.u += neuron.synapse * (self.drive - self.u)
         return self._fire(now) if emitting else None
 
@@ -143,13 +172,16 @@ class _Population:
             spikes -= below
             self.fired |= below
         if self.ready is not None:
-            self.ready[self.fired] = now + 1 + self.neuron.refractory
+            np.copyto(self.ready, now + 1 + self.pause, where=self.fired)
         if self.neuron.reset == "zero":
             v[self.fired] = 0.0
         elif self.unit is None:
             v -= spikes
         else:
             v -= spikes * self.unit
+        self.varied.hold(spikes, now, self.offset)
+        if self.strike is not None:
+            spikes = self.strike.sent(spikes, now)
         self.count += spikes
         return spikes
 
@@ -164,7 +196,9 @@ def exact_precision(chip: Chip, block: Block) -> type[np.floating[Any]]:
 
     On fixed-point layers both give the same spikes; float32 is twice as fast.
     """
-    if block.release_failure > 0.0 or any(map(has_mismatch, block.thresholds)):
+    if block.by_step or block.uneven or any(map(has_mismatch, block.thresholds)):
+        return np.float64
+    if block.train is not None:  # only the drives of its first step are known here
         return np.float64
     if any(weight is not None for weight in block.weights[1:]):
         return np.float64
@@ -206,14 +240,18 @@ class _Feed:
         dtype: type[np.floating[Any]],
     ) -> None:
         self.source, self.delay = source, delay
-        self.current = block.currents.get(place)
+        self.chip, self.block, self.place = chip, block, place
         spiking = source != INPUT
-        self.delivery = Delivery(chip.projections[place], block, place, dtype) if spiking else None
+        self.delivery: Delivery | None = None
+        if spiking:
+            gain = block.gain(source)
+            self.delivery = Delivery(chip.projections[place], block, place, dtype, gain)
 
     def arriving(self, spikes: list[Floats | None], past: list[_Past], now: int) -> Floats | None:
         """The charge of step `now`, or None; `spikes` are those of the layers before."""
         if self.delivery is None:
-            return self.current if now >= self.delay else None
+            since = now - self.delay
+            return self.block.current(self.chip, self.place, since) if since >= 0 else None
         sent = past[self.source].before(self.delay) if self.delay else spikes[self.source]
         return None if sent is None else self.delivery(sent, now)
 
@@ -245,8 +283,19 @@ def _populations(
     ]
 
 
-def simulate(chip: Chip, block: Block, *, trains: bool = False) -> Activity:
-    """Run one block; `trains` keeps every spike, not only the counts."""
+def simulate(
+    chip: Chip,
+    block: Block,
+    *,
+    trains: bool = False,
+    firsts: bool = False,
+    told: Callable[[], None] | None = None,
+) -> Activity:
+    """Run one block.
+
+    trains: keep every spike. firsts: keep when each neuron of the last layer first fired. told:
+    called after each step.
+    """
     dtype = exact_precision(chip, block)
     layers = _populations(chip, block, dtype)
     feeds = [
@@ -262,12 +311,19 @@ def simulate(chip: Chip, block: Block, *, trains: bool = False) -> Activity:
         depths[feed.source] = max(depths[feed.source], feed.delay)
     past = [_Past(depth) for depth in depths]
     readout, wire = None, None
-    if block.release_failure > 0.0:
+    if block.by_step:
         readout = np.zeros((block.masks, block.inputs, chip.readout.bias.size))
-        wire = Delivery(chip.readout, block, len(layers), dtype)
+        last_gain = block.gain(len(layers) - 1)
+        wire = Delivery(chip.readout, block, len(layers), dtype, last_gain)
     kept: list[list[NDArray[np.int8]]] = [[] for _ in layers]
+    first = np.full(layers[-1].v.shape, -1)
+    changing = [
+        index for index in range(len(layers)) if block.train is not None and is_driven(chip, index)
+    ]
     spikes: list[Floats | None] = [None] * len(layers)
     for now in range(chip.total_steps):
+        for index in changing:
+            layers[index].set_drive(block.drive(chip, index, now))
         for index, population in enumerate(layers):
             charge: Floats | None = None
             for feed in feeds[index]:
@@ -280,10 +336,16 @@ def simulate(chip: Chip, block: Block, *, trains: bool = False) -> Activity:
         for before, sent in zip(past, spikes, strict=True):
             before.keep(sent)
         last = spikes[-1]
+        if firsts and last is not None:
+            first[(last != 0) & (first < 0)] = now - chip.hidden[-1].offset
         if readout is not None and wire is not None and last is not None:
             readout += wire(last, now)
+        if told is not None:
+            told()
     return Activity(
         tuple(population.count.astype(np.float64) for population in layers),
         readout,
         tuple(np.stack(steps) for steps in kept) if trains else None,
+        layers[-1].v.astype(np.float64),
+        first if firsts else None,
     )

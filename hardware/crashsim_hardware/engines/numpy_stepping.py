@@ -11,6 +11,7 @@ from crashsim_hardware.chip import Spiking
 from crashsim_hardware.neurons.stepped_neuron import SteppedNeuron
 
 from .block import Block, tolerance
+from .varied import Varied
 
 __all__ = ["SteppedPopulation"]
 
@@ -22,7 +23,10 @@ class SteppedPopulation:
 
     def __init__(self, layer: Spiking, neuron: SteppedNeuron, block: Block, index: int) -> None:
         self.neuron = neuron
-        self.keep = 1.0 - neuron.leak
+        self.offset = layer.offset
+        self.varied = block.varied[index] if block.varied else Varied()
+        self.keep = 1.0 - self.varied.leak(neuron.leak)
+        self.strike = block.strike(index)
         self.drive = neuron.per_charge * block.drives[index]
         self.v = block.phases[index].astype(np.float64)
         if neuron.origin is not None:
@@ -37,8 +41,14 @@ class SteppedPopulation:
         self.unit = np.where(np.isfinite(theta), theta, 1.0)
         slack = tolerance(layer.projection.fraction_bits)
         self.theta = theta + slack if neuron.strict else theta - slack
+        self.pause = self.varied.pause(neuron.refractory)
+        self.ready = np.zeros(self.v.shape, np.int64) if np.any(self.pause) else None
         self.spikes = np.zeros_like(self.v)
         self.count = np.zeros_like(self.v)
+
+    def set_drive(self, drive: Floats) -> None:
+        """The drive of the next step, where it changes with time."""
+        self.drive = self.neuron.per_charge * drive
 
     def step(self, charge: Floats | None, now: int) -> Floats:
         """One step; the spikes of it."""
@@ -57,6 +67,9 @@ class SteppedPopulation:
         if self.neuron.late:
             self._reset()
         above = self.v > self.theta if self.neuron.strict else self.v >= self.theta
+        if self.ready is not None:
+            above &= self.ready <= now
+            np.copyto(self.ready, now + 1 + self.pause, where=above)
         np.copyto(self.spikes, above)
         if self.neuron.many:
             whole = np.floor((self.v + (self.unit - self.theta)) / self.unit)
@@ -65,8 +78,10 @@ class SteppedPopulation:
             self._reset()
         if self.neuron.bound is not None:
             np.maximum(self.v, self.neuron.bound, out=self.v)
-        self.count += self.spikes
-        return self.spikes
+        self.varied.hold(self.spikes, now, self.offset)
+        sent = self.spikes if self.strike is None else self.strike.sent(self.spikes, now)
+        self.count += sent
+        return sent
 
     def _reset(self) -> None:
         if self.neuron.reset == "subtract":

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from crashsim_hardware.chip import Chip, quantise
 from crashsim_hardware.errors import HardwareError
 from crashsim_hardware.faults.chip_faults import ChipFaults
-from crashsim_hardware.network import flat_inputs
 
 from .block import Phases, blocks
+from .inputs import flat_signals
 from .running import Engine, as_faults, simulator
 
 __all__ = ["Raster", "Spikes", "raster"]
@@ -60,15 +60,17 @@ def raster(
     faults: Any,
     *,
     mask: int = 0,
-    engine: Engine = "brian2",
+    engine: Engine = "numpy",
     seed: int = 0,
     phases: Phases | None = None,
 ) -> Raster:
-    """Spikes of `chip` for one input x (*input_shape), clean and under mask `mask` of `faults`.
+    """Spikes of `chip` for one input, clean and under mask `mask` of `faults`.
+
+    x: (*input_shape), a constant current, or (T, *input_shape), a train.
 
     Both runs start from the same phases. Raises HardwareError for a mask out of range.
     """
-    inputs = flat_inputs(np.asarray(x, dtype=np.float64)[None], chip.input_shape)
+    inputs = flat_signals(chip, np.asarray(x, dtype=np.float64)[None])
     broken = as_faults(chip, faults)
     if not 0 <= mask < broken.count:
         raise HardwareError(f"mask must be from 0 to {broken.count - 1}, got {mask}")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Protocol, cast
 
 import numpy as np
@@ -15,14 +16,16 @@ from crashsim_hardware.arguments import whole
 from crashsim_hardware.chip import Chip, quantise
 from crashsim_hardware.errors import HardwareError
 from crashsim_hardware.faults.chip_faults import ChipFaults
-from crashsim_hardware.network import flat_inputs
 
 from .block import Activity, Block, Phases, blocks
+from .inputs import flat_signals
+from .readouts import Readout, check_readout, read_outputs
 
-__all__ = ["Engine", "RunResult", "as_faults", "run"]
+__all__ = ["Engine", "Progress", "RunResult", "as_faults", "run", "simulator"]
 
 Floats = NDArray[Any]
 Engine = Literal["brian2", "brian2-synapses", "numpy"]
+Progress = Callable[[int, int], None]
 
 # masks x inputs at once: in the cache for numpy; few enough runs for brian2's fixed cost per run
 COPIES: dict[str, int] = {"numpy": 256, "brian2": 2048, "brian2-synapses": 64}
@@ -46,11 +49,34 @@ class RunResult:
     rates: tuple[Floats, ...] | None = None
 
 
+class _Told:
+    """Counts the steps of all copies, and passes on each hundredth of them."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+        self.copies = 0
+
+    def __call__(self) -> None:
+        """One step of the `copies` at work is done."""
+        before, self._done = self._done, self._done + self.copies
+        if self._progress is not None and before * 100 // self._total < (
+            self._done * 100 // self._total
+        ):
+            self._progress(self._done, self._total)
+
+
 class Simulator(Protocol):
     """An engine, ready for blocks of one chip."""
 
-    def __call__(self, block: Block, *, trains: bool = False) -> Activity:
-        """Simulate one block."""
+    def __call__(
+        self,
+        block: Block,
+        *,
+        trains: bool = False,
+        firsts: bool = False,
+        told: Callable[[], None] | None = None,
+    ) -> Activity:
+        """Simulate one block; what is kept beside the counts as `numpy_engine.simulate` says."""
 
 
 def as_faults(chip: Chip, faults: Any) -> ChipFaults:
@@ -70,7 +96,7 @@ def simulator(chip: Chip, engine: str) -> Iterator[Simulator]:
     if engine == "numpy":
         from . import numpy_engine
 
-        yield lambda block, trains=False: numpy_engine.simulate(chip, block, trains=trains)
+        yield partial(numpy_engine.simulate, chip)
     elif engine in ("brian2", "brian2-synapses"):
         # imported on use: brian2 takes a second to load and installs a signal handler
         module = importlib.import_module(".brian2_engine", __package__)
@@ -88,35 +114,43 @@ def run(
     inputs: Any,
     faults: Any = None,
     *,
-    engine: Engine = "brian2",
+    engine: Engine = "numpy",
     seed: int = 0,
     phases: Phases | None = None,
     record: bool = False,
     replica: int = 0,
     copies: int | None = None,
+    readout: Readout = "count",
+    progress: Progress | None = None,
 ) -> RunResult:
     """Outputs of `chip` for every mask and input.
 
     Parameters
     ----------
-    inputs: (B, *chip.input_shape).
+    inputs: (B, *chip.input_shape), constant currents; or (B, T, *chip.input_shape), trains, of
+        which the first layer sees entry t in step t of its window, T = chip.total_steps.
     faults: ChipFaults; or a sequence of dead-neuron masks, (M, n_l) or None per hidden layer; or
         None for the clean chip (M = 1).
-    engine: "brian2" delivers spikes with dense matrix products between NeuronGroups,
-        "brian2-synapses" with `Synapses` objects, "numpy" without brian2. All give the same
-        spikes.
-    seed: of the initial phases and of release failures.
+    engine: "numpy" without brian2, the fastest; "brian2" delivers spikes with dense matrix
+        products between NeuronGroups, "brian2-synapses" with `Synapses` objects. All give the
+        same spikes.
+    seed: of the initial phases, of release failures and of the noise of reads.
     phases: initial membranes at half the threshold ("half": the smallest error of one clean
         read of a converted network), at "zero", or uniform in [0, v_th) ("random": unbiased
         counts, for statistics); default where the chip starts.
     record: also return spike counts and rates.
     replica: another independent draw of phases and releases for the same seed.
     copies: masks x inputs simulated at once; changes memory and speed, never results.
+    readout: what the outputs are: of mean rates ("count"), how early the read neurons first fire
+        ("first-spike"), or their membranes at the end ("membrane"); see `read_outputs`.
+    progress: called with the time steps of all masks x inputs that are done, and with their
+        number, about a hundred times.
 
     Raises HardwareError for arrays that do not fit the chip.
     """
     broken = as_faults(chip, faults)
-    x = flat_inputs(inputs, chip.input_shape)
+    x = flat_signals(chip, inputs)
+    check_readout(chip, readout)
     seed, replica = whole("seed", seed, 0), whole("replica", replica, 0)
     if copies is not None:
         copies = whole("copies", copies, 1)
@@ -129,22 +163,17 @@ def run(
     outputs = np.empty((broken.count, len(x), chip.readout.bias.size))
     counts = [np.empty((broken.count, len(x), size)) for size in chip.sizes] if record else None
     work = blocks(chip, x, broken, phases=phases, seed=seed, replica=replica, copies=size)
+    told = _Told(progress, outputs.shape[0] * outputs.shape[1] * chip.total_steps)
     with simulator(chip, engine) as simulate:
         for block in work:
             rows = slice(block.first_mask, block.first_mask + block.masks)
             columns = slice(block.first_input, block.first_input + block.inputs)
-            activity = simulate(block)
-            outputs[rows, columns] = readout(chip, block, activity)
+            told.copies = block.masks * block.inputs
+            activity = simulate(block, firsts=readout == "first-spike", told=told)
+            outputs[rows, columns] = read_outputs(chip, block, activity, readout)
             if counts is not None:
                 for kept, count in zip(counts, activity.counts, strict=True):
                     kept[rows, columns] = count
     if counts is None:
         return RunResult(outputs)
     return RunResult(outputs, tuple(counts), chip.rates(tuple(counts)))
-
-
-def readout(chip: Chip, block: Block, activity: Activity) -> Floats:
-    """Outputs (m, b, K) of a block."""
-    if activity.readout is None:
-        return chip.read(activity.counts[-1], block.weights[-1])
-    return activity.readout / chip.duration(len(chip.hidden) - 1) + chip.readout.bias

@@ -2,49 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crashsim_hardware.arguments import as_numbers, is_number, probability, whole
+from crashsim_hardware.arguments import as_numbers, is_number, whole
 from crashsim_hardware.chip import Chip, Projection, round_to_grid
 from crashsim_hardware.errors import HardwareError
-from crashsim_hardware.streams import Stream, generator
+from crashsim_hardware.neurons.point_neuron import PointNeuron
 
-__all__ = [
-    "ChipFaults",
-    "check_draw",
-    "sample_core_deaths",
-    "sample_dead",
-    "sample_dead_inputs",
-    "sample_dead_synapses",
-    "sample_mismatch",
-    "sample_stuck",
-]
+__all__ = ["ChipFaults", "check_draw"]
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[Any]
+
+BY_LAYER: Mapping[str, type] = MappingProxyType(
+    {
+        "dead": np.bool_,
+        "stuck": np.bool_,
+        "held": np.float64,
+        "thresholds": np.float64,
+        "leaks": np.float64,
+        "refractory": np.float64,
+        "gains": np.float64,
+        "offsets": np.float64,
+    }
+)
+BY_PROJECTION: Mapping[str, type] = MappingProxyType(
+    {"weights": np.float64, "dead_synapses": np.bool_}
+)
+ARRAYS: Mapping[str, type] = MappingProxyType({**BY_LAYER, **BY_PROJECTION})
 
 
 @dataclass(frozen=True, eq=False)
 class ChipFaults:
     """M fault patterns ("masks") for one chip; every field may be left out.
 
-    dead: per hidden layer (M, n_l) or None, True where a neuron never fires (activation 0).
-    stuck: per hidden layer (M, n_l) or None, True where a neuron fires at its highest rate
-        (activation ``Spiking.stuck_value``).
-    thresholds: per hidden layer (M, n_l) or None, factor on the firing threshold (mismatch); the
-        rate is divided by it. Reset by subtraction takes off the same charge.
-    weights: per projection, the readout last, (M, *weight.shape) or None: what each mask reads
-        instead of the stored ``Projection.weight``, in the same units (stuck cells, bit errors).
-    dead_synapses: per projection, (M, *weight.shape) or None, True where a weight reads as 0.
+    Of neurons, each a list with an array (M, n_l) or None per hidden layer:
+
+    dead: True where a neuron never fires (activation 0).
+    stuck: True where a neuron is saturated: it fires at its highest rate, in every step unless it
+        is refractory (activation ``Spiking.stuck_value``).
+    held: the rate that a neuron is stuck at, in spikes per step, whatever it receives, in spikes at
+        equal distances; NaN where it is not. Negative on the OFF line of a signed neuron. A neuron
+        of several of these is dead, or else saturated.
+    thresholds: factor on the firing threshold (mismatch); the rate is divided by it. Reset by
+        subtraction takes off the same charge.
+    leaks: factor on the leak of the membrane, which stays at most 1.
+    refractory: whole steps after a spike in which none can follow, in place of the neuron's own.
+    gains: factor on what each spike that a neuron sends is worth.
+    offsets: what a neuron's line carries besides its spikes: a constant current, in spikes per
+        step.
+
+    Of synapses, per projection, the readout and the wires last:
+
+    weights: (M, *weight.shape) or None: what each mask reads instead of the stored
+        ``Projection.weight``, in the same units (cells of conductance, stuck cells, bit errors).
+    dead_synapses: (M, *weight.shape) or None, True where a weight reads as 0.
+
+    And of the whole chip:
+
     dead_inputs: (M, n_in) or None, True where an input line is cut: its current is 0.
     release_failure: probability that a spike is lost at a synapse, independently for every spike
         and every synapse. Constant input currents carry no spikes and lose none.
+    read_noise: standard deviation of each weight from one read to the next, relative to the largest
+        of its array: in every step each spike is weighted anew. Constant input currents are not
+        read by spikes and have none.
+    adc_bits: bits of the converter that reads each column's sum of weights in each step; None for
+        the sum itself.
+    adc_range: largest sum that the converter tells from larger ones, relative to the largest that
+        spikes can cause in one step.
     weight_bits: weights stored with that many bits (the same on every mask).
+    window: steps (start, stop), from start to before stop, in which `dead`, `stuck` and `held`
+        neurons are so, counted from the first of each layer's own; None: in all. Their outputs are
+        struck, and their membranes go on: the spikes of a dead neuron are lost. Other faults last,
+        and are refused beside it.
     masks: M; needed only when no array says it.
 
     Raises HardwareError where the numbers of masks differ or a value has no meaning.
@@ -59,12 +95,21 @@ class ChipFaults:
     release_failure: float = 0.0
     weight_bits: int | None = None
     masks: int | None = None
+    held: Sequence[Any] | None = None
+    leaks: Sequence[Any] | None = None
+    refractory: Sequence[Any] | None = None
+    gains: Sequence[Any] | None = None
+    offsets: Sequence[Any] | None = None
+    read_noise: float = 0.0
+    adc_bits: int | None = None
+    adc_range: float = 1.0
+    window: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         found: dict[int, str] = {}
         if self.masks is not None:
             found[whole("masks", self.masks, 1)] = "masks"
-        for name in ("dead", "stuck", "thresholds", "weights", "dead_synapses"):
+        for name in ARRAYS:
             arrays = getattr(self, name)
             if arrays is None:
                 continue
@@ -88,16 +133,64 @@ class ChipFaults:
                 + " and ".join(f"{count} ({name})" for count, name in found.items())
             )
         object.__setattr__(self, "masks", whole("masks", next(iter(found), 1), 1))
+        self._check_numbers()
+        self._check_arrays()
+        if self.window is not None:
+            object.__setattr__(self, "window", self._checked_window())
+
+    def _check_numbers(self) -> None:
         if not is_number(self.release_failure) or not 0.0 <= self.release_failure < 1.0:
             raise HardwareError(
                 f"release_failure must be a probability in [0, 1), got {self.release_failure}"
             )
-        for array in self.thresholds or ():
-            if array is not None and not (array > 0.0).all():
+        if not is_number(self.read_noise) or not 0.0 <= self.read_noise < np.inf:
+            raise HardwareError(
+                f"read_noise must be a finite standard deviation >= 0, got {self.read_noise!r}"
+            )
+        if self.adc_bits is not None:
+            whole("adc_bits (a sign and a magnitude)", self.adc_bits, 2, 32)
+        if not is_number(self.adc_range) or not 0.0 < self.adc_range <= 1.0:
+            raise HardwareError(
+                f"adc_range must be a share of the largest sum, in (0, 1], got {self.adc_range!r}"
+            )
+
+    def _check_arrays(self) -> None:
+        for array in self._present("thresholds"):
+            if not (array > 0.0).all():
                 raise HardwareError(
                     "thresholds must be positive factors; clip the mismatch or use `dead` for "
                     "neurons whose threshold cannot be reached"
                 )
+        for array in self._present("leaks"):
+            if not ((array >= 0.0) & (array < np.inf)).all():
+                raise HardwareError("leaks must be finite factors >= 0")
+        for array in self._present("refractory"):
+            if not ((array >= 0.0) & (array < 2**31) & (array == np.floor(array))).all():
+                raise HardwareError("refractory must be whole numbers of steps >= 0")
+        for name in ("gains", "offsets", "weights"):
+            for array in self._present(name):
+                if not np.isfinite(array).all():
+                    raise HardwareError(f"{name} contain NaN or infinity")
+
+    def _present(self, name: str) -> list[Floats]:
+        return [array for array in getattr(self, name) or () if array is not None]
+
+    def _checked_window(self) -> tuple[int, int]:
+        names = {*ARRAYS, "dead_inputs"} - {"dead", "stuck", "held"}
+        others = sorted(name for name in names if getattr(self, name) is not None)
+        if others or self.by_step or self.weight_bits is not None:
+            raise HardwareError(
+                "window: dead, stuck and held neurons can be so for some steps, other faults last; "
+                f"leave out {', '.join(others) or 'what concerns synapses'}, or the window"
+            )
+        try:
+            start, stop = self.window  # type: ignore[misc]
+        except (TypeError, ValueError):
+            raise HardwareError(
+                f"window must be two steps (start, stop), got {self.window!r:.80}"
+            ) from None
+        start = whole("the start of the window", start, 0)
+        return start, whole("the stop of the window", stop, start + 1)
 
     @property
     def count(self) -> int:
@@ -105,23 +198,40 @@ class ChipFaults:
         return int(self.masks or 1)
 
     @property
+    def by_step(self) -> bool:
+        """Whether something differs from step to step, so that counts do not tell the readout."""
+        return self.release_failure > 0.0 or self.read_noise > 0.0 or self.adc_bits is not None
+
+    @property
+    def random(self) -> bool:
+        """Whether two runs under the same mask differ: releases fail, or reads are noisy."""
+        return self.release_failure > 0.0 or self.read_noise > 0.0
+
+    @property
     def empty(self) -> bool:
         """Whether no mask holds any fault."""
-        if self.release_failure > 0.0 or self.weight_bits is not None or self.weights is not None:
+        if self.by_step or self.weight_bits is not None or self.weights is not None:
             return False
-        struck = (
-            self.dead_inputs,
-            *(self.dead or ()),
-            *(self.stuck or ()),
-            *(self.dead_synapses or ()),
-        )
-        shifted = (theta for theta in self.thresholds or () if theta is not None)
-        return not any(array is not None and array.any() for array in struck) and all(
-            (theta == 1.0).all() for theta in shifted
+        harmless = {"thresholds": 1.0, "leaks": 1.0, "gains": 1.0}
+        if any(np.isfinite(held).any() for held in self._present("held")):
+            return False
+        if self._present("refractory"):
+            return False
+        if self.dead_inputs is not None and self.dead_inputs.any():
+            return False
+        names = ("dead", "stuck", "dead_synapses", "offsets", *harmless)
+        return not any(
+            (array != harmless.get(name, 0.0)).any()
+            for name in names
+            for array in self._present(name)
         )
 
     def check(self, chip: Chip) -> None:
         """Raises HardwareError unless every array fits a layer of `chip`."""
+        if self.window is not None and self.window[0] >= chip.total_steps:
+            raise HardwareError(
+                f"the window {self.window} begins after the last of the {chip.total_steps} steps"
+            )
         inputs = (int(np.prod(chip.input_shape)),)
         if self.dead_inputs is not None and self.dead_inputs.shape[1:] != inputs:
             raise HardwareError(
@@ -129,13 +239,8 @@ class ChipFaults:
             )
         neurons = [(size,) for size in chip.sizes]
         weights = [None if p.weight is None else p.weight.shape for p in chip.projections]
-        for name, shapes in (
-            ("dead", neurons),
-            ("stuck", neurons),
-            ("thresholds", neurons),
-            ("weights", weights),
-            ("dead_synapses", weights),
-        ):
+        for name in ARRAYS:
+            shapes: Sequence[Any] = neurons if name in BY_LAYER else weights
             arrays = getattr(self, name) or ()
             if len(arrays) > len(shapes):
                 raise HardwareError(
@@ -147,6 +252,21 @@ class ChipFaults:
                     raise HardwareError(
                         f"{name}[{index}] must have shape (M, *{shapes[index]}), got {array.shape}"
                     )
+        self._check_rates(chip)
+
+    def _check_rates(self, chip: Chip) -> None:
+        for index, layer in enumerate(chip.hidden):
+            held = self.layer("held", index)
+            if held is None or not np.isfinite(held).any():
+                continue
+            top, neuron = layer.neuron.max_rate, layer.neuron
+            signed = isinstance(neuron, PointNeuron) and neuron.bipolar
+            least, most = np.nanmin(held), np.nanmax(held)
+            if least < (-top if signed else 0.0) or most > top:
+                raise HardwareError(
+                    f"held[{index}] goes from {least:.4g} to {most:.4g} spikes per step; neurons "
+                    f"of layer {index} fire from {-top if signed else 0:.4g} to {top:.4g}"
+                )
 
     def layer(self, name: str, index: int) -> Floats | None:
         """The array of field `name` at layer `index`, or None where there is no such fault."""
@@ -173,7 +293,7 @@ class ChipFaults:
             name: None
             if arrays is None
             else [None if array is None else array[mask : mask + 1] for array in arrays]
-            for name in ("dead", "stuck", "thresholds", "weights", "dead_synapses")
+            for name in ARRAYS
             for arrays in (getattr(self, name),)
         }
         cut = None if self.dead_inputs is None else self.dead_inputs[mask : mask + 1]
@@ -185,7 +305,7 @@ def _of_masks(name: str, value: Any) -> Floats:
     array = as_numbers(name, value)
     if array.ndim == 0:
         raise HardwareError(f"{name} must hold arrays (M, ...), one row per mask, got {value!r}")
-    return array if name in ("thresholds", "weights") else array.astype(np.bool_)
+    return array.astype(ARRAYS.get(name, np.bool_), copy=False)
 
 
 def check_draw(chip: Chip, masks: int) -> None:
@@ -193,87 +313,3 @@ def check_draw(chip: Chip, masks: int) -> None:
     if not isinstance(chip, Chip):
         raise HardwareError(f"chip must be a Chip, as convert returns, got {chip!r:.80}")
     whole("masks", masks, 1)
-
-
-def _bernoulli(p: float, shape: tuple[int, ...], seed: int, stream: Stream, index: int) -> Bools:
-    probability("p", p)
-    return generator(seed, stream, index).random(shape) < p
-
-
-def sample_dead(
-    chip: Chip, p: float, masks: int, seed: int, layers: Sequence[int] | None = None
-) -> ChipFaults:
-    """Neurons of the hidden `layers` (default all) die independently with probability p."""
-    return ChipFaults(dead=_neurons(chip, p, masks, seed, layers, stream=Stream.DEAD), masks=masks)
-
-
-def sample_stuck(
-    chip: Chip, p: float, masks: int, seed: int, layers: Sequence[int] | None = None
-) -> ChipFaults:
-    """Neurons of the hidden `layers` (default all) fire without pause with probability p each."""
-    return ChipFaults(
-        stuck=_neurons(chip, p, masks, seed, layers, stream=Stream.STUCK), masks=masks
-    )
-
-
-def _neurons(
-    chip: Chip, p: float, masks: int, seed: int, layers: Sequence[int] | None, stream: Stream
-) -> list[Bools | None]:
-    check_draw(chip, masks)
-    chosen = range(len(chip.sizes)) if layers is None else layers
-    return [
-        _bernoulli(p, (masks, size), seed, stream, index) if index in chosen else None
-        for index, size in enumerate(chip.sizes)
-    ]
-
-
-def sample_dead_synapses(chip: Chip, p: float, masks: int, seed: int) -> ChipFaults:
-    """Every stored weight, the readout's included, reads as 0 with probability p."""
-    check_draw(chip, masks)
-    arrays = [
-        None
-        if projection.weight is None
-        else _bernoulli(p, (masks, *projection.weight.shape), seed, Stream.DEAD_SYNAPSE, index)
-        for index, projection in enumerate(chip.projections)
-    ]
-    return ChipFaults(dead_synapses=arrays, masks=masks)
-
-
-def sample_dead_inputs(chip: Chip, p: float, masks: int, seed: int) -> ChipFaults:
-    """Input lines are cut independently with probability p."""
-    check_draw(chip, masks)
-    lines = (masks, int(np.prod(chip.input_shape)))
-    return ChipFaults(dead_inputs=_bernoulli(p, lines, seed, Stream.DEAD_INPUT, 0), masks=masks)
-
-
-def sample_mismatch(chip: Chip, std: float, masks: int, seed: int) -> ChipFaults:
-    """Thresholds v_th (1 + std N(0, 1)), cut off at a tenth of v_th."""
-    check_draw(chip, masks)
-    if not is_number(std) or not 0.0 <= std < np.inf:
-        raise HardwareError(f"mismatch: the relative std must be finite and >= 0, got {std}")
-    arrays = [
-        np.maximum(
-            1.0 + std * generator(seed, Stream.MISMATCH, index).standard_normal((masks, size)), 0.1
-        )
-        for index, size in enumerate(chip.sizes)
-    ]
-    return ChipFaults(thresholds=arrays, masks=masks)
-
-
-def sample_core_deaths(
-    chip: Chip, p: float, masks: int, seed: int, core_size: int = 256
-) -> ChipFaults:
-    """Whole cores of `core_size` neurons die together, each with probability p.
-
-    Neurons are placed core by core in layer order, C order within a layer, and no core is shared
-    by two layers. Var Delta is then p (1 - p) times the sum over *cores* of the squared summed
-    effects, not over neurons.
-    """
-    check_draw(chip, masks)
-    core_size = whole("core_size", core_size, 1, 2**31)
-    dead: list[Bools] = []
-    for index, size in enumerate(chip.sizes):
-        cores = -(-size // core_size)
-        fallen = _bernoulli(p, (masks, cores), seed, Stream.CORE, index)
-        dead.append(np.repeat(fallen, core_size, axis=1)[:, :size])
-    return ChipFaults(dead=dead, masks=masks)

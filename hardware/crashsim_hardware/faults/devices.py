@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from crashsim_hardware.arguments import is_number, probability, whole
-from crashsim_hardware.chip import Chip, Projection
+from crashsim_hardware.arguments import is_number
+from crashsim_hardware.chip import Chip
 from crashsim_hardware.errors import HardwareError
-from crashsim_hardware.streams import Stream, generator
 
-from .chip_faults import ChipFaults, check_draw, sample_core_deaths, sample_mismatch
+from .cells import StuckCells, sample_cells
+from .chip_faults import ChipFaults
+from .neuron_faults import sample_core_deaths, sample_mismatch
+from .phase_change import phase_change
+from .synapse_faults import sample_bit_errors
 
-__all__ = ["Device", "Parameter", "device", "devices", "sample_bit_errors", "sample_stuck_cells"]
-
-Floats = NDArray[Any]
+__all__ = ["Device", "Parameter", "device", "devices", "sample_stuck_cells"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,10 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Device:
-    """What goes wrong on a device, and who says so."""
+    """What goes wrong on a device, and who says so.
+
+    curve: points (place, rate) that were measured, where the rate depends on something, in order.
+    """
 
     name: str
     title: str
@@ -47,6 +51,7 @@ class Device:
     citation: str
     url: str
     parameters: tuple[Parameter, ...]
+    curve: tuple[tuple[float, float], ...] = ()
 
     def __getitem__(self, name: str) -> float:
         """The value of a parameter; raises HardwareError for one that still has to be given."""
@@ -80,20 +85,70 @@ class Device:
 
     def sample(self, chip: Chip, masks: int, seed: int) -> ChipFaults:
         """`masks` fault patterns of this device for `chip`."""
-        if self.kind == "stuck-cells":
-            share = self["low_resistance_share"]
-            return sample_stuck_cells(
-                chip, self["rate"] * share, self["rate"] * (1.0 - share), masks, seed
+        if self.kind not in _SAMPLERS:
+            raise HardwareError(f"device {self.name!r} has a fault of unknown kind {self.kind!r}")
+        return _SAMPLERS[self.kind](self, chip, masks, seed)
+
+    def on_curve(self, at: float) -> float:
+        """The value of the published curve at `at`, between its points on a logarithmic scale.
+
+        Raises HardwareError outside of the range in which it was measured.
+        """
+        places, values = (np.array(column) for column in zip(*self.curve, strict=True))
+        if not places[0] <= at <= places[-1]:
+            raise HardwareError(
+                f"device {self.name!r} was measured from {places[0]:g} to {places[-1]:g}, and "
+                f"{at:g} is not between; give a rate of your own to a device that asks for it"
             )
-        if self.kind == "bit-errors":
-            return sample_bit_errors(chip, self["rate"], masks, seed, bits=int(self["bits"]))
-        if self.kind == "core-death":
-            return sample_core_deaths(chip, self["rate"], masks, seed, int(self["core_size"]))
-        if self.kind == "quantised-weights":
-            return ChipFaults(weight_bits=int(self["bits"]), masks=masks)
-        if self.kind == "threshold-mismatch":
-            return sample_mismatch(chip, self["rate"], masks, seed)
-        raise HardwareError(f"device {self.name!r} has a fault of unknown kind {self.kind!r}")
+        return float(np.exp(np.interp(at, places, np.log(values))))
+
+
+def _stuck_cells(device: Device, chip: Chip, masks: int, seed: int) -> ChipFaults:
+    rate, share = device["rate"], device["low_resistance_share"]
+    return sample_stuck_cells(chip, rate * share, rate * (1.0 - share), masks, seed)
+
+
+def _bit_errors(device: Device, chip: Chip, masks: int, seed: int) -> ChipFaults:
+    return sample_bit_errors(chip, device["rate"], masks, seed, bits=int(device["bits"]))
+
+
+def _bit_errors_at_voltage(device: Device, chip: Chip, masks: int, seed: int) -> ChipFaults:
+    rate = device.on_curve(device["voltage"])
+    return sample_bit_errors(chip, rate, masks, seed, bits=int(device["bits"]))
+
+
+def _core_death(device: Device, chip: Chip, masks: int, seed: int) -> ChipFaults:
+    return sample_core_deaths(chip, device["rate"], masks, seed, int(device["core_size"]))
+
+
+def _quantised(device: Device, chip: Chip, masks: int, seed: int) -> ChipFaults:
+    return ChipFaults(weight_bits=int(device["bits"]), masks=masks)
+
+
+def _mismatch(device: Device, chip: Chip, masks: int, seed: int) -> ChipFaults:
+    return sample_mismatch(chip, device["rate"], masks, seed)
+
+
+def _phase_change(device: Device, chip: Chip, masks: int, seed: int) -> ChipFaults:
+    effects = phase_change(
+        device["time"],
+        compensated=device["compensated"] != 0.0,
+        programming=device["programming"],
+        drift=device["drift"],
+        read=device["read"],
+    )
+    return sample_cells(chip, effects, masks, seed)
+
+
+_SAMPLERS: dict[str, Callable[[Device, Chip, int, int], ChipFaults]] = {
+    "stuck-cells": _stuck_cells,
+    "bit-errors": _bit_errors,
+    "bit-errors-at-voltage": _bit_errors_at_voltage,
+    "core-death": _core_death,
+    "quantised-weights": _quantised,
+    "threshold-mismatch": _mismatch,
+    "phase-change": _phase_change,
+}
 
 
 @cache
@@ -107,6 +162,7 @@ def devices() -> dict[str, Device]:
             kind=entry["kind"],
             citation=entry["citation"],
             url=entry["url"],
+            curve=tuple((float(place), float(rate)) for place, rate in entry.get("curve", ())),
             parameters=tuple(
                 Parameter(key, item.get("value"), item["status"], item["note"])
                 for key, item in entry["parameters"].items()
@@ -130,47 +186,4 @@ def sample_stuck_cells(chip: Chip, low: float, high: float, masks: int, seed: in
     A weight is the difference of two cells, w = g+ - g-, of which one is at zero conductance when
     healthy. High resistance is zero conductance; low resistance the largest weight of the array.
     """
-    check_draw(chip, masks)
-    if probability("low", low) + probability("high", high) > 1.0:
-        raise HardwareError(f"a cell cannot be stuck twice: low + high = {low + high} > 1")
-
-    def read(projection: Projection, index: int) -> Floats | None:
-        stored = projection.weight
-        if stored is None:
-            return None
-        largest = np.abs(stored).max(initial=0.0)
-        draw = generator(seed, Stream.STUCK_CELL, index).random((2, masks, *stored.shape))
-        cells = np.maximum(np.stack([stored, -stored])[:, None], 0.0)
-        cells = np.where(draw < low, largest, np.where(draw < low + high, 0.0, cells))
-        difference: Floats = cells[0] - cells[1]
-        return difference
-
-    return ChipFaults(weights=[read(p, i) for i, p in enumerate(chip.projections)], masks=masks)
-
-
-def sample_bit_errors(chip: Chip, rate: float, masks: int, seed: int, bits: int = 8) -> ChipFaults:
-    """Every stored bit flips with probability `rate`; weights in two's complement of `bits` bits.
-
-    The integer is round(w / s) with s = max|w| / (2**(bits - 1) - 1) per array, so quantisation is
-    part of the fault. A flip of bit k changes the weight by +-s 2**k, of the sign bit by
-    -+s 2**(bits - 1).
-    """
-    check_draw(chip, masks)
-    probability("rate", rate)
-    bits = whole("bits", bits, 2, 32)
-
-    def read(projection: Projection, index: int) -> Floats | None:
-        stored = projection.weight
-        if stored is None:
-            return None
-        step = np.abs(stored).max(initial=0.0) / (2 ** (bits - 1) - 1) or 1.0
-        word = np.round(stored / step).astype(np.int64) & ((1 << bits) - 1)
-        words = np.broadcast_to(word, (masks, *stored.shape)).copy()
-        stream = generator(seed, Stream.BIT_ERROR, index)
-        for bit in range(bits):
-            flipped: Floats = np.less(stream.random(words.shape), rate)
-            words ^= flipped.astype(np.int64) << bit
-        signed: Floats = words - ((words >> (bits - 1)) << bits)
-        return step * signed
-
-    return ChipFaults(weights=[read(p, i) for i, p in enumerate(chip.projections)], masks=masks)
+    return sample_cells(chip, [StuckCells(low, high)], masks, seed)
