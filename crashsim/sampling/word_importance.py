@@ -19,7 +19,7 @@ from crashsim.coordinates.streams import Stream, generator
 from crashsim.errors import NotApplicableError
 from crashsim.metrics import CLASS_CHANGE, NOT_FINITE, Event
 from crashsim.results.estimate import Estimate, Interval, Quantity, estimates_of
-from crashsim.sampling.importance import RareEvent, WeightSums
+from crashsim.sampling.weights import RareEvent, WeightSums
 from crashsim.sampling.word_strata import Stratum, survey
 from crashsim.space import FaultSpace
 

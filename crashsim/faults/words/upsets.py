@@ -288,7 +288,10 @@ class WordFault(BernoulliFault):
             change = self.displacement(value)
             # What another fault has made infinite stays so; all other changes are finite here.
             return value + (e * torch.where(change.isfinite(), change, 0.0)).sum(-1)
-        return self._changed(value, self._joined(e != 0, shape))
+        struck = self._changed(value, self._joined(e != 0, shape))
+        # A part of a bit means nothing, and must not pass for one.
+        halves = self._joined((e != 0) & (e != 1), shape) != 0
+        return torch.where(halves, torch.nan, struck)
 
     def _joined(self, struck: Tensor, shape: tuple[int, ...]) -> Tensor:
         """(..., *shape) the masks of the struck coordinates (..., n) of each word."""
