@@ -291,7 +291,9 @@ def _hardware(given: Given) -> Found:
     from crashsim.chip.spiking import run_chip
 
     asked = given.asked
-    run = run_chip(given.space, seed=asked.seed, confidence=asked.confidence, chip=asked.chip)
+    run = run_chip(
+        given.space, seed=asked.seed, confidence=asked.confidence, chip=asked.chip, all_inputs=True
+    )
     return Found(run.estimates, result=run)
 
 

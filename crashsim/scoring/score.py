@@ -173,7 +173,7 @@ def score(
             or ``logits``.
         delta: with ``epsilon``, a target P(|Delta| >= epsilon) <= delta: also say which p, width
             and number of replicas reach it.
-        hardware: also run the faults on a spiking chip (``crashsim.chip.spiking``, needs brian2),
+        hardware: also run the faults on a spiking chip (``crashsim.chip.spiking``),
             which takes some seconds; the same as naming ``hardware`` among the methods.
         proofs: also prove what can be proved (``certificate``, ``linear-exact``, ``remainder``),
             which takes about a second for each bound; the same as naming those methods.
