@@ -83,12 +83,15 @@ class Stratum:
             share = (self.struck * share + 0.5) / (self.struck + 1)
         return self.rate * self.size * float(np.sqrt(share))
 
-    @property
-    def spread(self) -> float:
-        """Standard deviation of what one strike adds to the expected harm, about."""
+    def spread(self, which: int = 0) -> float:
+        """Standard deviation of what one strike adds to the expected harm, about.
+
+        Args:
+            which: kind of harm, 0: the class changes; 1: outputs are not finite.
+        """
         if self.known is not None:
             return 0.0
-        share = (self.hits[0].mean() + 0.5) / (self.struck + 1)
+        share = (self.hits[which].mean() + 0.5) / (self.struck + 1)
         return self.rate * self.size * float(np.sqrt(share * (1 - share)))
 
 
@@ -108,24 +111,31 @@ def word_strata(space: FaultSpace, seed: int, samples: int = SAMPLES) -> list[Es
     struck = [s for s in strata if s.struck]
     expected = np.asarray(sum(s.rate * s.size * s.share for s in strata))
     value = -np.expm1(-expected)
-    variance = sum(s.spread**2 / s.struck for s in struck)
-    total = float(expected[0].mean())
-    error = f"{np.sqrt(variance) / total:.0%}" if total > 0 else "unknown"
-    note = (
+    how = (
         f"of single faults, as if each did what it does alone: {sum(s.struck for s in struck):,} "
-        f"struck in {len(struck)} strata by layer and bit (relative standard error {error}), "
-        f"{predicted} strata of small steps predicted by the gradient"
+        f"struck in {len(struck)} strata by layer and bit, {predicted} strata of small steps "
+        "predicted by the gradient; relative standard error"
     )
-    quantities: tuple[tuple[Quantity, Floats], ...] = (
-        ("class-change", value[0]),
-        ("not-finite", value[1]),
-    )
+    quantities: list[tuple[int, Quantity]] = [(0, "class-change"), (1, "not-finite")]
     return [
         estimate
-        for quantity, values in quantities
+        for which, quantity in quantities
         if quantity != "class-change" or space.K > 1
-        for estimate in deterministic("word-strata", quantity, "estimate", values, note=note)
+        for estimate in deterministic(
+            "word-strata",
+            quantity,
+            "estimate",
+            value[which],
+            note=f"{how} {_error(struck, which, float(expected[which].mean()))}",
+        )
     ]
+
+
+def _error(struck: Sequence[Stratum], which: int, total: float) -> str:
+    """Of the expected harm of a kind, from strata of which some faults were struck."""
+    if total == 0:
+        return "unknown: none was seen"
+    return f"{np.sqrt(sum(s.spread(which) ** 2 / s.struck for s in struck)) / total:.0%}"
 
 
 def survey(space: FaultSpace, seed: int, samples: int) -> tuple[list[Stratum], int]:
@@ -146,7 +156,7 @@ def survey(space: FaultSpace, seed: int, samples: int) -> tuple[list[Stratum], i
     for s in unknown:
         _strike(space, rng, s, min(_PILOT, max(2, samples // len(unknown))))
     left = samples - sum(s.struck for s in unknown)
-    spreads = np.array([s.spread for s in unknown])
+    spreads = np.array([s.spread() for s in unknown])
     if left > 0 and spreads.sum() > 0:
         for s, more in zip(unknown, (left * spreads / spreads.sum()).astype(int), strict=True):
             _strike(space, rng, s, int(more))

@@ -189,7 +189,8 @@ def _cost_of_law(size: Size) -> float:
 def _without_derivatives(size: Size) -> str | None:
     if size.space.has_derivatives:
         return None
-    return f"{size.space.why_no_derivatives}; single-law serves there"
+    serves = "word-strata" if size.space.strikes_words else "single-law"
+    return f"{size.space.why_no_derivatives}; {serves} serves there"
 
 
 def _remainder(given: Given) -> list[Estimate]:
