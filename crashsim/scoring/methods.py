@@ -19,13 +19,17 @@ from crashsim.faults import lacking_for_tails
 from crashsim.results.estimate import Estimate
 from crashsim.sampling.certified import certified_sampling
 from crashsim.sampling.enumeration import enumerate_space, outcomes_of
-from crashsim.sampling.importance import SAMPLES as IMPORTANCE_SAMPLES
 from crashsim.sampling.importance import importance_sampling
 from crashsim.sampling.monte_carlo import MonteCarlo, monte_carlo
 from crashsim.sampling.word_importance import SAMPLES as WORD_IMPORTANCE_SAMPLES
 from crashsim.sampling.word_importance import word_importance
 from crashsim.sampling.word_strata import SAMPLES as WORD_SAMPLES
 from crashsim.sampling.word_strata import word_strata
+from crashsim.scoring.costs import (
+    operations_of_rare_events,
+    operations_of_tails,
+    passes_of_rare_events,
+)
 from crashsim.scoring.method import Found, Method
 from crashsim.scoring.shared import NO_EPSILON, Given
 from crashsim.scoring.size import (
@@ -40,8 +44,6 @@ from crashsim.scoring.size import (
 from crashsim.scoring.variance_reduction import chosen_samples, is_controlled, is_stratified
 from crashsim.space import FaultSpace
 
-_IMPORTANCE_BUDGET = BUDGET / 10  # operations of importance sampling, for each question
-_FEWEST_PASSES = 32  # of an input
 _NOTHING = "nothing is random or nothing reaches the output, so there is nothing to say"
 
 
@@ -259,7 +261,7 @@ def _importance_sampling(given: Given) -> Iterable[Estimate]:
             output=given.leading_output,
             seed=asked.seed,
             confidence=asked.confidence,
-            passes=_affordable_passes(given.size),
+            passes=passes_of_rare_events(given.size),
         )
     except TheoryError as error:  # a law that cannot be drawn under as strong a tilt
         raise NotApplicableError(str(error)) from error
@@ -267,21 +269,6 @@ def _importance_sampling(given: Given) -> Iterable[Estimate]:
         is_asked = asked.epsilon is not None or given.space.K > 1
         raise NotApplicableError(_NOTHING if is_asked else NO_EPSILON)
     return found
-
-
-def _affordable_passes(size: Size) -> int | None:
-    """How many passes of an input importance sampling spends; None for as many as it takes.
-
-    Among many coordinates there are enough of them to look at the inputs that matter most.
-    """
-    if are_dense(size.space):
-        return None
-    return int(max(_FEWEST_PASSES * size.B, _IMPORTANCE_BUDGET / size.operations_of_one))
-
-
-def _cost_of_importance(size: Size) -> float:
-    passes = _affordable_passes(size) or IMPORTANCE_SAMPLES * size.B
-    return 2 * passes * size.operations_of_one
 
 
 def _exact_is_at_hand(size: Size) -> str | None:
@@ -415,6 +402,8 @@ METHODS: tuple[Method, ...] = (
         partial(_tails, "chernoff"),
         "bound",
         needs=("surrogate", "margins"),
+        cost=operations_of_tails,
+        dear="a tilt for every tail and margin takes longer",
         rank=0,
         rare=7,
     ),
@@ -424,6 +413,8 @@ METHODS: tuple[Method, ...] = (
         partial(_tails, "saddlepoint"),
         "estimate",
         needs=("surrogate", "margins"),
+        cost=operations_of_tails,
+        dear="a tilt for every tail and margin takes longer",
         rank=4,
         rare=6,
     ),
@@ -516,7 +507,7 @@ METHODS: tuple[Method, ...] = (
         "statistical",
         needs=("surrogate", "leading_output"),
         refuses=_exact_is_at_hand,
-        cost=_cost_of_importance,
+        cost=operations_of_rare_events,
         most=BUDGET / 4,
         dear="some thousand samples for each input take longer (give fewer inputs)",
         rank=1,

@@ -17,6 +17,7 @@ from crashsim.analytic.layer_bounds import layer_bounds
 from crashsim.coordinates.placement import strikes_singly
 from crashsim.errors import ArgumentError, NotApplicableError
 from crashsim.results.estimate import Estimate, Quantity
+from crashsim.scoring.costs import Cost, cost_of
 from crashsim.scoring.request import Progress, Request
 from crashsim.scoring.size import (
     Size,
@@ -26,6 +27,7 @@ from crashsim.scoring.size import (
 )
 from crashsim.scoring.timing import timing
 from crashsim.space import FaultSpace
+from crashsim.working import Steps, listening
 
 _CERTIFIED = 4  # inputs that get a certificate: each bound takes about a second
 NO_EPSILON = "give epsilon: it bounds P(|Delta| >= epsilon)"
@@ -41,6 +43,7 @@ class Shared:
         methods: names of those that will run.
         timings: to which the seconds of each result are added.
         progress: is told of each result that takes a while.
+        size: what these cost.
     """
 
     def __init__(
@@ -50,7 +53,9 @@ class Shared:
         methods: frozenset[str],
         timings: dict[str, float],
         progress: Progress,
+        size: Size,
     ) -> None:
+        self._size = size
         self.space, self.asked, self.methods = space, asked, methods
         self._timings, self._progress = timings, progress
         self._made: dict[str, Any] = {}
@@ -74,10 +79,11 @@ class Shared:
         return self._made[name]
 
     def _timed(self, need: Need) -> Any:
-        self._progress(need.label, 0, 1)
-        with timing(self._timings, need.label):
+        told = steps_of(need.label, cost_of(need.name, self._size), self._size, self._progress)
+        told.begin()
+        with timing(self._timings, need.label), listening(told.work):
             made = need.make(self)
-        self._progress(need.label, 1, 1)
+        told.end()
         return made
 
     def offer(self, name: str) -> None:
@@ -101,6 +107,13 @@ class Shared:
         ):
             return cast(Analysis, differences)
         return gradients or Analysis()
+
+
+def steps_of(label: str, cost: Cost, size: Size, progress: Progress) -> Steps:
+    """A stage's progress, in hundredths of what it costs."""
+    rows = cost.operations / size.operations_of_one
+    total = int(min(100, max(1, rows)))
+    return Steps(lambda done, all_: progress(label, done, all_), total, rows / total)
 
 
 @dataclass(frozen=True)
