@@ -28,7 +28,6 @@ _SURVEYED = 1024  # single faults that show where harm is
 _OWN = 0.25  # share of the samples that are of the faults' own law
 _MORE = 1.0  # strikes more, expected in each of the others
 _BATCH = 512
-_FIRST_BLOCK = 2**40  # of the stream, whose first ones the survey draws from
 
 
 def word_importance(
@@ -58,7 +57,7 @@ def word_importance(
         quantities.insert(0, ("class-change", CLASS_CHANGE))
     sums: dict[str, list[WeightSums]] = {}
     for block, start in enumerate(range(0, samples, _BATCH)):
-        rng = generator(seed, Stream.WORD_STRATA, _FIRST_BLOCK + block)
+        rng = generator(seed, Stream.WORD_IMPORTANCE, block)
         count = min(_BATCH, samples - start)
         is_own = rng.random(count) < _OWN
         struck = rng.binomial(sizes, np.where(is_own[:, None], own, raised))

@@ -449,7 +449,7 @@ METHODS: tuple[Method, ...] = (
         refuses=_where_bits_add_up,
         cost=lambda size: 2 * WORD_SAMPLES * size.operations,
         dear="striking some thousand single faults takes longer",
-        rank=2,
+        rank=7,
     ),
     Method(
         "remainder",
@@ -522,7 +522,7 @@ METHODS: tuple[Method, ...] = (
         cost=lambda size: 2 * WORD_IMPORTANCE_SAMPLES * size.operations,
         most=BUDGET / 4,
         dear="some thousand samples take longer",
-        rank=1,
+        rank=2,
         rare=4,
     ),
     Method(
