@@ -27,7 +27,7 @@ class Stream(IntEnum):
     RIVALS = 2**62 + 2**61 + 2**60  # what class changes to several rivals share, by input
     CERTIFIED = 2**63  # samples inside a certificate, by input, question and block
     PROBES = 2**63 + 2**61  # directions in which a Hessian is looked at
-    SINGLE_FAULTS = 2**63 + 2**61 + 2**59  # which single faults are looked at
+    SINGLE_FAULTS = 2**63 + 2**61 + 2**59  # which single faults are looked at, by use
     TRAINING = 2**63 + 2**61 + 2**60  # faults while training, of a law that torch does not draw
     WORD_STRATA = 2**63 + 2**61 + 2**60 + 2**59  # single faults of words, of a layer and a bit
     WORD_IMPORTANCE = 2**63 + 2**62  # faults of words where they do harm, by block

@@ -14,6 +14,7 @@ from crashsim_theory import TheoryError
 from crashsim.analytic import first_order, proofs, second_order, surrogate_law
 from crashsim.analytic.first_order import Analysis, TailMethod
 from crashsim.analytic.gains import are_dense
+from crashsim.analytic.sampled_singles import SAMPLE, SingleMethod, sampled_singles
 from crashsim.errors import Interrupted, NotApplicableError
 from crashsim.faults import lacking_for_tails
 from crashsim.results.estimate import Estimate
@@ -38,8 +39,10 @@ from crashsim.scoring.size import (
     GRADIENT_VALUES,
     Size,
     is_enumerated,
+    singles_sampled,
     too_many_differences,
     too_many_gradients,
+    too_many_singles,
 )
 from crashsim.scoring.variance_reduction import chosen_samples, is_controlled, is_stratified
 from crashsim.space import FaultSpace
@@ -73,6 +76,32 @@ def _taylor(given: Given) -> Found:
     return _of_analysis(found)
 
 
+def _single(given: Given) -> Found:
+    if count := singles_sampled(given.size):
+        return _sampled(given, "single", count)
+    return _expansion(first_order.single, given)
+
+
+def _mean_point_single(given: Given) -> Found:
+    if given.all_singles is not None:
+        return _of_analysis(given.all_singles)
+    return _sampled(given, "mean-point-single", singles_sampled(given.size) or SAMPLE)
+
+
+def _sampled(given: Given, method: SingleMethod, count: int) -> Found:
+    asked = given.asked
+    return Found(
+        sampled_singles(
+            given.space,
+            method,
+            count=count,
+            seed=asked.seed,
+            confidence=asked.confidence,
+            memory=asked.memory,
+        )
+    )
+
+
 def _expansion(work: Callable[[FaultSpace, Analysis], None], given: Given) -> Found:
     """First or second order at the clean network."""
     found = Analysis()
@@ -86,10 +115,6 @@ def _of_analysis(found: Analysis) -> Found:
 
 def _mean_point_taylor(given: Given) -> Found:
     return _of_analysis(given.gradients)
-
-
-def _mean_point_single(given: Given) -> Found:
-    return _of_analysis(given.differences)
 
 
 def _mean_point_curvature(given: Given) -> Found:
@@ -334,10 +359,10 @@ METHODS: tuple[Method, ...] = (
     Method(
         "single",
         "one fault at a time (paper b4)",
-        partial(_expansion, first_order.single),
+        _single,
         "estimate",
         needs=("wide",),
-        refuses=too_many_differences,
+        refuses=too_many_singles,
         moments_only=True,
         dependent=True,
         rank=5,
@@ -382,7 +407,7 @@ METHODS: tuple[Method, ...] = (
         "one fault at a time, around the mean point",
         _mean_point_single,
         "estimate",
-        needs=("differences",),
+        needs=("all_singles",),
         moments_only=True,
         dependent=True,
         rank=0,
