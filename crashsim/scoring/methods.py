@@ -547,7 +547,7 @@ METHODS: tuple[Method, ...] = (
         cost=lambda size: 2 * WORD_IMPORTANCE_SAMPLES * size.operations,
         most=BUDGET / 4,
         dear="some thousand samples take longer",
-        rank=2,
+        rank=3,
         rare=4,
     ),
     Method(
