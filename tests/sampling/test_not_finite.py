@@ -96,7 +96,8 @@ def test_events_of_ones_own_see_them(steep, randn):
         steep, randn(4, 4), StuckAt(0.03, 1e38), samples=1000, metrics=[lost], methods="monte-carlo"
     )
     found, own = (score.find("monte-carlo", name) for name in ("not-finite", "lost"))
-    assert (found.value, found.low, found.high) == pytest.approx((own.value, own.low, own.high))
+    assert found.value == pytest.approx(own.value)
+    assert (found.low, found.high) == pytest.approx((own.low, own.high), rel=0.05)
     assert found.value > 0
 
 
