@@ -23,7 +23,6 @@ from crashsim.arguments import as_float, callback, check_seed, instance, sample_
 from crashsim.arrays import Floats
 from crashsim.campaign.tasks import fold
 from crashsim.errors import ArgumentError, Interrupted
-from crashsim.faults import WordFault
 from crashsim.metrics import RESERVED, AskedMetrics, OfSums
 from crashsim.noticing import notice
 from crashsim.results.estimate import Estimate, Interval
@@ -244,10 +243,7 @@ class _Run:
                 unit=torch.finfo(self.space.dtype).eps,
                 is_random=self.space.is_random,
                 is_seldom_struck=bool(self.seldom_struck),
-                may_overflow=any(
-                    isinstance(p.fault, WordFault) and p.fault.can_overflow
-                    for p in self.space.placements
-                ),
+                may_overflow=self.space.may_overflow,
             )
         return self._found
 

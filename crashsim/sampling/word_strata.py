@@ -133,9 +133,8 @@ def word_strata(space: FaultSpace, seed: int, samples: int = SAMPLES) -> list[Es
 
 def _error(struck: Sequence[Stratum], which: int, total: float) -> str:
     """Of the expected harm of a kind, from strata of which some faults were struck."""
-    if total == 0:
-        return "unknown: none was seen"
-    return f"{np.sqrt(sum(s.spread(which) ** 2 / s.struck for s in struck)) / total:.0%}"
+    error = float(np.sqrt(sum(s.spread(which) ** 2 / s.struck for s in struck)))
+    return f"{error / total:.0%}" if error < total else "unknown, as hardly any was seen"
 
 
 def survey(space: FaultSpace, seed: int, samples: int) -> tuple[list[Stratum], int]:
@@ -153,13 +152,13 @@ def survey(space: FaultSpace, seed: int, samples: int) -> tuple[list[Stratum], i
     predicted = _predict(space, strata)
     rng = generator(seed, Stream.WORD_STRATA)
     unknown = [s for s in strata if s.known is None]
-    for s in unknown:
-        _strike(space, rng, s, min(_PILOT, max(2, samples // len(unknown))))
+    first = min(_PILOT, max(2, samples // max(len(unknown), 1)))
+    _strike(space, rng, [(s, first) for s in unknown])
     left = samples - sum(s.struck for s in unknown)
     spreads = np.array([s.spread() for s in unknown])
     if left > 0 and spreads.sum() > 0:
-        for s, more in zip(unknown, (left * spreads / spreads.sum()).astype(int), strict=True):
-            _strike(space, rng, s, int(more))
+        more = (left * spreads / spreads.sum()).astype(int)
+        _strike(space, rng, list(zip(unknown, more.tolist(), strict=True)))
     return strata, predicted
 
 
@@ -173,25 +172,38 @@ def _check(space: FaultSpace) -> None:
         raise NotApplicableError("for faults that are rare")
 
 
-def _strike(space: FaultSpace, rng: np.random.Generator, s: Stratum, count: int) -> None:
-    """Strikes single faults of a stratum: all of them, where there are no more."""
-    if s.known is not None or count <= 0:
+def _strike(
+    space: FaultSpace, rng: np.random.Generator, wanted: Sequence[tuple[Stratum, int]]
+) -> None:
+    """Strikes so many single faults of each stratum; all of them, where there are no more."""
+    strata, words = [], []
+    for s, count in wanted:
+        if s.known is not None or count <= 0:
+            continue
+        strata.append(s)
+        if s.struck + count < s.size:
+            words.append(rng.integers(s.size, size=count))
+        else:
+            s.struck, s.hits = 0, np.zeros_like(s.hits)
+            words.append(np.arange(s.size))
+    if not strata:
         return
-    if every := s.struck + count >= s.size:
-        s.struck, s.hits, words = 0, np.zeros_like(s.hits), np.arange(s.size)
-    else:
-        words = rng.integers(s.size, size=count)
+    columns = np.concatenate([s.coordinates(of) for s, of in zip(strata, words, strict=True)])
+    owners = np.repeat(np.arange(len(strata)), [len(of) for of in words])
+    hits = np.zeros((len(strata), 2, space.B))
     base = np.zeros(space.N)
     step = max(1, _AT_ONCE // (space.B * space.K))
-    for start in range(0, len(words), step):
-        columns = s.coordinates(words[start : start + step])
-        points = Points.one_at_a_time(base, columns, np.ones(len(columns)))
+    for start in range(0, len(columns), step):
+        part = slice(start, start + step)
+        points = Points.one_at_a_time(base, columns[part], np.ones(len(columns[part])))
         outputs, clean = space.outcomes(points), space.clean()
         events = [event.happens(outputs, clean, None) for event in (CLASS_CHANGE, NOT_FINITE)]
-        s.hits += np.stack([event.sum(0) for event in events])
-    s.struck += len(words)
-    if every:
-        s.known = s.hits / s.size
+        np.add.at(hits, owners[part], np.stack(events, axis=1))
+    for s, of, found in zip(strata, words, hits, strict=True):
+        s.hits += found
+        s.struck += len(of)
+        if s.struck == s.size and len(of) == s.size:
+            s.known = s.hits / s.size
 
 
 def _predict(space: FaultSpace, strata: Sequence[Stratum]) -> int:
@@ -210,6 +222,7 @@ def _predict(space: FaultSpace, strata: Sequence[Stratum]) -> int:
     if not slopes.exist or start * _RIVALS > _AT_ONCE:
         return 0
     changed = {id(s): np.zeros(space.B) for s in strata if _is_small(s)}
+    steps = [_steps(space, p) for p in places]
     for b in range(space.B):
         clean = space.clean()[b]
         top = int(predicted_class(clean))
@@ -217,18 +230,23 @@ def _predict(space: FaultSpace, strata: Sequence[Stratum]) -> int:
         rows = np.eye(space.K)[rivals] - np.eye(space.K)[top]
         ((_, gains),) = slopes.gradients(space.examples.part(b, b + 1), np.zeros(start), rows)
         lead = clean[top] - clean[rivals]
-        for p, own in zip(places, noisy, strict=True):
+        for p, own, step in zip(places, noisy, steps, strict=True):
             of_place = gains[0, :, own.start : own.stop]
-            steps = p.fault.displacement(space.tensors[p.site.module])
-            steps = steps.reshape(p.units, -1).double().cpu()
             for s in strata:
                 if s.placement is p and id(s) in changed:
-                    moved = of_place * steps[:, s.which].numpy()
+                    moved = of_place * step[:, s.which]
                     changed[id(s)][b] = (moved > lead[:, None]).any(0).mean()
     for s in strata:
         if id(s) in changed:
             s.known = np.stack([changed[id(s)], np.zeros(space.B)])
     return len(changed)
+
+
+def _steps(space: FaultSpace, p: Placement) -> Floats:
+    """(units, coordinates of a word) by how much each coordinate alone changes a weight."""
+    assert isinstance(p.fault, WordFault)
+    found: Floats = p.fault.displacement(space.tensors[p.site.module]).float().cpu().numpy()
+    return found.reshape(p.units, -1)
 
 
 def _has_small_steps(p: Placement) -> bool:

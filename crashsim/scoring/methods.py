@@ -26,12 +26,12 @@ from crashsim.sampling.importance import importance_sampling
 from crashsim.sampling.monte_carlo import MonteCarlo, monte_carlo
 from crashsim.sampling.word_importance import SAMPLES as WORD_IMPORTANCE_SAMPLES
 from crashsim.sampling.word_importance import word_importance
-from crashsim.sampling.word_strata import SAMPLES as WORD_SAMPLES
 from crashsim.sampling.word_strata import word_strata
 from crashsim.scoring.costs import (
     operations_of_rare_events,
     operations_of_tails,
     passes_of_rare_events,
+    strikes_of_words,
 )
 from crashsim.scoring.method import Found, Method
 from crashsim.scoring.shared import NO_EPSILON, Given
@@ -203,7 +203,7 @@ def _where_derivatives_serve(size: Size) -> str | None:
 
 
 def _word_strata(given: Given) -> list[Estimate]:
-    return word_strata(given.space, given.asked.seed)
+    return word_strata(given.space, given.asked.seed, strikes_of_words(given.size))
 
 
 def _word_importance(given: Given) -> list[Estimate]:
@@ -515,7 +515,7 @@ METHODS: tuple[Method, ...] = (
         _word_strata,
         "estimate",
         refuses=_where_bits_add_up,
-        cost=lambda size: 2 * WORD_SAMPLES * size.operations,
+        cost=lambda size: strikes_of_words(size) * size.operations,
         dear="striking some thousand single faults takes longer",
         rank=7,
     ),
@@ -587,7 +587,7 @@ METHODS: tuple[Method, ...] = (
         _word_importance,
         "statistical",
         refuses=lambda size: _exact_is_at_hand(size) or _where_bits_add_up(size),
-        cost=lambda size: 2 * WORD_IMPORTANCE_SAMPLES * size.operations,
+        cost=lambda size: 1.5 * WORD_IMPORTANCE_SAMPLES * size.operations,
         most=BUDGET / 4,
         dear="some thousand samples take longer",
         rank=3,

@@ -9,7 +9,9 @@ from torch import nn
 
 import crashsim
 from crashsim import BitFlip, Event, FaultSpace, NeuronCrash, Score, StuckAt, enumerate_exact
+from crashsim.analytic.sampled_singles import sampled_singles
 from crashsim.errors import NotApplicableError
+from crashsim.results.verdict import best
 from crashsim.sampling.enumeration import enumerate_space
 from crashsim.sampling.word_importance import word_importance
 from crashsim.sampling.word_strata import word_strata
@@ -142,6 +144,9 @@ def test_strata_of_words_against_every_single_fault(space):
     per_bit = harm.reshape(-1, 32, space.B).sum((0, 2))
     assert per_bit[:15].sum() == 0  # low bits of the mantissa
     assert per_bit[30] > 0
+    few = next(e for e in word_strata(space, seed=0, samples=100) if e.input == "all")
+    assert few.value == pytest.approx(wanted, rel=1.0)
+    assert "standard error" in few.note
     every = {e.quantity: e for e in word_strata(space, seed=0, samples=10**6) if e.input == "all"}
     assert every["class-change"].value == pytest.approx(wanted, rel=0.02)  # but for the gradient's
 
@@ -158,6 +163,30 @@ def test_importance_sampling_of_words_against_every_single_fault(space):
         for e in found:
             if e.input != "all":
                 assert e.low <= wanted[e.input] <= e.high
+
+
+def test_a_sample_of_single_faults_says_nothing_of_moments(space):
+    with pytest.raises(NotApplicableError, match="word-strata"):
+        sampled_singles(space, "single")
+    mantissas = BitFlip(1e-5, format="float32", bits="mantissa")
+    assert sampled_singles(FaultSpace(space.model, space.inputs, mantissas, "weights"), "single")
+
+
+@SPOILED
+def test_the_verdict_quotes_what_saw_most(space):
+    """Plain samples saw next to nothing; it does not say that moments are spoiled, either."""
+    rare = space.with_faults([BitFlip(1e-8, format="float32")] * 2)
+    methods = ["word-importance", "monte-carlo"]
+    found = crashsim.score(
+        rare.model, rare.inputs, BitFlip(1e-8, format="float32"), "weights",
+        samples=300, methods=methods,
+    )  # fmt: skip
+    wanted = 1e-8 * alone(space).sum(0).mean()
+    assert best(found, "class-change").method == "word-importance"
+    assert best(found, "class-change").value == pytest.approx(wanted, rel=0.3)
+    assert "class changes with probability" in found.verdict
+    assert "(word-importance, 95% interval" in found.verdict
+    assert "no variance" not in found.verdict
 
 
 @SPOILED
