@@ -86,6 +86,8 @@ def _transform(layer: Layer, before: Sequence[Any]) -> Any:
         return chips.Flatten()
     if isinstance(operation, torch_layers.AvgPool2d):
         return chips.AvgPool2d(operation.kernel, operation.stride, operation.padding)
+    if isinstance(operation, torch_layers.MaxPool2d):
+        return chips.MaxPool2d(operation.kernel, operation.stride, operation.padding)
     previous = before[-1] if before else None
     if isinstance(operation, torch_layers.ChannelScale) and isinstance(
         previous, chips.Linear | chips.Conv2d
@@ -102,5 +104,5 @@ def _transform(layer: Layer, before: Sequence[Any]) -> Any:
     what = type(operation).__name__
     raise UnsupportedLayerError(
         f"model: {what} at {layer.module or 'the top level'!r} cannot be put on the chip; it "
-        "takes Linear, Conv2d, batch normalisation behind them, average pooling and flatten"
+        "takes Linear, Conv2d, batch normalisation behind them, pooling and flatten"
     )

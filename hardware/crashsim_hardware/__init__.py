@@ -57,7 +57,17 @@ from .faults.synapse_faults import (
     sample_row_deaths,
     sample_stuck_synapses,
 )
-from .network import AvgPool2d, Conv2d, Flatten, Linear, Network, NeuronLayer, Scale, SumPool2d
+from .network import (
+    AvgPool2d,
+    Conv2d,
+    Flatten,
+    Linear,
+    MaxPool2d,
+    Network,
+    NeuronLayer,
+    Scale,
+    SumPool2d,
+)
 from .neurons.point_neuron import (
     PointNeuron,
     current_based_lif,
@@ -96,6 +106,7 @@ __all__ = [
     "IrDrop",
     "Levels",
     "Linear",
+    "MaxPool2d",
     "Moment",
     "Network",
     "NeuronLayer",

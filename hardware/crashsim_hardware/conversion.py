@@ -25,6 +25,7 @@ from .transforms import (
     AvgPool2d,
     Conv2d,
     Linear,
+    MaxPool2d,
     Scale,
     Shape,
     SumPool2d,
@@ -205,10 +206,27 @@ def _projection(
 ) -> Projection:
     """Layer `index` for spikes worth `spike` (n_in,) into membranes of 1 / `per_unit` (n_out,)."""
     layer: NeuronLayer = network.layers[index]
-    shape = network.shapes[index]
-    bias = chain(layer.transforms, np.zeros(math.prod(shape)), shape) * per_unit + extra
-    transforms, gain = fold(layer.transforms, shape, spike, per_unit / kept, bits)
-    return Projection(transforms, round_to_grid(bias, bits), shape, bits, gain)
+    before = shape = network.shapes[index]
+    pool, wiring = None, layer.transforms
+    if wiring and isinstance(wiring[0], MaxPool2d):
+        pool, wiring, shape = wiring[0], wiring[1:], output_shape(wiring[0], before)
+        spike = np.repeat(_leading(spike, before, before), math.prod(shape[1:]))
+    if any(isinstance(transform, MaxPool2d) for transform in wiring):
+        raise HardwareError(
+            f"layer {index} has a maximum behind other wiring; on a chip only neurons' spikes can "
+            "be compared: put max pooling right behind an activation"
+        )
+    bias = chain(wiring, np.zeros(math.prod(shape)), shape) * per_unit + extra
+    transforms, gain = fold(wiring, shape, spike, per_unit / kept, bits)
+    return Projection(
+        transforms,
+        round_to_grid(bias, bits),
+        shape,
+        bits,
+        gain,
+        pool,
+        () if pool is None else before,
+    )
 
 
 def fold(

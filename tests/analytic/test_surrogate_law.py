@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from crashsim.analytic.single_law import SAMPLES
 from torch import nn
 
 from crashsim import AdditiveNoise, NeuronCrash, enumerate_exact, score
-from crashsim.analytic.single_law import SAMPLES
 
 P, EPSILON = 0.1, 0.3
 

@@ -178,3 +178,21 @@ def test_no_faults_at_all(make_net, randn):
     assert found.find("hardware", "variance").value == pytest.approx(0, abs=1e-12)
     json.dumps(found.to_dict(), allow_nan=False)
     assert found.to_html()
+
+
+def test_max_pooling_of_a_torch_model():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        net = nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(4, 6, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(6, 4),
+        ).eval()  # fmt: skip
+        x = torch.rand(4, 1, 8, 8)
+    space = FaultSpace(net, x, {"relu*": NeuronCrash(0.1)})
+    run = run_chip(space, masks=200, steps=200)
+    assert run.facts["variance_ratio"] == pytest.approx(1.0, abs=0.05)
+    assert run.facts["slope"] == pytest.approx(1.0, abs=0.05)
+    chip, broken = faults_of(space, 20)
+    points = sample_points(space.placements, 0, 20)
+    outputs = chip.network.forward(x.double().numpy(), broken.dead).outputs
+    np.testing.assert_allclose(outputs, space.outputs(points), atol=1e-5)

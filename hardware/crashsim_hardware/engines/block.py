@@ -86,7 +86,8 @@ class Block:
         """What the inputs of a step send through projection `place`."""
         if self.train is None:
             return self.currents[place]
-        return chip.projections[place].charge(self.train.at(step), self.weights[place])
+        projection = chip.projections[place]
+        return projection.charge(projection.pooled(self.train.at(step)), self.weights[place])
 
     def strike(self, layer: int) -> Strike | None:
         """The window of faults at a hidden layer."""
@@ -277,7 +278,8 @@ def _from_inputs(
         drives.append(layer.projection.drive(x, weights[index]) if driven else bias)
         for place, source, _ in chip.feeds(index):
             if source == INPUT and not (driven and place == index):
-                currents[place] = chip.projections[place].charge(x, weights[place])
+                projection = chip.projections[place]
+                currents[place] = projection.charge(projection.pooled(x), weights[place])
     return drives, currents
 
 
@@ -294,6 +296,11 @@ def _offsets(
         total: Floats | None = None
         for place, source, _ in chip.feeds(index):
             if source != INPUT and (sent := carried[source]) is not None:
+                if chip.projections[place].pool is not None:
+                    raise HardwareError(
+                        "constant currents on neurons' lines have no counts whose maximum could "
+                        "pass a pool; leave offsets out"
+                    )
                 charge = chip.projections[place].charge(sent, weights[place])
                 total = charge if total is None else total + charge
         added.append(total)
@@ -370,6 +377,11 @@ def connections(projection: Projection) -> tuple[NDArray[np.intp], NDArray[np.in
 
     Raises HardwareError for layers too large to list.
     """
+    if projection.pool is not None:
+        raise HardwareError(
+            "a maximum over neurons is no set of synapses; use engine='brian2' or 'numpy' without "
+            "release failure"
+        )
     entries = int(np.prod(projection.shape)) * projection.bias.size
     if entries > LISTED:
         raise HardwareError(

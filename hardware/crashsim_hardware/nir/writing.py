@@ -118,6 +118,8 @@ def _neurons(nir: Any, layer: Spiking, index: int, dt: float) -> Any:
 
 
 def _wiring(nir: Any, projection: Projection, gain: float, where: str) -> list[tuple[str, Any]]:
+    if projection.pool is not None:
+        raise HardwareError(f"{where} takes a maximum over neurons, which NIR has no node for")
     transforms = attach_bias(projection.transforms, projection.bias, projection.shape, gain, where)
     nodes: list[tuple[str, Any]] = []
     shape = projection.shape
