@@ -264,8 +264,8 @@ def _either(first: Any, second: Any) -> Any:
 def _weights_by_projection(found: Sequence[Layer]) -> dict[str, int]:
     """Index of the projection that each weight is in, for layers with a single weight."""
     names: list[list[str]] = [[]]
-    for layer in found:
-        if isinstance(layer.operation, torch_layers.Activation):
+    for layer in found:  # a residual connection begins a way of its own
+        if isinstance(layer.operation, torch_layers.Activation | torch_layers.Residual):
             names.append([])
         elif layer.weight and not isinstance(layer.operation, torch_layers.ChannelScale):
             names[-1].append(layer.weight)

@@ -66,6 +66,7 @@ from .network import (
     Network,
     NeuronLayer,
     Scale,
+    Skip,
     SumPool2d,
 )
 from .neurons.point_neuron import (
@@ -118,6 +119,7 @@ __all__ = [
     "Raster",
     "RunResult",
     "Scale",
+    "Skip",
     "Spikes",
     "Spiking",
     "SpikingGap",

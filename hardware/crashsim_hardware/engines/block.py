@@ -87,7 +87,8 @@ class Block:
         if self.train is None:
             return self.currents[place]
         projection = chip.projections[place]
-        return projection.charge(projection.pooled(self.train.at(step)), self.weights[place])
+        x = projection.pooled(self.train.at(step))
+        return round_to_grid(projection.charge(x, self.weights[place]), projection.fraction_bits)
 
     def strike(self, layer: int) -> Strike | None:
         """The window of faults at a hidden layer."""
@@ -279,7 +280,8 @@ def _from_inputs(
         for place, source, _ in chip.feeds(index):
             if source == INPUT and not (driven and place == index):
                 projection = chip.projections[place]
-                currents[place] = projection.charge(projection.pooled(x), weights[place])
+                current = projection.charge(projection.pooled(x), weights[place])
+                currents[place] = round_to_grid(current, projection.fraction_bits)
     return drives, currents
 
 

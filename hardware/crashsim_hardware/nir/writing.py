@@ -53,6 +53,8 @@ def nir_graph(chip: Chip) -> Any:
                 f"hidden layer {index} was read from a NIR graph of another library, which is the "
                 "file to keep: chips of its neurons are not written again"
             )
+    if chip.wires:
+        raise HardwareError("the chip has residual connections; only chains are written")
     resets = {layer.neuron.reset for layer in chip.hidden}
     if len(resets) != 1:
         raise HardwareError("a NIR graph written here has one kind of reset, this chip has two")
