@@ -21,7 +21,7 @@ from crashsim.sampling.intervals import (
 def chip_estimates(exact: Floats, found: chips.CrashStatistics, released: bool) -> list[Estimate]:
     """Mean, variance and class change of the chip, with ``exact`` (B, K) as outputs without faults.
 
-    ``released``: releases fail at random.
+    ``released``: every run is random: releases fail, or reads are noisy.
     """
     confidence, n = found.confidence, found.masks
     alpha = 1 - confidence

@@ -25,10 +25,12 @@ from crashsim.chip.chip_estimates import chip_estimates
 from crashsim.chip.chip_facts import activity_facts, device_facts, raster_facts, rate_facts
 from crashsim.chip.chip_faults import Breaks
 from crashsim.chip.conversion import STEPS, chip_of
+from crashsim.chip.laws import NeuronOutputs, changed_weights
 from crashsim.chip.plan import MOST_OPERATIONS, plan_run
 from crashsim.coordinates.drawing import sample_points
 from crashsim.coordinates.placement import Placement
 from crashsim.errors import ArgumentError
+from crashsim.faults import Fault
 from crashsim.metrics import predicted_class
 from crashsim.model import layers as torch_layers
 from crashsim.model.layers import Layer, UnsupportedLayerError, layers_of
@@ -230,30 +232,64 @@ def chip_faults(
     """
     neurons = [la.site for la in found if isinstance(la.operation, torch_layers.Activation)]
     weights = _weights_by_projection(found)
-    dead: list[Any] = [None] * len(chip.sizes)
+    outputs = NeuronOutputs(chip, masks)
     synapses: list[Any] = [None] * len(chip.projections)
+    read: list[Any] = [None] * len(chip.projections)
     cut: Any = None
-    e = sample_points(space.placements, seed, masks).dense()
+    points = sample_points(space.placements, seed, masks).dense()
     for p in space.placements:
-        struck = e[:, p.start : p.stop] != 0
-        crash = p.fault.zeroes and p.fault.is_binary and p.acts_once
-        if crash and p.site.key in neurons and p.site.kind == "activation":
-            index = neurons.index(p.site.key)
-            dead[index] = _either(dead[index], p.fault.by_unit(struck, p.site.shape))
-        elif crash and p.site.module in weights and p.site.kind == "parameter":
+        e, fault = points[:, p.start : p.stop], p.fault
+        crash = fault.zeroes and fault.is_binary
+        if not p.acts_once:
+            raise ArgumentError(_cannot(p))
+        if p.site.key in neurons and p.site.kind == "activation":
+            units = fault.by_unit(e, p.site.shape)
+            outputs.strike(neurons.index(p.site.key), fault, units, p.site.name)
+        elif p.site.module in weights and p.site.kind == "parameter":
             index = weights[p.site.module]
-            synapses[index] = _either(synapses[index], struck.reshape(masks, *p.site.shape))
+            if crash:
+                synapses[index] = _either(synapses[index], (e != 0).reshape(masks, *p.site.shape))
+            else:
+                read[index] = _read(chip, index, read[index], fault, _raw(found, p), e)
         elif crash and p.site.kind == "input":
-            cut = _either(cut, p.fault.by_unit(struck, p.site.shape))
+            cut = _either(cut, fault.by_unit(e != 0, p.site.shape))
         else:
             raise ArgumentError(_cannot(p))
-    return ChipFaults(dead=dead, dead_synapses=synapses, dead_inputs=cut, masks=masks)
+    return ChipFaults(
+        weights=read, dead_synapses=synapses, dead_inputs=cut, masks=masks, **outputs.fields()
+    )
+
+
+def _raw(found: Sequence[Layer], p: Placement) -> Floats:
+    """The weight of a parameter's layer as the module holds it."""
+    layer = next(la for la in found if la.weight == p.site.module)
+    return np.asarray(layer.operation.weight, dtype=np.float64)  # type: ignore[union-attr]
+
+
+def _read(
+    chip: Chip, index: int, before: Floats | None, fault: Fault, raw: Floats, e: Floats
+) -> Floats:
+    """What the chip reads of a weight that a fault changes, on top of other changes."""
+    projection = chip.projections[index]
+    assert chip.network is not None
+    assert projection.weight is not None
+    transforms = chip.network.layers[index].transforms
+    own = next(w for t in transforms if (w := getattr(t, "weight", None)) is not None)
+    # a batch normalisation behind a layer is multiplied into its weights, row by row
+    flat, kept = raw.reshape(len(raw), -1), own.reshape(len(raw), -1)
+    place = np.abs(flat).argmax(1)[:, None]
+    largest = np.take_along_axis(flat, place, 1)
+    factor = np.take_along_axis(kept, place, 1) / np.where(largest == 0.0, 1.0, largest)
+    rows = factor.reshape(-1, *(1,) * (raw.ndim - 1))
+    change = (changed_weights(fault, raw, e) - raw) * rows * projection.gain
+    stored = projection.weight if before is None else before
+    return np.asarray(stored + change)
 
 
 def _cannot(p: Placement) -> str:
     return (
-        f"faults: the chip cannot have {p.fault} at {p.site.name!r}; it has neuron crashes at "
-        "activations and the input, and weight crashes; or name a device"
+        f"faults: the chip cannot have {p.fault} at {p.site.name!r}; it has faults of activations, "
+        "faults of weights that are a layer's own, and cut input lines; or name a device"
     )
 
 

@@ -68,8 +68,12 @@ def hardware(
     chip_fault: Annotated[
         str | None,
         typer.Option(
-            help="NAME=VALUE, instead of --fault: release-failure, stuck-firing, mismatch, "
-            "weight-bits or core-death."
+            help="NAME=VALUE[,NAME=VALUE], instead of --fault: of neurons dead-neuron, "
+            "stuck-firing, stuck-neuron, mismatch, leak-variation, refractory-variation, "
+            "core-death; of synapses dead-synapse, stuck-synapse, perturbed-synapse, bit-flip, "
+            "weight-bits, row-death, column-death, release-failure, read-noise, adc-bits; of cells "
+            "levels, conductance-variation, stuck-cells, drift, pcm, ir-drop. `crashsim devices` "
+            "says what they are."
         ),
     ] = None,
     masks: Annotated[
@@ -182,7 +186,7 @@ def hardware(
         raise ArgumentError(f"chip-fault={chip_fault!r}: give it or --device, not both")
     breaks = None if chip_fault is None else parse_chip_fault(chip_fault)
     nir_options = {"dt": dt, "exporter": exporter, "start": start}
-    chip = _graph(model, reset, 100 if steps is None else steps, nir_options)
+    chip = graph_of(model, reset, 100 if steps is None else steps, nir_options)
     faults = read_faults(fault, p, sites, group)
     asked: dict[str, Any] = {
         "masks": masks, "seed": seed, "engine": engine, "device": profile, "breaks": breaks,
@@ -348,7 +352,7 @@ def _shown(fault: Any) -> str:
     return " ".join((str(facts["fault"]), *values))
 
 
-def _graph(path: str, reset: Any, steps: int, options: dict[str, Any]) -> Any:
+def graph_of(path: str, reset: Any, steps: int, options: dict[str, Any]) -> Any:
     """The chip in a .nir file; None for all other models, which take none of its options."""
     from crashsim.chip.nir import read_graph
     from crashsim.files.limits import check_file, most_bytes
@@ -390,12 +394,22 @@ def _device(name: str | None, settings: list[str]) -> Any:
 
 
 def devices() -> None:
-    """List the devices whose faults are known, with their sources."""
+    """List the faults of the chip, and the devices whose faults are known, with their sources."""
     import crashsim_hardware
     from rich.table import Table
 
+    from crashsim.chip.chip_faults import CHIP_FAULTS
+
+    faults = Table(box=None, pad_edge=False)
+    for title in ("--chip-fault", "what its first number is", "more numbers"):
+        faults.add_column(title, overflow="fold")
+    for name, fault in CHIP_FAULTS.items():
+        more = ", ".join(f"{key}={value:g}" for key, value in fault.others.items())
+        faults.add_row(f"{name}={fault.first.upper()}", fault.about, more)
+    console().print(faults)
+    console().print()
     table = Table(box=None, pad_edge=False)
-    for title in ("device", "what", "parameters", "source"):
+    for title in ("--device", "what", "parameters", "source"):
         table.add_column(title, overflow="fold")
     for name, device in crashsim_hardware.devices().items():
         parameters = "\n".join(

@@ -84,7 +84,7 @@ class SiteFacts(TypedDict):
 
 class CoordinateFacts(TypedDict):
     site: str
-    index: list[int]
+    index: list[int]  # of a flipped bit the weight's and the bit's, the least significant 0
     share: Number
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from crashsim_theory import LinearSurrogate, TheoryError
+from crashsim_theory import TheoryError
 
-from crashsim.analytic.first_order import of_pair, tail_probability
+from crashsim.analytic.first_order import Surrogate, of_pair, tail_probability
 from crashsim.analytic.proofs import Provable, certify_tail, linear_bracket
 from crashsim.arrays import Floats
 from crashsim.coordinates.streams import Stream
@@ -36,7 +36,7 @@ def curves_of(space: FaultSpace, results: Results, asked: Request, samples: int)
     row, output = (int(i) for i in np.unravel_index(int(variance.argmax()), variance.shape))
     one = analysis.surrogate and of_pair(analysis.surrogate, row, output)
     end = 8 * float(np.sqrt(variance[row, output]))
-    if one is not None and not one.coordinates.without_cgf:
+    if one is not None and not one.without_cgf:
         while float(one.saddlepoint(end)) > _SMALLEST:
             end *= 1.25  # it ends at the latest where every coordinate has struck
     grid = np.linspace(0, end, _POINTS + 1)[1:]
@@ -46,7 +46,7 @@ def curves_of(space: FaultSpace, results: Results, asked: Request, samples: int)
         methods["exact"] = [float(results.exact.tail(e)[row, output]) for e in grid]
     if one is not None:
         methods["chebyshev"] = tail_probability("chebyshev", one, grid).tolist()
-        if not one.coordinates.without_cgf:
+        if not one.without_cgf:
             methods["chernoff"] = tail_probability("chernoff", one, grid).tolist()
             methods["saddlepoint"] = tail_probability("saddlepoint", one, grid).tolist()
     if results.proof is not None and one is not None:
@@ -77,7 +77,7 @@ def _proved_curves(proof: Provable, grid: Floats, row: int, output: int) -> dict
 
 def _rare_events(
     alone: FaultSpace,
-    one: LinearSurrogate,
+    one: Surrogate,
     output: int,
     grid: Floats,
     asked: Request,
@@ -118,7 +118,7 @@ def histogram_of(results: Results) -> Histogram | None:
     saddlepoint = normal = None
     if analysis.surrogate is not None:
         one = of_pair(analysis.surrogate, int(where[0]), int(where[1]))
-        if one.variance > 0 and not one.coordinates.without_cgf:
+        if one.variance > 0 and not one.without_cgf:
             above = one.saddlepoint(edges, "upper")
             saddlepoint = (n * -np.diff(above)).tolist()
         if one.variance > 0:
@@ -128,7 +128,7 @@ def histogram_of(results: Results) -> Histogram | None:
     )
 
 
-def _normal_mass(edges: Floats, surrogate: LinearSurrogate) -> Floats:
+def _normal_mass(edges: Floats, surrogate: Surrogate) -> Floats:
     from scipy.stats import norm
 
     scale = float(np.sqrt(surrogate.variance))

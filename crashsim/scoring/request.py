@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from crashsim.analytic.gains import MEMORY
 from crashsim.metrics import AskedMetrics
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class Request:
         rel_width: the relative half-width at which Monte Carlo stops.
         seed: of everything drawn.
         confidence: of measured intervals.
+        memory: bytes that gains and what is made of them may take, about.
         chip: the spiking chip, where the model is the rate curves of one.
         metrics: of the caller's own, with the targets that they compare the outputs with.
     """
@@ -37,5 +39,6 @@ class Request:
     rel_width: float | None = None
     seed: int = 0
     confidence: float = CONFIDENCE
+    memory: int = MEMORY
     chip: Chip | None = None
     metrics: AskedMetrics = field(default_factory=AskedMetrics)

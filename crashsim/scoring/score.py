@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from crashsim.analytic.gains import MEMORY
 from crashsim.analytic.questions import check_delta
 from crashsim.analytic.rounding import least_rounding
 from crashsim.arguments import callback, check_seed, instance, whole
@@ -149,6 +150,7 @@ def score(
     reset: Reset | None = None,
     batch_axis: BatchAxis = 0,
     steps_axis: StepsAxis | None = None,
+    memory: int = MEMORY,
 ) -> Score:
     """How far the outputs move under random faults, by theory and by Monte Carlo.
 
@@ -188,6 +190,8 @@ def score(
         batch_axis: the axis of the inputs that is the batch: 1 for (T, B, ...); or of each by name.
         steps_axis: the axis of the struck values that is time, where no recurrent or spiking layer
             shows it: 1 for (B, T, ...); or a mapping from sites to axes. See ``FaultSpace``.
+        memory: bytes that theory's gains and what is made of them may take, about (2 GiB): those of
+            many coordinates are kept where they fit, and else made anew whenever they are read.
 
     Raises:
         CrashsimError: an argument makes no sense, or the model cannot be analysed.
@@ -214,7 +218,7 @@ def score(
         instance("chip", chip, Chip, "the chip that read_chip returned")
     if delta is not None and epsilon is None:
         raise ArgumentError(f"delta={delta!r}: give epsilon too; together they are the target")
-    seed = check_seed(seed)
+    seed, memory = check_seed(seed), whole("memory", memory, 2**20, 2**50)
     # Fractions and numpy's numbers are taken for what they are.
     confidence, samples = float(confidence), None if samples is None else int(samples)
     epsilon, delta, rel_width = (
@@ -236,7 +240,7 @@ def score(
             )
             own = AskedMetrics.of(metrics, targets, space.clean())
         with timing(timings, "plan"):
-            planned = plan(space, methods, samples, rel_width, hardware, proofs)
+            planned = plan(space, methods, samples, rel_width, hardware, proofs, memory)
         asked = Request(
             epsilon=epsilon,
             delta=delta,
@@ -244,6 +248,7 @@ def score(
             rel_width=rel_width,
             seed=seed,
             confidence=confidence,
+            memory=memory,
             chip=chip,
             metrics=own,
         )

@@ -19,6 +19,7 @@ True
 The package imports numpy and scipy; brian2 is loaded by the first run that uses it.
 """
 
+from .assembly import assemble
 from .brian2_export import Brian2Chip, to_brian2, to_script
 from .chip import Chip, Physics, Projection, Spiking, Wire, quantise
 from .conversion import convert
@@ -69,6 +70,7 @@ from .network import (
     Skip,
     SumPool2d,
 )
+from .neurons.own_neuron import OwnNeuron
 from .neurons.point_neuron import (
     PointNeuron,
     current_based_lif,
@@ -111,6 +113,7 @@ __all__ = [
     "Moment",
     "Network",
     "NeuronLayer",
+    "OwnNeuron",
     "PcmDrift",
     "PcmProgramming",
     "Physics",
@@ -129,6 +132,7 @@ __all__ = [
     "Variation",
     "Wire",
     "addresses_of",
+    "assemble",
     "convert",
     "crash_statistics",
     "criticality",

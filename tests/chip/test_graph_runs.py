@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from crashsim import GainNoise, NeuronCrash, WeightCrash
+from crashsim import GainNoise, NeuronCrash, StuckAt, WeightCrash
 from crashsim.chip.chip_faults import parse_chip_fault
 from crashsim.chip.graph_runs import graph_faults, run_graph
 from crashsim.chip.nir import read_graph
@@ -101,11 +101,12 @@ def test_faults_by_site(path):
     ("faults", "told"),
     [
         ({"nowhere": NeuronCrash(0.1)}, "there are hidden, input, weights, hid, out"),
-        ({"hidden": GainNoise(0.1)}, "cannot have GainNoise"),
+        ({"input": GainNoise(0.1)}, "cannot have GainNoise"),
+        ({"hidden": StuckAt(0.1, value=7.0, window=(0, 5))}, "leave the window out"),
+        ({"hidden": GainNoise(0.1, window=(0, 5))}, "leave the window out"),
         ({"hidden": NeuronCrash(count=2)}, "cannot have NeuronCrash"),
-        ({"hidden": NeuronCrash(0.1, group=4)}, "cannot have NeuronCrash"),
         ({"hidden": NeuronCrash(0.1, duration="transient")}, "cannot have NeuronCrash"),
-        ({"hidden": NeuronCrash([0.1] * 10)}, "cannot have NeuronCrash"),
+        ({"hidden": NeuronCrash([0.1] * 9)}, "do not fit"),
         ({"a": WeightCrash(0.1)}, "give 'weights'"),
     ],
 )

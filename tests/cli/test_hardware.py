@@ -61,7 +61,7 @@ def test_a_chip_as_nir(run, tmp_path):
         (["--device", "low-voltage-sram", "--set", "tare=0.1"], "tare"),
         (["--device", "low-voltage-sram", "--set", "rate=2"], "rate"),
         (["--set", "rate=0.1"], "--device"),
-        (["--fault", "stuck-at:p=0.1,value=1"], "cannot have"),
+        (["--fault", "input=stuck-at:p=0.1,value=1"], "cannot have"),
     ],
     ids=str,
 )
@@ -207,7 +207,6 @@ def test_a_silent_graph_is_told_first(run):
         (["--exporter", "sinabs", "--dt", 1e-4, "--engine", "brian2"], "engine='numpy'"),
         (["--reset", "zero", "--train", "digits"], "weights already"),
         (["--reset", "zero", "--fault", "nowhere=neuron-crash"], "no layer of neurons"),
-        (["--reset", "zero", "--nir", "again.nir"], "not written again"),
     ],
 )
 def test_wrong_use_of_a_graph(run, arguments, told):
@@ -297,3 +296,59 @@ def test_options_of_graphs_are_for_graphs(run):
         code, _, err = run(*FAST, *option)
         assert code == 2
         assert "only for a .nir file" in " ".join(err.split())
+
+
+def test_the_catalogue_is_listed(run):
+    from crashsim.chip.chip_faults import CHIP_FAULTS
+
+    code, out, err = run("devices")
+    assert code == 0, err
+    words = out.split()
+    for name, fault in CHIP_FAULTS.items():
+        assert f"{name}={fault.first.upper()}" in words
+    code, out, err = run("hardware", "--help")
+    assert all(name in out.replace("\n", " ") for name in ("drift", "pcm", "ir-drop"))
+
+
+@pytest.mark.parametrize(
+    "spec", ["drift=3600,nu=0.1", "stuck-neuron=0.2,rate=0.25", "read-noise=0.1", "adc-bits=4"]
+)
+def test_faults_of_the_chip(run, tmp_path, spec):
+    code, _out, err = run(*FAST, "--chip-fault", spec, "--json", "h.json")
+    assert code == 0, err
+    variance = next(
+        e
+        for e in json.loads((tmp_path / "h.json").read_text())["estimates"]
+        if (e["quantity"], e["input"], e["output"]) == ("mean", 0, 0)
+    )
+    assert variance["value"] != 0
+
+
+@pytest.mark.parametrize(
+    "fault", ["gain-noise:std=0.2", "weights=bit-flip:p=0.01", "sign-flip:p=0.1"]
+)
+def test_every_kind_of_fault_runs(run, fault):
+    code, out, err = run(*FAST, "--fault", fault)
+    assert code == 0, err
+    assert "slope of E" in out
+
+
+def test_a_map_of_single_faults(run, tmp_path):
+    code, out, err = run(
+        "criticality", "4-6-3:relu", "--inputs", "d.npz", "--steps", 20, "--single-fault",
+        "dead-neuron", "--single-fault", "dead-synapse", "--top", 3, "--json", "map.json",
+    )  # fmt: skip
+    assert code == 0, err
+    assert len([line for line in out.split("\n") if line.startswith("dead-")]) == 3
+    maps = json.loads((tmp_path / "map.json").read_text())["maps"]
+    assert [np.shape(m["moved"]) for m in maps] == [(6,), (6, 4), (3, 6)]
+    code, _, err = run("criticality", "4-6-3:relu", "--inputs", "d.npz", "--single-fault", "melted")
+    assert code == 2
+    assert "faults must be some of" in err
+
+
+@pytest.mark.usefixtures("graph")
+def test_a_map_of_a_graph(run):
+    code, out, err = run("criticality", *GRAPH[1:4], "--reset", "zero", "--steps", 20, "--top", 2)
+    assert code == 0, (out, err)
+    assert "neuron" in out
