@@ -273,7 +273,7 @@ def _read(
     projection = chip.projections[index]
     assert chip.network is not None
     assert projection.weight is not None
-    transforms = chip.network.layers[index].transforms
+    _, transforms = chip.network.paths[index]
     own = next(w for t in transforms if (w := getattr(t, "weight", None)) is not None)
     # a batch normalisation behind a layer is multiplied into its weights, row by row
     flat, kept = raw.reshape(len(raw), -1), own.reshape(len(raw), -1)

@@ -229,13 +229,18 @@ def test_residual_networks():
             nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3),
         ).eval()  # fmt: skip
         x = torch.rand(3, 1, 8, 8)
-    faults = {"hidden": NeuronCrash(0.1), "weights": WeightCrash(0.05)}
-    space = FaultSpace(net, x, faults)
-    chip, broken = faults_of(space, 10)
-    assert len(chip.wires) == 2
-    outputs = chips.reference(chips.convert(chip.network, x.double().numpy(), 20), x, broken)
-    points = sample_points(space.placements, 0, 10)
-    np.testing.assert_allclose(outputs.outputs, space.outputs(points), atol=1e-4)
+    for faults in (
+        {"hidden": NeuronCrash(0.1), "weights": WeightCrash(0.05)},
+        {"weights": GainNoise(std=0.2)},
+    ):
+        space = FaultSpace(net, x, faults)
+        chip, broken = faults_of(space, 10)
+        assert len(chip.wires) == 2
+        outputs = chips.reference(chip, x.double().numpy(), broken).outputs
+        points = sample_points(space.placements, 0, 10)
+        # noisy weights are rounded to the chip's grid
+        np.testing.assert_allclose(outputs, space.outputs(points), atol=5e-4)
+        assert outputs.std(0).max() > 1e-2
     run = run_chip(FaultSpace(net, x, NeuronCrash(0.1)), masks=200, steps=300)
     assert run.facts["variance_ratio"] == pytest.approx(1.0, abs=0.1)
     assert run.facts["slope"] == pytest.approx(1.0, abs=0.1)
