@@ -54,8 +54,8 @@ def nir_graph(chip: Chip) -> Any:
         return stepped_graph(nir, chip)
     if chip.wires or any(layer.source is not None or layer.delay for layer in chip.hidden):
         raise HardwareError(
-            "branches, loops, delays and residual connections are written for chips of "
-            "SteppedNeuron alone"
+            "branches, loops and delays are written for chips of SteppedNeuron alone; residual "
+            "connections are branches"
         )
     resets = {layer.neuron.reset for layer in chip.hidden}
     if len(resets) != 1:
