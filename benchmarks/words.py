@@ -30,7 +30,9 @@ FORMATS = ("float32", "float16", "bfloat16", "int8")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=4000)
-    samples = parser.parse_args().samples
+    parser.add_argument("--formats", nargs="+", default=FORMATS)
+    options = parser.parse_args()
+    samples = options.samples
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", crashsim.CrashsimWarning)
     torch.manual_seed(0)
@@ -41,7 +43,7 @@ def main() -> None:
     print(f"{samples:,} chips each; 95% intervals; {'with' if with_mrfi else 'without'} MRFI")
     print("format    p      crashsim               word-strata word-importance     numpy", end="")
     print("               MRFI")
-    for name in FORMATS:
+    for name in options.formats:
         for p in RATES:
             print(row(model, x, name, p, samples, with_mrfi), flush=True)
 
