@@ -223,6 +223,10 @@ def test_every_fault_of_the_catalogue_is_drawn(name, make_net, randn):
         ("levels=2.5", "levels=2.5: give a whole number"),
         ("bit-flip=0.1,bits=x", "give bits=NUMBER"),
         ("mismatch", "give mismatch=NUMBER"),
+        ("mismatch=0.1,window=1-2", "'window' is no number of mismatch"),
+        ("dead-neuron=0.1,window=5", "give START-STOP in steps"),
+        ("dead-neuron=0.1,window=5-5", "give START-STOP in steps"),
+        ("dead-neuron=0.1,rate=1", "'rate' is no number of dead-neuron; it takes window"),
     ],
 )
 def test_specs_that_say_nothing(spec, told):
