@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import crashsim_hardware as chips
 from crashsim_hardware import Chip, ChipFaults
@@ -27,7 +27,8 @@ class ChipFault:
         first: the name of the number behind ``NAME=``.
         others: more numbers, which may be given as ``,NAME=VALUE``, and what they are otherwise.
         counts: names of those that are whole.
-        windows: whether it may strike for some steps only (``,window=START-STOP``).
+        windows: the field of `ChipFaults` for the steps that it strikes in, where it may strike
+            for some only (``,window=START-STOP``); "" elsewhere.
     """
 
     about: str
@@ -35,7 +36,7 @@ class ChipFault:
     first: str
     others: Mapping[str, float] = field(default_factory=dict)
     counts: tuple[str, ...] = ()
-    windows: bool = False
+    windows: Literal["", "window", "synapse_window"] = ""
 
 
 def _chip_wide(name: str) -> Callable[..., ChipFaults]:
@@ -83,11 +84,11 @@ _TILE = {"rows": 256, "columns": 256}
 
 CHIP_FAULTS: Mapping[str, ChipFault] = MappingProxyType({
     "dead-neuron": ChipFault("neurons never fire, each with this probability",
-        _drawn(chips.sample_dead), "p", windows=True),
+        _drawn(chips.sample_dead), "p", windows="window"),
     "stuck-firing": ChipFault("saturated neurons: each fires without pause with this probability",
-        _drawn(chips.sample_stuck), "p", windows=True),
+        _drawn(chips.sample_stuck), "p", windows="window"),
     "stuck-neuron": ChipFault("neurons fire at a rate (spikes per step) whatever they receive",
-        _drawn(chips.sample_held), "p", {"rate": 0.5}, windows=True),
+        _drawn(chips.sample_held), "p", {"rate": 0.5}, windows="window"),
     "mismatch": ChipFault("relative standard deviation of the firing threshold",
         _drawn(chips.sample_mismatch), "std"),
     "leak-variation": ChipFault("relative standard deviation of the leak of membranes",
@@ -95,19 +96,20 @@ CHIP_FAULTS: Mapping[str, ChipFault] = MappingProxyType({
     "refractory-variation": ChipFault("standard deviation of the refractory period, in steps",
         _drawn(chips.sample_refractory_variation), "std"),
     "core-death": ChipFault("cores of neurons (256 unless core_size=) die with this probability",
-        _drawn(chips.sample_core_deaths), "p", {"core_size": 256}, ("core_size",), windows=True),
+        _drawn(chips.sample_core_deaths), "p", {"core_size": 256}, ("core_size",), "window"),
     "dead-synapse": ChipFault("weights read 0, each with this probability",
-        _drawn(chips.sample_dead_synapses), "p"),
+        _drawn(chips.sample_dead_synapses), "p", windows="synapse_window"),
     "stuck-synapse": ChipFault("weights read value= times the largest (1: saturated)",
-        _drawn(chips.sample_stuck_synapses), "p", {"value": 1.0}),
+        _drawn(chips.sample_stuck_synapses), "p", {"value": 1.0}, windows="synapse_window"),
     "perturbed-synapse": ChipFault("weights (a share p=) times 1 + Normal of this deviation",
-        _drawn(chips.sample_perturbed_synapses), "std", {"p": 1.0}),
+        _drawn(chips.sample_perturbed_synapses), "std", {"p": 1.0}, windows="synapse_window"),
     "bit-flip": ChipFault("bits of stored words of bits= flip (only_ones=1: of those that are 1), "
-        "each with this probability", _bit_errors, "rate", {"bits": 8, "only_ones": 0}, ("bits",)),
+        "each with this probability", _bit_errors, "rate", {"bits": 8, "only_ones": 0}, ("bits",),
+        "synapse_window"),
     "row-death": ChipFault("rows of crossbars break, each with this probability",
-        _drawn(chips.sample_row_deaths), "p", _TILE, ("rows", "columns")),
+        _drawn(chips.sample_row_deaths), "p", _TILE, ("rows", "columns"), "synapse_window"),
     "column-death": ChipFault("columns of crossbars break, each with this probability",
-        _drawn(chips.sample_column_deaths), "p", _TILE, ("rows", "columns")),
+        _drawn(chips.sample_column_deaths), "p", _TILE, ("rows", "columns"), "synapse_window"),
     "release-failure": ChipFault("spikes are lost at synapses, each with this probability",
         _chip_wide("release_failure"), "q"),
     "weight-bits": ChipFault("bits that weights are stored with",
@@ -164,7 +166,10 @@ def parse_chip_fault(spec: str) -> Breaks:
 
     def breaks(chip: Chip, masks: int, seed: int) -> ChipFaults:
         found = known.make(chip, masks, seed, **numbers)
-        return found if window is None else replace(found, window=window)
+        if window is None:
+            return found
+        steps: dict[str, Any] = {known.windows: window}
+        return replace(found, **steps)
 
     return breaks
 

@@ -73,7 +73,7 @@ def hardware(
             "core-death; of synapses dead-synapse, stuck-synapse, perturbed-synapse, bit-flip, "
             "weight-bits, row-death, column-death, release-failure, read-noise, adc-bits; of cells "
             "levels, conductance-variation, stuck-cells, drift, pcm, ir-drop. `crashsim devices` "
-            "says what they are. Of neurons for some steps only: ,window=START-STOP."
+            "says what they are. For some steps only, of neurons and synapses: ,window=START-STOP."
         ),
     ] = None,
     masks: Annotated[
