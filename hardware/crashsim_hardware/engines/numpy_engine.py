@@ -72,10 +72,13 @@ class Delivery:
 
     def __call__(self, spikes: Floats, step: int) -> Floats:
         """The charges of spikes that arrive in a step of the layer they lead to."""
-        if self._intact is not None and self._block.weight(self._index, step) is None:
-            return self._intact(spikes, step)
         if self._gain is not None:
             spikes = spikes * self._gain
+        if self._intact is not None and self._block.weight(self._index, step) is None:
+            return self._intact._read(spikes, step)
+        return self._read(spikes, step)
+
+    def _read(self, spikes: Floats, step: int) -> Floats:
         charge = self._summed(spikes, step)
         return charge if self._reading is None else self._reading(charge, spikes, step)
 
