@@ -39,6 +39,7 @@ from crashsim.model.sites.site import Site
 from crashsim.model.sites.time_axis import StepsAxis
 from crashsim.model.twins.resetting import Reset
 from crashsim.model.twins.twin import PerThread
+from crashsim.working import worked
 
 _STEP_VALUES = 2**22  # outputs held at once
 
@@ -325,7 +326,7 @@ class FaultSpace:
     def _computed(self, points: Points) -> Floats:
         with torch.no_grad():
             strategy = self.strategies.choose(points)
-            return in_batches(strategy, self.examples, points.count, self.K, self._scalars)
+            return in_batches(strategy, self.examples, points.count, self.K)
 
     @property
     def strategies(self) -> Strategies:
@@ -366,7 +367,9 @@ class FaultSpace:
             NotApplicableError: the output has no derivative in any coordinate.
         """
         rows = np.eye(self.K) if readouts is None else readouts
-        return self._derivatives.gradients(self.examples, at, rows)
+        for where, found in self._derivatives.gradients(self.examples, at, rows):
+            worked(len(found) * (1 + 2 * len(rows)))
+            yield where, found
 
     @property
     def has_derivatives(self) -> bool:
@@ -399,7 +402,11 @@ class FaultSpace:
         Raises:
             NotApplicableError: the output has no derivative in any coordinate.
         """
-        return self._derivatives.hessian_products(self.examples, at, vectors)
+        for where, gradients, products in self._derivatives.hessian_products(
+            self.examples, at, vectors
+        ):
+            worked(len(gradients) * self.K * (2 + 2 * len(vectors)))
+            yield where, gradients, products
 
     def single_changes(self, base: Floats, values: Floats) -> Iterator[tuple[Integers, Floats]]:
         """F at ``base`` with one coordinate changed, for many coordinates at a time.

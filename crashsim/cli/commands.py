@@ -14,6 +14,7 @@ import typer
 from crashsim.arguments import MOST_INITS
 from crashsim.cli.options import (
     BatchAxisOption,
+    BudgetOption,
     EpsilonOption,
     FaultOption,
     GroupOption,
@@ -22,6 +23,7 @@ from crashsim.cli.options import (
     LimitOption,
     ModelArgument,
     ModelsArgument,
+    PlanOption,
     POption,
     ReadoutOption,
     RelWidthOption,
@@ -46,6 +48,7 @@ from crashsim.cli.reading import (
     read_methods,
     read_model,
     score_model,
+    show_plan,
     told_written,
     write,
 )
@@ -97,6 +100,8 @@ def score(
         bool,
         typer.Option("--proofs", help="Also prove bounds, where they can be (some 20 seconds)."),
     ] = False,
+    budget: BudgetOption = None,
+    plan: PlanOption = False,
     seed: SeedOption = 0,
     json_file: JsonOption = None,
     report_file: Annotated[
@@ -112,32 +117,32 @@ def score(
     check_outputs(reads, json=json_file, report=report_file)
     faults = read_faults(fault, p, sites, group)
     data = read_examples(inputs, limit, batch_axis)
-    chosen = read_methods(methods)
+    options = {
+        "readout": readout,
+        "batch_axis": batch_axis,
+        "steps_axis": steps_axis,
+        "epsilon": epsilon,
+        "delta": delta,
+        "methods": read_methods(methods),
+        "samples": samples,
+        "rel_width": rel_width,
+        "seed": seed,
+        "hardware": hardware,
+        "proofs": proofs,
+        "budget": budget,
+    }
+    if plan:
+        _check_only_planned(report_file, train)
+        named = read_model(model, seed, None, weights, inits, reset, trust)
+        show_plan(named, data, faults, json_file, options)
+        return
     results: list[Any] = []
     stop = None
     try:
         for init in range(inits):
             named = read_model(model, seed + init, train, weights, inits, reset, trust)
             with progress_bars() as progress:
-                results.append(
-                    score_model(
-                        named,
-                        data,
-                        faults,
-                        progress,
-                        readout=readout,
-                        batch_axis=batch_axis,
-                        steps_axis=steps_axis,
-                        epsilon=epsilon,
-                        delta=delta,
-                        methods=chosen,
-                        samples=samples,
-                        rel_width=rel_width,
-                        seed=seed,
-                        hardware=hardware,
-                        proofs=proofs,
-                    )
-                )
+                results.append(score_model(named, data, faults, progress, **options))
     except KeyboardInterrupt as error:
         stop = error
         results += [error.partial] if isinstance(error, Interrupted) else []
@@ -165,6 +170,13 @@ def score(
     all_of(as_json, as_html, as_text)
     if stop is not None:
         raise Interrupted("interrupted", results) from stop
+
+
+def _check_only_planned(report_file: Path | None, train: str | None) -> None:
+    """A plan has no report, and needs no training: its costs are those of any weights."""
+    for name, given in (("report", report_file), ("train", train)):
+        if given is not None:
+            raise ArgumentError(f"{name}: --plan runs nothing; leave --{name} out")
 
 
 def compare(

@@ -82,6 +82,17 @@ SamplesOption = Annotated[
 RelWidthOption = Annotated[
     float | None, typer.Option(help="Sample until variances are known to this relative width.")
 ]
+PlanOption = Annotated[
+    bool,
+    typer.Option("--plan", help="Print what would run, its cost and memory, and run none of it."),
+]
+BudgetOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Time for all of it (90s, 2m, 1h), of a core that does 1e10 operations a second: "
+        "methods and samples are chosen to fit, the same on every machine."
+    ),
+]
 SeedOption = Annotated[int, typer.Option(help="Same seed, same numbers.")]
 TrainOption = Annotated[
     str | None, typer.Option(help="Train an architecture on this data first (digits, ...).")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,8 @@ from rich.console import Console
 from crashsim.cli.terminal import tell
 from crashsim.errors import ArgumentError
 from crashsim.noticing import collecting
-from crashsim.writing import Named, check_files, write_text
+from crashsim.visible import visible
+from crashsim.writing import Named, all_of, check_files, write_text
 
 _SMALL = 2_000_000  # parameters
 
@@ -191,6 +193,21 @@ def score_model(
             chip=named.chip,
             **options,
         )
+
+
+def show_plan(
+    named: Any, data: Any, faults: dict[str, Any], json_file: Path | None, options: dict[str, Any]
+) -> None:
+    """Prints what a score of the model would run, and writes it where asked."""
+    from crashsim.scoring.preview import plan
+
+    found = plan(named.model, data.fitted(named.model), faults, chip=named.chip, **options)
+
+    def as_json() -> None:
+        if json_file:
+            write("json", json_file, json.dumps(found.to_dict(), indent=1))
+
+    all_of(as_json, lambda: print(visible(found.to_text(), lines=True), end=""))
 
 
 def check_outputs(

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from crashsim.arrays import Floats
 from crashsim.errors import CrashsimError, ModelError
-from crashsim.model.calling import call_with
 from crashsim.model.checks import check_outputs, is_compiled, quantises_batches, rounding_slack
 from crashsim.model.failures import described, explaining_failures
 from crashsim.model.global_random import Drawing
@@ -312,7 +311,19 @@ class IsolatedModel:
         if self._owned:  # so that what the forward writes to them is not there in the next pass
             tensors = {n: t.clone() if n in self._owned else t for n, t in tensors.items()}
         with self.layer_by_layer():
-            return twin.call(lambda: call_with(twin.module, tensors, arguments, keywords))
+            return twin.call(lambda: twin.run_with(tensors, arguments, keywords))
+
+    @contextmanager
+    def holding(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+        """Within it, ``raw`` with this very mapping need not swap it in and out for each pass.
+
+        The tensors themselves may be written to between passes.
+        """
+        if self._owned:  # which are copied for each pass
+            yield
+            return
+        with self._twin.holding(tensors):
+            yield
 
     @torch.inference_mode(False)
     def checked_outputs(self, examples: Inputs) -> Floats:

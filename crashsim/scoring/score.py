@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from crashsim.analytic.gains import MEMORY
-from crashsim.analytic.questions import check_delta
 from crashsim.analytic.rounding import least_rounding
-from crashsim.arguments import callback, check_seed, instance, whole
+from crashsim.arguments import callback, instance, whole
 from crashsim.arguments import path as file_path
 from crashsim.coordinates.placement import Faults
-from crashsim.errors import ArgumentError, FileError, Interrupted
-from crashsim.faults import NeuronCrash
+from crashsim.errors import FileError, Interrupted
 from crashsim.files.limits import read_text
-from crashsim.metrics import AskedMetrics, Metric
+from crashsim.metrics import Metric
 from crashsim.model.inputs import BatchAxis, ModelInputs
 from crashsim.model.sites.time_axis import StepsAxis
 from crashsim.model.twins.resetting import Reset
@@ -29,12 +27,13 @@ from crashsim.results.contradictions import contradictions
 from crashsim.results.record import Record
 from crashsim.results.schema import Curves, Histogram
 from crashsim.results.verdict import verdict
-from crashsim.sampling.monte_carlo import DEFAULT_SAMPLES, check_sampling
+from crashsim.sampling.monte_carlo import DEFAULT_SAMPLES
 from crashsim.scoring.cautions import doubts_of
 from crashsim.scoring.curves import curves_of, histogram_of
 from crashsim.scoring.method import Method
 from crashsim.scoring.methods import METHODS
-from crashsim.scoring.plan import Plan, plan
+from crashsim.scoring.plan import Plan
+from crashsim.scoring.preparing import Options, prepared
 from crashsim.scoring.provenance import (
     describe_fault,
     describe_model,
@@ -151,6 +150,7 @@ def score(
     batch_axis: BatchAxis = 0,
     steps_axis: StepsAxis | None = None,
     memory: int = MEMORY,
+    budget: float | str | None = None,
 ) -> Score:
     """How far the outputs move under random faults, by theory and by Monte Carlo.
 
@@ -165,7 +165,8 @@ def score(
         methods: names of methods; by default all that apply and are affordable. Names with a ``+``
             (``["+pairs"]``) are added to those, as are methods of your own
             (``[crashsim.Method(...)]``), unless others are named.
-        samples: number of Monte Carlo samples (by default 10,000, fewer for large models).
+        samples: number of Monte Carlo samples (by default 10,000, fewer for large models); what
+            they cost, ``crashsim.plan`` says beforehand.
         rel_width: stop Monte Carlo at this relative half-width of the pooled variances.
         seed: of Monte Carlo; the same seed gives the same numbers.
         readout: which tensor of a structured output is analysed: a name, with dots for what is
@@ -192,6 +193,9 @@ def score(
             shows it: 1 for (B, T, ...); or a mapping from sites to axes. See ``FaultSpace``.
         memory: bytes that theory's gains and what is made of them may take, about (2 GiB): those of
             many coordinates are kept where they fit, and else made anew whenever they are read.
+        budget: of all of it: a time such as ``"2m"``, of a core that does 1e10 operations a second,
+            or a number of operations. Methods and samples are chosen to fit, the same on every
+            machine; those that are named are computed all the same.
 
     Raises:
         CrashsimError: an argument makes no sense, or the model cannot be analysed.
@@ -205,53 +209,32 @@ def score(
         >>> result.find("exact", "variance").kind
         'exact'
     """
-    check_sampling(samples, rel_width, epsilon, confidence)
-    check_delta(delta)
+    options = Options(
+        sites=sites,
+        epsilon=epsilon,
+        methods=methods,
+        samples=samples,
+        rel_width=rel_width,
+        seed=seed,
+        readout=readout,
+        delta=delta,
+        hardware=hardware,
+        proofs=proofs,
+        confidence=confidence,
+        chip=chip,
+        targets=targets,
+        metrics=metrics,
+        reset=reset,
+        batch_axis=batch_axis,
+        steps_axis=steps_axis,
+        memory=memory,
+        budget=budget,
+    )
     callback("progress", progress)
-    for name, flag in (("hardware", hardware), ("proofs", proofs)):
-        instance(name, flag, bool, "True or False")
     if names is not None:
         instance("names", names, Mapping, "a mapping such as {'model': 'mine'}")
-    if chip is not None:
-        from crashsim_hardware import Chip
-
-        instance("chip", chip, Chip, "the chip that read_chip returned")
-    if delta is not None and epsilon is None:
-        raise ArgumentError(f"delta={delta!r}: give epsilon too; together they are the target")
-    seed, memory = check_seed(seed), whole("memory", memory, 2**20, 2**50)
-    # Fractions and numpy's numbers are taken for what they are.
-    confidence, samples = float(confidence), None if samples is None else int(samples)
-    epsilon, delta, rel_width = (
-        None if value is None else float(value) for value in (epsilon, delta, rel_width)
-    )
     with collecting() as noticed:
-        struck = NeuronCrash(p=0.01) if faults is None else faults
-        timings: dict[str, float] = {}
-        with timing(timings, "model and sites"):
-            space = FaultSpace(
-                model,
-                inputs,
-                struck,
-                sites,
-                readout=readout,
-                reset=reset,
-                batch_axis=batch_axis,
-                steps_axis=steps_axis,
-            )
-            own = AskedMetrics.of(metrics, targets, space.clean())
-        with timing(timings, "plan"):
-            planned = plan(space, methods, samples, rel_width, hardware, proofs, memory)
-        asked = Request(
-            epsilon=epsilon,
-            delta=delta,
-            samples=samples,
-            rel_width=rel_width,
-            seed=seed,
-            confidence=confidence,
-            memory=memory,
-            chip=chip,
-            metrics=own,
-        )
+        space, planned, asked, timings = prepared(model, inputs, faults, options)
         results = compute(space, planned, asked, progress or (lambda *_: None))
         results.timings = timings = {**timings, **results.timings}
         curves = histogram = None

@@ -11,7 +11,8 @@ from crashsim.sampling.monte_carlo import DEFAULT_SAMPLES
 from crashsim.scoring.size import BUDGET, GRADIENT_VALUES, Size
 from crashsim.space import FaultSpace
 
-MIN_SAMPLES = 200
+MIN_SAMPLES = 200  # unless they cost more than twice what a method may,
+_FEWEST = 10  # and then this number
 _FEW = 0.5  # probability of two or more faults below which they alone are sampled
 _CONTROL_VALUES = 2**26  # B x K x N gains of a control variate
 _FORWARDS = 4  # passes that a derivative along a sample's faults takes, about
@@ -21,7 +22,8 @@ _CONTROL_COST = 4  # times a forward pass that it may cost
 def chosen_samples(size: Size, samples: int | None, rel_width: float | None) -> int | None:
     """The number of samples; None where ``rel_width`` decides."""
     if samples is None and rel_width is None:
-        return int(min(DEFAULT_SAMPLES, max(MIN_SAMPLES, BUDGET / size.operations)))
+        fewest = min(MIN_SAMPLES, max(_FEWEST, 2 * BUDGET / size.operations))
+        return int(min(DEFAULT_SAMPLES, max(fewest, BUDGET / size.operations)))
     return samples
 
 
