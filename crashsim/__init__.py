@@ -134,11 +134,8 @@ __all__ = [
     "plan_replicas",
     "rank_loss",
     "score",
-<<<<<<< HEAD
     "sweep",
-=======
     "voter_robustness",
->>>>>>> main
 ]
 
 
