@@ -14,7 +14,8 @@ from crashsim.arrays import Floats
 from crashsim.coordinates.points import Points
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.errors import NotApplicableError
-from crashsim.results.estimate import Estimate, Interval, deterministic, estimates_of
+from crashsim.results.estimate import Interval
+from crashsim.results.estimates import Estimates, deterministic, estimates_of
 from crashsim.space import FaultSpace
 
 MAX_PAIRED = 150  # coordinates whose pairs are all tried
@@ -141,9 +142,7 @@ def _probed(space: FaultSpace, seed: int) -> tuple[Floats, Floats]:
     return means, variances
 
 
-def _spread(
-    quantity: Literal["mean", "variance"], values: Floats, confidence: float
-) -> list[Estimate]:
+def _spread(quantity: Literal["mean", "variance"], values: Floats, confidence: float) -> Estimates:
     """Estimates from independent ones, (n, B, K), with Student's interval of their mean."""
 
     def interval(each: Floats) -> Interval:

@@ -15,7 +15,7 @@ from crashsim.arrays import Floats
 from crashsim.coordinates.drawing import sample_points
 from crashsim.errors import NotApplicableError
 from crashsim.metrics import predicted_class
-from crashsim.results.estimate import Estimate, deterministic
+from crashsim.results.estimates import Estimates, deterministic
 from crashsim.space import FaultSpace
 
 SAMPLES = 2**14
@@ -24,7 +24,7 @@ _AT_ONCE = 2**24  # values of sums computed together
 _NOTE = f"of the sum of single-fault changes, in {SAMPLES:,} samples"
 
 
-def single_law(space: FaultSpace, epsilon: float | None, seed: int) -> list[Estimate]:
+def single_law(space: FaultSpace, epsilon: float | None, seed: int) -> Estimates:
     """P(|Delta| >= epsilon) and P(class changes), of the sum of single-fault changes.
 
     Exact to first order in the probability of a fault, but for what the samples leave: about 1% of
@@ -44,7 +44,7 @@ def single_law(space: FaultSpace, epsilon: float | None, seed: int) -> list[Esti
     for columns, outputs in space.single_changes(np.zeros(space.N), np.ones(space.N)):
         changes[columns] = outputs - space.clean()
     changed, moved = _counts(space, changes, epsilon, seed)
-    found: list[Estimate] = []
+    found = Estimates()
     if space.K > 1 and changed.sum() >= _FEWEST:
         shares = changed / SAMPLES
         found += deterministic("single-law", "class-change", "estimate", shares, note=_NOTE)

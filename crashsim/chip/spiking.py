@@ -28,7 +28,8 @@ from crashsim.errors import ArgumentError
 from crashsim.metrics import CLASS_CHANGE, predicted_class
 from crashsim.model import layers as torch_layers
 from crashsim.model.layers import Layer, UnsupportedLayerError, layers_of
-from crashsim.results.estimate import Estimate, Interval, estimates_of
+from crashsim.results.estimate import Interval
+from crashsim.results.estimates import Estimates, estimates_of
 from crashsim.results.schema import (
     ChipFacts,
     DeviceFacts,
@@ -67,7 +68,7 @@ class ChipRun:
         warnings: of the conversion and of a window too short for the effect.
     """
 
-    estimates: list[Estimate]
+    estimates: Estimates
     facts: ChipFacts
     warnings: list[str] = field(default_factory=list)
 
@@ -317,7 +318,7 @@ def telling_mask(broken: ChipFaults) -> int:
 
 def chip_estimates(
     exact: Floats, found: chips.CrashStatistics, confidence: float, released: bool
-) -> list[Estimate]:
+) -> Estimates:
     """Mean, variance and class change of the chip, with ``exact`` (B, K) as outputs without faults.
 
     ``released``: releases fail at random.

@@ -14,7 +14,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from crashsim.results.estimate import values_of
+from crashsim.results.estimates import values_of
 from crashsim.results.record import Record
 from crashsim.results.schema import ChipFacts
 from crashsim.visible import visible

@@ -11,6 +11,7 @@ from crashsim.errors import FileError
 from crashsim.results.agreement import Agreement
 from crashsim.results.contradictions import Contradiction
 from crashsim.results.estimate import Answer, Estimate
+from crashsim.results.estimates import Estimates
 from crashsim.results.json_reading import finite, read
 from crashsim.results.method_facts import MethodFacts, all_methods, quoted
 from crashsim.results.schema import (
@@ -81,7 +82,7 @@ class Record:
     confidence: float
     samples: int
     stopped: str | None
-    estimates: list[Estimate]
+    estimates: Estimates
     agreement: list[Agreement]
     top: list[CoordinateFacts]
     covariance: dict[str, list[list[Number]]]
@@ -108,12 +109,7 @@ class Record:
         output: int | str = "all",
     ) -> Estimate | None:
         """The estimate with these names, or None."""
-        return self._by_name.get((method, quantity, input, output))
-
-    @cached_property
-    def _by_name(self) -> dict[tuple[str, str, int | str, int | str], Estimate]:
-        # A network with many outputs has hundreds of thousands of estimates.
-        return {(e.method, e.quantity, e.input, e.output): e for e in self.estimates}
+        return self.estimates.find(method, quantity, input, output)
 
     @cached_property
     def method_facts(self) -> dict[str, MethodFacts]:

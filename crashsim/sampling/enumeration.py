@@ -27,7 +27,8 @@ from crashsim.model.inputs import BatchAxis, ModelInputs
 from crashsim.model.sites.time_axis import StepsAxis
 from crashsim.model.twins.resetting import Reset
 from crashsim.noticing import notice
-from crashsim.results.estimate import Estimate, Interval, Values, estimates_of
+from crashsim.results.estimate import Interval, Values
+from crashsim.results.estimates import Estimates, estimates_of
 from crashsim.space import FaultSpace
 
 MAX_COORDINATES = 20
@@ -123,7 +124,7 @@ class ExactDistribution:
 
     def estimates(
         self, epsilon: float | None = None, asked: AskedMetrics | None = None
-    ) -> list[Estimate]:
+    ) -> Estimates:
         """All of it as estimates of kind ``exact``.
 
         Args:
@@ -155,7 +156,7 @@ class ExactDistribution:
             )
         return found
 
-    def _changes(self) -> list[Estimate]:
+    def _changes(self) -> Estimates:
         change, note = self.class_change, None
         lead, room = self._leads()
         least, most = self._expect(lead < -room), self._expect(lead <= room)
@@ -187,7 +188,7 @@ class ExactDistribution:
         lead: Floats = own - outputs.max(2)
         return lead, 2 * np.broadcast_to(self.rounding, self.clean.shape).max(1)
 
-    def _tails(self, epsilon: float) -> list[Estimate]:
+    def _tails(self, epsilon: float) -> Estimates:
         tail, total, note = self.tail(epsilon), self.any_tail(epsilon).mean(), None
         per_input: Values = Values(tail)
         pooled: Values = Values(tail.mean(0))

@@ -12,7 +12,8 @@ from scipy import stats
 
 from crashsim.arrays import Floats
 from crashsim.metrics import Event
-from crashsim.results.estimate import MOST_OUTPUTS, Estimate, Interval, estimates_of
+from crashsim.results.estimate import MOST_OUTPUTS, Interval
+from crashsim.results.estimates import Estimates, estimates_of
 from crashsim.sampling.control_variates import Controlled, Limits, controlled_mean
 from crashsim.sampling.intervals import (
     ENOUGH,
@@ -334,10 +335,10 @@ class FromSums:
         pooled = stratified_quantiles(size, outcomes, weights, rest, QUANTILES, alpha)
         return [(q.reshape(b, k), p) for q, p in zip(per_input, pooled, strict=True)]
 
-    def estimates(self, alpha: float) -> list[Estimate]:
+    def estimates(self, alpha: float) -> Estimates:
         """Everything, with intervals of confidence ``1 - alpha``."""
         k = self._clean.shape[1]
-        found: list[Estimate] = []
+        found = Estimates()
 
         def add(
             quantity: str,
@@ -346,18 +347,17 @@ class FromSums:
             total: Interval | None = None,
             level: float | None = None,
         ) -> None:
-            found.extend(
-                estimates_of(
-                    "monte-carlo",
-                    quantity,
-                    "statistical",
-                    per_input=self._settle(per_input),
-                    pooled=self._settle(pooled),
-                    total=total and self._settle(total),
-                    confidence=1 - alpha,
-                    level=level,
-                    note=self._note(quantity),
-                )
+            nonlocal found
+            found += estimates_of(
+                "monte-carlo",
+                quantity,
+                "statistical",
+                per_input=self._settle(per_input),
+                pooled=self._settle(pooled),
+                total=total and self._settle(total),
+                confidence=1 - alpha,
+                level=level,
+                note=self._note(quantity),
             )
 
         moments = self.moments(alpha)

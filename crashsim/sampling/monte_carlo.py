@@ -24,7 +24,8 @@ from crashsim.campaign.tasks import fold
 from crashsim.errors import ArgumentError, Interrupted
 from crashsim.metrics import AskedMetrics, Metric
 from crashsim.noticing import notice
-from crashsim.results.estimate import Estimate, Interval
+from crashsim.results.estimate import Interval
+from crashsim.results.estimates import Estimates
 from crashsim.sampling.control_variates import Control
 from crashsim.sampling.exact_strata import FewFaults, few_faults
 from crashsim.sampling.from_sums import FromSums, Moments
@@ -67,7 +68,7 @@ class MonteCarlo:
     mean: Floats
     variance: Floats
     covariance: Floats | None
-    estimates: list[Estimate]
+    estimates: Estimates
     kept: NDArray[np.float32]
     confidence: float
     few: FewFaults | None = None

@@ -16,6 +16,7 @@ from crashsim.analytic.first_order import Analysis, TailMethod
 from crashsim.errors import Interrupted, NotApplicableError
 from crashsim.faults import lacking_for_tails
 from crashsim.results.estimate import Estimate
+from crashsim.results.estimates import Estimates
 from crashsim.sampling.certified import certified_sampling
 from crashsim.sampling.enumeration import enumerate_space, outcomes_of
 from crashsim.sampling.importance import SAMPLES as IMPORTANCE_SAMPLES
@@ -53,8 +54,8 @@ def _too_many_patterns(size: Size) -> str | None:
     return f"{n} coordinates: {how} fault patterns are too many to sum over"
 
 
-def _layer_bound(name: str, given: Given) -> list[Estimate]:
-    return [e for e in given.layer_bounds if e.method == name]
+def _layer_bound(name: str, given: Given) -> Estimates:
+    return given.layer_bounds.by(name)
 
 
 def _expansion(work: Callable[[FaultSpace, Analysis], None], given: Given) -> Found:
@@ -101,7 +102,7 @@ def _too_large_a_hessian(size: Size) -> str | None:
     return None if size.space.has_derivatives else size.space.why_no_derivatives
 
 
-def _tails(name: TailMethod, given: Given) -> list[Estimate]:
+def _tails(name: TailMethod, given: Given) -> Estimates:
     if given.asked.epsilon is None and given.margins is None:
         raise NotApplicableError(NO_EPSILON)
     if name != "chebyshev":
@@ -116,7 +117,7 @@ def _check_laws(given: Given, tilted: bool = False) -> None:
         raise NotApplicableError(lacking)
 
 
-def _single_law(given: Given) -> list[Estimate]:
+def _single_law(given: Given) -> Estimates:
     return single_law.single_law(given.wide, given.asked.epsilon, given.asked.seed)
 
 
@@ -126,7 +127,7 @@ def _where_derivatives_serve(size: Size) -> str | None:
     return too_many_differences(size)
 
 
-def _remainder(given: Given) -> list[Estimate]:
+def _remainder(given: Given) -> Estimates:
     return proofs.remainders(given.space, given.proof)
 
 

@@ -12,6 +12,7 @@ from crashsim.coordinates.placement import DEPENDENT
 from crashsim.errors import Interrupted, NotApplicableError
 from crashsim.faults import lacking_for_tails
 from crashsim.results.estimate import Answer
+from crashsim.results.estimates import Estimates
 from crashsim.sampling.enumeration import ExactDistribution
 from crashsim.sampling.monte_carlo import MonteCarlo
 from crashsim.scoring.method import Found, Method, guarded
@@ -70,7 +71,7 @@ class Results:
 
     def keep(self, method: str, found: Found) -> None:
         """Adds what a method found, all of it or nothing."""
-        estimates = list(found.estimates)
+        estimates = Estimates() + found.estimates
         self.found[method] = found
         self.analysis.estimates += estimates
         if found.formula is not None:

@@ -95,7 +95,7 @@ class Score(Record):
         found = super().from_dict(plain)
         if found.methods:
             return found
-        names = {e.method for e in found.estimates} | found.skipped.keys()
+        names = {part.method for part in found.estimates.parts} | found.skipped.keys()
         return replace(found, methods=[m.facts() for m in METHODS if m.name in names])
 
     @property

@@ -15,7 +15,8 @@ from crashsim.analytic.first_order import Analysis
 from crashsim.analytic.layer_bounds import layer_bounds
 from crashsim.coordinates.placement import strikes_singly
 from crashsim.errors import ArgumentError, NotApplicableError
-from crashsim.results.estimate import Estimate, Quantity
+from crashsim.results.estimate import Quantity
+from crashsim.results.estimates import Estimates
 from crashsim.scoring.request import Progress, Request
 from crashsim.scoring.size import (
     Size,
@@ -129,9 +130,9 @@ class Given:
         return cast(FaultSpace, self._take("wide"))
 
     @property
-    def layer_bounds(self) -> list[Estimate]:
+    def layer_bounds(self) -> Estimates:
         """The paper's bounds b1 and b2, computed together."""
-        return cast(list[Estimate], self._take("layer_bounds"))
+        return cast(Estimates, self._take("layer_bounds"))
 
     @property
     def gradients(self) -> Analysis:
@@ -193,7 +194,7 @@ def _wide(shared: Shared) -> FaultSpace:
     return first_order.double_precision(shared.space)
 
 
-def _layer_bounds(shared: Shared) -> list[Estimate]:
+def _layer_bounds(shared: Shared) -> Estimates:
     return layer_bounds(shared.take("wide"))
 
 
