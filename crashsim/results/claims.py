@@ -127,7 +127,7 @@ def _of_array(array: EstimateArray) -> Claims:
     if array.each_input:
         rows = np.arange(array.shape[0])
     if array.each_output:
-        columns = np.arange(array.shape[-1])
+        columns = array.columns
     made = _made(
         array.at(0),
         np.repeat(rows, len(columns)),

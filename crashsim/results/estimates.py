@@ -29,6 +29,7 @@ class EstimateArray:
         method, quantity, kind, confidence, level, note: as ``Estimate``.
         each_input: it has a row for each input; else its numbers are averaged over the inputs.
         each_output: it has a column for each output; else its numbers are of output ``"all"``.
+        outputs: which outputs its columns are, ascending; None: every one.
         values: (B, K), (B,), (K,) or (): ``value``, and with intervals ``low``, ``high``,
             ``worth`` (NaN where that says nothing) and ``enough``.
     """
@@ -42,6 +43,7 @@ class EstimateArray:
     confidence: float | None = None
     level: float | None = None
     note: str | None = None
+    outputs: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return int(self.values.value.size)
@@ -75,8 +77,15 @@ class EstimateArray:
         where = [int(i) for i in np.unravel_index(at, self.shape)] if self.shape else []
         return (
             where.pop(0) if self.each_input else "all",
-            where.pop(0) if self.each_output else "all",
+            int(self.columns[where.pop(0)]) if self.each_output else "all",
         )
+
+    @property
+    def columns(self) -> NDArray[np.int64]:
+        """Which outputs its columns are; empty where it has none."""
+        if self.outputs is not None or not self.each_output:
+            return np.zeros(0, np.int64) if self.outputs is None else self.outputs
+        return np.arange(self.shape[-1])
 
     def at(self, at: int) -> Estimate:
         """The estimate at this place, counted row by row."""
@@ -106,29 +115,29 @@ class EstimateArray:
 
     def find(self, row: int | str, output: int | str) -> Estimate | None:
         """The estimate of this input and output, or None."""
-        where = []
-        for each, index, count in zip(
-            (self.each_input, self.each_output),
-            (row, output),
-            _counts(self),
-            strict=True,
-        ):
-            if not each:
-                if index != "all":
-                    return None
-            elif not isinstance(index, int) or not 0 <= index < count:
-                return None
-            else:
-                where.append(index)
-        return self.at(int(np.ravel_multi_index(where, self.shape)) if where else 0)
+        rows, columns = self.size
+        at_row = _at(row, self.each_input, rows)
+        if self.outputs is not None and isinstance(output, int):
+            output = int(np.searchsorted(self.outputs, output)) if output in self.outputs else -1
+        at_column = _at(output, self.each_output, columns)
+        if at_row is None or at_column is None:
+            return None
+        return self.at(at_row * columns + at_column)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The numbers of rows and columns; 1 where there are none of their own."""
+        return (
+            self.shape[0] if self.each_input else 1,
+            self.shape[-1] if self.each_output else 1,
+        )
 
 
-def _counts(array: EstimateArray) -> tuple[int, int]:
-    """The numbers of rows and columns; 1 where there are none of their own."""
-    return (
-        array.shape[0] if array.each_input else 1,
-        array.shape[-1] if array.each_output else 1,
-    )
+def _at(index: int | str, each: bool, count: int) -> int | None:
+    """The place of an index among so many; None where there is none such."""
+    if not each:
+        return 0 if index == "all" else None
+    return index if isinstance(index, int) and 0 <= index < count else None
 
 
 Part = EstimateArray | Estimate
@@ -248,7 +257,7 @@ class Estimates(Sequence[Estimate]):
                     outputs.append(np.array([part.output]))
                     values.append(np.array([part.value]))
             elif part.each_output and not part.each_input:
-                outputs.append(np.arange(len(part)))
+                outputs.append(part.columns)
                 values.append(part.value)
         return np.concatenate(outputs), np.concatenate(values)
 
@@ -258,7 +267,7 @@ class Estimates(Sequence[Estimate]):
         most: dict[str, int] = defaultdict(int)
         for part in self.parts:
             if isinstance(part, EstimateArray):
-                most[part.method] = max(most[part.method], _counts(part)[0] * part.each_input)
+                most[part.method] = max(most[part.method], part.size[0] * part.each_input)
             elif isinstance(part.input, int):
                 rows[part.method].add(part.input)
         methods = rows.keys() | most.keys()
@@ -284,23 +293,22 @@ def estimates_of(
     confidence: float | None = None,
     level: float | None = None,
     note: str | None = None,
+    outputs: NDArray[np.int64] | None = None,
 ) -> Estimates:
     """The estimates of one method and quantity.
 
     Args:
         per_input: (B, K), or (B,) for what is not specific to an output.
         pooled: averaged over inputs, (K,), or () for what is not specific to an output.
+        outputs: which outputs the columns of both are, ascending; None: every one.
         total: averaged over inputs, for output ``"all"``, ().
     """
     found = []
     for values, rows in ((per_input, True), (pooled, False), (total, False)):
         if values is not None:
             columns = values.value.ndim > rows
-            found.append(
-                EstimateArray(
-                    method, quantity, kind, values, rows, columns, confidence, level, note
-                )
-            )
+            facts = (confidence, level, note, outputs if columns else None)
+            found.append(EstimateArray(method, quantity, kind, values, rows, columns, *facts))
     return Estimates(found)
 
 
@@ -340,6 +348,11 @@ def deterministic(
     return found + estimates_of(method, quantity, kind, total=total, level=level, note=note)
 
 
+def _columns(array: EstimateArray) -> NDArray[np.int64]:
+    """Where in a table its columns go; the first, where it has none of its own."""
+    return array.columns if array.each_output else np.zeros(1, np.int64)
+
+
 def values_of(
     estimates: Iterable[Estimate],
     method: str,
@@ -359,13 +372,13 @@ def values_of(
     if not whole and not single:
         return None
     places = [(cast(int, e.input), e.output if isinstance(e.output, int) else 0) for e in single]
-    ends = [_counts(array) for array in whole] + [(row + 1, column + 1) for row, column in places]
+    ends = [(array.size[0], int(_columns(array)[-1]) + 1) for array in whole]
+    ends += [(row + 1, column + 1) for row, column in places]
     table = np.full(shape or (max(r for r, _ in ends), max(c for _, c in ends)), np.nan)
     for array in whole:
         numbers = getattr(array, field)
         if numbers is not None:
-            rows, columns = _counts(array)
-            table[:rows, :columns] = numbers.reshape(rows, columns)
+            table[: array.size[0], _columns(array)] = numbers.reshape(array.size)
     for e, place in zip(single, places, strict=True):
         number = getattr(e, field)
         table[place] = np.nan if number is None else number

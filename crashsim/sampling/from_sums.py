@@ -22,13 +22,11 @@ from crashsim.sampling.intervals import (
     degrees_of_freedom,
     half_width,
     mean_interval,
-    pooled_quantile,
     proportion_interval,
-    quantile_interval,
-    stratified_quantiles,
     variance_interval,
 )
 from crashsim.sampling.metric_sums import intervals_of
+from crashsim.sampling.quantiles import quantiles_of, stratified_quantiles
 from crashsim.sampling.tally import Sums, Tally, pooled_over_inputs, quantities_of
 
 QUANTILES = (0.5, 0.9, 0.99)
@@ -320,13 +318,9 @@ class FromSums:
 
     def quantiles(self, alpha: float) -> list[tuple[Interval, Interval]]:
         """Of |Delta| for each of ``QUANTILES``: (B, K), and over samples and inputs, (K,)."""
-        size = np.abs(self.kept)
         if self._few is None:
-            ordered = np.sort(size, axis=0)
-            return [
-                (quantile_interval(ordered, q, alpha), pooled_quantile(size, q, alpha))
-                for q in QUANTILES
-            ]
+            return quantiles_of(self.kept, QUANTILES, alpha)
+        size = np.abs(self.kept)
         n, b, k = size.shape
         outcomes, weights, rest = np.abs(self._few.deltas), self._few.weights, self._few.rest
         per_input = stratified_quantiles(

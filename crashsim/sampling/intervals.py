@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
 from crashsim.arrays import Floats
@@ -138,105 +136,3 @@ def clustered_proportion_interval(
     effective = np.where(spread, np.minimum(effective * shrink, n * inputs), effective)
     interval = proportion_interval(mean * effective, effective, alpha)
     return Interval(np.asarray(mean), interval.low, interval.high)
-
-
-def quantile_interval(sorted_values: Floats, level: float, alpha: float) -> Interval:
-    """Distribution-free interval of a quantile from order statistics (exact, conservative).
-
-    Args:
-        sorted_values: (n, ...) sorted along the first axis.
-        level: probability of the quantile.
-        alpha: 1 - confidence.
-    """
-    n = len(sorted_values)
-    value = sorted_values[min(n - 1, int(np.ceil(level * n)) - 1)]
-    low_rank = int(stats.binom.ppf(alpha / 2, n, level))
-    high_rank = int(stats.binom.ppf(1 - alpha / 2, n, level)) + 1
-    low = sorted_values[low_rank - 1] if low_rank >= 1 else np.zeros_like(value)
-    high = sorted_values[high_rank - 1] if high_rank <= n else np.full_like(value, np.inf)
-    return Interval(value, low, high)
-
-
-def pooled_quantile(size: Floats, level: float, alpha: float) -> Interval:
-    """Quantile over samples and inputs together, with Woodruff's interval, (K,).
-
-    The interval of the share below the quantile, which allows for inputs that share a mask, is read
-    back through the empirical quantiles (Woodruff, JASA 47, 1952).
-
-    Args:
-        size: (n, B, K).
-    """
-    n, b, k = size.shape
-    value = np.quantile(size, level, axis=(0, 1), method="inverted_cdf")
-    # How much wider than for independent inputs; the larger side, where many share the quantile.
-    design = np.maximum(_design_effect(size <= value), _design_effect(size < value))
-    shares = clustered_proportion_interval(
-        np.full(k, level), design * level * (1 - level), n, b, alpha
-    )
-    low = [np.quantile(size[:, :, j], shares.low[j], method="inverted_cdf") for j in range(k)]
-    high = [
-        np.quantile(size[:, :, j], shares.high[j], method="inverted_cdf")
-        if shares.high[j] < 1
-        else np.inf
-        for j in range(k)
-    ]
-    return Interval(value, np.minimum(low, value), np.maximum(high, value))
-
-
-def _design_effect(hits: NDArray[np.bool_]) -> Floats:
-    """Variance over masks of the share of inputs that are hit, over that of a single one, (K,)."""
-    share = hits.mean(1)
-    alone = share.mean(0) * (1 - share.mean(0))
-    effect: Floats = np.ones_like(alone)
-    np.divide(share.var(0, ddof=1), alone, out=effect, where=alone > 0)
-    return effect
-
-
-def stratified_quantiles(
-    size: Floats,
-    outcomes: Floats,
-    weights: Floats,
-    rest: float,
-    levels: Sequence[float],
-    alpha: float,
-) -> list[Interval]:
-    """Quantiles of laws of which one part is known and the other sampled, (J,) for each level.
-
-    The law's distribution function at the quantile, and just below it, may be off by what their
-    intervals allow, which is read back through it (Woodruff, JASA 47, 1952).
-
-    Args:
-        size: (n, B, J) samples: of J laws, each averaged over B inputs under one mask.
-        outcomes: (A, B, J) of the known part.
-        weights: (A,) their probabilities.
-        rest: probability of the sampled part.
-        levels: probabilities of the quantiles.
-        alpha: 1 - confidence.
-    """
-    n, b, columns = size.shape
-    masses = np.concatenate([np.repeat(weights, b) / b, np.full(n * b, rest / (n * b))])
-    laws = []
-    for j in range(columns):
-        values = np.concatenate([outcomes[:, :, j].ravel(), size[:, :, j].ravel()])
-        order = np.argsort(values, kind="stable")
-        laws.append((values[order], np.cumsum(masses[order])))
-
-    def read(probabilities: Floats) -> Floats:
-        found = np.full(columns, np.inf)
-        for j, (values, law) in enumerate(laws):
-            where = int(np.searchsorted(law, probabilities[j] * (1 - 1e-12)))
-            if where < len(values):
-                found[j] = values[where]
-        return found
-
-    quantiles = []
-    for level in levels:
-        value = read(np.full(columns, level))
-        below, within = (
-            clustered_proportion_interval(share.mean(0), share.var(0, ddof=1), n, b, alpha)
-            for share in ((size < value).mean(1), (size <= value).mean(1))
-        )
-        low = read(level - rest * (below.high - below.value))
-        high = read(level + rest * (within.value - within.low))
-        quantiles.append(Interval(value, np.minimum(low, value), np.maximum(high, value)))
-    return quantiles
