@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from crashsim import NeuronCrash
-from crashsim.training.crash_variance import CrashTraining, CrashVariance
+from crashsim.training.crash_training import CrashTraining
+from crashsim.training.crash_variance import CrashVariance
 
 FAULT = NeuronCrash(p=0.05)
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from crashsim.faults import (
         AdditiveNoise,
         BitFlip,
+        BitStuck,
         Fault,
         GainNoise,
         NeuronCrash,
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
     from crashsim.scoring.method import Method
     from crashsim.scoring.score import Score, score
     from crashsim.space import FaultSpace
-    from crashsim.training.crash_variance import CrashTraining, CrashVariance
+    from crashsim.training.crash_training import CrashTraining
+    from crashsim.training.crash_variance import CrashVariance
     from crashsim.training.goodhart import TrainingReport
     from crashsim.training.hardening import Hardened, harden
     from crashsim.training.weight_penalties import Balance, Continuity
@@ -56,6 +58,7 @@ _HOMES = {
     "faults": (
         "AdditiveNoise",
         "BitFlip",
+        "BitStuck",
         "Fault",
         "GainNoise",
         "NeuronCrash",
@@ -74,7 +77,8 @@ _HOMES = {
     "space": ("FaultSpace",),
     "training.hardening": ("Hardened", "harden"),
     "training.weight_penalties": ("Balance", "Continuity"),
-    "training.crash_variance": ("CrashTraining", "CrashVariance"),
+    "training.crash_training": ("CrashTraining",),
+    "training.crash_variance": ("CrashVariance",),
     "protection.replicas": ("Replicated", "byzantine_table", "plan_replicas"),
     "training.goodhart": ("TrainingReport",),
 }
@@ -84,6 +88,7 @@ __all__ = [
     "Agreement",
     "Balance",
     "BitFlip",
+    "BitStuck",
     "Continuity",
     "CrashTraining",
     "CrashVariance",

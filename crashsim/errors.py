@@ -49,6 +49,10 @@ class NotApplicableError(CrashsimError):
     """A method says nothing about this model or fault; the message says why. Scores skip it."""
 
 
+class NotFiniteError(ModelError, NotApplicableError):
+    """Outputs are infinite or NaN under some faults, of which a method cannot make anything."""
+
+
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C (or a ``progress`` that raised KeyboardInterrupt) ended a run before its end.
 

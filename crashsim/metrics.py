@@ -26,7 +26,7 @@ from crashsim.errors import ArgumentError
 
 MOST = 1000  # metrics asked of one model
 # Names of what is estimated unasked.
-RESERVED = ("mean", "variance", "tail", "class-change", "quantile")
+RESERVED = ("mean", "variance", "tail", "class-change", "not-finite", "quantile")
 
 Targets = NDArray[Any] | None
 _Function = Callable[[Floats, Floats, Targets], Any]
@@ -95,10 +95,20 @@ def predicted_class(outputs: Any) -> Any:
 
 def _changes_class(outputs: Floats, clean: Floats, targets: Targets) -> NDArray[np.bool_]:
     changed: NDArray[np.bool_] = predicted_class(outputs) != predicted_class(clean)
+    changed |= _is_not_finite(outputs, clean, targets)
     return changed
 
 
+def _is_not_finite(outputs: Floats, clean: Floats, targets: Targets) -> NDArray[np.bool_]:
+    found: NDArray[np.bool_] = np.any(~np.isfinite(outputs), axis=-1)
+    return found
+
+
 CLASS_CHANGE = Event("class-change", _changes_class)
+"""The predicted class is another one, or an output is infinite or NaN, so that there is none."""
+
+NOT_FINITE = Event("not-finite", _is_not_finite)
+"""An output is infinite or NaN: an error that shows itself (detected and unrecoverable, DUE)."""
 
 
 @dataclass(frozen=True)

@@ -18,35 +18,26 @@ from crashsim.coordinates.counts import Count
 from crashsim.coordinates.drawing import sample_block, samples_per_block
 from crashsim.coordinates.placement import (
     Faults,
-    Placement,
-    check_strength,
     counts_of,
     moments_of,
-    patterns_of,
-    place,
 )
-from crashsim.coordinates.points import Points
+from crashsim.coordinates.points import Points, Written
 from crashsim.coordinates.telling import left_out, told_struck
-from crashsim.errors import ArgumentError, ModelError, NotApplicableError, SiteError
-from crashsim.faults import Fault, faults_by_site
-from crashsim.injection.batches import in_batches, scalars_per_sample
+from crashsim.errors import NotApplicableError, NotFiniteError
+from crashsim.faults import Fault, WordFault
+from crashsim.injection.batches import in_batches
 from crashsim.injection.derivatives import Derivatives
 from crashsim.injection.faulty_model import FaultyModel
-from crashsim.injection.isolated_model import IsolatedModel, device_of
 from crashsim.injection.sample import Sample
 from crashsim.injection.sample.strikes import check_same_weights, point_of
 from crashsim.injection.strategies import Strategies
-from crashsim.model.checks import check_model, dtype_of, unwrapped
-from crashsim.model.inputs import BatchAxis, ModelInputs, can_compute, read_inputs
-from crashsim.model.multiplied.weight_names import check_names, told_left
-from crashsim.model.number_types import autocast_type
+from crashsim.injection.subject import read_subject
+from crashsim.model.inputs import BatchAxis, ModelInputs
 from crashsim.model.readout import Readout
 from crashsim.model.sites.site import Site
-from crashsim.model.sites.time_axis import StepsAxis, with_steps_axis
-from crashsim.model.twins.held_tensors import numbers_named
+from crashsim.model.sites.time_axis import StepsAxis
 from crashsim.model.twins.resetting import Reset
 from crashsim.model.twins.twin import PerThread
-from crashsim.noticing import notice
 
 _STEP_VALUES = 2**22  # outputs held at once
 
@@ -93,6 +84,7 @@ class FaultSpace:
         N: number of fault coordinates.
         B, K: number of inputs and of outputs (all axes after the batch, flattened).
         mean_point: (N,) E e.
+        strikes_words: whether bits are struck whose changes of a value do not add up.
         moments: the coordinates' mean and central moments, each (N,).
 
     Raises:
@@ -116,51 +108,14 @@ class FaultSpace:
         batch_axis: BatchAxis = 0,
         steps_axis: StepsAxis | None = None,
     ) -> None:
-        model = unwrapped(model)
-        check_model(model)
-        if not isinstance(sites, str):
-            raise ArgumentError(
-                f"sites={sites!r}: give a name or glob; for several, map each name "
-                "to its fault in faults"
-            )
-        known = isinstance(dtype, torch.dtype) and dtype.is_floating_point and can_compute(dtype)
-        if dtype is not None and not known:
-            raise ArgumentError(f"dtype={dtype!r}; give a type of floating point (torch.float64)")
-        dtype = dtype or dtype_of(model)
-        examples = read_inputs(inputs, batch_axis).to(device_of(model), dtype)
-        if other := autocast_type(device_of(model)):
-            notice(
-                f"torch.autocast: is on ({other}), but the model is scored in {dtype}; to "
-                f"score it as {other} computes it, give it converted (model.to({other}))",
-                stacklevel=4,
-            )
-        by_site = faults_by_site(faults, sites)
-        isolated = IsolatedModel(model, examples, dtype, readout, reset, by_site)
-        if steps_axis is not None:
-            isolated.sites = with_steps_axis(isolated.sites, steps_axis, examples)
-        if any(fault.is_of_features for fault in by_site.values()):
-            isolated.find_features(examples)
-        patterns = patterns_of(faults, sites)
-        check_names(patterns, isolated.held, isolated.sites)
-        try:
-            placements = place(faults, sites, isolated.sites)
-        except SiteError as error:
-            why = _why_none(isolated.looped, numbers_named(isolated.original, by_site))
-            raise SiteError(f"{error}{why}") from error
-        _check_feedback(placements, isolated.fed_back)
-        _check_closed(placements, isolated.closed, "hidden" in by_site)
-        if isolated.missed and "hidden" in by_site:
-            notice(_missed(isolated.missed), stacklevel=4)
-        check_strength(placements, dtype)
-        unread = isolated.unread([p.site for p in placements], examples)
-        for told in (unread, told_left(patterns, isolated.held)):
-            if told:
-                notice(told, stacklevel=4)
-        self.examples, self._clean = examples, isolated.clean
-        self._strikes_hidden = "hidden" in by_site
-        self._scalars = scalars_per_sample(isolated.sites, placements, isolated.runs_alone)
-        self._use(FaultyModel(isolated, examples, placements))
-        self.N, self.B, self.K = placements[-1].stop, len(examples), self.faulty_model.K
+        subject = read_subject(
+            model, inputs, faults, sites, dtype, readout, reset, batch_axis, steps_axis
+        )
+        self.examples, self._clean = subject.examples, subject.model.clean
+        self._strikes_hidden = subject.strikes_hidden
+        self._scalars = subject.scalars
+        self._use(FaultyModel(subject.model, subject.examples, subject.placements))
+        self.N, self.B, self.K = self.placements[-1].stop, len(self.examples), self.faulty_model.K
 
     def _use(self, faulty: FaultyModel) -> None:
         self.faulty_model, self.placements = faulty, faulty.placements
@@ -170,6 +125,8 @@ class FaultSpace:
         self.mean_point: Floats = self.moments.mean
         self._strategies = PerThread(partial(Strategies, faulty, self._scalars))
         self._derivatives = Derivatives(faulty, self._scalars)
+        words = (p.fault for p in faulty.placements if isinstance(p.fault, WordFault))
+        self.strikes_words = any(not fault.adds_up for fault in words)
 
     @property
     def _state(self) -> tuple[str, ...]:
@@ -301,18 +258,48 @@ class FaultSpace:
         through linear layers one by one, where the model allows it: see ``plan``.
 
         Raises:
-            ModelError: an output is not finite.
+            NotFiniteError: an output is not finite; ``outcomes`` returns such ones, too.
         """
+        result = self.outcomes(points)
+        _check_finite(result)
+        return result
+
+    def outcomes(self, points: Points) -> Floats:
+        """F at each point as it is, infinite and NaN where faults make it so: (S, B, K).
+
+        Raises:
+            NotApplicableError: a point lies between the corners where bits are set or not.
+        """
+        self._check_corners(points)
         with self.faulty_model.model.at_work():
             result = self._computed(points)
             while self.faulty_model.model.has_changed() or self.strategies.has_changed():
                 result = self._computed(points)
-        if not np.isfinite(result).all():
-            raise ModelError(
-                "model: its outputs are not finite (NaN or infinity) under some faults, "
-                "though the clean outputs are; look for a division or logarithm after the sites"
-            )
         return result
+
+    def _check_corners(self, points: Points) -> None:
+        """Raises NotApplicableError for points with a part of a bit that does not add up."""
+        if not self.strikes_words:
+            return
+        for p in self.placements:
+            if not isinstance(p.fault, WordFault) or p.fault.adds_up:
+                continue
+            found = [points.base[p.start : p.stop]]
+            for change in points.changes:
+                if isinstance(change, Written):
+                    found.append(
+                        change.e[:, max(p.start - change.start, 0) : p.stop - change.start]
+                    )
+                elif not isinstance(change.values, float):
+                    at = change.columns + change.start
+                    found.append(change.values[(at >= p.start) & (at < p.stop)])
+                elif change.start < p.stop and p.start < change.stop:
+                    found.append(np.array(change.values))
+            if not all(((values == 0) | (values == 1)).all() for values in found):
+                raise NotApplicableError(
+                    "there is no mean point of words whose bits do not add up: a bit of an "
+                    "exponent is set or not"
+                )
 
     def _computed(self, points: Points) -> Floats:
         with torch.no_grad():
@@ -402,70 +389,28 @@ class FaultSpace:
 
         Yields:
             some coordinates' indices (n,), and the outputs (n, B, K).
+
+        Raises:
+            NotFiniteError: an output is not finite; ``single_outcomes`` yields such ones, too.
         """
+        for columns, outputs in self.single_outcomes(base, values):
+            _check_finite(outputs)
+            yield columns, outputs
+
+    def single_outcomes(self, base: Floats, values: Floats) -> Iterator[tuple[Integers, Floats]]:
+        """The same with outputs as they are, infinite and NaN where faults make them so."""
         changed = np.flatnonzero(values != base)
         step = max(1, _STEP_VALUES // (self.B * self.K))
         for start in range(0, len(changed), step):
             columns = changed[start : start + step]
-            yield columns, self.outputs(Points.one_at_a_time(base, columns, values[columns]))
+            yield columns, self.outcomes(Points.one_at_a_time(base, columns, values[columns]))
 
 
-def _check_feedback(placements: Sequence[Placement], fed_back: Sequence[str]) -> None:
-    """Raises SiteError for spikes that are fed back where no fault of them reaches."""
-    for p in placements:
-        if p.site.kind != "parameter" and p.site.module in fed_back:
-            raise SiteError(
-                f"sites: {p.site.module!r} runs through all steps in one call and feeds its spikes "
-                "back inside it, where a fault of what it returns does not reach: a dead neuron "
-                "would still drive its own layer. Call it step by step (a cell in a loop), or "
-                "strike other sites"
-            )
-
-
-def _check_closed(placements: Sequence[Placement], closed: Sequence[str], hidden: bool) -> None:
-    """Raises SiteError for units of recurrent layers whose single steps no fault reaches.
-
-    Args:
-        placements: what is struck.
-        closed: those layers.
-        hidden: whether all neurons are to be struck, those of these layers among them.
-    """
-    of_neurons = [p for p in placements if p.site.kind != "parameter"]
-    struck = {p.site.module for p in of_neurons}
-    for path in closed:
-        if path in struck or (hidden and of_neurons):
-            raise SiteError(
-                f"sites: {path!r} is a recurrent layer that reads a packed sequence or several "
-                "sequences of an example, or is quantised: no fault reaches its single steps, so "
-                "that a dead unit would still drive its own layer. Give it padded sequences "
-                "(B, T, F), or strike other sites, or weights"
-            )
-
-
-def _why_none(looped: Sequence[str], numbers: Sequence[str]) -> str:
-    """Why values that run for each example by itself are no sites, in an error's words.
-
-    Or why what was named is none: it is a plain number.
-    """
-    if numbers:
-        return (
-            f"; {numbers[0]!r} is a plain number in an attribute, which no fault reaches: make it "
-            "a tensor (a buffer)"
+def _check_finite(outputs: Floats) -> None:
+    """Raises NotFiniteError for outputs that are infinite or NaN."""
+    if not np.isfinite(outputs).all():
+        raise NotFiniteError(
+            "model: its outputs are not finite (NaN or infinity) under some faults, though the "
+            "clean outputs are: values or words of these faults overflow, or a division or "
+            "logarithm after the sites does; Monte Carlo counts such outputs"
         )
-    if not looped:
-        return ""
-    names = ", ".join(repr(name) for name in looped[:3])
-    return (
-        f"; {names} run in a loop over the examples, one after the other, so that their values "
-        "have no batch axis: give a model that takes all examples of a batch together"
-    )
-
-
-def _missed(pairs: Sequence[tuple[str, str]]) -> str:
-    """A warning of activations that are computed in line and cannot be struck."""
-    shown = " and ".join(f"between {a!r} and {b!r}" for a, b in pairs[:3])
-    return (
-        f"hidden: {shown}, the model computes an activation in line and mixes its values before "
-        "they are read (it pools them, say), so that its neurons are not struck; put it into a "
-        "module of its own"
-    )

@@ -19,8 +19,8 @@ from crashsim.protection.replicas import simulate_vote
 from crashsim.protection.voters import make_voter
 from crashsim.results.comparison import compare
 from crashsim.training.classifier import Recipe, accuracy, train_classifier
-from crashsim.training.crash_variance import Strengths
 from crashsim.training.hardening import Limits
+from crashsim.training.penalties import Strengths
 
 X = torch.linspace(-1, 1, 24).reshape(6, 4)
 FAULT = NeuronCrash(0.1)

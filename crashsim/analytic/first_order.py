@@ -29,7 +29,7 @@ from crashsim.results.schema import FormulaFacts
 from crashsim.space import FaultSpace
 
 TailMethod = Literal["chebyshev", "chernoff", "saddlepoint"]
-_SURROGATE = "the linear surrogate of Delta at the mean point"
+SURROGATE = "the linear surrogate of Delta at the mean point"
 
 
 @dataclass
@@ -57,11 +57,12 @@ class Analysis:
 def double_precision(space: FaultSpace) -> FaultSpace:
     """The space in float64, where small probabilities do not drown in rounding.
 
-    A model that fixes its own type (a constant float32 tensor in its forward pass, say) keeps it,
-    and so does one that computes something else in float64 (with autocast inside, say). Torch's
-    quantised layers take float32 alone.
+    Where bits are struck whose changes do not add up, it is the space itself: what overflows in the
+    model's own precision is an outcome. A model that fixes its own type (a constant float32 tensor
+    in its forward pass, say) keeps it, and so does one that computes something else in float64
+    (with autocast inside, say). Torch's quantised layers take float32 alone.
     """
-    if any(is_quantised(module) for module in space.model.modules()):
+    if space.strikes_words or any(is_quantised(module) for module in space.model.modules()):
         return space
     try:
         wide = space.with_dtype(torch.float64)
@@ -235,7 +236,7 @@ def tails(
     """
     found = Estimates()
     kind: Literal["bound", "estimate"] = "estimate" if method == "saddlepoint" else "bound"
-    where = f"{_SURROGATE} ({linear.source})"
+    where = f"{SURROGATE} ({linear.source})"
     if epsilon is not None and linear.surrogate is not None:
         values = tail_probability(method, linear.surrogate, np.asarray(epsilon))
         found += deterministic(method, "tail", kind, values, level=epsilon, note=where)

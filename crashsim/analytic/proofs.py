@@ -36,6 +36,7 @@ from crashsim.space import FaultSpace
 _SAME = 8.0  # times the rounding that the layers' own intervals allow for
 _CRASHED = (0.03, 0.1, 0.3, 0.6, 0.9)  # shares of the coordinates that strike in the comparison
 _CELLS = 32_000
+_SUMMED = "dynamic programming (by FFT where it takes too long)"
 _EXACTLY = "of the network in exact arithmetic"
 _CERTIFICATE = f"crash-CROWN, outward rounding; {_EXACTLY}"
 
@@ -271,7 +272,7 @@ def linear_tails(proof: Provable, epsilon: float, output: int) -> list[Estimate]
     """
     brackets = [linear_bracket(proof, b, epsilon, output) for b in range(len(proof.inputs))]
     low, high = np.array(brackets).T
-    note = f"dynamic programming; {_EXACTLY}"
+    note = f"{_SUMMED}; {_EXACTLY}"
     found = [
         Estimate(
             "linear-exact", "tail", b, output, _middle(low[b], high[b]), float(low[b]),

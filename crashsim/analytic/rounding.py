@@ -47,10 +47,11 @@ def rounding_of(space: FaultSpace) -> Floats:
     leave more rounding than the output shows.
     """
     points = _probes(space)
-    outputs = space.outputs(points)
+    # Words make outputs of any size, of which the largest say nothing of the others' rounding.
+    outputs = space.clean()[None] if space.strikes_words else space.outcomes(points)
     unit = torch.finfo(space.dtype).eps
-    room: Floats = _UNITS * unit * np.abs(outputs).max(0)
-    if space.dtype != torch.float64:
+    room: Floats = _UNITS * unit * np.where(np.isfinite(outputs), np.abs(outputs), 0.0).max(0)
+    if space.dtype != torch.float64 or space.strikes_words or not np.isfinite(outputs).all():
         return room
     try:
         coarse = space.with_dtype(torch.float32)

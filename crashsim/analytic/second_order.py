@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 from crashsim_theory import derive
-from scipy import stats
+from scipy.special import stdtrit
 
 from crashsim.analytic.first_order import Analysis, shift_to
 from crashsim.arrays import Floats
@@ -147,7 +147,7 @@ def _spread(quantity: Literal["mean", "variance"], values: Floats, confidence: f
 
     def interval(each: Floats) -> Interval:
         n = len(each)
-        half = stats.t.ppf(0.5 + confidence / 2, n - 1) * each.std(0, ddof=1) / np.sqrt(n)
+        half = stdtrit(n - 1, 0.5 + confidence / 2) * each.std(0, ddof=1) / np.sqrt(n)
         mean = each.mean(0)
         return Interval(mean, mean - half, mean + half)
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import crashsim_hardware as chips
 from crashsim_hardware import Chip, ChipFaults, HardwareError
+from crashsim_hardware.engines.running import Engine
 from crashsim_hardware.noticing import collecting
-from crashsim_hardware.running import Engine
 
 from crashsim.arguments import MOST_STEPS, check_seed, fraction, one_of, whole
 from crashsim.arrays import Floats
@@ -96,7 +96,7 @@ def run_graph(
         "raster": raster_facts(drawn),
         "convention": chip.convention,
     }
-    estimates = chip_estimates(found.clean, found, confidence, broken.release_failure > 0)
+    estimates = chip_estimates(found.clean, found, confidence, broken.random)
     assert clean.counts is not None
     return ChipRun(estimates, facts, [*silent_layers(chip, clean.counts), *noticed])
 

@@ -16,8 +16,8 @@ from typing import Any, get_args
 import crashsim_hardware as chips
 import numpy as np
 from crashsim_hardware import Chip, ChipFaults, HardwareError
+from crashsim_hardware.engines.running import Engine
 from crashsim_hardware.noticing import collecting
-from crashsim_hardware.running import Engine
 
 from crashsim.arguments import MOST_STEPS, callback, check_seed, fraction, instance, one_of, whole
 from crashsim.arrays import Floats
@@ -221,7 +221,7 @@ def run_chip(
         "rates": _rates(network, inputs, clean),
         "raster": raster_facts(drawn),
     }
-    released = broken.release_failure > 0
+    released = broken.random
     estimates = chip_estimates(space.clean(), gap.statistics, confidence, released)
     assert clean.counts is not None
     silent = silent_layers(chip, clean.counts) if chip.convention else []
@@ -321,7 +321,7 @@ def chip_estimates(
 ) -> Estimates:
     """Mean, variance and class change of the chip, with ``exact`` (B, K) as outputs without faults.
 
-    ``released``: releases fail at random.
+    ``released``: each run is random: releases fail, or reads are noisy.
     """
     alpha = 1 - confidence
     n = found.masks

@@ -288,7 +288,7 @@ def train(
     from crashsim.files.data import load_data
     from crashsim.files.models import save_model
     from crashsim.training.classifier import Recipe, accuracy, train_classifier
-    from crashsim.training.crash_variance import Strengths, attached_penalties
+    from crashsim.training.penalties import Strengths, attached_penalties
 
     check_outputs([*data_inputs("data", data), *fault_inputs(fault)], out=out)
     faults = read_faults(fault, p, sites, group)

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from crashsim.errors import ArgumentError
-from crashsim.faults import FAULTS, BernoulliFault, Fault
+from crashsim.faults import FAULTS, BernoulliFault, Fault, WordFault
 from crashsim.files.users_code import load_class, reported_as_the_users
 
 # Sites may hold a colon; what follows the first "=" that makes sense is the kind.
 _WHERE = r"(?:(?P<where>.+?)=)?"
 _VALUES = r"(?::(?P<values>.*))?"
 _KNOWN = re.compile(rf"{_WHERE}(?P<kind>{'|'.join(FAULTS)}){_VALUES}")
+_COMMA = r",(?![^\[]*\])"  # but for those between brackets
+_OF_WORDS = ("bits", "format", "scale", "upset")
 _OWN = re.compile(rf"{_WHERE}(?P<kind>(?P<file>[^=]+\.py):(?P<name>[A-Za-z_]\w*)){_VALUES}")
 
 
@@ -29,7 +31,7 @@ def parse_fault(
 
     Args:
         spec: such as ``neuron-crash``, ``conv*=neuron-crash:p=0.01``, ``weight-crash:count=3``,
-            ``bit-flip:p=1e-4,bits=8``
+            ``bit-flip:p=1e-4,bits=8``, ``bit-flip:p=1e-6,format=float32,bits=exponent``
             or ``noise.py:UniformNoise:width=0.1``, which runs that file.
         default_p: the probability where the spec gives none.
         group: the group of neuron crashes where the spec gives none.
@@ -93,10 +95,10 @@ def _is_required(field: Field[Any]) -> bool:
 
 def _values(spec: str, cls: type[Fault], text: str) -> dict[str, Any]:
     """The fields of a fault that ``NAME=VALUE,...`` gives."""
-    known = {f.name for f in fields(cls) if f.init}
+    known = {f.name for f in fields(cls) if f.init and f.metadata.get("is_option", True)}
     hints = _type_hints(cls)
     values: dict[str, Any] = {}
-    for item in filter(None, text.split(",")):
+    for item in filter(None, re.split(_COMMA, text)):
         name, equals, value = item.partition("=")
         if not equals or name not in known:
             raise ArgumentError(
@@ -104,7 +106,8 @@ def _values(spec: str, cls: type[Fault], text: str) -> dict[str, Any]:
             )
         if name in values:
             raise ArgumentError(f"fault={spec!r}: gives {name} twice; give it once")
-        values[name] = _value(spec, name, value, hints.get(name))
+        kind = _Words if issubclass(cls, WordFault) and name in _OF_WORDS else hints.get(name)
+        values[name] = _value(spec, name, value, kind)
     return values
 
 
@@ -120,7 +123,9 @@ def _value(spec: str, name: str, text: str, kind: Any) -> object:
         return _group(text)
     if name == "window":
         return _window(spec, text)
-    if kind is str or name in ("duration", "per"):
+    if kind is _Words:
+        return _of_words(spec, name, text)
+    if kind in (str, str | None) or name in ("duration", "per"):
         return text
     if kind is bool and text.lower() in ("true", "false"):
         return text.lower() == "true"
@@ -128,6 +133,30 @@ def _value(spec: str, name: str, text: str, kind: Any) -> object:
         return int(text) if kind in (int, int | None) else float(text)
     except ValueError:
         raise ArgumentError(f"fault={spec!r}: {name}={text!r}; give a number") from None
+
+
+class _Words:
+    """The kind of what words of a number of bits are told by."""
+
+
+def _of_words(spec: str, name: str, text: str) -> object:
+    """Bits (8, exponent, [30], [0-3,7]), a format, a scale or an upset, by number or name."""
+    if name == "bits" and text.startswith("[") and text.endswith("]"):
+        found: list[int] = []
+        for part in text[1:-1].split(","):
+            first, dash, last = part.partition("-")
+            if not first.isdecimal() or bool(dash) != last.isdecimal():
+                raise ArgumentError(
+                    f"fault={spec!r}: bits={text!r}; give numbers such as [30], [0-3] or [0-3,7]"
+                )
+            found += range(int(first), int(last or first) + 1)
+        return found
+    if text.isdecimal() and name != "scale":
+        return int(text)
+    try:
+        return float(text) if name == "scale" else text
+    except ValueError:
+        return text
 
 
 def _window(spec: str, text: str) -> tuple[int, int]:

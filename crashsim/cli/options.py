@@ -14,9 +14,13 @@ MODEL_HELP = (
 )
 FAULT_HELP = (
     "[SITES=]KIND[:NAME=VALUE,...], repeatable. Kinds: neuron-crash, weight-crash, stuck-at, "
-    "sign-flip, bit-flip, gain-noise, additive-noise, or path.py:Class for a fault of your own "
-    "(runs that code). For example: 'conv*=neuron-crash:p=0.01', 'gain-noise:std=0.1', or "
-    "'weight-crash:count=3' for exactly three weights of all (count=3,per=site: of each layer)."
+    "sign-flip, bit-flip, bit-stuck, gain-noise, additive-noise, or path.py:Class for a fault of "
+    "your own (runs that code). For example: 'conv*=neuron-crash:p=0.01', 'gain-noise:std=0.1', or "
+    "'weight-crash:count=3' for exactly three weights of all (count=3,per=site: of each layer). "
+    "bit-flip:bits=8 takes weights as words of fixed point; 'weights=bit-flip:p=1e-6,"
+    "format=float32,bits=exponent' flips exponent bits of single-precision words (format: stored, "
+    "float32, float16, bfloat16, float8_e4m3fn, int8, ...; bits: sign, exponent, mantissa, [30], "
+    "[0-3,7]; upset: a number of neighbouring bits, word, row or column); bit-stuck:to=1 likewise."
 )
 
 ModelArgument = Annotated[str, typer.Argument(help=MODEL_HELP)]

@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from crashsim.cli import commands
+from crashsim.cli.doctor import doctor
 from crashsim.cli.harden import harden
 from crashsim.cli.hardware import devices, hardware
 from crashsim.cli.sample import sample
@@ -51,5 +52,6 @@ for command in (
     commands.report,
     hardware,
     devices,
+    doctor,
 ):
     app.command()(_stoppable(command))

@@ -51,7 +51,7 @@ def read_faults(
         ArgumentError: a fault that makes no sense, or an option that no fault takes.
     """
     from crashsim.cli.fault_specs import parse_fault
-    from crashsim.faults import counted
+    from crashsim.faults import WordFault, counted
 
     found: dict[str, Any] = {}
     unused = {"p": p, "sites": sites, "group": group}
@@ -65,7 +65,8 @@ def read_faults(
             if takes and f"{option}=" not in spec.rpartition(":")[2]:
                 unused.pop(option, None)
         if where is None:
-            where = "weights" if fault.strikes == "weights" else "hidden"
+            of_weights = fault.strikes == "weights" or isinstance(fault, WordFault)
+            where = "weights" if of_weights else "hidden"
         if where in found:
             raise ArgumentError(f"fault={spec!r}: {where!r} has a fault already; name other sites")
         found[where] = fault

@@ -18,7 +18,15 @@ from crashsim.arrays import Floats
 from crashsim.coordinates.counts import Count
 from crashsim.coordinates.stored_faults import as_stored
 from crashsim.errors import ArgumentError, NotApplicableError, SiteError
-from crashsim.faults import BernoulliFault, Fault, Rates, check_fault, counted, faults_by_site
+from crashsim.faults import (
+    BernoulliFault,
+    Fault,
+    Rates,
+    WordFault,
+    check_fault,
+    counted,
+    faults_by_site,
+)
 from crashsim.faults.checks import STRONGEST
 from crashsim.model.sites.site import Site, select_sites
 
@@ -177,6 +185,10 @@ class Placement:
         if not self.acts_in(step):
             return h
         first = direction * h.shape[-1] + (0 if self.tied else step * self.site.shape[-1])
+        if isinstance(self.fault, WordFault):
+            each = len(self.fault.masks)
+            struck = e[..., first * each : (first + h.shape[-1]) * each]
+            return self.fault.perturb(h, struck, (h.shape[-1],))
         struck = e[..., first : first + h.shape[-1]]
         return self.fault.perturb_units(h, struck, (h.shape[-1],))
 
@@ -198,8 +210,17 @@ def patterns_of(faults: Faults, sites: str) -> list[str]:
     ]
 
 
-def place(faults: Faults, sites: str, available: list[Site]) -> list[Placement]:
-    """Faults at their sites, sites in order of execution within each name."""
+def place(
+    faults: Faults, sites: str, available: list[Site], dtype: torch.dtype = torch.float32
+) -> list[Placement]:
+    """Faults at their sites, sites in order of execution within each name.
+
+    Args:
+        faults: to place.
+        sites: that a single fault strikes.
+        available: the model's.
+        dtype: of the numbers that it stores.
+    """
     placements: list[Placement] = []
     start = 0
     for pattern, fault in faults_by_site(faults, sites).items():
@@ -215,7 +236,7 @@ def place(faults: Faults, sites: str, available: list[Site]) -> list[Placement]:
                     f"{calls[0].name!r} {calls[0].shape} holds the features; give group='unit', or "
                     "other sites"
                 )
-            one = Placement(calls, as_stored(fault, calls[0]), start, start)
+            one = Placement(calls, as_stored(fault, calls[0], dtype), start, start)
             stop = start + one.fault.coordinate_count(one.shape)
             placed.append(replace(one, stop=stop))
             start = stop

@@ -7,7 +7,8 @@ NeuronCrash        Bernoulli(p)     -a
 WeightCrash        Bernoulli(p)     -a
 StuckAt            Bernoulli(p)     value - a
 SignFlip           Bernoulli(p)     -2 a
-BitFlip            Bernoulli(p)     change of the bit (one e per bit)
+BitFlip            Bernoulli(p)     change of the word (one e per bit)
+BitStuck           Bernoulli(p)     change of the word (one e per bit)
 GainNoise          Normal(0, std²)  a
 AdditiveNoise      Normal(0, std²)  1
 =================  ===============  =============================
@@ -36,11 +37,20 @@ from crashsim.faults.noise import AdditiveNoise, GainNoise
 from crashsim.faults.rates import Rates
 from crashsim.faults.values import SignFlip, StuckAt
 from crashsim.faults.weights import WeightCrash
-from crashsim.faults.words import BitFlip
+from crashsim.faults.words import BitFlip, BitStuck, WordFault
 
 FAULTS: Mapping[str, type[Fault]] = {
     kind.name: kind
-    for kind in (NeuronCrash, WeightCrash, StuckAt, SignFlip, BitFlip, GainNoise, AdditiveNoise)
+    for kind in (
+        NeuronCrash,
+        WeightCrash,
+        StuckAt,
+        SignFlip,
+        BitFlip,
+        BitStuck,
+        GainNoise,
+        AdditiveNoise,
+    )
 }
 """The built-in faults by the name that the command line gives them."""
 
@@ -49,6 +59,7 @@ __all__ = [
     "AdditiveNoise",
     "BernoulliFault",
     "BitFlip",
+    "BitStuck",
     "Fault",
     "GainNoise",
     "NeuronCrash",
@@ -57,6 +68,7 @@ __all__ = [
     "Strikes",
     "StuckAt",
     "WeightCrash",
+    "WordFault",
     "check_drawable",
     "check_fault",
     "check_independent",

@@ -373,7 +373,7 @@ class Fault(ABC):
         if self.is_varied:
             found["rates"] = own[self.parameter]
         reported = (*self.reported, *(name for name in ("duration", "window") if name in own))
-        return found | {name: own[name] for name in reported}
+        return found | {name: own[name] for name in reported if name in own}
 
 
 for _claim, _tried in _CLAIMS.items():

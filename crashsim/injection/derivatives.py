@@ -11,6 +11,7 @@ from torch import Tensor
 
 from crashsim.arrays import Floats
 from crashsim.errors import NotApplicableError
+from crashsim.faults import WordFault
 from crashsim.injection.faulty_model import FaultyModel
 from crashsim.model.inputs import Inputs
 
@@ -19,6 +20,10 @@ _EXAMPLES_LOOKED_AT = 4  # to see whether a gradient is that of the output
 _COORDINATES_LOOKED_AT = 8  # of each of them: those of the largest gradients
 _MUCH, _LITTLE = 0.5, 0.1  # changes of such a coordinate
 _NOTICEABLE = 1e3  # times rounding, that its gradient says the output changes
+WORDS = (
+    "bits of words that do not add up (an exponent's multiply the number by up to 1e38) have no "
+    "small steps to expand in"
+)
 NO_DERIVATIVES = (
     "the model computes its output without derivatives (by steps, under no_grad, or overwriting "
     "what they need)"
@@ -44,9 +49,15 @@ class Derivatives:
     def exist(self) -> bool:
         """Whether the output has a derivative in some coordinate, found with one example.
 
-        Where spikes depend on a struck value there is none, but a surrogate gradient at most.
+        Where spikes depend on a struck value there is none, but a surrogate gradient at most; nor
+        is there one in bits that do not add up, which are set or not.
         """
-        return not self._passes_spikes and self._has_gradient
+        return not self._strikes_words and not self._passes_spikes and self._has_gradient
+
+    @property
+    def _strikes_words(self) -> bool:
+        faults = (p.fault for p in self._faulty.placements)
+        return any(isinstance(fault, WordFault) and not fault.adds_up for fault in faults)
 
     @cached_property
     def _has_gradient(self) -> bool:
@@ -110,6 +121,8 @@ class Derivatives:
     @property
     def why_none(self) -> str:
         """Why there are none, where there are none."""
+        if self._strikes_words:
+            return WORDS
         return SPIKES if self._passes_spikes else NO_DERIVATIVES
 
     def _check_exist(self) -> None:

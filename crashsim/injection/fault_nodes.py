@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 
 from crashsim.coordinates.placement import Placement
 from crashsim.injection.graph import TracedModel
+from crashsim.injection.site_changes import steps_of
 from crashsim.injection.sparse import convolution
 from crashsim.model.graph.tracing import UntraceableError
 from crashsim.model.inputs import Inputs
@@ -31,7 +32,7 @@ class FaultNodes:
         traced: the model.
         sites: the struck site of a node.
         weights: the faults of each layer's parameters, all of which can be added to its output.
-        steps: their displacements, one for each coordinate.
+        steps: their displacements, one for each coordinate; or the words that they strike.
         changed: the nodes whose values faults can change, be it by a site of their own.
         placed: the faults that act on a node's value.
         last_uses: the nodes that can be forgotten after each node.
@@ -62,7 +63,7 @@ class FaultNodes:
         self.sites = self._find_sites(example.site_names)
         self.weights = self._find_weights()
         self.steps = {
-            p: p.fault.displacement(tensors[p.site.module]).reshape(-1)
+            p: steps_of(p, tensors[p.site.module])
             for placed in self.weights.values()
             for p in placed
         }

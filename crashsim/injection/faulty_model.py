@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from functools import cached_property, partial
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from crashsim.arrays import Floats
@@ -18,12 +20,14 @@ from crashsim.coordinates.placement import Placement, with_fault
 from crashsim.coordinates.points import Points
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.faults import Fault
-from crashsim.injection.isolated_model import IsolatedModel
 from crashsim.model.checks import rounding_slack
 from crashsim.model.inputs import Inputs
+from crashsim.model.isolated_model import IsolatedModel
 from crashsim.model.sites.site import Action, Site, StepAction, perturbing
 
 _STRUCK_APART = 4  # examples, to see whether the model keeps their order
+_FEW_STRUCK = 8  # of their coordinates, where many would be too many
+_HUGE = 1e6  # outputs from which each example's differences count by its own
 
 
 def strike_step(
@@ -172,7 +176,17 @@ class FaultyModel:
             return True
         several = self.examples.spread(_STRUCK_APART).repeat(2)
         rng = generator(0, Stream.ORDER)
-        struck = rng.random((1, len(several), self.N)) < 0.5
+        draws = rng.random((1, len(several), self.N))
+        # Faults that make outputs infinite or NaN show nothing where there are many of them.
+        for share in (0.5, _FEW_STRUCK / self.N, 1 / self.N):
+            found = self._keeps_order_of(several, draws < share)
+            if found is not None:
+                return found
+        return False
+
+    def _keeps_order_of(self, several: Inputs, struck: NDArray[np.bool_]) -> bool | None:
+        """The same, seen with these coordinates struck; None where too few outputs are finite."""
+        model = self.model
         e = torch.from_numpy(struck).to(model.device, model.dtype)
         with model.at_work(), torch.no_grad():
             try:
@@ -185,8 +199,12 @@ class FaultyModel:
                 return True
         wanted = torch.cat(alone)
         finite = torch.isfinite(wanted)
-        slack = rounding_slack(model.dtype) * wanted[finite].abs().max(0)[0]
-        return bool(((together - wanted)[finite].abs() <= slack).all())
+        if 2 * int(finite.any(1).sum()) < len(wanted):
+            return None
+        size = torch.where(finite, wanted, 0.0).abs()
+        slack = rounding_slack(model.dtype) * (size.amax(1) if size.max() > _HUGE else size.max())
+        slack = slack.view(-1, 1)
+        return bool((torch.where(finite, (together - wanted).abs(), 0.0) <= slack).all())
 
     def with_dtype(self, dtype: torch.dtype) -> FaultyModel:
         """The same in another floating-point type."""

@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
 from crashsim.coordinates.placement import Placement
+from crashsim.faults.words.upsets import WordTable
 from crashsim.injection.fault_nodes import FaultNodes
 from crashsim.injection.graph import expand
 from crashsim.injection.inplace import Overwriting
@@ -101,10 +102,15 @@ class Program:
 
     def can_add_weights(self, changes: Mapping[Placement, Changes] | None) -> bool:
         """Whether faults of weights are added to their layers' outputs; arguments as above."""
+        every = [p for placed in self._weights.values() for p in placed]
+        if changes is not None and any(
+            changes[p].base is not None and isinstance(self._nodes.steps[p], WordTable)
+            for p in every
+        ):
+            return False
         return all(
             is_rare(p, RARE_WEIGHTS) or (changes is not None and changes[p].is_single)
-            for placed in self._weights.values()
-            for p in placed
+            for p in every
         )
 
     def why_not_added(self) -> str:

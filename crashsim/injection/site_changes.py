@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from crashsim.coordinates.drawing import LISTED
 from crashsim.coordinates.placement import Placement
 from crashsim.coordinates.points import Listed, Points, Written
+from crashsim.faults.words.upsets import WordFault, WordTable
 from crashsim.model.sites.site import Site
 
 # Up to this share of struck units, reading and writing them one by one is faster than a mask.
@@ -124,6 +126,38 @@ class Changes:
         """(n,) or () by how much each coordinate differs from the base."""
         return self.values if self.base is None else self.values - self.base[self.units]
 
+    @cached_property
+    def words(self) -> StruckWords | None:
+        """The struck words, where several struck bits of one act together; else None."""
+        fault = self.placement.fault
+        if not isinstance(fault, WordFault) or fault.adds_up or self.base is not None:
+            return None
+        rows, columns, values = self.found.listed()
+        struck = values != 0
+        found = fault.hits(rows[struck], columns[struck] - self.found.start, self.placement.shape)
+        return StruckWords(*(torch.from_numpy(part).to(self.like.device) for part in found))
+
+    def by_weight(self, steps: Tensor | WordTable, number: int, row: int) -> WeightChanges:
+        """What changes of weights add to them; the changes of one weight's bits may be several.
+
+        Args:
+            steps: (size,) the displacement of each coordinate; or the weights' words.
+            number: of weights.
+            row: number of weights in a row.
+        """
+        if isinstance(steps, WordTable):
+            assert self.words is not None
+            samples, weights, masks = self.words
+            taken = steps.struck(weights, masks) - steps.values.index_select(0, weights)
+            return WeightChanges(samples, weights // row, weights, taken)
+        each = self.placement.size // number  # coordinates of a weight
+        return WeightChanges(
+            self.rows,
+            self.quotients(row * each),
+            self.quotients(each) if each > 1 else self.units,
+            self.differences() * steps.index_select(0, self.units),
+        )
+
     def dense(self) -> Tensor:
         """(S, size) all coordinates."""
         if isinstance(self.found, Written):
@@ -189,6 +223,8 @@ class Changes:
         """The faulty value of (S, b, n) activations, contiguous; overwritten only if ``owned``."""
         fault, shape = self.placement.fault, self.placement.shape
         count, batch, size = value.shape
+        if self.words is not None:
+            return self._strike_words(self.words, value if owned else value.clone())
         if self.base is None and self.sparse and is_elementwise(self.placement):
             value = value if owned else value.clone()
             flat, where = value.view(-1), self._places(batch, size)
@@ -210,10 +246,54 @@ class Changes:
         faulty = perturb(value.view(count, batch, *shape), self.dense()[:, None], shape)
         return faulty.reshape(value.shape)
 
+    def _strike_words(self, words: StruckWords, value: Tensor) -> Tensor:
+        """The faulty value of (S, b, n) activations, overwritten."""
+        fault = self.placement.fault
+        assert isinstance(fault, WordFault)
+        _, batch, size = value.shape
+        each = size * torch.arange(batch, device=value.device)
+        where = (words.rows * (batch * size) + words.units)[:, None] + each
+        flat = value.view(-1)
+        old = flat.index_select(0, where.view(-1)).view(-1, batch)
+        flat.index_copy_(0, where.view(-1), fault.struck_alone(old, words.masks[:, None]).view(-1))
+        return value
+
+
+class WeightChanges(NamedTuple):
+    """Changes (n,) of weights.
+
+    Attributes:
+        samples: which sample's.
+        rows, weights: which weight, and which row it is in.
+        taken: by how much it changes.
+    """
+
+    samples: Tensor
+    rows: Tensor
+    weights: Tensor
+    taken: Tensor
+
+
+class StruckWords(NamedTuple):
+    """The struck words of S samples, each once: sample, unit, and mask of its struck bits, (n,)."""
+
+    rows: Tensor
+    units: Tensor
+    masks: Tensor
+
 
 def is_elementwise(placement: Placement) -> bool:
     """Whether the fault acts on each unit by its own coordinate, as it does on a lone number."""
     return placement.fault.is_elementwise
+
+
+def steps_of(placement: Placement, value: Tensor) -> Tensor | WordTable:
+    """What a fault of a parameter adds: (size,) of each coordinate alone; or the words it strikes,
+    where what several coordinates do to one does not add up."""
+    fault = placement.fault
+    if isinstance(fault, WordFault) and not fault.adds_up:
+        return fault.table(value)
+    return fault.displacement(value).reshape(-1)
 
 
 def _group_size(placement: Placement) -> int:

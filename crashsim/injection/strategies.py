@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from crashsim.arrays import Integers
 from crashsim.coordinates.placement import Placement
 from crashsim.coordinates.points import Points
 from crashsim.coordinates.streams import Stream, generator
+from crashsim.faults import WordFault
 from crashsim.injection.batches import Run, Started, Strategy
 from crashsim.injection.faulty_model import FaultyModel
 from crashsim.injection.program import Program
@@ -151,12 +153,13 @@ class Strategies:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             words = reason.partition(". ")[0]
             raise UntraceableError(f"it fails under many faults ({words})") from error
+        # By the largest output of each point: those of words can be of any size.
+        wanted, found = wanted.view(points.count, -1), found.view(points.count, -1)
         finite = torch.isfinite(wanted)
-        tolerance = rounding_slack(self._faulty.model.dtype) * wanted[finite].abs().max(0)[0]
-        if (
-            not torch.equal(finite, torch.isfinite(found))
-            or ((wanted - found)[finite].abs() > tolerance).any()
-        ):
+        size = torch.where(finite, wanted, 0.0).abs().amax(1, keepdim=True)
+        off = torch.where(finite, (wanted - found).abs(), 0.0)
+        tolerance = rounding_slack(self._faulty.model.dtype) * size
+        if not torch.equal(finite, torch.isfinite(found)) or (off > tolerance).any():
             raise UntraceableError(f"{how}, it gives other outputs than the model itself")
 
     def _many_faults(self) -> Points:
@@ -168,7 +171,9 @@ class Strategies:
             for number, p in enumerate(self._faulty.placements):
                 # A fault of one coordinate may silence all others: it strikes one point in three.
                 count = p.size // 3 or int((row + number) % 3 == 0)
-                chosen = np.sort(rng.choice(p.size, min(count, size), replace=False))
+                chosen: Integers = np.sort(rng.choice(p.size, min(count, size), replace=False))
+                if isinstance(p.fault, WordFault):
+                    chosen = _without_wild(p.fault, chosen)
                 rows.append(np.full(len(chosen), row))
                 columns.append(p.start + chosen)
                 values.append(np.full(len(chosen), p.fault.typical_change))
@@ -243,3 +248,10 @@ class Strategies:
         model = self._faulty.model
         found = split(points, self._faulty.placements, model.device, model.dtype)
         return {change.placement: change for change in found}
+
+
+def _without_wild(fault: WordFault, coordinates: Integers) -> Integers:
+    """Some coordinates without bits that make numbers immense, which would hide all others; one
+    of these is left."""
+    is_mild = np.isin(coordinates % len(fault.masks), fault.mild)
+    return coordinates[is_mild] if is_mild.any() else coordinates[:1]

@@ -56,19 +56,25 @@ class Column:
 
 def columns(score: Record) -> list[Column]:
     """The quantities of the main table."""
-    found = []
+    found: list[Column] = []
     k = leading_output(score)
-    if k is not None:
+    moments = any(e.quantity in ("mean", "variance") for e in score.estimates)
+    if not moments:
+        pass  # outputs that are not finite have none
+    elif k is not None:
         found.append(Column(f"E Δ, output {k}", "mean", k))
         found.append(Column(f"Var Δ, output {k}", "variance", k))
     else:
         found.append(Column("E Δ, output 0", "mean", 0))
-    found.append(Column("Var Δ, all outputs", "variance", "all"))
+    if moments:
+        found.append(Column("Var Δ, all outputs", "variance", "all"))
     if score.epsilon is not None:
         k = _tail_output(score, k or 0)
         found.append(Column(f"P(|Δ| ≥ {score.epsilon:g}), output {k}", "tail", k))
     if any(quantity == "class-change" for _, quantity in score.estimates.of):
         found.append(Column("P(class changes)", "class-change", "all"))
+    if any(quantity == "not-finite" for _, quantity in score.estimates.of):
+        found.append(Column("P(not finite)", "not-finite", "all"))
     own = dict.fromkeys(q for _, q in score.estimates.of if q not in RESERVED)
     return found + [Column(name, name, "all") for name in own]
 

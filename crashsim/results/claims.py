@@ -213,7 +213,7 @@ def _room(claims: Claims, low: Floats, high: Floats, rounding: float) -> Floats:
     for end in (low, high):
         size = np.maximum(size, np.where(np.isfinite(end), np.abs(end), 0.0))
     room: Floats = _ROUNDED * size
-    if claims.kind == "proof" or claims.quantity in ("tail", "class-change"):
+    if claims.kind == "proof" or claims.quantity in ("tail", "class-change", "not-finite"):
         return room
     if claims.quantity == "variance":
         return room + rounding * (rounding + 2 * np.sqrt(size))

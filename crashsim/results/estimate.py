@@ -14,7 +14,7 @@ from crashsim.arrays import Floats
 from crashsim.results.schema import Number
 
 Kind = Literal["exact", "proof", "bound", "statistical", "estimate"]
-Quantity = Literal["mean", "variance", "tail", "class-change", "quantile"]
+Quantity = Literal["mean", "variance", "tail", "class-change", "not-finite", "quantile"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,8 @@ class Estimate:
     Attributes:
         method: the name of what computed it (``crashsim.scoring.methods.METHODS``, or one's own).
         quantity: ``mean`` of Delta, ``variance`` of Delta, ``tail`` = P(|Delta| >= epsilon),
-            ``class-change`` = P(the predicted class changes), ``quantile`` of |Delta|; or the name
+            ``class-change`` = P(the predicted class changes, or an output is not finite),
+            ``not-finite`` = P(an output is infinite or NaN), ``quantile`` of |Delta|; or the name
             of a metric of one's own (``crashsim.metrics``).
         input: index of the input, or ``"all"``: the average over inputs.
         output: index of the output; ``"all"``: the sum over outputs (variance), any output

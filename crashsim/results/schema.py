@@ -61,7 +61,12 @@ class FaultFacts(TypedDict):
     parameter: NotRequired[str]  # name for it this is
     group: NotRequired[str | int]
     value: NotRequired[float]
-    bits: NotRequired[int]
+    bits: NotRequired[int | str | list[int]]  # the width of fixed point, or which bits
+    format: NotRequired[str]  # of the stored words
+    scale: NotRequired[str | float]
+    upset: NotRequired[str | int]
+    to: NotRequired[int]  # what bits are stuck at
+    immense: NotRequired[bool]  # some of the bits make numbers immense or not finite
     rates: NotRequired[OwnRates]  # p, std or rate is then their mean
     count: NotRequired[int]  # the exact number that is struck
     of: NotRequired[int]  # of this number of coordinates, of this site and others

@@ -34,19 +34,13 @@ def _width(estimate: Estimate) -> float:
 def verdict(score: Record) -> str:
     """What happens to the network, with how much, how often and how sure."""
     sentences = ["Partial, as it was interrupted."] if score.partial else []
-    variance = best(score, "variance")
-    if variance is not None:
-        size = math.sqrt(max(variance.value, 0))
-        sentences.append(
-            f"Under {describe_faults(score)}, {_outputs(score)} by {size:.3g} "
-            f"({_source(variance, 0.5)})."
-        )
-    change = best(score, "class-change")
-    if change is not None:
-        sentences.append(
-            f"The predicted class changes with probability {percent(change.value)} "
-            f"({_source(change)})."
-        )
+    of_events, of_variance = _events(score), _movement(score)
+    if _events_lead(score) and of_events:
+        start = f"Under {describe_faults(score)}, "
+        sentences += [start + of_events[0][0].lower() + of_events[0][1:], *of_events[1:]]
+        sentences += of_variance
+    else:
+        sentences += [*of_variance, *of_events]
     tail = best(score, "tail")
     if tail is not None:
         which = "the output" if score.outputs == 1 else "some output"
@@ -56,11 +50,56 @@ def verdict(score: Record) -> str:
         )
     shares = {s["name"]: s["share"] for s in score.sites if s["share"] is not None}
     leading = max(shares, key=shares.__getitem__, default="")
-    if len(score.sites) > 1 and shares.get(leading, 0) > 0:
+    if len(score.sites) > 1 and shares.get(leading, 0) > 0 and not _is_spoiled(score):
         sentences.append(f"{percent(shares[leading])} of the variance comes from {leading}.")
     if len(sentences) == score.partial:
         sentences.append("Nothing was computed.")
     return " ".join(sentences)
+
+
+def _movement(score: Record) -> list[str]:
+    """How far the outputs move; or why that is not told, or not worth much."""
+    lost, variance = best(score, "not-finite"), best(score, "variance")
+    if _is_spoiled(score):
+        return ["Outputs that are not finite leave their movement no mean and no variance."]
+    if variance is None:
+        return []
+    size = f"{math.sqrt(max(variance.value, 0)):.3g} ({_source(variance, 0.5)})"
+    if not _events_lead(score):
+        return [f"Under {describe_faults(score)}, {_outputs(score)} by {size}."]
+    seen = " in the samples" if lost is not None and lost.kind == "statistical" else ""
+    told = _outputs(score)[0].upper() + _outputs(score)[1:]
+    return [f"{told} by {size}{seen}: the few flips that make numbers immense decide it."]
+
+
+def _events(score: Record) -> list[str]:
+    """How often the class changes, and an output is not finite."""
+    found, change, lost = [], best(score, "class-change"), best(score, "not-finite")
+    if change is not None:
+        found.append(
+            f"The predicted class changes with probability {percent(change.value)} "
+            f"({_source(change)})."
+        )
+    if lost is not None:
+        among = ", which counts as a change" if change is not None else ""
+        found.append(
+            f"Some output is infinite or NaN{among}, with probability {percent(lost.value)} "
+            f"({_source(lost)})."
+        )
+    return found
+
+
+def _is_spoiled(score: Record) -> bool:
+    """Whether what ran the model says that there are no moments: some outputs have no square."""
+    lost = best(score, "not-finite")
+    return lost is not None and score.find(lost.method, "variance", output="all") is None
+
+
+def _events_lead(score: Record) -> bool:
+    """Whether events say more than moments do: bits of exponents make numbers immense."""
+    if _is_spoiled(score):
+        return True
+    return any(fault.get("immense") for fault in score.faults)
 
 
 def _outputs(score: Record) -> str:
@@ -83,7 +122,9 @@ def describe_faults(score: Record) -> str:
             rate = f"exactly {own.pop('count')} of {own.pop('of')}"
         if "rates" in own:
             rate = f"{_ends(own.pop('rates'))} (mean {rate})"
-        extra = "".join(f", {k} {v}" for k, v in own.items() if (k, v) != ("group", "unit"))
+        extra = "".join(
+            f", {k} {v}" for k, v in own.items() if k != "immense" and (k, v) != ("group", "unit")
+        )
         groups.setdefault(f"{rate} {fault['fault']}{extra}", []).append(i)
     parts = []
     for label, members in groups.items():
@@ -111,7 +152,7 @@ def _source(estimate: Estimate, power: float = 1.0) -> str:
     if estimate.low is None or estimate.high is None or kind == "exact":
         return kind if kind == estimate.method else f"{estimate.method}, {kind}"
     low, high = max(estimate.low, 0) ** power, max(estimate.high, 0) ** power
-    percents = estimate.quantity in ("tail", "class-change")
+    percents = estimate.quantity in ("tail", "class-change", "not-finite")
     _, low_text, high_text = interval_numbers(low, low, high)
     if percents:
         low_text, high_text = percent(low), percent(high)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from crashsim.coordinates.counts import Count
 from crashsim.coordinates.placement import Faults, Placement
 from crashsim.coordinates.points import Points
 from crashsim.errors import ArgumentError
+from crashsim.faults.checks import STRONGEST
 from crashsim.metrics import CLASS_CHANGE, AskedMetrics, Metric, predicted_class
 from crashsim.model.inputs import BatchAxis, ModelInputs
 from crashsim.model.sites.time_axis import StepsAxis
@@ -100,7 +102,18 @@ class ExactDistribution:
         room = np.maximum(self.rounding, self.resolution * epsilon)
         level = np.maximum(epsilon + sign * room, min(epsilon, _SMALLEST))
         reaches: NDArray[np.bool_] = np.abs(self.deltas) >= level
+        reaches |= self._lost[:, :, None]
         return reaches
+
+    @cached_property
+    def _lost(self) -> NDArray[np.bool_]:
+        """(2^N, B) which outcomes have outputs that are not finite."""
+        return np.logical_not(np.isfinite(self.deltas).all(2))
+
+    @property
+    def not_finite(self) -> Floats:
+        """P(some output is infinite or NaN), (B,)."""
+        return self._expect(self._lost)
 
     @property
     def class_change(self) -> Floats:
@@ -131,18 +144,12 @@ class ExactDistribution:
             epsilon: also P(|Delta| >= epsilon).
             asked: metrics of one's own, each with an estimate of its name.
         """
-        mean, variance = self.mean, self.variance
-        found = estimates_of(
-            "exact", "mean", "exact", per_input=Values(mean), pooled=Values(mean.mean(0))
-        )
-        found += estimates_of(
-            "exact",
-            "variance",
-            "exact",
-            per_input=Values(variance),
-            pooled=Values(variance.mean(0)),
-            total=Values(variance.mean(0).sum()),
-        )
+        found = self._moments() if (np.abs(self.deltas) <= STRONGEST).all() else Estimates()
+        if self._lost.any():
+            lost = self.not_finite
+            found += estimates_of(
+                "exact", "not-finite", "exact", per_input=Values(lost), pooled=Values(lost.mean())
+            )
         if epsilon is not None:
             found += self._tails(epsilon)
         if self.clean.shape[1] > 1:
@@ -155,6 +162,19 @@ class ExactDistribution:
                 "exact", metric.name, "exact", per_input=Values(average), pooled=pooled
             )
         return found
+
+    def _moments(self) -> Estimates:
+        mean, variance = self.mean, self.variance
+        return estimates_of(
+            "exact", "mean", "exact", per_input=Values(mean), pooled=Values(mean.mean(0))
+        ) + estimates_of(
+            "exact",
+            "variance",
+            "exact",
+            per_input=Values(variance),
+            pooled=Values(variance.mean(0)),
+            total=Values(variance.mean(0).sum()),
+        )
 
     def _changes(self) -> Estimates:
         change, note = self.class_change, None
@@ -185,7 +205,9 @@ class ExactDistribution:
         outputs = self.clean + self.deltas
         own = outputs[:, rows, top]
         outputs[:, rows, top] = -np.inf
-        lead: Floats = own - outputs.max(2)
+        with np.errstate(invalid="ignore"):
+            lead: Floats = own - outputs.max(2)
+        lead[self._lost] = -np.inf
         return lead, 2 * np.broadcast_to(self.rounding, self.clean.shape).max(1)
 
     def _tails(self, epsilon: float) -> Estimates:
@@ -309,7 +331,7 @@ def enumerate_space(space: FaultSpace) -> ExactDistribution:
         )
     space = double_precision(space)
     points, probabilities = _outcomes(space)
-    deltas = space.outputs(points) - space.clean()
+    deltas = space.outcomes(points) - space.clean()
     rounding, resolution = rounding_of(space), resolution_of(space)
     return ExactDistribution(space.clean(), deltas, probabilities, rounding, resolution)
 

@@ -116,9 +116,9 @@ def few_faults(space: FaultSpace) -> FewFaults:
     base, p = usual
     columns = np.flatnonzero(p)
     deltas = np.zeros((len(columns) + 1, space.B, space.K))
-    deltas[0] = space.outputs(Points.at(base))[0] - space.clean()
+    deltas[0] = space.outcomes(Points.at(base))[0] - space.clean()
     struck = np.where(p > 0, 1 - base, base)
-    for found, outputs in space.single_changes(base, struck):
+    for found, outputs in space.single_outcomes(base, struck):
         deltas[np.searchsorted(columns, found) + 1] = outputs - space.clean()
     p = p[columns]
     singles = np.arange(1, len(deltas))

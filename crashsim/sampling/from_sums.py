@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import ndtri
 
 from crashsim.arrays import Floats
 from crashsim.metrics import Event
@@ -74,6 +74,7 @@ class FromSums:
         unit: rounding of the numbers that the model computes with.
         is_random: whether anything is.
         is_seldom_struck: whether some faults strike too seldom to show what they do.
+        may_overflow: whether faults make numbers that overflow, even if no sample shows it.
 
     Attributes:
         n: number of samples.
@@ -89,6 +90,7 @@ class FromSums:
         unit: float,
         is_random: bool,
         is_seldom_struck: bool,
+        may_overflow: bool = False,
     ) -> None:
         self._clean, self._centre = tally.clean, tally.centre
         self._sums, self._exact = sums, tally.exact
@@ -97,6 +99,7 @@ class FromSums:
         self._unit, self._is_random, self._is_seldom_struck = unit, is_random, is_seldom_struck
         self._epsilon, self._control, self._few = epsilon, tally.control, tally.few
         self._metrics, self._rest = tally.asked.metrics, tally.rest
+        self._may_overflow = may_overflow
         self._looked: float | None = None
         self.n = sums.n
 
@@ -125,7 +128,7 @@ class FromSums:
         found = controlled_mean(sums, target)
         pays, control = np.zeros(found.mean.shape, bool), found
         # No interval is narrower than this: where the control's is, the plain one is not needed.
-        half, enough = stats.norm.ppf(1 - alpha / 2) * np.sqrt(found.variance / self.n), pays
+        half, enough = ndtri(1 - alpha / 2) * np.sqrt(found.variance / self.n), pays
         limits = self._limits(pooled)
         if limits is not None:
             control = controlled_mean(sums, target, self._known(pooled), limits)
@@ -213,7 +216,11 @@ class FromSums:
         return _ROUNDING * self._unit * largest
 
     def moments(self, alpha: float) -> Moments:
-        """E Delta and Var Delta, with intervals of confidence ``1 - alpha``."""
+        """E Delta and Var Delta, with intervals of confidence ``1 - alpha``; NaN without any."""
+        if not self.has_moments:
+            none = np.full_like(self._clean, np.nan)
+            every = (none, none[0], none, np.append(none[0], np.nan))
+            return Moments(*(Interval(v, v, v, None, np.zeros(v.shape, bool)) for v in every))
         if alpha != self._looked:  # through all that is kept, so once
             found = self._average(_target(np.zeros_like(self._clean), 1.0, 0.0), alpha)
             mean = self._centre + found.value
@@ -275,9 +282,19 @@ class FromSums:
         return per_input, pooled
 
     @property
+    def has_moments(self) -> bool:
+        """Whether Delta has a mean and a variance, as far as the outcomes show: all have squares
+        (in double precision), which outputs that are not finite have not."""
+        return self._sums.beyond + self._exact.beyond == 0
+
+    @property
+    def _can_be_lost(self) -> bool:
+        return self._may_overflow or bool((self._sums.lost + self._exact.lost).any())
+
+    @property
     def covariance(self) -> Floats | None:
-        """(B, K, K) of Delta across outputs; None beyond 64."""
-        if self._clean.shape[1] > MOST_OUTPUTS:
+        """(B, K, K) of Delta across outputs; None beyond 64, or without moments."""
+        if not self.has_moments or self._clean.shape[1] > MOST_OUTPUTS:
             return None
         n, sums, exact = self.n, self._sums, self._exact
         sampled = sums.per_input.first[0] / n
@@ -288,19 +305,21 @@ class FromSums:
         covariance: Floats = second - outer + self._rest**2 * within / max(n - 1, 1)
         return covariance
 
-    def shares(self, alpha: float) -> tuple[Interval, Interval, Interval]:
-        """Probabilities: tails (B, K), class change (B,), and both pooled (K + 2,), as ``failed``.
+    def shares(self, alpha: float) -> tuple[Interval, Interval, Interval, Interval]:
+        """Probabilities: tails (B, K), class change and outputs that are not finite (B,), and all
+        pooled (K + 3,), as ``failed``.
 
         Intervals of what is sampled are exact (Clopper and Pearson); the rest has no error.
         """
         sums, exact = self._sums, self._exact
         tails = self._proportion(exact.tails, proportion_interval(sums.tails, self.n, alpha))
         changes = self._proportion(exact.changes, proportion_interval(sums.changes, self.n, alpha))
+        lost = self._proportion(exact.lost, proportion_interval(sums.lost, self.n, alpha))
         failed = clustered_proportion_interval(
             sums.failed.mean[0], sums.failed.covariance[0, 0], self.n, len(self._clean), alpha
         )
         spread = np.maximum(sums.failed.covariance[0, 0], 0.0)
-        return tails, changes, self._proportion(exact.failed.first[0], failed, spread)
+        return tails, changes, lost, self._proportion(exact.failed.first[0], failed, spread)
 
     def _proportion(
         self, exact: Floats, sampled: Interval, spread: Floats | None = None
@@ -321,8 +340,10 @@ class FromSums:
         if self._few is None:
             return quantiles_of(self.kept, QUANTILES, alpha)
         size = np.abs(self.kept)
+        size = np.where(np.isnan(size), np.inf, size)
         n, b, k = size.shape
         outcomes, weights, rest = np.abs(self._few.deltas), self._few.weights, self._few.rest
+        outcomes = np.where(np.isnan(outcomes), np.inf, outcomes)
         per_input = stratified_quantiles(
             size.reshape(n, 1, -1), outcomes.reshape(-1, 1, b * k), weights, rest, QUANTILES, alpha
         )
@@ -354,17 +375,21 @@ class FromSums:
                 note=self._note(quantity),
             )
 
-        moments = self.moments(alpha)
-        add("mean", moments.mean, moments.pooled_mean)
-        pooled = moments.pooled_variance
-        add("variance", moments.variance, pooled[:k], pooled[k])
-        tails, changes, failed = self.shares(alpha)
+        if self.has_moments:
+            moments = self.moments(alpha)
+            add("mean", moments.mean, moments.pooled_mean)
+            pooled = moments.pooled_variance
+            add("variance", moments.variance, pooled[:k], pooled[k])
+        tails, changes, lost, failed = self.shares(alpha)
         if self._epsilon is not None:
             add("tail", tails, failed[:k], failed[k], self._epsilon)
         if k > 1:
             add("class-change", changes, failed[k + 1])
+        if self._can_be_lost:
+            add("not-finite", lost, failed[k + 2])
         for level, (per_input, pooled) in zip(QUANTILES, self.quantiles(alpha), strict=True):
-            add("quantile", per_input, pooled, level=level)
+            if np.isfinite(per_input.value).all() and np.isfinite(pooled.value).all():
+                add("quantile", per_input, pooled, level=level)
         for i, metric in enumerate(self._metrics):
             add(metric.name, *self._metric(i, alpha))
         return found

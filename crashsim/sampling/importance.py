@@ -28,8 +28,7 @@ from typing import Literal
 
 import numpy as np
 from crashsim_theory import LinearSurrogate, TiltedCoordinates
-from scipy import stats
-from scipy.special import logsumexp
+from scipy.special import logsumexp, stdtrit
 
 from crashsim.analytic.first_order import Analysis, coordinates_of, margins_of, of_pair
 from crashsim.analytic.rounding import least_reaching
@@ -293,7 +292,7 @@ class WeightSums:
         mean = self.total / n
         error = float(np.sqrt(max(self.squares / n - mean**2, 0.0) / n)) / mean
         # A single hit has an error of 1; far more than that is no interval, so its end is capped.
-        factor = float(np.exp(min(stats.t.ppf(1 - alpha / 2, n - 1) * error, 700.0)))
+        factor = float(np.exp(min(stdtrit(n - 1, 1 - alpha / 2) * error, 700.0)))
         value = min(1.0, mean * largest)
         return RareEvent(
             value=value,

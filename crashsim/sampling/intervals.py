@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import betaincinv, ndtri, stdtrit
 
 from crashsim.arrays import Floats
 from crashsim.results.estimate import Interval
@@ -39,7 +39,11 @@ class Spread:
     def of_sums(cls, n: int, second: Floats, fourth: Floats, largest: Floats) -> Spread:
         """From sums over n values of powers of their distance from the average."""
         kurtosis = np.full(np.shape(second), 3.0)
-        np.divide(n * fourth, second**2, out=kurtosis, where=second**2 > 0)
+        with np.errstate(over="ignore", invalid="ignore"):  # of numbers beyond 1e38
+            square = second**2
+            np.divide(n * fourth, square, out=kurtosis, where=square > 0)
+        # It is n where a single value is all there is, which is the most that it can be.
+        kurtosis = np.where(np.isfinite(square) & np.isfinite(fourth), kurtosis, float(n))
         return cls(second / max(n - 1, 1), kurtosis, largest)
 
 
@@ -68,7 +72,7 @@ def half_width(spread: Spread, n: int, alpha: float, fitted: int = 0) -> Floats:
         fitted: coefficients that were fitted to the values beside their average.
     """
     known = np.maximum(degrees_of_freedom(spread, n, fitted), 1.0)
-    seen = stats.t.ppf(1 - alpha / 2, known) * np.sqrt(np.maximum(spread.variance, 0.0) / n)
+    seen = stdtrit(known, 1 - alpha / 2) * np.sqrt(np.maximum(spread.variance, 0.0) / n)
     unseen = min(-np.log(alpha) / n, 1.0) * spread.largest
     return np.asarray(np.hypot(seen, unseen))
 
@@ -107,8 +111,8 @@ def proportion_interval(hits: Floats, n: Floats | int, alpha: float) -> Interval
     """
     hits, n = np.asarray(hits, dtype=float), np.asarray(n, dtype=float)
     with np.errstate(invalid="ignore"):
-        low = stats.beta.ppf(alpha / 2, hits, n - hits + 1)
-        high = stats.beta.ppf(1 - alpha / 2, hits + 1, n - hits)
+        low = betaincinv(np.maximum(hits, 1e-300), n - hits + 1, alpha / 2)
+        high = betaincinv(hits + 1, np.maximum(n - hits, 1e-300), 1 - alpha / 2)
     return Interval(hits / n, np.where(hits <= 0, 0.0, low), np.where(hits >= n, 1.0, high))
 
 
@@ -132,7 +136,7 @@ def clustered_proportion_interval(
     spread = variance > 1e-12 * mean * (1 - mean)  # less is rounding: all masks are alike
     np.divide(mean * (1 - mean) * n, variance, out=effective, where=spread)
     # Korn and Graubard's correction for estimating the variance with n - 1 degrees of freedom.
-    shrink = (stats.norm.ppf(alpha / 2) / stats.t.ppf(alpha / 2, n - 1)) ** 2 if n > 1 else 1.0
+    shrink = (ndtri(alpha / 2) / stdtrit(n - 1, alpha / 2)) ** 2 if n > 1 else 1.0
     effective = np.where(spread, np.minimum(effective * shrink, n * inputs), effective)
     interval = proportion_interval(mean * effective, effective, alpha)
     return Interval(np.asarray(mean), interval.low, interval.high)

@@ -234,6 +234,7 @@ class _Run:
                 unit=torch.finfo(self.space.dtype).eps,
                 is_random=bool((self.space.moments.k2 > 0).any()),
                 is_seldom_struck=bool(self.seldom_struck),
+                may_overflow=self.space.strikes_words,
             )
         return self._found
 
@@ -309,6 +310,11 @@ def _too_few(run: _Run, moments: Moments) -> str | None:
     """What a number of samples cannot show, if that matters."""
     if not (run.space.moments.k2 > 0).any():
         return None
+    if not run.found.has_moments:
+        return (
+            "some make outputs infinite, NaN or too large to square, so that Delta has no mean and "
+            "no variance; what is told are probabilities of events (not-finite among them)"
+        )
     if (moments.variance.value == 0).all():
         return "no sample moved any output, so only upper limits are known; ask for more samples"
     if seldom := run.seldom_struck:

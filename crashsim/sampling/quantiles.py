@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import bdtr, bdtrik
 
 from crashsim.arrays import Floats
 from crashsim.results.estimate import Interval
@@ -32,6 +32,7 @@ def quantiles_of(
     pooled: list[list[Interval]] = [[] for _ in levels]
     for columns in _columns(n * b, k):
         size = np.abs(delta[:, :, columns])
+        size = np.where(np.isnan(size), np.inf, size)  # as far off as infinity
         # A contiguous row for each of them, which sorts fastest.
         rows = np.ascontiguousarray(size.reshape(n, -1).T)
         rows.sort(axis=1)
@@ -67,11 +68,17 @@ def quantile_interval(sorted_values: Kept, level: float, alpha: float) -> Interv
     """
     n = len(sorted_values)
     value = sorted_values[min(n - 1, int(np.ceil(level * n)) - 1)]
-    low_rank = int(stats.binom.ppf(alpha / 2, n, level))
-    high_rank = int(stats.binom.ppf(1 - alpha / 2, n, level)) + 1
+    low_rank = _binomial_quantile(alpha / 2, n, level)
+    high_rank = _binomial_quantile(1 - alpha / 2, n, level) + 1
     low = sorted_values[low_rank - 1] if low_rank >= 1 else np.zeros_like(value)
     high = sorted_values[high_rank - 1] if high_rank <= n else np.full_like(value, np.inf)
     return Interval(value, low, high)
+
+
+def _binomial_quantile(probability: float, n: int, p: float) -> int:
+    """The smallest count that a binomial one does not exceed with at least this probability."""
+    count = int(np.ceil(bdtrik(probability, n, p)))
+    return count - (count > 0 and bdtr(count - 1, n, p) >= probability)
 
 
 def pooled_quantile(size: Kept, ordered: Kept, level: float, alpha: float) -> Interval:

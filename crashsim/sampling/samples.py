@@ -95,7 +95,7 @@ class First:
         """Evaluates the samples that fix the centre; yields how many are done, after each part."""
         done = 0
         while done < self._draws.pilot:
-            self.outputs.append(self._draws.space.outputs(self.parts[len(self.outputs)]))
+            self.outputs.append(self._draws.space.outcomes(self.parts[len(self.outputs)]))
             done += len(self.outputs[-1])
             yield done
 
@@ -142,7 +142,7 @@ class Samples(Task[Sums]):
         else:
             known, parts = self.first.outputs, self.first.parts
         for i, points in enumerate(parts):
-            outputs = known[i] if i < len(known) else self.draws.space.outputs(points)
+            outputs = known[i] if i < len(known) else self.draws.space.outcomes(points)
             yield self.tally.count(points, outputs, self.kept - start)
             start += points.count
 

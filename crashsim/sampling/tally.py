@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from crashsim.arrays import Floats
 from crashsim.coordinates.points import Points
-from crashsim.metrics import CLASS_CHANGE, AskedMetrics
+from crashsim.faults.checks import STRONGEST
+from crashsim.metrics import CLASS_CHANGE, NOT_FINITE, AskedMetrics
 from crashsim.results.estimate import MOST_OUTPUTS
 from crashsim.sampling.control_variates import Control
 from crashsim.sampling.exact_strata import FewFaults
@@ -36,9 +37,11 @@ class Sums:
     Attributes:
         per_input: of d and d^2, and with a control of L and L^2, each (B, K).
         pooled: of the same averaged over inputs, (K + 1,): the last is summed over outputs.
-        failed: of the shares of inputs that fail, (K + 2,): |Delta_k| >= epsilon; for any k;
-            class changed.
-        tails, changes: (B, K) and (B,) counts of |Delta| >= epsilon and of changed classes.
+        failed: of the shares of inputs that fail, (K + 3,): |Delta_k| >= epsilon; for any k;
+            class changed; some output not finite.
+        tails, changes, lost: (B, K), (B,) and (B,) counts of |Delta| >= epsilon, of changed classes
+            and of outputs that are not finite, which count as both.
+        beyond: number of samples with a Delta that has no square, which d leaves out.
         products: (B, K, K) of d across outputs; empty beyond 64 of them.
         metrics: of each metric of the user's own.
         kept, linear: (n', B, K) in pieces: Delta of the first samples; L there, with a control.
@@ -49,6 +52,8 @@ class Sums:
     failed: JointSums
     tails: Floats
     changes: Floats
+    lost: Floats
+    beyond: float
     products: Floats
     metrics: tuple[MetricSums, ...] = ()
     kept: tuple[NDArray[np.float32], ...] = ()
@@ -63,6 +68,11 @@ class Sums:
         added = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
         pairs = zip(self.metrics, other.metrics, strict=True)
         return Sums(**{**added, "metrics": tuple(a + b for a, b in pairs)})
+
+
+def _squarable(delta: Floats) -> Floats:
+    """Delta where it has a square in double precision, else 0."""
+    return np.where(np.abs(delta) <= STRONGEST, delta, 0.0)
 
 
 def quantities_of(d: Kept, linear: Kept | None) -> list[Floats]:
@@ -133,9 +143,9 @@ class Tally:
         count = max(sum(points.count for points, _ in first), 1)
         centre = np.zeros_like(self.clean)
         for points, outputs in first:
-            centre += self._beyond(points, outputs - self.clean).sum(0) / count
+            centre += self._beyond(points, _squarable(outputs - self.clean)).sum(0) / count
         if self.few is not None:
-            exact = self._beyond(self.few.points, self.few.deltas)
+            exact = self._beyond(self.few.points, _squarable(self.few.deltas))
             centre = self.rest * centre + np.tensordot(self.few.weights, exact, 1)
         batches = [outputs for _, outputs in first]
         metric_centres = tuple(
@@ -152,8 +162,9 @@ class Tally:
         """The sums of samples with outputs (n, B, K), of which the first ``room`` are kept."""
         delta = outputs - self.clean
         linear = None if self.control is None else self.control.at(points)
-        kept = () if room <= 0 else (delta[:room].astype(np.float32),)
-        of_control = () if linear is None or not kept else (linear[:room].astype(np.float32),)
+        with np.errstate(over="ignore"):  # of what single precision does not hold
+            kept = () if room <= 0 else (delta[:room].astype(np.float32),)
+            of_control = () if linear is None or not kept else (linear[:room].astype(np.float32),)
         return replace(self._sum(delta, outputs, linear), kept=kept, linear=of_control)
 
     @cached_property
@@ -173,9 +184,11 @@ class Tally:
         return Sums(
             per_input=JointSums.none(m, (b, k)),
             pooled=JointSums.none(m, (k + 1,)),
-            failed=JointSums.none(1, (k + 2,)),
+            failed=JointSums.none(1, (k + 3,)),
             tails=np.zeros((b, k)),
             changes=np.zeros(b),
+            lost=np.zeros(b),
+            beyond=0.0,
             products=np.zeros(products),
             metrics=tuple(none_of(metric, b) for metric in self.asked.metrics),
         )
@@ -187,13 +200,21 @@ class Tally:
         linear: Floats | None,
         weights: Floats | None = None,
     ) -> Sums:
-        quantities = quantities_of(delta - self.centre, linear)
+        d, lost = delta - self.centre, np.zeros(delta.shape[:2], np.bool_)
+        has_square = np.abs(delta) <= STRONGEST
+        if not has_square.all():
+            d, lost = np.where(has_square, d, 0.0), NOT_FINITE.happens(outputs, self.clean, None)
+        quantities = quantities_of(d, linear)
         d = quantities[0]
         pooled = pooled_over_inputs(quantities, self.control)
-        moved = np.abs(delta) >= self.reach
+        moved = (np.abs(delta) >= self.reach) | lost[:, :, None]
         changed = CLASS_CHANGE.happens(outputs, self.clean, None)
         shares = np.concatenate(
-            [moved.mean(1), moved.any(2).mean(1)[:, None], changed.mean(1)[:, None]], axis=1
+            [
+                moved.mean(1),
+                *(event.mean(1)[:, None] for event in (moved.any(2), changed, lost)),
+            ],
+            axis=1,
         )
         counts = np.ones(len(delta)) if weights is None else weights
         products = np.zeros(0)
@@ -206,6 +227,8 @@ class Tally:
             failed=JointSums.of([shares], weights),
             tails=np.einsum("s,sbk->bk", counts, moved),
             changes=counts @ changed,
+            lost=counts @ lost,
+            beyond=float((~has_square).any((1, 2)).sum()),
             products=products,
             metrics=self._metrics(outputs, weights),
         )

@@ -11,7 +11,7 @@ from functools import partial
 
 from crashsim_theory import TheoryError
 
-from crashsim.analytic import first_order, proofs, second_order, single_law
+from crashsim.analytic import first_order, proofs, second_order, surrogate_law
 from crashsim.analytic.first_order import Analysis, TailMethod
 from crashsim.errors import Interrupted, NotApplicableError
 from crashsim.faults import lacking_for_tails
@@ -117,14 +117,52 @@ def _check_laws(given: Given, tilted: bool = False) -> None:
         raise NotApplicableError(lacking)
 
 
+def _surrogate_law(given: Given) -> Estimates:
+    asked, linear = given.asked, given.linear
+    if asked.epsilon is None and given.margins is None:
+        raise NotApplicableError(NO_EPSILON)
+    note = f"exact law of {first_order.SURROGATE} ({linear.source})"
+    return surrogate_law.law_estimates(
+        "surrogate-law",
+        given.wide,
+        given.surrogate,
+        given.margins,
+        asked.epsilon,
+        asked.seed,
+        note,
+    )
+
+
 def _single_law(given: Given) -> Estimates:
-    return single_law.single_law(given.wide, given.asked.epsilon, given.asked.seed)
+    space, asked = given.wide, given.asked
+    if asked.epsilon is None and space.K == 1:
+        raise NotApplicableError(NO_EPSILON)
+    surrogate = surrogate_law.single_changes(space)
+    return surrogate_law.law_estimates(
+        "single-law",
+        space,
+        surrogate,
+        surrogate_law.single_margins(space, surrogate),
+        asked.epsilon,
+        asked.seed,
+        "exact law of the sum of single-fault changes",
+    )
 
 
 def _where_derivatives_serve(size: Size) -> str | None:
     if size.space.has_derivatives:
-        return "the saddlepoint serves models with derivatives; ask for it as +single-law"
+        return "surrogate-law serves models with derivatives; ask for it as +single-law"
     return too_many_differences(size)
+
+
+def _cost_of_law(size: Size) -> float:
+    return surrogate_law.law_operations(2 * size.gains, 2 * size.B * size.K)
+
+
+def _without_derivatives(size: Size) -> str | None:
+    if size.space.has_derivatives:
+        return None
+    return f"{size.space.why_no_derivatives}; single-law serves there"
 
 
 def _remainder(given: Given) -> Estimates:
@@ -332,7 +370,7 @@ METHODS: tuple[Method, ...] = (
         "bound",
         needs=("surrogate", "margins"),
         rank=0,
-        rare=6,
+        rare=7,
     ),
     Method(
         "saddlepoint",
@@ -341,18 +379,29 @@ METHODS: tuple[Method, ...] = (
         "estimate",
         needs=("surrogate", "margins"),
         rank=3,
+        rare=6,
+    ),
+    Method(
+        "surrogate-law",
+        "exact law of the linear surrogate",
+        _surrogate_law,
+        "estimate",
+        needs=("wide", "surrogate", "margins"),
+        refuses=_without_derivatives,
+        cost=_cost_of_law,
+        dear="the laws of as many outputs take longer",
+        rank=2,
         rare=5,
     ),
     Method(
         "single-law",
-        "the law of the sum of single-fault changes",
+        "exact law of the sum of single-fault changes",
         _single_law,
         "estimate",
         needs=("wide",),
         refuses=_where_derivatives_serve,
-        cost=lambda size: 2 * single_law.SAMPLES * size.gains,
-        dear="sampling the sum of its single-fault changes takes longer",
-        dependent=True,
+        cost=lambda size: _cost_of_law(size) + size.N * size.operations,
+        dear="every fault alone, and the laws of as many outputs, take longer",
         rank=2,
     ),
     Method(

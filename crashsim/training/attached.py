@@ -342,7 +342,7 @@ class Attached(checkpointing.Participant, ABC):
             self._keeps_state = twin.has_changed()
             twin.looks = True
             available = find_sites(twin.module, x, lambda v: run(twin.tensors, v))
-            placements = place(self.faults, self._pattern, available)
+            placements = place(self.faults, self._pattern, available, dtype_of(model))
             check_strength(placements, dtype_of(model))
             check_placements(
                 twin.module, placements, twin.tensors, x, lambda v, given: run(given, v)

@@ -1,23 +1,19 @@
-"""Regularisers that make a network tolerate faults, for anyone's training loop.
+"""The variance of the outputs under faults as a regulariser, for anyone's training loop.
 
-    penalty = CrashVariance(model, NeuronCrash(p=0.05), sites="hidden", strength=1e-2)
-    for x, y in loader:
-        output = model(x)
-        loss = criterion(output, y) + penalty(output)
-        loss.backward()
-        ...
-    penalty.remove()
-
-``CrashVariance`` is the variance of the outputs itself. ``Continuity`` and ``Balance`` push weights
-towards the continuous limit of arXiv 1902.01686. ``CrashTraining`` is the baseline that everyone
-uses: faults injected while training.
+penalty = CrashVariance(model, NeuronCrash(p=0.05), sites="hidden", strength=1e-2)
+for x, y in loader:
+    output = model(x)
+    loss = criterion(output, y) + penalty(output)
+    loss.backward()
+    ...
+penalty.remove()
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
@@ -26,17 +22,17 @@ import torch
 from torch import Tensor, nn
 
 from crashsim.arguments import check_seed, one_of, whole
-from crashsim.coordinates.drawing import check_rates, draw_tensor
+from crashsim.coordinates.drawing import check_rates
 from crashsim.coordinates.placement import Faults, Placement
 from crashsim.errors import ArgumentError, ModelError
-from crashsim.faults import Fault, check_drawable, faults_of
+from crashsim.faults import Fault
 from crashsim.model import checkpointing
 from crashsim.model.calling import call_with
 from crashsim.model.sites.site import Action, Site, StepAction, perturbing
 from crashsim.model.twins.twin import twin_of
 from crashsim.training.attached import Attached, Moment, devices_of
 from crashsim.training.striking import StruckCall, check_fits, struck_step, struck_value
-from crashsim.training.weight_penalties import Balance, Continuity, check_strength
+from crashsim.training.weight_penalties import check_strength
 
 _HALF_SCALE = 256.0  # keeps gradients of float16 outputs out of the subnormal numbers
 
@@ -432,228 +428,3 @@ def _set_random_state(model: nn.Module, states: list[Tensor]) -> None:
     torch.set_rng_state(states[0])
     for device, state in zip(devices_of(model), states[1:], strict=True):
         torch.cuda.set_rng_state(state, device)
-
-
-@dataclass(frozen=True)
-class _Swap:
-    """A parameter for whose struck values a module was given.
-
-    Attributes:
-        module, name: which has it.
-        weight: the parameter.
-        call: its faults.
-        draws: the state of the generator that they were drawn from.
-    """
-
-    module: nn.Module
-    name: str
-    weight: nn.Parameter
-    call: StruckCall
-    draws: Tensor
-
-
-@dataclass(frozen=True)
-class _Drawn:
-    """Coordinates (B, n) of neurons that act often in a pass.
-
-    Attributes:
-        drawn_from: the state of the generator that they were drawn from.
-    """
-
-    drawn_from: Tensor
-    coordinates: Tensor
-
-    def state(self) -> Tensor:
-        return self.drawn_from
-
-
-def _generator_at(state: Tensor) -> torch.Generator:
-    draws = torch.Generator()
-    draws.set_state(state)
-    return draws
-
-
-class CrashTraining(Attached):
-    """Faults injected while the model trains: the usual baseline (dropout, with any fault).
-
-    Every forward pass in training mode draws new faults: of neurons for each example, of weights
-    for the whole batch. A permanent fault of a neuron lasts for the whole pass: drawn once, it is
-    the same in all calls and time steps, and inside recurrent layers of torch. In evaluation mode
-    the model is clean. Gradients pass spiking neurons by their surrogate.
-
-        with CrashTraining(model, NeuronCrash(p=0.05), sites="hidden"):
-            ...  # an ordinary training loop
-
-    Args:
-        model, faults, sites: as for ``CrashVariance``; the model trains uncompiled, for in
-            compiled code no fault would strike.
-        inverse_scaling: divide by the mean factor 1 - p that crashes leave, as dropout does, so
-            that values keep their mean. Without it, the network learns to live with the shift.
-        seed: of the faults; global random state is never used.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        faults: Faults,
-        sites: str = "hidden",
-        *,
-        inverse_scaling: bool = False,
-        seed: int = 0,
-    ) -> None:
-        self.inverse_scaling = inverse_scaling
-        check_drawable(faults_of(faults), "crash training")
-        self._generator = torch.Generator().manual_seed(check_seed(seed))
-        self._swapped: list[_Swap] = []
-        self._shared: dict[int, _Drawn] = {}
-        super().__init__(model, faults, sites)
-        if self._is_compiled:
-            self.remove()
-            raise ModelError(
-                "model: compiled already; make CrashTraining from the module that was given to "
-                "torch.compile, and train that one"
-            )
-
-    def _wanted(self) -> bool:
-        return self.model.training
-
-    def _meet_compiler(self) -> None:
-        if self.model.training:
-            raise ModelError(
-                "model: trains under torch.compile, where CrashTraining would strike no fault; "
-                "call the module itself, and compile it once it is trained"
-            )
-
-    def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        modules = dict(self.model.named_modules())
-        self._shared = {}
-        for call in self._by_key.values():
-            if call.is_parameter:
-                owner, _, name = call.site.module.rpartition(".")
-                weight = modules[owner]._parameters[name]
-                assert weight is not None
-                draws = self._draws()
-                self._swapped.append(_Swap(modules[owner], name, weight, call, draws.get_state()))
-                modules[owner]._parameters[name] = self._struck_weight(weight, call, draws)
-
-    def _end(self, output: Any) -> None:
-        self._shared = {}
-        while self._swapped:
-            swap = self._swapped.pop()
-            swap.module._parameters[swap.name] = swap.weight
-
-    def _weights_now(self) -> list[_Swap]:
-        return list(self._swapped)
-
-    @contextmanager
-    def _with_weights(self, weights: list[_Swap]) -> Iterator[None]:
-        found = [swap.module._parameters[swap.name] for swap in weights]
-        outer, self._swapped = self._swapped, list(weights)
-        try:
-            with checkpointing.uncounted():
-                for swap in weights:
-                    draws = torch.Generator()
-                    draws.set_state(swap.draws)
-                    struck = self._struck_weight(swap.weight, swap.call, draws)
-                    swap.module._parameters[swap.name] = struck  # type: ignore[assignment]
-            yield
-        finally:
-            self._swapped = outer
-            for swap, tensor in zip(weights, found, strict=True):
-                swap.module._parameters[swap.name] = tensor
-
-    @contextmanager
-    def resumed(self, moment: Moment, needed: bool) -> Iterator[None]:
-        outer, self._shared = self._shared, {}
-        try:
-            with super().resumed(moment, needed):
-                yield
-        finally:
-            self._shared = outer
-
-    def _draws(self) -> torch.Generator:
-        """Where the next faults are drawn from; again the same where a segment runs again."""
-        state = checkpointing.recalled(self, self._generator.get_state)
-        if not checkpointing.runs_again(self):
-            return self._generator
-        return _generator_at(state)
-
-    def _strike(self, value: Tensor, call: StruckCall) -> Tensor:
-        return struck_value(value, call, self._coordinates, self.inverse_scaling)
-
-    def _strike_step(self, h: Tensor, direction: int, step: int, call: StruckCall) -> Tensor:
-        return struck_step(h, direction, step, call, self._coordinates, self.inverse_scaling)
-
-    def _coordinates(self, placement: Placement, value: Tensor, count: int) -> Tensor:
-        """Drawn anew, but for neurons that were struck in this pass before."""
-        size = len(value), count
-        if placement.acts_once:
-            return draw_tensor(placement.fault, size, self._draws())
-        known = self._shared.get(placement.start)
-        # A segment that runs again may meet them for the first time: it is told the state that
-        # they were drawn from, wherever in the pass that was.
-        state = checkpointing.recalled(self, known.state if known else self._generator.get_state)
-        if known is None:
-            again = checkpointing.runs_again(self)
-            draws = _generator_at(state) if again else self._generator
-            known = _Drawn(state, draw_tensor(placement.fault, size, draws))
-            self._shared[placement.start] = known
-        check_fits(placement, known.coordinates, value, count)
-        return known.coordinates
-
-    def _struck_weight(self, weight: Tensor, call: StruckCall, draws: torch.Generator) -> Tensor:
-        def coordinates(placement: Placement, value: Tensor, count: int) -> Tensor:
-            return draw_tensor(placement.fault, (len(value), count), draws)
-
-        return struck_value(weight[None], call, coordinates, self.inverse_scaling)[0]
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__() | {"_shared": {}}
-        return {**state, "_generator": self._generator.get_state()}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        generator = torch.Generator()
-        generator.set_state(state.pop("_generator"))
-        super().__setstate__({**state, "_generator": generator})
-
-
-@dataclass(frozen=True)
-class Strengths:
-    """Strengths of ``CrashVariance``, ``Continuity`` and ``Balance``; 0 leaves one out."""
-
-    variance: float = 0.0
-    continuity: float = 0.0
-    balance: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("variance", "continuity", "balance"):
-            check_strength(getattr(self, name), name)
-
-    @property
-    def any(self) -> bool:
-        return bool(self.variance or self.continuity or self.balance)
-
-
-@contextmanager
-def attached_penalties(
-    model: nn.Module,
-    faults: Faults,
-    strengths: Strengths,
-    sites: str = "hidden",
-    *,
-    crash_training: bool = False,
-    seed: int = 0,
-) -> Iterator[list[Callable[[Tensor], Tensor]]]:
-    """The penalties of these strengths, for ``train_classifier``; removed at the block's end."""
-    penalties: list[Callable[[Tensor], Tensor]] = []
-    with ExitStack() as stack:
-        if strengths.variance:
-            penalty = CrashVariance(model, faults, sites, strengths.variance, seed=seed)
-            penalties.append(stack.enter_context(penalty))
-        if strengths.continuity:
-            penalties.append(Continuity(model, strengths.continuity))
-        if strengths.balance:
-            penalties.append(Balance(model, strengths.balance))
-        if crash_training:
-            stack.enter_context(CrashTraining(model, faults, sites, seed=seed))
-        yield penalties

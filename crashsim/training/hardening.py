@@ -27,8 +27,8 @@ from crashsim.files.architectures import Architecture, parse_architecture
 from crashsim.files.data import Data
 from crashsim.space import FaultSpace
 from crashsim.training.classifier import Recipe, accuracy, check_targets, train_classifier
-from crashsim.training.crash_variance import Strengths, attached_penalties
 from crashsim.training.judging import Judgement, judge, judge_as_paper
+from crashsim.training.penalties import Strengths, attached_penalties
 from crashsim.training.verification import Verification, verify
 
 Method = Literal["saddlepoint", "paper"]

@@ -19,60 +19,111 @@ True
 The package imports numpy and scipy; brian2 is loaded by the first run that uses it.
 """
 
-from .chip import Chip, Physics, Wire, quantise
+from .brian2_export import Brian2Chip, to_brian2, to_script
+from .chip import Chip, Physics, Projection, Spiking, Wire, quantise
 from .conversion import convert
-from .devices import Device, device, devices, sample_bit_errors, sample_stuck_cells
+from .criticality import SINGLE_FAULTS, Criticality, CriticalityMap, criticality
+from .engines.raster import Raster, Spikes, raster
+from .engines.running import RunResult, run
 from .errors import HardwareError, HardwareWarning
-from .faults import (
-    ChipFaults,
+from .faults.cells import (
+    CellEffect,
+    Drift,
+    IrDrop,
+    Levels,
+    StuckCells,
+    Variation,
+    sample_cells,
+)
+from .faults.chip_faults import ChipFaults
+from .faults.devices import Device, device, devices, sample_stuck_cells
+from .faults.neuron_faults import (
     sample_core_deaths,
     sample_dead,
     sample_dead_inputs,
-    sample_dead_synapses,
+    sample_held,
+    sample_leak_variation,
     sample_mismatch,
+    sample_refractory_variation,
     sample_stuck,
 )
+from .faults.phase_change import PcmDrift, PcmProgramming, phase_change
+from .faults.synapse_faults import (
+    sample_bit_errors,
+    sample_column_deaths,
+    sample_dead_synapses,
+    sample_perturbed_synapses,
+    sample_row_deaths,
+    sample_stuck_synapses,
+)
 from .network import AvgPool2d, Conv2d, Flatten, Linear, Network, NeuronLayer, Scale, SumPool2d
+from .neurons.point_neuron import (
+    PointNeuron,
+    current_based_lif,
+    current_to_frequency,
+    integrate_and_fire,
+    leaky_integrate_and_fire,
+)
+from .neurons.stepped_neuron import SteppedNeuron
 from .nir import CONVENTIONS, Convention, nir_graph, read_nir, write_nir
-from .raster import Raster, Spikes, raster
 from .rate_network import rate_network
 from .reference import reference
-from .running import RunResult, run
-from .statistics import CrashStatistics, Moment, SpikingGap, crash_statistics, spiking_gap
-from .stepped_neuron import SteppedNeuron
+from .spiking_gap import SpikingGap, spiking_gap
+from .statistics import CrashStatistics, Moment, crash_statistics
 from .transforms import Conv1d
 
 __all__ = [
     "CONVENTIONS",
+    "SINGLE_FAULTS",
     "AvgPool2d",
+    "Brian2Chip",
+    "CellEffect",
     "Chip",
     "ChipFaults",
     "Conv1d",
     "Conv2d",
     "Convention",
     "CrashStatistics",
+    "Criticality",
+    "CriticalityMap",
     "Device",
+    "Drift",
     "Flatten",
     "HardwareError",
     "HardwareWarning",
+    "IrDrop",
+    "Levels",
     "Linear",
     "Moment",
     "Network",
     "NeuronLayer",
+    "PcmDrift",
+    "PcmProgramming",
     "Physics",
+    "PointNeuron",
+    "Projection",
     "Raster",
     "RunResult",
     "Scale",
     "Spikes",
+    "Spiking",
     "SpikingGap",
     "SteppedNeuron",
+    "StuckCells",
     "SumPool2d",
+    "Variation",
     "Wire",
     "convert",
     "crash_statistics",
+    "criticality",
+    "current_based_lif",
+    "current_to_frequency",
     "device",
     "devices",
+    "integrate_and_fire",
+    "leaky_integrate_and_fire",
     "nir_graph",
+    "phase_change",
     "quantise",
     "raster",
     "rate_network",
@@ -80,13 +131,23 @@ __all__ = [
     "reference",
     "run",
     "sample_bit_errors",
+    "sample_cells",
+    "sample_column_deaths",
     "sample_core_deaths",
     "sample_dead",
     "sample_dead_inputs",
     "sample_dead_synapses",
+    "sample_held",
+    "sample_leak_variation",
     "sample_mismatch",
+    "sample_perturbed_synapses",
+    "sample_refractory_variation",
+    "sample_row_deaths",
     "sample_stuck",
     "sample_stuck_cells",
+    "sample_stuck_synapses",
     "spiking_gap",
+    "to_brian2",
+    "to_script",
     "write_nir",
 ]

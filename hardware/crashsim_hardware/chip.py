@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from .arguments import whole
 from .errors import HardwareError
 from .network import Network
-from .neurons import PointNeuron
-from .stepped_neuron import SteppedNeuron
+from .neurons.point_neuron import PointNeuron
+from .neurons.stepped_neuron import SteppedNeuron
 from .transforms import Shape, Transform, chain, output_shape, weight_of, with_weight
 
 __all__ = [
@@ -259,6 +259,18 @@ class Chip:
         """Outputs (..., K) from the counts of the last hidden layer (..., n_L)."""
         index = len(self.hidden) - 1
         return self.readout.charge(last / self.duration(index), weight) + self.readout.bias
+
+    def to_brian2(self, x: Any, faults: Any = None, *, mask: int = 0) -> Any:
+        """The chip as a `brian2.Network`, for one input under one mask: see `to_brian2`."""
+        from .brian2_export import to_brian2
+
+        return to_brian2(self, x, faults, mask=mask)
+
+    def to_script(self, path: Any, x: Any, faults: Any = None, *, mask: int = 0) -> None:
+        """Writes a script that runs the chip with brian2 and numpy alone: see `to_script`."""
+        from .brian2_export import to_script
+
+        to_script(self, path, x, faults, mask=mask)
 
 
 def quantise(chip: Chip, bits: int) -> Chip:

@@ -16,7 +16,7 @@ from .arguments import as_numbers, whole
 from .chip import Chip, Physics, Projection, Spiking, round_to_grid
 from .errors import HardwareError
 from .network import Network, NeuronLayer
-from .neurons import (
+from .neurons.point_neuron import (
     current_to_frequency,
     integrate_and_fire,
     leaky_integrate_and_fire,

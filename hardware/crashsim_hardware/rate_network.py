@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from .chip import Chip, Projection, Spiking
 from .errors import HardwareError
 from .network import Network, NeuronLayer
+from .neurons.stepped_neuron import SteppedNeuron
 from .noticing import notice
-from .stepped_neuron import SteppedNeuron
 from .transforms import AvgPool2d, Conv2d, Linear, Scale, Shape, SumPool2d, Transform, chain
 
 __all__ = ["attach_bias", "rate_network"]

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .chip import Chip, quantised
+from .engines.running import as_faults
 from .errors import HardwareError
 from .network import Forward
-from .running import as_faults
 from .transforms import weight_of
 
 __all__ = ["reference"]
@@ -22,10 +22,11 @@ def reference(chip: Chip, inputs: Any, faults: Any = None) -> Forward:
     """Activations and outputs, (M, B, n_l) and (M, B, K), of `chip.network` under `faults`.
 
     dead, dead_inputs: a = 0. stuck: a = `stuck_value`. thresholds: a / theta. dead_synapses: w = 0.
+    held: a = scale * rate. gains, offsets: a * gain + scale * offset, after the others.
     weights: as read, in the network's units.
     weight_bits: w quantised as the chip stores it, on its normalised scale. release_failure:
     w (1 - q) behind spiking layers, the *mean* of what is delivered; its fluctuations are the
-    chip's alone.
+    chip's alone. leaks, refractory, read_noise, adc_bits: left out, as a network has none of them.
 
     Raises HardwareError if the chip has no network, or a fault does not fit.
     """
@@ -36,6 +37,10 @@ def reference(chip: Chip, inputs: Any, faults: Any = None) -> Forward:
             "with; pass one to Chip(network=...)"
         )
     broken = as_faults(chip, faults)
+    if broken.window is not None:
+        raise HardwareError(
+            f"faults in the steps {broken.window} alone: a network without time has no counterpart"
+        )
     gains: list[Floats] = []
     offsets: list[Floats] = []
     for index, spiking in enumerate(chip.hidden):
@@ -43,10 +48,18 @@ def reference(chip: Chip, inputs: Any, faults: Any = None) -> Forward:
         offset = np.zeros_like(gain)
         if (theta := broken.layer("thresholds", index)) is not None:
             gain = gain / theta
+        if (held := broken.layer("held", index)) is not None:
+            fires = np.isfinite(held)
+            offset = np.where(fires, spiking.scale * np.where(fires, held, 0.0), offset)
+            gain = np.where(fires, 0.0, gain)
         if (stuck := broken.layer("stuck", index)) is not None:
             gain, offset = np.where(stuck, 0.0, gain), np.where(stuck, spiking.stuck_value, offset)
         if (dead := broken.layer("dead", index)) is not None:
             gain, offset = np.where(dead, 0.0, gain), np.where(dead, 0.0, offset)
+        if (factor := broken.layer("gains", index)) is not None:
+            gain, offset = gain * factor, offset * factor
+        if (current := broken.layer("offsets", index)) is not None:
+            offset = offset + spiking.scale * current
         gains.append(gain)
         offsets.append(offset)
     weights: list[Floats | None] = []

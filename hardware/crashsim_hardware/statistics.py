@@ -9,8 +9,8 @@ mask is run with two independent phases, and
 
 A chip that starts at zero has no such noise: one read of each mask is both.
 
-Release failure is itself a random event of every run, and a covariance would remove it: there
-Var Delta is the variance of one read minus that of a clean read.
+Failing releases and noisy reads are random events of every run, and a covariance would remove them:
+there Var Delta is the variance of one read minus that of a clean read.
 """
 
 from __future__ import annotations
@@ -24,19 +24,21 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from .arguments import is_number
-from .block import Phases
 from .chip import Chip
+from .engines.block import Phases
+from .engines.readouts import Readout
+from .engines.running import Engine, Progress, as_faults, run
 from .errors import HardwareError
-from .faults import ChipFaults
+from .faults.chip_faults import ChipFaults
 from .noticing import notice
-from .reference import reference
-from .running import Engine, as_faults, run
 
-__all__ = ["CrashStatistics", "Moment", "SpikingGap", "crash_statistics", "spiking_gap"]
+__all__ = ["CLEAN_READS", "CrashStatistics", "Moment", "clean_reads", "crash_statistics"]
 
 Floats = NDArray[Any]
 
-_CLEAN_READS = 256
+CLEAN_READS = 256
+"""Clean reads, at most, that say where the faults start from."""
+
 _FEW = 30
 
 
@@ -82,9 +84,11 @@ def crash_statistics(
     *,
     seed: int = 0,
     confidence: float = 0.95,
-    engine: Engine = "brian2",
+    engine: Engine = "numpy",
+    readout: Readout = "count",
+    progress: Progress | None = None,
 ) -> CrashStatistics:
-    """E Delta and Var Delta of `faults` on `chip` for inputs (B, *input_shape).
+    """E Delta and Var Delta of `faults` on `chip` for inputs and a readout as `run` takes them.
 
     Masks are taken as independent draws of one law. Intervals are asymptotic in the number of
     masks M: Student's t for the mean; for the variance Student's t on the influence values
@@ -114,26 +118,58 @@ def crash_statistics(
             "raise the rate or sample more masks",
             stacklevel=2,
         )
-    released = broken.release_failure > 0.0
+    released = broken.random
     fixed = chip.start == "zero"  # membranes of a graph start there: they are no noise
     phases: Phases = "zero" if fixed else "random"
 
+    reads = clean_reads(chip, broken)
+    told = None if progress is None else _Parts(progress, reads)
+
     def read(faults: ChipFaults, replica: int) -> Floats:
-        return run(
-            chip, inputs, faults, engine=engine, seed=seed, phases=phases, replica=replica
-        ).outputs
+        found = run(
+            chip, inputs, faults, engine=engine, seed=seed, phases=phases, replica=replica,
+            readout=readout, progress=told,
+        ).outputs  # fmt: skip
+        if told is not None:
+            told.finish(faults.count)
+        return found
 
     first = read(broken, 0)
     second = first if fixed and not released else read(broken, 1)
-    reads = broken.count if released else min(broken.count, _CLEAN_READS)
+    clean = read(ChipFaults(masks=reads[-1]), 2)
     if fixed and not released:
-        clean = np.broadcast_to(read(ChipFaults(masks=1), 2), (reads, *first.shape[1:]))
-    else:
-        clean = read(ChipFaults(masks=reads), 2)
+        kept = min(broken.count, CLEAN_READS)
+        clean = np.broadcast_to(clean, (kept, *first.shape[1:]))
     statistics = _moments(first, second, clean, confidence, chip.steps, released)
     if not released and not broken.empty:
         _warn_if_short(statistics)
     return statistics
+
+
+def clean_reads(chip: Chip, faults: ChipFaults) -> tuple[int, ...]:
+    """Masks that are run for the moments of `faults`, read by read, the clean ones last."""
+    released = faults.random
+    if chip.start == "zero" and not released:
+        return faults.count, 1
+    clean = faults.count if released else min(faults.count, CLEAN_READS)
+    return faults.count, faults.count, clean
+
+
+class _Parts:
+    """The progress of several runs as that of one piece of work, in thousandths."""
+
+    def __init__(self, progress: Progress, masks: tuple[int, ...]) -> None:
+        self._progress, self._total, self._done = progress, sum(masks), 0
+        self._running = iter(masks)
+        self._now = next(self._running)
+
+    def __call__(self, done: int, total: int) -> None:
+        share = (self._done + self._now * done / total) / self._total
+        self._progress(int(1000 * share), 1000)
+
+    def finish(self, masks: int) -> None:
+        self._done += masks
+        self._now = next(self._running, 0)
 
 
 def _moments(
@@ -194,76 +230,3 @@ def _warn_if_short(statistics: CrashStatistics) -> None:
         f"T = {enough} steps would bring them level",
         stacklevel=3,
     )
-
-
-@dataclass(frozen=True, eq=False)
-class SpikingGap:
-    """The chip against its network under the same masks.
-
-    statistics: of the chip.
-    mean, variance: (B, K), sample moments of the network's Delta over the same masks.
-    slope: of the chip's E Delta against the network's, least squares through 0.
-    variance_ratio: sum of the chip's Var Delta over the sum of the network's.
-    correlation: Pearson, of E Delta over all (input, output) pairs.
-    variance_correlation: the same of Var Delta.
-    mask_correlation: of Delta over all masks, inputs and outputs, each pair centred on its mean.
-    mean_gap: chip minus network, E Delta, (B, K), with an interval from the paired masks.
-    """
-
-    statistics: CrashStatistics
-    mean: Floats
-    variance: Floats
-    slope: float
-    variance_ratio: float
-    correlation: float
-    variance_correlation: float
-    mask_correlation: float
-    mean_gap: Moment
-
-
-def spiking_gap(
-    chip: Chip,
-    inputs: Any,
-    faults: Any,
-    *,
-    seed: int = 0,
-    confidence: float = 0.95,
-    engine: Engine = "brian2",
-) -> SpikingGap:
-    """Run chip and network under the same `faults`, mask by mask, and compare their moments.
-
-    Arguments, warnings and errors as `crash_statistics` and `reference`.
-    """
-    broken = as_faults(chip, faults)
-    chip_side = crash_statistics(
-        chip, inputs, broken, seed=seed, confidence=confidence, engine=engine
-    )
-    faulty = reference(chip, inputs, broken).outputs
-    network = faulty - reference(chip, inputs).outputs
-    mean, variance = network.mean(axis=0), network.var(axis=0, ddof=1)
-    spiking = chip_side.outputs - chip_side.clean
-    paired = spiking - network
-    gap = paired.mean(axis=0)
-    reads = min(broken.count, _CLEAN_READS)
-    error = np.sqrt(paired.var(axis=0, ddof=1) / broken.count + chip_side.noise / reads)
-    quantile = float(stats.t.ppf(0.5 + confidence / 2.0, broken.count - 1))
-    square, total = float((mean**2).sum()), float(variance.sum())
-    if total <= 1e-24 * square:  # every mask is the same: rounding is no variance
-        total = 0.0
-    return SpikingGap(
-        statistics=chip_side,
-        mean=mean,
-        variance=variance,
-        slope=float((chip_side.mean.value * mean).sum()) / square if square else math.nan,
-        variance_ratio=float(chip_side.variance.value.sum()) / total if total else math.nan,
-        correlation=_pearson(chip_side.mean.value, mean),
-        variance_correlation=_pearson(chip_side.variance.value, variance),
-        mask_correlation=_pearson(spiking - spiking.mean(axis=0), network - mean),
-        mean_gap=Moment(gap, gap - quantile * error, gap + quantile * error),
-    )
-
-
-def _pearson(x: Floats, y: Floats) -> float:
-    x, y = x.ravel() - x.mean(), y.ravel() - y.mean()
-    scale = math.sqrt(float(x @ x) * float(y @ y))
-    return float(x @ y) / scale if scale else math.nan

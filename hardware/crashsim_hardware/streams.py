@@ -21,6 +21,7 @@ class Stream(IntEnum):
 
     PHASE = 1  # membranes at the start
     RELEASE = 2  # spikes that are lost at synapses
+    READ_NOISE = 3  # of columns of synapses, by step
     DEAD = 100  # neurons, by layer
     STUCK = 200  # neurons, by layer
     DEAD_SYNAPSE = 300  # by projection
@@ -29,6 +30,15 @@ class Stream(IntEnum):
     STUCK_CELL = 600  # by projection
     BIT_ERROR = 700  # by projection
     DEAD_INPUT = 800  # input lines
+    HELD = 900  # neurons at a rate, by layer
+    LEAK = 1000  # factors, by layer
+    REFRACTORY = 1100  # steps, by layer
+    STUCK_SYNAPSE = 1200  # by projection
+    PERTURBED_SYNAPSE = 1300  # by projection
+    ROW = 1400  # of crossbars, by projection
+    COLUMN = 1500  # of crossbars, by projection
+    CELL = 1600  # of conductance, by projection and effect
+    OWN_FAULT = 1700  # of a caller's law, by place
 
 
 def generator(seed: int, stream: Stream, *place: int) -> np.random.Generator:

@@ -141,7 +141,7 @@ def test_bad_stuck_values(value):
         StuckAt(0.1, value)
 
 
-@pytest.mark.parametrize("bits", [1, 33, 8.0, "8", None, True])
+@pytest.mark.parametrize("bits", [1, 33, 8.0, "8", [], [-1], [64], ["a"], True])
 def test_bad_bits(bits):
     with pytest.raises(ArgumentError, match="bits="):
         BitFlip(0.1, bits=bits)

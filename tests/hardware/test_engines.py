@@ -119,7 +119,7 @@ def test_ties_fire():
 
 
 def test_too_many_synapses_are_refused(monkeypatch, tiny, rng):
-    from crashsim_hardware import block
+    from crashsim_hardware.engines import block
 
     chip = convert(tiny("relu"), rng.normal(size=(50, 5)), 5)
     monkeypatch.setattr(block, "LISTED", 10)
@@ -129,7 +129,7 @@ def test_too_many_synapses_are_refused(monkeypatch, tiny, rng):
 
 def test_single_precision_is_exact(digits, monkeypatch):
     """Fixed-point layers run in float32 give the spikes of float64."""
-    from crashsim_hardware import numpy_engine
+    from crashsim_hardware.engines import numpy_engine
 
     net = digits("relu")
     chip = convert(net.network, net.train)

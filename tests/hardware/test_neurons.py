@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from crashsim_hardware import Chip, HardwareError, Linear, Physics, Scale, run
 from crashsim_hardware.chip import Projection, Spiking
-from crashsim_hardware.neurons import (
+from crashsim_hardware.neurons.point_neuron import (
     PointNeuron,
     current_based_lif,
     current_to_frequency,

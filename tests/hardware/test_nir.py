@@ -23,7 +23,7 @@ from crashsim_hardware import (
     spiking_gap,
     write_nir,
 )
-from crashsim_hardware.neurons import current_based_lif
+from crashsim_hardware.neurons.point_neuron import current_based_lif
 
 nir = pytest.importorskip("nir")
 h5py = pytest.importorskip("h5py")

@@ -19,7 +19,7 @@ from crashsim.files.data import Data
 from crashsim.model.twins.twin import apart, twin_of
 from crashsim.protection.replicas import Replicated
 from crashsim.training.classifier import accuracy, train_classifier
-from crashsim.training.crash_variance import Balance, Continuity
+from crashsim.training.weight_penalties import Balance, Continuity
 
 
 class Base(nn.Module):

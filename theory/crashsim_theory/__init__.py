@@ -72,9 +72,17 @@ from crashsim_theory.replicas import (
     replicas_needed,
 )
 from crashsim_theory.single import SingleAtMean, SingleAtZero, derive_single
+from crashsim_theory.sums.any_of_several import Contributions, chance_of_any
+from crashsim_theory.sums.law import SurrogateLaw, law_over_rates
 from crashsim_theory.tails.chebyshev import chebyshev, union
 from crashsim_theory.tails.coordinates import Bernoulli, Coordinates, Normal, OfLaw, block_of
 from crashsim_theory.tails.exact import linear_exact
+from crashsim_theory.tails.gain_chunks import (
+    GainChunk,
+    chunk_of,
+    mean_of_chunks,
+    variance_of_chunks,
+)
 from crashsim_theory.tails.sampling import ExceedanceSampler, exceedance_sampler
 from crashsim_theory.tails.surrogate import LinearSurrogate
 from crashsim_theory.tails.theorem import TheoremTail, theorem_tail
@@ -92,6 +100,7 @@ __all__ = [
     "CommonRate",
     "ContinuousLimit",
     "Contraction",
+    "Contributions",
     "Conv2d",
     "Coordinates",
     "CrashFaults",
@@ -99,6 +108,7 @@ __all__ = [
     "Envelope",
     "ExceedanceSampler",
     "Flatten",
+    "GainChunk",
     "Law",
     "Linear",
     "LinearSurrogate",
@@ -112,6 +122,7 @@ __all__ = [
     "Residual",
     "SingleAtMean",
     "SingleAtZero",
+    "SurrogateLaw",
     "TheoremTail",
     "TheoryError",
     "TiltedCoordinates",
@@ -123,7 +134,9 @@ __all__ = [
     "certify",
     "certify_class",
     "certify_linear",
+    "chance_of_any",
     "chebyshev",
+    "chunk_of",
     "continuous_limit",
     "decay_exponents",
     "derive",
@@ -141,8 +154,10 @@ __all__ = [
     "law_from_cgf",
     "law_from_moments",
     "law_of_atoms",
+    "law_over_rates",
     "leaky_relu",
     "linear_exact",
+    "mean_of_chunks",
     "median_failure",
     "moment_bounds",
     "neuron_crashes",
@@ -154,6 +169,7 @@ __all__ = [
     "symbolic_remainder",
     "theorem_tail",
     "union",
+    "variance_of_chunks",
     "variance_shares",
     "width_needed",
 ]

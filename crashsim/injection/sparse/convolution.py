@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from crashsim.faults.words.upsets import WordTable
 from crashsim.injection.site_changes import Changes
 from crashsim.injection.sparse.linear import sum_rows
 
@@ -188,7 +189,7 @@ def add_weight_changes(
     output: Tensor,
     value: Tensor,
     change: Changes,
-    steps: Tensor,
+    steps: Tensor | WordTable,
     reach: Reach,
     shared: bool,
 ) -> None:
@@ -198,7 +199,7 @@ def add_weight_changes(
         output: (S b, m, ...) at the base, contiguous.
         value: the layer's input: (b, C, ...) if ``shared`` by all samples, else (S b, C, ...).
         change: what S points change.
-        steps: (coordinates,) the displacement of each.
+        steps: (coordinates,) the displacement of each; or the weights' words.
         reach: of the layer.
         shared: whether all samples have the same input.
     """
@@ -206,10 +207,8 @@ def add_weight_changes(
     batch = len(output) // change.count
     kernel, area = reach.source.shape
     positions = len(reach.starts) - 1
-    # Several coordinates may act on one weight (its bits): their changes add up.
-    bits = change.placement.size // reach.weight.numel()
-    plane = change.quotients(bits * kernel)
-    tap = torch.sub(change.quotients(bits), plane, alpha=kernel)
+    samples, plane, weight, taken = change.by_weight(steps, reach.weight.numel(), kernel)
+    tap = torch.sub(weight, plane, alpha=kernel)
     if reach.transposed:  # weights are stored by input channel, then by output channel of the group
         width = channels // reach.groups
         channel = plane // width
@@ -218,25 +217,25 @@ def add_weight_changes(
         width = inputs // reach.groups
         unit = plane // width
         channel = torch.sub(plane, unit - unit // (channels // reach.groups), alpha=width)
-    taken = change.differences() * steps.index_select(0, change.units)
-    if shared and len(unit) > _DENSE * change.count * channels:
+    is_finite = not isinstance(steps, WordTable)  # else zeros beyond the edge would become NaN
+    if shared and is_finite and len(unit) > _DENSE * change.count * channels:
         flat = value.view(batch, inputs, positions)
         read = flat.index_select(2, reach.source.clamp(min=0).view(-1)).view(batch, -1, area)
         read = read.view(batch, inputs, kernel, area) * (reach.source >= 0)
         table = read.permute(1, 2, 0, 3).reshape(inputs * kernel, batch * area)
-        bags = change.rows * channels + unit
+        bags = samples * channels + unit
         sums = sum_rows(table, bags, channel * kernel + tap, taken, change.count * channels)
         image = output.view(change.count, batch, channels, area)
         image.add_(sums.view(change.count, channels, batch, area).transpose(1, 2))
         return
     each = torch.arange(batch, device=unit.device, dtype=unit.dtype)
-    target = (change.rows * (batch * channels) + unit)[:, None] + each * channels
+    target = (samples * (batch * channels) + unit)[:, None] + each * channels
     source = channel[:, None] + each * inputs
     if not shared:
-        source += (change.rows * (batch * inputs))[:, None]
+        source += (samples * (batch * inputs))[:, None]
     read = reach.source.index_select(0, tap)[:, None]  # (n, 1, P)
-    weights = (read >= 0) * taken[:, None, None]
     where = (source[..., None] * positions + read.clamp(min=0)).view(-1)
-    moved = value.reshape(-1).index_select(0, where).view(-1, batch, area).mul_(weights)
+    moved = value.reshape(-1).index_select(0, where).view(-1, batch, area)
+    moved = torch.where(read >= 0, moved.mul_(taken[:, None, None]), 0.0)  # which may be infinite
     place = torch.arange(area, device=unit.device, dtype=unit.dtype)
     output.view(-1).index_add_(0, (target[..., None] * area + place).view(-1), moved.view(-1))

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from crashsim.faults.words.upsets import WordTable
 from crashsim.injection.site_changes import Changes
 
 _WIDE = 16  # numbers per row from which whole rows are summed rather than single numbers
@@ -49,26 +50,28 @@ def add_neuron_changes(reference: Tensor, value: Tensor, change: Changes, weight
     return out.view(-1, width)
 
 
-def add_bias_changes(output: Tensor, change: Changes, steps: Tensor, channel_axis: int) -> None:
+def add_bias_changes(
+    output: Tensor, change: Changes, steps: Tensor | WordTable, channel_axis: int
+) -> None:
     """Adds what rare faults of a bias change to its layer's output, in place.
 
     Args:
         output: (S b, ...) at the base.
         change: what S points change.
-        steps: (units,) the displacement of each coordinate.
+        steps: (units,) the displacement of each coordinate; or the numbers' words.
         channel_axis: of the output, along which the bias lies.
     """
-    each = change.placement.size // output.shape[channel_axis]
-    taken = change.differences() * steps.index_select(0, change.units)
-    sums = output.new_zeros(change.count * output.shape[channel_axis])
-    sums.index_add_(0, change.rows * output.shape[channel_axis] + change.quotients(each), taken)
+    width = output.shape[channel_axis]
+    samples, _, unit, taken = change.by_weight(steps, width, width)
+    sums = output.new_zeros(change.count * width)
+    sums.index_add_(0, samples * width + unit, taken)
     shape = [change.count, *[1] * output.dim()]
     shape[1 + channel_axis % output.dim()] = -1
     output.view(change.count, -1, *output.shape[1:]).add_(sums.view(shape))
 
 
 def add_weight_changes(
-    output: Tensor, value: Tensor, change: Changes, steps: Tensor, shared: bool
+    output: Tensor, value: Tensor, change: Changes, steps: Tensor | WordTable, shared: bool
 ) -> None:
     """Adds what rare faults of a linear layer's weights change to its output, in place.
 
@@ -76,25 +79,21 @@ def add_weight_changes(
         output: (S b, ..., m) at the base, contiguous.
         value: the layer's input: (b, ..., n) if ``shared`` by all samples, else (S b, ..., n).
         change: what S points change.
-        steps: (coordinates,) the displacement of each.
+        steps: (coordinates,) the displacement of each; or the weights' words.
     """
     width, depth = output.shape[-1], value.shape[-1]
     rows = output.numel() // (width * change.count)  # of each sample
-    # Several coordinates may act on one weight (its bits): their changes add up.
-    each = change.placement.size // (width * depth)
-    unit = change.quotients(depth * each)
-    source = change.quotients(each) if each > 1 else change.units
-    source = torch.sub(source, unit, alpha=depth)
-    taken = change.differences() * steps.index_select(0, change.units)
+    samples, unit, weight, taken = change.by_weight(steps, width * depth, depth)
+    source = torch.sub(weight, unit, alpha=depth)
     if shared and rows >= _WIDE:
         table = value.reshape(rows, depth).T.contiguous()
-        sums = sum_rows(table, change.rows * width + unit, source, taken, change.count * width)
+        sums = sum_rows(table, samples * width + unit, source, taken, change.count * width)
         sums = sums.view(change.count, width, rows)
         output.view(change.count, rows, width).add_(sums.transpose(1, 2))
         return
-    target = torch.add(unit, change.rows, alpha=rows * width)
+    target = torch.add(unit, samples, alpha=rows * width)
     if not shared:
-        source = torch.add(source, change.rows, alpha=rows * depth)
+        source = torch.add(source, samples, alpha=rows * depth)
     if rows > 1:
         row = torch.arange(rows, device=unit.device, dtype=unit.dtype)
         source = (source[:, None] + depth * row).view(-1)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from crashsim.arrays import Floats
 from crashsim.coordinates.points import Points
+from crashsim.faults.words.upsets import WordTable
 from crashsim.injection.faulty_model import FaultyModel
+from crashsim.injection.site_changes import steps_of
 
 
 class PatchedWeights:
@@ -31,12 +34,16 @@ class PatchedWeights:
             for name, tensor in at_base.items()
         }
         self._tensors = {**tensors, **self._work}
-        self._steps = {
-            p: p.fault.displacement(tensors[p.site.module]).reshape(-1) for p in self._placements
-        }
-        # Where several faults strike one parameter, each acts on what the one before it left.
+        self._steps = {p: steps_of(p, tensors[p.site.module]) for p in self._placements}
+        # Where several faults strike one parameter, each acts on what the one before it left; and
+        # of words that are struck already, further bits act on what these are then.
         names = [p.site.module for p in self._placements]
-        self._stacked = sorted({name for name in names if names.count(name) > 1})
+        again = {
+            p.site.module
+            for p, steps in self._steps.items()
+            if isinstance(steps, WordTable) and base[p.start : p.stop].any()
+        }
+        self._stacked = sorted({name for name in names if names.count(name) > 1} | again)
         self._faulty = faulty
         self._undo: list[tuple[Tensor, Tensor | slice, Tensor]] = []
 
@@ -53,10 +60,17 @@ class PatchedWeights:
                 continue
             ours = (point.columns >= p.start) & (point.columns < p.stop)
             columns = point.columns[ours]
-            change = point.values[ours] - self._base[columns]
             steps = self._steps[p]
-            local = torch.from_numpy(columns - p.start).to(steps.device)
             flat = self._work[p.site.module].view(-1)
+            if isinstance(steps, WordTable):
+                struck = columns[point.values[ours] != 0] - p.start
+                _, *found = steps.fault.hits(np.zeros_like(struck), struck, p.shape)
+                units, masks = (torch.from_numpy(part).to(flat.device) for part in found)
+                self._undo.append((flat, units, flat[units]))
+                flat[units] = steps.struck(units, masks)
+                continue
+            change = point.values[ours] - self._base[columns]
+            local = torch.from_numpy(columns - p.start).to(steps.device)
             # Several coordinates may act on one weight (its bits): their changes add up.
             units = local // (p.size // flat.numel())
             self._undo.append((flat, units, flat[units]))

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from crashsim.coordinates.placement import Placement
 from crashsim.coordinates.points import Points
+from crashsim.faults.words.upsets import WordTable
 from crashsim.injection.faulty_model import FaultyModel
-from crashsim.injection.site_changes import Changes
+from crashsim.injection.site_changes import Changes, steps_of
 from crashsim.model.graph.traceable import make_traceable
 from crashsim.model.inputs import Inputs
 from crashsim.model.recurrence import Mappable
@@ -43,7 +44,7 @@ class StackedWeights:
         names = [p.site.module for p in self._placements]
         self._several = {name for name in names if names.count(name) > 1}
         self._steps = {
-            p: p.fault.displacement(faulty.model.tensors[p.site.module]).reshape(-1)
+            p: steps_of(p, faulty.model.tensors[p.site.module])
             for p in self._placements
             if p.site.module not in self._several
         }
@@ -78,7 +79,16 @@ class StackedWeights:
         """(S, ...) each parameter that one fault strikes."""
         found = {}
         for p, steps in self._steps.items():
-            value, e = self._faulty.model.tensors[p.site.module], changes[p].dense()
+            value, words = self._faulty.model.tensors[p.site.module], changes[p].words
+            if isinstance(steps, WordTable) and words is not None:
+                flat = steps.values.repeat(changes[p].count, 1)
+                flat[words.rows, words.units] = steps.struck(words.units, words.masks)
+                found[p.site.module] = flat.view(-1, *value.shape)
+                continue
+            e = changes[p].dense()
+            if isinstance(steps, WordTable):
+                found[p.site.module] = p.fault.perturb(value, e, p.shape)
+                continue
             bits = p.size // value.numel()
             if bits == 1:
                 flat = torch.addcmul(value.reshape(-1), e, steps)

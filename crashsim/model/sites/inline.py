@@ -45,11 +45,13 @@ class Found:
     Attributes:
         struck: modules whose inputs are the outputs of neurons.
         spiking: those of them whose inputs are spikes.
+        steps: the axis of their inputs that is time, where each follows all that came before it.
         missed: pairs of layers between which something bends that cannot be struck.
     """
 
     struck: list[str] = field(default_factory=list)
     spiking: list[str] = field(default_factory=list)
+    steps: dict[str, int] = field(default_factory=dict)
     missed: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -84,13 +86,15 @@ def between_layers(
         for start in before:
             source = sites[_key(events[start])]
             inner = [s for s in known if s.key in events[start + 1 : number]]
-            verdict = _tried(source, asked, inner, watched)
+            verdict, steps = _tried(source, asked, inner, watched)
             if verdict == "unread":
                 continue
             if verdict in ("acts", "spikes"):
                 found.struck.append(key.module)
                 if verdict == "spikes":
                     found.spiking.append(key.module)
+                if steps is not None:
+                    found.steps[key.module] = steps
             elif verdict == "mixes":
                 found.missed.append((source.name, key.module))
             break
@@ -115,55 +119,115 @@ def _tried(
     target: Site | None,
     known: Sequence[Site],
     watched: Callable[[Mapping[Site, Action], Sequence[Site]], Mapping[Site, Tensor]],
-) -> str:
+) -> tuple[str, int | None]:
     """What happens between what a layer returns and what another one reads.
 
     Returns:
         ``unread``: nothing of it arrives; ``known``: a known activation is between; ``affine``;
         ``mixes``: numbers do not follow one by one; ``acts``: they do, along a curve; ``spikes``:
-        they do, as whole multiples of one step.
+        they do, as whole multiples of one step. And the axis along which each follows all that
+        came before it (time), where it is so.
     """
     asked = [source, *known, *([target] if target else [])]
     clean = watched({}, asked)
-    if source not in clean or (target is not None and target not in clean):
-        return "unread"
-    x = clean[source]
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(x.shape, generator=generator).to(x).abs()
-    struck = (torch.rand(x.shape, generator=generator) < 0.5).to(x.device)
+    if source not in clean or target is None or target not in clean:
+        return "unread", None
+    between = _Between(source, target, known, watched, clean)
+    verdict = between.under(_half(source.shape))
+    if verdict != "mixes" or source.shape != target.shape:
+        return verdict, None
+    for axis in range(len(source.shape)):
+        if source.shape[axis] > 1 and between.follows_in_order(axis):
+            units = [1 if k == axis else n for k, n in enumerate(source.shape)]
+            verdict = between.under(_half(units).expand(source.shape))
+            if verdict in ("acts", "spikes"):
+                return verdict, axis
+    return "mixes", None
+
+
+def _half(shape: Sequence[int]) -> Tensor:
+    """A random half of the numbers, and the first of them."""
+    struck = torch.rand(*shape, generator=torch.Generator().manual_seed(0)) < 0.5
     struck.view(-1)[0] = True
-    size = float(x.abs().max()) or 1.0
-    curved = arrives = by_itself = False
-    seen = []
-    for drive in _DRIVES:
-        for sign in (1, -1):
-            step = sign * drive * size * struck * (1 + noise)
-            one, two = (watched({source: _other(x + n * step)}, asked) for n in (1, 2))
-            if any(not _equal(clean.get(s), one.get(s)) for s in known):
-                return "known"
-            if target is None:
-                continue
-            y, y1, y2 = (_rows(v.get(target), target) for v in (clean, one, two))
-            if y is None or y1 is None or y2 is None:
-                return "unread"
-            arrives |= not torch.equal(y, y1)
-            kept = ~_flat(struck, source)
-            if y.shape != kept.shape or not torch.equal(y[kept], y1[kept]):
-                by_itself = True
-                continue
-            largest = max(float(v.abs().max()) for v in (y, y1, y2, x, step))
-            bend = float((y2 - 2 * y1 + y).abs().max())
-            curved |= bend > _BEND * rounding_slack(x.dtype) * largest
-            seen += [y, y1, y2]
-    if target is None:
-        return "unread"
-    if not arrives:
-        return "unread"
-    if by_itself:
-        return "mixes"
-    if not curved:
-        return "affine"
-    return "spikes" if are_multiples(torch.cat([v.flatten() for v in seen])) else "acts"
+    return struck
+
+
+@dataclass
+class _Between:
+    """What a layer returns, and what another one reads.
+
+    Attributes:
+        source, target: them.
+        known: sites of known activations that may lie between.
+        watched: see ``between_layers``.
+        clean: their values.
+    """
+
+    source: Site
+    target: Site
+    known: Sequence[Site]
+    watched: Callable[[Mapping[Site, Action], Sequence[Site]], Mapping[Site, Tensor]]
+    clean: Mapping[Site, Tensor]
+
+    def _values(self, changed: Tensor) -> Mapping[Site, Tensor]:
+        asked = [self.source, *self.known, self.target]
+        return self.watched({self.source: _other(changed)}, asked)
+
+    def under(self, struck: Tensor) -> str:
+        """What becomes of changes of some numbers of an example, as ``_tried`` says it."""
+        x = self.clean[self.source]
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(x.shape, generator=generator).to(x).abs()
+        mine = struck.reshape(x.shape).to(x.device)
+        size = float(x.abs().max()) or 1.0
+        curved = arrives = by_itself = False
+        seen = []
+        for drive in _DRIVES:
+            for sign in (1, -1):
+                step = sign * drive * size * mine * (1 + noise)
+                one, two = (self._values(x + n * step) for n in (1, 2))
+                if any(not _equal(self.clean.get(s), one.get(s)) for s in self.known):
+                    return "known"
+                if self.target not in one or self.target not in two:
+                    return "unread"
+                y, y1, y2 = (_flat(v[self.target], self.target) for v in (self.clean, one, two))
+                arrives |= not torch.equal(y, y1)
+                kept = ~_flat(mine.expand(x.shape), self.source)
+                if y.shape != kept.shape or not torch.equal(y[kept], y1[kept]):
+                    by_itself = True
+                    continue
+                largest = max(float(v.abs().max()) for v in (y, y1, y2, x, step))
+                bend = float((y2 - 2 * y1 + y).abs().max())
+                curved |= bend > _BEND * rounding_slack(x.dtype) * largest
+                seen += [y, y1, y2]
+        if not arrives:
+            return "unread"
+        if by_itself:
+            return "mixes"
+        if not curved:
+            return "affine"
+        return "spikes" if are_multiples(torch.cat([v.flatten() for v in seen])) else "acts"
+
+    def follows_in_order(self, axis: int) -> bool:
+        """Whether changes at a position of an axis reach that one and later ones alone."""
+        x, length = self.clean[self.source], self.source.shape[axis]
+        size = float(x.abs().max()) or 1.0
+        reached = set()
+        for position in range(1, length):
+            for drive in _DRIVES:
+                changed = x.clone()
+                part = changed.select(self.source.value_axis(axis), position)
+                part.add_(drive * size)
+                y1 = self._values(changed).get(self.target)
+                if y1 is None:
+                    return False
+                along = self.target.value_axis(axis)
+                differs = (y1 != self.clean[self.target]).movedim(along, 0).flatten(1).any(1)
+                moved = set(differs.nonzero().flatten().tolist())
+                if any(m < position for m in moved):
+                    return False
+                reached |= {m - position for m in moved}
+        return bool(reached - {0})
 
 
 def _other(value: Tensor) -> Action:
@@ -173,10 +237,6 @@ def _other(value: Tensor) -> Action:
 def _flat(value: Tensor, site: Site) -> Tensor:
     """(1, n) the numbers of an example."""
     return value.movedim(site.axis, 0).flatten(1)
-
-
-def _rows(value: Tensor | None, site: Site) -> Tensor | None:
-    return None if value is None else _flat(value, site)
 
 
 def _equal(one: Tensor | None, other: Tensor | None) -> bool:

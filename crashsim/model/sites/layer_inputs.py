@@ -65,7 +65,11 @@ def inline_neurons(
         {site.key: site for site in read},
         partial(watched_values, model, example, call),
     )
-    mine = [site for site in read if site.module in found.struck]
+    mine = [
+        replace(site, steps=found.steps.get(site.module))
+        for site in read
+        if site.module in found.struck
+    ]
     affine = [site for site in sites if site.is_affine]
     drives: list[dict[Site, Action]] = [
         {site: partial(_with_noise, scale=scale, seed=i) for i, site in enumerate(affine)}

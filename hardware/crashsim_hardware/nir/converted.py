@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from crashsim_hardware.chip import Chip, Physics, Projection, Spiking, round_to_grid
 from crashsim_hardware.conversion import fold
 from crashsim_hardware.errors import HardwareError
-from crashsim_hardware.neurons import PointNeuron
+from crashsim_hardware.neurons.point_neuron import PointNeuron
 from crashsim_hardware.transforms import Shape, Transform, chain, output_shape
 
 from .file import check_room

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashsim_hardware.errors import HardwareError
-from crashsim_hardware.stepped_neuron import SteppedNeuron
+from crashsim_hardware.neurons.stepped_neuron import SteppedNeuron
 from crashsim_hardware.transforms import Shape
 
 from .conventions import Convention, Reset

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from crashsim_hardware.chip import Chip, Projection, Spiking
 from crashsim_hardware.errors import HardwareError
-from crashsim_hardware.neurons import PointNeuron
+from crashsim_hardware.neurons.point_neuron import PointNeuron
 from crashsim_hardware.rate_network import attach_bias
 from crashsim_hardware.transforms import Conv2d, Flatten, Linear, Scale, SumPool2d, output_shape
 

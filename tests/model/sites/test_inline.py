@@ -61,6 +61,23 @@ class Spiking(nn.Module):
         return out
 
 
+class LayerByLayer(nn.Module):
+    """All steps of a layer at once, spikes in a loop of the model's own, then the next layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x, keep=1.0):
+        drive, spikes = self.fc1(x), []
+        v = torch.zeros(len(x), 6)
+        for t in range(x.shape[1]):
+            v = 0.9 * v + drive[:, t]
+            spikes.append((v > 0.3).float())
+            v = v - 0.3 * spikes[-1]
+        return self.fc2(torch.stack(spikes, 1) * keep).sum(1)
+
+
 class Images(nn.Module):
     def __init__(self, pools):
         super().__init__()
@@ -107,6 +124,36 @@ def test_spikes_of_a_loop_are_dead_in_every_step_and_for_every_reader(recurrent,
             wanted = net(x, torch.from_numpy(~row).float())
         assert np.allclose(output, wanted, atol=1e-5)
     assert abs(found - space.clean()).max() > 1e-2
+
+
+def test_neurons_that_follow_all_earlier_steps_are_dead_in_all(seeded, randn):
+    net, x = seeded(LayerByLayer), 2 * randn(3, 5, 4)
+    space = FaultSpace(net, x, NeuronCrash(0.1))
+    assert [p.site.name for p in space.placements] == ["fc2:input"]
+    assert space.N == 6
+    dead, found = patterns(space, 6)
+    for row, output in zip(dead, found, strict=True):
+        with torch.no_grad():
+            wanted = net(x, torch.from_numpy(~row).float())
+        assert np.allclose(output, wanted, atol=1e-5)
+    assert abs(found - space.clean()).max() > 1e-2
+
+
+class Pooled(nn.Module):
+    """Neurons whose values are mixed before a layer reads them; there are no others."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv1d(1, 3, 3), nn.Linear(9, 2)
+
+    def forward(self, x):
+        return self.fc(F.avg_pool1d(torch.sin(self.conv(x)), 2).flatten(1))
+
+
+def test_layers_are_not_taken_for_neurons_that_cannot_be_struck(seeded, randn):
+    with pytest.raises(SiteError, match=r"between 'conv' and 'fc'.*nothing else"):
+        FaultSpace(seeded(Pooled), randn(2, 1, 8), NeuronCrash(0.1))
+    FaultSpace(seeded(Pooled), randn(2, 1, 8), NeuronCrash(0.1), sites="conv")
 
 
 def test_images_and_what_is_pooled(seeded, randn):

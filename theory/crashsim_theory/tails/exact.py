@@ -16,6 +16,8 @@ of the rounded sum, an integer, is built coordinate by coordinate. Three roundin
   (1 + u)^3 - 1 per step (q = 1 - p, products, sum; u = 2^-53) plus 2^-1073 for underflow. No
   subtraction occurs, so after N steps and a sum over M cells the relative error is below
   4 (N + M) u, and the underflow below N M 2^-1073 < 1e-300.
+
+More coordinates than some ten thousand are not added one by one: `sums.bracket` brackets their sum.
 """
 
 from __future__ import annotations
@@ -28,12 +30,16 @@ import numpy as np
 
 from crashsim_theory.arrays import Array, as_array, is_number
 from crashsim_theory.errors import TheoryError
+from crashsim_theory.sums.bracket import tail_at_least, tail_at_most
+from crashsim_theory.sums.profile import Profile, profiles_of_chunks
+from crashsim_theory.tails.gain_chunks import GainChunk
 from crashsim_theory.tails.quantiles import LinearForms, RareEvent, upper_quantile
 from crashsim_theory.tails.surrogate import LinearSurrogate, Side
 
 UNDERFLOW = 1e-300
 UNIT = 2.0**-53
 FEWEST_CELLS, MOST_CELLS, WORK = 16_000, 256_000, 400_000_000
+MOST_WORK = 2 * WORK  # of adding contributions one by one; more are summed by FFT
 MANY_CRASHES = 12.0  # above, rounding gains to the nearest cell beats rounding them outward
 _NEGLIGIBLE = 16.0  # the rounding margin fails e^-16 as often as Chernoff's bound on the tail
 _IGNORED = 14.0  # the window leaves out events e^-14 as likely as the tail itself
@@ -51,7 +57,8 @@ def linear_exact(
         surrogate: with Bernoulli coordinates only.
         eps: thresholds of shape (*E).
         cells: of the dynamic programming; time grows as N times cells. None takes between 16,000
-            and 256,000, as many as about a second allows.
+            and 256,000, as many as about a second allows. Where N times cells is beyond 8e8 the
+            sum is bracketed by FFT.
 
     Returns:
         Two arrays (..., *E). A proof about the surrogate, with its gains and shift taken as exact.
@@ -92,6 +99,8 @@ def sum_tail(
     p: Array, gains: Array, shift: float, eps: float, cells: int | None = None
 ) -> tuple[float, float]:
     """A proved bracket of P(shift + sum b_i g_i >= eps) for independent b_i ~ Bernoulli(p_i)."""
+    if (entries := _entries_of_many(p, gains, shift, cells)) is not None:
+        return tail_at_least(entries, eps), tail_at_most(entries, eps)
     high = sum_tail_above(p, gains, shift, eps, cells)
     matters = (p > 0) & (gains != 0)
     p, gains = p[matters], gains[matters]
@@ -116,6 +125,8 @@ def sum_tail_above(
     p: Array, gains: Array, shift: float, eps: float, cells: int | None = None
 ) -> float:
     """A proved upper bound on P(shift + sum b_i g_i >= eps)."""
+    if (entries := _entries_of_many(p, gains, shift, cells)) is not None:
+        return tail_at_most(entries, eps)
     matters = (p > 0) & (gains != 0)
     p, gains = p[matters], gains[matters]
     c = _down(eps - shift)
@@ -132,6 +143,18 @@ def sum_tail_above(
         mass, miss = grid.upper(p, grid.multiples(gains, np.ceil), c), 0.0
     mass = _up(mass * (1 + grid.relative_error) + UNDERFLOW)
     return min(1.0, _up(mass + miss))
+
+
+def _entries_of_many(p: Array, gains: Array, shift: float, cells: int | None) -> Profile | None:
+    """The sum by entries, where there are too many contributions to add them one by one.
+
+    None where there are not, or where there are too many different rates among them.
+    """
+    if p.size * (FEWEST_CELLS if cells is None else cells) <= MOST_WORK:
+        return None
+    chunk = GainChunk(gains[np.newaxis], np.ones(gains.size), p)
+    (found,) = profiles_of_chunks([chunk], np.array([shift]))
+    return found if found.has_exact_rates else None
 
 
 def _rounding_margin(

@@ -1,0 +1,137 @@
+"""The exact law of a linear surrogate of Delta: tails and class changes without further passes.
+
+``crashsim_theory.SurrogateLaw`` finds it by FFT for any number of coordinates. A class changes when
+the margin of some rival reaches 0: the chances of all rivals are added, and what several share is
+taken off by some hundred draws of the surrogates' faults (of no pass of the network).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+from crashsim_theory import (
+    Contributions,
+    LinearSurrogate,
+    SurrogateLaw,
+    TheoryError,
+    chance_of_any,
+    chunk_of,
+)
+
+from crashsim.analytic.first_order import coordinates_of, margins_of
+from crashsim.analytic.rounding import least_reaching, resolution_of
+from crashsim.arrays import Floats
+from crashsim.coordinates.streams import Stream, generator
+from crashsim.errors import NotApplicableError
+from crashsim.metrics import predicted_class
+from crashsim.results.estimates import Estimates, deterministic
+from crashsim.space import FaultSpace
+
+Name = Literal["surrogate-law", "single-law"]
+_OPERATIONS_OF_ROW = 5e6  # of the law of one surrogate, by as many as a multiplication takes
+_OPERATIONS_OF_GAIN = 40.0
+
+
+def law_estimates(
+    name: Name,
+    space: FaultSpace,
+    surrogate: LinearSurrogate,
+    margins: LinearSurrogate | None,
+    epsilon: float | None,
+    seed: int,
+    note: str,
+) -> Estimates:
+    """P(|Delta| >= epsilon) and P(class changes), of linear surrogates' exact law.
+
+    Args:
+        name: of the method.
+        space: of the faults.
+        surrogate: (B, K) of Delta.
+        margins: (B, K - 1) of the rivals over the predicted class, None without classes.
+        epsilon: of the tails; None: no tails.
+        seed: of what several rivals share.
+        note: what the surrogate is.
+
+    Raises:
+        NotApplicableError: a law of coordinates that is not known by its outcomes.
+    """
+    found = Estimates()
+    try:
+        if epsilon is not None:
+            values = SurrogateLaw.of(surrogate).tail(least_reaching(space, epsilon))
+            found += deterministic(name, "tail", "estimate", values, level=epsilon, note=note)
+        if margins is not None:
+            changes = _class_changes(space, margins, seed)
+            found += deterministic(name, "class-change", "estimate", changes, note=note)
+    except TheoryError as error:
+        raise NotApplicableError(str(error)) from error
+    return found
+
+
+def single_changes(space: FaultSpace) -> LinearSurrogate:
+    """The sum of what every fault changes alone on the clean network, (B, K).
+
+    Exact to first order in the probability of a fault. A network of spikes, whose output jumps, is
+    served better so than by an expansion about the mean.
+
+    Raises:
+        NotApplicableError: faults that do not strike or not, or that depend on each other.
+    """
+    if not all(p.fault.is_binary for p in space.placements):
+        raise NotApplicableError("for faults that strike or do not")
+    coordinates = coordinates_of(space)
+    gains = np.zeros((space.B, space.K, space.N))
+    clean = space.clean()
+    for columns, outputs in space.single_changes(np.zeros(space.N), np.ones(space.N)):
+        gains[:, :, columns] = np.moveaxis(outputs - clean, 0, -1)
+    return LinearSurrogate(np.zeros((space.B, space.K)), gains, coordinates)
+
+
+def single_margins(space: FaultSpace, surrogate: LinearSurrogate) -> LinearSurrogate | None:
+    """The margins of such sums, None without classes."""
+    return margins_of(space, surrogate) if space.K > 1 else None
+
+
+def law_operations(gains: float, rows: float) -> float:
+    """Operations of the laws of some surrogates with so many gains in all, about."""
+    return _OPERATIONS_OF_GAIN * gains + _OPERATIONS_OF_ROW * rows
+
+
+def _class_changes(space: FaultSpace, margins: LinearSurrogate, seed: int) -> Floats:
+    """P(some rival overtakes the predicted class) of every input, (B,)."""
+    changes = np.zeros(space.B)
+    for b, row in enumerate(_by_input(space, margins)):
+        law = SurrogateLaw.of(row)
+        tails = law.tail(0.0, "upper")
+        given = Contributions([chunk_of(row)], row.shift, _normal_covariance(row))
+        if row.coordinates.others:  # which no draw is made of
+            changes[b] = min(float(tails.sum()), 1.0)
+        else:
+            rng = generator(seed, Stream.RIVALS, b)
+            changes[b] = chance_of_any(law.profiles, tails, given, rng)
+    return changes
+
+
+def _by_input(space: FaultSpace, margins: LinearSurrogate) -> Iterator[LinearSurrogate]:
+    """The margins (K - 1,) of each input, moved by what decides ties.
+
+    Of equal outputs the first is predicted, so a later rival must overtake by more than rounding.
+    """
+    top = predicted_class(space.clean())
+    room = 4 * resolution_of(space)
+    for b in range(space.B):
+        size = np.abs(space.clean()[b]).max()
+        comes_first = np.arange(space.K - 1) < top[b]
+        moved = margins.shift[b] + np.where(comes_first, room * size, -room * size)
+        yield LinearSurrogate(moved, margins.gains[b], margins.coordinates)
+
+
+def _normal_covariance(row: LinearSurrogate) -> Floats | None:
+    """(K - 1, K - 1) covariance that normal coordinates add to the margins."""
+    if not row.coordinates.is_normal.any():
+        return None
+    weighted = row.gains[:, row.coordinates.is_normal] * row.coordinates.std
+    covariance: Floats = weighted @ weighted.T
+    return covariance

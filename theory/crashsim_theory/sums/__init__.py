@@ -1,0 +1,1 @@
+"""The law of a sum of very many independent small contributions, by FFT."""
