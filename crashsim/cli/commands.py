@@ -51,7 +51,7 @@ from crashsim.cli.reading import (
 )
 from crashsim.cli.terminal import console
 from crashsim.errors import ArgumentError, Interrupted
-from crashsim.writing import all_of
+from crashsim.writing import all_of, write_files
 
 
 def score(
@@ -99,6 +99,13 @@ def score(
     ] = False,
     seed: SeedOption = 0,
     json_file: JsonOption = None,
+    arrays_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--arrays",
+            help="Write all numbers as .npz: with many outputs, JSON has the largest alone.",
+        ),
+    ] = None,
     report_file: Annotated[
         Path | None, typer.Option("--report", help="Write an HTML report.")
     ] = None,
@@ -109,7 +116,7 @@ def score(
 
     reads = [*model_inputs(model, weights), *data_inputs("inputs", inputs), *fault_inputs(fault)]
     reads += [*data_inputs("train", train), *method_inputs(methods)]
-    check_outputs(reads, json=json_file, report=report_file)
+    check_outputs(reads, json=json_file, arrays=arrays_file, report=report_file)
     faults = read_faults(fault, p, sites, group)
     data = read_examples(inputs, limit, batch_axis)
     chosen = read_methods(methods)
@@ -152,6 +159,11 @@ def score(
                 plain["inits"] = [result.to_dict() for result in results[1:]]
             write("json", json_file, json.dumps(plain, indent=1))
 
+    def as_arrays() -> None:
+        if arrays_file:
+            write_files("arrays", (arrays_file, results[0].estimates_file()))
+            told_written(arrays_file)
+
     def as_html() -> None:
         if report_file:
             write("report", report_file, results[0].to_html())
@@ -162,7 +174,7 @@ def score(
         if len(whole) > 1:
             console().print(spread_over(whole))
 
-    all_of(as_json, as_html, as_text)
+    all_of(as_json, as_arrays, as_html, as_text)
     if stop is not None:
         raise Interrupted("interrupted", results) from stop
 

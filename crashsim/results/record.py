@@ -13,6 +13,7 @@ from crashsim.results.contradictions import Contradiction
 from crashsim.results.estimate import Answer, Estimate
 from crashsim.results.estimates import Estimates
 from crashsim.results.json_reading import finite, read
+from crashsim.results.listing import LeftOut, as_npz, listed
 from crashsim.results.method_facts import MethodFacts, all_methods, quoted
 from crashsim.results.schema import (
     ChipFacts,
@@ -28,8 +29,9 @@ from crashsim.results.schema import (
     unfit,
 )
 
-SCHEMA = 2
-_READABLE = (1, SCHEMA)  # files of schema 1 say nothing of their methods but the names
+SCHEMA = 3
+# Files of schema 1 say nothing of their methods but the names; those of 2 list all estimates.
+_READABLE = (1, 2, SCHEMA)
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class Record:
         partial: it was interrupted: methods are missing, or Monte Carlo has fewer samples than
             were asked for; ``skipped`` and ``stopped`` say which.
         methods: what its methods are, those that were skipped too, in the order of the tables.
+        left_out: of a score that was read from a file, the numbers of which the file has the
+            largest and a summary (more than 20,000 in all). A score that was just computed has all.
     """
 
     model: ModelFacts
@@ -100,6 +104,7 @@ class Record:
     contradictions: list[Contradiction] = field(default_factory=list)
     partial: bool = False
     methods: list[MethodFacts] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
 
     def find(
         self,
@@ -122,9 +127,15 @@ class Record:
         return quoted(self.method_facts.values())
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, lists, numbers and strings; what ``--json`` writes, but for the verdict."""
+        """Plain dicts, lists, numbers and strings; what ``--json`` writes, but for the verdict.
+
+        Of more than 20,000 estimates, each method's largest are listed one by one, and the others
+        are told in ``left_out``: ``estimates_file`` has them all.
+        """
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
-        plain["estimates"] = [e.to_dict() for e in self.estimates]
+        some, left_out = listed(self.estimates)
+        plain["estimates"] = [e.to_dict() for e in some]
+        plain["left_out"] = [*self.left_out, *left_out]
         plain["agreement"] = [a.to_dict() for a in self.agreement]
         plain["contradictions"] = [c.to_dict() for c in self.contradictions]
         plain["answers"] = [a.to_dict() for a in self.answers]
@@ -132,6 +143,10 @@ class Record:
         plain["curves"] = self.curves and asdict(self.curves)
         plain["histogram"] = self.histogram and asdict(self.histogram)
         return cast(dict[str, Any], finite({"schema": SCHEMA, **plain}))
+
+    def estimates_file(self) -> bytes:
+        """All numbers as an ``.npz`` file; see ``crashsim.results.listing.as_npz``."""
+        return as_npz(self.estimates)
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Self:

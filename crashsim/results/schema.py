@@ -218,6 +218,8 @@ def unfit(score: Any) -> str | None:
 
 def _too_wide(score: Any) -> str | None:
     """Estimates so far apart that a table of them, by input and output, would be all but empty."""
+    if score.left_out:
+        return None  # no tables are made of them
     last: dict[tuple[str, str], tuple[int, int]] = {}
     for e in score.estimates:
         row, column = (n if isinstance(n, int) else 0 for n in (e.input, e.output))

@@ -45,7 +45,7 @@ from crashsim.scoring.request import CONFIDENCE, Progress, Request
 from crashsim.scoring.running import INTERRUPTED, Results, compute
 from crashsim.scoring.timing import timing
 from crashsim.space import FaultSpace
-from crashsim.writing import write_text
+from crashsim.writing import check_files, write_files, write_text
 
 if TYPE_CHECKING:
     from crashsim_hardware import Chip
@@ -58,10 +58,20 @@ class Score(Record):
     Its attributes are those of ``crashsim.results.record.Record``.
     """
 
-    def save(self, path: str | Path) -> None:
-        """Writes the score as JSON. Raises FileError if it cannot."""
+    def save(self, path: str | Path, arrays: str | Path | None = None) -> None:
+        """Writes the score as JSON; with ``arrays``, all its numbers as an ``.npz`` file, too.
+
+        Raises:
+            FileError: a file cannot be written.
+        """
         path = file_path("path", path)
-        write_text("path", path, json.dumps(self.to_dict(), indent=1, allow_nan=False))
+        text = json.dumps(self.to_dict(), indent=1, allow_nan=False)
+        if arrays is None:
+            write_text("path", path, text)
+            return
+        arrays = file_path("arrays", arrays)
+        check_files([("path", path), ("arrays", arrays)])
+        write_files("path", (path, text.encode()), (arrays, self.estimates_file()))
 
     @classmethod
     def load(cls, path: str | Path) -> Score:
