@@ -2,7 +2,7 @@
 
 ``crashsim_theory.SurrogateLaw`` finds it by FFT for any number of coordinates. A class changes when
 the margin of some rival reaches 0: the chances of all rivals are added, and what several share is
-taken off by some hundred draws of the surrogates' faults (of no pass of the network).
+taken off by a thousand draws of the surrogates' faults (of no pass of the network).
 """
 
 from __future__ import annotations

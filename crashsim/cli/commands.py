@@ -22,6 +22,7 @@ from crashsim.cli.options import (
     LimitOption,
     ModelArgument,
     ModelsArgument,
+    OutputsOption,
     POption,
     ReadoutOption,
     RelWidthOption,
@@ -45,6 +46,7 @@ from crashsim.cli.reading import (
     read_faults,
     read_methods,
     read_model,
+    read_numbers,
     score_model,
     told_written,
     write,
@@ -65,6 +67,7 @@ def score(
     readout: ReadoutOption = None,
     batch_axis: BatchAxisOption = 0,
     steps_axis: StepsAxisOption = None,
+    outputs: OutputsOption = None,
     epsilon: EpsilonOption = None,
     delta: Annotated[
         float | None,
@@ -119,7 +122,7 @@ def score(
     check_outputs(reads, json=json_file, arrays=arrays_file, report=report_file)
     faults = read_faults(fault, p, sites, group)
     data = read_examples(inputs, limit, batch_axis)
-    chosen = read_methods(methods)
+    chosen, named_outputs = read_methods(methods), read_numbers("outputs", outputs)
     results: list[Any] = []
     stop = None
     try:
@@ -135,6 +138,7 @@ def score(
                         readout=readout,
                         batch_axis=batch_axis,
                         steps_axis=steps_axis,
+                        outputs=named_outputs,
                         epsilon=epsilon,
                         delta=delta,
                         methods=chosen,

@@ -21,10 +21,10 @@ class Stream(IntEnum):
 
     MONTE_CARLO = 0  # plain samples, by block
     COUNTED = 2**60  # which coordinates are struck, of an exact number of them, by block
-    RIVALS = 2**60 + 2**59  # what class changes to several rivals share, by input
     FEW_FAULTS = 2**61  # samples given two or more faults, by block
     IMPORTANCE = 2**62  # tails and class changes, by input and block
     CURVE = 2**62 + 2**61  # the rare-event curve of a report, by point and block
+    RIVALS = 2**62 + 2**61 + 2**60  # what class changes to several rivals share, by input
     CERTIFIED = 2**63  # samples inside a certificate, by input, question and block
     PROBES = 2**63 + 2**61  # directions in which a Hessian is looked at
     TRAINING = 2**63 + 2**61 + 2**60  # faults while training, of a law that torch does not draw

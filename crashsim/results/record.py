@@ -71,6 +71,7 @@ class Record:
         partial: it was interrupted: methods are missing, or Monte Carlo has fewer samples than
             were asked for; ``skipped`` and ``stopped`` say which.
         methods: what its methods are, those that were skipped too, in the order of the tables.
+        named_outputs: the outputs that were asked for by number; empty where crashsim chose.
         left_out: of a score that was read from a file, the numbers of which the file has the
             largest and a summary (more than 20,000 in all). A score that was just computed has all.
     """
@@ -105,6 +106,7 @@ class Record:
     partial: bool = False
     methods: list[MethodFacts] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
+    named_outputs: list[int] = field(default_factory=list)
 
     def find(
         self,

@@ -200,6 +200,9 @@ def unfit(score: Any) -> str | None:
     for i, site in enumerate(score.sites):
         if site["share"] is not None and not -0.01 <= site["share"] <= 1.01:
             return f"sites[{i}].share is {site['share']}, no share of the whole"
+    for k in score.named_outputs:
+        if not 0 <= k < score.outputs:
+            return f"named_outputs holds {k}, of {score.outputs} outputs"
     for i, e in enumerate(score.estimates):
         if e.input != "all" and not 0 <= e.input < score.inputs["count"]:
             return f"estimates[{i}].input is {e.input}, of {score.inputs['count']} inputs"

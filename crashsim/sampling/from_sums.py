@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -75,6 +76,7 @@ class FromSums:
         is_random: whether anything is.
         is_seldom_struck: whether some faults strike too seldom to show what they do.
         may_overflow: whether faults make numbers that overflow, even if no sample shows it.
+        named: outputs that get quantiles beside those that vary most.
 
     Attributes:
         n: number of samples.
@@ -91,6 +93,7 @@ class FromSums:
         is_random: bool,
         is_seldom_struck: bool,
         may_overflow: bool = False,
+        named: Sequence[int] = (),
     ) -> None:
         self._clean, self._centre = tally.clean, tally.centre
         self._sums, self._exact = sums, tally.exact
@@ -101,6 +104,7 @@ class FromSums:
         self._metrics, self._rest = tally.asked.metrics, tally.rest
         self._may_overflow = may_overflow
         self._looked: float | None = None
+        self._named = named
         self.n = sums.n
 
     def _known(self, pooled: bool) -> Floats | None:
@@ -335,14 +339,29 @@ class FromSums:
         worth = self._worth(value * (1 - value), self._rest**2 * variance)
         return Interval(value, low, high, worth)
 
+    @cached_property
+    def outputs(self) -> NDArray[np.int64]:
+        """(K',) the outputs that get quantiles, ascending: those that were named, and others.
+
+        All up to 64 outputs, or as many that vary most.
+        """
+        k = self._clean.shape[1]
+        if k <= MOST_OUTPUTS:
+            return np.arange(k)
+        most = np.argsort(-self._sums.pooled.first[1, :k], kind="stable")
+        some = list(dict.fromkeys([*self._named, *most[:MOST_OUTPUTS].tolist()]))
+        return np.array(sorted(some[: max(MOST_OUTPUTS, len(self._named))]))
+
     def quantiles(self, alpha: float) -> list[tuple[Interval, Interval]]:
-        """Of |Delta| for each of ``QUANTILES``: (B, K), and over samples and inputs, (K,)."""
+        """Of |Delta| for each of ``QUANTILES``: (B, K'), and over samples and inputs, (K',)."""
+        kept = self.kept[:, :, self.outputs] if self._clean.shape[1] > MOST_OUTPUTS else self.kept
         if self._few is None:
-            return quantiles_of(self.kept, QUANTILES, alpha)
-        size = np.abs(self.kept)
+            return quantiles_of(kept, QUANTILES, alpha)
+        size = np.abs(kept)
         size = np.where(np.isnan(size), np.inf, size)
         n, b, k = size.shape
-        outcomes, weights, rest = np.abs(self._few.deltas), self._few.weights, self._few.rest
+        deltas = self._few.deltas[:, :, self.outputs]
+        outcomes, weights, rest = np.abs(deltas), self._few.weights, self._few.rest
         outcomes = np.where(np.isnan(outcomes), np.inf, outcomes)
         per_input = stratified_quantiles(
             size.reshape(n, 1, -1), outcomes.reshape(-1, 1, b * k), weights, rest, QUANTILES, alpha
@@ -361,6 +380,7 @@ class FromSums:
             pooled: Interval,
             total: Interval | None = None,
             level: float | None = None,
+            outputs: NDArray[np.int64] | None = None,
         ) -> None:
             nonlocal found
             found += estimates_of(
@@ -372,6 +392,7 @@ class FromSums:
                 total=total and self._settle(total),
                 confidence=1 - alpha,
                 level=level,
+                outputs=outputs,
                 note=self._note(quantity),
             )
 
@@ -389,7 +410,8 @@ class FromSums:
             add("not-finite", lost, failed[k + 2])
         for level, (per_input, pooled) in zip(QUANTILES, self.quantiles(alpha), strict=True):
             if np.isfinite(per_input.value).all() and np.isfinite(pooled.value).all():
-                add("quantile", per_input, pooled, level=level)
+                some = None if k <= MOST_OUTPUTS else self.outputs
+            add("quantile", per_input, pooled, level=level, outputs=some)
         for i, metric in enumerate(self._metrics):
             add(metric.name, *self._metric(i, alpha))
         return found

@@ -174,23 +174,32 @@ def _linear_exact(given: Given) -> list[Estimate]:
         raise NotApplicableError(NO_EPSILON)
     if not given.proof.is_linear:
         raise NotApplicableError("the output is not linear in the fault coordinates")
-    return proofs.linear_tails(given.proof, given.asked.epsilon, given.leading_output)
+    found: list[Estimate] = []
+    for output in given.outputs:
+        found += proofs.linear_tails(given.proof, given.asked.epsilon, output)
+    return found
 
 
 def _certificate(given: Given) -> list[Estimate]:
-    return proofs.certificates(given.certificates, given.asked.epsilon, given.leading_output)
+    found: list[Estimate] = []
+    for output, certified in given.certificates.items():
+        found += proofs.certificates(certified, given.asked.epsilon, output)
+    return found
 
 
 def _certified_sampling(given: Given) -> list[Estimate]:
     asked = given.asked
-    return certified_sampling(
-        given.wide,
-        given.certificates,
-        asked.epsilon,
-        given.leading_output,
-        seed=asked.seed,
-        confidence=asked.confidence,
-    )
+    found: list[Estimate] = []
+    for output, certified in given.certificates.items():
+        found += certified_sampling(
+            given.wide,
+            certified,
+            asked.epsilon,
+            output,
+            seed=asked.seed,
+            confidence=asked.confidence,
+        )
+    return found
 
 
 def _monte_carlo(given: Given) -> Found:
@@ -214,6 +223,7 @@ def _monte_carlo(given: Given) -> Found:
                 few_exact=is_stratified(given.size, samples),
                 targets=asked.metrics.targets,
                 metrics=asked.metrics.metrics,
+                outputs=asked.outputs,
             )
         )
     except Interrupted as stop:
@@ -224,14 +234,17 @@ def _importance_sampling(given: Given) -> Iterable[Estimate]:
     _check_laws(given, tilted=True)
     asked = given.asked
     try:
-        found = importance_sampling(
-            given.space,
-            given.linear,
-            epsilon=asked.epsilon,
-            output=given.leading_output,
-            seed=asked.seed,
-            confidence=asked.confidence,
-        )
+        found: list[Estimate] = []
+        for i, output in enumerate(given.outputs):
+            found += importance_sampling(
+                given.space,
+                given.linear,
+                epsilon=asked.epsilon,
+                output=output,
+                class_changes=i == 0,
+                seed=asked.seed,
+                confidence=asked.confidence,
+            )
     except TheoryError as error:  # a law that cannot be drawn under as strong a tilt
         raise NotApplicableError(str(error)) from error
     if not found:

@@ -28,6 +28,8 @@ class Request:
         seed: of everything drawn.
         confidence: of measured intervals.
         chip: the spiking chip, where the model is the rate curves of one.
+        outputs: those that tails, certificates and rare events are asked of; None: the one that
+            varies most.
         metrics: of the caller's own, with the targets that they compare the outputs with.
     """
 
@@ -38,4 +40,5 @@ class Request:
     seed: int = 0
     confidence: float = CONFIDENCE
     chip: Chip | None = None
+    outputs: tuple[int, ...] | None = None
     metrics: AskedMetrics = field(default_factory=AskedMetrics)

@@ -172,6 +172,6 @@ def _answer(shared: Shared, results: Results, progress: Progress) -> None:
     wide = shared.take("wide")
     progress("answers", 0, 1)
     with timing(results.timings, "answers"):
-        found = answers(wide, results.analysis, epsilon, delta)
+        found = answers(wide, results.analysis, epsilon, delta, shared.asked.outputs)
     progress("answers", 1, 1)
     results.answers = found

@@ -12,7 +12,7 @@ from torch import nn
 
 from crashsim.analytic.questions import check_delta
 from crashsim.analytic.rounding import least_rounding
-from crashsim.arguments import callback, check_seed, instance, whole
+from crashsim.arguments import callback, check_seed, instance, named_outputs, whole
 from crashsim.arguments import path as file_path
 from crashsim.coordinates.placement import Faults
 from crashsim.errors import ArgumentError, FileError, Interrupted
@@ -148,6 +148,7 @@ def score(
     *,
     readout: str | int | None = None,
     delta: float | None = None,
+    outputs: Iterable[int] | None = None,
     hardware: bool = False,
     proofs: bool = False,
     confidence: float = CONFIDENCE,
@@ -181,6 +182,9 @@ def score(
             or ``logits``.
         delta: with ``epsilon``, a target P(|Delta| >= epsilon) <= delta: also say which p, width
             and number of replicas reach it.
+        outputs: numbers of the outputs that tails, certificates, importance sampling, quantiles
+            and the answers of a target are asked of; by default the one that varies most (and
+            quantiles of the 64 that vary most). Means and variances are of every output anyway.
         hardware: also run the faults on a spiking chip (``crashsim.chip.spiking``, needs brian2),
             which takes some seconds; the same as naming ``hardware`` among the methods.
         proofs: also prove what can be proved (``certificate``, ``linear-exact``, ``remainder``),
@@ -245,6 +249,7 @@ def score(
                 steps_axis=steps_axis,
             )
             own = AskedMetrics.of(metrics, targets, space.clean())
+            named = named_outputs(outputs, space.K)
         with timing(timings, "plan"):
             planned = plan(space, methods, samples, rel_width, hardware, proofs)
         asked = Request(
@@ -255,6 +260,7 @@ def score(
             seed=seed,
             confidence=confidence,
             chip=chip,
+            outputs=named,
             metrics=own,
         )
         results = compute(space, planned, asked, progress or (lambda *_: None))
@@ -262,7 +268,7 @@ def score(
         curves = histogram = None
         try:
             with timing(timings, "curves"):
-                histogram = histogram_of(results)
+                histogram = histogram_of(results, asked.outputs)
                 if results.interrupted is None:
                     most = DEFAULT_SAMPLES if planned.samples is None else planned.samples
                     curves = curves_of(space, results, asked, most)
@@ -339,6 +345,7 @@ def _collect(
         contradictions=refuted,
         partial=results.interrupted is not None,
         methods=[method.facts() for method in methods],
+        named_outputs=list(asked.outputs or ()),
     )
 
 

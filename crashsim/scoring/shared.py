@@ -167,14 +167,24 @@ class Given:
         return cast(int, self._take("leading_output"))
 
     @property
+    def outputs(self) -> tuple[int, ...]:
+        """The outputs that were named; else the leading one."""
+        return self.asked.outputs or (self.leading_output,)
+
+    @property
     def proof(self) -> proofs.Provable:
         """The network as the theory package sees it, for proofs."""
         return cast(proofs.Provable, self._take("proof"))
 
     @property
-    def certificates(self) -> Mapping[tuple[Quantity, int], Certificate]:
-        """Certificates by quantity and input, of the first few inputs."""
-        return cast(Mapping[tuple[Quantity, int], Certificate], self._take("certificates"))
+    def certificates(self) -> Mapping[int, Mapping[tuple[Quantity, int], Certificate]]:
+        """By output, certificates by quantity and input, of the first few inputs.
+
+        Those of class changes are among the first output's.
+        """
+        return cast(
+            Mapping[int, Mapping[tuple[Quantity, int], Certificate]], self._take("certificates")
+        )
 
     @property
     def linear_at_hand(self) -> LinearSurrogate | None:
@@ -241,6 +251,8 @@ def _margins(shared: Shared) -> LinearSurrogate | None:
 
 
 def _leading_output(shared: Shared) -> int:
+    if shared.asked.outputs:
+        return shared.asked.outputs[0]
     try:
         return int(np.argmax(shared.take("surrogate").surrogate.variance.mean(0)))
     except NotApplicableError:
@@ -251,13 +263,23 @@ def _proof(shared: Shared) -> proofs.Provable:
     return proofs.provable(shared.space)
 
 
-def _certificates(shared: Shared) -> Mapping[tuple[Quantity, int], Certificate]:
+def _certificates(
+    shared: Shared,
+) -> Mapping[int, Mapping[tuple[Quantity, int], Certificate]]:
     space, epsilon = shared.space, shared.asked.epsilon
     proof = shared.take("proof")
     if epsilon is None and space.K == 1:
         raise NotApplicableError(NO_EPSILON)
     inputs = range(min(space.B, _CERTIFIED))
-    return proofs.certify(space, proof, epsilon, shared.take("leading_output"), inputs)
+    first: int = shared.take("leading_output")
+    found = {first: proofs.certify(space, proof, epsilon, first, inputs)}
+    for output in shared.asked.outputs or () if epsilon is not None else ():
+        if output != first:
+            found[output] = {
+                ("tail", b): proofs.certify_tail(proof, b, cast(float, epsilon), output)
+                for b in inputs
+            }
+    return found
 
 
 def _not_crashes(size: Size) -> str | None:

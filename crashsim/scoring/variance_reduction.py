@@ -5,6 +5,7 @@ Decided on counts alone, so the samples are the same on every machine.
 
 from __future__ import annotations
 
+from crashsim.sampling.dense import DENSE
 from crashsim.sampling.exact_strata import probability_of_two, usual_state
 from crashsim.sampling.monte_carlo import DEFAULT_SAMPLES
 from crashsim.scoring.size import BUDGET, GRADIENT_VALUES, Size
@@ -25,6 +26,8 @@ def chosen_samples(size: Size, samples: int | None, rel_width: float | None) -> 
 
 def is_stratified(size: Size, samples: int | None) -> bool:
     """Whether no fault and single ones are summed exactly, and two or more sampled."""
+    if size.B * size.K > DENSE:
+        return False
     enough = (samples or DEFAULT_SAMPLES) >= size.N
     return enough and size.gains <= GRADIENT_VALUES and _few_strike(size.space)
 
@@ -34,7 +37,9 @@ def is_controlled(size: Size, samples: int | None) -> bool:
     space = size.space
     struck = sum(p.size * p.fault.change_probability for p in space.placements)
     cost = 2 * struck * space.B * space.K
-    if size.gains > _CONTROL_VALUES or cost > _CONTROL_COST * size.operations:
+    if size.B * size.K > DENSE or size.gains > _CONTROL_VALUES:
+        return False
+    if cost > _CONTROL_COST * size.operations:
         return False
     # Where single faults are all that samples hold, they say too little of what it leaves over.
     return is_stratified(size, samples) or not _few_strike(space)

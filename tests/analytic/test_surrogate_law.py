@@ -1,11 +1,10 @@
-"""The sampled law of the sum of single-fault changes, against sums over all patterns."""
+"""The exact law of linear surrogates as a method, against sums over all patterns."""
 
-import numpy as np
 import pytest
-from crashsim.analytic.single_law import SAMPLES
+import torch
 from torch import nn
 
-from crashsim import AdditiveNoise, NeuronCrash, enumerate_exact, score
+from crashsim import AdditiveNoise, BitFlip, NeuronCrash, WeightCrash, enumerate_exact, score
 
 P, EPSILON = 0.1, 0.3
 
@@ -49,22 +48,81 @@ class Deep(nn.Module):
         return total / 6
 
 
+def _by_input(found, method, quantity, output="all"):
+    chosen = [e for e in found.estimates if (e.method, e.quantity) == (method, quantity)]
+    return {e.input: e for e in chosen if e.output == output}
+
+
 def test_an_additive_network_of_spikes(seeded, randn):
     net, x = seeded(Net), randn(5, 4) * 2
     law = enumerate_exact(net, x, NeuronCrash(P))
     found = score(net, x, NeuronCrash(P), epsilon=EPSILON, methods=["single-law"])
-    values = {e.input: e.value for e in found.estimates if e.quantity == "class-change"}
+    changes = _by_input(found, "single-law", "class-change")
     assert law.class_change.max() > 0.05
     for b, wanted in enumerate(law.class_change):
-        error = 4 * np.sqrt(wanted * (1 - wanted) / SAMPLES) + 1e-9
-        assert values[b] == pytest.approx(wanted, abs=error)
-    tails = {(e.input, e.output): e.value for e in found.estimates if e.quantity == "tail"}
+        assert changes[b].value == pytest.approx(wanted, rel=0.05, abs=1e-9)
     exact = law.tail(EPSILON)
     assert exact.max() > 0.05
-    for (b, k), wanted in np.ndenumerate(exact):
-        error = 4 * np.sqrt(wanted * (1 - wanted) / SAMPLES) + 1e-9
-        assert tails[b, k] == pytest.approx(wanted, abs=error)
+    for k in range(3):
+        tails = _by_input(found, "single-law", "tail", k)
+        for b in range(5):
+            assert tails[b].value == pytest.approx(exact[b, k], rel=0.01, abs=1e-6)
     assert {e.kind for e in found.estimates} == {"estimate"}
+
+
+@pytest.mark.parametrize("p", [1e-6, 0.01, 0.3])
+def test_classes_of_a_linear_readout_change_as_often_as_in_all_patterns(seeded, randn, p):
+    """However rare; the sum over rivals, which the saddlepoint takes, is far above."""
+    net = seeded(lambda: nn.Sequential(nn.Linear(4, 10), nn.Tanh(), nn.Linear(10, 5)))
+    x = randn(8, 4)
+    exact = enumerate_exact(net, x, NeuronCrash(p)).class_change
+    methods = ["surrogate-law", "single-law", "saddlepoint"]
+    found = score(net, x, NeuronCrash(p), methods=methods)
+    pooled = {m: _by_input(found, m, "class-change")["all"].value for m in methods}
+    assert exact.mean() > 0.5 * p
+    for method in methods[:2]:
+        assert pooled[method] == pytest.approx(exact.mean(), rel=0.03)
+        for b, e in _by_input(found, method, "class-change").items():
+            wanted = exact.mean() if b == "all" else exact[b]
+            assert e.value == pytest.approx(wanted, rel=0.1, abs=1e-3 * exact.mean())
+    assert pooled["saddlepoint"] > 1.2 * exact.mean()
+
+
+def test_stored_bits_against_the_exact_law_of_a_linear_network(seeded, randn):
+    """Flips of an only layer's weights act one by one on an output: the surrogate is exact."""
+    net, x = seeded(lambda: nn.Linear(3, 2, bias=False)), randn(3, 3)
+    fault = BitFlip(p=0.003, bits=4)
+    found = score(net, x, fault, "weights", epsilon=0.4, methods=["surrogate-law", "monte-carlo"])
+    for k in range(2):
+        theory = _by_input(found, "surrogate-law", "tail", k)
+        measured = _by_input(found, "monte-carlo", "tail", k)
+        assert measured["all"].value > 1e-3
+        for b in range(3):
+            assert measured[b].low * 0.9 <= theory[b].value <= measured[b].high * 1.1
+
+
+def test_the_same_seed_gives_the_same_numbers(seeded, randn):
+    net = seeded(lambda: nn.Sequential(nn.Linear(4, 10), nn.ReLU(), nn.Linear(10, 5)))
+    x = randn(4, 4)
+    first, second = (
+        score(net, x, WeightCrash(0.02), methods=["surrogate-law"], seed=3) for _ in range(2)
+    )
+    assert first.estimates == second.estimates
+    assert first.find("surrogate-law", "class-change").value > 1e-3
+
+
+def test_of_equal_outputs_the_first_is_predicted(seeded):
+    """A crash that makes a rival equal changes the class only where the rival comes first."""
+    net = seeded(lambda: nn.Linear(2, 2, bias=False))
+    for rows, wanted in (([[2.0, 0.0], [0.0, 1.0]], 0.0), ([[0.0, 1.0], [2.0, 0.0]], 0.3 * 1.0)):
+        net.weight.data = torch.tensor(rows)
+        x = torch.tensor([[1.0, 0.0]])
+        found = score(net, x, NeuronCrash(0.3), "input", methods=["surrogate-law", "single-law"])
+        exact = enumerate_exact(net, x, NeuronCrash(0.3), "input").class_change[0]
+        assert exact == pytest.approx(wanted)
+        for method in ("surrogate-law", "single-law"):
+            value = _by_input(found, method, "class-change")["all"].value
+            assert value == pytest.approx(wanted, abs=1e-9)
 
 
 @pytest.mark.filterwarnings("ignore::crashsim.CrashsimWarning")
@@ -85,5 +143,8 @@ def test_what_it_cannot_say(seeded, randn):
     x = randn(5, 4)
     noisy = score(net, x, AdditiveNoise(0.1), methods=["single", "single-law"])
     assert noisy.skipped["single-law"] == "for faults that strike or do not"
-    rare = score(net, x, NeuronCrash(1e-7), methods=["single", "single-law"])
-    assert "too rare for its" in rare.skipped["single-law"]
+    counted = score(net, x, NeuronCrash(count=2), methods=["single", "single-law"])
+    assert "independent" in counted.skipped["single-law"]
+    one = seeded(lambda: nn.Linear(4, 1))
+    silent = score(one, x, NeuronCrash(P), "input", methods=["single", "surrogate-law"])
+    assert "epsilon" in silent.skipped["surrogate-law"]

@@ -2,16 +2,19 @@
 
 The sum of their tails counts a fault twice that brings two of them there. By Karp and Luby (1983),
 P(any) = sum_r P(A_r) E(1 / number of events that hold, given A_r). The tails P(A_r) come from the
-law; the second factor, which lies between 1 / R and 1 and hardly varies, from a few hundred draws
-under the tilt that makes A_r typical. However rare the events are, both cost the same.
+law; the second factor, which lies between 1 / R and 1 and hardly varies, from a thousand draws
+under a tilt that makes A_r typical. However rare the events are, both cost the same.
+
+The tilt is that of the sum in which no contribution is larger than the way to go. Where single
+faults bring A_r about, all of those that do are then as likely as each other, as they are by their
+own law; the plain tilt would draw the largest alone.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import expit
@@ -21,8 +24,9 @@ from crashsim_theory.sums.profile import Integers, Profile
 from crashsim_theory.sums.tails import solve_tilt
 from crashsim_theory.tails.gain_chunks import GainChunk
 
-SAMPLES = 512
+SAMPLES = 1024
 _MATTERS = 0.01  # share of the sum of tails below which an event's overlap is left out
+_OFTEN = 0.1  # an event of which plain draws see enough
 _SURE = 1 - 1e-12
 
 
@@ -40,38 +44,68 @@ class Contributions:
     shift: Array
     normal: Array | None = None
 
-    def draw(self, row: int, tilt: float, samples: int, rng: np.random.Generator) -> Array:
-        """Independent values (samples, R), under a tilt of the surrogate of this row."""
-        total = np.tile(self.shift, (samples, 1))
+    def draw(
+        self, row: int, tilt: Tilt, samples: int, rng: np.random.Generator
+    ) -> tuple[Array, Array]:
+        """Independent values (samples, R), and the sums (samples,) that their tilt is of."""
+        total, own = np.tile(self.shift, (samples, 1)), np.zeros(samples)
         for chunk in self.chunks:
             for block in chunk.blocks():
-                sample, at = _struck(block, row, tilt, samples, rng)
+                g = _gains_of(block, row)
+                sample, at = _struck(block, tilt.t * np.minimum(g, tilt.most), samples, rng)
+                own += np.bincount(sample, np.minimum(g[at], tilt.most), samples)
                 value, bit = np.divmod(at, block.displacements[0].size)
                 moved = block.displacements.reshape(len(block.displacements), -1)[value, bit]
                 for r in range(chunk.rows):
                     total[:, r] += np.bincount(sample, block.gains[r, value] * moved, samples)
         if self.normal is not None:
             spread = rng.multivariate_normal(
-                tilt * self.normal[row], self.normal, samples, method="eigh"
+                tilt.t * self.normal[row], self.normal, samples, method="eigh"
             )
             total += spread
-        return total
+            own += spread[:, row]
+        return total, own
+
+
+@dataclass(frozen=True)
+class Tilt:
+    """An exponential tilt by t, of a sum whose contributions are cut to at most ``most``."""
+
+    t: float
+    most: float
+
+    @staticmethod
+    def to_zero(profile: Profile) -> Tilt:
+        """The tilt under which L reaches 0; none where it does so by itself."""
+        way = -profile.mean()
+        if way <= 0:
+            return NO_TILT
+        cut = replace(profile, gains=np.minimum(profile.gains, way))
+        t = solve_tilt(cut, -profile.shift)
+        if not math.isfinite(t):
+            t = math.copysign(40.0 / float(np.abs(cut.gains).max()), t)
+        return Tilt(max(t, 0.0), way)
+
+
+NO_TILT = Tilt(0.0, math.inf)
+
+
+def _gains_of(block: GainChunk, row: int) -> Array:
+    """The gains of a surrogate's coordinates, flat."""
+    gains, moved = block.gains[row].astype(np.float64), block.displacements
+    return np.asarray(gains[:, np.newaxis] * moved if moved.ndim == 2 else gains * moved).ravel()
 
 
 def _struck(
-    block: GainChunk, row: int, tilt: float, samples: int, rng: np.random.Generator
+    block: GainChunk, tilts: Array, samples: int, rng: np.random.Generator
 ) -> tuple[Integers, Integers]:
     """Samples and flat coordinates that are struck in them, each pair once.
 
     Points of a Poisson process with intensity -log(1 - p) strike a coordinate with p.
     """
     p = np.broadcast_to(block.p, block.displacements.shape).reshape(-1)
-    if tilt:
-        gains = block.gains[row].astype(np.float64)
-        moved = block.displacements
-        g = (gains[:, np.newaxis] * moved if moved.ndim == 2 else gains * moved).reshape(-1)
-        with np.errstate(divide="ignore"):
-            p = expit(np.log(p) - np.log1p(-p) + tilt * g)
+    with np.errstate(divide="ignore"):
+        p = expit(np.log(p) - np.log1p(-p) + tilts)
     ends = np.cumsum(-np.log1p(-np.minimum(p, _SURE)))
     points = rng.poisson(ends[-1], samples)
     sample = np.repeat(np.arange(samples), points)
@@ -104,23 +138,19 @@ def chance_of_any(
     for row, tail in enumerate(tails.tolist()):
         share = 1.0
         if tail > _MATTERS * total:
-            share = _share(profiles[row], row, given, rng, samples)
+            tilt = NO_TILT if tail >= _OFTEN else Tilt.to_zero(profiles[row])
+            share = _share(tilt, row, given, rng, samples)
         found += tail * share
     return min(max(found, float(tails.max())), total, 1.0)
 
 
 def _share(
-    profile: Profile, row: int, given: Contributions, rng: np.random.Generator, samples: int
+    tilt: Tilt, row: int, given: Contributions, rng: np.random.Generator, samples: int
 ) -> float:
     """E(1 / number of events, given that the one of this row holds)."""
-    tilt = solve_tilt(profile, -profile.shift)
-    if not math.isfinite(tilt):
-        tilt = math.copysign(40.0 / float(np.abs(profile.gains).max()), tilt)
-    tilt = max(tilt, 0.0)
-    values = given.draw(row, tilt, samples, rng)
+    values, own = given.draw(row, tilt, samples, rng)
     holds = values[:, row] >= 0
     if not holds.any():
         return 1.0
-    reached: Any = values[holds]
-    weights = np.exp(-tilt * (reached[:, row] - reached[:, row].min()))
-    return float(weights @ (1 / (reached >= 0).sum(1)) / weights.sum())
+    weights = np.exp(-tilt.t * (own[holds] - own[holds].min()))
+    return float(weights @ (1 / (values[holds] >= 0).sum(1)) / weights.sum())

@@ -38,6 +38,7 @@ _UNIT = 2.0**-53
 _FEWEST, _MOST = 2**14, 2**19  # cells
 _SERIES = 0.2  # tilted probability up to which the logarithm's series is summed
 _OUTSIDE = 36.0  # e^-36 of the tilted law may lie outside the window
+_DECIDED = 80.0  # what decides alone does so but for a chance of e^-80
 _WIDEST = 2.0**30  # a contribution in units of the window
 _AT_ONCE = 2**21
 _OF_RATES = 8192  # units by which a tilted rate and the logarithms of its like may err
@@ -107,8 +108,8 @@ def _lower(entries: Profile, c: float) -> float:
 
 def _limit(entries: Profile, c: float) -> float:
     """The magnitude above which a contribution is treated apart: any keeps the bounds true."""
-    window = window_of(entries, (c, c), 700.0)
-    return min(window.limit, _WIDEST * max(window.high - window.low, abs(c)))
+    window = window_of(entries, (c, c), _DECIDED)
+    return min(window.limit, _WIDEST * max(window.high - window.low, abs(c), 1e-280))
 
 
 def _struck(entries: Profile) -> float:
@@ -168,7 +169,8 @@ class _Rounded:
         low, high = min(about.low, c), max(about.high, c)
         # Rounding outward moves the sum by half a cell for each contribution, by one at most.
         moved = 2 * expected + 40
-        mantissa, exponent = math.frexp(max((high - low) / (size - 2 * moved - 16), 1e-280))
+        width = max((high - low) / (size - 2 * moved - 16), 2.0**-36 * max(-low, high, abs(c)))
+        mantissa, exponent = math.frexp(max(width, 1e-280))
         h = math.ldexp(math.ceil(mantissa * 1024) / 1024, exponent)
         start = math.floor(low / h - moved) - 4
         return _Cells(h, start, size)

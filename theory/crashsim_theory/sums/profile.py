@@ -99,6 +99,20 @@ class Profile:
         rest = sum(o.count * float(o.values @ o.chances) for o in self.outcomes)
         return float(self.shift + (self.counts * self.p) @ self.gains + rest)
 
+    def range(self) -> tuple[float, float]:
+        """The least and the largest value of the sum without shift; infinite with normal ones."""
+        if self.normal_variance > 0:
+            return -np.inf, np.inf
+        likely, sure = self.p > 0, self.p == 1
+        whole = self.counts * self.gains
+        up, down = np.maximum(whole, 0.0), np.minimum(whole, 0.0)
+        least = float(down[likely].sum() + up[sure].sum())
+        largest = float(up[likely].sum() + down[sure].sum())
+        for o in self.outcomes:
+            values = o.values[o.chances > 0]
+            least, largest = least + o.count * values.min(), largest + o.count * values.max()
+        return float(least), float(largest)
+
     def cumulant(self, t: float) -> float:
         """K(t) = log E exp(t L), but for the spread of gains within an entry."""
         terms = self.counts * log_mgf_terms(self.p, t * self.gains)

@@ -46,7 +46,7 @@ def tails(profile: Profile, eps: Array, side: Side, cells: int = CELLS) -> Array
 
 def _with_far(profile: Profile, c: Array, near: Array, cells: int) -> Array:
     """P(sum >= c), given it where it is not small: what is small anew, what is impossible as 0."""
-    most = largest_sum(profile)
+    _, most = profile.range()
     most += 1e-12 * abs(most)
     found = np.where(c > most, 0.0, near)
     for at in np.argwhere((near < _FAR) & (c <= most)):
@@ -73,17 +73,6 @@ def _with_alone(rest: Array, hits: float, misses: float) -> Array:
     return np.asarray((1 - hits) * (1 - misses) * rest + decided_so)
 
 
-def largest_sum(profile: Profile) -> float:
-    """The largest value of the sum, infinite with normal coordinates."""
-    if profile.normal_variance > 0:
-        return np.inf
-    likely = profile.p > 0
-    sure = profile.p == 1
-    total = float((profile.counts * np.maximum(profile.gains, 0))[likely].sum())
-    total += float((profile.counts * np.minimum(profile.gains, 0))[sure].sum())
-    return total + sum(o.count * float(o.values[o.chances > 0].max()) for o in profile.outcomes)
-
-
 def _far_tail(profile: Profile, c: float, cells: int) -> float:
     """P(sum >= c) under the tilt that makes c typical, weighted back."""
     window = window_of(profile, (c, c), 700.0)
@@ -95,11 +84,11 @@ def _far_tail(profile: Profile, c: float, cells: int) -> float:
     tilted = tilted_profile(base, t)
     about = window_of(tilted, (-np.inf, np.inf), _OUTSIDE)
     law, exactly = lattice_law(tilted, about.low, about.high, cells)
-    values = law.values
+    values = law.values + tilted.shift  # of normal coordinates, whose mean the tilt moves
     with np.errstate(over="ignore", under="ignore"):
         weights = np.exp(np.minimum(base.cumulant(t) - t * values, 700.0))
     if exactly:
-        share = values >= c - 1e-6 * law.width
+        share = (values >= c - 1e-6 * law.width).astype(np.float64)
     else:  # the mass of a point is spread evenly to halfway its neighbours
         share = np.clip((values - c) / law.width + 0.5, 0.0, 1.0)
     above = float(np.sum(np.where(share > 0, law.mass * weights * share, 0.0)))
@@ -126,10 +115,9 @@ def _tilted(o: Outcomes, t: float) -> Outcomes:
 
 def solve_tilt(profile: Profile, c: float) -> float:
     """The t with K'(t) = c, about, of the sum without shift; +-inf beyond its ends."""
-    if c >= largest_sum(profile):
-        return np.inf
-    if c <= -largest_sum(profile.negative):
-        return -np.inf
+    least, most = profile.range()
+    if not least < c < most:
+        return np.inf if c >= most else -np.inf
     low, high = -np.inf, np.inf
     t = 0.0
     for _ in range(_STEPS):

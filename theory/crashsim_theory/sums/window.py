@@ -58,15 +58,16 @@ def window_of(profile: Profile, thresholds: tuple[float, float], exponent: float
     decides = np.flatnonzero(np.abs(size[1:]) * _LEAST_OF_CLASS >= reach)
     # Of the cuts after which every contribution decides, the lowest leaves the least window.
     cut = int(decides[0]) if decides.size else len(size) - 1
-    limit = np.inf
-    if cut < len(size) - 1:
-        limit = float(np.abs(size[cut + 1])) * _LEAST_OF_CLASS
-    return Window(float(low[cut]), float(high[cut]), limit)
+    limit = float(reach[cut]) if decides.size else np.inf
+    ends = profile.range()
+    return Window(max(float(low[cut]), ends[0]), min(float(high[cut]), ends[1]), limit)
 
 
 def _classes(profile: Profile) -> tuple[Array, Array]:
     """Mean size of the contributions in classes, and the expected number of each."""
     some = (profile.gains != 0) & (profile.p > 0)
+    if not some.any():
+        return np.zeros(0), np.zeros(0)
     g, expected = profile.gains[some], (profile.counts * profile.p)[some]
     octave = np.ceil(np.log2(np.abs(g)) * _PER_OCTAVE).astype(np.int64)
     base = int(octave.min())
@@ -83,8 +84,8 @@ def _chernoff_quantiles(size: Array, rate: Array, exponent: float) -> Array:
     Compound Poisson: log(1 + p (e^y - 1)) <= p (e^y - 1).
     """
     largest, smallest = np.abs(size[[-1, 0]])
-    first = np.log2(1 / largest) - 20
-    last = np.log2(1 / smallest) + 10
+    first = min(-np.log2(largest) - 20, 900.0)
+    last = min(-np.log2(smallest) + 10, 950.0)
     t = 2.0 ** np.arange(first, last, 1 / _TILTS_PER_OCTAVE)
     with np.errstate(over="ignore", invalid="ignore"):
         terms = rate[:, np.newaxis] * np.expm1(np.minimum(np.multiply.outer(size, t), 700.0))
