@@ -82,9 +82,8 @@ def rank_loss(first: Floats, second: Floats) -> float:
     first, second = _scores("first", first), _scores("second", second)
     if len(first) != len(second):
         raise ArgumentError(f"second: {len(second)} scores for {len(first)} things; give one each")
-    order = np.sign(first[:, None] - first) * np.sign(second[:, None] - second)
     n = len(first)
-    agreeing = (order > 0).sum() / 2
+    agreeing = ((first[:, None] > first) & (second[:, None] > second)).sum()
     return float(1 - agreeing / (n * (n - 1) / 2))
 
 

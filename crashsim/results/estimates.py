@@ -15,7 +15,6 @@ from typing import Any, Literal, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic_core import core_schema
 
 from crashsim.arrays import Floats
 from crashsim.results.estimate import TOO_FEW, Estimate, Interval, Kind, Quantity, Values
@@ -275,6 +274,8 @@ class Estimates(Sequence[Estimate]):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
         return core_schema.no_info_after_validator_function(cls, handler(list[Estimate]))
 
 

@@ -13,13 +13,24 @@ from typing import (
     NotRequired,  # which pydantic asks for before Python 3.12
 )
 
-from pydantic import BeforeValidator
 from typing_extensions import TypedDict
 
 from crashsim.metrics import MOST, RESERVED
 
-# JSON says null for what is no finite number.
-Number = Annotated[float, BeforeValidator(lambda data: math.nan if data is None else data)]
+
+class _OrNull:
+    """JSON says null for what is no finite number. (pydantic loads where files are read alone.)"""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        def number(data: Any) -> Any:
+            return math.nan if data is None else data
+
+        return core_schema.no_info_before_validator_function(number, handler(source))
+
+
+Number = Annotated[float, _OrNull()]
 
 _EMPTY = 1_000_000  # numbers of a table that may be missing
 _METHODS = 1000  # that a score may have: reports take time for each

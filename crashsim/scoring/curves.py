@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from crashsim_theory import LinearSurrogate, TheoryError
+from scipy.special import ndtr
 
 from crashsim.analytic.first_order import of_pair, tail_probability
 from crashsim.analytic.proofs import Provable, certify_tail, linear_bracket
@@ -141,10 +142,8 @@ def histogram_of(results: Results, outputs: Sequence[int] | None = None) -> Hist
 
 
 def _normal_mass(edges: Floats, surrogate: LinearSurrogate) -> Floats:
-    from scipy.stats import norm
-
     scale = float(np.sqrt(surrogate.variance))
-    mass: Floats = np.diff(norm.cdf(edges, loc=float(surrogate.mean), scale=scale))
+    mass: Floats = np.diff(ndtr((edges - float(surrogate.mean)) / scale))
     return mass
 
 
