@@ -11,9 +11,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	touch $@
 
+# Dependency groups need pip 25.1 or later.
 $(VENV)/installed-dev: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		hypothesis import-linter mypy nir pytest ruff snntorch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "pip>=25.1"
+	$(BIN)/python -m pip install --quiet -c constraints.txt --group dev
 	touch $@
 
 demo: $(VENV)/installed

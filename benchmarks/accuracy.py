@@ -15,7 +15,7 @@ On networks trained on the embedded digits, with both hidden layers faulty:
 import argparse
 
 import numpy as np
-from crashsim_theory import certify, chebyshev
+from crashsim_theory import SurrogateLaw, certify, chebyshev
 from torch import nn
 
 from crashsim import FaultSpace, NeuronCrash, monte_carlo, score
@@ -129,6 +129,7 @@ def tails(specs: list[str], inputs: int, samples: int) -> None:
                 x = proof.inputs[b]
                 for name, value in {
                     "saddlepoint": one.saddlepoint(epsilon),
+                    "surrogate-law": SurrogateLaw.of(one).tail(epsilon),
                     "chernoff": one.chernoff(epsilon),
                     "chebyshev": chebyshev(one.mean, one.variance, epsilon),
                     "certificate": certify(proof.network, x, proof.faults, epsilon, 3).probability,

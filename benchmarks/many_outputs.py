@@ -126,7 +126,7 @@ def measure(name: str, net: nn.Module, x: torch.Tensor, samples: int) -> None:
     print(f"  score: {whole:.2f} times, {len(score.estimates):,} estimates; peak {peak:.2f} GiB")
     told = zip(("JSON", "HTML", "npz"), sizes, strict=True)
     print("  " + ", ".join(f"{kind} {size / 1e6:.2f} MB" for kind, size in told))
-    skipped = {reason for reason in score.skipped.values()}
+    skipped = set(score.skipped.values())
     print(f"  methods: {', '.join(dict.fromkeys(e.method for e in score.estimates.parts))}")
     for reason in sorted(skipped):
         print(f"    not: {reason}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from crashsim.injection.derivatives import Derivatives
 from crashsim.injection.faulty_model import FaultyModel
 from crashsim.injection.sample import Sample
 from crashsim.injection.sample.strikes import check_same_weights, point_of
+from crashsim.injection.slopes import Slopes
 from crashsim.injection.strategies import Strategies
 from crashsim.injection.subject import read_subject
 from crashsim.model.inputs import BatchAxis, ModelInputs
@@ -121,12 +122,32 @@ class FaultSpace:
         self.faulty_model, self.placements = faulty, faulty.placements
         self.counts: tuple[Count, ...] = counts_of(faulty.placements)
         self.dtype, self.device = faulty.model.dtype, faulty.model.device
-        self.moments = Moments.concatenate([moments_of(p) for p in faulty.placements])
-        self.mean_point: Floats = self.moments.mean
+        for known in ("moments", "mean_point", "slopes"):
+            vars(self).pop(known, None)
         self._strategies = PerThread(partial(Strategies, faulty, self._scalars))
         self._derivatives = Derivatives(faulty, self._scalars)
         words = (p.fault for p in faulty.placements if isinstance(p.fault, WordFault))
         self.strikes_words = any(not fault.adds_up for fault in words)
+
+    @cached_property
+    def moments(self) -> Moments:
+        """Of all coordinates, each (N,): some bytes for each, so made when first asked for."""
+        return Moments.concatenate([moments_of(p) for p in self.placements])
+
+    @cached_property
+    def mean_point(self) -> Floats:
+        """m = E e, (N,)."""
+        return np.concatenate([moments_of(p).mean for p in self.placements])
+
+    @property
+    def is_random(self) -> bool:
+        """Whether any coordinate varies."""
+        return any(bool(np.any(np.asarray(p.fault.variance) > 0)) for p in self.placements)
+
+    @cached_property
+    def slopes(self) -> Slopes:
+        """Derivatives of F by the values that faults displace."""
+        return Slopes(self.faulty_model)
 
     @property
     def _state(self) -> tuple[str, ...]:

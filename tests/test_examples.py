@@ -17,6 +17,10 @@ RUNS = {
     ),
     "convolution_weights.py": (["--epochs", "1", "--samples", "200"], "second.weight"),
     "spiking_chip.py": (["--epochs", "3", "--inputs", "4", "--out", "{tmp}/chip.html"], "ratio"),
+    "chip_faults.py": (
+        ["--epochs", "2", "--inputs", "2", "--masks", "30"],
+        "worst single faults of neurons",
+    ),
     "spiking_training.py": (["--epochs", "2", "--steps", "5", "--samples", "200"], "of plain"),
 }
 

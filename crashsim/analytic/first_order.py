@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
-import torch
 from crashsim_theory import (
     Coordinates,
     LinearSurrogate,
@@ -16,18 +15,21 @@ from crashsim_theory import (
     derive_single,
 )
 
+from crashsim.analytic.factored_surrogate import FactoredSurrogate
+from crashsim.analytic.gains import MEMORY, Gains, are_dense
+from crashsim.analytic.precision import double_precision as double_precision
+from crashsim.analytic.shares import SharesByValue
 from crashsim.arrays import Floats
 from crashsim.coordinates.counts import uncorrelated
 from crashsim.coordinates.placement import check_independent, nodes_of
 from crashsim.coordinates.points import Points
 from crashsim.metrics import predicted_class
-from crashsim.model.checks import rounding_slack
-from crashsim.model.sites.layer_kinds import is_quantised
 from crashsim.results.estimate import MOST_OUTPUTS
 from crashsim.results.estimates import Estimates, deterministic
 from crashsim.results.schema import FormulaFacts
 from crashsim.space import FaultSpace
 
+Surrogate = LinearSurrogate | FactoredSurrogate
 TailMethod = Literal["chebyshev", "chernoff", "saddlepoint"]
 SURROGATE = "the linear surrogate of Delta at the mean point"
 
@@ -42,6 +44,7 @@ class Analysis:
             each fault coordinate contributes; sums to 1 unless nothing varies.
         covariance: (K, K) of Delta across outputs, averaged over inputs; None beyond 64 outputs.
         surrogate: the linear surrogate of Delta, for every input and output.
+        by_value: the shares of many coordinates, in place of ``shares``.
         source: the method whose single-fault effects are the surrogate's gains.
         formulas: text and LaTeX of the derived formulas by method.
     """
@@ -49,36 +52,24 @@ class Analysis:
     estimates: Estimates = field(default_factory=Estimates)
     shares: Floats | None = None
     covariance: Floats | None = None
-    surrogate: LinearSurrogate | None = None
+    surrogate: Surrogate | None = None
+    by_value: SharesByValue | None = None
     source: str = ""
     formulas: dict[str, FormulaFacts] = field(default_factory=dict)
 
 
-def double_precision(space: FaultSpace) -> FaultSpace:
-    """The space in float64, where small probabilities do not drown in rounding.
-
-    Where bits are struck whose changes do not add up, it is the space itself: what overflows in the
-    model's own precision is an outcome. A model that fixes its own type (a constant float32 tensor
-    in its forward pass, say) keeps it, and so does one that computes something else in float64
-    (with autocast inside, say). Torch's quantised layers take float32 alone.
-    """
-    if space.strikes_words or any(is_quantised(module) for module in space.model.modules()):
-        return space
-    try:
-        wide = space.with_dtype(torch.float64)
-        wide.outputs(Points.at(np.zeros(space.N)))
-    except (RuntimeError, TypeError):
-        return space
-    off, largest = np.abs(wide.clean() - space.clean()).max(), np.abs(space.clean()).max()
-    return wide if off <= 2 * rounding_slack(space.dtype) * largest else space
-
-
-def taylor(space: FaultSpace, analysis: Analysis) -> None:
+def taylor(space: FaultSpace, analysis: Analysis, memory: int = MEMORY) -> None:
     """``taylor`` (the paper's b3): first order around the clean network.
 
-    E Delta = sum m_i dF_i(0), Var Delta = sum k2_i dF_i(0)^2. Adds to ``analysis``.
+    E Delta = sum m_i dF_i(0), Var Delta = sum k2_i dF_i(0)^2. Adds to ``analysis``. Gains of many
+    coordinates are factored, and kept where they fit in half the ``memory``, in bytes.
     """
     formula = derive(order=1, point="zero")
+    if not are_dense(space):
+        sums = Gains.of(space, "zero", memory).sums
+        analysis.formulas["taylor"] = {"text": formula.text(), "latex": formula.latex()}
+        _add_moments(analysis, "taylor", sums.mean, sums.variance, exact=False)
+        return
     mean, variance = np.empty((2, space.B, space.K))
     for part, gradient in space.gradients(np.zeros(space.N)):
         mean[part] = formula.evaluate_mean(space.moments, gradient=gradient)
@@ -89,12 +80,16 @@ def taylor(space: FaultSpace, analysis: Analysis) -> None:
     _add_moments(analysis, "taylor", mean, variance, exact=False)
 
 
-def mean_point_taylor(space: FaultSpace, analysis: Analysis) -> None:
+def mean_point_taylor(space: FaultSpace, analysis: Analysis, memory: int = MEMORY) -> None:
     """``mean-point-taylor``: first order around the mean point m = E e.
 
     E Delta = F(m) - F(0), Var Delta = sum k2_i dF_i(m)^2. Also sets the analysis' shares,
-    covariance and, of independent coordinates, linear surrogate.
+    covariance and, of independent coordinates, linear surrogate. Gains of many coordinates are
+    factored, and kept where they fit in half the ``memory``, in bytes.
     """
+    if not are_dense(space):
+        _factored_mean_point_taylor(space, analysis, memory)
+        return
     formula = derive(order=1, point="mean")
     m, k2 = space.mean_point, space.moments.k2
     shift = shift_to(space, m)
@@ -119,6 +114,20 @@ def mean_point_taylor(space: FaultSpace, analysis: Analysis) -> None:
     if not space.counts:
         analysis.surrogate = LinearSurrogate(base, gains, coordinates_of(space))
     _add_moments(analysis, "mean-point-taylor", mean, variance, exact=not (k2 > 0).any())
+
+
+def _factored_mean_point_taylor(space: FaultSpace, analysis: Analysis, memory: int) -> None:
+    """The same with factored gains: slopes in the model's own precision, F(m) in double."""
+    formula = derive(order=1, point="mean")
+    gains = Gains.of(space, "mean", memory)
+    sums, shift = gains.sums, gains.shift
+    analysis.formulas["mean-point-taylor"] = {"text": formula.text(), "latex": formula.latex()}
+    analysis.by_value = SharesByValue.of(gains)
+    analysis.covariance = None if sums.covariance is None else sums.covariance.mean(0)
+    analysis.source = "mean-point-taylor"
+    if not space.counts:
+        analysis.surrogate = FactoredSurrogate.of(gains, shift - sums.mean)
+    _add_moments(analysis, "mean-point-taylor", shift, sums.variance, exact=not space.is_random)
 
 
 def single(space: FaultSpace, analysis: Analysis) -> None:
@@ -220,7 +229,7 @@ def _slopes(space: FaultSpace, weights: Floats, differences: Floats) -> Floats:
 def tails(
     method: TailMethod,
     linear: Analysis,
-    margins: LinearSurrogate | None,
+    margins: Surrogate | None,
     epsilon: float | None,
 ) -> Estimates:
     """``chebyshev``, ``chernoff`` or ``saddlepoint``: P(|Delta| >= epsilon) and class changes.
@@ -250,7 +259,7 @@ def tails(
 
 def tail_probability(
     method: TailMethod,
-    surrogate: LinearSurrogate,
+    surrogate: Surrogate,
     epsilon: Floats,
     side: Literal["both", "upper"] = "both",
 ) -> Floats:
@@ -263,32 +272,38 @@ def tail_probability(
     return surrogate.saddlepoint(epsilon, side)
 
 
-def of_output(surrogate: LinearSurrogate, output: int) -> LinearSurrogate:
+def of_output(surrogate: Surrogate, output: int) -> Surrogate:
     """The surrogates (B,) of one output."""
+    if isinstance(surrogate, FactoredSurrogate):
+        return surrogate.part((slice(None), output))
     return LinearSurrogate(
         surrogate.shift[:, output], surrogate.gains[:, output], surrogate.coordinates
     )
 
 
-def of_pair(surrogate: LinearSurrogate, row: int, output: int) -> LinearSurrogate:
+def of_pair(surrogate: Surrogate, row: int, output: int) -> Surrogate:
     """The surrogate () of one input and output."""
+    if isinstance(surrogate, FactoredSurrogate):
+        return surrogate.part((row, output))
     return LinearSurrogate(
         surrogate.shift[row, output], surrogate.gains[row, output], surrogate.coordinates
     )
 
 
-def margins_of(space: FaultSpace, surrogate: LinearSurrogate) -> LinearSurrogate:
+def margins_of(space: FaultSpace, surrogate: Surrogate) -> Surrogate:
     """The margins (rival minus predicted class) of each input as linear surrogates, (B, K - 1)."""
     clean = space.clean()
     rows = np.arange(space.B)
     top = predicted_class(clean)
     rivals = np.array([[k for k in range(space.K) if k != c] for c in top])
     level = clean + surrogate.shift
+    shift = level[rows[:, None], rivals] - level[rows, top][:, None]
+    if isinstance(surrogate, FactoredSurrogate):
+        unit = np.eye(space.K)
+        return surrogate.combined(unit[rivals] - unit[top][:, None], shift)
     gains = surrogate.gains
     return LinearSurrogate(
-        level[rows[:, None], rivals] - level[rows, top][:, None],
-        gains[rows[:, None], rivals] - gains[rows, top][:, None],
-        surrogate.coordinates,
+        shift, gains[rows[:, None], rivals] - gains[rows, top][:, None], surrogate.coordinates
     )
 
 

@@ -17,7 +17,13 @@ import crashsim_theory as theory
 import numpy as np
 from crashsim_theory import LinearSurrogate, TheoryError
 
-from crashsim.analytic.first_order import Analysis, mean_point_taylor, of_output, of_pair
+from crashsim.analytic.first_order import (
+    Analysis,
+    Surrogate,
+    mean_point_taylor,
+    of_output,
+    of_pair,
+)
 from crashsim.arguments import number
 from crashsim.model import layers as torch_layers
 from crashsim.model.layers import UnsupportedLayerError, layers_of
@@ -61,9 +67,11 @@ def _answers_of(
     assert analysis.surrogate is not None
     of_one = of_output(analysis.surrogate, output)
     target = f"P(|Δ of output {output}| ≥ {epsilon:g}) ≤ {delta:g}"
-    if analysis.surrogate.coordinates.without_cgf:  # all but the last rest on it
+    if analysis.surrogate.without_cgf:  # all but the last rest on it
         return _continuous(space, analysis, output, epsilon)
     found = [_reach(of_one, output, delta, method) for method in ("chernoff", "saddlepoint")]
+    if not isinstance(of_one, LinearSurrogate):  # the others ask for new gains again and again
+        return found + _replicas(of_one, epsilon, delta, target)
     if all(p.fault.is_binary for p in space.placements):
         found += [
             _attempt(
@@ -95,12 +103,12 @@ def _attempt(question: str, method: str, find: Callable[[], tuple[float, str]]) 
     return Answer(question, value, method, kind, note)
 
 
-def _tail(surrogate: LinearSurrogate, epsilon: float, method: str) -> float:
+def _tail(surrogate: Surrogate, epsilon: float, method: str) -> float:
     """P(|L| >= epsilon), averaged over inputs."""
     return float(np.mean(getattr(surrogate, method)(epsilon)))
 
 
-def _reach(surrogate: LinearSurrogate, output: int, delta: float, method: str) -> Answer:
+def _reach(surrogate: Surrogate, output: int, delta: float, method: str) -> Answer:
     """The epsilon that delta is reached at, by bisection on the averaged tail."""
     start = float(np.abs(surrogate.mean).max() + 2 * np.sqrt(surrogate.variance.max()))
     low, high = 0.0, start
@@ -152,9 +160,7 @@ def _width(surrogate: LinearSurrogate, epsilon: float, delta: float) -> tuple[fl
     )
 
 
-def _replicas(
-    surrogate: LinearSurrogate, epsilon: float, delta: float, target: str
-) -> list[Answer]:
+def _replicas(surrogate: Surrogate, epsilon: float, delta: float, target: str) -> list[Answer]:
     """Replicas whose median meets the target: exact binomial, and the published rule."""
     upper, lower = (
         float(surrogate.saddlepoint(epsilon, side).max()) for side in ("upper", "lower")
@@ -183,7 +189,7 @@ def _continuous(space: FaultSpace, analysis: Analysis, output: int, epsilon: flo
         chain = layers_of(space.model, space.inputs)
     except UnsupportedLayerError:
         return []
-    assert analysis.surrogate is not None
+    assert isinstance(analysis.surrogate, LinearSurrogate)
     gains = analysis.surrogate.gains[:, output]
     worst = int(np.argmax(analysis.surrogate.variance[:, output]))
     found = []
@@ -212,6 +218,7 @@ def _continuous(space: FaultSpace, analysis: Analysis, output: int, epsilon: flo
             p = place.fault.change_probability if has_one else 0.0
             if len(space.placements) == 1 and 0 < p < 1 and limit.q > 0:
                 one = of_pair(analysis.surrogate, worst, output)
+                assert isinstance(one, LinearSurrogate)
                 found.append(_theorem(one, epsilon, p, limit))
     return found
 

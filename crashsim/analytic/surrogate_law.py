@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 from crashsim_theory import (
+    NORMAL,
     Contributions,
     LinearSurrogate,
     SurrogateLaw,
@@ -19,8 +20,10 @@ from crashsim_theory import (
     chance_of_any,
     chunk_of,
 )
+from numpy.typing import NDArray
 
-from crashsim.analytic.first_order import coordinates_of, margins_of
+from crashsim.analytic.factored_surrogate import FactoredSurrogate
+from crashsim.analytic.first_order import Surrogate, coordinates_of, margins_of
 from crashsim.analytic.rounding import least_reaching, resolution_of
 from crashsim.arrays import Floats
 from crashsim.coordinates.streams import Stream, generator
@@ -37,8 +40,8 @@ _OPERATIONS_OF_GAIN = 40.0
 def law_estimates(
     name: Name,
     space: FaultSpace,
-    surrogate: LinearSurrogate,
-    margins: LinearSurrogate | None,
+    surrogate: Surrogate,
+    margins: Surrogate | None,
     epsilon: float | None,
     seed: int,
     note: str,
@@ -60,7 +63,7 @@ def law_estimates(
     found = Estimates()
     try:
         if epsilon is not None:
-            values = SurrogateLaw.of(surrogate).tail(least_reaching(space, epsilon))
+            values = _tails(surrogate, least_reaching(space, epsilon))
             found += deterministic(name, "tail", "estimate", values, level=epsilon, note=note)
         if margins is not None:
             changes = _class_changes(space, margins, seed)
@@ -89,7 +92,7 @@ def single_changes(space: FaultSpace) -> LinearSurrogate:
     return LinearSurrogate(np.zeros((space.B, space.K)), gains, coordinates)
 
 
-def single_margins(space: FaultSpace, surrogate: LinearSurrogate) -> LinearSurrogate | None:
+def single_margins(space: FaultSpace, surrogate: LinearSurrogate) -> Surrogate | None:
     """The margins of such sums, None without classes."""
     return margins_of(space, surrogate) if space.K > 1 else None
 
@@ -99,39 +102,71 @@ def law_operations(gains: float, rows: float) -> float:
     return _OPERATIONS_OF_GAIN * gains + _OPERATIONS_OF_ROW * rows
 
 
-def _class_changes(space: FaultSpace, margins: LinearSurrogate, seed: int) -> Floats:
+def _tails(surrogate: Surrogate, epsilon: float) -> Floats:
+    """P(|L| >= epsilon) of every surrogate (...)."""
+    values = np.zeros(surrogate.shift.size)
+    for chosen, law, _ in _by_input(surrogate, surrogate.shift):
+        values[chosen] = law.tail(epsilon)
+    return values.reshape(surrogate.shape)
+
+
+def _class_changes(space: FaultSpace, margins: Surrogate, seed: int) -> Floats:
     """P(some rival overtakes the predicted class) of every input, (B,)."""
     changes = np.zeros(space.B)
-    for b, row in enumerate(_by_input(space, margins)):
-        law = SurrogateLaw.of(row)
+    rivals = space.K - 1
+    for chosen, law, contributions in _by_input(margins, _with_ties(space, margins.shift)):
+        b = int(chosen[0]) // rivals
         tails = law.tail(0.0, "upper")
-        given = Contributions([chunk_of(row)], row.shift, _normal_covariance(row))
-        if row.coordinates.others:  # which no draw is made of
+        if contributions is None:
             changes[b] = min(float(tails.sum()), 1.0)
         else:
             rng = generator(seed, Stream.RIVALS, b)
-            changes[b] = chance_of_any(law.profiles, tails, given, rng)
+            changes[b] = chance_of_any(law.profiles, tails, contributions, rng)
     return changes
 
 
-def _by_input(space: FaultSpace, margins: LinearSurrogate) -> Iterator[LinearSurrogate]:
-    """The margins (K - 1,) of each input, moved by what decides ties.
+def _with_ties(space: FaultSpace, shift: Floats) -> Floats:
+    """The margins' shift (B, K - 1), moved by what decides ties.
 
     Of equal outputs the first is predicted, so a later rival must overtake by more than rounding.
     """
-    top = predicted_class(space.clean())
-    room = 4 * resolution_of(space)
-    for b in range(space.B):
-        size = np.abs(space.clean()[b]).max()
-        comes_first = np.arange(space.K - 1) < top[b]
-        moved = margins.shift[b] + np.where(comes_first, room * size, -room * size)
-        yield LinearSurrogate(moved, margins.gains[b], margins.coordinates)
+    clean = space.clean()
+    room = 4 * resolution_of(space) * np.abs(clean).max(1, keepdims=True)
+    comes_first = np.arange(space.K - 1) < predicted_class(clean)[:, np.newaxis]
+    moved: Floats = shift + np.where(comes_first, room, -room)
+    return moved
 
 
-def _normal_covariance(row: LinearSurrogate) -> Floats | None:
-    """(K - 1, K - 1) covariance that normal coordinates add to the margins."""
-    if not row.coordinates.is_normal.any():
+def _by_input(
+    surrogate: Surrogate, shift: Floats
+) -> Iterator[tuple[NDArray[np.int64], SurrogateLaw, Contributions | None]]:
+    """Each input's surrogates: their numbers in flat order, their law and what they are made of.
+
+    Args:
+        surrogate: (B, R).
+        shift: (B, R) in place of theirs.
+    """
+    if isinstance(surrogate, FactoredSurrogate):
+        if any(v.placement.fault.law == NORMAL for v in surrogate.gains.values):
+            raise NotApplicableError("for Bernoulli faults with as many coordinates")
+        flat = shift.reshape(-1)
+        for chosen, chunks in surrogate.chunks():
+            law = SurrogateLaw.of_chunks(chunks, flat[chosen])
+            yield chosen, law, Contributions(chunks, flat[chosen])
+        return
+    rows = np.arange(shift.size).reshape(shift.shape)
+    for b, chosen in enumerate(rows):
+        one = LinearSurrogate(shift[b], surrogate.gains[b], surrogate.coordinates)
+        given = None  # of other laws no draw is made
+        if not one.coordinates.others:
+            given = Contributions([chunk_of(one)], one.shift, _normal_covariance(one))
+        yield chosen, SurrogateLaw.of(one), given
+
+
+def _normal_covariance(one: LinearSurrogate) -> Floats | None:
+    """(R, R) covariance that normal coordinates add to R surrogates."""
+    if not one.coordinates.is_normal.any():
         return None
-    weighted = row.gains[:, row.coordinates.is_normal] * row.coordinates.std
+    weighted = one.gains[:, one.coordinates.is_normal] * one.coordinates.std
     covariance: Floats = weighted @ weighted.T
     return covariance

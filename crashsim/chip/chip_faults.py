@@ -3,55 +3,163 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
 
 import crashsim_hardware as chips
 from crashsim_hardware import Chip, ChipFaults
 
 from crashsim.errors import ArgumentError
 
+__all__ = ["CHIP_FAULTS", "Breaks", "ChipFault", "parse_chip_fault"]
+
 Breaks = Callable[[Chip, int, int], ChipFaults]  # chip, number of masks, seed
 
 
-def _weight_bits(chip: Chip, bits: float, masks: int, seed: int) -> ChipFaults:
-    if not bits.is_integer():
-        raise ArgumentError(f"weight-bits={bits:g}: give a whole number of bits")
-    return ChipFaults(weight_bits=int(bits), masks=masks)
+@dataclass(frozen=True)
+class ChipFault:
+    """A fault of the catalogue: what it is, what is asked of it, and how it is drawn.
+
+    Attributes:
+        about: in words, the first number included.
+        make: chip, masks, seed and the numbers by name, to the faults.
+        first: the name of the number behind ``NAME=``.
+        others: more numbers, which may be given as ``,NAME=VALUE``, and what they are otherwise.
+        counts: names of those that are whole.
+    """
+
+    about: str
+    make: Callable[..., ChipFaults]
+    first: str
+    others: Mapping[str, float] = field(default_factory=dict)
+    counts: tuple[str, ...] = ()
 
 
-def _release_failure(chip: Chip, p: float, masks: int, seed: int) -> ChipFaults:
-    return ChipFaults(release_failure=p, masks=masks)
+def _chip_wide(name: str) -> Callable[..., ChipFaults]:
+    def make(chip: Chip, masks: int, seed: int, **numbers: Any) -> ChipFaults:
+        fields: dict[str, Any] = {name: numbers.pop("value"), **numbers}
+        return ChipFaults(masks=masks, **fields)
+
+    return make
 
 
-def _core_death(chip: Chip, p: float, masks: int, seed: int) -> ChipFaults:
-    return chips.sample_core_deaths(chip, p, masks, seed)
+def _drawn(sample: Callable[..., ChipFaults]) -> Callable[..., ChipFaults]:
+    def make(chip: Chip, masks: int, seed: int, value: float, **numbers: Any) -> ChipFaults:
+        return sample(chip, value, masks, seed, **numbers)
+
+    return make
 
 
-CHIP_FAULTS: Mapping[str, Callable[[Chip, float, int, int], ChipFaults]] = {
-    "release-failure": _release_failure,  # probability that a spike is lost at a synapse
-    "stuck-firing": chips.sample_stuck,  # probability that a neuron fires without pause
-    "mismatch": chips.sample_mismatch,  # relative standard deviation of the threshold
-    "weight-bits": _weight_bits,  # bits that weights are stored with
-    "core-death": _core_death,  # probability that a core of 256 neurons dies
-}
+def _cells(effect: Callable[..., Any]) -> Callable[..., ChipFaults]:
+    def make(chip: Chip, masks: int, seed: int, value: float, **numbers: Any) -> ChipFaults:
+        several = effect(value, **numbers)
+        return chips.sample_cells(chip, several, masks, seed)
+
+    return make
+
+
+def _drift(time: float, nu: float, spread: float, start: float, compensated: float) -> Any:
+    return chips.Drift(time, nu, spread, start, compensated != 0)
+
+
+def _pcm(time: float, compensated: float) -> Any:
+    return chips.phase_change(time, compensated=compensated != 0)
+
+
+def _variation(std: float, absolute: float) -> Any:
+    return chips.Variation(std, absolute != 0)
+
+
+_TILE = {"rows": 256, "columns": 256}
+
+CHIP_FAULTS: Mapping[str, ChipFault] = MappingProxyType({
+    "dead-neuron": ChipFault("neurons never fire, each with this probability",
+        _drawn(chips.sample_dead), "p"),
+    "stuck-firing": ChipFault("saturated neurons: each fires without pause with this probability",
+        _drawn(chips.sample_stuck), "p"),
+    "stuck-neuron": ChipFault("neurons fire at a rate (spikes per step) whatever they receive",
+        _drawn(chips.sample_held), "p", {"rate": 0.5}),
+    "mismatch": ChipFault("relative standard deviation of the firing threshold",
+        _drawn(chips.sample_mismatch), "std"),
+    "leak-variation": ChipFault("relative standard deviation of the leak of membranes",
+        _drawn(chips.sample_leak_variation), "std"),
+    "refractory-variation": ChipFault("standard deviation of the refractory period, in steps",
+        _drawn(chips.sample_refractory_variation), "std"),
+    "core-death": ChipFault("cores of neurons (256 unless core_size=) die with this probability",
+        _drawn(chips.sample_core_deaths), "p", {"core_size": 256}, ("core_size",)),
+    "dead-synapse": ChipFault("weights read 0, each with this probability",
+        _drawn(chips.sample_dead_synapses), "p"),
+    "stuck-synapse": ChipFault("weights read value= times the largest (1: saturated)",
+        _drawn(chips.sample_stuck_synapses), "p", {"value": 1.0}),
+    "perturbed-synapse": ChipFault("weights (a share p=) times 1 + Normal of this deviation",
+        _drawn(chips.sample_perturbed_synapses), "std", {"p": 1.0}),
+    "bit-flip": ChipFault("bits of stored words of bits= flip, each with this probability",
+        _drawn(chips.sample_bit_errors), "rate", {"bits": 8}, ("bits",)),
+    "row-death": ChipFault("rows of crossbars break, each with this probability",
+        _drawn(chips.sample_row_deaths), "p", _TILE, ("rows", "columns")),
+    "column-death": ChipFault("columns of crossbars break, each with this probability",
+        _drawn(chips.sample_column_deaths), "p", _TILE, ("rows", "columns")),
+    "release-failure": ChipFault("spikes are lost at synapses, each with this probability",
+        _chip_wide("release_failure"), "q"),
+    "weight-bits": ChipFault("bits that weights are stored with",
+        _chip_wide("weight_bits"), "bits", counts=("value",)),
+    "read-noise": ChipFault("deviation of a weight at each read, relative to the largest",
+        _chip_wide("read_noise"), "std"),
+    "adc-bits": ChipFault("bits of the converter of each column's sum, up to adc_range= of the "
+        "largest", _chip_wide("adc_bits"), "bits", {"adc_range": 1.0}, ("value",)),
+    "levels": ChipFault("levels of conductance that cells are programmed to",
+        _cells(chips.Levels), "count", counts=("value",)),
+    "conductance-variation": ChipFault("relative standard deviation of conductances",
+        _cells(_variation), "std", {"absolute": 0.0}),
+    "stuck-cells": ChipFault("cells stuck at low resistance; high=: at high resistance",
+        _cells(chips.StuckCells), "low", {"high": 0.0}),
+    "drift": ChipFault("conductances (t / start)^-nu after so many seconds t",
+        _cells(_drift), "time",
+        {"nu": 0.05, "spread": 0.0, "start": 1.0, "compensated": 0.0}),
+    "pcm": ChipFault("phase-change cells read so many seconds after their first reading",
+        _cells(_pcm), "time", {"compensated": 0.0}),
+    "ir-drop": ChipFault("resistance of a line's segment times the largest conductance",
+        _cells(chips.IrDrop), "resistance", _TILE, ("rows", "columns")),
+})  # fmt: skip
+"""The faults of the chip's own, by the names that the command line gives them."""
 
 
 def parse_chip_fault(spec: str) -> Breaks:
-    """Reads ``NAME=VALUE`` with a name of ``CHIP_FAULTS``.
+    """Reads ``NAME=VALUE[,NAME=VALUE ...]`` with a first name of ``CHIP_FAULTS``.
 
     Raises:
         ArgumentError: an unknown name, or no number.
     """
-    name, _, text = spec.partition("=")
+    head, *rest = spec.split(",")
+    name, _, text = head.partition("=")
     if name not in CHIP_FAULTS:
         raise ArgumentError(
             f"chip-fault={spec!r}: {name!r} is not known; choose among {', '.join(CHIP_FAULTS)}"
         )
+    known = CHIP_FAULTS[name]
+    numbers: dict[str, float] = dict(known.others)
+    numbers["value"] = _number(spec, name, name, text, known)
+    for item in rest:
+        key, _, text = item.partition("=")
+        if key not in known.others:
+            more = f"; it takes {', '.join(known.others)}" if known.others else ""
+            raise ArgumentError(f"chip-fault={spec!r}: {key!r} is no number of {name}{more}")
+        numbers[key] = _number(spec, name, key, text, known)
+
+    def breaks(chip: Chip, masks: int, seed: int) -> ChipFaults:
+        return known.make(chip, masks, seed, **numbers)
+
+    return breaks
+
+
+def _number(spec: str, name: str, key: str, text: str, known: ChipFault) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise ArgumentError(f"chip-fault={spec!r}: give {name}=NUMBER") from None
-
-    def breaks(chip: Chip, masks: int, seed: int) -> ChipFaults:
-        return CHIP_FAULTS[name](chip, value, masks, seed)
-
-    return breaks
+        raise ArgumentError(f"chip-fault={spec!r}: give {key}=NUMBER") from None
+    if ("value" if key == name else key) not in known.counts:
+        return value
+    if not value.is_integer():
+        raise ArgumentError(f"chip-fault={spec!r}: {key}={value:g}: give a whole number")
+    return int(value)

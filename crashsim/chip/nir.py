@@ -7,20 +7,18 @@ Monte Carlo work: exact for integrators with reset by subtraction in the limit o
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
 import crashsim_hardware as chips
-import numpy as np
-import torch
 from crashsim_hardware import Chip, HardwareError
 from crashsim_hardware.noticing import collecting as hardware_notices
-from torch import Tensor, nn
+from torch import nn
 
-from crashsim.arrays import Floats
+from crashsim.chip.spiking_model import SpikingModel, can_be_stepped
+from crashsim.chip.transforms import module_of
 from crashsim.errors import ArgumentError, FileError, MissingExtraError
 from crashsim.noticing import notice
 from crashsim.writing import write_files
@@ -31,17 +29,6 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "sigmoid": nn.Sigmoid,
     "tanh": nn.Tanh,
 }
-
-
-class Scale(nn.Module):
-    """y = scale * x, with a scale broadcast against one example."""
-
-    def __init__(self, scale: Tensor) -> None:
-        super().__init__()
-        self.scale = nn.Buffer(scale)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.scale
 
 
 def read_graph(
@@ -83,29 +70,48 @@ def read_graph(
 
 
 def read_chip(
-    path: str | Path, reset: Reset | None = None, *, most_bytes: int | None = None
+    path: str | Path,
+    reset: Reset | None = None,
+    *,
+    steps: int = 100,
+    dt: float | None = None,
+    exporter: str | None = None,
+    start: Literal["half", "zero"] | None = None,
+    most_bytes: int | None = None,
 ) -> tuple[Chip, nn.Module]:
-    """Reads a NIR file: the chip in it, and its rate curves as a torch model.
+    """Reads a NIR file: the chip in it, and a torch model that theory and Monte Carlo work on.
+
+    Where the neurons are integrators that subtract their thresholds, their rate curves are ReLUs
+    and the model is the network of them. All others (leaky ones, those that reset to zero) have no
+    such curve: the model is then the chip itself for ``steps`` steps, spike for spike.
 
     Args:
-        path, reset, most_bytes: as in ``read_graph``.
+        path, reset, steps, dt, exporter, start, most_bytes: as in ``read_graph``.
 
     Raises:
         FileError, MissingExtraError: as in ``read_graph``.
-        ArgumentError: its neurons have no rate curve that is a layer's activation.
+        ArgumentError: its neurons are wired in loops, or have curves of their own.
     """
     with hardware_notices() as noticed:
-        chip = read_graph(path, reset, most_bytes=most_bytes)
-        try:
-            network = chips.rate_network(chip)
-        except HardwareError as error:
-            raise ArgumentError(
-                f"model={str(path)!r}: {error}; `crashsim hardware` runs the chip itself"
-            ) from error
-    model = torch_model(network)
+        chip = read_graph(
+            path, reset, steps=steps, dt=dt, exporter=exporter, start=start, most_bytes=most_bytes
+        )
     for message in noticed:
         notice(message)
-    return replace(chip, network=network), model
+    if chip.network is not None:
+        return chip, torch_model(chip.network)
+    why = can_be_stepped(chip)
+    if why is not None:
+        raise ArgumentError(
+            f"model={str(path)!r}: {why}, so there is no network to work on; `crashsim hardware` "
+            "runs the chip itself"
+        )
+    notice(
+        f"model={str(path)!r}: its neurons have no rate curve that is exact, so the model is the "
+        f"chip itself, step by step: {chip.steps} steps, outputs in spikes a step"
+        + (f"; {chip.convention}" if chip.convention else "")
+    )
+    return chip, SpikingModel(chip).eval()
 
 
 def check_nir_installed() -> None:
@@ -139,42 +145,8 @@ def torch_model(network: chips.Network) -> nn.Sequential:
     for index, layer in enumerate(network.layers, start=1):
         for part, transform in enumerate(layer.transforms):
             suffix = f"_{part}" if len(layer.transforms) > 1 else ""
-            module = _module(transform)
+            module = module_of(transform)
             modules[f"{type(module).__name__.lower()}{index}{suffix}"] = module
         if layer.activation != "linear":
             modules[f"{layer.activation}{index}"] = _ACTIVATIONS[layer.activation]()
     return nn.Sequential(modules).double().eval()
-
-
-def _module(transform: object) -> nn.Module:
-    if isinstance(transform, chips.Linear):
-        out, fan_in = transform.weight.shape
-        linear = nn.utils.skip_init(nn.Linear, fan_in, out)  # nothing is drawn
-        return _filled(linear, transform.weight, transform.bias)
-    if isinstance(transform, chips.Conv2d):
-        out, per_group, *kernel = transform.weight.shape
-        conv = nn.utils.skip_init(
-            nn.Conv2d, per_group * transform.groups, out, (kernel[0], kernel[1]), transform.stride,
-            transform.padding, transform.dilation, transform.groups,
-        )  # fmt: skip
-        return _filled(conv, transform.weight, transform.bias)
-    if isinstance(transform, chips.SumPool2d):
-        pool = nn.AvgPool2d(transform.kernel, transform.stride, transform.padding)
-        if not isinstance(transform, chips.AvgPool2d):
-            pool.divisor_override = 1
-        return pool
-    if isinstance(transform, chips.Flatten):
-        return nn.Flatten()
-    if isinstance(transform, chips.Scale):
-        return Scale(torch.from_numpy(np.array(transform.scale)))
-    raise ArgumentError(f"model: {type(transform).__name__} has no torch counterpart")
-
-
-def _filled(module: nn.Linear | nn.Conv2d, weight: Floats, bias: Floats | None) -> nn.Module:
-    """The module with these weights."""
-    module = module.double()
-    with torch.no_grad():
-        module.weight.copy_(torch.from_numpy(np.array(weight)))
-        assert module.bias is not None
-        module.bias.copy_(torch.from_numpy(np.zeros(len(weight)) if bias is None else bias))
-    return module

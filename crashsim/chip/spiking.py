@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import crashsim_hardware as chips
@@ -21,36 +21,36 @@ from crashsim_hardware.noticing import collecting
 
 from crashsim.arguments import MOST_STEPS, callback, check_seed, fraction, instance, one_of, whole
 from crashsim.arrays import Floats
+from crashsim.chip.chip_estimates import chip_estimates
+from crashsim.chip.chip_facts import activity_facts, device_facts, raster_facts, rate_facts
 from crashsim.chip.chip_faults import Breaks
+from crashsim.chip.conversion import STEPS, chip_of
+from crashsim.chip.laws import NeuronOutputs, changed_weights
+from crashsim.chip.plan import MOST_OPERATIONS, plan_run
 from crashsim.coordinates.drawing import sample_points
 from crashsim.coordinates.placement import Placement
 from crashsim.errors import ArgumentError
-from crashsim.metrics import CLASS_CHANGE, predicted_class
+from crashsim.faults import Fault
+from crashsim.metrics import predicted_class
 from crashsim.model import layers as torch_layers
 from crashsim.model.layers import Layer, UnsupportedLayerError, layers_of
-from crashsim.results.estimate import Interval
-from crashsim.results.estimates import Estimates, estimates_of
-from crashsim.results.schema import (
-    ChipFacts,
-    DeviceFacts,
-    LayerRasterFacts,
-    RasterFacts,
-    RateFacts,
-    SpikeFacts,
-)
-from crashsim.sampling.intervals import (
-    Spread,
-    clustered_proportion_interval,
-    half_width,
-    mean_interval,
-    proportion_interval,
-    variance_interval,
-)
+from crashsim.results.estimates import Estimates
+from crashsim.results.schema import ChipFacts
 from crashsim.space import FaultSpace
 
-MASKS = 400
-STEPS = 100
-_RASTER_NEURONS = 120  # per layer, so that the picture stays small
+__all__ = [
+    "ChipRun",
+    "Told",
+    "check_width",
+    "chip_faults",
+    "chip_of",
+    "run_chip",
+    "silent_layers",
+    "telling_mask",
+]
+
+Told = Callable[[str, int, int], None]
+"""What is told of progress: a name, how much is done, of how much."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,9 @@ class ChipRun:
             chip compares with the network (``clean_error``: root mean square over the outputs'
             own; ``clean_agreement``: share of equal classes); how faults compare under the same
             masks (``slope`` of E Delta, ``variance_ratio``, ``correlation`` of E Delta,
-            ``mask_correlation`` of Delta); ``device``, if one was named; and for the pictures
-            ``raster``, ``rates`` (spike rates as activations, against the network's).
+            ``mask_correlation`` of Delta); ``device``, if one was named; ``activity`` (spikes and
+            synaptic operations of an inference); and for the pictures ``raster``, ``rates`` (spike
+            rates as activations, against the network's).
         warnings: of the conversion and of a window too short for the effect.
     """
 
@@ -73,120 +74,76 @@ class ChipRun:
     warnings: list[str] = field(default_factory=list)
 
 
-def chip_network(space: FaultSpace) -> tuple[chips.Network, list[Layer]]:
-    """The model as the chip's network, and the layers it came from.
-
-    Raises:
-        UnsupportedLayerError: a layer that no chip of this kind has; names it.
-    """
-    found = layers_of(space.model, space.inputs)
-    network_layers: list[chips.NeuronLayer] = []
-    transforms: list[Any] = []
-    is_image = len(space.inputs.shape) > 2
-    for layer in found:
-        operation = layer.operation
-        if isinstance(operation, torch_layers.Activation):
-            if operation.name not in ("relu", "sigmoid", "tanh"):
-                raise UnsupportedLayerError(
-                    f"model: {operation.name} at {layer.module!r} has no spiking neuron; "
-                    "the chip has relu, sigmoid and tanh"
-                )
-            network_layers.append(chips.NeuronLayer(tuple(transforms), operation.name))  # type: ignore[arg-type]
-            transforms = []
-            continue
-        if isinstance(operation, torch_layers.Linear) and is_image:
-            transforms.append(chips.Flatten())
-        flat = isinstance(operation, torch_layers.Linear | torch_layers.Flatten)
-        is_image = is_image and not flat
-        transforms.append(_transform(layer, transforms))
-        if isinstance(operation, torch_layers.ChannelScale):
-            del transforms[-2]  # folded into the scale's predecessor
-    network_layers.append(chips.NeuronLayer(tuple(transforms), "linear"))
-    try:
-        return chips.Network(network_layers, tuple(space.inputs.shape[1:])), found
-    except HardwareError as error:
-        raise UnsupportedLayerError(f"model: {error}") from error
-
-
-def _transform(layer: Layer, before: Sequence[Any]) -> Any:
-    operation = layer.operation
-    if isinstance(operation, torch_layers.Linear):
-        return chips.Linear(operation.weight, operation.bias)
-    if isinstance(operation, torch_layers.Conv2d):
-        return chips.Conv2d(
-            operation.weight, operation.bias, operation.stride, operation.padding,
-            operation.dilation, operation.groups,
-        )  # fmt: skip
-    if isinstance(operation, torch_layers.Flatten):
-        return chips.Flatten()
-    if isinstance(operation, torch_layers.AvgPool2d):
-        return chips.AvgPool2d(operation.kernel, operation.stride, operation.padding)
-    previous = before[-1] if before else None
-    if isinstance(operation, torch_layers.ChannelScale) and isinstance(
-        previous, chips.Linear | chips.Conv2d
-    ):
-        scale, bias = operation.scale, np.zeros(len(operation.scale))
-        bias = bias if previous.bias is None else previous.bias
-        column = scale.reshape(-1, *[1] * (previous.weight.ndim - 1))
-        weight, shifted = column * previous.weight, scale * bias + operation.shift
-        if isinstance(previous, chips.Linear):
-            return chips.Linear(weight, shifted)
-        return chips.Conv2d(
-            weight, shifted, previous.stride, previous.padding, previous.dilation, previous.groups
-        )
-    what = type(operation).__name__
-    raise UnsupportedLayerError(
-        f"model: {what} at {layer.module or 'the top level'!r} cannot be put on the chip; it "
-        "takes Linear, Conv2d, batch normalisation behind them, average pooling and flatten"
-    )
-
-
 def run_chip(
     space: FaultSpace,
     *,
-    masks: int = MASKS,
+    masks: int | None = None,
     steps: int = STEPS,
     seed: int = 0,
     confidence: float = 0.95,
-    engine: Engine = "brian2",
+    engine: Engine = "numpy",
     device: chips.Device | None = None,
     breaks: Breaks | None = None,
     chip: Chip | None = None,
+    calibration: Any = None,
+    rel_width: float | None = None,
+    budget: float = MOST_OPERATIONS,
+    all_inputs: bool = False,
+    progress: Told | None = None,
 ) -> ChipRun:
     """Converts the model, breaks the chip, and compares it with the network mask by mask.
 
     Args:
-        space: its inputs also set the conversion's scales.
+        space: model, inputs and faults.
         masks: number of fault patterns; for the space's own faults, the first that Monte Carlo
-            draws from the same seed.
+            draws from the same seed. None: 400, or as many as the budget affords.
         steps: length of the readout window in time steps of 1 ms.
         seed: of masks and initial membrane phases.
         confidence: of the intervals.
-        engine: ``brian2``, or ``numpy`` for the same spikes faster.
+        engine: ``numpy``, or ``brian2`` for the same spikes, slower.
         device: break the chip as this device breaks, instead of the space's faults.
         breaks: or with these faults of the chip's own (``crashsim.chip.chip_faults``).
         chip: the chip to break, where the model came from one; else the model is converted.
+        calibration: (B, ...) inputs that set the scales of the conversion; None: the space's own.
+        rel_width: stop once the variance over all outputs is known to this relative half-width.
+        budget: synaptic operations; where the run takes more, fewer masks and inputs are run, as
+            ``crashsim.chip.plan`` says, and a warning says which.
+        all_inputs: none of them are left out.
+        progress: called with "chip", what is done and the whole, about a hundred times.
 
     Raises:
         UnsupportedLayerError: the model cannot be converted.
         ArgumentError: faults the chip cannot have, or counts out of range.
     """
     instance("space", space, FaultSpace, "a FaultSpace")
-    masks, steps = whole("masks", masks, 2, MOST_STEPS), whole("steps", steps, 2, MOST_STEPS)
-    seed = check_seed(seed)
-    confidence = fraction("confidence", confidence)
+    masks = None if masks is None else whole("masks", masks, 2, MOST_STEPS)
+    steps = whole("steps", steps, 2, MOST_STEPS)
+    seed, confidence = check_seed(seed), fraction("confidence", confidence)
+    rel_width = check_width(rel_width)
     one_of("engine", engine, get_args(Engine))
     if device is not None:
         instance("device", device, chips.Device, "a device, as crashsim_hardware.device returns")
     callback("breaks", breaks)
+    callback("progress", progress)
     if chip is not None:
         instance("chip", chip, Chip, "the chip that read_chip returned")
+        if chip.network is None:
+            raise UnsupportedLayerError(
+                "model: it is the chip itself, spike for spike: there is no network beside it"
+            )
+    typical = None if calibration is None else np.asarray(calibration, dtype=np.float64)
+    converts = chip is None
     chip, found = (
-        chip_of(space, steps) if chip is None else (chip, layers_of(space.model, space.inputs))
+        (chip, layers_of(space.model, space.inputs))
+        if chip is not None
+        else chip_of(space, steps, typical)
     )
-    network = chip.network or chips.rate_network(chip)
-    chip = replace(chip, network=network)
+    network = chip.network
+    assert network is not None
     inputs = space.inputs.double().cpu().numpy()
+    planned = plan_run(chip, len(inputs), masks, budget=budget, keeps_inputs=all_inputs)
+    masks, inputs = planned.masks, inputs[: planned.inputs]
+    exact = space.clean()[: planned.inputs]
     with collecting() as noticed:
         try:
             if device is not None:
@@ -196,17 +153,20 @@ def run_chip(
             else:
                 broken = chip_faults(space, chip, found, masks, seed)
             gap = chips.spiking_gap(
-                chip, inputs, broken, seed=seed, confidence=confidence, engine=engine
-            )
+                chip, inputs, broken, seed=seed, confidence=confidence, engine=engine,
+                rel_width=rel_width, progress=progress and _named(progress),
+            )  # fmt: skip
             clean = chips.run(chip, inputs, engine=engine, record=True)
             drawn = chips.raster(chip, inputs[0], broken, mask=telling_mask(broken), engine=engine)
+            activity = activity_facts(chip, inputs, broken, clean, engine)
         except HardwareError as error:
             raise ArgumentError(f"hardware: {error}") from error
+    statistics = gap.statistics
     facts: ChipFacts = {
         "engine": engine,
         "steps": steps,
-        "masks": masks,
-        "copy_runs": 2 * masks * len(inputs),
+        "masks": statistics.masks,
+        "copy_runs": 2 * statistics.masks * len(inputs),
         "device": None if device is None else device_facts(device),
         "slope": gap.slope,
         "variance_ratio": gap.variance_ratio,
@@ -216,16 +176,39 @@ def run_chip(
         "mask_correlation": gap.mask_correlation if gap.variance_ratio > 0 else math.nan,
         "network_mean": gap.mean.tolist(),
         "network_variance": gap.variance.tolist(),
-        "clean_error": _clean_error(space, clean.outputs[0]),
-        "clean_agreement": _clean_agreement(space, clean.outputs[0]),
-        "rates": _rates(network, inputs, clean),
+        "clean_error": _clean_error(exact, clean.outputs[0]),
+        "clean_agreement": _clean_agreement(exact, clean.outputs[0]),
+        "rates": rate_facts(network, inputs, clean),
         "raster": raster_facts(drawn),
+        "inputs": len(inputs),
+        "activity": activity,
+        "calibration": _calibrated(converts, typical),
     }
-    released = broken.random
-    estimates = chip_estimates(space.clean(), gap.statistics, confidence, released)
+    estimates = chip_estimates(exact, statistics, broken.random)
     assert clean.counts is not None
     silent = silent_layers(chip, clean.counts) if chip.convention else []
-    return ChipRun(estimates, facts, [*silent, *noticed])
+    note = planned.note()
+    return ChipRun(estimates, facts, [*silent, *([note] if note else []), *noticed])
+
+
+def _named(progress: Told) -> Callable[[int, int], None]:
+    return lambda done, total: progress("chip", done, total)
+
+
+def _calibrated(converts: bool, typical: Floats | None) -> str:
+    if not converts:
+        return "none: the graph's own weights"
+    return "the inputs themselves" if typical is None else f"{len(typical)} other inputs"
+
+
+def check_width(rel_width: Any) -> float | None:
+    """Raises ArgumentError unless it is None or a positive number."""
+    if rel_width is None:
+        return None
+    is_number = isinstance(rel_width, int | float) and not isinstance(rel_width, bool)
+    if not is_number or not 0 < rel_width < math.inf:
+        raise ArgumentError(f"rel_width={rel_width!r}: give a positive number, such as 0.1")
+    return float(rel_width)
 
 
 def silent_layers(chip: Chip, counts: tuple[Floats, ...]) -> list[str]:
@@ -239,19 +222,6 @@ def silent_layers(chip: Chip, counts: tuple[Floats, ...]) -> list[str]:
     ]
 
 
-def chip_of(space: FaultSpace, steps: int = STEPS) -> tuple[Chip, list[Layer]]:
-    """The model as a chip, its scales set by the space's inputs; and the layers it came from.
-
-    Raises:
-        UnsupportedLayerError: a layer that no chip of this kind has; names it.
-    """
-    network, found = chip_network(space)
-    try:
-        return chips.convert(network, space.inputs.double().cpu().numpy(), steps), found
-    except HardwareError as error:
-        raise UnsupportedLayerError(f"model: {error}") from error
-
-
 def chip_faults(
     space: FaultSpace, chip: Chip, found: Sequence[Layer], masks: int, seed: int
 ) -> ChipFaults:
@@ -262,30 +232,64 @@ def chip_faults(
     """
     neurons = [la.site for la in found if isinstance(la.operation, torch_layers.Activation)]
     weights = _weights_by_projection(found)
-    dead: list[Any] = [None] * len(chip.sizes)
+    outputs = NeuronOutputs(chip, masks)
     synapses: list[Any] = [None] * len(chip.projections)
+    read: list[Any] = [None] * len(chip.projections)
     cut: Any = None
-    e = sample_points(space.placements, seed, masks).dense()
+    points = sample_points(space.placements, seed, masks).dense()
     for p in space.placements:
-        struck = e[:, p.start : p.stop] != 0
-        crash = p.fault.zeroes and p.fault.is_binary and p.acts_once
-        if crash and p.site.key in neurons and p.site.kind == "activation":
-            index = neurons.index(p.site.key)
-            dead[index] = _either(dead[index], p.fault.by_unit(struck, p.site.shape))
-        elif crash and p.site.module in weights and p.site.kind == "parameter":
+        e, fault = points[:, p.start : p.stop], p.fault
+        crash = fault.zeroes and fault.is_binary
+        if not p.acts_once:
+            raise ArgumentError(_cannot(p))
+        if p.site.key in neurons and p.site.kind == "activation":
+            units = fault.by_unit(e, p.site.shape)
+            outputs.strike(neurons.index(p.site.key), fault, units, p.site.name)
+        elif p.site.module in weights and p.site.kind == "parameter":
             index = weights[p.site.module]
-            synapses[index] = _either(synapses[index], struck.reshape(masks, *p.site.shape))
+            if crash:
+                synapses[index] = _either(synapses[index], (e != 0).reshape(masks, *p.site.shape))
+            else:
+                read[index] = _read(chip, index, read[index], fault, _raw(found, p), e)
         elif crash and p.site.kind == "input":
-            cut = _either(cut, p.fault.by_unit(struck, p.site.shape))
+            cut = _either(cut, fault.by_unit(e != 0, p.site.shape))
         else:
             raise ArgumentError(_cannot(p))
-    return ChipFaults(dead=dead, dead_synapses=synapses, dead_inputs=cut, masks=masks)
+    return ChipFaults(
+        weights=read, dead_synapses=synapses, dead_inputs=cut, masks=masks, **outputs.fields()
+    )
+
+
+def _raw(found: Sequence[Layer], p: Placement) -> Floats:
+    """The weight of a parameter's layer as the module holds it."""
+    layer = next(la for la in found if la.weight == p.site.module)
+    return np.asarray(layer.operation.weight, dtype=np.float64)  # type: ignore[union-attr]
+
+
+def _read(
+    chip: Chip, index: int, before: Floats | None, fault: Fault, raw: Floats, e: Floats
+) -> Floats:
+    """What the chip reads of a weight that a fault changes, on top of other changes."""
+    projection = chip.projections[index]
+    assert chip.network is not None
+    assert projection.weight is not None
+    transforms = chip.network.layers[index].transforms
+    own = next(w for t in transforms if (w := getattr(t, "weight", None)) is not None)
+    # a batch normalisation behind a layer is multiplied into its weights, row by row
+    flat, kept = raw.reshape(len(raw), -1), own.reshape(len(raw), -1)
+    place = np.abs(flat).argmax(1)[:, None]
+    largest = np.take_along_axis(flat, place, 1)
+    factor = np.take_along_axis(kept, place, 1) / np.where(largest == 0.0, 1.0, largest)
+    rows = factor.reshape(-1, *(1,) * (raw.ndim - 1))
+    change = (changed_weights(fault, raw, e) - raw) * rows * projection.gain
+    stored = projection.weight if before is None else before
+    return np.asarray(stored + change)
 
 
 def _cannot(p: Placement) -> str:
     return (
-        f"faults: the chip cannot have {p.fault} at {p.site.name!r}; it has neuron crashes at "
-        "activations and the input, and weight crashes; or name a device"
+        f"faults: the chip cannot have {p.fault} at {p.site.name!r}; it has faults of activations, "
+        "faults of weights that are a layer's own, and cut input lines; or name a device"
     )
 
 
@@ -316,138 +320,12 @@ def telling_mask(broken: ChipFaults) -> int:
     return int(np.argsort(counts, kind="stable")[3 * broken.count // 4])
 
 
-def chip_estimates(
-    exact: Floats, found: chips.CrashStatistics, confidence: float, released: bool
-) -> Estimates:
-    """Mean, variance and class change of the chip, with ``exact`` (B, K) as outputs without faults.
-
-    ``released``: each run is random: releases fail, or reads are noisy.
-    """
-    alpha = 1 - confidence
-    n = found.masks
-    delta = found.outputs - found.clean
-    note = f"{found.steps} time steps, {n} masks"
-    mean = _values(found.mean)
-    half = half_width(Spread.of(delta.mean(1)), n, alpha)
-    estimates = estimates_of(
-        "hardware", "mean", "statistical", per_input=mean,
-        pooled=mean_interval(mean.value.mean(0), half),
-        confidence=confidence, note=note,
-    )  # fmt: skip
-    pooled, total = _pooled_variance(found, alpha, released)
-    estimates += estimates_of(
-        "hardware", "variance", "statistical", per_input=_values(found.variance),
-        pooled=pooled, total=total,
-        confidence=confidence, note=note,
-    )  # fmt: skip
-    if exact.shape[1] > 1:
-        # A single read, as a chip is used; so spiking noise is in it.
-        reads = found.reads[0] - found.clean + exact
-        changed = CLASS_CHANGE.happens(reads, exact, None)
-        shares = changed.mean(1)
-        estimates += estimates_of(
-            "hardware", "class-change", "statistical",
-            per_input=proportion_interval(changed.sum(0), n, alpha),
-            pooled=clustered_proportion_interval(
-                np.asarray(shares.mean()), np.asarray(shares.var(ddof=1)), n, len(exact), alpha
-            ),
-            confidence=confidence, note=f"{note}; one read each, spiking noise included",
-        )  # fmt: skip
-    return estimates
-
-
-def _pooled_variance(
-    found: chips.CrashStatistics, alpha: float, released: bool
-) -> tuple[Interval, Interval]:
-    """Var Delta averaged over inputs: of each output (K,), and of all together ().
-
-    The covariance of two reads of each mask, in which spiking noise cancels. Failing releases would
-    cancel too: there the average of the inputs' own estimates, whose intervals' ends are averaged
-    as if all erred together.
-    """
-    if released:
-        v = found.variance
-        each = Interval(v.value.mean(0), v.low.mean(0), v.high.mean(0))
-        return each, Interval(v.value.mean(0).sum(), v.low.mean(0).sum(), v.high.mean(0).sum())
-    n = found.masks
-    first, second = (reads - reads.mean(0) for reads in found.reads)
-    products = (first * second * (n / (n - 1))).mean(1)
-    products = np.concatenate([products, products.sum(1, keepdims=True)], axis=1)
-    half = half_width(Spread.of(products), n, alpha)
-    interval = variance_interval(np.maximum(products.mean(0), 0), half)
-    return interval[:-1], interval[-1]
-
-
-def _values(moment: chips.Moment) -> Interval:
-    return Interval(moment.value, moment.low, moment.high)
-
-
-def _clean_error(space: FaultSpace, outputs: Floats) -> float:
+def _clean_error(exact: Floats, outputs: Floats) -> float:
     """How far the clean chip is from the network, over the spread of the network's outputs."""
-    exact = space.clean()
     size = math.sqrt(float(((exact - exact.mean(0)) ** 2).mean())) or math.nan
     return math.sqrt(float(((outputs - exact) ** 2).mean())) / size
 
 
-def _clean_agreement(space: FaultSpace, outputs: Floats) -> float:
+def _clean_agreement(exact: Floats, outputs: Floats) -> float:
     """Share of inputs for which the clean chip names the network's class."""
-    return float((predicted_class(outputs) == predicted_class(space.clean())).mean())
-
-
-def _rates(network: chips.Network, inputs: Floats, clean: chips.RunResult) -> list[RateFacts]:
-    """Activations of the network and of the chip, a few hundred per layer."""
-    assert clean.rates is not None
-    exact = network.forward(inputs).hidden
-    found: list[RateFacts] = []
-    for truth, rates in zip(exact, clean.rates, strict=True):
-        thin = max(1, truth.size // 400)
-        found.append(
-            {
-                "network": truth.ravel()[::thin].tolist(),
-                "chip": rates[0].ravel()[::thin].tolist(),
-            }
-        )
-    return found
-
-
-def raster_facts(drawn: chips.Raster) -> RasterFacts:
-    """Spikes of the clean and the crashed chip, thinned to some neurons of each layer."""
-    layers: list[LayerRasterFacts] = []
-    for clean, crashed, dead in zip(drawn.clean, drawn.crashed, drawn.dead, strict=True):
-        n = len(dead)
-        # Dead neurons first, then evenly spread ones: the picture is about the dead.
-        order = np.argsort(~dead, kind="stable")
-        kept = np.sort(order[np.unique(np.linspace(0, n - 1, min(n, _RASTER_NEURONS)).astype(int))])
-        row = np.full(n, -1)
-        row[kept] = np.arange(len(kept))
-        layers.append(
-            {
-                "neurons": len(kept),
-                "dead": row[dead & (row >= 0)].tolist(),
-                "clean": _thin_spikes(clean, row),
-                "crashed": _thin_spikes(crashed, row),
-            }
-        )
-    return {"duration": drawn.duration, "layers": layers}
-
-
-def _thin_spikes(spikes: chips.Spikes, row: Any) -> SpikeFacts:
-    rows = row[spikes.neurons]
-    kept = rows >= 0
-    return {
-        "times": np.round(spikes.times[kept], 6).tolist(),
-        "rows": rows[kept].tolist(),
-    }
-
-
-def device_facts(device: chips.Device) -> DeviceFacts:
-    return {
-        "name": device.name,
-        "title": device.title,
-        "citation": device.citation,
-        "url": device.url,
-        "parameters": [
-            {"name": p.name, "value": p.value, "status": p.status, "note": p.note}
-            for p in device.parameters
-        ],
-    }
+    return float((predicted_class(outputs) == predicted_class(exact)).mean())

@@ -94,7 +94,7 @@ def score(
     trust: TrustOption = False,
     hardware: Annotated[
         bool,
-        typer.Option("--hardware", help="Also run the same faults on a spiking chip (brian2)."),
+        typer.Option("--hardware", help="Also run the same faults on a spiking chip."),
     ] = False,
     proofs: Annotated[
         bool,
@@ -377,11 +377,17 @@ def derive(
 
 
 def report(
-    score_file: Annotated[Path, typer.Argument(help="JSON from `crashsim score --json`.")],
+    score_file: Annotated[
+        Path,
+        typer.Argument(help="JSON from `crashsim score --json` or `crashsim hardware --json`."),
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The HTML file.")] = Path("report.html"),
 ) -> None:
-    """Turn a saved score into an HTML report."""
-    from crashsim.scoring.score import Score
+    """Turn a saved score, or a saved run of the chip, into an HTML report."""
+    from crashsim.report.chip_html import to_html
+    from crashsim.results.chip_record import ChipRecord
+    from crashsim.scoring.records import load_record
 
     check_outputs([("score", score_file)], report=out)
-    write("out", out, Score.load(score_file).to_html())
+    found = load_record(score_file)
+    write("out", out, to_html(found) if isinstance(found, ChipRecord) else found.to_html())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import math
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,7 +14,6 @@ from crashsim.arguments import MOST_STEPS, whole
 from crashsim.cli.options import (
     FaultOption,
     GroupOption,
-    InputsOption,
     JsonOption,
     LimitOption,
     ModelArgument,
@@ -43,7 +44,13 @@ from crashsim.writing import all_of
 
 def hardware(
     model: ModelArgument,
-    inputs: InputsOption = "digits",
+    inputs: Annotated[
+        str,
+        typer.Option(
+            help="Examples, as `crashsim score` takes them. For a .nir file also trains (examples, "
+            "steps, ...), and events: an .npz of times and addresses, or of t, x, y, p."
+        ),
+    ] = "digits",
     limit: LimitOption = 32,
     fault: FaultOption = None,
     p: POption = None,
@@ -61,17 +68,66 @@ def hardware(
     chip_fault: Annotated[
         str | None,
         typer.Option(
-            help="NAME=VALUE, instead of --fault: release-failure, stuck-firing, mismatch, "
-            "weight-bits or core-death."
+            help="NAME=VALUE[,NAME=VALUE], instead of --fault: of neurons dead-neuron, "
+            "stuck-firing, stuck-neuron, mismatch, leak-variation, refractory-variation, "
+            "core-death; of synapses dead-synapse, stuck-synapse, perturbed-synapse, bit-flip, "
+            "weight-bits, row-death, column-death, release-failure, read-noise, adc-bits; of cells "
+            "levels, conductance-variation, stuck-cells, drift, pcm, ir-drop. `crashsim devices` "
+            "says what they are."
         ),
     ] = None,
-    masks: Annotated[int, typer.Option(help="Fault patterns, each read twice.")] = 400,
+    masks: Annotated[
+        int | None,
+        typer.Option(
+            help="Fault patterns, each read twice. (default 400; fewer, and fewer inputs, where "
+            "that takes more than some minutes, and the output says so)"
+        ),
+    ] = None,
+    rel_width: Annotated[
+        float | None,
+        typer.Option(
+            help="Stop once Var Δ of all outputs is known to this relative half-width, such as 0.1."
+        ),
+    ] = None,
     steps: Annotated[
-        int, typer.Option(help="Length of the readout window in steps of 1 ms.")
-    ] = 100,
+        int | None,
+        typer.Option(
+            help="Length of the readout window in steps of 1 ms. (default 100; of trains and "
+            "events, their own)"
+        ),
+    ] = None,
+    event_step: Annotated[
+        float,
+        typer.Option(
+            help="Length of a step in the unit of the events' times: 1000 for steps of 1 ms where "
+            "times are in microseconds."
+        ),
+    ] = 1.0,
+    readout: Annotated[
+        Literal["count", "first-spike", "membrane"],
+        typer.Option(
+            help="What the outputs of a .nir file are: spikes a step, how early the first spike is "
+            "(1 - t/T; 0 without one), or membranes after the last step."
+        ),
+    ] = "count",
     engine: Annotated[
-        Literal["brian2", "numpy"], typer.Option(help="numpy gives the same spikes, faster.")
-    ] = "brian2",
+        Literal["brian2", "numpy"], typer.Option(help="brian2 gives the same spikes, slower.")
+    ] = "numpy",
+    calibrate: Annotated[
+        str | None,
+        typer.Option(
+            help="Data whose first 500 training examples set the scales of rates. (default: the "
+            "inputs themselves)"
+        ),
+    ] = None,
+    energy: Annotated[
+        float | None,
+        typer.Option(
+            "--pj-per-operation",
+            help="Also energy: picojoules of a synaptic operation, as published for your chip (for "
+            "example 23.6 for Loihi: Davies et al., IEEE Micro 38(1), 2018).",
+        ),
+    ] = None,
     train: TrainOption = None,
     weights: WeightsOption = None,
     reset: ResetOption = None,
@@ -98,21 +154,28 @@ def hardware(
     seed: SeedOption = 0,
     nir_file: Annotated[Path | None, typer.Option("--nir", help="Write the chip as NIR.")] = None,
     json_file: JsonOption = None,
+    report_file: Annotated[
+        Path | None, typer.Option("--report", help="Write an HTML report.")
+    ] = None,
 ) -> None:
     """Run the faults on a spiking model of the chip, beside the network under the same masks."""
     from crashsim.chip.chip_faults import parse_chip_fault
     from crashsim.chip.graph_runs import run_graph
     from crashsim.chip.nir import check_nir_installed, write_chip
-    from crashsim.chip.spiking import chip_of, run_chip
-    from crashsim.report.chip import graph_sentence
-    from crashsim.report.text import plain, render_chip
-    from crashsim.results.json_reading import finite
+    from crashsim.chip.spiking import run_chip
+    from crashsim.report.chip_html import to_html
+    from crashsim.results.chip_record import ChipRecord
+    from crashsim.results.estimates import Estimates
+    from crashsim.scoring.provenance import versions
     from crashsim.space import FaultSpace
 
     reads = [*model_inputs(model, weights), *data_inputs("inputs", inputs), *fault_inputs(fault)]
-    check_outputs([*reads, *data_inputs("train", train)], json=json_file, nir=nir_file)
+    reads += [*data_inputs("train", train), *data_inputs("calibrate", calibrate)]
+    check_outputs(reads, json=json_file, nir=nir_file, report=report_file)
     if nir_file:
         check_nir_installed()
+    if energy is not None and not 0.0 < energy < math.inf:
+        raise ArgumentError(f"pj_per_operation={energy:g}: give picojoules above 0")
     profile = _device(device, set_values or [])
     options = (("fault", fault), ("p", p), ("sites", sites), ("group", group))
     own = [name for name, given in options if given is not None]
@@ -123,53 +186,174 @@ def hardware(
     if profile is not None and chip_fault is not None:
         raise ArgumentError(f"chip-fault={chip_fault!r}: give it or --device, not both")
     breaks = None if chip_fault is None else parse_chip_fault(chip_fault)
-    chip = _graph(model, reset, steps, {"dt": dt, "exporter": exporter, "start": start})
-    asked = {"masks": masks, "seed": seed, "engine": engine, "device": profile, "breaks": breaks}
-    faults, space = read_faults(fault, p, sites, group), None
-    if chip is None or (chip.network is not None and not chip.convention):
-        named = read_model(model, seed, train, weights, reset=reset, trust=trust)
-        space = FaultSpace(named.model, read_data(inputs, limit).inputs, faults)
-    elif weights is not None or train is not None:
-        raise ArgumentError(f"model={model!r} has weights already; leave --weights and --train out")
+    nir_options = {"dt": dt, "exporter": exporter, "start": start}
+    chip = graph_of(model, reset, 100 if steps is None else steps, nir_options)
+    faults = read_faults(fault, p, sites, group)
+    asked: dict[str, Any] = {
+        "masks": masks, "seed": seed, "engine": engine, "device": profile, "breaks": breaks,
+        "rel_width": rel_width,
+    }  # fmt: skip
+    beside: list[Any] = []
     with progress_bars() as progress:
-        progress("chip", 0, 1)
-        if space is not None:
-            found = run_chip(space, steps=steps, chip=chip, **asked)
+        if chip is None or _is_own(chip, inputs, readout):
+            _check_timeless(model, inputs, readout)
+            named = read_model(model, seed, train, weights, reset=reset, trust=trust)
+            space = FaultSpace(named.model, read_data(inputs, limit).inputs, faults)
+            typical = None if calibrate is None else _typical(calibrate, chip)
+            window = 100 if steps is None else steps
+            written = partial(_converted, chip, space, window, typical)
+            found = run_chip(
+                space, steps=window, chip=chip, calibration=typical, progress=progress, **asked
+            )
+            if report_file and not (device or chip_fault):
+                first = space.inputs[: found.facts["inputs"]]
+                beside = _of_the_network(named.model, first, faults, seed, progress)
         else:
-            values = read_data(inputs, limit).inputs.double().numpy()
-            found = run_graph(chip, values, faults, **asked)
-        progress("chip", 1, 1)
-
-    leading = [w for w in found.warnings if "never fires" in w]
+            for name, given in (("weights", weights), ("train", train), ("calibrate", calibrate)):
+                if given is not None:
+                    raise ArgumentError(
+                        f"{name}={given!r}: {model!r} has weights already; leave --weights, "
+                        "--train and --calibrate out"
+                    )
+            written = partial(_converted, chip)
+            chip, values = _graph_inputs(chip, inputs, limit, steps, event_step)
+            found = run_graph(chip, values, faults, readout=readout, progress=progress, **asked)
+    record = ChipRecord(
+        model=model, seed=seed, hardware=found.facts, estimates=found.estimates, inputs=inputs,
+        faults=_in_words(faults, device, chip_fault), beside=Estimates(beside), picojoules=energy,
+        warnings=found.warnings, versions=versions(),
+    )  # fmt: skip
 
     def as_json() -> None:
         if json_file:
-            plain = {"schema": 1, "seed": seed, "model": model, "hardware": found.facts}
-            plain["estimates"] = [e.to_dict() for e in found.estimates]
-            write("json", json_file, json.dumps(finite(plain), indent=1))
+            write("json", json_file, record.to_json())
+
+    def as_report() -> None:
+        if report_file:
+            write("report", report_file, to_html(record))
 
     def as_nir() -> None:
         if nir_file:
-            write_chip(chip_of(space, steps)[0] if chip is None and space else chip, nir_file)
+            write_chip(written(), nir_file)
             told_written(nir_file)
 
-    def as_text() -> None:
-        for warning in leading:
+    all_of(as_json, as_report, as_nir, lambda: _show(record))
+
+
+def _converted(chip: Any, *conversion: Any) -> Any:
+    from crashsim.chip.conversion import chip_of
+
+    return chip_of(*conversion)[0] if chip is None else chip
+
+
+def _show(record: Any) -> None:
+    from crashsim.report import chip
+    from crashsim.report.text import plain, render_chip
+
+    facts = record.hardware
+    leading = [w for w in record.warnings if "never fires" in w]
+    for warning in leading:
+        console().print(plain(f"warning: {warning}", "yellow"))
+    if chip.has_network(facts):
+        console().print(render_chip(facts))
+    else:
+        console().print(plain(chip.graph_sentence(facts)))
+    for estimate in record.estimates:
+        if estimate.input == "all" and estimate.output == "all":
+            console().print(plain(estimate))
+    for name, intact, broken, _ in chip.activity_rows(facts, record.picojoules)[2:]:
+        console().print(plain(f"{name} per inference: {intact} intact, {broken} with faults"))
+    for warning in record.warnings:
+        if warning not in leading:
             console().print(plain(f"warning: {warning}", "yellow"))
-        if space is not None:
-            console().print(render_chip(found.facts))
-        else:
-            console().print(plain(graph_sentence(found.facts)))
-        for estimate in found.estimates:
-            if estimate.input == "all" and estimate.output == "all":
-                console().print(plain(estimate))
-        for warning in found.warnings[len(leading) :]:
-            console().print(plain(f"warning: {warning}", "yellow"))
-
-    all_of(as_json, as_nir, as_text)
 
 
-def _graph(path: str, reset: Any, steps: int, options: dict[str, Any]) -> Any:
+def _is_own(chip: Any, inputs: str, readout: str) -> bool:
+    """Whether a chip that crashsim wrote is run beside its network, on constant inputs."""
+    from crashsim.files.events import holds_events
+
+    own = chip.network is not None and not chip.convention
+    return own and readout == "count" and not holds_events(inputs)
+
+
+def _check_timeless(model: str, inputs: str, readout: str) -> None:
+    """Raises ArgumentError for what only graphs of neurons have."""
+    from crashsim.files.events import holds_events
+
+    if readout != "count":
+        raise ArgumentError(f"readout={readout!r}: only for a .nir file, not {model!r}")
+    if holds_events(inputs):
+        raise ArgumentError(
+            f"inputs={inputs!r} holds events, and {model!r} is a network without time; give a .nir "
+            "file"
+        )
+
+
+def _typical(spec: str, chip: Any) -> Any:
+    """Inputs that set the scales of rates."""
+    from crashsim.files.data import load_data
+
+    if chip is not None:
+        raise ArgumentError(f"calibrate={spec!r}: a .nir file has its scales; leave it out")
+    return load_data(spec, "train", 500).inputs.double().numpy()
+
+
+def _graph_inputs(
+    chip: Any, spec: str, limit: int, steps: int | None, event_step: float
+) -> tuple[Any, Any]:
+    """Inputs of a graph, and the graph with as many steps as trains have where nobody said."""
+    from crashsim.files.events import holds_events, load_events
+
+    settling, shape = chip.total_steps - chip.steps, chip.input_shape
+    if holds_events(spec):
+        whole_run = None if steps is None else steps + settling
+        values = load_events(spec, shape, steps=whole_run, step=event_step, limit=limit)
+    else:
+        if event_step != 1.0:
+            raise ArgumentError(f"event_step={event_step:g}: {spec!r} holds no events")
+        values = read_data(spec, limit).inputs.double().numpy()
+        constant = [n for n in values.shape[1:] if n != 1] == [n for n in shape if n != 1]
+        if constant or values.ndim != len(shape) + 2:
+            return chip, values
+    if steps is None and values.shape[1] > settling:
+        chip = replace(chip, steps=values.shape[1] - settling)
+    return chip, values
+
+
+def _of_the_network(model: Any, inputs: Any, faults: Any, seed: int, progress: Any) -> list[Any]:
+    """What theory and Monte Carlo say of the same faults in the network: for each quantity."""
+    from crashsim.noticing import collecting
+    from crashsim.scoring.score import score
+
+    with collecting():
+        found = score(model, inputs, faults, seed=seed, progress=progress)
+    theory = [m for m in _THEORY if any(e.method == m for e in found.estimates)][:1]
+    kept = [*theory, "monte-carlo"]
+    return [e for name in kept for e in found.estimates if e.method == name and e.input == "all"]
+
+
+_THEORY = ("exact", "linear-exact", "pairs", "taylor", "mean-point-taylor", "single")
+
+
+def _in_words(faults: Any, device: str | None, chip_fault: str | None) -> list[str]:
+    if device or chip_fault:
+        return [f"device {device}" if device else str(chip_fault)]
+    return [f"{_shown(fault)} at {site}" for site, fault in faults.items()]
+
+
+def _shown(fault: Any) -> str:
+    """A fault with what is not as it is by default."""
+    facts = fault.facts()
+    plain = {"group": "unit", "duration": "permanent", "per": "all"}
+    values = [
+        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in facts.items()
+        if name != "fault" and plain.get(name) != value
+    ]
+    return " ".join((str(facts["fault"]), *values))
+
+
+def graph_of(path: str, reset: Any, steps: int, options: dict[str, Any]) -> Any:
     """The chip in a .nir file; None for all other models, which take none of its options."""
     from crashsim.chip.nir import read_graph
     from crashsim.files.limits import check_file, most_bytes
@@ -211,12 +395,22 @@ def _device(name: str | None, settings: list[str]) -> Any:
 
 
 def devices() -> None:
-    """List the devices whose faults are known, with their sources."""
+    """List the faults of the chip, and the devices whose faults are known, with their sources."""
     import crashsim_hardware
     from rich.table import Table
 
+    from crashsim.chip.chip_faults import CHIP_FAULTS
+
+    faults = Table(box=None, pad_edge=False)
+    for title in ("--chip-fault", "what its first number is", "more numbers"):
+        faults.add_column(title, overflow="fold")
+    for name, fault in CHIP_FAULTS.items():
+        more = ", ".join(f"{key}={value:g}" for key, value in fault.others.items())
+        faults.add_row(f"{name}={fault.first.upper()}", fault.about, more)
+    console().print(faults)
+    console().print()
     table = Table(box=None, pad_edge=False)
-    for title in ("device", "what", "parameters", "source"):
+    for title in ("--device", "what", "parameters", "source"):
         table.add_column(title, overflow="fold")
     for name, device in crashsim_hardware.devices().items():
         parameters = "\n".join(

@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from crashsim.cli import commands
+from crashsim.cli.criticality import criticality
 from crashsim.cli.doctor import doctor
 from crashsim.cli.harden import harden
 from crashsim.cli.hardware import devices, hardware
@@ -51,6 +52,7 @@ for command in (
     commands.derive,
     commands.report,
     hardware,
+    criticality,
     devices,
     doctor,
 ):

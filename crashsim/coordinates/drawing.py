@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crashsim.arrays import Integers
+from crashsim.arrays import Floats, Integers
 from crashsim.coordinates.counts import Count
 from crashsim.coordinates.placement import Placement, counts_of
 from crashsim.coordinates.points import Listed, Points, Written, join
@@ -54,11 +54,25 @@ def sample_block(placements: Sequence[Placement], seed: int, block: int) -> Poin
     check_drawable((p.fault for p in placements), "sampling")
     rng = generator(seed, Stream.MONTE_CARLO, block)
     count = samples_per_block(placements)
+    if not counts_of(placements):
+        return draw_points(rng, placements, count)
     chosen = _chosen(counts_of(placements), seed, block, count)
     changes = [
         _drawn(rng, p, count) if p.count is None else _struck(chosen[p.count], p, count)
         for p in placements
     ]
+    return Points.of(count, np.zeros(placements[-1].stop), changes)
+
+
+def draw_points(rng: np.random.Generator, placements: Sequence[Placement], count: int) -> Points:
+    """Independent samples of faults that strike independently.
+
+    Args:
+        rng: to draw from.
+        placements: none of which strikes an exact number of coordinates.
+        count: of samples.
+    """
+    changes = [_drawn(rng, p, count) for p in placements]
     return Points.of(count, np.zeros(placements[-1].stop), changes)
 
 
@@ -69,7 +83,8 @@ def _drawn(rng: np.random.Generator, p: Placement, count: int) -> Listed | Writt
         if isinstance(fault.change_probabilities, float):
             edges, columns = _rare(rng, often, count, p.size)
         else:
-            edges, columns = _unequal(rng, fault, count)
+            p_each = np.asarray(fault.change_probabilities)
+            edges, columns = unequal(rng, p_each, count, _classes(fault))
         return Listed(p.start, p.stop, edges, columns, fault.draw_changes(rng, columns))
     if not fault.is_binary:
         return Written(p.start, p.stop, fault.draw(rng, (count, p.size)))
@@ -179,19 +194,27 @@ def check_rates(fault: Fault, n: int) -> None:
         )
 
 
-def _unequal(
-    rng: np.random.Generator, fault: Fault, count: int
+Classes = list[tuple[Integers, float]]  # the coordinates of each, and their largest probability
+
+
+def unequal(
+    rng: np.random.Generator, p: Floats, count: int, classes: Classes
 ) -> tuple[NDArray[np.int64], Integers]:
     """Changes of coordinates (count, n) with probabilities of their own: edges and columns.
 
     They are taken in classes, of probabilities within a factor of two. Of each class's changes at
     its largest probability, each stays with the ratio of its own to that. Likely ones are drawn one
     by one.
+
+    Args:
+        rng: to draw from.
+        p: (n,) the probabilities.
+        count: of samples.
+        classes: of the probabilities, as ``classes_of`` makes them.
     """
-    p = np.asarray(fault.change_probabilities)
     rows: list[Integers] = []
     columns: list[Integers] = []
-    for members, most in _classes(fault):
+    for members, most in classes:
         if most > LISTED:
             row, place = np.nonzero(rng.random((count, len(members))) < p[members])
             column: Integers = members[place]
@@ -211,9 +234,16 @@ def _unequal(
 
 
 @lru_cache(maxsize=8)  # the same for every block
-def _classes(fault: Fault) -> list[tuple[Integers, float]]:
-    """The coordinates of each class that can change, and their largest probability."""
-    p = np.asarray(fault.change_probabilities)
+def _classes(fault: Fault) -> Classes:
+    return classes_of(np.asarray(fault.change_probabilities))
+
+
+def classes_of(p: Floats) -> Classes:
+    """The coordinates of each class that can change, and their largest probability.
+
+    Args:
+        p: (n,) of each coordinate.
+    """
     level = np.frexp(np.maximum(p, _SELDOM))[1]
     level = np.where(p > LISTED, 1, level)
     found = [np.flatnonzero((level == one) & (p > 0)) for one in np.unique(level)]

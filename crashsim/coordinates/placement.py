@@ -388,11 +388,11 @@ def strikes_singly(placement: Placement) -> bool:
 
 
 def moments_of(placement: Placement) -> Moments:
-    """Moments of the placement's coordinates, each (size,)."""
+    """Moments of the placement's coordinates, each (size,), without memory where all are alike."""
     fault = placement.fault
     found = fault.law.moments(**fault.law_parameters)
     return Moments(
-        *(np.full(placement.size, k) for k in (found.mean, found.k2, found.k3, found.k4))
+        *(np.broadcast_to(k, placement.size) for k in (found.mean, found.k2, found.k3, found.k4))
     )
 
 

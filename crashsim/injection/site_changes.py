@@ -314,7 +314,7 @@ def split(
     """The changes of each placement, in order."""
     like = torch.empty(0, device=device, dtype=dtype)
     found = []
-    for p, change in zip(placements, _by_placement(points, placements), strict=True):
+    for p, change in zip(placements, changes_by_placement(points, placements), strict=True):
         base = points.base[p.start : p.stop]
         if _group_size(p) > 1:
             base = p.fault.by_unit(base, p.shape)
@@ -325,7 +325,7 @@ def split(
     return found
 
 
-def _by_placement(points: Points, placements: Sequence[Placement]) -> list[Listed | Written]:
+def changes_by_placement(points: Points, placements: Sequence[Placement]) -> list[Listed | Written]:
     """The changes of each placement's coordinates."""
     spans = [(p.start, p.stop) for p in placements]
     if [(c.start, c.stop) for c in points.changes] == spans:

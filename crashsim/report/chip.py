@@ -7,6 +7,12 @@ import numpy as np
 from crashsim.report.tables import number
 from crashsim.results.schema import ChipFacts
 
+_READ = {
+    "count": "in spikes a step",
+    "first-spike": "how early neurons first fire (1 - t/T; 0 for never)",
+    "membrane": "membranes after the last step, in thresholds",
+}
+
 
 def sentence(facts: ChipFacts) -> str:
     """How the chip was run, and how close it is without faults."""
@@ -24,9 +30,40 @@ def graph_sentence(facts: ChipFacts) -> str:
     told = facts.get("convention") or "the step, reset and start that the file says"
     return (
         f"The graph as a chip of spiking neurons{device}: {told}; {facts['steps']} steps, "
-        f"{facts['masks']} masks. Outputs are in spikes a step, and compared with the chip's own "
-        "without faults."
+        f"{facts['masks']} masks. Outputs are {_READ[facts.get('readout', 'count')]}, and compared "
+        "with the chip's own without faults."
     )
+
+
+def has_network(facts: ChipFacts) -> bool:
+    """Whether a network stands beside the chip."""
+    return bool(facts["network_mean"])
+
+
+def activity_rows(facts: ChipFacts, picojoules: float | None) -> list[tuple[str, str, str, str]]:
+    """Spikes, operations and perhaps energy of an inference: name, intact, with faults, meaning."""
+    activity = facts.get("activity")
+    if activity is None:
+        return []
+    spikes = activity["spikes"], activity["spikes_broken"]
+    operations = activity["operations"], activity["operations_broken"]
+    slots = activity["neurons"] * facts["steps"]
+    found = [
+        ("spikes", *(f"{n:,.1f}" for n in spikes), "of all neurons"),
+        ("spikes per neuron and step", *(f"{n / slots:.3f}" for n in spikes), "mean rate"),
+        (
+            "synaptic operations", *(f"{n:,.0f}" for n in operations),
+            "a spike that arrives through a weight that is not 0",
+        ),
+    ]  # fmt: skip
+    if picojoules is not None:
+        found.append(
+            (
+                "energy of synapses, nJ", *(number(n * picojoules / 1000) for n in operations),
+                f"at {picojoules:g} pJ an operation, as given; nothing else is counted",
+            )
+        )  # fmt: skip
+    return [(name, intact, broken, meaning) for name, intact, broken, meaning in found]
 
 
 def rows(facts: ChipFacts) -> list[tuple[str, str, str]]:

@@ -23,14 +23,6 @@ def to_html(score: Record) -> str:
     """The report: no network, no script, pictures inline."""
     from crashsim.report import plots
 
-    source = resources.files("crashsim.report").joinpath("template.html").read_text()
-    environment = jinja2.Environment(
-        autoescape=True,
-        finalize=_shown,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     about = {name: method.about for name, method in score.method_facts.items()}
     formulas = [
         {
@@ -42,7 +34,8 @@ def to_html(score: Record) -> str:
         }
         for i, (method, text) in enumerate(score.formulas.items())
     ]
-    return environment.from_string(source).render(
+    return page(
+        "template.html",
         score=score,
         verdict=verdict(score),
         asked=describe_faults(score),
@@ -62,6 +55,21 @@ def to_html(score: Record) -> str:
         shares=plots.shares(score),
         chip=score.hardware and _chip(score.hardware),
     )
+
+
+def page(template: str, **values: Any) -> str:
+    """A template of this folder with values, which are escaped unless they are marked up."""
+    folder = resources.files("crashsim.report")
+    environment = jinja2.Environment(
+        autoescape=True,
+        finalize=_shown,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    source = folder.joinpath(template).read_text()
+    style = Markup(folder.joinpath("style.css").read_text())
+    return environment.from_string(source).render(style=style, **values)
 
 
 def _shown(value: Any) -> Any:

@@ -95,7 +95,7 @@ class SiteFacts(TypedDict):
 
 class CoordinateFacts(TypedDict):
     site: str
-    index: list[int]
+    index: list[int]  # of a flipped bit the weight's and the bit's, the least significant 0
     share: Number
 
 
@@ -141,6 +141,20 @@ class RateFacts(TypedDict):
     chip: list[Number]
 
 
+class ActivityFacts(TypedDict):
+    """Of one inference, on average over inputs; with faults also over ``masks`` of them.
+
+    Signed spikes of the neurons of one layer that cancel in its counts are not counted.
+    """
+
+    neurons: int
+    masks: int
+    spikes: Number
+    spikes_broken: Number
+    operations: Number  # spikes that arrive at a neuron
+    operations_broken: Number
+
+
 class ChipFacts(TypedDict):
     engine: str
     steps: int
@@ -159,6 +173,10 @@ class ChipFacts(TypedDict):
     rates: list[RateFacts]
     raster: RasterFacts
     convention: NotRequired[str]
+    inputs: NotRequired[int]
+    readout: NotRequired[str]
+    calibration: NotRequired[str]  # which inputs set the scales of rates
+    activity: NotRequired[ActivityFacts]
 
 
 @dataclass(frozen=True)

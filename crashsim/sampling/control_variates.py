@@ -14,7 +14,7 @@ is narrower without it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -22,18 +22,23 @@ from crashsim_theory import LinearSurrogate
 from numpy.typing import NDArray
 from scipy import sparse
 
+from crashsim.analytic.factored_surrogate import FactoredSurrogate
+from crashsim.analytic.gains import Gains
 from crashsim.arrays import Floats
 from crashsim.coordinates.points import Listed, Points
 from crashsim.sampling.exact_strata import FewFaults
 from crashsim.sampling.intervals import ENOUGH
 from crashsim.sampling.joint_sums import JointSums
+from crashsim.sampling.pilot import Pilot
 from crashsim.space import FaultSpace
 
 _SPARSE = 0.1  # share of changed coordinates up to which they are added one by one
 _COLLINEAR = 1e-10  # eigenvalues of the controls' correlation that count as zero
 _STRIKES = 30  # in a sample, below which it says too little of the coordinates that are struck
+_FEW_SAMPLES = 200  # that a run has at least: where they do, no pilot is needed
 _MOSTLY = 0.25  # share of the variance of L that is seldom met, beyond which L is no control
 _CANCELLED = 1e-9  # size of a sum, relative to its terms, below which it is their rounding
+_CANCELLED_SINGLE = 1e-9  # the same of its square, for gains in single precision
 _UNSEEN = 3.0  # divided by n: probability, at 95% confidence, of what n samples have not shown
 _TOGETHER = 3.0  # coordinates that such an unseen case is about
 
@@ -47,12 +52,16 @@ class Limits:
         seldom: (2, ...) variance of L and, about, of L^2 due to coordinates that they seldom meet.
         least: (...) share of the plain variance that is left at least.
         enough: (...) whether, by L, they hold enough strikes that matter for any interval.
+        pilot: single strikes that show it in place of samples, which seldom meet them.
+        is_pooled: whether these are of averages over inputs.
     """
 
     use: NDArray[np.bool_]
     seldom: Floats
     least: Floats
     enough: NDArray[np.bool_]
+    pilot: Pilot | None = None
+    is_pooled: bool = False
 
     def pooled(self) -> Limits:
         """For averages over inputs, (K + 1,): the last is summed over outputs."""
@@ -64,7 +73,42 @@ class Limits:
             deviations**2,
             np.append(self.least.max(0), self.least.max()),
             np.append(self.enough.all(0), self.enough.all()),
+            self.pilot,
+            is_pooled=True,
         )
+
+
+@dataclass(frozen=True)
+class DenseGains:
+    """L from gains that are written out.
+
+    Attributes:
+        gains: (B, K, N).
+        mean_point: (N,) m.
+    """
+
+    gains: Floats
+    mean_point: Floats
+
+    @cached_property
+    def _columns(self) -> Floats:
+        """(N, B K) gains."""
+        return np.ascontiguousarray(self.gains.reshape(-1, len(self.mean_point)).T)
+
+    def along(self, points: Points) -> Floats:
+        """L at each point, (S, B, K)."""
+        n = len(self.mean_point)
+        b, k, _ = self.gains.shape
+        listed = all(isinstance(change, Listed) for change in points.changes)
+        if listed and len(points.rows) <= _SPARSE * points.count * n:
+            steps = points.values - points.base[points.columns]
+            changes = sparse.csr_array(
+                (steps, (points.rows, points.columns)), shape=(points.count, n)
+            )
+            moved = changes @ self._columns + (points.base - self.mean_point) @ self._columns
+        else:
+            moved = (points.dense() - self.mean_point) @ self._columns
+        return np.asarray(moved).reshape(points.count, b, k)
 
 
 @dataclass(frozen=True)
@@ -72,8 +116,7 @@ class Control:
     """L for every input and output.
 
     Attributes:
-        gains: (B, K, N).
-        mean_point: (N,) m.
+        gains: that L is computed from.
         second: (B, K) E L^2.
         spread: (G, B, K) variance among samples of the part of L that is due to each group of
             coordinates struck about equally often, the rarest first.
@@ -82,19 +125,35 @@ class Control:
             variances v_i of its terms.
         adds_up: (K + 1,) whether L averaged over inputs, and then summed over outputs, is more than
             the rounding of its terms: they cancel where outputs sum to a constant, as softmax's do.
+        pilot: single strikes that show what L misses of coordinates that are seldom met.
     """
 
-    gains: Floats
-    mean_point: Floats
+    gains: DenseGains | Gains
     second: Floats
     spread: Floats
     fourth: Floats
     matter: Floats
     adds_up: NDArray[np.bool_]
+    pilot: Pilot | None = None
 
     @classmethod
-    def of(cls, space: FaultSpace, surrogate: LinearSurrogate, few: FewFaults | None) -> Control:
-        """With the gains of a surrogate of the space, for samples of all faults or of several."""
+    def of(
+        cls,
+        space: FaultSpace,
+        surrogate: LinearSurrogate | FactoredSurrogate,
+        few: FewFaults | None,
+        seed: int = 0,
+    ) -> Control:
+        """With the gains of a surrogate of the space, for samples of all faults or of several.
+
+        Args:
+            space: the model, its inputs and faults.
+            surrogate: (B, K), of its outputs.
+            few: the faults that are summed exactly, of surrogates with dense gains.
+            seed: of the choice of a pilot's single strikes, where gains are factored.
+        """
+        if isinstance(surrogate, FactoredSurrogate):
+            return cls._factored(space, surrogate, seed)
         k2, k4 = space.moments.k2, space.moments.k4
         if few is not None:
             p = few.chances(space.N)
@@ -112,18 +171,34 @@ class Control:
                 squares = gains[:, chosen] ** 2
                 sums[0, g, b] = squares @ k2[chosen]
                 sums[1:, g, b] = weights @ (squares**2).T
-        spread, fourth, square = sums
-        matter = np.full(spread.shape[1:], np.inf)
-        np.divide(spread.sum(0) ** 2, square.sum(0), out=matter, where=square.sum(0) > 0)
         return cls(
-            gains=surrogate.gains,
-            mean_point=space.mean_point,
-            second=surrogate.variance,
-            spread=spread,
-            fourth=fourth,
-            matter=matter,
-            adds_up=_adds_up(surrogate.gains, space.moments.k2),
+            DenseGains(surrogate.gains, space.mean_point),
+            surrogate.variance,
+            sums[0],
+            sums[1],
+            _effective(sums[0], sums[2]),
+            _adds_up(surrogate.gains, space.moments.k2),
         )
+
+    @classmethod
+    def _factored(cls, space: FaultSpace, surrogate: FactoredSurrogate, seed: int) -> Control:
+        """From sums by octaves of rates that one pass through the gains has made."""
+        sums = surrogate.gains.sums
+        reach = np.sqrt(sums.variance).sum(1) ** 2
+        adds_up = np.append(
+            np.ones(surrogate.shape[1], bool), (sums.of_sum > _CANCELLED_SINGLE * reach).any()
+        )
+        found = cls(
+            surrogate.gains,
+            surrogate.variance,
+            sums.spread,
+            sums.fourth,
+            _effective(sums.spread, sums.squares),
+            adds_up,
+        )
+        if found.limits(_FEW_SAMPLES).use.all():
+            return found
+        return replace(found, pilot=Pilot.of(space, surrogate.gains, seed))
 
     def limits(self, n: int) -> Limits:
         """Of n samples, (B, K).
@@ -131,7 +206,8 @@ class Control:
         Seldom met are the rarest coordinates, as many groups of them as are struck, weighted by
         their effects, fewer than 30 times. Apart from them, n samples may have missed what happens
         with probability 3/n (the rule of three): a few coordinates together, whose part of the
-        variance is large where L rests on few.
+        variance is large where L rests on few. What a pilot shows of single strikes needs no
+        samples.
         """
         none = np.zeros((1, *self.second.shape))
         spread, fourth = (
@@ -141,6 +217,15 @@ class Control:
         last = np.where(seldom.any(0), len(seldom) - 1 - seldom[::-1].argmax(0), 0)[None]
         total = spread[-1]
         enough = 2 * n * total**2 >= ENOUGH * fourth[-1]
+        if self.pilot is not None:
+            all_of = np.ones(total.shape, bool)
+            return Limits(
+                all_of,
+                np.zeros((2, *total.shape)),
+                np.minimum(_UNSEEN / n, 1.0) * np.minimum(_TOGETHER / self.matter, 1.0),
+                all_of,
+                self.pilot,
+            )
         spread, fourth = (np.take_along_axis(part, last, 0)[0] for part in (spread, fourth))
         return Limits(
             spread <= _MOSTLY * total,
@@ -149,25 +234,17 @@ class Control:
             enough,
         )
 
-    @cached_property
-    def _columns(self) -> Floats:
-        """(N, B K) gains."""
-        return np.ascontiguousarray(self.gains.reshape(-1, len(self.mean_point)).T)
-
     def at(self, points: Points) -> Floats:
         """L at each point, (S, B, K)."""
-        n = len(self.mean_point)
-        b, k, _ = self.gains.shape
-        listed = all(isinstance(change, Listed) for change in points.changes)
-        if listed and len(points.rows) <= _SPARSE * points.count * n:
-            steps = points.values - points.base[points.columns]
-            changes = sparse.csr_array(
-                (steps, (points.rows, points.columns)), shape=(points.count, n)
-            )
-            moved = changes @ self._columns + (points.base - self.mean_point) @ self._columns
-        else:
-            moved = (points.dense() - self.mean_point) @ self._columns
-        return np.asarray(moved).reshape(points.count, b, k)
+        return self.gains.along(points)
+
+
+def _effective(spread: Floats, squares: Floats) -> Floats:
+    """(sum v)^2 / sum v^2 from sums (G, B, K) by groups; infinite where nothing varies."""
+    total, square = spread.sum(0), squares.sum(0)
+    matter = np.full(total.shape, np.inf)
+    np.divide(total**2, square, out=matter, where=square > 0)
+    return matter
 
 
 def _adds_up(gains: Floats, k2: Floats) -> NDArray[np.bool_]:
@@ -223,14 +300,50 @@ def controlled_mean(
     correlation = of_controls / (safe[..., :, None] * safe[..., None, :])
     inverse = np.linalg.pinv(correlation, rcond=_COLLINEAR, hermitian=True)
     slopes = np.einsum("...ij,...j->...i", inverse, cross / safe) / safe
-    excess = np.moveaxis(mean[t:] - known, 0, -1)
-    adjusted, explained = value - (slopes * excess).sum(-1), (slopes * cross).sum(-1)
-    c = len(known)
-    lost = max(sums.n - 1, 1) / max(sums.n - 1 - c, 1)  # degrees of freedom
-    residual = np.maximum(variance - explained, 0.0) * lost
     slopes = np.moveaxis(slopes, -1, 0)
+    lost = max(sums.n - 1, 1) / max(sums.n - 1 - len(known), 1)  # degrees of freedom
+    fitted = _with_slopes(sums, target, known, slopes, lost, limits)
+    if limits is None or limits.pilot is None:
+        return fitted
+    # The pilot's slopes are of strikes that the samples at hand may not hold at all.
+    own = _with_slopes(
+        sums, target, known, limits.pilot.slopes(target, limits.is_pooled), 1.0, limits
+    )
+    better = own.variance < fitted.variance
+    return Controlled(
+        *(
+            np.where(better, getattr(own, name), getattr(fitted, name))
+            for name in ("mean", "slopes", "residual", "variance")
+        )
+    )
+
+
+def _with_slopes(
+    sums: JointSums,
+    target: Floats,
+    known: Floats,
+    slopes: Floats,
+    lost: float,
+    limits: Limits | None,
+) -> Controlled:
+    """The mean with controls taken out with these slopes (c, ...).
+
+    Args:
+        sums, target, known, limits: as ``controlled_mean`` says.
+        slopes: of the controls.
+        lost: by what the variance is too small, as slopes were fitted to the same samples.
+    """
+    t, covariance, mean = len(target), sums.covariance, sums.mean
+    value, excess = (target * mean[:t]).sum(0), mean[t:] - known
+    coefficients = np.concatenate([target, -slopes])
+    variance = np.einsum("i...,ij...,j...->...", target, covariance[:t, :t], target)
+    left = np.einsum("i...,ij...,j...->...", coefficients, covariance, coefficients)
+    residual = np.maximum(left, 0.0) * lost
     if limits is None:
-        return Controlled(adjusted, slopes, residual, residual)
+        return Controlled(value - (slopes * excess).sum(0), slopes, residual, residual)
     seldom = (target**2 * limits.seldom).sum(0)
-    trusted = np.maximum(residual, limits.least * variance) + seldom
-    return Controlled(adjusted, slopes, residual, np.where(limits.use, trusted, np.inf))
+    if limits.pilot is not None:
+        residual = np.maximum(residual, limits.pilot.left_over(target, slopes, limits.is_pooled))
+    trusted = np.maximum(residual, limits.least * np.maximum(variance, 0.0)) + seldom
+    trusted = np.where(limits.use, trusted, np.inf)
+    return Controlled(value - (slopes * excess).sum(0), slopes, residual, trusted)

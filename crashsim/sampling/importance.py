@@ -27,10 +27,18 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from crashsim_theory import LinearSurrogate, TiltedCoordinates
-from scipy.special import logsumexp, stdtrit
+from crashsim_theory import TiltedCoordinates
+from scipy.special import logsumexp
 
-from crashsim.analytic.first_order import Analysis, coordinates_of, margins_of, of_pair
+from crashsim.analytic.factored_surrogate import FactoredSurrogate
+from crashsim.analytic.first_order import (
+    Analysis,
+    Surrogate,
+    coordinates_of,
+    margins_of,
+    of_output,
+    of_pair,
+)
 from crashsim.analytic.rounding import least_reaching
 from crashsim.arrays import Floats
 from crashsim.campaign.tasks import Task, fold
@@ -40,11 +48,12 @@ from crashsim.faults import check_drawable
 from crashsim.metrics import predicted_class
 from crashsim.noticing import notice
 from crashsim.results.estimate import Estimate, Quantity
+from crashsim.sampling.sparse_tilts import SparselyWeighted, SparseTilt, tilted
+from crashsim.sampling.weights import DEFENSIVE, RareEvent, WeightSums
 from crashsim.space import FaultSpace
 
 SAMPLES = 4096  # at most, of each event
 REL_WIDTH = 0.2  # relative half-width to stop at
-_DEFENSIVE = 0.1  # share of the untilted law in the proposal
 _SURROGATE = 0.2  # share of the laws tilted by the surrogate itself
 _MINOR = 0.02  # share of an event, among many, that is guided by the surrogate alone
 _SCATTERED = (
@@ -52,13 +61,13 @@ _SCATTERED = (
 )
 _STRUCK = 2.5
 _SMALL = 50  # among at most this number: of more, it would hardly ever strike the same few again
+_SPARSE_GUIDES = 4  # of them, among many coordinates
+_SPARSE_TILTS = ((1.0, 0.6), (1.4, 0.4))  # times the surrogate's, and their shares
 _GUIDES = 16  # events with a part of the proposal
 _BATCH = 512  # samples in a block
 _BLOCKS = 2**32  # of an event, more than are ever drawn
 FEWEST = 1024  # samples before it may stop;
 _FEWEST_SCATTERED = 2048  # so that scattered ones find what there is
-_FEW_HITS = 50  # effective hits below which an interval deserves no trust
-_LARGEST_SHARE = 0.2  # of one sample in the whole estimate, above which likewise
 _GRID = 25
 AIMING = 2 * (2 * (2 * _GRID + 1) + 3)  # passes at most, before two tails are sampled
 _WEAKEST, _STRONGEST = 0.1, 60.0  # tilts times gains: e^60 strikes all that helps
@@ -71,48 +80,22 @@ class Event:
     Attributes:
         readout: (K,) coefficients c; the event is ``c . Delta >= threshold``.
         threshold: of it.
-        gains: (N,) of c . Delta's linear surrogate.
+        gains: (N,) of c . Delta's linear surrogate; of many coordinates the surrogate () itself.
         weight: its share in the proposal, up to a factor.
+        tilt: of the surrogate itself, that reaches the event; None: not known yet.
     """
 
     readout: Floats
     threshold: float
-    gains: Floats
+    gains: Floats | FactoredSurrogate
     weight: float
-
-
-@dataclass(frozen=True)
-class RareEvent:
-    """The probability of a union of events.
-
-    Attributes:
-        value, low, high: the estimate and its interval (asymptotic).
-        error: standard error, relative to the value (infinite without a hit).
-        samples: spent.
-        effective: hits that equally weighted ones would be worth.
-        largest_share: of one sample in the estimate.
-    """
-
-    value: float
-    low: float
-    high: float
-    error: float
-    samples: int
-    effective: float
-    largest_share: float
+    tilt: float | None = None
 
     @property
-    def naive_variance(self) -> float:
-        """Of a plain sample."""
-        return self.value * (1 - self.value)
-
-    @property
-    def is_trusted(self) -> bool:
-        """Whether enough samples share the estimate for its interval to mean something.
-
-        It cannot see a way to fail that no sample has hit.
-        """
-        return self.effective >= _FEW_HITS and self.largest_share <= _LARGEST_SHARE
+    def dense(self) -> Floats:
+        """The gains, of coordinates that are few enough to list them."""
+        assert not isinstance(self.gains, FactoredSurrogate)
+        return self.gains
 
 
 def importance_sampling(
@@ -126,6 +109,7 @@ def importance_sampling(
     confidence: float = 0.95,
     samples: int = SAMPLES,
     rel_width: float = REL_WIDTH,
+    passes: int | None = None,
 ) -> list[Estimate]:
     """``importance-sampling``: the tail of one output, and class changes, for every input.
 
@@ -137,18 +121,22 @@ def importance_sampling(
         seed: the samples depend on it and the input alone.
         samples, rel_width: for each input, spend at most this number of samples and stop at this
             relative half-width.
+        passes: of all inputs together at most, for each question; the inputs that are likelier to
+            fail by the surrogate get more of them. None: as many as ``samples`` says.
 
     Warns:
         CrashsimWarning: an interval rests on few effective hits.
     """
     surrogate = analysis.surrogate
-    if surrogate is None or not (space.moments.k2 > 0).any():
+    if surrogate is None or not space.is_random:
         return []  # nothing guides, or nothing is random
     found: list[Estimate] = []
     tasks: list[tuple[Quantity, list[RareEvent]]] = []
     if epsilon is not None:
         reach = least_reaching(space, epsilon)
         rows = []
+        chances = of_output(surrogate, output).saddlepoint(reach)
+        each = _allotted(chances, samples, passes)
         for b in range(space.B):
             events = tail_events(of_pair(surrogate, b, output), output, space.K, reach)
             rows.append(
@@ -159,7 +147,7 @@ def importance_sampling(
                     Stream.IMPORTANCE,
                     b,
                     confidence,
-                    samples,
+                    each[b],
                     rel_width,
                 )
             )
@@ -167,8 +155,10 @@ def importance_sampling(
     if space.K > 1 and class_changes:
         margins = margins_of(space, surrogate)
         rows = []
+        changes = margins.saddlepoint(0.0, "upper")
+        each = _allotted(changes.sum(1), samples, passes)
         for b in range(space.B):
-            events = _class_events(space.clean()[b], margins, b)
+            events = _class_events(space.clean()[b], margins, b, changes[b])
             rows.append(
                 sample_union(
                     space.at_input(b),
@@ -177,7 +167,7 @@ def importance_sampling(
                     Stream.IMPORTANCE,
                     space.B + b,
                     confidence,
-                    samples,
+                    each[b],
                     rel_width,
                 )
             )
@@ -195,6 +185,16 @@ def importance_sampling(
                 stacklevel=3,
             )
     return found
+
+
+def _allotted(chances: Floats, samples: int, passes: int | None) -> list[int]:
+    """How many samples each input gets, with these probabilities by the surrogate."""
+    if passes is None:
+        return [samples] * len(chances)
+    # The error of a probability goes with its root; a half is for what the surrogate misses.
+    shares = np.sqrt(np.clip(chances, 1e-12, 1.0))
+    shares = 0.5 * shares / shares.sum() + 0.5 / len(chances)
+    return [int(n) for n in np.minimum(np.maximum(passes * shares, 2), samples)]
 
 
 def sample_union(
@@ -217,21 +217,30 @@ def sample_union(
     # The likeliest events guide the sampling; all of them count.
     guides = sorted(events, key=lambda event: -event.weight)[:_GUIDES]
     check_drawable((place.fault for place in space.placements), "importance sampling")
-    law = TiltedCoordinates.of(coordinates_of(space))
-    gains, shares = _proposal(space, law, guides)
-    task = _Weighted(
-        space=space,
-        law=law,
-        readouts=np.array([event.readout for event in events]),
-        thresholds=np.array([event.threshold for event in events]),
-        gains=gains,
-        normalisers=law.log_mean_exp(gains),
-        shares=shares,
-        stream=stream,
-        seed=seed,
-        index=index,
-        samples=samples,
-    )
+    readouts = np.array([event.readout for event in events])
+    thresholds = np.array([event.threshold for event in events])
+    task: Task[WeightSums]
+    if isinstance(events[0].gains, FactoredSurrogate):
+        laws, shares = _sparse_proposal(guides)
+        task = SparselyWeighted(
+            space, readouts, thresholds, laws, shares, seed, stream, index, samples
+        )
+    else:
+        law = TiltedCoordinates.of(coordinates_of(space))
+        gains, shares = _proposal(space, law, guides)
+        task = _Weighted(
+            space=space,
+            law=law,
+            readouts=readouts,
+            thresholds=thresholds,
+            gains=gains,
+            normalisers=law.log_mean_exp(gains),
+            shares=shares,
+            stream=stream,
+            seed=seed,
+            index=index,
+            samples=samples,
+        )
     fewest = _FEWEST_SCATTERED if space.N <= _SMALL else FEWEST
     look = 0
     for at in fold(task, range(-(-samples // _BATCH))):
@@ -244,67 +253,6 @@ def sample_union(
         if n >= samples or (reached and found.is_trusted):
             return found
     raise AssertionError("the last block holds the last sample")
-
-
-@dataclass(frozen=True)
-class WeightSums:
-    """Sums over the weights of samples, 0 for those that miss the event.
-
-    Weights are relative to the largest: the squares of weights themselves might underflow.
-
-    Attributes:
-        n: number of samples.
-        largest: the largest weight.
-        total, squares: of the weights and of their squares, relative to it.
-    """
-
-    n: int
-    largest: float
-    total: float
-    squares: float
-
-    @classmethod
-    def of(cls, weights: Floats) -> WeightSums:
-        """Of weights (n,)."""
-        largest = float(weights.max())
-        if largest == 0:
-            return cls(len(weights), 0.0, 0.0, 0.0)
-        relative = weights / largest
-        return cls(len(weights), largest, float(relative.sum()), float((relative**2).sum()))
-
-    def __add__(self, other: WeightSums) -> WeightSums:
-        largest = max(self.largest, other.largest)
-        if largest == 0:
-            return WeightSums(self.n + other.n, 0.0, 0.0, 0.0)
-        a, b = self.largest / largest, other.largest / largest
-        return WeightSums(
-            self.n + other.n,
-            largest,
-            a * self.total + b * other.total,
-            a**2 * self.squares + b**2 * other.squares,
-        )
-
-    def summary(self, alpha: float) -> RareEvent:
-        """The probability, with an interval of confidence ``1 - alpha``."""
-        n, largest = self.n, self.largest
-        if largest == 0:
-            # Weights are at most 1 / share of the untilted law, and none of n samples hit.
-            high = min(1.0, (1 - alpha ** (1 / n)) / _DEFENSIVE)
-            return RareEvent(0.0, 0.0, high, np.inf, n, 0.0, 1.0)
-        mean = self.total / n
-        error = float(np.sqrt(max(self.squares / n - mean**2, 0.0) / n)) / mean
-        # A single hit has an error of 1; far more than that is no interval, so its end is capped.
-        factor = float(np.exp(min(stdtrit(n - 1, 1 - alpha / 2) * error, 700.0)))
-        value = min(1.0, mean * largest)
-        return RareEvent(
-            value=value,
-            low=value / factor,
-            high=min(1.0, value * factor),
-            error=error,
-            samples=n,
-            effective=self.total**2 / self.squares,
-            largest_share=1 / self.total,
-        )
 
 
 @dataclass(frozen=True)
@@ -347,23 +295,40 @@ class _Weighted(Task[WeightSums]):
         return WeightSums.of(np.where(hit, np.exp(log_weight), 0.0))
 
 
+def _sparse_proposal(guides: list[Event]) -> tuple[list[SparseTilt], Floats]:
+    """The mixture for many coordinates: tilted by the surrogate alone, as it says and further."""
+    weights = np.array([event.weight for event in guides])
+    weights /= weights.sum()
+    none = np.empty(0, np.int64)
+    laws, shares = [SparseTilt.of(none, np.empty(0), np.empty(0))], [DEFENSIVE]
+    kept = [i for i, weight in enumerate(weights) if i < _SPARSE_GUIDES and weight > _MINOR]
+    for i in kept:
+        event, one = guides[i], guides[i].gains
+        assert isinstance(one, FactoredSurrogate)
+        t = float(one.tilt(event.threshold)) if event.tilt is None else event.tilt
+        for factor, share in _SPARSE_TILTS:
+            laws.append(tilted(one, factor * max(t, 0.0)))
+            shares.append((1 - DEFENSIVE) * share * weights[i] / weights[kept].sum())
+    return laws, np.array(shares) / sum(shares)
+
+
 def _proposal(
     space: FaultSpace, law: TiltedCoordinates, guides: list[Event]
 ) -> tuple[Floats, Floats]:
     """The mixture to draw from: what each part's coordinates are tilted by (J, N), its share."""
     weights = np.array([event.weight for event in guides])
     weights = weights / weights.sum()
-    parts, shares = [np.zeros((1, space.N))], [np.array([_DEFENSIVE])]
+    parts, shares = [np.zeros((1, space.N))], [np.array([DEFENSIVE])]
     if space.N <= _SMALL:
         parts.append(law.scattered(_STRUCK)[None])
         shares.append(np.array([_SCATTERED]))
     rest = 1 - sum(share.sum() for share in shares)
     for event, weight in zip(guides, weights * rest, strict=True):
-        tilted = _tilt(space, event) * event.gains
-        parts.append(tilted[None])
+        moved = _tilt(space, event) * event.dense
+        parts.append(moved[None])
         # The surrogate may be wrong about the rarer of two tails; of many rivals, most never win.
         matters = len(guides) <= 2 or weight > _MINOR
-        local = _at_design_point(space, law, event, tilted) if matters else None
+        local = _at_design_point(space, law, event, moved) if matters else None
         if local is None:
             shares.append(np.array([weight]))
         else:
@@ -385,7 +350,7 @@ def _at_design_point(
     return _tilt(space, replace(event, gains=gains)) * gains
 
 
-def tail_events(one: LinearSurrogate, output: int, k: int, epsilon: float) -> list[Event]:
+def tail_events(one: Surrogate, output: int, k: int, epsilon: float) -> list[Event]:
     """Both tails of an output."""
     unit = np.eye(k)[output]
     # The rarer, the less the surrogate knows which of the two is likelier, and a share too large
@@ -393,21 +358,23 @@ def tail_events(one: LinearSurrogate, output: int, k: int, epsilon: float) -> li
     upper = float(one.saddlepoint(epsilon, "upper")) ** 0.5
     lower = float(one.saddlepoint(epsilon, "lower")) ** 0.5
     floor = max(upper, lower, 1e-150) / 10
+    there, back = (
+        each if isinstance(each, FactoredSurrogate) else each.gains for each in (one, one.negative)
+    )
     return [
-        Event(unit, epsilon, one.gains, max(upper, floor)),
-        Event(-unit, epsilon, -one.gains, max(lower, floor)),
+        Event(unit, epsilon, there, max(upper, floor)),
+        Event(-unit, epsilon, back, max(lower, floor)),
     ]
 
 
-def _class_events(clean: Floats, margins: LinearSurrogate, b: int) -> list[Event]:
-    """Every rival overtaking the predicted class.
+def _class_events(clean: Floats, margins: Surrogate, b: int, chances: Floats) -> list[Event]:
+    """Every rival overtaking the predicted class, with these chances by the surrogate.
 
     A tie goes to the first of the largest outputs (as argmax breaks it), so a rival behind the
     predicted class has to pass it, one before it has to reach it.
     """
     top = int(predicted_class(clean))
     rivals = [r for r in range(len(clean)) if r != top]
-    chances = margins.saddlepoint(0.0, "upper")[b]
     floor = max(float(chances.max()), 1e-300) / 100
     events = []
     for i, rival in enumerate(rivals):
@@ -415,7 +382,12 @@ def _class_events(clean: Floats, margins: LinearSurrogate, b: int) -> list[Event
         readout[rival], readout[top] = 1.0, -1.0
         gap = float(clean[top] - clean[rival])
         reach = gap if rival < top else float(np.nextafter(gap, np.inf))
-        events.append(Event(readout, reach, margins.gains[b, i], max(float(chances[i]), floor)))
+        weight = max(float(chances[i]), floor)
+        if isinstance(margins, FactoredSurrogate):
+            one, tilt = margins.part((b, i)), float(margins.tilts_to_zero[b, i])
+            events.append(Event(readout, reach, one, weight, tilt))
+        else:
+            events.append(Event(readout, reach, margins.gains[b, i], weight))
     return events
 
 
@@ -427,18 +399,18 @@ def _tilt(space: FaultSpace, event: Event) -> float:
     """
     law = TiltedCoordinates.of(coordinates_of(space))
     # How far a tilt moves a coordinate is a matter of the law's own scale.
-    scale = float(np.abs(event.gains * _units(space)).max())
+    scale = float(np.abs(event.dense * _units(space)).max())
     if scale == 0:
         return 0.0
 
     def first_reached(grid: Floats) -> int | None:
-        points = _points(np.stack([law.mean(t * event.gains) for t in grid]))
+        points = _points(np.stack([law.mean(t * event.dense) for t in grid]))
         delta = (space.outputs(points) - space.clean())[:, 0]
         reached = np.flatnonzero(delta @ event.readout >= event.threshold)
         return int(reached[0]) if len(reached) else None
 
     coarse = np.concatenate([[0.0], np.geomspace(_WEAKEST, _STRONGEST, _GRID) / scale])
-    coarse = _inside(coarse, lambda t: bool(np.isfinite(law.mean(t * event.gains)).all()))
+    coarse = _inside(coarse, lambda t: bool(np.isfinite(law.mean(t * event.dense)).all()))
     at = first_reached(coarse)
     if at is None or at == 0:
         return float(coarse[-1 if at is None else 0])

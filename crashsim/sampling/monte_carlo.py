@@ -17,6 +17,7 @@ import torch
 from crashsim_theory import LinearSurrogate
 from numpy.typing import NDArray
 
+from crashsim.analytic.factored_surrogate import FactoredSurrogate
 from crashsim.analytic.rounding import least_reaching
 from crashsim.arguments import (
     as_float,
@@ -125,7 +126,7 @@ def monte_carlo(
     seed: int = 0,
     confidence: float = 0.95,
     progress: Progress | None = None,
-    control: LinearSurrogate | None = None,
+    control: LinearSurrogate | FactoredSurrogate | None = None,
     few_exact: bool = False,
     targets: Any = None,
     metrics: Iterable[Metric] | None = None,
@@ -185,7 +186,7 @@ def monte_carlo(
             f"{space.K} outputs, more than {DENSE}; leave it out, or give fewer inputs"
         )
     few = few_faults(space) if few_exact else None
-    leading = Control.of(space, control, few) if control else None
+    leading = Control.of(space, control, few, seed) if control else None
     reach = np.inf if epsilon is None else least_reaching(space, epsilon)
     tally = (
         DenseTally.of(space.clean(), reach, asked, named)
@@ -268,7 +269,7 @@ class _Run:
         """What follows from the samples so far."""
         if self._found is None or self._found.n != self.n:
             facts: Any = {
-                "is_random": bool((self.space.moments.k2 > 0).any()),
+                "is_random": self.space.is_random,
                 "is_seldom_struck": bool(self.seldom_struck),
                 "may_overflow": self.space.strikes_words,
             }
@@ -351,7 +352,7 @@ def _result(run: _Run) -> MonteCarlo:
 
 def _too_few(run: _Run, moments: Moments) -> str | None:
     """What a number of samples cannot show, if that matters."""
-    if not (run.space.moments.k2 > 0).any():
+    if not run.space.is_random:
         return None
     if not run.found.has_moments:
         return (

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from crashsim_theory import LinearSurrogate, TheoryError
+from crashsim_theory import TheoryError
 from scipy.special import ndtr
 
-from crashsim.analytic.first_order import of_pair, tail_probability
+from crashsim.analytic.first_order import Surrogate, of_pair, tail_probability
 from crashsim.analytic.proofs import Provable, certify_tail, linear_bracket
 from crashsim.arrays import Floats
 from crashsim.coordinates.streams import Stream
@@ -43,7 +43,7 @@ def curves_of(space: FaultSpace, results: Results, asked: Request, samples: int)
     row, output = (int(i) for i in np.unravel_index(int(variance.argmax()), variance.shape))
     one = analysis.surrogate and of_pair(analysis.surrogate, row, output)
     end = 8 * float(np.sqrt(variance[row, output]))
-    if one is not None and not one.coordinates.without_cgf:
+    if one is not None and not one.without_cgf:
         while float(one.saddlepoint(end)) > _SMALLEST:
             end *= 1.25  # it ends at the latest where every coordinate has struck
     grid = np.linspace(0, end, _POINTS + 1)[1:]
@@ -53,7 +53,7 @@ def curves_of(space: FaultSpace, results: Results, asked: Request, samples: int)
         methods["exact"] = [float(results.exact.tail(e)[row, output]) for e in grid]
     if one is not None:
         methods["chebyshev"] = tail_probability("chebyshev", one, grid).tolist()
-        if not one.coordinates.without_cgf:
+        if not one.without_cgf:
             methods["chernoff"] = tail_probability("chernoff", one, grid).tolist()
             methods["saddlepoint"] = tail_probability("saddlepoint", one, grid).tolist()
     if results.proof is not None and one is not None:
@@ -84,7 +84,7 @@ def _proved_curves(proof: Provable, grid: Floats, row: int, output: int) -> dict
 
 def _rare_events(
     alone: FaultSpace,
-    one: LinearSurrogate,
+    one: Surrogate,
     output: int,
     grid: Floats,
     asked: Request,
@@ -131,7 +131,7 @@ def histogram_of(results: Results, outputs: Sequence[int] | None = None) -> Hist
     saddlepoint = normal = None
     if analysis.surrogate is not None:
         one = of_pair(analysis.surrogate, int(where[0]), int(where[1]))
-        if one.variance > 0 and not one.coordinates.without_cgf:
+        if one.variance > 0 and not one.without_cgf:
             above = one.saddlepoint(edges, "upper")
             saddlepoint = (n * -np.diff(above)).tolist()
         if one.variance > 0:
@@ -141,7 +141,7 @@ def histogram_of(results: Results, outputs: Sequence[int] | None = None) -> Hist
     )
 
 
-def _normal_mass(edges: Floats, surrogate: LinearSurrogate) -> Floats:
+def _normal_mass(edges: Floats, surrogate: Surrogate) -> Floats:
     scale = float(np.sqrt(surrogate.variance))
     mass: Floats = np.diff(ndtr((edges - float(surrogate.mean)) / scale))
     return mass

@@ -13,6 +13,7 @@ from crashsim_theory import TheoryError
 
 from crashsim.analytic import first_order, proofs, second_order, surrogate_law
 from crashsim.analytic.first_order import Analysis, TailMethod
+from crashsim.analytic.gains import are_dense
 from crashsim.errors import Interrupted, NotApplicableError
 from crashsim.faults import lacking_for_tails
 from crashsim.results.estimate import Estimate
@@ -36,6 +37,8 @@ from crashsim.scoring.size import (
 from crashsim.scoring.variance_reduction import chosen_samples, is_controlled, is_stratified
 from crashsim.space import FaultSpace
 
+_IMPORTANCE_BUDGET = BUDGET / 10  # operations of importance sampling, for each question
+_FEWEST_PASSES = 32  # of an input
 _NOTHING = "nothing is random or nothing reaches the output, so there is nothing to say"
 
 
@@ -56,6 +59,13 @@ def _too_many_patterns(size: Size) -> str | None:
 
 def _layer_bound(name: str, given: Given) -> Estimates:
     return given.layer_bounds.by(name)
+
+
+def _taylor(given: Given) -> Found:
+    found = Analysis()
+    space = given.wide if are_dense(given.space) else given.space
+    first_order.taylor(space, found, given.asked.memory)
+    return _of_analysis(found)
 
 
 def _expansion(work: Callable[[FaultSpace, Analysis], None], given: Given) -> Found:
@@ -244,6 +254,7 @@ def _importance_sampling(given: Given) -> Iterable[Estimate]:
                 class_changes=i == 0,
                 seed=asked.seed,
                 confidence=asked.confidence,
+                passes=_affordable_passes(given.size),
             )
     except TheoryError as error:  # a law that cannot be drawn under as strong a tilt
         raise NotApplicableError(str(error)) from error
@@ -251,6 +262,21 @@ def _importance_sampling(given: Given) -> Iterable[Estimate]:
         is_asked = asked.epsilon is not None or given.space.K > 1
         raise NotApplicableError(_NOTHING if is_asked else NO_EPSILON)
     return found
+
+
+def _affordable_passes(size: Size) -> int | None:
+    """How many passes of an input importance sampling spends; None for as many as it takes.
+
+    Among many coordinates there are enough of them to look at the inputs that matter most.
+    """
+    if are_dense(size.space):
+        return None
+    return int(max(_FEWEST_PASSES * size.B, _IMPORTANCE_BUDGET / size.operations_of_one))
+
+
+def _cost_of_importance(size: Size) -> float:
+    passes = _affordable_passes(size) or IMPORTANCE_SAMPLES * size.B
+    return 2 * passes * size.operations_of_one
 
 
 def _exact_is_at_hand(size: Size) -> str | None:
@@ -261,7 +287,9 @@ def _hardware(given: Given) -> Found:
     from crashsim.chip.spiking import run_chip
 
     asked = given.asked
-    run = run_chip(given.space, seed=asked.seed, confidence=asked.confidence, chip=asked.chip)
+    run = run_chip(
+        given.space, seed=asked.seed, confidence=asked.confidence, chip=asked.chip, all_inputs=True
+    )
     return Found(run.estimates, result=run)
 
 
@@ -303,13 +331,13 @@ METHODS: tuple[Method, ...] = (
     Method(
         "taylor",
         "first order at the clean network (paper b3)",
-        partial(_expansion, first_order.taylor),
+        _taylor,
         "estimate",
         needs=("wide",),
         refuses=too_many_gradients,
         moments_only=True,
         dependent=True,
-        rank=5,
+        rank=6,
     ),
     Method(
         "single",
@@ -320,7 +348,7 @@ METHODS: tuple[Method, ...] = (
         refuses=too_many_differences,
         moments_only=True,
         dependent=True,
-        rank=4,
+        rank=5,
     ),
     Method(
         "pairs",
@@ -391,7 +419,7 @@ METHODS: tuple[Method, ...] = (
         partial(_tails, "saddlepoint"),
         "estimate",
         needs=("surrogate", "margins"),
-        rank=3,
+        rank=4,
         rare=6,
     ),
     Method(
@@ -415,7 +443,7 @@ METHODS: tuple[Method, ...] = (
         refuses=_where_derivatives_serve,
         cost=lambda size: _cost_of_law(size) + size.N * size.operations,
         dear="every fault alone, and the laws of as many outputs, take longer",
-        rank=2,
+        rank=3,
     ),
     Method(
         "remainder",
@@ -473,7 +501,7 @@ METHODS: tuple[Method, ...] = (
         "statistical",
         needs=("surrogate", "leading_output"),
         refuses=_exact_is_at_hand,
-        cost=lambda size: 2 * IMPORTANCE_SAMPLES * size.B * size.operations_of_one,
+        cost=_cost_of_importance,
         most=BUDGET / 4,
         dear="some thousand samples for each input take longer (give fewer inputs)",
         rank=1,

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
+from crashsim.analytic.gains import MEMORY
 from crashsim.errors import ArgumentError
 from crashsim.faults import check_drawable
 from crashsim.scoring.method import Method, told_as_its_own
@@ -51,6 +52,7 @@ def plan(
     rel_width: float | None,
     hardware: bool = False,
     proofs: bool = False,
+    memory: int = MEMORY,
 ) -> Plan:
     """Chooses methods; those that are named are computed whatever they cost.
 
@@ -59,6 +61,7 @@ def plan(
             ``Method`` joins the table for this score, and is computed unless it refuses.
         samples, rel_width: of Monte Carlo, as asked for.
         hardware, proofs: also the methods of these names.
+        memory: bytes that gains may take, about.
 
     Raises:
         ArgumentError: an unknown method is named, two have one name; or one draws faults, of which
@@ -73,7 +76,7 @@ def plan(
     named = only | added | {m.name for m in table if m.option in options}
     considered = tuple(m for m in table if not only or m.name in named or m in own)
     _check_drawable(space, [m for m in considered if m.name in named or m in own], not only)
-    size = Size(space)
+    size = Size(space, memory)
     skipped: dict[str, str] = {}
     for method in considered:
         if method.name in named:

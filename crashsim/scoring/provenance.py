@@ -38,16 +38,21 @@ def describe_fault(placement: Placement) -> FaultFacts:
 
 
 def describe_sites(space: FaultSpace, analysis: first_order.Analysis) -> list[SiteFacts]:
-    shares = analysis.shares
+    """Each struck site, with its share of the variance."""
+    shares: list[float | None] = [None] * len(space.placements)
+    if analysis.by_value is not None:
+        shares = list(analysis.by_value.by_placement.tolist())
+    elif analysis.shares is not None:
+        shares = [float(analysis.shares[p.start : p.stop].sum()) for p in space.placements]
     found: list[SiteFacts] = []
-    for p in space.placements:
+    for p, share in zip(space.placements, shares, strict=True):
         facts: SiteFacts = {
             "name": p.site.name,
             "kind": p.site.kind,
             "shape": list(p.shape),
             "fault": p.fault.name,
             "coordinates": p.size,
-            "share": None if shares is None else float(shares[p.start : p.stop].sum()),
+            "share": share,
         }
         if p.steps > 1:
             facts["steps"] = p.steps
@@ -57,19 +62,29 @@ def describe_sites(space: FaultSpace, analysis: first_order.Analysis) -> list[Si
 
 def leading_coordinates(space: FaultSpace, analysis: first_order.Analysis) -> list[CoordinateFacts]:
     """The coordinates with the largest shares of the variance, largest first."""
-    shares = analysis.shares
-    if shares is None:
+    if analysis.by_value is not None:
+        leading = analysis.by_value.leading(_TOP)
+    elif analysis.shares is not None:
+        order = np.argsort(-analysis.shares, kind="stable")[:_TOP]
+        leading = [(int(i), float(analysis.shares[i])) for i in order]
+    else:
         return []
+    starts = np.array([p.start for p in space.placements])
     found: list[CoordinateFacts] = []
-    for i in np.argsort(-shares, kind="stable")[:_TOP]:
-        p = next(p for p in space.placements if p.start <= i < p.stop)
-        local = int(i) - p.start
-        exact_index = p.size == p.units and len(p.shape) > 0
-        index = np.unravel_index(local, p.shape) if exact_index else (local,)
-        found.append(
-            {"site": p.site.name, "index": [int(j) for j in index], "share": float(shares[i])}
-        )
+    for column, share in leading:
+        p = space.placements[int(np.searchsorted(starts, column, side="right")) - 1]
+        found.append(_named(p, column - p.start, share))
     return found
+
+
+def _named(p: Placement, local: int, share: float) -> CoordinateFacts:
+    """A coordinate by its index, as samples name what is struck (``Strike``).
+
+    Of a unit its index in the site; of a flipped bit the weight's index and the bit; of a group of
+    units its number.
+    """
+    index = np.unravel_index(local, p.fault.coordinate_shape(p.shape) or (1,))
+    return {"site": p.site.name, "index": [int(i) for i in index], "share": share}
 
 
 def versions() -> dict[str, str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from crashsim.analytic.gains import MEMORY
 from crashsim.metrics import AskedMetrics
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class Request:
         rel_width: the relative half-width at which Monte Carlo stops.
         seed: of everything drawn.
         confidence: of measured intervals.
+        memory: bytes that gains and what is made of them may take, about.
         chip: the spiking chip, where the model is the rate curves of one.
         outputs: those that tails, certificates and rare events are asked of; None: the one that
             varies most.
@@ -39,6 +41,7 @@ class Request:
     rel_width: float | None = None
     seed: int = 0
     confidence: float = CONFIDENCE
+    memory: int = MEMORY
     chip: Chip | None = None
     outputs: tuple[int, ...] | None = None
     metrics: AskedMetrics = field(default_factory=AskedMetrics)

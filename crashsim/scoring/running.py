@@ -84,6 +84,7 @@ class Results:
         linear = shared.linearised
         self.analysis.surrogate, self.analysis.source = linear.surrogate, linear.source
         self.analysis.shares, self.analysis.covariance = linear.shares, linear.covariance
+        self.analysis.by_value = linear.by_value
         self.proof = shared.made("proof")
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from crashsim.analytic.gains import MEMORY
 from crashsim.analytic.questions import check_delta
 from crashsim.analytic.rounding import least_rounding
 from crashsim.arguments import callback, check_seed, instance, named_outputs, whole
@@ -160,6 +161,7 @@ def score(
     reset: Reset | None = None,
     batch_axis: BatchAxis = 0,
     steps_axis: StepsAxis | None = None,
+    memory: int = MEMORY,
 ) -> Score:
     """How far the outputs move under random faults, by theory and by Monte Carlo.
 
@@ -185,7 +187,7 @@ def score(
         outputs: numbers of the outputs that tails, certificates, importance sampling, quantiles
             and the answers of a target are asked of; by default the one that varies most (and
             quantiles of the 64 that vary most). Means and variances are of every output anyway.
-        hardware: also run the faults on a spiking chip (``crashsim.chip.spiking``, needs brian2),
+        hardware: also run the faults on a spiking chip (``crashsim.chip.spiking``),
             which takes some seconds; the same as naming ``hardware`` among the methods.
         proofs: also prove what can be proved (``certificate``, ``linear-exact``, ``remainder``),
             which takes about a second for each bound; the same as naming those methods.
@@ -202,6 +204,8 @@ def score(
         batch_axis: the axis of the inputs that is the batch: 1 for (T, B, ...); or of each by name.
         steps_axis: the axis of the struck values that is time, where no recurrent or spiking layer
             shows it: 1 for (B, T, ...); or a mapping from sites to axes. See ``FaultSpace``.
+        memory: bytes that theory's gains and what is made of them may take, about (2 GiB): those of
+            many coordinates are kept where they fit, and else made anew whenever they are read.
 
     Raises:
         CrashsimError: an argument makes no sense, or the model cannot be analysed.
@@ -228,7 +232,7 @@ def score(
         instance("chip", chip, Chip, "the chip that read_chip returned")
     if delta is not None and epsilon is None:
         raise ArgumentError(f"delta={delta!r}: give epsilon too; together they are the target")
-    seed = check_seed(seed)
+    seed, memory = check_seed(seed), whole("memory", memory, 2**20, 2**50)
     # Fractions and numpy's numbers are taken for what they are.
     confidence, samples = float(confidence), None if samples is None else int(samples)
     epsilon, delta, rel_width = (
@@ -251,7 +255,7 @@ def score(
             own = AskedMetrics.of(metrics, targets, space.clean())
             named = named_outputs(outputs, space.K)
         with timing(timings, "plan"):
-            planned = plan(space, methods, samples, rel_width, hardware, proofs)
+            planned = plan(space, methods, samples, rel_width, hardware, proofs, memory)
         asked = Request(
             epsilon=epsilon,
             delta=delta,
@@ -259,6 +263,7 @@ def score(
             rel_width=rel_width,
             seed=seed,
             confidence=confidence,
+            memory=memory,
             chip=chip,
             outputs=named,
             metrics=own,

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
-from crashsim_theory import Certificate, LinearSurrogate
+from crashsim_theory import Certificate
 
 from crashsim.analytic import first_order, proofs
-from crashsim.analytic.first_order import Analysis
+from crashsim.analytic.first_order import Analysis, Surrogate
+from crashsim.analytic.gains import are_dense
 from crashsim.analytic.layer_bounds import layer_bounds
 from crashsim.coordinates.placement import strikes_singly
 from crashsim.errors import ArgumentError, NotApplicableError
@@ -150,16 +151,16 @@ class Given:
         return cast(Analysis, self._take("surrogate"))
 
     @property
-    def surrogate(self) -> LinearSurrogate:
+    def surrogate(self) -> Surrogate:
         """The linear surrogate of Delta, (B, K), of N coordinates."""
         found = self.linear.surrogate
         assert found is not None
         return found
 
     @property
-    def margins(self) -> LinearSurrogate | None:
+    def margins(self) -> Surrogate | None:
         """The surrogate's margins of rivals over the predicted class, (B, K - 1); None if K = 1."""
-        return cast(LinearSurrogate | None, self._take("margins"))
+        return cast(Surrogate | None, self._take("margins"))
 
     @property
     def leading_output(self) -> int:
@@ -187,7 +188,7 @@ class Given:
         )
 
     @property
-    def linear_at_hand(self) -> LinearSurrogate | None:
+    def linear_at_hand(self) -> Surrogate | None:
         """The surrogate, if some method of this score needs it; for those that only ``use`` it."""
         return self._shared.linearised.surrogate
 
@@ -209,8 +210,10 @@ def _layer_bounds(shared: Shared) -> Estimates:
 
 
 def _gradients(shared: Shared) -> Analysis:
-    found = Analysis()
-    first_order.mean_point_taylor(shared.take("wide"), found)
+    found, space = Analysis(), shared.space
+    # Gains of many coordinates are made in the model's own precision.
+    at = shared.take("wide") if are_dense(space) else space
+    first_order.mean_point_taylor(at, found, shared.asked.memory)
     return found
 
 
@@ -244,7 +247,7 @@ def _are_two_valued(space: FaultSpace) -> bool:
     return all(p.fault.is_two_valued for p in space.placements)
 
 
-def _margins(shared: Shared) -> LinearSurrogate | None:
+def _margins(shared: Shared) -> Surrogate | None:
     surrogate = shared.take("surrogate").surrogate
     wide = shared.take("wide")
     return first_order.margins_of(wide, surrogate) if wide.K > 1 else None

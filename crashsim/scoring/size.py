@@ -11,6 +11,7 @@ from functools import cached_property
 
 import torch
 
+from crashsim.analytic.gains import MEMORY, MOST_DENSE, are_dense, are_served, kept_bytes
 from crashsim.coordinates.placement import DEPENDENT
 from crashsim.injection.flops import Operations
 from crashsim.sampling.enumeration import can_enumerate
@@ -28,6 +29,7 @@ class Size:
 
     Attributes:
         space: the model, its inputs and faults.
+        memory: bytes that gains may take, about.
         operations: floating-point operations of one sample's forward pass on all inputs, about.
         operations_of_one: the same on a single input.
         N, B, K: the numbers of coordinates, inputs and outputs.
@@ -35,6 +37,7 @@ class Size:
     """
 
     space: FaultSpace
+    memory: int = MEMORY
 
     @property
     def N(self) -> int:
@@ -103,8 +106,17 @@ def no_surrogate(size: Size) -> str | None:
 
 
 def _too_many_gains(size: Size) -> str | None:
-    if size.gains > GRADIENT_VALUES:
+    space = size.space
+    if not are_served(space) and size.gains > MOST_DENSE:
         return f"{size.N} coordinates: gradients of {size.B} inputs do not fit in memory"
-    if size.B * size.K * size.operations > 10 * BUDGET:
-        return f"{size.K} outputs: as many backward passes per input cost too much"
+    # Of a single input at least, the slopes are held twice: as they are made, and read.
+    held = 2 * kept_bytes(space, size.K) / size.B
+    if not are_dense(space) and held > size.memory:
+        return (
+            f"{size.K} outputs: the slopes of one input take {held:.2g} bytes, of {size.memory} "
+            "that they may (memory=)"
+        )
+    if size.K * size.operations > 10 * BUDGET / 3:
+        cost = 3 * size.K * size.operations
+        return f"{size.K} outputs: as many backward passes take {cost:.1g} operations"
     return None

@@ -5,6 +5,7 @@ Decided on counts alone, so the samples are the same on every machine.
 
 from __future__ import annotations
 
+from crashsim.analytic.gains import KEPT, are_dense, kept_bytes
 from crashsim.sampling.dense import DENSE
 from crashsim.sampling.exact_strata import probability_of_two, usual_state
 from crashsim.sampling.monte_carlo import DEFAULT_SAMPLES
@@ -14,6 +15,7 @@ from crashsim.space import FaultSpace
 MIN_SAMPLES = 200
 _FEW = 0.5  # probability of two or more faults below which they alone are sampled
 _CONTROL_VALUES = 2**26  # B x K x N gains of a control variate
+_FORWARDS = 4  # passes that a derivative along a sample's faults takes, about
 _CONTROL_COST = 4  # times a forward pass that it may cost
 
 
@@ -37,9 +39,13 @@ def is_controlled(size: Size, samples: int | None) -> bool:
     space = size.space
     struck = sum(p.size * p.fault.change_probability for p in space.placements)
     cost = 2 * struck * space.B * space.K
-    if size.B * size.K > DENSE or size.gains > _CONTROL_VALUES:
+    if size.B * size.K > DENSE:
         return False
+    if not are_dense(space) and kept_bytes(space, space.K) > KEPT * size.memory:
+        cost = _FORWARDS * size.operations
     if cost > _CONTROL_COST * size.operations:
+        return False
+    if are_dense(space) and size.gains > _CONTROL_VALUES:
         return False
     # Where single faults are all that samples hold, they say too little of what it leaves over.
     return is_stratified(size, samples) or not _few_strike(space)

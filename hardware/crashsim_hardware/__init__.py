@@ -19,6 +19,7 @@ True
 The package imports numpy and scipy; brian2 is loaded by the first run that uses it.
 """
 
+from .assembly import assemble
 from .brian2_export import Brian2Chip, to_brian2, to_script
 from .chip import Chip, Physics, Projection, Spiking, Wire, quantise
 from .conversion import convert
@@ -26,6 +27,7 @@ from .criticality import SINGLE_FAULTS, Criticality, CriticalityMap, criticality
 from .engines.raster import Raster, Spikes, raster
 from .engines.running import RunResult, run
 from .errors import HardwareError, HardwareWarning
+from .events import addresses_of, event_trains
 from .faults.cells import (
     CellEffect,
     Drift,
@@ -57,6 +59,7 @@ from .faults.synapse_faults import (
     sample_stuck_synapses,
 )
 from .network import AvgPool2d, Conv2d, Flatten, Linear, Network, NeuronLayer, Scale, SumPool2d
+from .neurons.own_neuron import OwnNeuron
 from .neurons.point_neuron import (
     PointNeuron,
     current_based_lif,
@@ -66,6 +69,7 @@ from .neurons.point_neuron import (
 )
 from .neurons.stepped_neuron import SteppedNeuron
 from .nir import CONVENTIONS, Convention, nir_graph, read_nir, write_nir
+from .operations import most_operations, synaptic_operations
 from .rate_network import rate_network
 from .reference import reference
 from .spiking_gap import SpikingGap, spiking_gap
@@ -97,6 +101,7 @@ __all__ = [
     "Moment",
     "Network",
     "NeuronLayer",
+    "OwnNeuron",
     "PcmDrift",
     "PcmProgramming",
     "Physics",
@@ -113,6 +118,8 @@ __all__ = [
     "SumPool2d",
     "Variation",
     "Wire",
+    "addresses_of",
+    "assemble",
     "convert",
     "crash_statistics",
     "criticality",
@@ -120,8 +127,10 @@ __all__ = [
     "current_to_frequency",
     "device",
     "devices",
+    "event_trains",
     "integrate_and_fire",
     "leaky_integrate_and_fire",
+    "most_operations",
     "nir_graph",
     "phase_change",
     "quantise",
@@ -147,6 +156,7 @@ __all__ = [
     "sample_stuck_cells",
     "sample_stuck_synapses",
     "spiking_gap",
+    "synaptic_operations",
     "to_brian2",
     "to_script",
     "write_nir",

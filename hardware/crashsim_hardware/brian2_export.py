@@ -125,7 +125,7 @@ def _synapses(chip: Chip, block: Block, way: Way) -> dict[str, Any]:
     if (gain := block.gain(way.source)) is not None:
         weights = weights * gain[0, 0, source]
     signed = chip.hidden[way.source].neuron.bipolar
-    on_pre, constants = receiving(chip, way.target, "w * polarity_pre" if signed else "w")
+    on_pre, constants = receiving(chip, way.target, "weight * polarity_pre" if signed else "weight")
     return {
         "source": way.source,
         "target": way.target,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from .arguments import whole
 from .errors import HardwareError
 from .network import Network
+from .neurons.own_neuron import OwnNeuron
 from .neurons.point_neuron import PointNeuron
 from .neurons.stepped_neuron import SteppedNeuron
 from .transforms import Shape, Transform, chain, output_shape, weight_of, with_weight
@@ -137,7 +138,7 @@ class Spiking:
     """
 
     projection: Projection
-    neuron: PointNeuron | SteppedNeuron
+    neuron: PointNeuron | SteppedNeuron | OwnNeuron
     scale: Floats
     offset: int = 0
     source: int | None = None

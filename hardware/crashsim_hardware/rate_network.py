@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from .chip import Chip, Projection, Spiking
 from .errors import HardwareError
 from .network import Network, NeuronLayer
+from .neurons.own_neuron import OwnNeuron
 from .neurons.stepped_neuron import SteppedNeuron
 from .noticing import notice
-from .transforms import AvgPool2d, Conv2d, Linear, Scale, Shape, SumPool2d, Transform, chain
+from .transforms import AvgPool2d, Conv1d, Conv2d, Linear, Scale, Shape, SumPool2d, Transform, chain
 
 __all__ = ["attach_bias", "rate_network"]
 
@@ -37,6 +38,11 @@ def rate_network(chip: Chip) -> Network:
     layers = []
     for index, layer in enumerate(chip.hidden):
         neuron, projection = layer.neuron, layer.projection
+        if isinstance(neuron, OwnNeuron):
+            raise HardwareError(
+                f"hidden layer {index} has neurons of your own, whose rates are no activation that "
+                "the theory knows"
+            )
         if neuron.reset == "zero":
             raise HardwareError(
                 f"hidden layer {index} resets to zero and loses the charge above threshold: its "
@@ -57,6 +63,7 @@ def rate_network(chip: Chip) -> Network:
 def _line(layer: Spiking, index: int) -> tuple[float, Any, Literal["relu", "sigmoid", "tanh"]]:
     """A layer's rate over its charge and drive: a gain, a shift, and what is applied to both."""
     neuron = layer.neuron
+    assert not isinstance(neuron, OwnNeuron)
     if isinstance(neuron, SteppedNeuron):
         slope, shift = neuron.rate_line()
         if not np.allclose(slope, slope[0], rtol=1e-9, atol=0.0):
@@ -94,6 +101,9 @@ def attach_bias(
         if isinstance(transform, Linear):
             value = bias if bias.size == len(transform.weight) else None
             transform = Linear(transform.weight * gain, value)
+        elif isinstance(transform, Conv1d):
+            each = bias.reshape(len(transform.weight), -1)[:, 0]
+            transform = replace(transform, weight=transform.weight * gain, bias=each)
         elif isinstance(transform, Conv2d):
             # a sum over a window adds the bias once per cell
             pools = [t for t in transforms[position + 1 :] if isinstance(t, SumPool2d)]

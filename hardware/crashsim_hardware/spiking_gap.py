@@ -54,6 +54,7 @@ def spiking_gap(
     confidence: float = 0.95,
     engine: Engine = "numpy",
     progress: Progress | None = None,
+    rel_width: float | None = None,
 ) -> SpikingGap:
     """Run chip and network under the same `faults`, mask by mask, and compare their moments.
 
@@ -61,17 +62,24 @@ def spiking_gap(
     """
     broken = as_faults(chip, faults)
     chip_side = crash_statistics(
-        chip, inputs, broken, seed=seed, confidence=confidence, engine=engine, progress=progress
+        chip,
+        inputs,
+        broken,
+        seed=seed,
+        confidence=confidence,
+        engine=engine,
+        progress=progress,
+        rel_width=rel_width,
     )
-    faulty = reference(chip, inputs, broken).outputs
+    faulty = reference(chip, inputs, broken).outputs[: chip_side.masks]
     network = faulty - reference(chip, inputs).outputs
     mean, variance = network.mean(axis=0), network.var(axis=0, ddof=1)
     spiking = chip_side.outputs - chip_side.clean
     paired = spiking - network
     gap = paired.mean(axis=0)
-    reads = min(broken.count, CLEAN_READS)
-    error = np.sqrt(paired.var(axis=0, ddof=1) / broken.count + chip_side.noise / reads)
-    quantile = float(stats.t.ppf(0.5 + confidence / 2.0, broken.count - 1))
+    reads = min(chip_side.masks, CLEAN_READS)
+    error = np.sqrt(paired.var(axis=0, ddof=1) / chip_side.masks + chip_side.noise / reads)
+    quantile = float(stats.t.ppf(0.5 + chip_side.confidence / 2.0, chip_side.masks - 1))
     square, total = float((mean**2).sum()), float(variance.sum())
     if total <= 1e-24 * square:  # every mask is the same: rounding is no variance
         total = 0.0

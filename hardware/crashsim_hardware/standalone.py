@@ -53,14 +53,14 @@ def build(brian2: Any, chip: dict[str, Any]) -> tuple[Any, list[Any]]:
         connected = brian2.Synapses(
             groups[wires["source"]],
             groups[wires["target"]],
-            "w : 1",
+            "weight : 1",
             on_pre=wires["on_pre"],
             delay=wires["delay"] * dt if wires["delay"] else None,
             namespace=constants(wires["constants"]),
             clock=clock,
         )
         connected.connect(i=wires["i"], j=wires["j"])
-        connected.w = wires["w"]
+        connected.weight = wires["w"]
         synapses.append(connected)
     monitors = [
         brian2.SpikeMonitor(

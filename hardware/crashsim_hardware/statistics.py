@@ -32,7 +32,7 @@ from .errors import HardwareError
 from .faults.chip_faults import ChipFaults
 from .noticing import notice
 
-__all__ = ["CLEAN_READS", "CrashStatistics", "Moment", "clean_reads", "crash_statistics"]
+__all__ = ["CLEAN_READS", "CrashStatistics", "Moment", "crash_statistics"]
 
 Floats = NDArray[Any]
 
@@ -60,6 +60,8 @@ class CrashStatistics:
     noise: (B, K), variance of one read through spiking noise alone.
     reads: the two reads of every mask, (M, B, K) each, from independent initial phases.
     masks, confidence, steps: M, the intervals' nominal confidence, and the window T.
+    width: half of the interval of the variance summed over inputs and outputs, relative to it;
+        infinite where it is not resolved.
     """
 
     mean: Moment
@@ -70,6 +72,7 @@ class CrashStatistics:
     masks: int
     confidence: float
     steps: int
+    width: float
 
     @property
     def outputs(self) -> Floats:
@@ -87,6 +90,7 @@ def crash_statistics(
     engine: Engine = "numpy",
     readout: Readout = "count",
     progress: Progress | None = None,
+    rel_width: float | None = None,
 ) -> CrashStatistics:
     """E Delta and Var Delta of `faults` on `chip` for inputs and a readout as `run` takes them.
 
@@ -94,6 +98,10 @@ def crash_statistics(
     masks M: Student's t for the mean; for the variance Student's t on the influence values
     (F1 - mean)(F2 - mean), taken on the logarithm where the estimate is positive and resolved.
     The clean output's own uncertainty is included.
+
+    rel_width: stop before all masks are run, once the variance summed over the outputs is known to
+    this relative half-width. The width is looked at after 64, 128, 256, ... masks, and an interval
+    allows for all looks: its nominal confidence, in `confidence`, is then higher.
 
     Warns (HardwareWarning) when M is below 30, when no mask holds a fault, and when T is too
     short: when over all outputs the noise of a read exceeds the effect, with the T that would do
@@ -118,58 +126,90 @@ def crash_statistics(
             "raise the rate or sample more masks",
             stacklevel=2,
         )
+    if rel_width is not None and not (is_number(rel_width) and rel_width > 0.0):
+        raise HardwareError(f"rel_width must be a positive number, got {rel_width!r:.80}")
     released = broken.random
-    fixed = chip.start == "zero"  # membranes of a graph start there: they are no noise
-    phases: Phases = "zero" if fixed else "random"
+    phases: Phases = "zero" if chip.start == "zero" else "random"
 
-    reads = clean_reads(chip, broken)
-    told = None if progress is None else _Parts(progress, reads)
-
-    def read(faults: ChipFaults, replica: int) -> Floats:
-        found = run(
-            chip, inputs, faults, engine=engine, seed=seed, phases=phases, replica=replica,
-            readout=readout, progress=told,
-        ).outputs  # fmt: skip
-        if told is not None:
-            told.finish(faults.count)
-        return found
-
-    first = read(broken, 0)
-    second = first if fixed and not released else read(broken, 1)
-    clean = read(ChipFaults(masks=reads[-1]), 2)
-    if fixed and not released:
-        kept = min(broken.count, CLEAN_READS)
-        clean = np.broadcast_to(clean, (kept, *first.shape[1:]))
-    statistics = _moments(first, second, clean, confidence, chip.steps, released)
+    reading = _Reading(chip, inputs, broken, phases, seed, engine, readout, progress)
+    looks = [broken.count] if rel_width is None else _looks(broken.count)
+    each = 1.0 - (1.0 - confidence) / len(looks)
+    for masks in looks:
+        first, second, clean = reading.up_to(masks)
+        statistics = _moments(first, second, clean, each, chip.steps, released)
+        if rel_width is not None and statistics.width <= rel_width:
+            break
+    if progress is not None:
+        progress(1000, 1000)
     if not released and not broken.empty:
         _warn_if_short(statistics)
     return statistics
 
 
-def clean_reads(chip: Chip, faults: ChipFaults) -> tuple[int, ...]:
-    """Masks that are run for the moments of `faults`, read by read, the clean ones last."""
-    released = faults.random
-    if chip.start == "zero" and not released:
-        return faults.count, 1
-    clean = faults.count if released else min(faults.count, CLEAN_READS)
-    return faults.count, faults.count, clean
+def _looks(masks: int) -> list[int]:
+    """Numbers of masks after which the width is looked at: 64, doubled, and all."""
+    found = [64]
+    while 2 * found[-1] < masks:
+        found.append(2 * found[-1])
+    return [*(look for look in found if look < masks), masks]
 
 
-class _Parts:
-    """The progress of several runs as that of one piece of work, in thousandths."""
+class _Reading:
+    """Reads of more and more masks: two with faults, where they differ, and clean ones."""
 
-    def __init__(self, progress: Progress, masks: tuple[int, ...]) -> None:
-        self._progress, self._total, self._done = progress, sum(masks), 0
-        self._running = iter(masks)
-        self._now = next(self._running)
+    def __init__(
+        self,
+        chip: Chip,
+        inputs: Any,
+        faults: ChipFaults,
+        phases: Phases,
+        seed: int,
+        engine: Engine,
+        readout: Readout,
+        progress: Progress | None,
+    ) -> None:
+        self._chip, self._inputs, self._faults, self._progress = chip, inputs, faults, progress
+        self._options: Any = {"phases": phases, "seed": seed, "engine": engine, "readout": readout}
+        self._released = faults.random
+        # membranes of a graph start at zero: they are no noise, and one read is both
+        self._alike = chip.start == "zero" and not self._released
+        self._parts: tuple[list[Floats], ...] = ([], [], [])
+        self._masks = [0, 0, 0]
+        most = faults.count if self._released else min(faults.count, CLEAN_READS)
+        self._total = faults.count + (1 if self._alike else faults.count + most)
 
-    def __call__(self, done: int, total: int) -> None:
-        share = (self._done + self._now * done / total) / self._total
-        self._progress(int(1000 * share), 1000)
+    def up_to(self, masks: int) -> tuple[Floats, Floats, Floats]:
+        """First and second reads (M, B, K) of the first `masks` masks, and clean ones."""
+        clean = masks if self._released else min(masks, CLEAN_READS)
+        self._extend(0, self._faults, masks)
+        if not self._alike:
+            self._extend(1, self._faults, masks)
+        self._extend(2, ChipFaults(masks=clean), 1 if self._alike else clean)
+        first, second, without = (
+            np.concatenate(part) if part else np.empty(0) for part in self._parts
+        )
+        if self._alike:
+            return first, first, np.broadcast_to(without, (clean, *first.shape[1:]))
+        return first, second, without
 
-    def finish(self, masks: int) -> None:
-        self._done += masks
-        self._now = next(self._running, 0)
+    def _extend(self, replica: int, faults: ChipFaults, masks: int) -> None:
+        start = self._masks[replica]
+        if start >= masks:
+            return
+        done = sum(self._masks)
+
+        def told(now: int, total: int) -> None:
+            assert self._progress is not None
+            share = (done + (masks - start) * now / total) / self._total
+            self._progress(int(1000 * share), 1000)
+
+        self._parts[replica].append(
+            run(
+                self._chip, self._inputs, faults, replica=replica, rows=(start, masks),
+                progress=None if self._progress is None else told, **self._options,
+            ).outputs
+        )  # fmt: skip
+        self._masks[replica] = masks
 
 
 def _moments(
@@ -202,7 +242,13 @@ def _moments(
         masks=masks,
         confidence=confidence,
         steps=steps,
+        width=_width(influence.sum(axis=(1, 2)), float(variance.sum()), quantile),
     )
+
+
+def _width(influence: Floats, variance: float, quantile: float) -> float:
+    error = float(influence.std(ddof=1)) / math.sqrt(len(influence))
+    return quantile * error / variance if variance > 0.0 else math.inf
 
 
 def _variance_interval(variance: Floats, error: Floats, quantile: float) -> Moment:

@@ -1,5 +1,6 @@
 """The exact law of linear surrogates as a method, against sums over all patterns."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -123,6 +124,18 @@ def test_of_equal_outputs_the_first_is_predicted(seeded):
         for method in ("surrogate-law", "single-law"):
             value = _by_input(found, method, "class-change")["all"].value
             assert value == pytest.approx(wanted, abs=1e-9)
+
+
+def test_noise_has_a_covariance_across_rivals(seeded, randn):
+    net, x = seeded(lambda: nn.Linear(3, 3, bias=False)), randn(2, 3)
+    found = score(net, x, AdditiveNoise(1.0), "input", methods=["surrogate-law"])
+    values = _by_input(found, "surrogate-law", "class-change")
+    rng, weight = np.random.default_rng(0), net.weight.detach().numpy()
+    for b in range(2):
+        at = x[b].numpy() + rng.standard_normal((100_000, 3))
+        wanted = ((at @ weight.T).argmax(1) != (weight @ x[b].numpy()).argmax()).mean()
+        assert wanted > 0.01
+        assert values[b].value == pytest.approx(wanted, rel=0.05)
 
 
 @pytest.mark.filterwarnings("ignore::crashsim.CrashsimWarning")

@@ -8,10 +8,11 @@ import math
 import numpy as np
 import pytest
 
-from crashsim import GainNoise, NeuronCrash, WeightCrash
+from crashsim import GainNoise, NeuronCrash, StuckAt, WeightCrash
 from crashsim.chip.chip_faults import parse_chip_fault
 from crashsim.chip.graph_runs import graph_faults, run_graph
-from crashsim.chip.nir import read_chip, read_graph
+from crashsim.chip.nir import read_graph
+from crashsim.chip.plan import plan_run
 from crashsim.errors import ArgumentError, FileError
 
 nir = pytest.importorskip("nir")
@@ -100,11 +101,12 @@ def test_faults_by_site(path):
     ("faults", "told"),
     [
         ({"nowhere": NeuronCrash(0.1)}, "there are hidden, input, weights, hid, out"),
-        ({"hidden": GainNoise(0.1)}, "cannot have GainNoise"),
+        ({"input": GainNoise(0.1)}, "cannot have GainNoise"),
+        ({"hidden": StuckAt(0.1, value=7.0, window=(0, 5))}, "leave the window out"),
+        ({"hidden": GainNoise(0.1, window=(0, 5))}, "leave the window out"),
         ({"hidden": NeuronCrash(count=2)}, "cannot have NeuronCrash"),
-        ({"hidden": NeuronCrash(0.1, group=4)}, "cannot have NeuronCrash"),
         ({"hidden": NeuronCrash(0.1, duration="transient")}, "cannot have NeuronCrash"),
-        ({"hidden": NeuronCrash([0.1] * 10)}, "cannot have NeuronCrash"),
+        ({"hidden": NeuronCrash([0.1] * 9)}, "do not fit"),
         ({"a": WeightCrash(0.1)}, "give 'weights'"),
     ],
 )
@@ -137,8 +139,101 @@ def test_the_chips_own_faults(path, rng):
         assert math.isfinite(total.high)
 
 
-def test_a_rate_network_is_refused_with_the_way_out(path, tmp_path):
-    with pytest.raises(ArgumentError, match="`crashsim hardware` runs the chip itself"):
-        read_chip(path, "zero")
+def test_a_file_that_does_not_say_its_reset(path):
     with pytest.raises(FileError, match="pass reset"):
         read_graph(path)
+
+
+def test_trains_windows_and_readouts(path, weights, rng):
+    chip, train = read_graph(path, "zero", steps=STEPS), rng.random((2, STEPS, 6))
+    faults = {"hidden": NeuronCrash(0.5, window=(5, 15))}
+    told = []
+    run = run_graph(
+        chip, train, faults, masks=200, readout="membrane",
+        progress=lambda *step: told.append(step),
+    )  # fmt: skip
+    assert run.facts["readout"] == "membrane"
+    assert len(told) >= 10
+    assert told[-1][1] == told[-1][2]
+    broken = graph_faults(chip, faults, 200, 0)
+    assert broken.window == (5, 15)
+    found = np.empty((200, 2, 3))
+    for mask, dead in enumerate(broken.dead[0]):
+        v = [np.zeros((2, n)) for n in (10, 3)]
+        for t in range(STEPS):
+            v[0] = (1 - DECAY) * v[0] + train[:, t] @ weights[0].T
+            sent = (v[0] >= 1).astype(float)
+            v[0][sent > 0] = 0
+            sent = sent * ~dead if 5 <= t < 15 else sent
+            v[1] = (1 - DECAY) * v[1] + sent @ weights[1].T
+            v[1][v[1] >= 1] = 0
+        found[mask] = v[1]
+    total = next(
+        e for e in run.estimates if (e.quantity, e.input, e.output) == ("variance", "all", "all")
+    )
+    assert total.value == pytest.approx(found.var(axis=0, ddof=1).mean(0).sum(), rel=1e-9)
+    assert total.value > 1e-3
+
+
+def test_faults_of_different_windows(path):
+    chip = read_graph(path, "zero", steps=STEPS)
+    many = {"hid": NeuronCrash(0.5, window=(0, 5)), "out": NeuronCrash(0.5)}
+    with pytest.raises(ArgumentError, match="not in 2 different ones"):
+        graph_faults(chip, many, 4, 0)
+    with pytest.raises(ArgumentError, match="leave the window out"):
+        graph_faults(chip, {"input": NeuronCrash(0.5, window=(0, 5))}, 4, 0)
+
+
+def test_activity_is_counted_spike_by_spike(path, weights, rng):
+    chip, x = read_graph(path, "zero", steps=STEPS), rng.random((3, 6))
+    run = run_graph(chip, x, {"hidden": NeuronCrash(0.5)}, masks=10)
+    v, spikes, operations = [np.zeros((3, n)) for n in (10, 3)], 0.0, 0.0
+    for _ in range(STEPS):
+        v[0] = (1 - DECAY) * v[0] + x @ weights[0].T
+        sent = (v[0] >= 1).astype(float)
+        v[0][sent > 0] = 0
+        v[1] = (1 - DECAY) * v[1] + sent @ weights[1].T
+        out = (v[1] >= 1).astype(float)
+        v[1][out > 0] = 0
+        spikes += (sent.sum() + out.sum()) / 3
+        operations += (sent @ (weights[1] != 0).T).sum() / 3 + out.sum() / 3
+    activity = run.facts["activity"]
+    assert activity["spikes"] == pytest.approx(spikes)
+    assert activity["operations"] == pytest.approx(operations)
+    assert 0 < activity["operations_broken"] < operations
+
+
+def test_a_budget_leaves_out_masks_then_inputs(path, rng):
+    chip, x = read_graph(path, "zero", steps=STEPS), rng.random((8, 6))
+    faults = {"hidden": NeuronCrash(0.2)}
+    whole = run_graph(chip, x, faults)
+    assert whole.facts["masks"] == 400
+    assert not any("fault patterns" in warning for warning in whole.warnings)
+    each = plan_run(chip, 8, None).operations
+    few = run_graph(chip, x, faults, budget=8 * 150 * each)
+    assert (few.facts["masks"], few.facts["inputs"]) == (150, 8)
+    assert "150 of 400 fault patterns on the first 8 of 8 inputs" in few.warnings[0]
+    fewer = plan_run(chip, 8, None, budget=5 * 100 * each)
+    assert (fewer.masks, fewer.inputs) == (100, 5)
+    least = plan_run(chip, 8, None, budget=1.0)
+    assert (least.masks, least.inputs) == (30, 1)
+    assert "beyond the budget" in least.note()
+    asked = plan_run(chip, 8, 1000, budget=4000 * each)
+    assert (asked.masks, asked.inputs) == (1000, 4)
+
+
+def test_sampling_stops_at_a_width(path, rng):
+    chip, x = read_graph(path, "zero", steps=STEPS), rng.random((4, 6))
+    faults = {"hidden": NeuronCrash(0.2)}
+    run = run_graph(chip, x, faults, masks=2000, rel_width=0.3)
+    masks = run.facts["masks"]
+    assert 64 <= masks < 2000
+    direct = run_graph(chip, x, faults, masks=masks)
+    for stopped, once in zip(run.estimates, direct.estimates, strict=True):
+        assert stopped.value == once.value  # the same masks
+    total = next(e for e in run.estimates if (e.quantity, e.output) == ("variance", "all"))
+    one = next(e for e in direct.estimates if (e.quantity, e.output) == ("variance", "all"))
+    assert total.confidence > one.confidence == 0.95  # several looks
+    assert total.high - total.low > one.high - one.low
+    with pytest.raises(ArgumentError, match="rel_width=0"):
+        run_graph(chip, x, faults, rel_width=0)

@@ -14,7 +14,6 @@ from crashsim import (
     GainNoise,
     NeuronCrash,
     Score,
-    StuckAt,
     WeightCrash,
     score,
 )
@@ -77,8 +76,7 @@ def test_two_faults_at_one_site(make_net, randn):
 @pytest.mark.parametrize(
     ("sites", "fault"),
     [
-        ("hidden", StuckAt(0.1, value=1.0)),
-        ("hidden", GainNoise(0.1)),
+        ("input", GainNoise(0.1)),
         ("linear1", NeuronCrash(0.1)),
     ],
 )
@@ -145,7 +143,8 @@ def test_the_engines_agree(make_net, randn):
 def test_devices_run(make_net, randn):
     space = FaultSpace(make_net((4, 6, 3), "relu"), randn(2, 4), NeuronCrash(0.2))
     for name, device in chips.devices().items():
-        values = {p.name: 0.1 for p in device.parameters if p.value is None}
+        own = {"rate": 0.1, "core_size": 3}
+        values = {p.name: own[p.name] for p in device.parameters if p.value is None}
         chosen = chips.device(name, **values)
         found = run_chip(space, masks=10, steps=20, engine="numpy", device=chosen)
         assert found.facts["device"]["name"] == name

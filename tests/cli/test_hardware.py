@@ -12,6 +12,11 @@ def examples(tmp_path):
     np.savez(tmp_path / "d.npz", x=rng.normal(size=(8, 4)), y=np.arange(8) % 2)
 
 
+@pytest.fixture
+def rng():
+    return np.random.default_rng(5)
+
+
 CHIP = ("hardware", "4-6-3:relu", "--inputs", "d.npz", "--engine", "numpy")
 FAST = (*CHIP, "--masks", 10, "--steps", 20)
 
@@ -21,7 +26,7 @@ def test_a_chip_and_its_json(run, tmp_path):
     assert code == 0, err
     assert "slope of E" in out
     plain = json.loads((tmp_path / "h.json").read_text())
-    assert plain["schema"] == 1
+    assert plain["schema"] == 2
     assert plain["hardware"]["masks"] == 10
     assert {e["method"] for e in plain["estimates"]} == {"hardware"}
 
@@ -56,7 +61,7 @@ def test_a_chip_as_nir(run, tmp_path):
         (["--device", "low-voltage-sram", "--set", "tare=0.1"], "tare"),
         (["--device", "low-voltage-sram", "--set", "rate=2"], "rate"),
         (["--set", "rate=0.1"], "--device"),
-        (["--fault", "stuck-at:p=0.1,value=1"], "cannot have"),
+        (["--fault", "input=stuck-at:p=0.1,value=1"], "cannot have"),
     ],
     ids=str,
 )
@@ -81,6 +86,74 @@ def test_devices_are_listed_with_their_sources(run, monkeypatch):
     for name in ("memristor-crossbar", "low-voltage-sram", "truenorth-core-death", "loihi"):
         assert name in out
     assert "?" in out  # a rate that nobody published
+
+
+def test_a_report_and_the_same_from_the_json(run, tmp_path):
+    code, out, err = run(
+        *FAST, "--p", 0.1, "--json", "h.json", "--report", "h.html", "--pj-per-operation", 23.6
+    )
+    assert code == 0, err
+    assert "energy of synapses, nJ per inference" in out
+    page = (tmp_path / "h.html").read_text()
+    for told in ("monte-carlo", "network", "hardware", "synaptic operations", "23.6 pJ", "<svg",
+                 "neuron-crash p=0.1 at hidden"):  # fmt: skip
+        assert told in page, told
+    for loads in ("<script", "src=", "<link", "url(http"):  # it loads nothing
+        assert loads not in page, loads
+    code, out, err = run("report", "h.json", "--out", "again.html")
+    assert code == 0, err
+    assert (tmp_path / "again.html").read_text() == page
+
+
+def test_a_report_of_what_the_first_version_wrote(run, tmp_path):
+    code, _, err = run(*FAST, "--p", 0.1, "--json", "h.json")
+    assert code == 0, err
+    plain = json.loads((tmp_path / "h.json").read_text())
+    old = {k: plain[k] for k in ("seed", "model", "hardware", "estimates")} | {"schema": 1}
+    for name in ("inputs", "activity", "calibration"):
+        del old["hardware"][name]
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    code, _, err = run("report", "old.json", "--out", "old.html")
+    assert code == 0, err
+    assert "slope of E" in (tmp_path / "old.html").read_text()
+    for spoilt in ({"schema": 9}, {"estimates": 3}, {"hardware": {}}):
+        (tmp_path / "bad.json").write_text(json.dumps(old | spoilt))
+        code, _, err = run("report", "bad.json", "--out", "bad.html")
+        assert code == 2, err
+        assert "bad.json" in err
+        assert not (tmp_path / "bad.html").exists()
+
+
+def test_names_are_escaped_in_the_report(run, tmp_path):
+    code, _, err = run(*FAST, "--p", 0.1, "--json", "h.json")
+    assert code == 0, err
+    plain = json.loads((tmp_path / "h.json").read_text())
+    plain["model"] = "<script>alert(1)</script>"
+    (tmp_path / "h.json").write_text(json.dumps(plain))
+    code, _, err = run("report", "h.json", "--out", "h.html")
+    assert code == 0, err
+    assert "<script" not in (tmp_path / "h.html").read_text()
+
+
+def test_scales_from_other_inputs(run, tmp_path, rng):
+    np.savez(tmp_path / "other.npz", x=3 * rng.normal(size=(30, 4)))
+    found = []
+    for more in ([], ["--calibrate", "other.npz"]):
+        code, _, err = run(*FAST, "--p", 0.1, "--json", "h.json", *more)
+        assert code == 0, err
+        found.append(json.loads((tmp_path / "h.json").read_text())["hardware"])
+    assert found[0]["calibration"] == "the inputs themselves"
+    assert found[1]["calibration"] == "30 other inputs"
+    # larger scales: a spike is worth more
+    assert found[1]["activity"]["spikes"] < found[0]["activity"]["spikes"]
+
+
+def test_masks_end_at_a_width(run, tmp_path):
+    code, _, err = run(
+        *CHIP, "--masks", 3000, "--steps", 20, "--p", 0.2, "--rel-width", 0.4, "--json", "h.json"
+    )
+    assert code == 0, err
+    assert json.loads((tmp_path / "h.json").read_text())["hardware"]["masks"] < 3000
 
 
 @pytest.fixture
@@ -131,10 +204,9 @@ def test_a_silent_graph_is_told_first(run):
         ([], "pass reset"),
         (["--reset", "zero", "--dt", 0], "dt must be a positive time"),
         (["--reset", "zero", "--dt", 1], "node 'cell': dt / tau"),
-        (["--exporter", "sinabs", "--dt", 1e-4], "engine='numpy'"),
+        (["--exporter", "sinabs", "--dt", 1e-4, "--engine", "brian2"], "engine='numpy'"),
         (["--reset", "zero", "--train", "digits"], "weights already"),
         (["--reset", "zero", "--fault", "nowhere=neuron-crash"], "no layer of neurons"),
-        (["--reset", "zero", "--nir", "again.nir"], "not written again"),
     ],
 )
 def test_wrong_use_of_a_graph(run, arguments, told):
@@ -143,8 +215,140 @@ def test_wrong_use_of_a_graph(run, arguments, told):
     assert told in " ".join(err.split())
 
 
+@pytest.fixture
+def events(tmp_path, rng):
+    """Three recordings of events on four lines, in microseconds, as files of several kinds."""
+    t, x = rng.integers(0, 20_000, 400), rng.integers(0, 4, 400)
+    which = rng.integers(0, 3, 400)
+    np.savez(tmp_path / "flat.npz", times=t, addresses=x, examples=which)
+    table = np.zeros(400, [("t", "<i8"), ("x", "<i4"), ("p", "?")])
+    table["t"], table["x"] = t, x
+    np.savez(tmp_path / "tonic.npz", events=table, examples=which)
+    np.save(tmp_path / "one.npy", table[which == 0])
+    train = np.zeros((3, 20, 4))
+    np.add.at(train, (which, t // 1000, x), 1)
+    np.save(tmp_path / "train.npy", train)
+
+
+EVENTS = ("hardware", "g.nir", "--masks", 40, "--reset", "zero", "--p", 0.1)
+
+
+@pytest.mark.usefixtures("graph", "events")
+def test_events_and_trains(run, tmp_path):
+    found = {}
+    for name in ("train.npy", "flat.npz", "tonic.npz", "one.npy"):
+        step = () if name == "train.npy" else ("--event-step", 1000)
+        code, _, err = run(*EVENTS, "--inputs", name, *step, "--json", "h.json")
+        assert code == 0, (name, err)
+        found[name] = json.loads((tmp_path / "h.json").read_text())
+        assert found[name]["hardware"]["steps"] == 20
+    for name in ("flat.npz", "tonic.npz"):
+        assert found[name]["estimates"] == found["train.npy"]["estimates"]
+    assert found["train.npy"]["hardware"]["inputs"] == 3
+    assert found["one.npy"]["hardware"]["inputs"] == 1
+    first = [e for e in found["train.npy"]["estimates"] if e["input"] == 0]
+    alone = [e for e in found["one.npy"]["estimates"] if e["input"] == 0]
+    assert [e["value"] for e in alone] == [e["value"] for e in first]
+    assert any(e["value"] > 0 for e in first if e["quantity"] == "variance")
+
+
+@pytest.mark.usefixtures("graph", "events")
+@pytest.mark.parametrize("readout", ["first-spike", "membrane"])
+def test_other_readouts_and_windows(run, readout, tmp_path):
+    code, out, err = run(
+        *EVENTS[:-2], "--fault", "neuron-crash:p=0.3,window=3-9", "--inputs", "train.npy",
+        "--readout", readout, "--json", "h.json", "--report", "h.html",
+    )  # fmt: skip
+    assert code == 0, err
+    told = {"first-spike": "how early", "membrane": "membranes after the last step"}[readout]
+    assert told in " ".join(out.split())
+    assert f"read by {readout}" in " ".join((tmp_path / "h.html").read_text().split())
+    assert "window" in (tmp_path / "h.html").read_text()
+
+
+@pytest.mark.usefixtures("graph", "events")
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([*EVENTS, "--inputs", "flat.npz"], "give --event-step"),
+        ([*EVENTS, "--inputs", "flat.npz", "--steps", 10], "end at 10; give more steps"),
+        ([*EVENTS, "--inputs", "flat.npz", "--event-step", 0], "event_step=0.0"),
+        ([*EVENTS, "--inputs", "train.npy", "--event-step", 5], "holds no events"),
+        ([*EVENTS, "--inputs", "train.npy", "--steps", 10], "or trains of (10, 4)"),
+        ([*EVENTS, "--inputs", "d.npz", "--calibrate", "d.npz"], "has weights already"),
+        ([*CHIP[:2], "--inputs", "flat.npz"], "a network without time"),
+        ([*FAST, "--readout", "membrane"], "only for a .nir file"),
+        ([*FAST, "--pj-per-operation", 0], "picojoules above 0"),
+        ([*FAST, "--rel-width", 0], "rel_width=0"),
+        ([*FAST, "--json", "d.npz"], "d.npz"),
+    ],
+    ids=lambda value: str(value)[-40:],
+)
+def test_wrong_use_of_time(arguments, told, run):
+    code, out, err = run(*arguments)
+    assert code == 2, (code, out, err)
+    assert told in " ".join(err.split())
+    assert "Traceback" not in out + err
+
+
 def test_options_of_graphs_are_for_graphs(run):
     for option in (("--dt", 1), ("--exporter", "norse"), ("--start", "half")):
         code, _, err = run(*FAST, *option)
         assert code == 2
         assert "only for a .nir file" in " ".join(err.split())
+
+
+def test_the_catalogue_is_listed(run):
+    from crashsim.chip.chip_faults import CHIP_FAULTS
+
+    code, out, err = run("devices")
+    assert code == 0, err
+    words = out.split()
+    for name, fault in CHIP_FAULTS.items():
+        assert f"{name}={fault.first.upper()}" in words
+    code, out, err = run("hardware", "--help")
+    assert all(name in out.replace("\n", " ") for name in ("drift", "pcm", "ir-drop"))
+
+
+@pytest.mark.parametrize(
+    "spec", ["drift=3600,nu=0.1", "stuck-neuron=0.2,rate=0.25", "read-noise=0.1", "adc-bits=4"]
+)
+def test_faults_of_the_chip(run, tmp_path, spec):
+    code, _out, err = run(*FAST, "--chip-fault", spec, "--json", "h.json")
+    assert code == 0, err
+    variance = next(
+        e
+        for e in json.loads((tmp_path / "h.json").read_text())["estimates"]
+        if (e["quantity"], e["input"], e["output"]) == ("mean", 0, 0)
+    )
+    assert variance["value"] != 0
+
+
+@pytest.mark.parametrize(
+    "fault", ["gain-noise:std=0.2", "weights=bit-flip:p=0.01", "sign-flip:p=0.1"]
+)
+def test_every_kind_of_fault_runs(run, fault):
+    code, out, err = run(*FAST, "--fault", fault)
+    assert code == 0, err
+    assert "slope of E" in out
+
+
+def test_a_map_of_single_faults(run, tmp_path):
+    code, out, err = run(
+        "criticality", "4-6-3:relu", "--inputs", "d.npz", "--steps", 20, "--single-fault",
+        "dead-neuron", "--single-fault", "dead-synapse", "--top", 3, "--json", "map.json",
+    )  # fmt: skip
+    assert code == 0, err
+    assert len([line for line in out.split("\n") if line.startswith("dead-")]) == 3
+    maps = json.loads((tmp_path / "map.json").read_text())["maps"]
+    assert [np.shape(m["moved"]) for m in maps] == [(6,), (6, 4), (3, 6)]
+    code, _, err = run("criticality", "4-6-3:relu", "--inputs", "d.npz", "--single-fault", "melted")
+    assert code == 2
+    assert "faults must be some of" in err
+
+
+@pytest.mark.usefixtures("graph")
+def test_a_map_of_a_graph(run):
+    code, out, err = run("criticality", *GRAPH[1:4], "--reset", "zero", "--steps", 20, "--top", 2)
+    assert code == 0, (out, err)
+    assert "neuron" in out

@@ -164,6 +164,6 @@ def test_faults_are_values():
 
 
 def test_every_fault_has_a_name_of_its_own():
-    assert len(FAULTS) == 7
+    assert len(FAULTS) == 8
     for name, cls in FAULTS.items():
         assert cls.name == name

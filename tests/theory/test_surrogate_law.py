@@ -259,3 +259,22 @@ def test_the_chance_of_any_counts_no_fault_twice(p):
     found = ct.chance_of_any(law.profiles, tails, contributions, np.random.default_rng(0))
     assert tails.sum() > 1.2 * exact
     assert found == pytest.approx(exact, rel=0.04)
+
+
+def test_the_chance_of_any_with_normal_coordinates_beside():
+    rng = np.random.default_rng(10)
+    crashes, noise = rng.normal(size=8) + 0.4 * rng.normal(size=(3, 8)), rng.normal(size=4) / 2
+    noise = noise + 0.2 * rng.normal(size=(3, 4))
+    shift = -2.5 * np.sqrt(0.09 * (crashes**2).sum(1) + 0.49 * (noise**2).sum(1))
+    laws = [ct.Bernoulli(np.full(8, 0.1)), ct.Normal(np.full(4, 0.7))]
+    given = surrogate(shift, np.concatenate([crashes, noise], 1), *laws)
+    struck = rng.random((400_000, 8)) < 0.1
+    drawn = shift + struck @ crashes.T + 0.7 * rng.standard_normal((400_000, 4)) @ noise.T
+    measured = (drawn >= 0).any(1).mean()
+    law = ct.SurrogateLaw.of(given)
+    tails = law.tail(0.0, "upper")
+    covariance = 0.49 * noise @ noise.T
+    contributions = ct.Contributions([ct.chunk_of(given)], shift, covariance)
+    found = ct.chance_of_any(law.profiles, tails, contributions, np.random.default_rng(0))
+    assert tails.sum() > 1.1 * measured > 1e-3
+    assert found == pytest.approx(measured, rel=0.1)

@@ -23,7 +23,7 @@ from .inputs import Train, is_driven
 from .varied import Varied, varied_layer
 from .windows import Strike
 
-__all__ = ["Activity", "Block", "Phases", "blocks"]
+__all__ = ["MASKS", "Activity", "Block", "Phases", "blocks"]
 
 Floats = NDArray[Any]
 Phases = Literal["half", "random", "zero"]
@@ -192,31 +192,34 @@ def blocks(
     seed: int,
     replica: int,
     copies: int,
+    rows: tuple[int, int] | None = None,
 ) -> Iterator[Block]:
     """Blocks of at most about `copies` copies that together cover masks x inputs.
 
-    inputs: (B, n_in), or (B, T, n_in).
+    inputs: (B, n_in), or (B, T, n_in). rows: the masks from rows[0], a multiple of MASKS, to before
+    rows[1]; None: all.
     """
     if phases not in ("half", "random", "zero"):
         raise HardwareError(f'phases must be "half", "random" or "zero", got {phases!r}')
     if seed < 0:
         raise HardwareError(f"seed must be >= 0, got {seed}")
-    width = max(1, min(len(inputs), copies // min(faults.count, MASKS)))
+    start, stop = (0, faults.count) if rows is None else rows
+    width = max(1, min(len(inputs), copies // min(stop - start, MASKS)))
     height = max(MASKS, copies // width // MASKS * MASKS)
-    for first_mask in range(0, faults.count, height):
-        rows = slice(first_mask, min(first_mask + height, faults.count))
+    for first_mask in range(start, stop, height):
+        part = slice(first_mask, min(first_mask + height, stop))
         thresholds = tuple(
-            _thresholds(chip, faults, layer, rows) for layer in range(len(chip.hidden))
+            _thresholds(chip, faults, layer, part) for layer in range(len(chip.hidden))
         )
         weights = tuple(
-            faults.read_weight(projection, index, rows)
+            faults.read_weight(projection, index, part)
             for index, projection in enumerate(chip.projections)
         )
-        varied = tuple(varied_layer(faults, layer, rows) for layer in range(len(chip.hidden)))
-        added, offset_readout = _offsets(chip, faults, rows, weights)
+        varied = tuple(varied_layer(faults, layer, part) for layer in range(len(chip.hidden)))
+        added, offset_readout = _offsets(chip, faults, part, weights)
         for first_input in range(0, len(inputs), width):
             given = inputs[first_input : first_input + width]
-            cut = None if faults.dead_inputs is None else faults.dead_inputs[rows]
+            cut = None if faults.dead_inputs is None else faults.dead_inputs[part]
             train = Train(given if inputs.ndim == 3 else given[:, None], cut)
             x = train.at(0)
             drives, currents = _from_inputs(chip, x, weights)
@@ -224,7 +227,7 @@ def blocks(
                 if extra is not None:
                     bits = chip.hidden[index].projection.fraction_bits
                     drives[index] = round_to_grid(drives[index] + extra, bits)
-            m, b = rows.stop - rows.start, x.shape[1]
+            m, b = part.stop - part.start, x.shape[1]
             yield Block(
                 masks=m,
                 inputs=b,
@@ -239,7 +242,7 @@ def blocks(
                         replica,
                         m,
                         b,
-                        rows.start,
+                        part.start,
                         first_input,
                     )
                     for layer in range(len(chip.hidden))
@@ -247,12 +250,12 @@ def blocks(
                 thresholds=thresholds,
                 weights=weights,
                 release_failure=faults.release_failure,
-                first_mask=rows.start,
+                first_mask=part.start,
                 first_input=first_input,
                 seed=seed,
                 currents=currents,
                 train=train if inputs.ndim == 3 else None,
-                strikes=tuple(_strike(chip, faults, i, rows) for i in range(len(chip.hidden))),
+                strikes=tuple(_strike(chip, faults, i, part) for i in range(len(chip.hidden))),
                 varied=varied,
                 added=tuple(added),
                 offset_readout=offset_readout,

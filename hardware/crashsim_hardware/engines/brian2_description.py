@@ -16,6 +16,7 @@ are updated by their own statements before each step (`Model.step`).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 
 from crashsim_hardware.chip import INPUT, Chip
 from crashsim_hardware.errors import HardwareError
+from crashsim_hardware.neurons.own_neuron import OwnNeuron
 from crashsim_hardware.neurons.point_neuron import PointNeuron
 from crashsim_hardware.neurons.stepped_neuron import SteppedNeuron
 
@@ -146,6 +148,8 @@ def model_of(
     }
     if isinstance(layer.neuron, SteppedNeuron):
         return _stepped(layer.neuron, varied, held, constants)
+    if isinstance(layer.neuron, OwnNeuron):
+        return _own(chip, layer.neuron, varied, held, constants)
     return _point(chip, layer.neuron, varied, held, units, signs, constants)
 
 
@@ -233,6 +237,35 @@ def _recursion(neuron: SteppedNeuron) -> str:
     return "\n".join(lines)
 
 
+def _own(chip: Chip, neuron: OwnNeuron, varied: Varied, held: bool, constants: Constants) -> Model:
+    """A neuron of one's own: its equations as one forward-Euler step of its states together."""
+    if varied.leaks is not None:
+        raise HardwareError("neurons of your own have no leak that a fault could vary")
+    states = list(neuron.derivatives)
+    # "charge" is what a step finds in q
+    lines = [
+        f"new_{name} = {name} + ({re.sub(r'[A-Za-z_][A-Za-z_0-9]*', _as_q, text)})"
+        for name, text in neuron.derivatives.items()
+    ]
+    lines += [f"{name} = (1 - active) * {name} + active * new_{name}" for name in states]
+    extra, fires, silence = _varied_model(varied, neuron.threshold, held)
+    silent = (neuron.refractory + 1) * chip.physics.dt if neuron.refractory else 0.0
+    names = "".join(f"{name} : 1\n" for name in (*states, "q", "drive", "theta"))
+    numbers: Constants = {name: (float(v), "1") for name, v in neuron.parameters.items()}
+    return Model(
+        names + _ACTIVE + extra,
+        f"active > 0 and ({fires})",
+        "\n".join(f"{name} = {text}" for name, text in neuron.resets),
+        constants | numbers,
+        silence or silent,
+        "\n".join([*lines, "q = 0"]),
+    )
+
+
+def _as_q(name: re.Match[str]) -> str:
+    return "q" if name[0] == "charge" else name[0]
+
+
 def _varied_model(varied: Varied, fires: str, held: bool) -> tuple[str, str, str]:
     """What varied neurons add to equations, their threshold, and how long they are silent."""
     extra, silence = "", ""
@@ -258,7 +291,10 @@ def arrays_of(chip: Chip, block: Block, index: int) -> Arrays:
     theta = np.ones(1) if theta is None else theta
     unit = np.where(np.isfinite(theta), theta, 1.0)
     slack = tolerance(layer.projection.fraction_bits)
-    if isinstance(layer.neuron, SteppedNeuron):
+    if isinstance(layer.neuron, OwnNeuron):
+        found = _own_arrays(layer.neuron, block, index)
+        found["theta"] = (theta - slack, "1")
+    elif isinstance(layer.neuron, SteppedNeuron):
         found = _stepped_arrays(layer.neuron, block, index, varied)
         found["theta"] = (theta + slack if layer.neuron.strict else theta - slack, "1")
         found["unit"] = (unit, "1")
@@ -303,6 +339,14 @@ def _stepped_arrays(neuron: SteppedNeuron, block: Block, index: int, varied: Var
         "drive": neuron.per_charge * block.drives[index],
     }
     return {name: (value, "1") for name, value in values.items()}
+
+
+def _own_arrays(neuron: OwnNeuron, block: Block, index: int) -> Arrays:
+    found: Arrays = {
+        name: (float(neuron.initial.get(name, 0.0)), "1") for name in neuron.derivatives
+    }
+    found["v"] = (found["v"][0] + block.phases[index], "1")
+    return found | {"q": (0.0, "1"), "drive": (block.drives[index], "1")}
 
 
 def _varied_arrays(varied: Varied, dt: float) -> Arrays:

@@ -172,7 +172,7 @@ class _Copies:
         """Synapses of projection `index`, in the order (copy, connection)."""
         brian2, projection = self._brian2, self._chip.projections[index]
         presynaptic = self._chip.hidden[sender].neuron
-        effect = "crossed * w" if block.release_failure > 0.0 else "w"
+        effect = "crossed * weight" if block.release_failure > 0.0 else "weight"
         if presynaptic.bipolar:
             effect += " * polarity_pre"
         on_pre = f"y_post += {effect}"
@@ -181,8 +181,8 @@ class _Copies:
             on_pre, named = receiving(self._chip, receiver, effect)
         constants = {name: quantity(brian2, *value) for name, value in named.items()}
         wires = brian2.Synapses(
-            source, target, "w : 1\ncrossed : 1", on_pre=on_pre, namespace=constants, clock=clock,
-            delay=wait * self._dt if wait else None,
+            source, target, "weight : 1\ncrossed : 1", on_pre=on_pre, namespace=constants,
+            clock=clock, delay=wait * self._dt if wait else None,
         )  # fmt: skip
         pre, post = connections(projection)
         copies = np.arange(block.masks * block.inputs)[:, None]
@@ -239,7 +239,7 @@ class _Copies:
 
     def _membrane(self) -> Floats:
         """Of the last layer, in thresholds."""
-        stepped = isinstance(self._chip.hidden[-1].neuron, SteppedNeuron)
+        stepped = not isinstance(self._chip.hidden[-1].neuron, PointNeuron)
         values = np.array(self._groups[-1].variables["v"].get_value()).reshape(self._shapes[-1])
         return values if stepped else values / self._v_th
 
@@ -280,7 +280,7 @@ class _Copies:
             if (gain := block.gain(self._sender(index))) is not None:
                 weights = weights * gain[..., source]
             shape = (block.masks, block.inputs, len(source))
-            _assign(wires, "w", np.broadcast_to(weights, shape).reshape(-1))
+            _assign(wires, "weight", np.broadcast_to(weights, shape).reshape(-1))
 
     def _sender(self, place: int) -> int:
         """The hidden layer whose spikes go through a projection."""
@@ -322,7 +322,7 @@ class _Copies:
                 self._kept[index].append(spikes.astype(np.int8))
             if self._synapses:
                 if self._block.release_failure > 0.0 and index < len(self._wires):
-                    size = self._wires[index].variables["w"].get_value().size
+                    size = self._wires[index].variables["weight"].get_value().size
                     per_copy = size // (self._block.masks * self._block.inputs)
                     crossed = self._block.survivals(index + 1, step, per_copy)
                     _assign(self._wires[index], "crossed", crossed.reshape(-1).astype(float))
@@ -358,7 +358,7 @@ class _Copies:
 
     def _add(self, target: int, charge: Floats) -> None:
         neuron, worth = self._chip.hidden[target].neuron, 1.0
-        if isinstance(neuron, SteppedNeuron):
+        if not isinstance(neuron, PointNeuron):
             name = "q"
         elif neuron.synapse is None:
             name, worth = "v", self._v_th

@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from crashsim_hardware.chip import INPUT, Chip, Projection, Spiking
 from crashsim_hardware.network import ACTIVATIONS
 from crashsim_hardware.neurons.point_neuron import PointNeuron
+from crashsim_hardware.neurons.stepped_neuron import SteppedNeuron
 
 from .block import Activity, Block, connections, matrices, tolerance
 from .inputs import is_driven
+from .numpy_own import OwnPopulation
 from .numpy_stepping import SteppedPopulation
 from .reading import Reading
 from .varied import Varied
@@ -274,13 +276,16 @@ class _Past:
 
 def _populations(
     chip: Chip, block: Block, dtype: type[np.floating[Any]]
-) -> list[_Population | SteppedPopulation]:
-    return [
-        _Population(layer, layer.neuron, block, index, dtype)
-        if isinstance(layer.neuron, PointNeuron)
-        else SteppedPopulation(layer, layer.neuron, block, index)
-        for index, layer in enumerate(chip.hidden)
-    ]
+) -> list[_Population | SteppedPopulation | OwnPopulation]:
+    found: list[_Population | SteppedPopulation | OwnPopulation] = []
+    for index, layer in enumerate(chip.hidden):
+        if isinstance(layer.neuron, PointNeuron):
+            found.append(_Population(layer, layer.neuron, block, index, dtype))
+        elif isinstance(layer.neuron, SteppedNeuron):
+            found.append(SteppedPopulation(layer, layer.neuron, block, index))
+        else:
+            found.append(OwnPopulation(layer, layer.neuron, block, index))
+    return found
 
 
 def simulate(

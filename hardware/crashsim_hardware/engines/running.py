@@ -17,7 +17,7 @@ from crashsim_hardware.chip import Chip, quantise
 from crashsim_hardware.errors import HardwareError
 from crashsim_hardware.faults.chip_faults import ChipFaults
 
-from .block import Activity, Block, Phases, blocks
+from .block import MASKS, Activity, Block, Phases, blocks
 from .inputs import flat_signals
 from .readouts import Readout, check_readout, read_outputs
 
@@ -122,6 +122,7 @@ def run(
     copies: int | None = None,
     readout: Readout = "count",
     progress: Progress | None = None,
+    rows: tuple[int, int] | None = None,
 ) -> RunResult:
     """Outputs of `chip` for every mask and input.
 
@@ -146,9 +147,17 @@ def run(
     progress: called with the time steps of all masks x inputs that are done, and with their
         number, about a hundred times.
 
+    rows: the masks from rows[0], a multiple of 64, to before rows[1] alone: M is their number, and
+        they give what they give among all.
+
     Raises HardwareError for arrays that do not fit the chip.
     """
     broken = as_faults(chip, faults)
+    start, stop = (0, broken.count) if rows is None else rows
+    if not 0 <= start < stop <= broken.count or start % MASKS:
+        raise HardwareError(
+            f"rows must be from a multiple of {MASKS} to at most {broken.count}, got {rows!r}"
+        )
     x = flat_signals(chip, inputs)
     check_readout(chip, readout)
     seed, replica = whole("seed", seed, 0), whole("replica", replica, 0)
@@ -160,20 +169,23 @@ def run(
     if broken.weight_bits is not None:
         chip = quantise(chip, broken.weight_bits)
     size = copies or max(1, min(COPIES.get(engine, 256), NEURONS // sum(chip.sizes)))
-    outputs = np.empty((broken.count, len(x), chip.readout.bias.size))
-    counts = [np.empty((broken.count, len(x), size)) for size in chip.sizes] if record else None
-    work = blocks(chip, x, broken, phases=phases, seed=seed, replica=replica, copies=size)
+    outputs = np.empty((stop - start, len(x), chip.readout.bias.size))
+    counts = [np.empty((stop - start, len(x), size)) for size in chip.sizes] if record else None
+    work = blocks(
+        chip, x, broken, phases=phases, seed=seed, replica=replica, copies=size, rows=(start, stop)
+    )
     told = _Told(progress, outputs.shape[0] * outputs.shape[1] * chip.total_steps)
     with simulator(chip, engine) as simulate:
         for block in work:
-            rows = slice(block.first_mask, block.first_mask + block.masks)
+            first = block.first_mask - start
+            place = slice(first, first + block.masks)
             columns = slice(block.first_input, block.first_input + block.inputs)
             told.copies = block.masks * block.inputs
             activity = simulate(block, firsts=readout == "first-spike", told=told)
-            outputs[rows, columns] = read_outputs(chip, block, activity, readout)
+            outputs[place, columns] = read_outputs(chip, block, activity, readout)
             if counts is not None:
                 for kept, count in zip(counts, activity.counts, strict=True):
-                    kept[rows, columns] = count
+                    kept[place, columns] = count
     if counts is None:
         return RunResult(outputs)
     return RunResult(outputs, tuple(counts), chip.rates(tuple(counts)))

@@ -79,8 +79,7 @@ class ChipFaults:
     weight_bits: weights stored with that many bits (the same on every mask).
     window: steps (start, stop), from start to before stop, in which `dead`, `stuck` and `held`
         neurons are so, counted from the first of each layer's own; None: in all. Their outputs are
-        struck, and their membranes go on: the spikes of a dead neuron are lost. Other faults last,
-        and are refused beside it.
+        struck, and their membranes go on: the spikes of a dead neuron are lost. Other faults last.
     masks: M; needed only when no array says it.
 
     Raises HardwareError where the numbers of masks differ or a value has no meaning.
@@ -176,12 +175,10 @@ class ChipFaults:
         return [array for array in getattr(self, name) or () if array is not None]
 
     def _checked_window(self) -> tuple[int, int]:
-        names = {*ARRAYS, "dead_inputs"} - {"dead", "stuck", "held"}
-        others = sorted(name for name in names if getattr(self, name) is not None)
-        if others or self.by_step or self.weight_bits is not None:
+        if self.dead is None and self.stuck is None and self.held is None:
             raise HardwareError(
-                "window: dead, stuck and held neurons can be so for some steps, other faults last; "
-                f"leave out {', '.join(others) or 'what concerns synapses'}, or the window"
+                "window: dead, stuck and held neurons are so for some steps, and there are none; "
+                "other faults last"
             )
         try:
             start, stop = self.window  # type: ignore[misc]
@@ -210,7 +207,7 @@ class ChipFaults:
     @property
     def empty(self) -> bool:
         """Whether no mask holds any fault."""
-        if self.by_step or self.weight_bits is not None or self.weights is not None:
+        if self.by_step or self.weight_bits is not None or self._present("weights"):
             return False
         harmless = {"thresholds": 1.0, "leaks": 1.0, "gains": 1.0}
         if any(np.isfinite(held).any() for held in self._present("held")):

@@ -35,6 +35,7 @@ from .file import MOST_BYTES, check_nir_file
 from .flat_graph import FlatGraph, flat_graph
 from .layers import Path, Paths, layer_order
 from .neurons import is_spiking, neuron_of, time_constants
+from .rules import RULES, rules_of
 from .transforms import plain
 
 __all__ = ["load_nir", "read_nir"]
@@ -88,9 +89,11 @@ def read_nir(
     A file is data: links are not followed, nor is anything read from another file, and one that
     declares more than `most_bytes`, or more numbers than it holds, is refused.
 
-    A graph that `write_nir` wrote becomes the chip that it was. The chip's `network` is its rate
-    network where that is exact (no leak, reset by subtraction), else None; `convention` says in
-    words what was assumed. Raises HardwareError, naming the node, for anything that cannot be run.
+    A graph that `write_nir` wrote becomes the chip that it was: of chips that it read from others,
+    the rules of each node are in its metadata, unless `exporter` or `reset` is given. The chip's
+    `network` is its rate network where that is exact (no leak, reset by subtraction), else None;
+    `convention` says in words what was assumed. Raises HardwareError, naming the node, for anything
+    that cannot be run.
     """
     nir = load_nir()
     convention = convention_of(exporter, reset)
@@ -110,9 +113,12 @@ def read_nir(
         exact = all(s.neuron.leak == 0.0 and s.neuron.reset == "subtract" for s in chip.hidden)
         return replace(chip, network=rate_network(chip)) if exact else chip
     wanted = reset or metadata.get("reset") or convention.reset
+    written = RULES in metadata and exporter is None and reset is None
+    if written and start is None and metadata.get("start") == "half":
+        start = "half"
     return _chip(
         nir, flat_graph(nir, graph, most_bytes), steps, dt or metadata.get("dt"), wanted,
-        convention, exporter, start or "zero",
+        convention, exporter, start or "zero", written,
     )  # fmt: skip
 
 
@@ -133,14 +139,17 @@ def _chip(
     convention: Convention,
     exporter: str | None,
     start: Start,
+    written: bool,
 ) -> Chip:
     spiking = [name for name, node in graph.nodes.items() if is_spiking(nir, node)]
     if not spiking:
         raise HardwareError("the graph has no spiking neurons (IF, LIF, CubaLIF or Threshold)")
-    if reset is None and not all(isinstance(graph.nodes[n], nir.Threshold) for n in spiking):
+    told = {name: rules_of(graph.nodes[name], convention) if written else None for name in spiking}
+    open_nodes = [n for n in spiking if not (told[n] or isinstance(graph.nodes[n], nir.Threshold))]
+    if reset is None and open_nodes:
         raise HardwareError(
-            f"node {spiking[0]!r}: the graph does not say whether a spike resets the membrane to "
-            'zero or subtracts the threshold; pass reset="zero" (what NIR prescribes) or '
+            f"node {open_nodes[0]!r}: the graph does not say whether a spike resets the membrane "
+            'to zero or subtracts the threshold; pass reset="zero" (what NIR prescribes) or '
             'reset="subtract" (what converted networks and snnTorch\'s default mean)'
         )
     kind: Reset = "zero" if reset is None else reset  # type: ignore[assignment]
@@ -154,8 +163,9 @@ def _chip(
     hidden: list[Spiking] = []
     wires: list[Wire] = []
     for index, name in enumerate(order):
+        rules, own_kind = told[name] or (convention, kind)
         neuron = neuron_of(
-            nir, name, graph.nodes[name], graph.shapes[name], step, convention, kind,
+            nir, name, graph.nodes[name], graph.shapes[name], step, rules, own_kind,
             looped=name in sources[name],
         )  # fmt: skip
         first, *others = _main_first(into[name], rank, index)
@@ -183,10 +193,11 @@ def _chip(
     readout = Projection(
         read.transforms, _full(paths.drive_into(graph.output), shape), graph.shapes[read.source]
     )
+    resets = "the rules of each node" if written else f"reset {kind}"
     chip = Chip(
         tuple(hidden), readout, steps, graph.shapes[graph.input], Physics(dt=step),
         start=start, wires=tuple(wires),
-        convention=f"dt = {step:g} ({why}); reset {kind}; membranes start at {start}; "
+        convention=f"dt = {step:g} ({why}); {resets}; membranes start at {start}; "
         f"{convention.about}",
     )  # fmt: skip
     return _with_network(chip)

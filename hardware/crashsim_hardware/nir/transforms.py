@@ -20,9 +20,10 @@ from crashsim_hardware.transforms import (
     Shape,
     SumPool2d,
     Transform,
+    output_shape,
 )
 
-__all__ = ["append", "plain", "transform_of", "windowed"]
+__all__ = ["append", "node_of", "plain", "transform_of", "windowed"]
 
 Floats = NDArray[Any]
 
@@ -63,6 +64,42 @@ def transform_of(nir: Any, name: str, node: Any) -> Transform:
         "Linear, Scale, Conv1d, Conv2d, SumPool2d, AvgPool2d, Flatten, Delay, Threshold, IF, LIF, "
         "CubaLIF, and LI or I before the Output"
     )
+
+
+def node_of(nir: Any, transform: Transform, shape: Shape) -> tuple[Any, Shape]:
+    """The NIR node of a transform of a layer of `shape`, and the shape after it."""
+    after = output_shape(transform, shape)
+    if isinstance(transform, Linear):
+        if transform.bias is None:
+            return nir.Linear(transform.weight), after
+        return nir.Affine(transform.weight, transform.bias), after
+    if isinstance(transform, Conv1d | Conv2d):
+        two = isinstance(transform, Conv2d)
+        bias = np.zeros(len(transform.weight)) if transform.bias is None else transform.bias
+        conv = (nir.Conv2d if two else nir.Conv1d)(
+            input_shape=shape[1:] if two else shape[1],
+            weight=transform.weight,
+            stride=transform.stride,
+            padding=transform.padding,
+            dilation=transform.dilation,
+            groups=transform.groups,
+            bias=bias,
+        )
+        # nir infers the shape from the first kernel axis and forgets the groups
+        conv.input_type = {"input": np.array(shape)}
+        conv.output_type = {"output": np.array(after)}
+        return conv, after
+    if isinstance(transform, SumPool2d):
+        kind = nir.AvgPool2d if isinstance(transform, AvgPool2d) else nir.SumPool2d
+        pool = kind(
+            kernel_size=np.array(transform.kernel),
+            stride=np.array(transform.stride),
+            padding=np.array(transform.padding),
+        )
+        return pool, after
+    if isinstance(transform, Flatten):
+        return nir.Flatten({"input": np.array(shape)}, start_dim=0), after
+    return nir.Scale(np.broadcast_to(transform.scale, shape).copy()), after
 
 
 def _matrix(weight: Any) -> Floats:

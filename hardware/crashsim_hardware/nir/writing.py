@@ -15,9 +15,10 @@ from crashsim_hardware.chip import Chip, Projection, Spiking
 from crashsim_hardware.errors import HardwareError
 from crashsim_hardware.neurons.point_neuron import PointNeuron
 from crashsim_hardware.rate_network import attach_bias
-from crashsim_hardware.transforms import Conv2d, Flatten, Linear, Scale, SumPool2d, output_shape
 
 from .reading import load_nir
+from .stepped_writing import stepped_graph
+from .transforms import node_of
 
 __all__ = ["nir_graph", "write_nir"]
 
@@ -43,16 +44,18 @@ def nir_graph(chip: Chip) -> Any:
     """`chip` as a `nir.NIRGraph` in units of its threshold, with dt and the reset as metadata.
 
     The layers' scales are part of the weights: the graph computes the same outputs from the same
-    inputs. Raises HardwareError for what NIR cannot say: current-to-frequency neurons, a
-    refractory period, different resets.
+    inputs. A chip that was read from another library's graph is written with its branches, loops
+    and delays, and the rules of its neurons as metadata of their nodes. Read again, both are the
+    chip that they were. Raises HardwareError for what NIR cannot say: current-to-frequency neurons,
+    neurons of one's own, a refractory period, different resets.
     """
     nir = load_nir()
-    for index, layer in enumerate(chip.hidden):
-        if not isinstance(layer.neuron, PointNeuron):
-            raise HardwareError(
-                f"hidden layer {index} was read from a NIR graph of another library, which is the "
-                "file to keep: chips of its neurons are not written again"
-            )
+    if not all(isinstance(layer.neuron, PointNeuron) for layer in chip.hidden):
+        return stepped_graph(nir, chip)
+    if chip.wires or any(layer.source is not None or layer.delay for layer in chip.hidden):
+        raise HardwareError(
+            "branches, loops and delays are written for chips of SteppedNeuron alone"
+        )
     resets = {layer.neuron.reset for layer in chip.hidden}
     if len(resets) != 1:
         raise HardwareError("a NIR graph written here has one kind of reset, this chip has two")
@@ -122,33 +125,6 @@ def _wiring(nir: Any, projection: Projection, gain: float, where: str) -> list[t
     nodes: list[tuple[str, Any]] = []
     shape = projection.shape
     for transform in transforms:
-        if isinstance(transform, Linear):
-            bias = np.zeros(len(transform.weight)) if transform.bias is None else transform.bias
-            nodes.append(("affine", nir.Affine(transform.weight, bias)))
-        elif isinstance(transform, Conv2d):
-            conv = nir.Conv2d(
-                input_shape=shape[1:],
-                weight=transform.weight,
-                stride=transform.stride,
-                padding=transform.padding,
-                dilation=transform.dilation,
-                groups=transform.groups,
-                bias=np.zeros(len(transform.weight)) if transform.bias is None else transform.bias,
-            )
-            # nir infers the shape from the first kernel axis and forgets the groups
-            conv.input_type = {"input": np.array(shape)}
-            conv.output_type = {"output": np.array(output_shape(transform, shape))}
-            nodes.append(("conv", conv))
-        elif isinstance(transform, SumPool2d):
-            pool = nir.SumPool2d(
-                kernel_size=np.array(transform.kernel),
-                stride=np.array(transform.stride),
-                padding=np.array(transform.padding),
-            )
-            nodes.append(("sumpool", pool))
-        elif isinstance(transform, Flatten):
-            nodes.append(("flatten", nir.Flatten({"input": np.array(shape)}, start_dim=0)))
-        elif isinstance(transform, Scale):
-            nodes.append(("scale", nir.Scale(np.broadcast_to(transform.scale, shape).copy())))
-        shape = output_shape(transform, shape)
+        node, shape = node_of(nir, transform, shape)
+        nodes.append((type(node).__name__.lower().removesuffix("2d"), node))
     return nodes

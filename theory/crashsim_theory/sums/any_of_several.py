@@ -50,7 +50,7 @@ class Contributions:
         """Independent values (samples, R), and the sums (samples,) that their tilt is of."""
         total, own = np.tile(self.shift, (samples, 1)), np.zeros(samples)
         for chunk in self.chunks:
-            for block in chunk.blocks():
+            for block in chunk.blocks() if chunk.size else ():
                 g = _gains_of(block, row)
                 sample, at = _struck(block, tilt.t * np.minimum(g, tilt.most), samples, rng)
                 own += np.bincount(sample, np.minimum(g[at], tilt.most), samples)
@@ -107,6 +107,9 @@ def _struck(
     with np.errstate(divide="ignore"):
         p = expit(np.log(p) - np.log1p(-p) + tilts)
     ends = np.cumsum(-np.log1p(-np.minimum(p, _SURE)))
+    if not len(ends):
+        none = np.zeros(0, dtype=np.intp)
+        return none, none
     points = rng.poisson(ends[-1], samples)
     sample = np.repeat(np.arange(samples), points)
     at = np.searchsorted(ends, rng.random(len(sample)) * ends[-1], side="right")

@@ -134,4 +134,5 @@ def chunk_of(surrogate: LinearSurrogate) -> GainChunk:
     """The Bernoulli coordinates of a dense surrogate as one chunk of its flattened leading axes."""
     gains = surrogate.bernoulli_gains
     count = gains.shape[-1]
-    return GainChunk(gains.reshape(-1, count), np.ones(count), surrogate.coordinates.p)
+    rows = surrogate.shift.size
+    return GainChunk(gains.reshape(rows, count), np.ones(count), surrogate.coordinates.p)

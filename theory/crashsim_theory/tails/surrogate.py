@@ -63,6 +63,11 @@ class LinearSurrogate:
         """The leading axes (...)."""
         return tuple(self.shift.shape)
 
+    @property
+    def without_cgf(self) -> list[str]:
+        """The names of the laws without a cumulant generating function, which tails need."""
+        return self.coordinates.without_cgf
+
     @functools.cached_property
     def bernoulli_gains(self) -> Array:
         """The gains of the Bernoulli coordinates, (..., number of them)."""

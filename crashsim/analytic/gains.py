@@ -1,0 +1,322 @@
+"""Gains of many coordinates: dF/de for every output of each input, factored, kept or made anew.
+
+A gain is the slope of an output by a value, times what the coordinate moves that value by. Slopes
+are kept in float32 where they fit the memory; else each input's are made anew whenever they are
+read, and derivatives along a sample's faults are taken forwards, without gains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from crashsim_theory import BERNOULLI, NORMAL
+from numpy.typing import NDArray
+from scipy import sparse
+from torch import Tensor
+
+from crashsim.analytic.precision import double_precision
+from crashsim.arrays import Floats
+from crashsim.coordinates.placement import moments_of
+from crashsim.coordinates.points import Listed, Points, Written
+from crashsim.errors import NotApplicableError
+from crashsim.injection.site_changes import changes_by_placement
+from crashsim.injection.slopes import Point, Values
+from crashsim.model.inputs import Inputs
+from crashsim.results.estimate import MOST_OUTPUTS
+from crashsim.space import FaultSpace
+
+MEMORY = 2**31  # bytes, unless another number is asked for
+DENSE = 2**21  # B x K x N gains, up to which all are written out in double precision
+MOST_DENSE = 2**27  # the same, for laws and counts that factored gains do not serve
+KEPT = 0.5  # share of the memory that kept slopes may take: what reads them takes the rest
+_BLOCK = 2**16  # values of which copies in double precision are alive at once
+_TOGETHER = 16  # inputs of a pass
+_AT_A_TIME = 2**25  # slopes of inputs that share a pass
+
+At = Literal["zero", "mean"]
+InputSlopes = Sequence[NDArray[np.float32]]  # for each placement, (size, R)
+
+
+@dataclass(frozen=True, eq=False)
+class Gains:
+    """Gains of R combinations of outputs for every input.
+
+    Attributes:
+        space: the model, its inputs and faults.
+        at: the point: no fault, or the mean point.
+        readouts: (R, K) the combinations.
+        kept: for each placement, (size, B, R) slopes; None where they are made anew.
+    """
+
+    space: FaultSpace
+    at: At
+    readouts: Floats
+    kept: Sequence[NDArray[np.float32]] | None = None
+
+    @classmethod
+    def of(cls, space: FaultSpace, at: At, memory: int, readouts: Floats | None = None) -> Gains:
+        """Kept where they fit in half the memory, in bytes.
+
+        Args:
+            readouts: (R, K) combinations of outputs; by default every output.
+
+        Raises:
+            NotApplicableError: the output has no derivative in any coordinate.
+        """
+        if not space.has_derivatives:
+            raise NotApplicableError(space.why_no_derivatives)
+        rows = np.eye(space.K) if readouts is None else readouts
+        gains = cls(space, at, rows)
+        if kept_bytes(space, len(rows)) > KEPT * memory:
+            return gains
+        kept = [np.empty((v.size, space.B, len(rows)), np.float32) for v in gains.values]
+        for where, slopes in gains._made():
+            for into, slope in zip(kept, slopes, strict=True):
+                into[:, where] = np.moveaxis(slope, -1, 0)
+        return replace(gains, kept=kept)
+
+    @property
+    def values(self) -> list[Values]:
+        """What the coordinates of each placement move."""
+        return self.space.slopes.values
+
+    @property
+    def _point(self) -> Point:
+        if self.at == "zero":
+            return [0.0] * len(self.values)
+        return [v.placement.fault.mean for v in self.values]
+
+    @cached_property
+    def _moved(self) -> list[Tensor]:
+        """The values at the point."""
+        return self.space.slopes.moved(self._point)
+
+    def each(self) -> Iterator[tuple[int, InputSlopes]]:
+        """The slopes of one input after the other."""
+        if self.kept is not None:
+            for b in range(self.space.B):
+                yield b, [kept[:, b] for kept in self.kept]
+            return
+        for where, slopes in self._made():
+            for i, b in enumerate(range(where.start, where.stop)):
+                yield b, [slope[i].T for slope in slopes]
+
+    def of_input(self, b: int) -> InputSlopes:
+        """The slopes of one input."""
+        if self.kept is not None:
+            return [kept[:, b] for kept in self.kept]
+        one = self.space.examples.part(b, b + 1)
+        return [slope[0].T for slope in self._slopes(one)]
+
+    def _slopes(self, inputs: Inputs) -> list[NDArray[np.float32]]:
+        return self.space.slopes.at(inputs, self._moved, self.readouts)
+
+    def _made(self) -> Iterator[tuple[slice, list[NDArray[np.float32]]]]:
+        """The slopes (b, R, size) of a few inputs at a time."""
+        space = self.space
+        each = len(self.readouts) * space.slopes.size
+        batch = max(1, _AT_A_TIME // each) if space.slopes.shares_passes else 1
+        for low in range(0, space.B, batch):
+            part = space.examples.part(low, low + batch)
+            yield slice(low, min(low + batch, space.B)), self._slopes(part)
+
+    def along(self, points: Points) -> Floats:
+        """sum_i (e_i - m_i) g_i at each point, (S, B, R): m is the mean point."""
+        moved = np.zeros((points.count, self.space.B, len(self.readouts))) - self.sums.mean
+        if self.kept is None:
+            return moved + self._forwards(points)
+        placements = self.space.placements
+        changes = changes_by_placement(points, placements)
+        for v, change, kept in zip(self.values, changes, self.kept, strict=True):
+            slopes = kept.reshape(v.size, -1)
+            base = points.base[v.placement.start : v.placement.stop]
+            if base.any():
+                at_base = (base.reshape(v.size, v.bits) * v.displacements()).sum(1)
+                moved += (at_base @ slopes).reshape(moved.shape[1:])
+            found = _moved(v, change, base, slopes)
+            moved += found.reshape(moved.shape)
+        return moved
+
+    @cached_property
+    def sums(self) -> Contracted:
+        """What first order needs of them, from one pass through all."""
+        return _contracted(self)
+
+    @cached_property
+    def shift(self) -> Floats:
+        """(B, R) F at the point less F(0), in double precision where the model allows it."""
+        wide = double_precision(self.space)
+        there = _outputs_at(wide, self._point)
+        return np.asarray((there - wide.clean()) @ self.readouts.T)
+
+    def _forwards(self, points: Points) -> Floats:
+        """sum_i e_i g_i by derivatives along each point's faults, (S, B, R)."""
+        space = self.space
+        found = np.empty((points.count, space.B, len(self.readouts)))
+        for s in range(points.count):
+            one = points.part(s, s + 1)
+            changes = changes_by_placement(one, space.placements)
+            moves = []
+            for v, change in zip(self.values, changes, strict=True):
+                base = one.base[v.placement.start : v.placement.stop]
+                moves.append(_by_value(v, change, base))
+            slope = space.slopes.along(space.examples, self._moved, moves)
+            found[s] = slope @ self.readouts.T
+        return found
+
+
+def are_dense(space: FaultSpace) -> bool:
+    """Whether gains are written out for every coordinate, and not factored."""
+    size = space.B * space.K * space.N
+    return size <= (DENSE if are_served(space) else MOST_DENSE)
+
+
+def are_served(space: FaultSpace) -> bool:
+    """Whether factored gains serve all of theory: faults strike independently, by known laws."""
+    laws = {p.fault.law for p in space.placements}
+    return not space.counts and all(law in (BERNOULLI, NORMAL) for law in laws)
+
+
+def kept_bytes(space: FaultSpace, readouts: int) -> int:
+    """What the slopes of so many combinations of outputs take, if they are kept."""
+    return 4 * space.B * readouts * space.slopes.size
+
+
+def _outputs_at(space: FaultSpace, point: Point) -> Floats:
+    """(B, K) F at a point, a few inputs at a time."""
+    moved = space.slopes.moved(point)
+    parts = [space.examples.part(b, b + _TOGETHER) for b in range(0, space.B, _TOGETHER)]
+    return np.concatenate([space.slopes.outputs(part, moved) for part in parts])
+
+
+def _moved(
+    v: Values, change: Listed | Written, base: Floats, slopes: NDArray[np.float32]
+) -> Floats:
+    """(S, B R) what changes of a placement's coordinates add."""
+    if isinstance(change, Written):
+        e = (change.e - base).reshape(-1, v.size, v.bits)
+        return np.asarray(np.einsum("snb,nb->sn", e, v.displacements()) @ slopes)
+    columns = np.asarray(change.columns, dtype=np.int64)
+    steps = (change.values - base[columns]) * v.moved_by(columns)
+    n = len(columns)
+    sums = sparse.csr_array((steps, np.arange(n), change.edges), (len(change.edges) - 1, n))
+    return np.asarray(sums @ slopes[columns // v.bits].astype(np.float64))
+
+
+def _by_value(v: Values, change: Listed | Written, base: Floats) -> Floats:
+    """(size,) by how much a single point moves each value."""
+    if isinstance(change, Written):
+        return np.asarray((change.e.reshape(v.size, v.bits) * v.displacements()).sum(1))
+    moves = np.zeros(v.size)
+    if base.any():
+        moves += (base.reshape(v.size, v.bits) * v.displacements()).sum(1)
+    columns = np.asarray(change.columns, dtype=np.int64)
+    np.add.at(moves, columns // v.bits, (change.values - base[columns]) * v.moved_by(columns))
+    return moves
+
+
+@dataclass(frozen=True)
+class Weighing:
+    """Sums over the coordinates of each value of moments times powers of displacements.
+
+    Attributes:
+        first: (size,) sum m d.
+        second: (size,) sum k2 d^2.
+        groups: of each group of coordinates, by the octave of their chance to vary: (size,) sums
+            k2 d^2, k4 d^4 and (k2 d^2)^2.
+    """
+
+    first: Floats
+    second: Floats
+    groups: Mapping[float, tuple[Floats, Floats, Floats]]
+
+
+def weighing(v: Values) -> Weighing:
+    """Of a placement's values."""
+    moments = moments_of(v.placement)
+    d = v.displacements()
+    mean, k2, k4 = (k.reshape(d.shape) for k in (moments.mean, moments.k2, moments.k4))
+    first = (mean * d).sum(1)
+    d *= d
+    second = (k2 * d).sum(1)
+    # A coordinate that is off its usual value with a small probability q has k2^2 = q k4.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        alike = moments.k2.strides == (0,)
+        chance = moments.k2[:1] ** 2 / moments.k4[:1] if alike else k2**2 / k4
+        octave = np.floor(np.log2(chance))
+    found = {}
+    for group in np.unique(octave[np.isfinite(octave)]).tolist():
+        chosen = d if octave.size == 1 else np.where(octave == group, d, 0.0)
+        terms = k2 * chosen
+        found[group] = (terms.sum(1), (k4 * chosen * chosen).sum(1), (terms * terms).sum(1))
+    return Weighing(first, second, found)
+
+
+@dataclass(frozen=True)
+class Contracted:
+    """What first order needs of gains g.
+
+    Attributes:
+        mean: (B, R) sum m g.
+        variance: (B, R) sum k2 g^2.
+        covariance: (B, R, R) sum k2 g g'; None beyond 64 combinations.
+        of_sum: (B,) sum k2 (g summed over combinations)^2.
+        spread, fourth, squares: (G, B, R) sum k2 g^2, sum k4 g^4 and sum (k2 g^2)^2 of each group
+            of coordinates with about the same chance to vary, the rarest first.
+        by_value: for each placement, (size,) squared slopes summed over inputs and outputs.
+        second: for each placement, (size,) what these weigh in the variance.
+    """
+
+    mean: Floats
+    variance: Floats
+    covariance: Floats | None
+    of_sum: Floats
+    spread: Floats
+    fourth: Floats
+    squares: Floats
+    by_value: list[Floats]
+    second: list[Floats]
+
+
+def _contracted(gains: Gains) -> Contracted:
+    b, r = gains.space.B, len(gains.readouts)
+    mean, variance = np.zeros((2, b, r))
+    of_sum = np.zeros(b)
+    covariance = np.zeros((b, r, r)) if r <= MOST_OUTPUTS else None
+    weights = [weighing(v) for v in gains.values]
+    octaves = sorted({octave for w in weights for octave in w.groups})
+    groups = np.zeros((3, len(octaves), b, r))
+    by_value = [np.zeros(v.size) for v in gains.values]
+    for row, slopes in gains.each():
+        for w, total, slope in zip(weights, by_value, slopes, strict=True):
+            for low in range(0, len(slope), _BLOCK):
+                part = slice(low, low + _BLOCK)
+                g = slope[part].astype(np.float64)
+                mean[row] += w.first[part] @ g
+                of_sum[row] += w.second[part] @ g.sum(1) ** 2
+                if covariance is not None:
+                    covariance[row] += (g * w.second[part, None]).T @ g
+                g *= g
+                variance[row] += w.second[part] @ g
+                total[part] += g.sum(1)
+                fourth = g * g
+                for octave, (second, *higher) in w.groups.items():
+                    at = octaves.index(octave)
+                    groups[0, at, row] += second[part] @ g
+                    groups[1, at, row] += higher[0][part] @ fourth
+                    groups[2, at, row] += higher[1][part] @ fourth
+    return Contracted(
+        mean,
+        variance,
+        covariance,
+        of_sum,
+        groups[0],
+        groups[1],
+        groups[2],
+        by_value,
+        [w.second for w in weights],
+    )

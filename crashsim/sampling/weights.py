@@ -1,0 +1,109 @@
+"""The probability of a rare event from the weights of its samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from crashsim.arrays import Floats
+
+DEFENSIVE = 0.1  # share of the untilted law in the proposal: no weight exceeds its inverse
+_FEW_HITS = 50  # effective hits below which an interval deserves no trust
+_LARGEST_SHARE = 0.2  # of one sample in the whole estimate, above which likewise
+
+
+@dataclass(frozen=True)
+class RareEvent:
+    """The probability of a union of events.
+
+    Attributes:
+        value, low, high: the estimate and its interval (asymptotic).
+        error: standard error, relative to the value (infinite without a hit).
+        samples: spent.
+        effective: hits that equally weighted ones would be worth.
+        largest_share: of one sample in the estimate.
+    """
+
+    value: float
+    low: float
+    high: float
+    error: float
+    samples: int
+    effective: float
+    largest_share: float
+
+    @property
+    def naive_variance(self) -> float:
+        """Of a plain sample."""
+        return self.value * (1 - self.value)
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether enough samples share the estimate for its interval to mean something.
+
+        It cannot see a way to fail that no sample has hit.
+        """
+        return self.effective >= _FEW_HITS and self.largest_share <= _LARGEST_SHARE
+
+
+@dataclass(frozen=True)
+class WeightSums:
+    """Sums over the weights of samples, 0 for those that miss the event.
+
+    Weights are relative to the largest: the squares of weights themselves might underflow.
+
+    Attributes:
+        n: number of samples.
+        largest: the largest weight.
+        total, squares: of the weights and of their squares, relative to it.
+    """
+
+    n: int
+    largest: float
+    total: float
+    squares: float
+
+    @classmethod
+    def of(cls, weights: Floats) -> WeightSums:
+        """Of weights (n,)."""
+        largest = float(weights.max())
+        if largest == 0:
+            return cls(len(weights), 0.0, 0.0, 0.0)
+        relative = weights / largest
+        return cls(len(weights), largest, float(relative.sum()), float((relative**2).sum()))
+
+    def __add__(self, other: WeightSums) -> WeightSums:
+        largest = max(self.largest, other.largest)
+        if largest == 0:
+            return WeightSums(self.n + other.n, 0.0, 0.0, 0.0)
+        a, b = self.largest / largest, other.largest / largest
+        return WeightSums(
+            self.n + other.n,
+            largest,
+            a * self.total + b * other.total,
+            a**2 * self.squares + b**2 * other.squares,
+        )
+
+    def summary(self, alpha: float) -> RareEvent:
+        """The probability, with an interval of confidence ``1 - alpha``."""
+        n, largest = self.n, self.largest
+        if largest == 0:
+            # Weights are at most 1 / share of the untilted law, and none of n samples hit.
+            high = min(1.0, (1 - alpha ** (1 / n)) / DEFENSIVE)
+            return RareEvent(0.0, 0.0, high, np.inf, n, 0.0, 1.0)
+        mean = self.total / n
+        error = float(np.sqrt(max(self.squares / n - mean**2, 0.0) / n)) / mean
+        # A single hit has an error of 1; far more than that is no interval, so its end is capped.
+        factor = float(np.exp(min(stats.t.ppf(1 - alpha / 2, n - 1) * error, 700.0)))
+        value = min(1.0, mean * largest)
+        return RareEvent(
+            value=value,
+            low=value / factor,
+            high=min(1.0, value * factor),
+            error=error,
+            samples=n,
+            effective=self.total**2 / self.squares,
+            largest_share=1 / self.total,
+        )
