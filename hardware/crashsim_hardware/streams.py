@@ -27,7 +27,6 @@ class Stream(IntEnum):
     DEAD_SYNAPSE = 300  # by projection
     MISMATCH = 400  # of thresholds, by layer
     CORE = 500  # deaths of cores, by layer
-    STUCK_CELL = 600  # by projection
     BIT_ERROR = 700  # by projection
     DEAD_INPUT = 800  # input lines
     HELD = 900  # neurons at a rate, by layer

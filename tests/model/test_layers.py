@@ -13,7 +13,7 @@ from torch import nn
 
 from crashsim import FaultSpace, NeuronCrash
 from crashsim.analytic.proofs import provable
-from crashsim.chip.spiking import chip_network
+from crashsim.chip.conversion import chip_network
 from crashsim.model.layers import (
     Activation,
     Operation,
