@@ -173,10 +173,10 @@ class Estimates(Sequence[Estimate]):
 
     def __iter__(self) -> Iterator[Estimate]:
         for part in self.parts:
-            if isinstance(part, Estimate):
-                yield part
-            else:
+            if isinstance(part, EstimateArray):
                 yield from map(part.at, range(len(part)))
+            else:
+                yield part
 
     @overload
     def __getitem__(self, index: int) -> Estimate: ...
