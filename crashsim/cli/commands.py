@@ -12,17 +12,23 @@ from typing import Annotated, Any, Literal
 import typer
 
 from crashsim.arguments import MOST_INITS
+from crashsim.cli.metrics import SMALL, labelled_examples, read_numbers, read_widths
 from crashsim.cli.options import (
+    AcceptOption,
     BatchAxisOption,
+    BudgetOption,
     EpsilonOption,
     FaultOption,
     GroupOption,
     InputsOption,
     JsonOption,
+    JudgedLimitOption,
     LimitOption,
+    MetricOption,
     ModelArgument,
     ModelsArgument,
     OutputsOption,
+    PlanOption,
     POption,
     ReadoutOption,
     RelWidthOption,
@@ -31,6 +37,7 @@ from crashsim.cli.options import (
     SeedOption,
     SitesOption,
     StepsAxisOption,
+    TargetsOption,
     TrainOption,
     TrustOption,
     WeightsOption,
@@ -39,15 +46,17 @@ from crashsim.cli.reading import (
     check_outputs,
     data_inputs,
     fault_inputs,
+    judge_model,
     method_inputs,
     model_inputs,
     progress_bars,
     read_examples,
     read_faults,
+    read_indices,
     read_methods,
     read_model,
-    read_numbers,
     score_model,
+    show_plan,
     told_written,
     write,
 )
@@ -59,7 +68,10 @@ from crashsim.writing import all_of, write_files
 def score(
     model: ModelArgument,
     inputs: InputsOption = "digits",
-    limit: LimitOption = 32,
+    targets: TargetsOption = None,
+    metric: MetricOption = None,
+    accept: AcceptOption = None,
+    limit: JudgedLimitOption = None,
     fault: FaultOption = None,
     p: POption = None,
     sites: SitesOption = None,
@@ -100,6 +112,8 @@ def score(
         bool,
         typer.Option("--proofs", help="Also prove bounds, where they can be (some 20 seconds)."),
     ] = False,
+    budget: BudgetOption = None,
+    plan: PlanOption = False,
     seed: SeedOption = 0,
     json_file: JsonOption = None,
     arrays_file: Annotated[
@@ -113,16 +127,40 @@ def score(
         Path | None, typer.Option("--report", help="Write an HTML report.")
     ] = None,
 ) -> None:
-    """Score a network: how far its output moves, how likely, and how sure that is."""
+    """Score a network: how accurate it stays, how far its output moves, and how sure that is."""
     from crashsim.report.spread import spread_over
     from crashsim.report.text import render
 
     reads = [*model_inputs(model, weights), *data_inputs("inputs", inputs), *fault_inputs(fault)]
     reads += [*data_inputs("train", train), *method_inputs(methods)]
+    reads += data_inputs("targets", targets)
     check_outputs(reads, json=json_file, arrays=arrays_file, report=report_file)
     faults = read_faults(fault, p, sites, group)
-    data = read_examples(inputs, limit, batch_axis)
-    chosen, named_outputs = read_methods(methods), read_numbers("outputs", outputs)
+    data = labelled_examples(inputs, limit, batch_axis, targets)
+    options = {
+        "readout": readout,
+        "batch_axis": batch_axis,
+        "steps_axis": steps_axis,
+        "outputs": read_indices("outputs", outputs),
+        "epsilon": epsilon,
+        "delta": delta,
+        "methods": read_methods(methods),
+        "samples": samples,
+        "rel_width": read_widths(rel_width),
+        "metrics": metric,
+        "accept": read_numbers("accept", accept),
+        "moved": limit or SMALL,
+        "seed": seed,
+        "hardware": hardware,
+        "proofs": proofs,
+        "budget": budget,
+    }
+    is_asked = targets is not None
+    if plan:
+        _check_only_planned(report_file, train, arrays_file)
+        named = read_model(model, seed, None, weights, inits, reset, trust)
+        show_plan(named, data, faults, json_file, options, is_asked=is_asked)
+        return
     results: list[Any] = []
     stop = None
     try:
@@ -130,24 +168,7 @@ def score(
             named = read_model(model, seed + init, train, weights, inits, reset, trust)
             with progress_bars() as progress:
                 results.append(
-                    score_model(
-                        named,
-                        data,
-                        faults,
-                        progress,
-                        readout=readout,
-                        batch_axis=batch_axis,
-                        steps_axis=steps_axis,
-                        outputs=named_outputs,
-                        epsilon=epsilon,
-                        delta=delta,
-                        methods=chosen,
-                        samples=samples,
-                        rel_width=rel_width,
-                        seed=seed,
-                        hardware=hardware,
-                        proofs=proofs,
-                    )
+                    judge_model(named, data, faults, progress, is_asked=is_asked, **options)
                 )
     except KeyboardInterrupt as error:
         stop = error
@@ -181,6 +202,15 @@ def score(
     all_of(as_json, as_arrays, as_html, as_text)
     if stop is not None:
         raise Interrupted("interrupted", results) from stop
+
+
+def _check_only_planned(
+    report_file: Path | None, train: str | None, arrays_file: Path | None
+) -> None:
+    """A plan has no report, and needs no training: its costs are those of any weights."""
+    for name, given in (("report", report_file), ("train", train), ("arrays", arrays_file)):
+        if given is not None:
+            raise ArgumentError(f"{name}: --plan runs nothing; leave --{name} out")
 
 
 def compare(

@@ -75,7 +75,13 @@ def columns(score: Record) -> list[Column]:
         found.append(Column("P(class changes)", "class-change", "all"))
     if any(quantity == "not-finite" for _, quantity in score.estimates.of):
         found.append(Column("P(not finite)", "not-finite", "all"))
-    own = dict.fromkeys(q for _, q in score.estimates.of if q not in RESERVED)
+    # What Monte Carlo alone measured over chips has a table of its own.
+    over_chips = {m["name"] for m in score.chips["metrics"]} if score.chips else set()
+    own = dict.fromkeys(
+        quantity
+        for method, quantity in score.estimates.of
+        if quantity not in RESERVED and not (method == "monte-carlo" and quantity in over_chips)
+    )
     return found + [Column(name, name, "all") for name in own]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, cast, overload
@@ -215,6 +215,17 @@ class Estimates(Sequence[Estimate]):
         for part in self.parts:
             found[part.method, part.quantity].append(part)
         return dict(found)
+
+    def without_averages(self, quantities: Collection[str]) -> Estimates:
+        """Those that are no average over inputs of one of these quantities."""
+
+        def is_average(part: Part) -> bool:
+            if isinstance(part, EstimateArray):
+                return not part.each_input
+            return part.input == "all"
+
+        parts = self.parts
+        return Estimates(p for p in parts if p.quantity not in quantities or not is_average(p))
 
     def by(self, method: str) -> Estimates:
         """Those of one method."""

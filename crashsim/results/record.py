@@ -17,6 +17,7 @@ from crashsim.results.listing import LeftOut, as_npz, listed
 from crashsim.results.method_facts import MethodFacts, all_methods, quoted
 from crashsim.results.schema import (
     ChipFacts,
+    ChipsFacts,
     CoordinateFacts,
     Curves,
     FaultFacts,
@@ -30,7 +31,8 @@ from crashsim.results.schema import (
 )
 
 SCHEMA = 3
-# Files of schema 1 say nothing of their methods but the names; those of 2 list all estimates.
+# Files of schema 1 say nothing of their methods but the names; those of 2 list all estimates, and
+# say nothing of chips.
 _READABLE = (1, 2, SCHEMA)
 
 
@@ -70,6 +72,7 @@ class Record:
             warnings, too.
         partial: it was interrupted: methods are missing, or Monte Carlo has fewer samples than
             were asked for; ``skipped`` and ``stopped`` say which.
+        chips: metrics over chips, where there are targets or metrics were asked for.
         methods: what its methods are, those that were skipped too, in the order of the tables.
         named_outputs: the outputs that were asked for by number; empty where crashsim chose.
         left_out: of a score that was read from a file, the numbers of which the file has the
@@ -107,6 +110,7 @@ class Record:
     methods: list[MethodFacts] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     named_outputs: list[int] = field(default_factory=list)
+    chips: ChipsFacts | None = None
 
     def find(
         self,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from crashsim.analytic.gains import MEMORY
 from crashsim.metrics import AskedMetrics
+from crashsim.scoring.judging import Judging
 
 if TYPE_CHECKING:
     from crashsim_hardware import Chip
@@ -32,7 +33,8 @@ class Request:
         chip: the spiking chip, where the model is the rate curves of one.
         outputs: those that tails, certificates and rare events are asked of; None: the one that
             varies most.
-        metrics: of the caller's own, with the targets that they compare the outputs with.
+        metrics: asked of each input, with the targets that they compare the outputs with.
+        judging: what is asked of whole chips; None: nothing.
     """
 
     epsilon: float | None = None
@@ -45,3 +47,4 @@ class Request:
     chip: Chip | None = None
     outputs: tuple[int, ...] | None = None
     metrics: AskedMetrics = field(default_factory=AskedMetrics)
+    judging: Judging | None = None

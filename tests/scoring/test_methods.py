@@ -255,8 +255,9 @@ def test_a_need_that_cannot_be_afforded_is_told(seeded, randn):
     mine = Method("mine", "", lambda given: [], "estimate", needs=("differences",))
     space = FaultSpace(seeded(Steps), randn(40, 3), NeuronCrash(0.1), "wide")
     found = plan(space, [mine], None, None)
-    assert found.skipped["mine"] == found.skipped["mean-point-single"]
     assert "60000 coordinates" in found.skipped["mine"]
+    assert found.skipped["chernoff"].endswith(found.skipped["mine"])
+    assert "mean-point-single" in found.methods  # of a sample of them
 
 
 def test_moments_are_all_that_some_methods_ask_of_a_law(net, x):
