@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from crashsim.analytic.gains import MEMORY, Gains
 from crashsim.analytic.shares import SharesByValue
@@ -158,6 +158,6 @@ def _interval(known: Floats, terms: Floats, confidence: float, least: float) -> 
     """Of a known part and the mean of independent terms (m, ...)."""
     m = len(terms)
     value = known + terms.mean(0)
-    half = stats.t.ppf((1 + confidence) / 2, m - 1) * terms.std(0, ddof=1) / np.sqrt(m)
+    half = stdtrit(m - 1, (1 + confidence) / 2) * terms.std(0, ddof=1) / np.sqrt(m)
     value = np.maximum(value, least)
     return Interval(value, np.maximum(value - half, least), value + half)

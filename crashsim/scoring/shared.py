@@ -14,6 +14,7 @@ from crashsim.analytic import first_order, proofs
 from crashsim.analytic.first_order import Analysis, Surrogate
 from crashsim.analytic.gains import are_dense
 from crashsim.analytic.layer_bounds import layer_bounds
+from crashsim.analytic.sketch import sketched_mean_point_taylor
 from crashsim.coordinates.placement import strikes_singly
 from crashsim.errors import ArgumentError, NotApplicableError
 from crashsim.results.estimate import Quantity
@@ -22,10 +23,11 @@ from crashsim.scoring.costs import Cost, cost_of
 from crashsim.scoring.request import Progress, Request
 from crashsim.scoring.size import (
     Size,
+    is_sketched,
+    no_gradients,
     no_surrogate,
     singles_sampled,
     too_many_differences,
-    too_many_gradients,
     too_many_singles,
 )
 from crashsim.scoring.timing import timing
@@ -235,10 +237,15 @@ def _layer_bounds(shared: Shared) -> Estimates:
 
 
 def _gradients(shared: Shared) -> Analysis:
-    found, space = Analysis(), shared.space
+    found, space, asked = Analysis(), shared.space, shared.asked
+    if is_sketched(Size(space, asked.memory)):
+        sketched_mean_point_taylor(
+            space, found, memory=asked.memory, seed=asked.seed, confidence=asked.confidence
+        )
+        return found
     # Gains of many coordinates are made in the model's own precision.
     at = shared.take("wide") if are_dense(space) else space
-    first_order.mean_point_taylor(at, found, shared.asked.memory)
+    first_order.mean_point_taylor(at, found, asked.memory)
     return found
 
 
@@ -347,7 +354,7 @@ NEEDS: Mapping[str, Need] = {
     for need in (
         Need("wide", "double precision", _wide),
         Need("layer_bounds", "layer bounds", _layer_bounds, _not_crashes),
-        Need("gradients", "gradients", _gradients, too_many_gradients),
+        Need("gradients", "gradients", _gradients, no_gradients),
         Need("differences", "differences", _differences, too_many_differences),
         Need("all_singles", "", _all_singles, too_many_singles),
         Need("surrogate", "", _surrogate, no_surrogate),
