@@ -360,6 +360,9 @@ def deterministic(
     return found + estimates_of(method, quantity, kind, total=total, level=level, note=note)
 
 
+_OF_OUTPUTS = ("mean", "variance", "tail", "quantile")  # quantities that each output has
+
+
 def _columns(array: EstimateArray) -> NDArray[np.int64]:
     """Where in a table its columns go; the first, where it has none of its own."""
     return array.columns if array.each_output else np.zeros(1, np.int64)
@@ -375,12 +378,16 @@ def values_of(
     """A field of the per-input estimates of a method and quantity as (B, K), or (B, 1).
 
     None where there are none; NaN where a single one is missing or has no interval. The shape is
-    the smallest that holds them, if not given.
+    the smallest that holds them, if not given. What is of all outputs together (a total variance)
+    is no number of the first.
     """
     all_of = estimates if isinstance(estimates, Estimates) else Estimates(estimates)
     parts = all_of.of.get((method, quantity), [])
     whole = [p for p in parts if isinstance(p, EstimateArray) and p.each_input]
     single = [p for p in parts if isinstance(p, Estimate) and isinstance(p.input, int)]
+    if quantity in _OF_OUTPUTS:
+        whole = [array for array in whole if array.each_output]
+        single = [e for e in single if isinstance(e.output, int)]
     if not whole and not single:
         return None
     places = [(cast(int, e.input), e.output if isinstance(e.output, int) else 0) for e in single]
