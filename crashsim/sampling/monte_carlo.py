@@ -280,7 +280,7 @@ class _Run:
             facts: Any = {
                 "is_random": self.space.is_random,
                 "is_seldom_struck": bool(self.seldom_struck),
-                "may_overflow": self.space.strikes_words,
+                "may_overflow": self.space.may_overflow,
             }
             tally, sums = self._counted
             if isinstance(tally, DenseTally):
