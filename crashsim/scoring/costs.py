@@ -18,7 +18,7 @@ from crashsim.errors import ArgumentError
 from crashsim.sampling.enumeration import outcomes_of
 from crashsim.sampling.importance import AIMING
 from crashsim.sampling.importance import SAMPLES as RARE_SAMPLES
-from crashsim.sampling.word_strata import SAMPLES as STRIKES
+from crashsim.sampling.words.strata import SAMPLES as STRIKES
 from crashsim.scoring.size import BUDGET, Size, is_sketched
 
 CORE = 1e10  # operations a second

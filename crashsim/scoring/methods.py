@@ -25,9 +25,9 @@ from crashsim.sampling.chips.run import ChipRun, chip_metrics
 from crashsim.sampling.enumeration import enumerate_space, outcomes_of
 from crashsim.sampling.importance import importance_sampling
 from crashsim.sampling.monte_carlo import MonteCarlo, monte_carlo
-from crashsim.sampling.word_importance import SAMPLES as WORD_IMPORTANCE_SAMPLES
-from crashsim.sampling.word_importance import word_importance
-from crashsim.sampling.word_strata import word_strata
+from crashsim.sampling.words.importance import SAMPLES as WORD_IMPORTANCE_SAMPLES
+from crashsim.sampling.words.importance import word_importance
+from crashsim.sampling.words.strata import word_strata
 from crashsim.scoring.costs import (
     operations_of_rare_events,
     operations_of_tails,

@@ -21,7 +21,7 @@ from crashsim.metrics import CLASS_CHANGE, NOT_FINITE, Event
 from crashsim.results.estimate import Estimate, Interval, Quantity
 from crashsim.results.estimates import Estimates, estimates_of
 from crashsim.sampling.weights import RareEvent, WeightSums
-from crashsim.sampling.word_strata import Stratum, survey
+from crashsim.sampling.words.strata import Stratum, survey
 from crashsim.space import FaultSpace
 
 SAMPLES = 2**13
