@@ -8,7 +8,7 @@ taken off by a thousand draws of the surrogates' faults (of no pass of the netwo
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from crashsim_theory import (
@@ -109,7 +109,7 @@ def law_operations(gains: float, rows: float) -> float:
 def _tails(surrogate: Surrogate, epsilon: float) -> Floats:
     """P(|L| >= epsilon) of every surrogate (...)."""
     values = np.zeros(surrogate.shift.size)
-    for chosen, law, _ in _by_input(surrogate, surrogate.shift):
+    for chosen, law, _ in laws_by_input(surrogate, surrogate.shift):
         values[chosen] = law.tail(epsilon)
     return values.reshape(surrogate.shape)
 
@@ -118,7 +118,7 @@ def _class_changes(space: FaultSpace, margins: Surrogate, seed: int) -> Floats:
     """P(some rival overtakes the predicted class) of every input, (B,)."""
     changes = np.zeros(space.B)
     rivals = space.K - 1
-    for chosen, law, contributions in _by_input(margins, _with_ties(space, margins.shift)):
+    for chosen, law, contributions in laws_by_input(margins, with_ties(space, margins.shift)):
         b = int(chosen[0]) // rivals
         tails = law.tail(0.0, "upper")
         if contributions is None:
@@ -129,19 +129,25 @@ def _class_changes(space: FaultSpace, margins: Surrogate, seed: int) -> Floats:
     return changes
 
 
-def _with_ties(space: FaultSpace, shift: Floats) -> Floats:
+def with_ties(space: FaultSpace, shift: Floats, classes: NDArray[Any] | None = None) -> Floats:
     """The margins' shift (B, K - 1), moved by what decides ties.
 
     Of equal outputs the first is predicted, so a later rival must overtake by more than rounding.
+
+    Args:
+        space: whose outputs they are.
+        shift: of the rivals over a class.
+        classes: (B,) that class; None: the one that is predicted.
     """
     clean = space.clean()
+    over = predicted_class(clean) if classes is None else classes
     room = 4 * resolution_of(space) * np.abs(clean).max(1, keepdims=True)
-    comes_first = np.arange(space.K - 1) < predicted_class(clean)[:, np.newaxis]
+    comes_first = np.arange(space.K - 1) < over[:, np.newaxis]
     moved: Floats = shift + np.where(comes_first, room, -room)
     return moved
 
 
-def _by_input(
+def laws_by_input(
     surrogate: Surrogate, shift: Floats
 ) -> Iterator[tuple[NDArray[np.int64], SurrogateLaw, Contributions | None]]:
     """Each input's surrogates: their numbers in flat order, their law and what they are made of.
