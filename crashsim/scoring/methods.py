@@ -7,6 +7,7 @@ in ``analytic/`` or ``sampling/``, and an entry here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 
 from crashsim_theory import TheoryError
@@ -14,10 +15,12 @@ from crashsim_theory import TheoryError
 from crashsim.analytic import first_order, proofs, second_order, surrogate_law
 from crashsim.analytic.first_order import Analysis, TailMethod
 from crashsim.analytic.gains import are_dense
+from crashsim.analytic.sampled_singles import SAMPLE, SingleMethod, sampled_singles
 from crashsim.errors import Interrupted, NotApplicableError
 from crashsim.faults import lacking_for_tails
 from crashsim.results.estimate import Estimate
 from crashsim.sampling.certified import certified_sampling
+from crashsim.sampling.chips.run import ChipRun, chip_metrics
 from crashsim.sampling.enumeration import enumerate_space, outcomes_of
 from crashsim.sampling.importance import importance_sampling
 from crashsim.sampling.monte_carlo import MonteCarlo, monte_carlo
@@ -34,10 +37,17 @@ from crashsim.scoring.size import (
     GRADIENT_VALUES,
     Size,
     is_enumerated,
+    singles_sampled,
     too_many_differences,
     too_many_gradients,
+    too_many_singles,
 )
-from crashsim.scoring.variance_reduction import chosen_samples, is_controlled, is_stratified
+from crashsim.scoring.variance_reduction import (
+    chosen_chips,
+    chosen_samples,
+    is_controlled,
+    is_stratified,
+)
 from crashsim.space import FaultSpace
 
 _NOTHING = "nothing is random or nothing reaches the output, so there is nothing to say"
@@ -69,6 +79,32 @@ def _taylor(given: Given) -> Found:
     return _of_analysis(found)
 
 
+def _single(given: Given) -> Found:
+    if count := singles_sampled(given.size):
+        return _sampled(given, "single", count)
+    return _expansion(first_order.single, given)
+
+
+def _mean_point_single(given: Given) -> Found:
+    if given.all_singles is not None:
+        return _of_analysis(given.all_singles)
+    return _sampled(given, "mean-point-single", singles_sampled(given.size) or SAMPLE)
+
+
+def _sampled(given: Given, method: SingleMethod, count: int) -> Found:
+    asked = given.asked
+    return Found(
+        sampled_singles(
+            given.space,
+            method,
+            count=count,
+            seed=asked.seed,
+            confidence=asked.confidence,
+            memory=asked.memory,
+        )
+    )
+
+
 def _expansion(work: Callable[[FaultSpace, Analysis], None], given: Given) -> Found:
     """First or second order at the clean network."""
     found = Analysis()
@@ -82,10 +118,6 @@ def _of_analysis(found: Analysis) -> Found:
 
 def _mean_point_taylor(given: Given) -> Found:
     return _of_analysis(given.gradients)
-
-
-def _mean_point_single(given: Given) -> Found:
-    return _of_analysis(given.differences)
 
 
 def _mean_point_curvature(given: Given) -> Found:
@@ -212,7 +244,8 @@ def _monte_carlo(given: Given) -> Found:
         return Found(run.estimates, result=run)
 
     try:
-        return found(
+        return judged(
+            given,
             monte_carlo(
                 given.space,
                 epsilon=asked.epsilon,
@@ -225,10 +258,45 @@ def _monte_carlo(given: Given) -> Found:
                 few_exact=is_stratified(given.size, samples),
                 targets=asked.metrics.targets,
                 metrics=asked.metrics.metrics,
+            ),
+        )
+    except Interrupted as stop:
+        raise Interrupted(str(stop), found(stop.partial)) from stop
+
+
+def judged(given: Given, run: MonteCarlo) -> Found:
+    """Adds what is asked of whole chips to how far outputs move, in the place of averages of it.
+
+    Raises:
+        Interrupted: with the chips that were finished, if there are any.
+    """
+    judging = given.asked.judging
+    if judging is None:
+        return Found(run.estimates, result=run)
+    names = {metric.name for metric in judging.asked.metrics}
+
+    def found(chips: ChipRun) -> Found:
+        kept = [e for e in run.estimates if e.quantity not in names or e.input != "all"]
+        return Found(kept + chips.estimates(), result=replace(run, chips=chips))
+
+    try:
+        return found(
+            chip_metrics(
+                given.space,
+                judging.examples,
+                metrics=judging.asked,
+                samples=chosen_chips(given.size, judging),
+                rel_width=judging.widths,
+                seed=given.asked.seed,
+                confidence=given.asked.confidence,
+                progress=given.progress,
             )
         )
     except Interrupted as stop:
         raise Interrupted(str(stop), found(stop.partial)) from stop
+    except KeyboardInterrupt as stop:
+        message = "interrupted before a chip was finished"
+        raise Interrupted(message, Found(run.estimates, result=run)) from stop
 
 
 def _importance_sampling(given: Given) -> Iterable[Estimate]:
@@ -315,10 +383,10 @@ METHODS: tuple[Method, ...] = (
     Method(
         "single",
         "one fault at a time (paper b4)",
-        partial(_expansion, first_order.single),
+        _single,
         "estimate",
         needs=("wide",),
-        refuses=too_many_differences,
+        refuses=too_many_singles,
         moments_only=True,
         dependent=True,
         rank=5,
@@ -363,7 +431,7 @@ METHODS: tuple[Method, ...] = (
         "one fault at a time, around the mean point",
         _mean_point_single,
         "estimate",
-        needs=("differences",),
+        needs=("all_singles",),
         moments_only=True,
         dependent=True,
         rank=0,

@@ -22,8 +22,10 @@ from crashsim.scoring.request import Progress, Request
 from crashsim.scoring.size import (
     Size,
     no_surrogate,
+    singles_sampled,
     too_many_differences,
     too_many_gradients,
+    too_many_singles,
 )
 from crashsim.scoring.timing import timing
 from crashsim.space import FaultSpace
@@ -96,6 +98,11 @@ class Shared:
         return self._made.get(name)
 
     @property
+    def singles_are_sampled(self) -> bool:
+        """Whether single faults are those of a sample of the coordinates, of too many."""
+        return singles_sampled(Size(self.space, self.asked.memory)) is not None
+
+    @property
     def linearised(self) -> Analysis:
         """The linearisation at hand: its surrogate, shares and covariance; empty if none is.
 
@@ -156,6 +163,11 @@ class Given:
     def differences(self) -> Analysis:
         """First order at the mean point, from single-coordinate differences."""
         return cast(Analysis, self._take("differences"))
+
+    @property
+    def all_singles(self) -> Analysis | None:
+        """The differences; None where all coordinates are too many to take one at a time."""
+        return cast(Analysis | None, self._take("all_singles"))
 
     @property
     def linear(self) -> Analysis:
@@ -225,13 +237,21 @@ def _differences(shared: Shared) -> Analysis:
     return found
 
 
+def _all_singles(shared: Shared) -> Analysis | None:
+    return None if shared.singles_are_sampled else cast(Analysis, shared.take("differences"))
+
+
 def _surrogate(shared: Shared) -> Analysis:
     """From the differences where these are computed anyway, else from the gradients.
 
     Where there are no gradients, the differences are computed for the surrogate alone.
     """
     order = ["gradients", "differences"]
-    if "mean-point-single" in shared.methods and _are_two_valued(shared.space):
+    if (
+        "mean-point-single" in shared.methods
+        and _are_two_valued(shared.space)
+        and not shared.singles_are_sampled
+    ):
         order.reverse()
     reason = ""
     for name in order:
@@ -306,6 +326,7 @@ NEEDS: Mapping[str, Need] = {
         Need("layer_bounds", "layer bounds", _layer_bounds, _not_crashes),
         Need("gradients", "gradients", _gradients, too_many_gradients),
         Need("differences", "differences", _differences, too_many_differences),
+        Need("all_singles", "", _all_singles, too_many_singles),
         Need("surrogate", "", _surrogate, no_surrogate),
         Need("margins", "", _margins, no_surrogate),
         Need("leading_output", "", _leading_output),

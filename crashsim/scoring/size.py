@@ -11,6 +11,7 @@ from functools import cached_property
 
 import torch
 
+from crashsim.analytic import sampled_singles
 from crashsim.analytic.gains import MEMORY, MOST_DENSE, are_dense, are_served, kept_bytes
 from crashsim.coordinates.placement import DEPENDENT
 from crashsim.injection.flops import Operations
@@ -108,6 +109,28 @@ def too_many_differences(size: Size) -> str | None:
     if 4 * size.gains > GRADIENT_VALUES:
         return f"{size.N} coordinates: their single-fault differences do not fit in memory"
     return None
+
+
+def too_many_singles(size: Size) -> str | None:
+    """Why not even a sample of the coordinates is changed alone unasked, or None."""
+    reason = too_many_differences(size)
+    if reason is None:
+        return None
+    space = size.space
+    if space.counts or not all(p.fault.is_binary for p in space.placements):
+        return reason
+    if 2 * sampled_singles.FEWEST * size.operations > BUDGET:
+        return f"{reason}; {sampled_singles.FEWEST} of them, too"
+    # The gradient says what single faults do, about: a sample is of what it misses.
+    return no_surrogate(size) if space.has_derivatives else None
+
+
+def singles_sampled(size: Size) -> int | None:
+    """Of how many coordinates single faults are looked at; None for all."""
+    if too_many_differences(size) is None:
+        return None
+    affordable = int(BUDGET / 8 / size.operations)
+    return min(max(affordable, sampled_singles.FEWEST), sampled_singles.SAMPLE)
 
 
 def no_surrogate(size: Size) -> str | None:
