@@ -29,6 +29,7 @@ class Stream(IntEnum):
     PROBES = 2**63 + 2**61  # directions in which a Hessian is looked at
     SINGLE_FAULTS = 2**63 + 2**61 + 2**59  # which single faults are looked at, by use
     TRAINING = 2**63 + 2**61 + 2**60  # faults while training, of a law that torch does not draw
+    SIGNS = 2**63 + 2**61 + 2**60 + 2**59  # of random combinations of outputs
     # Faults of many neurons and weights, with which is checked:
     SHORT_CUTS = 2**63 + 2**62  # whether a short cut gives what the model gives;
     ORDER = 2**63 + 2**62 + 2**60  # whether the model keeps the order of its examples;

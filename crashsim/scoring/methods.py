@@ -37,6 +37,7 @@ from crashsim.scoring.size import (
     GRADIENT_VALUES,
     Size,
     is_enumerated,
+    no_surrogate,
     singles_sampled,
     too_many_differences,
     too_many_gradients,
@@ -151,6 +152,18 @@ def _tails(name: TailMethod, given: Given) -> list[Estimate]:
     if name != "chebyshev":
         _check_laws(given)
     return first_order.tails(name, given.linear, given.margins, given.asked.epsilon)
+
+
+def _nearest_rivals(given: Given) -> list[Estimate]:
+    if given.few_outputs.margins is None:
+        return []
+    return first_order.nearest_rivals(given.few_outputs.margins)
+
+
+def _where_all_outputs_serve(size: Size) -> str | None:
+    if no_surrogate(size):
+        return None
+    return "saddlepoint takes every rival; ask for it as +nearest-rivals"
 
 
 def _check_laws(given: Given, tilted: bool = False) -> None:
@@ -466,6 +479,16 @@ METHODS: tuple[Method, ...] = (
         dear="a tilt for every tail and margin takes longer",
         rank=4,
         rare=6,
+    ),
+    Method(
+        "nearest-rivals",
+        "class changes to the nearest rivals, by the saddlepoint",
+        _nearest_rivals,
+        "estimate",
+        needs=("few_outputs",),
+        refuses=_where_all_outputs_serve,
+        rank=5,
+        rare=8,
     ),
     Method(
         "surrogate-law",

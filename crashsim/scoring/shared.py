@@ -11,6 +11,7 @@ import numpy as np
 from crashsim_theory import Certificate
 
 from crashsim.analytic import first_order, proofs
+from crashsim.analytic.few_outputs import FewOutputs
 from crashsim.analytic.first_order import Analysis, Surrogate
 from crashsim.analytic.gains import are_dense
 from crashsim.analytic.layer_bounds import layer_bounds
@@ -21,6 +22,7 @@ from crashsim.scoring.costs import Cost, cost_of
 from crashsim.scoring.request import Progress, Request
 from crashsim.scoring.size import (
     Size,
+    no_combinations,
     no_surrogate,
     singles_sampled,
     too_many_differences,
@@ -187,6 +189,11 @@ class Given:
         return cast(Surrogate | None, self._take("margins"))
 
     @property
+    def few_outputs(self) -> FewOutputs:
+        """Shares and margins from a few combinations of outputs."""
+        return cast(FewOutputs, self._take("few_outputs"))
+
+    @property
     def leading_output(self) -> int:
         """The output that varies most by the surrogate; 0 without one."""
         return cast(int, self._take("leading_output"))
@@ -275,6 +282,10 @@ def _margins(shared: Shared) -> Surrogate | None:
     return first_order.margins_of(wide, surrogate) if wide.K > 1 else None
 
 
+def _few_outputs(shared: Shared) -> FewOutputs:
+    return FewOutputs.of(shared.space, shared.asked.memory, shared.asked.seed)
+
+
 def _leading_output(shared: Shared) -> int:
     try:
         return int(np.argmax(shared.take("surrogate").surrogate.variance.mean(0)))
@@ -329,6 +340,7 @@ NEEDS: Mapping[str, Need] = {
         Need("all_singles", "", _all_singles, too_many_singles),
         Need("surrogate", "", _surrogate, no_surrogate),
         Need("margins", "", _margins, no_surrogate),
+        Need("few_outputs", "combinations of outputs", _few_outputs, no_combinations),
         Need("leading_output", "", _leading_output),
         Need("proof", "layers for proofs", _proof),
         Need("certificates", "certificates", _certificates),

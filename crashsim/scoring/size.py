@@ -11,7 +11,7 @@ from functools import cached_property
 
 import torch
 
-from crashsim.analytic import sampled_singles
+from crashsim.analytic import few_outputs, sampled_singles
 from crashsim.analytic.gains import MEMORY, MOST_DENSE, are_dense, are_served, kept_bytes
 from crashsim.coordinates.placement import DEPENDENT
 from crashsim.injection.flops import Operations
@@ -142,6 +142,33 @@ def no_surrogate(size: Size) -> str | None:
     return _too_many_gains(size)
 
 
+def no_combinations(size: Size) -> str | None:
+    """Why not even a few combinations of outputs are differentiated unasked, or None."""
+    space = size.space
+    if space.counts:
+        return DEPENDENT
+    if not space.has_derivatives:
+        return space.why_no_derivatives
+    if not are_served(space):
+        return "for Bernoulli and normal faults"
+    held = few_outputs.held_bytes(space)
+    if held > size.memory:
+        return (
+            f"the slopes of a few combinations of outputs take {held:.2g} bytes, of {size.memory} "
+            "that they may (memory=)"
+        )
+    if (cost := operations_of_combinations(size)) > size.scale * BUDGET:
+        return f"backward passes of a few combinations of outputs take {cost:.1g} operations"
+    return None
+
+
+def operations_of_combinations(size: Size) -> float:
+    """Of a pass and one backwards for each of a few combinations of outputs, and what is read."""
+    count = few_outputs.combinations_at_most(size.space)
+    read = 20.0 * size.B * count * size.space.slopes.size
+    return (2 + 2 * count) * size.operations + read
+
+
 def _too_many_gains(size: Size) -> str | None:
     space = size.space
     if not are_served(space) and size.gains > MOST_DENSE:
@@ -153,7 +180,7 @@ def _too_many_gains(size: Size) -> str | None:
             f"{size.K} outputs: the slopes of one input take {held:.2g} bytes, of {size.memory} "
             "that they may (memory=)"
         )
-    if size.K * size.operations > size.scale * 10 * BUDGET / 3:
-        cost = 3 * size.K * size.operations
+    cost = 3 * size.K * size.operations
+    if cost > size.scale * BUDGET:
         return f"{size.K} outputs: as many backward passes take {cost:.1g} operations"
     return None
