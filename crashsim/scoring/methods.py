@@ -487,7 +487,7 @@ METHODS: tuple[Method, ...] = (
         "estimate",
         needs=("few_outputs",),
         refuses=_where_all_outputs_serve,
-        rank=5,
+        rank=7,
         rare=8,
     ),
     Method(
