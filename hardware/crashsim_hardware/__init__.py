@@ -38,7 +38,7 @@ from .faults.cells import (
     sample_cells,
 )
 from .faults.chip_faults import ChipFaults
-from .faults.devices import Device, device, devices, sample_stuck_cells
+from .faults.devices import Device, Parameter, device, devices, sample_stuck_cells
 from .faults.neuron_faults import (
     sample_core_deaths,
     sample_dead,
@@ -58,7 +58,18 @@ from .faults.synapse_faults import (
     sample_row_deaths,
     sample_stuck_synapses,
 )
-from .network import AvgPool2d, Conv2d, Flatten, Linear, Network, NeuronLayer, Scale, SumPool2d
+from .network import (
+    AvgPool2d,
+    Conv2d,
+    Flatten,
+    Linear,
+    MaxPool2d,
+    Network,
+    NeuronLayer,
+    Scale,
+    Skip,
+    SumPool2d,
+)
 from .neurons.own_neuron import OwnNeuron
 from .neurons.point_neuron import (
     PointNeuron,
@@ -98,10 +109,12 @@ __all__ = [
     "IrDrop",
     "Levels",
     "Linear",
+    "MaxPool2d",
     "Moment",
     "Network",
     "NeuronLayer",
     "OwnNeuron",
+    "Parameter",
     "PcmDrift",
     "PcmProgramming",
     "Physics",
@@ -110,6 +123,7 @@ __all__ = [
     "Raster",
     "RunResult",
     "Scale",
+    "Skip",
     "Spikes",
     "Spiking",
     "SpikingGap",
