@@ -506,7 +506,7 @@ METHODS: tuple[Method, ...] = (
         "estimate",
         needs=("few_outputs",),
         refuses=_where_all_outputs_serve,
-        rank=7,
+        rank=9,
         rare=8,
     ),
     Method(
