@@ -256,14 +256,6 @@ def tails(
     return found
 
 
-def nearest_rivals(margins: Surrogate) -> list[Estimate]:
-    """``nearest-rivals``: P(class changes) to the rivals of (B, rivals) margins, summed."""
-    changes = tail_probability("saddlepoint", margins, np.asarray(0.0), side="upper")
-    note = f"{SURROGATE}; sum over the {margins.shape[1]} rivals that are nearest without faults"
-    union = np.minimum(changes.sum(1), 1.0)
-    return deterministic("nearest-rivals", "class-change", "estimate", union, note=note)
-
-
 def tail_probability(
     method: TailMethod,
     surrogate: Surrogate,

@@ -37,7 +37,6 @@ class Stream(IntEnum):
     ORDER = 2**63 + 2**62 + 2**60  # whether the model keeps the order of its examples;
     READING = 2**63 + 2**62 + 2**61  # whether layers that were read compute what the model does;
     ROUNDING = 2**63 + 2**62 + 2**61 + 2**60  # how much rounding moves the outputs
-    SIGNS = 2**63 + 2**62 + 2**61 + 2**60 + 2**59  # random combinations of outputs
 
     @property
     def size(self) -> int:

@@ -11,15 +11,15 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from crashsim.analytic.few_outputs import RIVALS, combinations_at_most
 from crashsim.analytic.gains import KEPT, are_dense, kept_bytes
+from crashsim.analytic.rivals import RIVALS, margins_at_most
 from crashsim.arguments import is_number, shown
 from crashsim.errors import ArgumentError
 from crashsim.sampling.enumeration import outcomes_of
 from crashsim.sampling.importance import AIMING
 from crashsim.sampling.importance import SAMPLES as RARE_SAMPLES
-from crashsim.sampling.word_strata import SAMPLES as STRIKES
-from crashsim.scoring.size import BUDGET, Size, operations_of_combinations
+from crashsim.sampling.words.strata import SAMPLES as STRIKES
+from crashsim.scoring.size import BUDGET, Size, operations_of_margins
 
 CORE = 1e10  # operations a second
 RATE_NAME = f"{CORE:.0e} operations a second".replace("e+", "e")
@@ -168,10 +168,10 @@ def _margins(size: Size) -> Cost:
     return Cost(4.0 * size.B * size.K**2)  # combinations of gains that are factored
 
 
-def _combinations(size: Size) -> Cost:
-    held = kept_bytes(size.space, combinations_at_most(size.space))
+def _nearest_margins(size: Size) -> Cost:
+    held = kept_bytes(size.space, margins_at_most(size.space))
     kept = 1.5 * held if held <= KEPT * size.memory else 2 * held / size.B
-    return Cost(operations_of_combinations(size), kept)
+    return Cost(operations_of_margins(size), kept)
 
 
 def _rivals(size: Size) -> Cost:
@@ -201,7 +201,7 @@ _COSTS: Mapping[str, Callable[[Size], Cost]] = {
     "differences": _differences,
     "single": _differences,
     "margins": _margins,
-    "few_outputs": _combinations,
+    "nearest_margins": _nearest_margins,
     "nearest-rivals": _rivals,
     "chebyshev": _moments,
     "chernoff": _tails,

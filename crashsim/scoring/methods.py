@@ -12,21 +12,22 @@ from functools import partial
 
 from crashsim_theory import TheoryError
 
-from crashsim.analytic import first_order, proofs, second_order, surrogate_law
+from crashsim.analytic import first_order, proofs, rivals, second_order, surrogate_law
 from crashsim.analytic.first_order import Analysis, TailMethod
 from crashsim.analytic.gains import are_dense
 from crashsim.analytic.sampled_singles import SAMPLE, SingleMethod, sampled_singles
 from crashsim.errors import Interrupted, NotApplicableError
 from crashsim.faults import lacking_for_tails
 from crashsim.results.estimate import Estimate
+from crashsim.results.estimates import Estimates
 from crashsim.sampling.certified import certified_sampling
 from crashsim.sampling.chips.run import ChipRun, chip_metrics
 from crashsim.sampling.enumeration import enumerate_space, outcomes_of
 from crashsim.sampling.importance import importance_sampling
 from crashsim.sampling.monte_carlo import MonteCarlo, monte_carlo
-from crashsim.sampling.word_importance import SAMPLES as WORD_IMPORTANCE_SAMPLES
-from crashsim.sampling.word_importance import word_importance
-from crashsim.sampling.word_strata import word_strata
+from crashsim.sampling.words.importance import SAMPLES as WORD_IMPORTANCE_SAMPLES
+from crashsim.sampling.words.importance import word_importance
+from crashsim.sampling.words.strata import word_strata
 from crashsim.scoring.costs import (
     operations_of_rare_events,
     operations_of_tails,
@@ -158,10 +159,8 @@ def _tails(name: TailMethod, given: Given) -> list[Estimate]:
     return first_order.tails(name, given.linear, given.margins, given.asked.epsilon)
 
 
-def _nearest_rivals(given: Given) -> list[Estimate]:
-    if given.few_outputs.margins is None:
-        return []
-    return first_order.nearest_rivals(given.few_outputs.margins)
+def _nearest_rivals(given: Given) -> Estimates:
+    return rivals.nearest_rivals(given.nearest_margins)
 
 
 def _where_all_outputs_serve(size: Size) -> str | None:
@@ -504,7 +503,7 @@ METHODS: tuple[Method, ...] = (
         "class changes to the nearest rivals, by the saddlepoint",
         _nearest_rivals,
         "estimate",
-        needs=("few_outputs",),
+        needs=("nearest_margins",),
         refuses=_where_all_outputs_serve,
         rank=9,
         rare=8,

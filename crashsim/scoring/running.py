@@ -85,9 +85,6 @@ class Results:
         self.analysis.surrogate, self.analysis.source = linear.surrogate, linear.source
         self.analysis.shares, self.analysis.covariance = linear.shares, linear.covariance
         self.analysis.by_value = linear.by_value
-        few = shared.made("few_outputs")
-        if linear.surrogate is None and linear.shares is None and few is not None:
-            self.analysis.by_value = few.shares
         self.proof = shared.made("proof")
 
 

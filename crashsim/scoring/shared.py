@@ -10,8 +10,8 @@ from typing import Any, cast
 import numpy as np
 from crashsim_theory import Certificate
 
-from crashsim.analytic import first_order, proofs
-from crashsim.analytic.few_outputs import FewOutputs
+from crashsim.analytic import first_order, proofs, rivals
+from crashsim.analytic.factored_surrogate import FactoredSurrogate
 from crashsim.analytic.first_order import Analysis, Surrogate
 from crashsim.analytic.gains import are_dense
 from crashsim.analytic.layer_bounds import layer_bounds
@@ -22,7 +22,7 @@ from crashsim.scoring.costs import Cost, cost_of
 from crashsim.scoring.request import Progress, Request
 from crashsim.scoring.size import (
     Size,
-    no_combinations,
+    no_margins,
     no_surrogate,
     singles_sampled,
     too_many_differences,
@@ -189,9 +189,9 @@ class Given:
         return cast(Surrogate | None, self._take("margins"))
 
     @property
-    def few_outputs(self) -> FewOutputs:
-        """Shares and margins from a few combinations of outputs."""
-        return cast(FewOutputs, self._take("few_outputs"))
+    def nearest_margins(self) -> FactoredSurrogate:
+        """The margins of each input's nearest rivals over the predicted class, (B, rivals)."""
+        return cast(FactoredSurrogate, self._take("nearest_margins"))
 
     @property
     def leading_output(self) -> int:
@@ -282,8 +282,10 @@ def _margins(shared: Shared) -> Surrogate | None:
     return first_order.margins_of(wide, surrogate) if wide.K > 1 else None
 
 
-def _few_outputs(shared: Shared) -> FewOutputs:
-    return FewOutputs.of(shared.space, shared.asked.memory, shared.asked.seed)
+def _nearest_margins(shared: Shared) -> FactoredSurrogate:
+    if shared.space.K == 1:
+        raise NotApplicableError("the model has a single output, so no class to change")
+    return rivals.nearest_margins(shared.space, shared.asked.memory)
 
 
 def _leading_output(shared: Shared) -> int:
@@ -340,7 +342,7 @@ NEEDS: Mapping[str, Need] = {
         Need("all_singles", "", _all_singles, too_many_singles),
         Need("surrogate", "", _surrogate, no_surrogate),
         Need("margins", "", _margins, no_surrogate),
-        Need("few_outputs", "combinations of outputs", _few_outputs, no_combinations),
+        Need("nearest_margins", "margins of the nearest rivals", _nearest_margins, no_margins),
         Need("leading_output", "", _leading_output),
         Need("proof", "layers for proofs", _proof),
         Need("certificates", "certificates", _certificates),

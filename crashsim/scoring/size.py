@@ -11,7 +11,7 @@ from functools import cached_property
 
 import torch
 
-from crashsim.analytic import few_outputs, sampled_singles
+from crashsim.analytic import rivals, sampled_singles
 from crashsim.analytic.gains import MEMORY, MOST_DENSE, are_dense, are_served, kept_bytes
 from crashsim.coordinates.placement import DEPENDENT
 from crashsim.injection.flops import Operations
@@ -142,8 +142,8 @@ def no_surrogate(size: Size) -> str | None:
     return _too_many_gains(size)
 
 
-def no_combinations(size: Size) -> str | None:
-    """Why not even a few combinations of outputs are differentiated unasked, or None."""
+def no_margins(size: Size) -> str | None:
+    """Why not even the margins of the nearest rivals are differentiated unasked, or None."""
     space = size.space
     if space.counts:
         return DEPENDENT
@@ -151,20 +151,20 @@ def no_combinations(size: Size) -> str | None:
         return space.why_no_derivatives
     if not are_served(space):
         return "for Bernoulli and normal faults"
-    held = few_outputs.held_bytes(space)
+    held = rivals.held_bytes(space)
     if held > size.memory:
         return (
-            f"the slopes of a few combinations of outputs take {held:.2g} bytes, of {size.memory} "
+            f"the slopes of the nearest rivals' margins take {held:.2g} bytes, of {size.memory} "
             "that they may (memory=)"
         )
-    if (cost := operations_of_combinations(size)) > size.scale * BUDGET:
-        return f"backward passes of a few combinations of outputs take {cost:.1g} operations"
+    if (cost := operations_of_margins(size)) > size.scale * BUDGET:
+        return f"backward passes of the nearest rivals' margins take {cost:.1g} operations"
     return None
 
 
-def operations_of_combinations(size: Size) -> float:
-    """Of a pass and one backwards for each of a few combinations of outputs, and what is read."""
-    count = few_outputs.combinations_at_most(size.space)
+def operations_of_margins(size: Size) -> float:
+    """Of a pass and one backwards for the margin of each nearest rival, and what is read."""
+    count = rivals.margins_at_most(size.space)
     read = 20.0 * size.B * count * size.space.slopes.size
     return (2 + 2 * count) * size.operations + read
 
