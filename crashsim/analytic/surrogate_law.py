@@ -28,7 +28,7 @@ from crashsim.arrays import Floats
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.errors import NotApplicableError
 from crashsim.metrics import predicted_class
-from crashsim.results.estimate import Estimate, deterministic
+from crashsim.results.estimates import Estimates, deterministic
 from crashsim.space import FaultSpace
 
 Name = Literal["surrogate-law", "single-law"]
@@ -46,7 +46,7 @@ def law_estimates(
     epsilon: float | None,
     seed: int,
     note: str,
-) -> list[Estimate]:
+) -> Estimates:
     """P(|Delta| >= epsilon) and P(class changes), of linear surrogates' exact law.
 
     Args:
@@ -61,7 +61,7 @@ def law_estimates(
     Raises:
         NotApplicableError: a law of coordinates that is not known by its outcomes.
     """
-    found: list[Estimate] = []
+    found = Estimates()
     try:
         if epsilon is not None:
             values = _tails(surrogate, least_reaching(space, epsilon))

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from crashsim.analytic import sketch
 from crashsim.analytic.gains import KEPT, are_dense, kept_bytes
 from crashsim.analytic.rivals import RIVALS, margins_at_most
 from crashsim.arguments import is_number, shown
@@ -19,7 +20,7 @@ from crashsim.sampling.enumeration import outcomes_of
 from crashsim.sampling.importance import AIMING
 from crashsim.sampling.importance import SAMPLES as RARE_SAMPLES
 from crashsim.sampling.words.strata import SAMPLES as STRIKES
-from crashsim.scoring.size import BUDGET, Size, operations_of_margins
+from crashsim.scoring.size import BUDGET, Size, is_sketched, operations_of_margins
 
 CORE = 1e10  # operations a second
 RATE_NAME = f"{CORE:.0e} operations a second".replace("e+", "e")
@@ -134,8 +135,12 @@ def _gradients(size: Size) -> Cost:
 
     Where gains are written out, each takes twice as long, in double precision.
     """
-    passes = (1 + 2 * size.K) * size.operations
     space = size.space
+    if is_sketched(size):
+        kept = kept_bytes(space, sketch.PROBES)
+        passes = (1 + 2 * sketch.PROBES) * size.operations
+        return Cost(passes + 10.0 * kept, min(1.5 * kept, KEPT * size.memory))
+    passes = (1 + 2 * size.K) * size.operations
     if are_dense(space):
         return Cost(2 * passes + 20.0 * size.gains, 20.0 * size.gains)
     kept = kept_bytes(space, size.K)
