@@ -21,6 +21,7 @@ from crashsim.cli.options import (
     InputsOption,
     JsonOption,
     LimitOption,
+    MemoryOption,
     ModelArgument,
     ModelsArgument,
     PlanOption,
@@ -101,6 +102,7 @@ def score(
         typer.Option("--proofs", help="Also prove bounds, where they can be (some 20 seconds)."),
     ] = False,
     budget: BudgetOption = None,
+    memory: MemoryOption = "2GiB",
     plan: PlanOption = False,
     seed: SeedOption = 0,
     json_file: JsonOption = None,
@@ -109,6 +111,7 @@ def score(
     ] = None,
 ) -> None:
     """Score a network: how far its output moves, how likely, and how sure that is."""
+    from crashsim.files.limits import read_size
     from crashsim.report.spread import spread_over
     from crashsim.report.text import render
 
@@ -130,6 +133,7 @@ def score(
         "hardware": hardware,
         "proofs": proofs,
         "budget": budget,
+        "memory": read_size("memory", memory),
     }
     if plan:
         _check_only_planned(report_file, train)
