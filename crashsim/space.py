@@ -33,7 +33,7 @@ from crashsim.injection.sample.strikes import check_same_weights, point_of
 from crashsim.injection.slopes import Slopes
 from crashsim.injection.strategies import Strategies
 from crashsim.injection.subject import read_subject
-from crashsim.model.inputs import BatchAxis, ModelInputs
+from crashsim.model.inputs import BatchAxis, Inputs, ModelInputs
 from crashsim.model.readout import Readout
 from crashsim.model.sites.site import Site
 from crashsim.model.sites.time_axis import StepsAxis
@@ -177,6 +177,30 @@ class FaultSpace:
         space.B = 1
         space._clean = self._clean[index : index + 1]
         return space
+
+    def at_examples(self, examples: Inputs) -> FaultSpace:
+        """The same space with other examples of the same shape.
+
+        Raises:
+            ModelError: their clean outputs are not finite, or of another shape.
+        """
+        space = copy(self)
+        space.examples = examples.to(self.device, self.dtype)
+        space.B = len(examples)
+        with self.faulty_model.model.at_work():
+            space._clean = self.faulty_model.model.clean_outputs(space.examples)
+        return space
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """The shape of one example's outputs, before they are flattened to K numbers."""
+        with self.faulty_model.model.at_work():
+            return self.faulty_model.model.output_shape(self.examples)
+
+    @property
+    def scalars(self) -> int:
+        """Numbers in flight for a sample of one input, about."""
+        return self._scalars
 
     @property
     def model(self) -> nn.Module:

@@ -273,7 +273,7 @@ def _read(
     projection = chip.projections[index]
     assert chip.network is not None
     assert projection.weight is not None
-    transforms = chip.network.layers[index].transforms
+    _, transforms = chip.network.paths[index]
     own = next(w for t in transforms if (w := getattr(t, "weight", None)) is not None)
     # a batch normalisation behind a layer is multiplied into its weights, row by row
     flat, kept = raw.reshape(len(raw), -1), own.reshape(len(raw), -1)
@@ -300,8 +300,8 @@ def _either(first: Any, second: Any) -> Any:
 def _weights_by_projection(found: Sequence[Layer]) -> dict[str, int]:
     """Index of the projection that each weight is in, for layers with a single weight."""
     names: list[list[str]] = [[]]
-    for layer in found:
-        if isinstance(layer.operation, torch_layers.Activation):
+    for layer in found:  # a residual connection begins a way of its own
+        if isinstance(layer.operation, torch_layers.Activation | torch_layers.Residual):
             names.append([])
         elif layer.weight and not isinstance(layer.operation, torch_layers.ChannelScale):
             names[-1].append(layer.weight)

@@ -12,7 +12,9 @@ from typing import Annotated, Any, Literal
 import typer
 
 from crashsim.arguments import MOST_INITS
+from crashsim.cli.metrics import SMALL, labelled_examples, read_numbers, read_widths
 from crashsim.cli.options import (
+    AcceptOption,
     BatchAxisOption,
     BudgetOption,
     EpsilonOption,
@@ -20,8 +22,10 @@ from crashsim.cli.options import (
     GroupOption,
     InputsOption,
     JsonOption,
+    JudgedLimitOption,
     LimitOption,
     MemoryOption,
+    MetricOption,
     ModelArgument,
     ModelsArgument,
     PlanOption,
@@ -33,6 +37,7 @@ from crashsim.cli.options import (
     SeedOption,
     SitesOption,
     StepsAxisOption,
+    TargetsOption,
     TrainOption,
     TrustOption,
     WeightsOption,
@@ -41,6 +46,7 @@ from crashsim.cli.reading import (
     check_outputs,
     data_inputs,
     fault_inputs,
+    judge_model,
     method_inputs,
     model_inputs,
     progress_bars,
@@ -61,7 +67,10 @@ from crashsim.writing import all_of
 def score(
     model: ModelArgument,
     inputs: InputsOption = "digits",
-    limit: LimitOption = 32,
+    targets: TargetsOption = None,
+    metric: MetricOption = None,
+    accept: AcceptOption = None,
+    limit: JudgedLimitOption = None,
     fault: FaultOption = None,
     p: POption = None,
     sites: SitesOption = None,
@@ -110,16 +119,17 @@ def score(
         Path | None, typer.Option("--report", help="Write an HTML report.")
     ] = None,
 ) -> None:
-    """Score a network: how far its output moves, how likely, and how sure that is."""
+    """Score a network: how accurate it stays, how far its output moves, and how sure that is."""
     from crashsim.files.limits import read_size
     from crashsim.report.spread import spread_over
     from crashsim.report.text import render
 
     reads = [*model_inputs(model, weights), *data_inputs("inputs", inputs), *fault_inputs(fault)]
     reads += [*data_inputs("train", train), *method_inputs(methods)]
+    reads += data_inputs("targets", targets)
     check_outputs(reads, json=json_file, report=report_file)
     faults = read_faults(fault, p, sites, group)
-    data = read_examples(inputs, limit, batch_axis)
+    data = labelled_examples(inputs, limit, batch_axis, targets)
     options = {
         "readout": readout,
         "batch_axis": batch_axis,
@@ -128,17 +138,21 @@ def score(
         "delta": delta,
         "methods": read_methods(methods),
         "samples": samples,
-        "rel_width": rel_width,
+        "rel_width": read_widths(rel_width),
+        "metrics": metric,
+        "accept": read_numbers("accept", accept),
+        "moved": limit or SMALL,
         "seed": seed,
         "hardware": hardware,
         "proofs": proofs,
         "budget": budget,
         "memory": read_size("memory", memory),
     }
+    is_asked = targets is not None
     if plan:
         _check_only_planned(report_file, train)
         named = read_model(model, seed, None, weights, inits, reset, trust)
-        show_plan(named, data, faults, json_file, options)
+        show_plan(named, data, faults, json_file, options, is_asked=is_asked)
         return
     results: list[Any] = []
     stop = None
@@ -146,7 +160,9 @@ def score(
         for init in range(inits):
             named = read_model(model, seed + init, train, weights, inits, reset, trust)
             with progress_bars() as progress:
-                results.append(score_model(named, data, faults, progress, **options))
+                results.append(
+                    judge_model(named, data, faults, progress, is_asked=is_asked, **options)
+                )
     except KeyboardInterrupt as error:
         stop = error
         results += [error.partial] if isinstance(error, Interrupted) else []

@@ -7,6 +7,7 @@ in ``analytic/`` or ``sampling/``, and an entry here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 
 from crashsim_theory import TheoryError
@@ -19,6 +20,7 @@ from crashsim.errors import Interrupted, NotApplicableError
 from crashsim.faults import lacking_for_tails
 from crashsim.results.estimate import Estimate
 from crashsim.sampling.certified import certified_sampling
+from crashsim.sampling.chips.run import ChipRun, chip_metrics
 from crashsim.sampling.enumeration import enumerate_space, outcomes_of
 from crashsim.sampling.importance import importance_sampling
 from crashsim.sampling.monte_carlo import MonteCarlo, monte_carlo
@@ -40,7 +42,12 @@ from crashsim.scoring.size import (
     too_many_gradients,
     too_many_singles,
 )
-from crashsim.scoring.variance_reduction import chosen_samples, is_controlled, is_stratified
+from crashsim.scoring.variance_reduction import (
+    chosen_chips,
+    chosen_samples,
+    is_controlled,
+    is_stratified,
+)
 from crashsim.space import FaultSpace
 
 _NOTHING = "nothing is random or nothing reaches the output, so there is nothing to say"
@@ -237,7 +244,8 @@ def _monte_carlo(given: Given) -> Found:
         return Found(run.estimates, result=run)
 
     try:
-        return found(
+        return judged(
+            given,
             monte_carlo(
                 given.space,
                 epsilon=asked.epsilon,
@@ -250,10 +258,45 @@ def _monte_carlo(given: Given) -> Found:
                 few_exact=is_stratified(given.size, samples),
                 targets=asked.metrics.targets,
                 metrics=asked.metrics.metrics,
+            ),
+        )
+    except Interrupted as stop:
+        raise Interrupted(str(stop), found(stop.partial)) from stop
+
+
+def judged(given: Given, run: MonteCarlo) -> Found:
+    """Adds what is asked of whole chips to how far outputs move, in the place of averages of it.
+
+    Raises:
+        Interrupted: with the chips that were finished, if there are any.
+    """
+    judging = given.asked.judging
+    if judging is None:
+        return Found(run.estimates, result=run)
+    names = {metric.name for metric in judging.asked.metrics}
+
+    def found(chips: ChipRun) -> Found:
+        kept = [e for e in run.estimates if e.quantity not in names or e.input != "all"]
+        return Found(kept + chips.estimates(), result=replace(run, chips=chips))
+
+    try:
+        return found(
+            chip_metrics(
+                given.space,
+                judging.examples,
+                metrics=judging.asked,
+                samples=chosen_chips(given.size, judging),
+                rel_width=judging.widths,
+                seed=given.asked.seed,
+                confidence=given.asked.confidence,
+                progress=given.progress,
             )
         )
     except Interrupted as stop:
         raise Interrupted(str(stop), found(stop.partial)) from stop
+    except KeyboardInterrupt as stop:
+        message = "interrupted before a chip was finished"
+        raise Interrupted(message, Found(run.estimates, result=run)) from stop
 
 
 def _importance_sampling(given: Given) -> Iterable[Estimate]:

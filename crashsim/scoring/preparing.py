@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,12 +14,13 @@ from crashsim.arguments import check_seed, instance, whole
 from crashsim.coordinates.placement import Faults
 from crashsim.errors import ArgumentError
 from crashsim.faults import NeuronCrash
-from crashsim.metrics import AskedMetrics, Metric
+from crashsim.metrics import AskedMetrics
 from crashsim.model.inputs import BatchAxis, ModelInputs
 from crashsim.model.sites.time_axis import StepsAxis
 from crashsim.model.twins.resetting import Reset
 from crashsim.sampling.monte_carlo import check_sampling
 from crashsim.scoring.costs import read_budget
+from crashsim.scoring.judging import judging_of, read_given, read_widths
 from crashsim.scoring.method import Method
 from crashsim.scoring.plan import Plan, plan
 from crashsim.scoring.request import CONFIDENCE, Request
@@ -41,7 +42,7 @@ class Options:
     epsilon: float | None = None
     methods: Iterable[str | Method] | None = None
     samples: int | None = None
-    rel_width: float | None = None
+    rel_width: float | Mapping[str, float] | None = None
     seed: int = 0
     readout: str | int | None = None
     delta: float | None = None
@@ -50,7 +51,9 @@ class Options:
     confidence: float = CONFIDENCE
     chip: Chip | None = None
     targets: Any = None
-    metrics: Iterable[Metric] | None = None
+    metrics: Iterable[Any] | None = None
+    accept: Mapping[str, float] | None = None
+    moved: int | None = None
     reset: Reset | None = None
     batch_axis: BatchAxis = 0
     steps_axis: StepsAxis | None = None
@@ -75,7 +78,8 @@ def prepared(
     Raises:
         CrashsimError: an argument makes no sense, or the model cannot be analysed.
     """
-    epsilon, delta, rel_width = options.epsilon, options.delta, options.rel_width
+    epsilon, delta, widths = options.epsilon, options.delta, read_widths(options.rel_width)
+    rel_width = widths.get("variance")
     check_sampling(options.samples, rel_width, epsilon, options.confidence)
     check_delta(delta)
     for name, flag in (("hardware", options.hardware), ("proofs", options.proofs)):
@@ -95,9 +99,10 @@ def prepared(
     )
     timings: dict[str, float] = {}
     with timing(timings, "model and sites"):
+        given = read_given(model, inputs, options.targets, options.batch_axis, options.moved)
         space = FaultSpace(
             model,
-            inputs,
+            given.inputs,
             NeuronCrash(p=0.01) if faults is None else faults,
             options.sites,
             readout=options.readout,
@@ -105,7 +110,7 @@ def prepared(
             batch_axis=options.batch_axis,
             steps_axis=options.steps_axis,
         )
-        own = AskedMetrics.of(options.metrics, options.targets, space.clean())
+        judging = judging_of(space, given, options.metrics, widths, options.accept, chips=samples)
     with timing(timings, "plan"):
         hardware, proofs = options.hardware, options.proofs
         planned = plan(space, options.methods, samples, rel_width, hardware, proofs, memory, budget)
@@ -118,6 +123,7 @@ def prepared(
         confidence=float(options.confidence),
         memory=memory,
         chip=options.chip,
-        metrics=own,
+        metrics=AskedMetrics() if judging is None else judging.of_inputs,
+        judging=judging,
     )
     return Prepared(space, planned, asked, timings)

@@ -17,7 +17,6 @@ from crashsim.arguments import path as file_path
 from crashsim.coordinates.placement import Faults
 from crashsim.errors import FileError, Interrupted
 from crashsim.files.limits import read_text
-from crashsim.metrics import Metric
 from crashsim.model.inputs import BatchAxis, ModelInputs
 from crashsim.model.sites.time_axis import StepsAxis
 from crashsim.model.twins.resetting import Reset
@@ -27,6 +26,7 @@ from crashsim.results.contradictions import contradictions
 from crashsim.results.record import Record
 from crashsim.results.schema import Curves, Histogram
 from crashsim.results.verdict import verdict
+from crashsim.sampling.chips.facts import chips_facts
 from crashsim.sampling.monte_carlo import DEFAULT_SAMPLES
 from crashsim.scoring.cautions import doubts_of
 from crashsim.scoring.curves import curves_of, histogram_of
@@ -133,7 +133,7 @@ def score(
     epsilon: float | None = None,
     methods: Iterable[str | Method] | None = None,
     samples: int | None = None,
-    rel_width: float | None = None,
+    rel_width: float | Mapping[str, float] | None = None,
     seed: int = 0,
     *,
     readout: str | int | None = None,
@@ -145,7 +145,9 @@ def score(
     names: Mapping[str, str] | None = None,
     chip: Chip | None = None,
     targets: Any = None,
-    metrics: Iterable[Metric] | None = None,
+    metrics: Iterable[Any] | None = None,
+    accept: Mapping[str, float] | None = None,
+    moved: int | None = None,
     reset: Reset | None = None,
     batch_axis: BatchAxis = 0,
     steps_axis: StepsAxis | None = None,
@@ -157,7 +159,10 @@ def score(
     Args:
         model: any module, in evaluation mode.
         inputs: (B, ...) tensor or array; or a tuple of positional or a mapping of keyword
-            arguments, in which every tensor has the batch first.
+            arguments, in which every tensor has the batch first. Or inputs and targets: a pair
+            (x, y) for a model that takes one argument; a mapping with ``labels`` or ``targets``
+            that the model does not take; a ``Dataset`` or ``DataLoader`` of torch, which is read
+            from its start, a few examples at a time, as often as it takes.
         faults: a fault, struck at ``sites``, or a mapping from sites to faults; by default
             ``NeuronCrash(p=0.01)``.
         sites: name or glob of the sites; see ``crashsim.model.sites.site.select_sites``.
@@ -167,7 +172,8 @@ def score(
             (``[crashsim.Method(...)]``), unless others are named.
         samples: number of Monte Carlo samples (by default 10,000, fewer for large models); what
             they cost, ``crashsim.plan`` says beforehand.
-        rel_width: stop Monte Carlo at this relative half-width of the pooled variances.
+        rel_width: stop Monte Carlo at this relative half-width of the pooled variances; or by
+            quantity, ``variance`` or a metric: ``{"accuracy": 0.02}``.
         seed: of Monte Carlo; the same seed gives the same numbers.
         readout: which tensor of a structured output is analysed: a name, with dots for what is
             nested, or a number. By default its only floating-point tensor with the batch first,
@@ -183,9 +189,16 @@ def score(
         names: what to call the ``model`` and the ``inputs`` in reports.
         chip: the spiking chip, where the model is the rate curves of one (a NIR graph).
         targets: (B, ...) what metrics compare the outputs with, a row for each input.
-        metrics: also estimate these events and means of your own (``crashsim.Event``,
-            ``crashsim.Mean``), by ``exact`` and ``monte-carlo``: the estimates have the metric's
-            name as ``quantity``.
+        metrics: estimate these: names (``"accuracy"``, ``"top-5"``; ``crashsim.metrics.NAMES``),
+            events and means of your own (``crashsim.Event``, ``crashsim.Mean``), or functions of
+            (outputs, targets) that return a number for each example. With targets, by default
+            what is usual for them. Monte Carlo judges each chip (sample) on all examples; the
+            estimates have the metric's name as ``quantity``, and ``chips`` of the result holds
+            percentiles over chips and more.
+        accept: by metric, the worst value with which a chip is accepted (``{"accuracy": 0.9}``):
+            also estimate the share of such chips. By default an accuracy a point below the clean.
+        moved: on how many examples, the first, is looked at how far outputs move. By default on all
+            of up to 1,000 labelled ones, and 400 of more.
         reset: a function of the model that resets the state which it keeps between calls (of a
             twin); layers of snntorch, spikingjelly and sinabs need none.
         batch_axis: the axis of the inputs that is the batch: 1 for (T, B, ...); or of each by name.
@@ -224,6 +237,8 @@ def score(
         chip=chip,
         targets=targets,
         metrics=metrics,
+        accept=accept,
+        moved=moved,
         reset=reset,
         batch_axis=batch_axis,
         steps_axis=steps_axis,
@@ -317,6 +332,9 @@ def _collect(
         contradictions=refuted,
         partial=results.interrupted is not None,
         methods=[method.facts() for method in methods],
+        chips=None
+        if sampled is None or sampled.chips is None or asked.judging is None
+        else chips_facts(sampled.chips, asked.judging.accept),
     )
 
 

@@ -58,7 +58,18 @@ from .faults.synapse_faults import (
     sample_row_deaths,
     sample_stuck_synapses,
 )
-from .network import AvgPool2d, Conv2d, Flatten, Linear, Network, NeuronLayer, Scale, SumPool2d
+from .network import (
+    AvgPool2d,
+    Conv2d,
+    Flatten,
+    Linear,
+    MaxPool2d,
+    Network,
+    NeuronLayer,
+    Scale,
+    Skip,
+    SumPool2d,
+)
 from .neurons.own_neuron import OwnNeuron
 from .neurons.point_neuron import (
     PointNeuron,
@@ -98,6 +109,7 @@ __all__ = [
     "IrDrop",
     "Levels",
     "Linear",
+    "MaxPool2d",
     "Moment",
     "Network",
     "NeuronLayer",
@@ -110,6 +122,7 @@ __all__ = [
     "Raster",
     "RunResult",
     "Scale",
+    "Skip",
     "Spikes",
     "Spiking",
     "SpikingGap",

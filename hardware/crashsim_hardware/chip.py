@@ -15,7 +15,7 @@ from .network import Network
 from .neurons.own_neuron import OwnNeuron
 from .neurons.point_neuron import PointNeuron
 from .neurons.stepped_neuron import SteppedNeuron
-from .transforms import Shape, Transform, chain, output_shape, weight_of, with_weight
+from .transforms import MaxPool2d, Shape, Transform, chain, output_shape, weight_of, with_weight
 
 __all__ = [
     "INPUT",
@@ -74,6 +74,10 @@ class Projection:
     shape: of the layer the spikes come from.
     gain: chip weight per network weight, broadcast against the weight; None for a chip that was
         not converted from a network.
+    pool: the maximum over windows of the layer that spikes come from, before all transforms: a
+        window sends a spike whenever the largest count of spikes in it rises, so that it sends as
+        many as the neuron that fires most. `shape` is then that of what is sent.
+    unpooled: the shape before it.
     fraction_bits: weights and drives are multiples of 2**-fraction_bits, so sums of them are exact
         in any order: the three engines can agree to the last spike. None for real numbers.
     """
@@ -83,6 +87,12 @@ class Projection:
     shape: Shape
     fraction_bits: int | None = None
     gain: Floats | None = None
+    pool: MaxPool2d | None = None
+    unpooled: Shape = ()
+
+    def pooled(self, values: Floats) -> Floats:
+        """What passes the pool of constant signals (..., n) of the layer before, (..., n_in)."""
+        return values if self.pool is None else chain((self.pool,), values, self.unpooled)
 
     @property
     def weight(self) -> Floats | None:
@@ -122,7 +132,7 @@ class Projection:
 
     def drive(self, x: Floats, weight: Floats | None = None) -> Floats:
         """Constant drive (M or 1, B, n_out) of analog inputs x (M or 1, B, n_in), on the grid."""
-        return round_to_grid(self.charge(x, weight) + self.bias, self.fraction_bits)
+        return round_to_grid(self.charge(self.pooled(x), weight) + self.bias, self.fraction_bits)
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,7 +269,8 @@ class Chip:
     def read(self, last: Floats, weight: Floats | None = None) -> Floats:
         """Outputs (..., K) from the counts of the last hidden layer (..., n_L)."""
         index = len(self.hidden) - 1
-        return self.readout.charge(last / self.duration(index), weight) + self.readout.bias
+        rates = self.readout.pooled(last / self.duration(index))
+        return self.readout.charge(rates, weight) + self.readout.bias
 
     def to_brian2(self, x: Any, faults: Any = None, *, mask: int = 0) -> Any:
         """The chip as a `brian2.Network`, for one input under one mask: see `to_brian2`."""

@@ -7,15 +7,16 @@ The membrane of a ReLU neuron then integrates, per step, (sum_j W_ij scale_j s_j
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .arguments import as_numbers, whole
-from .chip import Chip, Physics, Projection, Spiking, round_to_grid
+from .chip import Chip, Physics, Projection, Spiking, Wire, round_to_grid
 from .errors import HardwareError
-from .network import Network, NeuronLayer
+from .network import Network
 from .neurons.point_neuron import (
     current_to_frequency,
     integrate_and_fire,
@@ -25,6 +26,7 @@ from .transforms import (
     AvgPool2d,
     Conv2d,
     Linear,
+    MaxPool2d,
     Scale,
     Shape,
     SumPool2d,
@@ -116,7 +118,9 @@ def convert(
         bits = math.ceil(math.log2(steps + int(offsets[-1]))) + 7
 
     hidden: list[Spiking] = []
-    spike = np.ones(math.prod(network.input_shape))  # the first layer sees the inputs themselves
+    # what a spike of each layer is worth; the first one sees the inputs themselves
+    worth = [np.ones(math.prod(network.input_shape))]
+    wires: list[Wire] = []
     for index, model in enumerate(neurons):
         size = network.sizes[index]
         if model.synapse is None:
@@ -131,14 +135,26 @@ def convert(
         else:
             scale, unit, waits = np.full(size, 1.0 / model.max_rate), np.ones(size), 0.0
         grid = bits if model.on_grid else None
-        projection = _projection(
-            network, index, spike, 1.0 / unit, 1.0 - waits, model.leak / 2.0, grid
-        )
+        own = _Ways(network, index, 1.0 / unit, grid)
+        further = [
+            own.projection(skip.transforms, skip.source, worth[skip.source + 1], 1.0 - model.leak)
+            for skip in network.layers[index].skips
+        ]
+        # all of the constant drive is that of the first way
+        extra = model.leak / 2.0 + sum((way.bias for way in further), np.zeros(size))
+        transforms = network.layers[index].transforms
+        projection = own.projection(transforms, index - 1, worth[index], 1.0 - waits, extra)
         hidden.append(Spiking(projection, model, scale, int(offsets[index])))
-        spike = scale
-    outputs = np.ones(math.prod(network.shapes[-1]))
-    readout = _projection(network, len(neurons), spike, outputs, 1.0, 0.0, None)
-    return Chip(tuple(hidden), readout, steps, network.input_shape, physics, network)
+        wires += [
+            Wire(skip.source, index, replace(way, bias=np.zeros(size)))
+            for skip, way in zip(network.layers[index].skips, further, strict=True)
+        ]
+        worth.append(scale)
+    last = _Ways(network, len(neurons), np.ones(math.prod(network.shapes[-1])), None)
+    readout = last.projection(network.layers[-1].transforms, len(neurons) - 1, worth[-1], 1.0)
+    return Chip(
+        tuple(hidden), readout, steps, network.input_shape, physics, network, wires=tuple(wires)
+    )
 
 
 def _largest(network: Network, index: int, activations: Floats, normalisation: str) -> Floats:
@@ -185,30 +201,56 @@ def _check(network: Network, steps: int, headroom: float, refractory: float) -> 
         )
     if not refractory >= 0.0:
         raise HardwareError(f"refractory must be >= 0 seconds, got {refractory}")
-    for index, layer in enumerate(network.layers):
-        weighted = [t for t in layer.transforms if weight_of(t) is not None]
+    for place, (_, transforms) in enumerate(network.paths):
+        weighted = [t for t in transforms if weight_of(t) is not None]
         if len(weighted) > 1:
+            what = "layer" if place < len(network.layers) else "skip"
             raise HardwareError(
-                f"layer {index} has {len(weighted)} weighted transforms in a row and no neurons "
-                "between them; a chip has one synapse between two neurons: multiply them together"
+                f"{what} {place % len(network.layers)} has {len(weighted)} weighted transforms in "
+                "a row and no neurons between them; a chip has one synapse between two neurons: "
+                "multiply them together"
             )
 
 
-def _projection(
-    network: Network,
-    index: int,
-    spike: Floats,
-    per_unit: Floats,
-    kept: float,
-    extra: float,
-    bits: int | None,
-) -> Projection:
-    """Layer `index` for spikes worth `spike` (n_in,) into membranes of 1 / `per_unit` (n_out,)."""
-    layer: NeuronLayer = network.layers[index]
-    shape = network.shapes[index]
-    bias = chain(layer.transforms, np.zeros(math.prod(shape)), shape) * per_unit + extra
-    transforms, gain = fold(layer.transforms, shape, spike, per_unit / kept, bits)
-    return Projection(transforms, round_to_grid(bias, bits), shape, bits, gain)
+@dataclass(frozen=True, eq=False)
+class _Ways:
+    """The synapses into one layer, whose membranes are worth 1 / `per_unit` (n_out,).
+
+    bits: of the grid of weights and drives.
+    """
+
+    network: Network
+    index: int
+    per_unit: Floats
+    bits: int | None
+
+    def projection(
+        self,
+        transforms: tuple[Transform, ...],
+        source: int,
+        spike: Floats,
+        kept: float,
+        extra: Any = 0.0,
+    ) -> Projection:
+        """One way, from `source`, whose spikes are worth `spike` (n_in,).
+
+        kept: of a charge, until the neuron compares. extra: (n_out,) added to the biases.
+        """
+        before = shape = self.network.shapes[source + 1]
+        pool, wiring = None, transforms
+        if wiring and isinstance(wiring[0], MaxPool2d):
+            pool, wiring, shape = wiring[0], wiring[1:], output_shape(wiring[0], before)
+            spike = np.repeat(_leading(spike, before, before), math.prod(shape[1:]))
+        if any(isinstance(transform, MaxPool2d) for transform in wiring):
+            raise HardwareError(
+                f"layer {self.index} has a maximum behind other wiring; on a chip only neurons' "
+                "spikes can be compared: put max pooling right behind an activation"
+            )
+        bias = chain(wiring, np.zeros(math.prod(shape)), shape) * self.per_unit + extra
+        stored, gain = fold(wiring, shape, spike, self.per_unit / kept, self.bits)
+        bias = round_to_grid(bias, self.bits)
+        unpooled = () if pool is None else before
+        return Projection(stored, bias, shape, self.bits, gain, pool, unpooled)
 
 
 def fold(

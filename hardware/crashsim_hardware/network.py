@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -21,12 +21,14 @@ from .transforms import (
     Conv2d,
     Flatten,
     Linear,
+    MaxPool2d,
     Scale,
     Shape,
     SumPool2d,
     Transform,
     chain,
     output_shape,
+    weight_of,
 )
 
 __all__ = [
@@ -36,9 +38,11 @@ __all__ = [
     "Flatten",
     "Forward",
     "Linear",
+    "MaxPool2d",
     "Network",
     "NeuronLayer",
     "Scale",
+    "Skip",
     "SumPool2d",
 ]
 
@@ -62,15 +66,32 @@ ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
 
 
 @dataclass(frozen=True)
+class Skip:
+    """A further way into a layer, beside that from the layer before: a residual connection.
+
+    source: the hidden layer that it comes from, before the one it leads to; -1: the inputs.
+    transforms: linear maps; none is the identity.
+    """
+
+    source: int
+    transforms: tuple[Transform, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "transforms", tuple(self.transforms))
+
+
+@dataclass(frozen=True)
 class NeuronLayer:
     """a = activation(transforms(s)): linear maps into one population of neurons.
 
     Pooling and flattening that follow a layer's neurons belong to the *next* layer: they are
-    wiring. "linear" marks the readout, which does not spike.
+    wiring. "linear" marks the readout, which does not spike. What comes by `skips` is added before
+    the activation.
     """
 
     transforms: tuple[Transform, ...]
     activation: Activation = "relu"
+    skips: tuple[Skip, ...] = ()
 
     def __post_init__(self) -> None:
         transforms = self.transforms
@@ -126,6 +147,27 @@ class Network:
                     raise HardwareError(f"layer {index}: {error}") from None
             shapes.append(shape)
         object.__setattr__(self, "shapes", tuple(shapes))
+        layers = [
+            replace(layer, skips=tuple(_checked_skip(self, index, skip) for skip in layer.skips))
+            if layer.skips
+            else layer
+            for index, layer in enumerate(self.layers)
+        ]
+        object.__setattr__(self, "layers", tuple(layers))
+
+    @property
+    def skips(self) -> tuple[tuple[int, Skip], ...]:
+        """All further ways, each with the layer that it leads to."""
+        return tuple((i, skip) for i, layer in enumerate(self.layers) for skip in layer.skips)
+
+    @property
+    def paths(self) -> tuple[tuple[int, tuple[Transform, ...]], ...]:
+        """Every way into a layer: its source (-1: the inputs) and its transforms.
+
+        First those of the layers in order, the readout's last; then the skips.
+        """
+        own = [(index - 1, layer.transforms) for index, layer in enumerate(self.layers)]
+        return (*own, *((skip.source, skip.transforms) for _, skip in self.skips))
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -146,8 +188,9 @@ class Network:
 
         Without faults the results are (B, n). With them they are (M, B, n): hidden layer l gives
         ``gain[l] * a + offset[l]``, each (M, n_l) or None, and ``dead[l]`` (M, n_l), True where
-        the output is 0. ``weights[l]`` replaces the weight of layer l (readout included), with or
-        without a leading axis of masks. ``dead_inputs`` (M, n_in) is True where an input is 0.
+        the output is 0. ``weights[l]`` replaces the weight of layer l (readout included; then those
+        of the skips), with or without a leading axis of masks. ``dead_inputs`` (M, n_in) is True
+        where an input is 0.
         """
         inputs = flat_inputs(x, self.input_shape)
         faulty = any(f is not None for f in (dead, gain, offset, weights, dead_inputs))
@@ -155,9 +198,15 @@ class Network:
         if dead_inputs is not None:
             s = s * ~np.asarray(dead_inputs, dtype=bool)[:, None, :]
         hidden: list[Floats] = []
+        first = s
         for index, layer in enumerate(self.layers):
             weight = _at(weights, index)
             z = chain(layer.transforms, s, self.shapes[index], weight)
+            for place, (target, skip) in enumerate(self.skips):
+                if target == index:
+                    came = hidden[skip.source] if skip.source >= 0 else first
+                    other = _at(weights, len(self.layers) + place)
+                    z = z + chain(skip.transforms, came, self.shapes[skip.source + 1], other)
             s = ACTIVATIONS[layer.activation](z)
             if index == len(self.layers) - 1:
                 break
@@ -169,6 +218,26 @@ class Network:
                 s = s * ~np.asarray(mask, dtype=bool)[:, None, :]
             hidden.append(s)
         return Forward(tuple(hidden), s)
+
+
+def _checked_skip(network: Network, index: int, skip: Skip) -> Skip:
+    """The skip, with weights: those of the identity are synapses too, which can fail."""
+    if not -1 <= skip.source < index or index == len(network.layers) - 1:
+        raise HardwareError(
+            f"layer {index} has a skip from {skip.source}; a skip leads from -1 (the inputs) or a "
+            "hidden layer before to a hidden one"
+        )
+    shape = network.shapes[skip.source + 1]
+    for transform in skip.transforms:
+        shape = output_shape(transform, shape)
+    if math.prod(shape) != math.prod(network.shapes[index + 1]):
+        raise HardwareError(
+            f"layer {index}: a skip of shape {shape} does not fit {network.shapes[index + 1]}"
+        )
+    if any(weight_of(transform) is not None for transform in skip.transforms):
+        return skip
+    ones = Scale(np.ones((shape[0], *(1,) * (len(shape) - 1))))
+    return replace(skip, transforms=(*skip.transforms, ones))
 
 
 def _at(items: Sequence[Floats | None] | None, index: int) -> Floats | None:

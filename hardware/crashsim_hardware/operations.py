@@ -39,13 +39,15 @@ def synaptic_operations(chip: Chip, counts: tuple[Floats, ...]) -> Floats:
     """Synaptic operations (...) of spike counts (..., n_l) by hidden layer, the readout included.
 
     An operation is a spike that arrives at a target neuron through a weight that is not 0. What the
-    inputs send is not counted: they are currents.
+    inputs send is not counted: they are currents. Of a maximum over neurons, as many
+    spikes pass as the one sends that fires most.
     """
-    total = operations_through(chip.readout, counts[-1])
+    total = operations_through(chip.readout, chip.readout.pooled(counts[-1]))
     for index in range(len(chip.hidden)):
         for place, source, _ in chip.feeds(index):
             if source != INPUT:
-                total = total + operations_through(chip.projections[place], counts[source])
+                projection = chip.projections[place]
+                total = total + operations_through(projection, projection.pooled(counts[source]))
     return total
 
 

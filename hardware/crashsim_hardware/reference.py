@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .chip import Chip, quantised
+from .chip import INPUT, Chip, quantised
 from .engines.running import as_faults
 from .errors import HardwareError
 from .network import Forward
@@ -63,15 +63,17 @@ def reference(chip: Chip, inputs: Any, faults: Any = None) -> Forward:
         gains.append(gain)
         offsets.append(offset)
     weights: list[Floats | None] = []
-    for index, (layer, projection) in enumerate(zip(network.layers, chip.projections, strict=True)):
-        own = (weight_of(transform) for transform in layer.transforms)
+    ways = zip(network.paths, chip.projections, strict=True)
+    for index, ((source, transforms), projection) in enumerate(ways):
+        spikes = source != INPUT
+        own = (weight_of(transform) for transform in transforms)
         weight = next((array for array in own if array is not None), None)
         stored, scale = projection.weight, projection.gain
         if weight is None or stored is None or scale is None:
             struck = broken.read_weight(projection, index, slice(None)) is not None
-            if struck or broken.weight_bits is not None or (index and broken.release_failure):
+            if struck or broken.weight_bits is not None or (spikes and broken.release_failure):
                 raise HardwareError(
-                    f"layer {index} of the network has no weights of its own, so its synapses on "
+                    f"way {index} of the network has no weights of its own, so its synapses on "
                     "the chip have no counterpart to fail"
                 )
             weights.append(None)
@@ -83,7 +85,7 @@ def reference(chip: Chip, inputs: Any, faults: Any = None) -> Forward:
         # differences, so that the chip's own rounding stays out of the reference
         safe = np.where(scale == 0.0, 1.0, scale)
         faulty = np.where(read == 0.0, 0.0, weight + (read - stored) / safe)
-        weights.append(faulty * (1.0 - broken.release_failure) if index else faulty)
+        weights.append(faulty * (1.0 - broken.release_failure) if spikes else faulty)
     return network.forward(
         inputs, gain=gains, offset=offsets, weights=weights, dead_inputs=broken.dead_inputs
     )

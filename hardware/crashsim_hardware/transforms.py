@@ -25,6 +25,7 @@ __all__ = [
     "Conv2d",
     "Flatten",
     "Linear",
+    "MaxPool2d",
     "Scale",
     "Shape",
     "SumPool2d",
@@ -147,6 +148,11 @@ class AvgPool2d(SumPool2d):
         return math.prod(cast(tuple[int, int], self.kernel))
 
 
+@dataclass(frozen=True, eq=False)
+class MaxPool2d(SumPool2d):
+    """The maximum over each window; padding never wins. No synapses can say it: see Projection."""
+
+
 @dataclass(frozen=True)
 class Flatten:
     """(channels, height, width) -> (features,), in C order."""
@@ -163,7 +169,7 @@ class Scale:
         object.__setattr__(self, "scale", _finite(scale, "Scale.scale", scale.ndim))
 
 
-Transform = Linear | Conv1d | Conv2d | SumPool2d | AvgPool2d | Flatten | Scale
+Transform = Linear | Conv1d | Conv2d | SumPool2d | AvgPool2d | MaxPool2d | Flatten | Scale
 
 
 def _check_bias(transform: Linear | Conv1d | Conv2d) -> None:
@@ -232,12 +238,16 @@ def _axis(pair: int | tuple[int, int] | None, axis: int) -> int:
 
 
 def _windows(
-    x: Floats, transform: Conv2d | SumPool2d, kernel: Shape, dilation: tuple[int, int]
+    x: Floats,
+    transform: Conv2d | SumPool2d,
+    kernel: Shape,
+    dilation: tuple[int, int],
+    padding: float = 0.0,
 ) -> Floats:
-    """(..., C, H, W) -> (..., C, H', W', kh, kw), a view of the zero-padded input."""
+    """(..., C, H, W) -> (..., C, H', W', kh, kw), a view of the padded input."""
     pads = [(0, 0)] * (x.ndim - 2) + [(_axis(transform.padding, a),) * 2 for a in (0, 1)]
     if any(pad != (0, 0) for pad in pads):
-        x = np.pad(x, pads)
+        x = np.pad(x, pads, constant_values=padding)
     span = tuple(dilation[a] * (kernel[a] - 1) + 1 for a in (0, 1))
     view: Floats = sliding_window_view(x, span, axis=(-2, -1))  # type: ignore[call-overload]
     steps = [slice(None, None, _axis(transform.stride, a)) for a in (0, 1)]
@@ -290,7 +300,11 @@ def apply(
     if isinstance(transform, Conv2d):
         y = _convolve(transform, x, transform.weight if weight is None else weight)
         return y + transform.bias[:, None, None] if bias and transform.bias is not None else y
-    y = _windows(x, transform, cast(Shape, transform.kernel), (1, 1)).sum(axis=(-2, -1))
+    window = cast(Shape, transform.kernel)
+    if isinstance(transform, MaxPool2d):
+        y = _windows(x, transform, window, (1, 1), -np.inf).max(axis=(-2, -1))
+        return y
+    y = _windows(x, transform, window, (1, 1)).sum(axis=(-2, -1))
     return y / transform.area if isinstance(transform, AvgPool2d) else y
 
 

@@ -87,11 +87,17 @@ def test_what_a_chip_cannot_have(sites, fault, make_net, randn):
 
 
 @pytest.mark.parametrize("activation", ["gelu"])
-def test_layers_a_chip_cannot_have(activation, make_net, residual_net, randn):
+def test_layers_a_chip_cannot_have(activation, make_net, randn):
     with pytest.raises(UnsupportedLayerError, match=r"gelu at 'act1' has no spiking neuron"):
         run_chip(FaultSpace(make_net((4, 6, 3), activation), randn(2, 4), NeuronCrash(0.1)))
-    with pytest.raises(UnsupportedLayerError, match="Residual"):
-        run_chip(FaultSpace(residual_net, randn(2, 1, 4, 4), NeuronCrash(0.1)))
+
+
+def test_a_residual_block_of_one_layer(residual_net, randn):
+    space = FaultSpace(residual_net, randn(2, 1, 4, 4), NeuronCrash(0.2))
+    chip, broken = faults_of(space, 10)
+    outputs = chips.reference(chip, space.inputs.double().numpy(), broken).outputs
+    points = sample_points(space.placements, 0, 10)
+    np.testing.assert_allclose(outputs, space.outputs(points), atol=1e-4)
 
 
 @pytest.mark.parametrize("arguments", [{"masks": 1}, {"steps": 1}, {"masks": 2.5}, {"steps": True}])
@@ -177,3 +183,87 @@ def test_no_faults_at_all(make_net, randn):
     assert found.find("hardware", "variance").value == pytest.approx(0, abs=1e-12)
     json.dumps(found.to_dict(), allow_nan=False)
     assert found.to_html()
+
+
+def test_max_pooling_of_a_torch_model():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        net = nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(4, 6, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(6, 4),
+        ).eval()  # fmt: skip
+        x = torch.rand(4, 1, 8, 8)
+    space = FaultSpace(net, x, NeuronCrash(0.1))
+    run = run_chip(space, masks=200, steps=200)
+    assert run.facts["variance_ratio"] == pytest.approx(1.0, abs=0.05)
+    assert run.facts["slope"] == pytest.approx(1.0, abs=0.05)
+    chip, broken = faults_of(space, 20)
+    points = sample_points(space.placements, 0, 20)
+    outputs = chip.network.forward(x.double().numpy(), broken.dead).outputs
+    np.testing.assert_allclose(outputs, space.outputs(points), atol=1e-5)
+
+
+class Block(nn.Module):
+    def __init__(self, inputs, outputs, stride):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1)
+        self.bn1, self.relu1 = nn.BatchNorm2d(outputs), nn.ReLU()
+        self.conv2, self.bn2 = nn.Conv2d(outputs, outputs, 3, 1, 1), nn.BatchNorm2d(outputs)
+        self.short = nn.Sequential()
+        if stride > 1:
+            self.short = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs)
+            )
+        self.relu2 = nn.ReLU()
+
+    def forward(self, x):
+        y = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
+        return self.relu2(y + self.short(x))
+
+
+def test_residual_networks():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        net = nn.Sequential(
+            nn.Conv2d(1, 4, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(2), Block(4, 4, 1), Block(4, 6, 2),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3),
+        ).eval()  # fmt: skip
+        x = torch.rand(3, 1, 8, 8)
+    for faults in (
+        {"hidden": NeuronCrash(0.1), "weights": WeightCrash(0.05)},
+        {"weights": GainNoise(std=0.2)},
+    ):
+        space = FaultSpace(net, x, faults)
+        chip, broken = faults_of(space, 10)
+        assert len(chip.wires) == 2
+        outputs = chips.reference(chip, x.double().numpy(), broken).outputs
+        points = sample_points(space.placements, 0, 10)
+        # noisy weights are rounded to the chip's grid
+        np.testing.assert_allclose(outputs, space.outputs(points), atol=5e-4)
+        assert outputs.std(0).max() > 1e-2
+    run = run_chip(FaultSpace(net, x, NeuronCrash(0.1)), masks=200, steps=300)
+    assert run.facts["variance_ratio"] == pytest.approx(1.0, abs=0.1)
+    assert run.facts["slope"] == pytest.approx(1.0, abs=0.1)
+
+
+def test_residual_sums_without_neurons(seeded):
+    def linear():
+        return seeded(lambda: nn.Linear(4, 4), 0)
+
+    class Sum(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            return x + self.inner(x)
+
+    late = Sum(nn.Sequential(nn.ReLU(), linear()))
+    open_end = Sum(nn.Sequential(linear(), nn.ReLU(), linear()))
+    for net, told in (
+        (nn.Sequential(linear(), late, nn.ReLU()), "starts from a sum"),
+        (nn.Sequential(linear(), nn.ReLU(), open_end), "activation right behind it"),
+    ):
+        model = nn.Sequential(net, linear()).eval()
+        with pytest.raises(UnsupportedLayerError, match=told):
+            chip_of(FaultSpace(model, torch.ones(2, 4), NeuronCrash(0.1)))

@@ -32,7 +32,7 @@ def test_score(run, examples, tmp_path):
     assert max(map(len, out.splitlines())) <= 80
     assert "Traceback" not in out + err
     plain = json.loads((tmp_path / "deep/s.json").read_text())
-    assert plain["schema"] == 2
+    assert plain["schema"] == 3
     assert plain["model"]["name"] == "4-5-2:tanh"
     assert (tmp_path / "r.html").read_text().lower().startswith("<!doctype html")
     code, _, err = run("report", "deep/s.json", "-o", "again.html")

@@ -86,7 +86,9 @@ class Block:
         """What the inputs of a step send through projection `place`."""
         if self.train is None:
             return self.currents[place]
-        return chip.projections[place].charge(self.train.at(step), self.weights[place])
+        projection = chip.projections[place]
+        x = projection.pooled(self.train.at(step))
+        return round_to_grid(projection.charge(x, self.weights[place]), projection.fraction_bits)
 
     def strike(self, layer: int) -> Strike | None:
         """The window of faults at a hidden layer."""
@@ -277,7 +279,9 @@ def _from_inputs(
         drives.append(layer.projection.drive(x, weights[index]) if driven else bias)
         for place, source, _ in chip.feeds(index):
             if source == INPUT and not (driven and place == index):
-                currents[place] = chip.projections[place].charge(x, weights[place])
+                projection = chip.projections[place]
+                current = projection.charge(projection.pooled(x), weights[place])
+                currents[place] = round_to_grid(current, projection.fraction_bits)
     return drives, currents
 
 
@@ -294,6 +298,11 @@ def _offsets(
         total: Floats | None = None
         for place, source, _ in chip.feeds(index):
             if source != INPUT and (sent := carried[source]) is not None:
+                if chip.projections[place].pool is not None:
+                    raise HardwareError(
+                        "constant currents on neurons' lines have no counts whose maximum could "
+                        "pass a pool; leave offsets out"
+                    )
                 charge = chip.projections[place].charge(sent, weights[place])
                 total = charge if total is None else total + charge
         added.append(total)
@@ -370,6 +379,11 @@ def connections(projection: Projection) -> tuple[NDArray[np.intp], NDArray[np.in
 
     Raises HardwareError for layers too large to list.
     """
+    if projection.pool is not None:
+        raise HardwareError(
+            "a maximum over neurons is no set of synapses; use engine='brian2' or 'numpy' without "
+            "release failure"
+        )
     entries = int(np.prod(projection.shape)) * projection.bias.size
     if entries > LISTED:
         raise HardwareError(

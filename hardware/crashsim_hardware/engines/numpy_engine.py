@@ -51,6 +51,8 @@ class Delivery:
     ) -> None:
         self._projection, self._block, self._index, self._dtype = projection, block, index, dtype
         self._gain = gain
+        self._fired: Floats = np.zeros(())  # by the neurons before the pool, so far
+        self._largest: Floats = np.zeros(())  # of them in each window
         self._reading = Reading(projection, block, index) if block.noisy else None
         weight = block.weights[index]
         self._weight = None if weight is None else weight.astype(dtype)
@@ -68,8 +70,17 @@ class Delivery:
     def __call__(self, spikes: Floats, step: int) -> Floats:
         if self._gain is not None:
             spikes = spikes * self._gain
+        if self._projection.pool is not None:
+            spikes = self._passed(spikes)
         charge = self._summed(spikes, step)
         return charge if self._reading is None else self._reading(charge, spikes, step)
+
+    def _passed(self, spikes: Floats) -> Floats:
+        """What the pool passes of the spikes (m, b, n) of the layer before, (m, b, n_in)."""
+        before = self._largest
+        self._fired = self._fired + spikes
+        self._largest = self._projection.pooled(self._fired)
+        return self._largest - before
 
     def _summed(self, spikes: Floats, step: int) -> Floats:
         if self._block.release_failure > 0.0:
@@ -199,6 +210,8 @@ def exact_precision(chip: Chip, block: Block) -> type[np.floating[Any]]:
     On fixed-point layers both give the same spikes; float32 is twice as fast.
     """
     if block.by_step or block.uneven or any(map(has_mismatch, block.thresholds)):
+        return np.float64
+    if chip.wires:  # of which the reach below knows nothing
         return np.float64
     if block.train is not None:  # only the drives of its first step are known here
         return np.float64

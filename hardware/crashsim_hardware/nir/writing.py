@@ -54,7 +54,8 @@ def nir_graph(chip: Chip) -> Any:
         return stepped_graph(nir, chip)
     if chip.wires or any(layer.source is not None or layer.delay for layer in chip.hidden):
         raise HardwareError(
-            "branches, loops and delays are written for chips of SteppedNeuron alone"
+            "branches, loops and delays are written for chips of SteppedNeuron alone; residual "
+            "connections are branches"
         )
     resets = {layer.neuron.reset for layer in chip.hidden}
     if len(resets) != 1:
@@ -121,6 +122,8 @@ def _neurons(nir: Any, layer: Spiking, index: int, dt: float) -> Any:
 
 
 def _wiring(nir: Any, projection: Projection, gain: float, where: str) -> list[tuple[str, Any]]:
+    if projection.pool is not None:
+        raise HardwareError(f"{where} takes a maximum over neurons, which NIR has no node for")
     transforms = attach_bias(projection.transforms, projection.bias, projection.shape, gain, where)
     nodes: list[tuple[str, Any]] = []
     shape = projection.shape

@@ -1,0 +1,109 @@
+"""Max pooling on the chip: a window sends as many spikes as the neuron in it that fires most."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from crashsim_hardware import (
+    Conv2d,
+    Flatten,
+    HardwareError,
+    Linear,
+    MaxPool2d,
+    Network,
+    NeuronLayer,
+    convert,
+    run,
+    sample_dead,
+    spiking_gap,
+)
+
+
+@pytest.fixture
+def network(rng):
+    return Network(
+        [
+            NeuronLayer(Conv2d(rng.normal(0, 0.5, (3, 1, 3, 3)), rng.normal(0, 0.1, 3)), "relu"),
+            NeuronLayer(
+                (MaxPool2d(2), Conv2d(rng.normal(0, 0.4, (4, 3, 2, 2)), rng.normal(0, 0.1, 4))),
+                "relu",
+            ),
+            NeuronLayer(
+                (MaxPool2d(2, padding=1), Flatten(), Linear(rng.normal(0, 0.4, (3, 16)))), "linear"
+            ),
+        ],
+        (1, 8, 8),
+    )
+
+
+def test_the_network_agrees_with_torch(network, rng):
+    torch = pytest.importorskip("torch")
+    first, second, third = network.layers
+    x = rng.normal(size=(5, 1, 8, 8))
+    to = torch.from_numpy
+    a = torch.relu(
+        torch.conv2d(to(x), to(first.transforms[0].weight), to(first.transforms[0].bias))
+    )
+    a = torch.max_pool2d(a, 2)
+    a = torch.relu(torch.conv2d(a, to(second.transforms[1].weight), to(second.transforms[1].bias)))
+    a = torch.max_pool2d(a, 2, padding=1).flatten(1) @ to(third.transforms[2].weight).T
+    np.testing.assert_allclose(network.forward(x).outputs, a.numpy(), atol=1e-12)
+
+
+def test_a_spike_whenever_the_largest_count_rises(rng):
+    """Four integrators into one maximum, by hand."""
+    weight = np.ones((1, 1, 1, 1))
+    net = Network(
+        [
+            NeuronLayer(Conv2d(weight), "relu"),
+            NeuronLayer((MaxPool2d(2), Conv2d(weight)), "relu"),
+            NeuronLayer((Flatten(), Linear(np.ones((1, 1)))), "linear"),
+        ],
+        (1, 2, 2),
+    )
+    chip = convert(net, np.ones((1, 1, 2, 2)), steps=40, headroom=1.0, normalisation="layer")
+    x = rng.random((6, 1, 2, 2))
+    found = run(chip, x, record=True, phases="zero").counts[1][0, :, 0]
+    for example, count in zip(x.reshape(6, 4), found, strict=True):
+        drive = np.round(example * 2**13) / 2**13  # the chip's grid
+        v, fired, target, right = np.zeros(4), np.zeros(4), 0.0, 0
+        for _ in range(40):
+            v += drive
+            spikes = (v >= 1 - 1e-6).astype(float)
+            v -= spikes
+            before, fired = fired.max(), fired + spikes
+            target += fired.max() - before
+            if target >= 1 - 1e-6:
+                target, right = target - 1, right + 1
+        assert count == right
+        assert abs(count / 40 - example.max()) <= 2 / 40
+
+
+def test_engines_agree_and_the_chip_does_what_the_network_does(network, rng):
+    x = rng.normal(0.5, 1.0, (3, 1, 8, 8))
+    chip = convert(network, rng.normal(0.5, 1.0, (50, 1, 8, 8)), steps=200)
+    faults = sample_dead(chip, 0.1, 300, 0)
+    gap = spiking_gap(chip, x, faults)
+    assert gap.variance_ratio == pytest.approx(1.0, abs=0.05)
+    assert gap.slope == pytest.approx(1.0, abs=0.05)
+    assert gap.correlation > 0.99
+    few = sample_dead(chip, 0.1, 4, 1)
+    oracle, other = (run(chip, x, few, engine=e, record=True) for e in ("numpy", "brian2"))
+    for ours, theirs in zip(other.counts, oracle.counts, strict=True):
+        assert np.array_equal(ours, theirs)
+    assert np.array_equal(run(chip, x, few, copies=1, record=True).counts[1], oracle.counts[1])
+
+
+def test_where_no_maximum_can_be(network, rng):
+    chip = convert(network, rng.normal(size=(9, 1, 8, 8)))
+    with pytest.raises(HardwareError, match="no set of synapses"):
+        run(chip, rng.normal(size=(1, 1, 8, 8)), engine="brian2-synapses")
+    behind = Network(
+        [
+            NeuronLayer((Conv2d(np.ones((1, 1, 1, 1))), MaxPool2d(2)), "relu"),
+            NeuronLayer((Flatten(), Linear(np.ones((1, 1)))), "linear"),
+        ],
+        (1, 2, 2),
+    )
+    with pytest.raises(HardwareError, match="right behind an activation"):
+        convert(behind, np.ones((1, 1, 2, 2)))
