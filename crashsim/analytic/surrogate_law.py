@@ -28,7 +28,7 @@ from crashsim.arrays import Floats
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.errors import NotApplicableError
 from crashsim.metrics import predicted_class
-from crashsim.results.estimate import Estimate, deterministic
+from crashsim.results.estimates import Estimates, deterministic
 from crashsim.space import FaultSpace
 
 Name = Literal["surrogate-law", "single-law"]
@@ -44,7 +44,7 @@ def law_estimates(
     epsilon: float | None,
     seed: int,
     note: str,
-) -> list[Estimate]:
+) -> Estimates:
     """P(|Delta| >= epsilon) and P(class changes), of linear surrogates' exact law.
 
     Args:
@@ -59,7 +59,7 @@ def law_estimates(
     Raises:
         NotApplicableError: a law of coordinates that is not known by its outcomes.
     """
-    found: list[Estimate] = []
+    found = Estimates()
     try:
         if epsilon is not None:
             values = _tails(surrogate, least_reaching(space, epsilon))
@@ -83,6 +83,11 @@ def single_changes(space: FaultSpace) -> LinearSurrogate:
     """
     if not all(p.fault.is_binary for p in space.placements):
         raise NotApplicableError("for faults that strike or do not")
+    if space.strikes_words:
+        raise NotApplicableError(
+            "bits of words that do not add up change outputs by up to 1e38, which no lattice holds "
+            "beside small changes; word-strata serves there"
+        )
     coordinates = coordinates_of(space)
     gains = np.zeros((space.B, space.K, space.N))
     clean = space.clean()

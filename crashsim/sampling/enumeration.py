@@ -29,12 +29,14 @@ from crashsim.model.inputs import BatchAxis, ModelInputs
 from crashsim.model.sites.time_axis import StepsAxis
 from crashsim.model.twins.resetting import Reset
 from crashsim.noticing import notice
-from crashsim.results.estimate import Estimate, Interval, Values, estimates_of
+from crashsim.results.estimate import Interval, Values
+from crashsim.results.estimates import Estimates, estimates_of
 from crashsim.space import FaultSpace
 
 MAX_COORDINATES = 20
 _SLOWER = 6  # coordinates fewer where every outcome takes a forward pass of its own
 _SMALLEST = 5e-324
+_OVERFLOWS = 1e4  # change of an output from which a type of fewer bits may not hold some number
 _MATERIAL = 1e-3  # share of a tail within rounding of epsilon that is worth a warning
 _MAX_VALUES = 2**28  # numbers held at once: 2 GiB
 _MAX_STRUCK = 24  # logarithm to base 2 of the struck coordinates of all patterns together
@@ -136,14 +138,14 @@ class ExactDistribution:
 
     def estimates(
         self, epsilon: float | None = None, asked: AskedMetrics | None = None
-    ) -> list[Estimate]:
+    ) -> Estimates:
         """All of it as estimates of kind ``exact``.
 
         Args:
             epsilon: also P(|Delta| >= epsilon).
             asked: metrics of one's own, each with an estimate of its name.
         """
-        found = self._moments() if (np.abs(self.deltas) <= STRONGEST).all() else []
+        found = self._moments() if (np.abs(self.deltas) <= STRONGEST).all() else Estimates()
         if self._lost.any():
             lost = self.not_finite
             found += estimates_of(
@@ -162,7 +164,7 @@ class ExactDistribution:
             )
         return found
 
-    def _moments(self) -> list[Estimate]:
+    def _moments(self) -> Estimates:
         mean, variance = self.mean, self.variance
         return estimates_of(
             "exact", "mean", "exact", per_input=Values(mean), pooled=Values(mean.mean(0))
@@ -175,7 +177,7 @@ class ExactDistribution:
             total=Values(variance.mean(0).sum()),
         )
 
-    def _changes(self) -> list[Estimate]:
+    def _changes(self) -> Estimates:
         change, note = self.class_change, None
         lead, room = self._leads()
         least, most = self._expect(lead < -room), self._expect(lead <= room)
@@ -209,7 +211,7 @@ class ExactDistribution:
         lead[self._lost] = -np.inf
         return lead, 2 * np.broadcast_to(self.rounding, self.clean.shape).max(1)
 
-    def _tails(self, epsilon: float) -> list[Estimate]:
+    def _tails(self, epsilon: float) -> Estimates:
         tail, total, note = self.tail(epsilon), self.any_tail(epsilon).mean(), None
         per_input: Values = Values(tail)
         pooled: Values = Values(tail.mean(0))
@@ -328,9 +330,13 @@ def enumerate_space(space: FaultSpace) -> ExactDistribution:
             f"2^{_bits(space):.3g} patterns, too many to enumerate; at most {most} coordinates "
             "(choose fewer sites or inputs)"
         )
-    space = double_precision(space)
+    given, space = space, double_precision(space)
     points, probabilities = _outcomes(space)
     deltas = space.outcomes(points) - space.clean()
+    if space is not given and not (np.abs(deltas) <= _OVERFLOWS).all():
+        own = given.outcomes(points)  # where numbers overflow that double precision would hold
+        if not np.isfinite(own).all():
+            space, deltas = given, own - given.clean()
     rounding, resolution = rounding_of(space), resolution_of(space)
     return ExactDistribution(space.clean(), deltas, probabilities, rounding, resolution)
 

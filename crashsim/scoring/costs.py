@@ -11,13 +11,15 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from crashsim.analytic import sketch
 from crashsim.analytic.gains import KEPT, are_dense, kept_bytes
 from crashsim.arguments import is_number, shown
 from crashsim.errors import ArgumentError
 from crashsim.sampling.enumeration import outcomes_of
 from crashsim.sampling.importance import AIMING
 from crashsim.sampling.importance import SAMPLES as RARE_SAMPLES
-from crashsim.scoring.size import BUDGET, Size
+from crashsim.sampling.words.strata import SAMPLES as STRIKES
+from crashsim.scoring.size import BUDGET, Size, is_sketched
 
 CORE = 1e10  # operations a second
 RATE_NAME = f"{CORE:.0e} operations a second".replace("e+", "e")
@@ -28,6 +30,7 @@ _CELLS = 3328  # of gains that are factored: as many are gathered to, once
 _GATHERED = 40  # for each gain, to gather them
 _RARE = BUDGET / 10  # operations of importance sampling among many coordinates, a question
 _FEWEST_PASSES = 32  # of each input
+_FEWEST_STRIKES = 256  # of single faults of words
 _COUNTED = 40  # for each output of a sample: sums, counts, order
 _DRAWN = 60  # for each fault of a sample, and for each coordinate that is drawn one by one
 _GUIDED = 8  # for each coordinate of a rare sample and part of the law that it is drawn from
@@ -120,13 +123,23 @@ def operations_of_rare_events(size: Size) -> float:
     return size.B * (2 * RARE_SAMPLES * each + aimed)
 
 
+def strikes_of_words(size: Size) -> int:
+    """How many single faults of words are struck: fewer where a pass takes long."""
+    affordable = size.scale * BUDGET / 2 / size.operations
+    return int(min(max(_FEWEST_STRIKES, affordable), STRIKES))
+
+
 def _gradients(size: Size) -> Cost:
     """A pass and one backwards for each output, which takes as long as two.
 
     Where gains are written out, each takes twice as long, in double precision.
     """
-    passes = (1 + 2 * size.K) * size.operations
     space = size.space
+    if is_sketched(size):
+        kept = kept_bytes(space, sketch.PROBES)
+        passes = (1 + 2 * sketch.PROBES) * size.operations
+        return Cost(passes + 10.0 * kept, min(1.5 * kept, KEPT * size.memory))
+    passes = (1 + 2 * size.K) * size.operations
     if are_dense(space):
         return Cost(2 * passes + 20.0 * size.gains, 20.0 * size.gains)
     kept = kept_bytes(space, size.K)

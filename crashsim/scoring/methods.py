@@ -19,15 +19,20 @@ from crashsim.analytic.sampled_singles import SAMPLE, SingleMethod, sampled_sing
 from crashsim.errors import Interrupted, NotApplicableError
 from crashsim.faults import lacking_for_tails
 from crashsim.results.estimate import Estimate
+from crashsim.results.estimates import Estimates
 from crashsim.sampling.certified import certified_sampling
 from crashsim.sampling.chips.run import ChipRun, chip_metrics
 from crashsim.sampling.enumeration import enumerate_space, outcomes_of
 from crashsim.sampling.importance import importance_sampling
 from crashsim.sampling.monte_carlo import MonteCarlo, monte_carlo
+from crashsim.sampling.words.importance import SAMPLES as WORD_IMPORTANCE_SAMPLES
+from crashsim.sampling.words.importance import word_importance
+from crashsim.sampling.words.strata import word_strata
 from crashsim.scoring.costs import (
     operations_of_rare_events,
     operations_of_tails,
     passes_of_rare_events,
+    strikes_of_words,
 )
 from crashsim.scoring.method import Found, Method
 from crashsim.scoring.shared import NO_EPSILON, Given
@@ -68,8 +73,8 @@ def _too_many_patterns(size: Size) -> str | None:
     return f"{n} coordinates: {how} fault patterns are too many to sum over"
 
 
-def _layer_bound(name: str, given: Given) -> list[Estimate]:
-    return [e for e in given.layer_bounds if e.method == name]
+def _layer_bound(name: str, given: Given) -> Estimates:
+    return given.layer_bounds.by(name)
 
 
 def _taylor(given: Given) -> Found:
@@ -145,7 +150,7 @@ def _too_large_a_hessian(size: Size) -> str | None:
     return None if size.space.has_derivatives else size.space.why_no_derivatives
 
 
-def _tails(name: TailMethod, given: Given) -> list[Estimate]:
+def _tails(name: TailMethod, given: Given) -> Estimates:
     if given.asked.epsilon is None and given.margins is None:
         raise NotApplicableError(NO_EPSILON)
     if name != "chebyshev":
@@ -160,7 +165,7 @@ def _check_laws(given: Given, tilted: bool = False) -> None:
         raise NotApplicableError(lacking)
 
 
-def _surrogate_law(given: Given) -> list[Estimate]:
+def _surrogate_law(given: Given) -> Estimates:
     asked, linear = given.asked, given.linear
     if asked.epsilon is None and given.margins is None:
         raise NotApplicableError(NO_EPSILON)
@@ -176,7 +181,7 @@ def _surrogate_law(given: Given) -> list[Estimate]:
     )
 
 
-def _single_law(given: Given) -> list[Estimate]:
+def _single_law(given: Given) -> Estimates:
     space, asked = given.wide, given.asked
     if asked.epsilon is None and space.K == 1:
         raise NotApplicableError(NO_EPSILON)
@@ -198,6 +203,20 @@ def _where_derivatives_serve(size: Size) -> str | None:
     return too_many_differences(size)
 
 
+def _word_strata(given: Given) -> list[Estimate]:
+    return word_strata(given.space, given.asked.seed, strikes_of_words(given.size))
+
+
+def _word_importance(given: Given) -> list[Estimate]:
+    return word_importance(given.space, given.asked.seed, given.asked.confidence)
+
+
+def _where_bits_add_up(size: Size) -> str | None:
+    if size.space.strikes_words:
+        return None
+    return "for bits of words that do not add up, such as an exponent's"
+
+
 def _cost_of_law(size: Size) -> float:
     return surrogate_law.law_operations(2 * size.gains, 2 * size.B * size.K)
 
@@ -205,10 +224,11 @@ def _cost_of_law(size: Size) -> float:
 def _without_derivatives(size: Size) -> str | None:
     if size.space.has_derivatives:
         return None
-    return f"{size.space.why_no_derivatives}; single-law serves there"
+    serves = "word-strata" if size.space.strikes_words else "single-law"
+    return f"{size.space.why_no_derivatives}; {serves} serves there"
 
 
-def _remainder(given: Given) -> list[Estimate]:
+def _remainder(given: Given) -> Estimates:
     return proofs.remainders(given.space, given.proof)
 
 
@@ -217,23 +237,32 @@ def _linear_exact(given: Given) -> list[Estimate]:
         raise NotApplicableError(NO_EPSILON)
     if not given.proof.is_linear:
         raise NotApplicableError("the output is not linear in the fault coordinates")
-    return proofs.linear_tails(given.proof, given.asked.epsilon, given.leading_output)
+    found: list[Estimate] = []
+    for output in given.outputs:
+        found += proofs.linear_tails(given.proof, given.asked.epsilon, output)
+    return found
 
 
 def _certificate(given: Given) -> list[Estimate]:
-    return proofs.certificates(given.certificates, given.asked.epsilon, given.leading_output)
+    found: list[Estimate] = []
+    for output, certified in given.certificates.items():
+        found += proofs.certificates(certified, given.asked.epsilon, output)
+    return found
 
 
 def _certified_sampling(given: Given) -> list[Estimate]:
     asked = given.asked
-    return certified_sampling(
-        given.wide,
-        given.certificates,
-        asked.epsilon,
-        given.leading_output,
-        seed=asked.seed,
-        confidence=asked.confidence,
-    )
+    found: list[Estimate] = []
+    for output, certified in given.certificates.items():
+        found += certified_sampling(
+            given.wide,
+            certified,
+            asked.epsilon,
+            output,
+            seed=asked.seed,
+            confidence=asked.confidence,
+        )
+    return found
 
 
 def _monte_carlo(given: Given) -> Found:
@@ -258,6 +287,7 @@ def _monte_carlo(given: Given) -> Found:
                 few_exact=is_stratified(given.size, samples),
                 targets=asked.metrics.targets,
                 metrics=asked.metrics.metrics,
+                outputs=asked.outputs,
             ),
         )
     except Interrupted as stop:
@@ -276,7 +306,7 @@ def judged(given: Given, run: MonteCarlo) -> Found:
     names = {metric.name for metric in judging.asked.metrics}
 
     def found(chips: ChipRun) -> Found:
-        kept = [e for e in run.estimates if e.quantity not in names or e.input != "all"]
+        kept = run.estimates.without_averages(names)
         return Found(kept + chips.estimates(), result=replace(run, chips=chips))
 
     try:
@@ -303,15 +333,18 @@ def _importance_sampling(given: Given) -> Iterable[Estimate]:
     _check_laws(given, tilted=True)
     asked = given.asked
     try:
-        found = importance_sampling(
-            given.space,
-            given.linear,
-            epsilon=asked.epsilon,
-            output=given.leading_output,
-            seed=asked.seed,
-            confidence=asked.confidence,
-            passes=passes_of_rare_events(given.size),
-        )
+        found: list[Estimate] = []
+        for i, output in enumerate(given.outputs):
+            found += importance_sampling(
+                given.space,
+                given.linear,
+                epsilon=asked.epsilon,
+                output=output,
+                class_changes=i == 0,
+                seed=asked.seed,
+                confidence=asked.confidence,
+                passes=passes_of_rare_events(given.size),
+            )
     except TheoryError as error:  # a law that cannot be drawn under as strong a tilt
         raise NotApplicableError(str(error)) from error
     if not found:
@@ -491,6 +524,16 @@ METHODS: tuple[Method, ...] = (
         rank=3,
     ),
     Method(
+        "word-strata",
+        "single faults of words, in strata of layer and bit",
+        _word_strata,
+        "estimate",
+        refuses=_where_bits_add_up,
+        cost=lambda size: strikes_of_words(size) * size.operations,
+        dear="striking some thousand single faults takes longer",
+        rank=7,
+    ),
+    Method(
         "remainder",
         "proved interval around the mean-point estimates",
         _remainder,
@@ -550,6 +593,18 @@ METHODS: tuple[Method, ...] = (
         most=BUDGET / 4,
         dear="some thousand samples for each input take longer (give fewer inputs)",
         rank=1,
+        rare=4,
+    ),
+    Method(
+        "word-importance",
+        "bits of words struck where they hurt, reweighted",
+        _word_importance,
+        "statistical",
+        refuses=lambda size: _exact_is_at_hand(size) or _where_bits_add_up(size),
+        cost=lambda size: 1.5 * WORD_IMPORTANCE_SAMPLES * size.operations,
+        most=BUDGET / 4,
+        dear="some thousand samples take longer",
+        rank=3,
         rare=4,
     ),
     Method(
