@@ -426,6 +426,7 @@ def report(
     found = load_record(score_file)
     if isinstance(found, list):
         write("out", out, curves.to_html(found))
+    elif isinstance(found, ChipRecord):
+        write("out", out, chip_html.to_html(found))
     else:
-        is_chip = isinstance(found, ChipRecord)
-        write("out", out, chip_html.to_html(found) if is_chip else found.to_html())
+        write("out", out, found.to_html())
