@@ -70,6 +70,9 @@ def _pooled_variance(
         v = found.variance
         each = Interval(v.value.mean(0), v.low.mean(0), v.high.mean(0))
         return each, Interval(v.value.mean(0).sum(), v.low.mean(0).sum(), v.high.mean(0).sum())
+    if found.alike:
+        none, whole = np.zeros(found.clean.shape[1]), np.zeros(())
+        return Interval(none, none, none), Interval(whole, whole, whole)
     n = found.masks
     # masks that all read the same have a variance of 0, not of rounding
     first, second = (
