@@ -51,7 +51,7 @@ def class_chances(
     for b in np.argsort(-most, kind="stable").tolist():
         if left <= _LEFT_OUT * found or most[b] == 0:
             break
-        rng = generator(seed, Stream.RIVALS, b)
+        rng = generator(seed, Stream.PREDICTED, b)
         one, alone = space.at_input(b), _rows(surrogate, b)
         if is_right[b]:
             near = np.flatnonzero(bounds[b] >= _RIVALS * most[b])
