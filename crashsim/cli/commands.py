@@ -14,8 +14,11 @@ import typer
 from crashsim.arguments import MOST_INITS
 from crashsim.cli.options import (
     BatchAxisOption,
+    DtOption,
     EpsilonOption,
+    ExporterOption,
     FaultOption,
+    GraphStepsOption,
     GroupOption,
     InputsOption,
     JsonOption,
@@ -29,6 +32,7 @@ from crashsim.cli.options import (
     SamplesOption,
     SeedOption,
     SitesOption,
+    StartOption,
     StepsAxisOption,
     TrainOption,
     TrustOption,
@@ -88,6 +92,10 @@ def score(
     ] = 1,
     weights: WeightsOption = None,
     reset: ResetOption = None,
+    steps: GraphStepsOption = None,
+    dt: DtOption = None,
+    exporter: ExporterOption = None,
+    start: StartOption = None,
     trust: TrustOption = False,
     hardware: Annotated[
         bool,
@@ -113,11 +121,12 @@ def score(
     faults = read_faults(fault, p, sites, group)
     data = read_examples(inputs, limit, batch_axis)
     chosen = read_methods(methods)
+    graph = {"steps": steps, "dt": dt, "exporter": exporter, "start": start}
     results: list[Any] = []
     stop = None
     try:
         for init in range(inits):
-            named = read_model(model, seed + init, train, weights, inits, reset, trust)
+            named = read_model(model, seed + init, train, weights, inits, reset, trust, graph)
             with progress_bars() as progress:
                 results.append(
                     score_model(

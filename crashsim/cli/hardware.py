@@ -12,6 +12,8 @@ import typer
 
 from crashsim.arguments import MOST_STEPS, whole
 from crashsim.cli.options import (
+    DtOption,
+    ExporterOption,
     FaultOption,
     GroupOption,
     JsonOption,
@@ -21,6 +23,7 @@ from crashsim.cli.options import (
     ResetOption,
     SeedOption,
     SitesOption,
+    StartOption,
     TrainOption,
     TrustOption,
     WeightsOption,
@@ -131,25 +134,9 @@ def hardware(
     train: TrainOption = None,
     weights: WeightsOption = None,
     reset: ResetOption = None,
-    dt: Annotated[
-        float | None,
-        typer.Option(help="Time step of a .nir file, in the unit of its time constants."),
-    ] = None,
-    exporter: Annotated[
-        Literal["nir", "snntorch", "spikingjelly", "sinabs", "sinabs-bounded", "norse", "rockpool"]
-        | None,
-        typer.Option(
-            help="The library that wrote a .nir file, whose neurons are run as it runs them: its "
-            "time step, comparison with the threshold and reset. (default: NIR's own equations)"
-        ),
-    ] = None,
-    start: Annotated[
-        Literal["zero", "half"] | None,
-        typer.Option(
-            help="Membranes of a .nir file before the first step: at zero, as libraries start, or "
-            "at half of the threshold. (default zero; half for a file that crashsim wrote)"
-        ),
-    ] = None,
+    dt: DtOption = None,
+    exporter: ExporterOption = None,
+    start: StartOption = None,
     trust: TrustOption = False,
     seed: SeedOption = 0,
     nir_file: Annotated[Path | None, typer.Option("--nir", help="Write the chip as NIR.")] = None,
