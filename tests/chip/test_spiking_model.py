@@ -96,6 +96,26 @@ def test_deaths_of_the_model_are_deaths_on_the_chip(rng):
     np.testing.assert_allclose(space.outputs(points), right, atol=1e-12)
 
 
+def test_trains_are_inputs_of_the_model_too(rng):
+    chip = chips.read_nir(chain(rng, lif(rng)), steps=STEPS, reset="subtract")
+    model, train = SpikingModel(chip).eval(), 2 * rng.random((4, STEPS, 6))
+    right = chips.run(chip, train).outputs[0]
+    x = torch.from_numpy(train)
+    np.testing.assert_allclose(model(x).numpy(), right, atol=1e-12)
+    assert not np.allclose(chips.run(chip, train.mean(1)).outputs[0], right)
+    for site, units in (("relu1", 8), ("input", 6)):  # a dead line is dead in all steps
+        space = FaultSpace(model, x, {site: NeuronCrash(0.3)})
+        points = sample_points(space.placements, 0, 50)
+        e = points.dense() != 0
+        assert e.shape == (50, units)
+        struck = [e] if site == "relu1" else chips.ChipFaults(dead_inputs=e)
+        on_chip = chips.run(chip, train, struck).outputs
+        assert on_chip.var(axis=0).max() > 1e-4
+        np.testing.assert_allclose(space.outputs(points), on_chip, atol=1e-12)
+    with pytest.raises(ArgumentError, match=r"trains of 9 steps.*runs 25"):
+        FaultSpace(model, x[:, :9], {"relu1": NeuronCrash(0.3)})
+
+
 def test_the_score_of_a_leaky_graph_is_the_networks_own(rng, tmp_path):
     first, last = rng.normal(0.1, 0.25, (20, 6)), rng.normal(0.1, 0.3, (4, 20))
     beta, p, one = 0.9, 0.1, np.ones
