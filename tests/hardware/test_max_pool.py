@@ -98,6 +98,8 @@ def test_where_no_maximum_can_be(network, rng):
     chip = convert(network, rng.normal(size=(9, 1, 8, 8)))
     with pytest.raises(HardwareError, match="no set of synapses"):
         run(chip, rng.normal(size=(1, 1, 8, 8)), engine="brian2-synapses")
+    with pytest.raises(HardwareError, match="max pooling"):
+        chip.to_brian2(rng.normal(size=(1, 8, 8)))
     behind = Network(
         [
             NeuronLayer((Conv2d(np.ones((1, 1, 1, 1))), MaxPool2d(2)), "relu"),

@@ -374,11 +374,8 @@ def _phases(
     return fraction if bits is None else np.floor(np.ldexp(fraction, bits)) * 2.0**-bits
 
 
-def connections(projection: Projection) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Source and target neuron of every physical synapse, (S,) each, in C order of (in, out).
-
-    Raises HardwareError for layers too large to list.
-    """
+def check_listed(projection: Projection) -> None:
+    """Raises HardwareError for a projection whose synapses cannot be listed one by one."""
     if projection.pool is not None:
         raise HardwareError(
             "a maximum over neurons is no set of synapses; use engine='brian2' or 'numpy' without "
@@ -391,6 +388,14 @@ def connections(projection: Projection) -> tuple[NDArray[np.intp], NDArray[np.in
             f"{entries:,} synapses, too many to simulate one by one; use engine='brian2' or "
             "'numpy' without release failure"
         )
+
+
+def connections(projection: Projection) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Source and target neuron of every physical synapse, (S,) each, in C order of (in, out).
+
+    Raises HardwareError for layers too large to list.
+    """
+    check_listed(projection)
     source, target = np.nonzero(projection.matrix())
     return source, target
 

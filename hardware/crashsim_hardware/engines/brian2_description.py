@@ -356,8 +356,10 @@ def _varied_arrays(varied: Varied, dt: float) -> Arrays:
         found["held"] = (np.where(is_held, varied.held, 0.0), "1")
         found["is_held"] = (is_held.astype(np.float64), "1")
     if varied.refractory is not None:
-        # a held neuron keeps its rate; brian2 counts the step of the spike itself
-        found["silent"] = ((np.where(is_held, 0.0, varied.refractory) + 1.0) * dt, "second")
+        # a neuron that is held for good keeps its rate, and one held for some steps its own pauses;
+        # brian2 counts the step of the spike itself
+        unbroken = is_held if varied.window is None else np.zeros(1)
+        found["silent"] = ((np.where(unbroken, 0.0, varied.refractory) + 1.0) * dt, "second")
     return found
 
 
