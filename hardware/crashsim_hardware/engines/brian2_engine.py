@@ -255,7 +255,8 @@ class _Copies:
 
     def _set_state(self, block: Block) -> None:
         for index, (group, shape) in enumerate(zip(self._groups, self._shapes, strict=True)):
-            for name, (values, _) in arrays_of(self._chip, block, index).items():
+            arrays = arrays_of(self._chip, block, index, held=self._synapses)
+            for name, (values, _) in arrays.items():
                 if name in group.variables:
                     _assign(group, name, np.broadcast_to(values, shape).reshape(-1))
 
