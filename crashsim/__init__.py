@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from crashsim.sampling.enumeration import ExactDistribution, enumerate_exact
     from crashsim.sampling.monte_carlo import monte_carlo
     from crashsim.scoring.method import Method
+    from crashsim.scoring.preview import Preview, plan
     from crashsim.scoring.score import Score, score
     from crashsim.space import FaultSpace
     from crashsim.training.crash_training import CrashTraining
@@ -68,6 +69,7 @@ _HOMES = {
     ),
     "sampling.monte_carlo": ("monte_carlo",),
     "scoring.method": ("Method",),
+    "scoring.preview": ("Preview", "plan"),
     "scoring.score": ("Score", "score"),
     "files.models": ("load_model",),
     "injection.sample": ("Sample", "Strike"),
@@ -105,6 +107,7 @@ __all__ = [
     "Mean",
     "Method",
     "NeuronCrash",
+    "Preview",
     "Replicated",
     "Sample",
     "Score",
@@ -120,6 +123,7 @@ __all__ = [
     "harden",
     "load_model",
     "monte_carlo",
+    "plan",
     "plan_replicas",
     "rank_loss",
     "score",

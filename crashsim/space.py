@@ -33,12 +33,13 @@ from crashsim.injection.sample.strikes import check_same_weights, point_of
 from crashsim.injection.slopes import Slopes
 from crashsim.injection.strategies import Strategies
 from crashsim.injection.subject import read_subject
-from crashsim.model.inputs import BatchAxis, ModelInputs
+from crashsim.model.inputs import BatchAxis, Inputs, ModelInputs
 from crashsim.model.readout import Readout
 from crashsim.model.sites.site import Site
 from crashsim.model.sites.time_axis import StepsAxis
 from crashsim.model.twins.resetting import Reset
 from crashsim.model.twins.twin import PerThread
+from crashsim.working import worked
 
 _STEP_VALUES = 2**22  # outputs held at once
 
@@ -176,6 +177,30 @@ class FaultSpace:
         space.B = 1
         space._clean = self._clean[index : index + 1]
         return space
+
+    def at_examples(self, examples: Inputs) -> FaultSpace:
+        """The same space with other examples of the same shape.
+
+        Raises:
+            ModelError: their clean outputs are not finite, or of another shape.
+        """
+        space = copy(self)
+        space.examples = examples.to(self.device, self.dtype)
+        space.B = len(examples)
+        with self.faulty_model.model.at_work():
+            space._clean = self.faulty_model.model.clean_outputs(space.examples)
+        return space
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """The shape of one example's outputs, before they are flattened to K numbers."""
+        with self.faulty_model.model.at_work():
+            return self.faulty_model.model.output_shape(self.examples)
+
+    @property
+    def scalars(self) -> int:
+        """Numbers in flight for a sample of one input, about."""
+        return self._scalars
 
     @property
     def model(self) -> nn.Module:
@@ -325,7 +350,7 @@ class FaultSpace:
     def _computed(self, points: Points) -> Floats:
         with torch.no_grad():
             strategy = self.strategies.choose(points)
-            return in_batches(strategy, self.examples, points.count, self.K, self._scalars)
+            return in_batches(strategy, self.examples, points.count, self.K)
 
     @property
     def strategies(self) -> Strategies:
@@ -366,7 +391,9 @@ class FaultSpace:
             NotApplicableError: the output has no derivative in any coordinate.
         """
         rows = np.eye(self.K) if readouts is None else readouts
-        return self._derivatives.gradients(self.examples, at, rows)
+        for where, found in self._derivatives.gradients(self.examples, at, rows):
+            worked(len(found) * (1 + 2 * len(rows)))
+            yield where, found
 
     @property
     def has_derivatives(self) -> bool:
@@ -399,7 +426,11 @@ class FaultSpace:
         Raises:
             NotApplicableError: the output has no derivative in any coordinate.
         """
-        return self._derivatives.hessian_products(self.examples, at, vectors)
+        for where, gradients, products in self._derivatives.hessian_products(
+            self.examples, at, vectors
+        ):
+            worked(len(gradients) * self.K * (2 + 2 * len(vectors)))
+            yield where, gradients, products
 
     def single_changes(self, base: Floats, values: Floats) -> Iterator[tuple[Integers, Floats]]:
         """F at ``base`` with one coordinate changed, for many coordinates at a time.

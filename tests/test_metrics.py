@@ -268,7 +268,7 @@ def test_a_value_that_no_sample_has_shown_is_allowed_for(case):
         (Event("writes", lambda o, c, t: o.sort()), "raised ValueError"),
         (Event("tail", is_right), "crashsim's own"),
         (CLASS_CHANGE, "crashsim's own"),
-        ("accuracy", "give a crashsim.Event or a crashsim.Mean"),
+        ("accuracies", "choose among accuracy, top-5"),
     ],
     ids=lambda value: getattr(value, "name", None),
 )

@@ -170,7 +170,7 @@ class FactoredSurrogate:
                 "neither"
             )
         flat, parts, order = self.shift.reshape(-1), [], []
-        normal = self._normal_variance().reshape(-1)
+        normal = self.normal_variance.reshape(-1)
         for chosen, chunks in self.chunks():
             parts.append(compress(flat[chosen], _with_one_rate(chunks), normal[chosen]))
             order.append(chosen)
@@ -185,7 +185,8 @@ class FactoredSurrogate:
         )
         return CompressedRows(shift, gains, normal_variance, parts[0].p, counts=counts)
 
-    def _normal_variance(self) -> Floats:
+    @cached_property
+    def normal_variance(self) -> Floats:
         """(...) that normal coordinates contribute."""
         total = np.zeros(self.shift.size)
         normal = [v.placement.fault.law == NORMAL for v in self.gains.values]

@@ -12,7 +12,6 @@ from typing import Literal
 
 import numpy as np
 from crashsim_theory import (
-    NORMAL,
     Contributions,
     LinearSurrogate,
     SurrogateLaw,
@@ -147,17 +146,16 @@ def _by_input(
         shift: (B, R) in place of theirs.
     """
     if isinstance(surrogate, FactoredSurrogate):
-        if any(v.placement.fault.law == NORMAL for v in surrogate.gains.values):
-            raise NotApplicableError("for Bernoulli faults with as many coordinates")
-        flat = shift.reshape(-1)
+        flat, normal = shift.reshape(-1), surrogate.normal_variance.reshape(-1)
         for chosen, chunks in surrogate.chunks():
-            law = SurrogateLaw.of_chunks(chunks, flat[chosen])
-            yield chosen, law, Contributions(chunks, flat[chosen])
+            law = SurrogateLaw.of_chunks(chunks, flat[chosen], normal[chosen])
+            noisy = bool(normal[chosen].any())  # many normal coordinates are not drawn
+            yield chosen, law, None if noisy else Contributions(chunks, flat[chosen])
         return
     rows = np.arange(shift.size).reshape(shift.shape)
     for b, chosen in enumerate(rows):
         one = LinearSurrogate(shift[b], surrogate.gains[b], surrogate.coordinates)
-        given = None  # of other laws no draw is made
+        given = None  # nor are coordinates of other laws
         if not one.coordinates.others:
             given = Contributions([chunk_of(one)], one.shift, _normal_covariance(one))
         yield chosen, SurrogateLaw.of(one), given

@@ -12,8 +12,11 @@ from typing import Annotated, Any, Literal
 import typer
 
 from crashsim.arguments import MOST_INITS
+from crashsim.cli.metrics import SMALL, labelled_examples, read_numbers, read_widths
 from crashsim.cli.options import (
+    AcceptOption,
     BatchAxisOption,
+    BudgetOption,
     DtOption,
     EpsilonOption,
     ExporterOption,
@@ -22,9 +25,12 @@ from crashsim.cli.options import (
     GroupOption,
     InputsOption,
     JsonOption,
+    JudgedLimitOption,
     LimitOption,
+    MetricOption,
     ModelArgument,
     ModelsArgument,
+    PlanOption,
     POption,
     ReadoutOption,
     RelWidthOption,
@@ -34,6 +40,7 @@ from crashsim.cli.options import (
     SitesOption,
     StartOption,
     StepsAxisOption,
+    TargetsOption,
     TrainOption,
     TrustOption,
     WeightsOption,
@@ -42,6 +49,7 @@ from crashsim.cli.reading import (
     check_outputs,
     data_inputs,
     fault_inputs,
+    judge_model,
     method_inputs,
     model_inputs,
     progress_bars,
@@ -50,6 +58,7 @@ from crashsim.cli.reading import (
     read_methods,
     read_model,
     score_model,
+    show_plan,
     told_written,
     write,
 )
@@ -61,7 +70,10 @@ from crashsim.writing import all_of
 def score(
     model: ModelArgument,
     inputs: InputsOption = "digits",
-    limit: LimitOption = 32,
+    targets: TargetsOption = None,
+    metric: MetricOption = None,
+    accept: AcceptOption = None,
+    limit: JudgedLimitOption = None,
     fault: FaultOption = None,
     p: POption = None,
     sites: SitesOption = None,
@@ -105,23 +117,48 @@ def score(
         bool,
         typer.Option("--proofs", help="Also prove bounds, where they can be (some 20 seconds)."),
     ] = False,
+    budget: BudgetOption = None,
+    plan: PlanOption = False,
     seed: SeedOption = 0,
     json_file: JsonOption = None,
     report_file: Annotated[
         Path | None, typer.Option("--report", help="Write an HTML report.")
     ] = None,
 ) -> None:
-    """Score a network: how far its output moves, how likely, and how sure that is."""
+    """Score a network: how accurate it stays, how far its output moves, and how sure that is."""
     from crashsim.report.spread import spread_over
     from crashsim.report.text import render
 
     reads = [*model_inputs(model, weights), *data_inputs("inputs", inputs), *fault_inputs(fault)]
     reads += [*data_inputs("train", train), *method_inputs(methods)]
+    reads += data_inputs("targets", targets)
     check_outputs(reads, json=json_file, report=report_file)
     faults = read_faults(fault, p, sites, group)
-    data = read_examples(inputs, limit, batch_axis)
-    chosen = read_methods(methods)
+    data = labelled_examples(inputs, limit, batch_axis, targets)
+    options = {
+        "readout": readout,
+        "batch_axis": batch_axis,
+        "steps_axis": steps_axis,
+        "epsilon": epsilon,
+        "delta": delta,
+        "methods": read_methods(methods),
+        "samples": samples,
+        "rel_width": read_widths(rel_width),
+        "metrics": metric,
+        "accept": read_numbers("accept", accept),
+        "moved": limit or SMALL,
+        "seed": seed,
+        "hardware": hardware,
+        "proofs": proofs,
+        "budget": budget,
+    }
     graph = {"steps": steps, "dt": dt, "exporter": exporter, "start": start}
+    is_asked = targets is not None
+    if plan:
+        _check_only_planned(report_file, train)
+        named = read_model(model, seed, None, weights, inits, reset, trust, graph)
+        show_plan(named, data, faults, json_file, options, is_asked=is_asked)
+        return
     results: list[Any] = []
     stop = None
     try:
@@ -129,23 +166,7 @@ def score(
             named = read_model(model, seed + init, train, weights, inits, reset, trust, graph)
             with progress_bars() as progress:
                 results.append(
-                    score_model(
-                        named,
-                        data,
-                        faults,
-                        progress,
-                        readout=readout,
-                        batch_axis=batch_axis,
-                        steps_axis=steps_axis,
-                        epsilon=epsilon,
-                        delta=delta,
-                        methods=chosen,
-                        samples=samples,
-                        rel_width=rel_width,
-                        seed=seed,
-                        hardware=hardware,
-                        proofs=proofs,
-                    )
+                    judge_model(named, data, faults, progress, is_asked=is_asked, **options)
                 )
     except KeyboardInterrupt as error:
         stop = error
@@ -174,6 +195,13 @@ def score(
     all_of(as_json, as_html, as_text)
     if stop is not None:
         raise Interrupted("interrupted", results) from stop
+
+
+def _check_only_planned(report_file: Path | None, train: str | None) -> None:
+    """A plan has no report, and needs no training: its costs are those of any weights."""
+    for name, given in (("report", report_file), ("train", train)):
+        if given is not None:
+            raise ArgumentError(f"{name}: --plan runs nothing; leave --{name} out")
 
 
 def compare(

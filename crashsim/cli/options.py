@@ -28,9 +28,11 @@ ModelsArgument = Annotated[list[str], typer.Argument(help=MODEL_HELP)]
 InputsOption = Annotated[
     str,
     typer.Option(
+        "--inputs",
+        "--data",
         help="Examples: digits, digits-images, mnist:FOLDER, mnist-images:FOLDER, or a .npy or "
         ".npz file (int32 and int64 stay whole where the model takes them; several arrays without "
-        "'inputs' or 'x' are arguments of their names)."
+        "'inputs' or 'x' are arguments of their names).",
     ),
 ]
 ReadoutOption = Annotated[
@@ -80,7 +82,50 @@ SamplesOption = Annotated[
     int | None, typer.Option(help="Monte Carlo samples. (default: 10000, fewer for large models)")
 ]
 RelWidthOption = Annotated[
-    float | None, typer.Option(help="Sample until variances are known to this relative width.")
+    list[str] | None,
+    typer.Option(
+        help="Sample until variances are known to this relative width; or a metric, as "
+        "accuracy=0.02 (repeatable)."
+    ),
+]
+TargetsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Targets of the examples: a .npy or .npz file. (default: those that the data hold)"
+    ),
+]
+MetricOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Judge chips by this metric, repeatable: accuracy, top-5, error-rate, class-change, "
+        "sdc-1, sdc-5, due, cross-entropy, perplexity, mse, mae, mean-iou. (default: accuracy, "
+        "sdc-1 and due, where there are classes)"
+    ),
+]
+AcceptOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Also say how many chips reach a metric, as accuracy=0.9 (repeatable). (default: an "
+        "accuracy a point below that without faults)"
+    ),
+]
+JudgedLimitOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Use this number of inputs, the first. (default: 32; all for metrics with targets)",
+    ),
+]
+PlanOption = Annotated[
+    bool,
+    typer.Option("--plan", help="Print what would run, its cost and memory, and run none of it."),
+]
+BudgetOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Time for all of it (90s, 2m, 1h), of a core that does 1e10 operations a second: "
+        "methods and samples are chosen to fit, the same on every machine."
+    ),
 ]
 SeedOption = Annotated[int, typer.Option(help="Same seed, same numbers.")]
 TrainOption = Annotated[

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from rich.console import Console
 
 from crashsim.cli.terminal import tell
 from crashsim.errors import ArgumentError
 from crashsim.noticing import collecting
-from crashsim.writing import Named, check_files, write_text
+from crashsim.visible import visible
+from crashsim.writing import Named, all_of, check_files, write_text
 
 _SMALL = 2_000_000  # parameters
+_T = TypeVar("_T")
 
 
 @contextmanager
@@ -194,6 +198,65 @@ def score_model(
             chip=named.chip,
             **options,
         )
+
+
+def judge_model(
+    named: Any,
+    data: Any,
+    faults: dict[str, Any],
+    progress: Callable[[str, int, int], None],
+    *,
+    is_asked: bool,
+    **options: Any,
+) -> Any:
+    """The score of a model with the targets of its data.
+
+    Args:
+        is_asked: whether the targets were asked for. Targets that the data bring along, and that do
+            not go with the model's outputs, are left out.
+    """
+    return _judged(partial(score_model, named, progress=progress), data, faults, is_asked, options)
+
+
+def _judged(
+    call: Callable[..., _T],
+    data: Any,
+    faults: dict[str, Any],
+    is_asked: bool,
+    options: dict[str, Any],
+) -> _T:
+    is_asked = is_asked or any(options[name] for name in ("metrics", "accept"))
+    is_asked = is_asked or isinstance(options["rel_width"], dict)
+    try:
+        return call(data, faults, targets=data.targets, **options)
+    except ArgumentError as error:
+        if is_asked or data.targets is None or not str(error).startswith("metrics:"):
+            raise
+    return call(data.first(options["moved"]), faults, **options)
+
+
+def show_plan(
+    named: Any,
+    data: Any,
+    faults: dict[str, Any],
+    json_file: Path | None,
+    options: dict[str, Any],
+    *,
+    is_asked: bool,
+) -> None:
+    """Prints what a score of the model would run, and writes it where asked."""
+    from crashsim.scoring.preview import Preview, plan
+
+    def planned(data: Any, faults: dict[str, Any], **chosen: Any) -> Preview:
+        return plan(named.model, data.fitted(named.model), faults, chip=named.chip, **chosen)
+
+    found = _judged(planned, data, faults, is_asked, options)
+
+    def as_json() -> None:
+        if json_file:
+            write("json", json_file, json.dumps(found.to_dict(), indent=1))
+
+    all_of(as_json, lambda: print(visible(found.to_text(), lines=True), end=""))
 
 
 def check_outputs(

@@ -27,7 +27,7 @@ class Stream(IntEnum):
     RIVALS = 2**62 + 2**61 + 2**60  # what class changes to several rivals share, by input
     CERTIFIED = 2**63  # samples inside a certificate, by input, question and block
     PROBES = 2**63 + 2**61  # directions in which a Hessian is looked at
-    SINGLE_FAULTS = 2**63 + 2**61 + 2**59  # which single faults are looked at
+    SINGLE_FAULTS = 2**63 + 2**61 + 2**59  # which single faults are looked at, by use
     TRAINING = 2**63 + 2**61 + 2**60  # faults while training, of a law that torch does not draw
     # Faults of many neurons and weights, with which is checked:
     SHORT_CUTS = 2**63 + 2**62  # whether a short cut gives what the model gives;

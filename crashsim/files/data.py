@@ -27,6 +27,7 @@ Split = Literal["train", "test"]
 _Read = TypeVar("_Read")
 _SPLIT_SEED = 0
 _TEST_SHARE = 0.2
+_TARGETS = ("targets", "y", "Y", "labels")
 _IMAGE_NAMES = {"train": "train-images", "test": "t10k-images"}
 
 
@@ -57,7 +58,7 @@ class Examples:
     Attributes:
         name: as the user called it.
         inputs: (n, ...) a tensor; or several, by the name of the model's argument.
-        targets: (n,) int64 classes, or None.
+        targets: (n, ...) int64 classes or float64 numbers, or None.
     """
 
     name: str
@@ -95,7 +96,8 @@ def load_examples(spec: str, limit: int | None = None) -> Examples:
         spec: as for ``load_data``. Of numpy files, arrays of int32 and int64 stay whole numbers;
             other types become float32. An ``.npz`` file without ``inputs`` or ``x`` holds several
             arrays by the names of the model's arguments (``input_ids``, ``attention_mask``), in
-            which truth values stay so too.
+            which truth values stay so too. ``targets``, ``y`` or ``labels`` are targets, of any
+            shape with a row for each example.
         limit: number of examples to read, from the first; None for all.
 
     Raises:
@@ -119,7 +121,7 @@ def load_data(spec: str, split: Split = "test", limit: int | None = None) -> Dat
             ``mnist:FOLDER`` (idx files, gzipped or not); ``digits-images`` and
             ``mnist-images:FOLDER`` (the same as (1, height, width) images, for convolutional
             networks); a ``.npy`` file of inputs; an ``.npz`` file with ``inputs`` or ``x`` and,
-            optionally, ``targets`` or ``y``.
+            optionally, ``targets``, ``y`` or ``labels``.
         split: which part. Digits, and a folder that holds only one of MNIST's two files, are
             split four to one after a fixed shuffle; numpy files are used whole.
         limit: number of examples to read, from the first; None for all.
@@ -145,7 +147,7 @@ def load_data(spec: str, split: Split = "test", limit: int | None = None) -> Dat
             raise FileError(
                 f"data={spec!r} holds {sorted(found.inputs)}; name the examples 'inputs' or 'x'"
             )
-        return Data(spec, found.inputs.float(), found.targets)
+        return Data(spec, found.inputs.float(), _classes(spec, found))
     else:
         raise ArgumentError(
             f"data={spec!r} is not known; give 'digits', 'digits-images', 'mnist:FOLDER', "
@@ -245,7 +247,7 @@ def _numpy(spec: str, limit: int | None) -> Examples:
             return Examples(spec, _inputs(spec, stored, limit))
         found = dict(stored)
         lone = next((found[name] for name in ("inputs", "x", "X") if name in found), None)
-        targets = next((found.pop(name) for name in ("targets", "y", "Y") if name in found), None)
+        targets = next((found.pop(name) for name in _TARGETS if name in found), None)
         if lone is None and not found:
             raise FileError(f"data={spec!r} holds no inputs; name the examples 'inputs' or 'x'")
         inputs: Tensor | dict[str, Tensor]
@@ -255,8 +257,8 @@ def _numpy(spec: str, limit: int | None) -> Examples:
             _check_together(spec, found, limit)
             inputs = {name: _inputs(spec, array, limit, name) for name, array in found.items()}
             count = next(iter(found.values())).shape[0]
-        classes = None if targets is None else _targets(spec, targets, count, limit)
-        return Examples(spec, inputs, classes)
+        found_targets = None if targets is None else _targets(spec, targets, count, limit)
+        return Examples(spec, inputs, found_targets)
 
 
 def _check_together(spec: str, found: Mapping[str, StoredArray], limit: int | None) -> None:
@@ -296,24 +298,58 @@ def _inputs(spec: str, array: StoredArray, limit: int | None, name: str | None =
     return torch.from_numpy(found)
 
 
+def read_targets(spec: str, count: int, limit: int | None = None) -> Tensor:
+    """The targets of a ``.npy`` file, or of an ``.npz`` file that names them (``targets``, ``y``).
+
+    Args:
+        spec: the file.
+        count: number of examples that they go with.
+        limit: how many of them are wanted, from the first; None for all.
+
+    Raises:
+        FileError: the file is missing or damaged, or holds none.
+        ArgumentError: they are not numbers, or not as many.
+    """
+    instance("targets", spec, str, "a file's name as a text")
+    if Path(spec).suffix not in (".npy", ".npz"):
+        raise ArgumentError(f"targets={spec!r}; give a .npy or .npz file")
+    with numpy_arrays(spec) as stored:
+        if isinstance(stored, StoredArray):
+            return _targets(spec, stored, count, limit)
+        found = dict(stored)
+        names = [name for name in _TARGETS if name in found]
+        names = names or (list(found) if len(found) == 1 else [])
+        if not names:
+            raise FileError(
+                f"targets={spec!r} holds {sorted(found)}; name the targets 'targets' or 'y'"
+            )
+        return _targets(spec, found[names[0]], count, limit)
+
+
 def _targets(spec: str, array: StoredArray, count: int, limit: int | None) -> Tensor:
-    if array.shape != (count,):
+    if not array.shape or array.shape[0] != count or not math.prod(array.shape):
         raise ArgumentError(
             f"data={spec!r}: targets of shape {array.shape} for {count} inputs; "
-            "give one class for each"
+            "give a row for each: one class, or some numbers"
         )
-    targets = None
-    if array.dtype.kind in "fiub":
-        targets = array.first(limit, array.dtype.newbyteorder("="))
-    if targets is None or not _are_classes(targets):
+    if array.dtype.kind not in "fiub":
         raise ArgumentError(
-            f"data={spec!r}: targets of type {array.dtype} are not classes; "
-            "give whole numbers from 0"
+            f"data={spec!r}: targets of type {array.dtype} are not classes or numbers; "
+            "give whole numbers from 0, or real ones"
         )
-    return torch.from_numpy(targets.astype(np.int64))
+    targets = array.first(limit, array.dtype.newbyteorder("="))
+    if not np.isfinite(targets).all():
+        raise ArgumentError(f"data={spec!r}: targets hold NaN or infinity; clean the data first")
+    whole = targets.dtype.kind != "f" or bool((targets == np.round(targets)).all())
+    return torch.from_numpy(targets.astype(np.int64 if whole else np.float64))
 
 
-def _are_classes(targets: NDArray[Any]) -> bool:
-    if targets.dtype.kind == "f":
-        return bool((targets == np.round(targets)).all())
-    return True
+def _classes(spec: str, found: Examples) -> Tensor | None:
+    """The targets, where each example has one class."""
+    targets = found.targets
+    if targets is not None and (targets.dim() != 1 or targets.is_floating_point()):
+        raise ArgumentError(
+            f"data={spec!r}: targets of shape {tuple(targets.shape)} and type {targets.dtype} are "
+            "not classes; give one whole number from 0 for each input"
+        )
+    return targets

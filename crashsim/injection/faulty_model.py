@@ -7,6 +7,7 @@ parameter before the model is called. Nothing is left out, reordered or shared b
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from copy import copy
 from functools import cached_property, partial
 
@@ -141,7 +142,8 @@ class FaultyModel:
                 inside[site] = partial(strike_step, placed, units, count)
             else:
                 actions[site] = act
-        with perturbing(self.model.module, actions, inside):
+        struck = perturbing(self.model.module, actions, inside) if self.struck else nullcontext()
+        with struck:
             output: Tensor = self.model.readout(self.model.raw(x, tensors))
         return output.reshape(count, batch, -1)
 

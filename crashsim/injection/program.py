@@ -7,7 +7,7 @@ along its batch axis.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
 from crashsim.coordinates.placement import Placement
-from crashsim.faults.words.upsets import WordTable
+from crashsim.faults.words.upsets import WordFault, WordTable
 from crashsim.injection.fault_nodes import FaultNodes
 from crashsim.injection.graph import expand
 from crashsim.injection.inplace import Overwriting
@@ -39,6 +39,7 @@ from crashsim.injection.sparse.linear import (
     add_neuron_changes,
     add_weight_changes,
 )
+from crashsim.injection.weights.costs import Struck, Work
 from crashsim.model.inputs import Inputs
 from crashsim.model.readout import Readout
 
@@ -100,6 +101,37 @@ class Program:
         """The first fault at a struck site."""
         return next(p for p in self.placements if self._sites[node] in p.sites)
 
+    def work(self) -> Work:
+        """What lies behind the first fault."""
+        nodes = [n for n in self._traced.nodes if n in self._changed]
+        return Work(
+            sum(self._traced.operations[n] for n in nodes),
+            sum(self._traced.sizes[n] for n in nodes),
+            sum(n.op in ("call_module", "call_function", "call_method") for n in nodes),
+        )
+
+    def struck_weights(self, changes: Mapping[Placement, Changes] | None) -> dict[str, Struck]:
+        """What a sample changes in each layer's parameters; arguments as in ``sparse_layers``."""
+        found = {}
+        for p, node in self._struck_layers():
+            number = p.size * p.fault.change_probability
+            number = number if changes is None else changes[p].mean_number
+            if isinstance(p.fault, WordFault):  # of which one may strike a row of words
+                number *= p.site.size * len(p.fault.masks) / p.size
+            layer = self._traced.modules[str(node.target)]
+            positions = self._traced.sizes[node] / _planes(layer)
+            if p.site.module.rpartition(".")[2] == "bias":
+                positions = 1.0
+            shared = not any(n in self._changed for n in node.all_input_nodes)
+            found[p.site.module] = Struck(number, positions, shared)
+        return found
+
+    def _struck_layers(self) -> Iterator[tuple[Placement, fx.Node]]:
+        for node in self._traced.nodes:
+            if node.op == "call_module":
+                for p in self._weights.get(str(node.target), ()):
+                    yield p, node
+
     def can_add_weights(self, changes: Mapping[Placement, Changes] | None) -> bool:
         """Whether faults of weights are added to their layers' outputs; arguments as above."""
         every = [p for placed in self._weights.values() for p in placed]
@@ -113,8 +145,10 @@ class Program:
             for p in every
         )
 
-    def why_not_added(self) -> str:
-        """Why faults of weights are not added to their layers' outputs."""
+    def why_not_added(self, changes: Mapping[Placement, Changes] | None) -> str | None:
+        """Why faults of weights cannot be added to their layers' outputs; None where they can."""
+        if self.can_add_weights(changes):
+            return None
         common = [p for ps in self._weights.values() for p in ps if not is_rare(p, RARE_WEIGHTS)]
         share = f"at most {RARE_WEIGHTS:.1%} may be struck"
         return f"{common[0].site.name}: too many of its weights change ({share})"
@@ -334,6 +368,12 @@ class Program:
             assert isinstance(layer, _ConvNd)
             self._reaches[node] = Reach.of(layer, before, after)
         return self._reaches[node]
+
+
+def _planes(layer: nn.Module) -> int:
+    """Outputs of a layer in each position."""
+    assert isinstance(layer, _ConvNd | nn.Linear)
+    return layer.out_channels if isinstance(layer, _ConvNd) else layer.out_features
 
 
 def _strike_base(value: Tensor, change: Changes) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -18,12 +19,30 @@ from crashsim.coordinates.placement import Placement
 from crashsim.coordinates.points import Points
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.faults import WordFault
-from crashsim.injection.batches import Run, Started, Strategy
+from crashsim.injection.batches import (
+    Run,
+    Started,
+    Strategy,
+    rows_together,
+    scalars_of_weights,
+)
 from crashsim.injection.faulty_model import FaultyModel
 from crashsim.injection.program import Program
 from crashsim.injection.site_changes import SCATTERED, Changes, is_elementwise, is_rare, split
-from crashsim.injection.weights.stacked import StackedWeights, is_worth_stacking
-from crashsim.injection.whole_model import many_samples, plain_samples
+from crashsim.injection.weights.costs import (
+    Work,
+    cost_of_adding,
+    cost_of_patching,
+    cost_of_stacking,
+)
+from crashsim.injection.weights.patched import PatchedWeights
+from crashsim.injection.weights.stacked import (
+    StackedWeights,
+    is_worth_stacking,
+    number_of_struck,
+    samples_together,
+)
+from crashsim.injection.whole_model import many_samples, patched_samples, plain_samples
 from crashsim.model.checks import rounding_slack
 from crashsim.model.graph.tracing import UntraceableError
 from crashsim.model.inputs import Inputs
@@ -44,6 +63,7 @@ class Strategies:
 
     def __init__(self, faulty: FaultyModel, scalars: int) -> None:
         self._faulty, self._scalars = faulty, scalars
+        self._with_weights = scalars + scalars_of_weights(faulty.model.sites, faulty.placements)
         self._tensors = faulty.model.tensors
         # The reason, where there can be none.
         self._program: Program | str | None = None
@@ -59,9 +79,7 @@ class Strategies:
         program = self.program()
         lines = []
         for p in self._faulty.placements:
-            if isinstance(program, Program) and (
-                not self._faulty.strikes_weights or program.can_add_weights(None)
-            ):
+            if isinstance(program, Program) and self._is_worth_taking_apart(program, None):
                 how = program.explain(p)
             elif self._faulty.strikes_weights:
                 how = self._explain_weights(p)
@@ -78,7 +96,8 @@ class Strategies:
     def _explain_weights(self, placement: Placement) -> str:
         """How samples are computed where faults of parameters cannot be added to layers."""
         program, stacked = self.program(), self.stacked(None)
-        why = program if isinstance(program, str) else program.why_not_added()
+        why = program if isinstance(program, str) else program.why_not_added(None)
+        why = why or "so many inputs fill a pass by themselves"
         is_weight = placement.site.kind == "parameter"
         if isinstance(stacked, StackedWeights):
             what = "each sample's own weights stacked" if is_weight else "masked"
@@ -118,8 +137,8 @@ class Strategies:
         Args:
             changes: of the points at hand; None for those that Monte Carlo samples.
         """
-        if not is_worth_stacking(self._faulty.placements, changes):
-            return "few of its many weights change"
+        if not self._is_worth_stacking(changes):
+            return "that costs less for so many weights or inputs"
         if self._faulty.model.runs_alone:
             return "its layers round by the largest number of their batch"
         if self._stacked is None:
@@ -189,19 +208,67 @@ class Strategies:
         """How to compute these points, for some inputs at a time."""
         faulty = self._faulty
         if points.count == 1:
-            return lambda inputs: plain_samples(faulty, inputs, points)
+            return self._whole(points)
         program = self.program()
         changes = self.changes_of(points)
-        if isinstance(program, Program) and (
-            not faulty.strikes_weights or program.can_add_weights(changes)
-        ):
-            return lambda inputs: self._behind_faults(inputs, program, changes)
+        if isinstance(program, Program) and self._is_worth_taking_apart(program, changes):
+            scalars = self._with_weights
+            return Strategy(lambda some: self._behind_faults(some, program, changes), scalars)
         if not faulty.strikes_weights and faulty.keeps_order:
-            return lambda inputs: many_samples(faulty, inputs, changes)
+            return Strategy(lambda some: many_samples(faulty, some, changes), self._scalars)
         stacked = self.stacked(changes) if faulty.strikes_weights else None
         if isinstance(stacked, StackedWeights):
-            return lambda inputs: self._with_stacked_weights(inputs, stacked, points, changes)
-        return lambda inputs: plain_samples(faulty, inputs, points)
+            return Strategy(
+                lambda some: self._with_stacked_weights(some, stacked, points, changes),
+                self._scalars,
+            )
+        return self._whole(points)
+
+    def _whole(self, points: Points) -> Strategy:
+        """Nothing is taken for granted, and as little shared."""
+        faulty = self._faulty
+        if not faulty.strikes_weights:
+            return Strategy(lambda some: plain_samples(faulty, some, points), self._scalars)
+        weights = PatchedWeights(faulty, points)
+        return Strategy(lambda some: patched_samples(faulty, some, points, weights), self._scalars)
+
+    def _is_worth_taking_apart(
+        self, program: Program, changes: Mapping[Placement, Changes] | None
+    ) -> bool:
+        """Whether running what lies behind the faults alone costs less than patched weights do.
+
+        Args:
+            program: that would run.
+            changes: of the points at hand; None for those that Monte Carlo samples.
+        """
+        if not self._faulty.strikes_weights:
+            return True
+        if not program.can_add_weights(changes):
+            return False
+        struck, inputs = program.struck_weights(changes), len(self._faulty.examples)
+        together = rows_together(self._faulty.examples, self._with_weights)
+        added = cost_of_adding(program.work(), struck, inputs, together)
+        return added <= self._cost_of_patching(changes)
+
+    def _cost_of_patching(self, changes: Mapping[Placement, Changes] | None) -> float:
+        together = rows_together(self._faulty.examples, self._scalars)
+        struck = number_of_struck(self._faulty.placements, changes)
+        return cost_of_patching(self._whole_pass, struck, len(self._faulty.examples), together)
+
+    @cached_property
+    def _whole_pass(self) -> Work:
+        return Work.of_pass(self._faulty)
+
+    def _is_worth_stacking(self, changes: Mapping[Placement, Changes] | None) -> bool:
+        """Whether many samples' weights beside each other cost less than patched ones."""
+        placements = self._faulty.placements
+        if not is_worth_stacking(placements, changes):
+            return False
+        inputs = self._faulty.examples
+        weights = sum(p.site.size for p in placements if p.site.kind == "parameter")
+        together = samples_together(weights, self._scalars, len(inputs))
+        stacked = cost_of_stacking(self._whole_pass, weights, len(inputs), together)
+        return stacked <= self._cost_of_patching(changes)
 
     def has_changed(self) -> bool:
         """Whether a layer that the program runs as a whole keeps what it should not.

@@ -71,7 +71,7 @@ def read_subject(
     for told in (unread, told_left(patterns_of(faults, sites), isolated.held)):
         if told:
             notice(told, stacklevel=5)
-    scalars = scalars_per_sample(isolated.sites, placements, isolated.runs_alone)
+    scalars = scalars_per_sample(isolated.sites, isolated.runs_alone)
     return Subject(isolated, examples, placements, "hidden" in by_site, scalars)
 
 

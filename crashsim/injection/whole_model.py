@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor
 
 from crashsim.coordinates.placement import Placement
@@ -72,21 +73,42 @@ def many_samples(
 
 @contextmanager
 def plain_samples(faulty: FaultyModel, inputs: Inputs, points: Points) -> Iterator[tuple[Run, int]]:
+    """Nothing is taken for granted; samples share a pass where the model keeps their order.
+
+    Args:
+        faulty: any model, without faults of parameters.
+        inputs: some examples.
+        points: the samples.
+    """
+
+    def run(start: int, stop: int) -> Tensor:
+        e = faulty.neuron_coordinates(points.part(start, stop))[:, None]
+        return faulty.run(inputs, e, faulty.model.tensors)
+
+    yield run, sys.maxsize if faulty.keeps_order else 1
+
+
+@contextmanager
+def patched_samples(
+    faulty: FaultyModel, inputs: Inputs, points: Points, weights: PatchedWeights
+) -> Iterator[tuple[Run, int]]:
     """Nothing is taken for granted; faulty parameters are patched, one sample at a time.
 
     Args:
         faulty: any model.
         inputs: some examples.
         points: the samples.
+        weights: theirs.
     """
-    weights = PatchedWeights(faulty, points.base) if faulty.strikes_weights else None
 
     def run(start: int, stop: int) -> Tensor:
-        part = points.part(start, stop)
-        e = faulty.neuron_coordinates(part)[:, None]
-        out = faulty.run(inputs, e, weights.apply(part) if weights else faulty.model.tensors)
-        if weights:
-            weights.restore()
-        return out
+        found = []
+        with faulty.model.holding(weights.tensors):
+            for number in range(start, stop):
+                e = faulty.neuron_coordinates(points.part(number, number + 1))[:, None]
+                weights.apply(number)
+                found.append(faulty.run(inputs, e, weights.tensors))
+                weights.restore()
+        return torch.cat(found)
 
-    yield run, 1 if weights or not faulty.keeps_order else sys.maxsize
+    yield run, sys.maxsize

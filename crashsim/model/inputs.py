@@ -177,6 +177,8 @@ def read_inputs(inputs: object, batch_axis: BatchAxis = 0) -> Inputs:
         ArgumentError: no tensor, or one that is empty, complex, not finite, or of another batch;
             names it.
     """
+    if isinstance(inputs, Inputs):  # read before
+        return inputs
     names: list[str] = []
     tensors: list[Tensor] = []
     axes: list[int] = []

@@ -14,12 +14,12 @@ from functools import partial
 from threading import RLock
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from crashsim.arrays import Floats
 from crashsim.errors import CrashsimError, ModelError
-from crashsim.model.calling import call_with
 from crashsim.model.checks import check_outputs, is_compiled, quantises_batches, rounding_slack
 from crashsim.model.failures import described, explaining_failures
 from crashsim.model.global_random import Drawing
@@ -312,7 +312,19 @@ class IsolatedModel:
         if self._owned:  # so that what the forward writes to them is not there in the next pass
             tensors = {n: t.clone() if n in self._owned else t for n, t in tensors.items()}
         with self.layer_by_layer():
-            return twin.call(lambda: call_with(twin.module, tensors, arguments, keywords))
+            return twin.call(lambda: twin.run_with(tensors, arguments, keywords))
+
+    @contextmanager
+    def holding(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+        """Within it, ``raw`` with this very mapping need not swap it in and out for each pass.
+
+        The tensors themselves may be written to between passes.
+        """
+        if self._owned:  # which are copied for each pass
+            yield
+            return
+        with self._twin.holding(tensors):
+            yield
 
     @torch.inference_mode(False)
     def checked_outputs(self, examples: Inputs) -> Floats:
@@ -324,6 +336,34 @@ class IsolatedModel:
         with torch.no_grad(), self._explaining_failures(examples), self._drawing.undone():
             found: Floats = check_outputs(self.outputs, examples).double().cpu().numpy()
         return found
+
+    @torch.inference_mode(False)
+    def clean_outputs(self, examples: Inputs) -> Floats:
+        """(B, K) the outputs of other examples than those that the model was tried with.
+
+        Raises:
+            ModelError: they are not finite, or of another shape.
+        """
+        with torch.no_grad(), self._explaining_failures(examples), self._drawing.undone():
+            outputs = self.outputs(examples)
+        found: Floats = outputs.reshape(len(examples), -1).double().cpu().numpy()
+        if found.shape[1] != self.clean.shape[1]:
+            raise ModelError(
+                f"model: returns {found.shape[1]} numbers for some examples and "
+                f"{self.clean.shape[1]} for others; pad the inputs to one shape"
+            )
+        if not np.isfinite(found).all():
+            raise ModelError(
+                "model: its clean outputs are not finite (NaN or infinity) for some of the "
+                "examples; look at the inputs' scale and the weights"
+            )
+        return found
+
+    @torch.inference_mode(False)
+    def output_shape(self, examples: Inputs) -> tuple[int, ...]:
+        """The shape of one example's outputs, before they are flattened."""
+        with torch.no_grad(), self._explaining_failures(examples), self._drawing.undone():
+            return tuple(self.outputs(examples.part(0, 1).clone()).shape[1:])
 
     def find_features(self, examples: Inputs) -> None:
         """Marks the sites with their axes of features."""

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from crashsim.report import chip, tables
 from crashsim.report.text import footer
+from crashsim.results import chips as metrics_over_chips
 from crashsim.results.numbers import percent
 from crashsim.results.record import Record
 from crashsim.results.schema import ChipFacts
@@ -40,6 +41,7 @@ def to_html(score: Record) -> str:
         verdict=verdict(score),
         asked=describe_faults(score),
         headline=_headline(score),
+        chips=metrics_over_chips,
         columns=tables.columns(score),
         rows=tables.rows(score),
         worths=tables.worths(score),
@@ -92,7 +94,7 @@ def _chip(facts: ChipFacts) -> dict[str, Any]:
 
 def _headline(score: Record) -> list[dict[str, str]]:
     """The few numbers at the top: label, value, and where it comes from."""
-    found = []
+    found = [] if score.chips is None else [metrics_over_chips.card(score.chips)]
     for label, quantity in (
         ("predicted class changes", "class-change"),
         (f"some output moves by {score.epsilon or 0:g}", "tail"),

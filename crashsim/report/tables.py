@@ -74,7 +74,14 @@ def columns(score: Record) -> list[Column]:
         found.append(Column("P(class changes)", "class-change", "all"))
     if any(e.quantity == "not-finite" for e in score.estimates):
         found.append(Column("P(not finite)", "not-finite", "all"))
-    own = dict.fromkeys(e.quantity for e in score.estimates if e.quantity not in RESERVED)
+    # What Monte Carlo alone measured over chips has a table of its own.
+    over_chips = {m["name"] for m in score.chips["metrics"]} if score.chips else set()
+    own = dict.fromkeys(
+        e.quantity
+        for e in score.estimates
+        if e.quantity not in RESERVED
+        and not (e.method == "monte-carlo" and e.quantity in over_chips)
+    )
     return found + [Column(name, name, "all") for name in own]
 
 

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from crashsim.report import chip
 from crashsim.report.tables import MARKS, columns, legend, number, rows, worths
+from crashsim.results import chips
 from crashsim.results.agreement import Agreement
 from crashsim.results.record import Record
 from crashsim.results.schema import ChipFacts
@@ -37,6 +38,7 @@ def render(score: Record) -> RenderableType:
     """The score as rich renderables, for a console that knows its width and colours."""
     parts: list[RenderableType] = [
         Panel(plain(verdict(score)), title=plain(_title(score)), title_align="left"),
+        *_chips(score),
         _Methods(score),
         Text("  ".join(f"{mark} {meaning}" for mark, meaning in legend(score)), style="dim"),
     ]
@@ -83,6 +85,18 @@ class _Methods:
                     shown = ("" if c is None else str(c) for c in cells[cut])
                     table.add_row(plain(method), *map(plain, shown))
             yield from ("", table) if part else (table,)
+
+
+def _chips(score: Record) -> list[RenderableType]:
+    """Metrics over chips, where there are any."""
+    if score.chips is None:
+        return []
+    table = _table("Over chips, each judged on all examples")
+    for title in chips.TITLES:
+        table.add_column(title, overflow="fold")
+    for row in chips.rows(score.chips):
+        table.add_row(*map(plain, row))
+    return [table, plain(chips.footer(score.chips), "dim"), Text()]
 
 
 def _title(score: Record) -> str:

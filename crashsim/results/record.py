@@ -15,6 +15,7 @@ from crashsim.results.json_reading import finite, read
 from crashsim.results.method_facts import MethodFacts, all_methods, quoted
 from crashsim.results.schema import (
     ChipFacts,
+    ChipsFacts,
     CoordinateFacts,
     Curves,
     FaultFacts,
@@ -27,8 +28,9 @@ from crashsim.results.schema import (
     unfit,
 )
 
-SCHEMA = 2
-_READABLE = (1, SCHEMA)  # files of schema 1 say nothing of their methods but the names
+SCHEMA = 3
+# Files of schema 1 say nothing of their methods but the names, those of 2 nothing of chips.
+_READABLE = (1, 2, SCHEMA)
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Record:
             warnings, too.
         partial: it was interrupted: methods are missing, or Monte Carlo has fewer samples than
             were asked for; ``skipped`` and ``stopped`` say which.
+        chips: metrics over chips, where there are targets or metrics were asked for.
         methods: what its methods are, those that were skipped too, in the order of the tables.
     """
 
@@ -99,6 +102,7 @@ class Record:
     contradictions: list[Contradiction] = field(default_factory=list)
     partial: bool = False
     methods: list[MethodFacts] = field(default_factory=list)
+    chips: ChipsFacts | None = None
 
     def find(
         self,

@@ -168,6 +168,58 @@ class ChipFacts(TypedDict):
     activity: NotRequired[ActivityFacts]
 
 
+class RangeFacts(TypedDict):
+    """A number with its interval."""
+
+    value: Number
+    low: Number
+    high: Number
+
+
+class LevelFacts(RangeFacts):
+    """The same at a level: a quantile's probability, or a metric's value that is asked for."""
+
+    level: Number
+
+
+class MetricFacts(TypedDict):
+    """A metric over chips.
+
+    ``mean`` and ``change`` (from ``clean``) are over chips, given the examples; ``population``
+    and ``population_change`` over chips and examples, where these make sense. ``accepted`` is the
+    share of chips with at least ``level`` (at most, where lower is better). Of ``not_finite`` chips
+    the metric is no finite number.
+    """
+
+    name: str
+    clean: Number
+    mean: RangeFacts
+    change: RangeFacts
+    population: RangeFacts | None
+    population_change: RangeFacts | None
+    percentiles: list[LevelFacts]
+    accepted: LevelFacts | None
+    lower_is_better: bool
+    not_finite: int
+
+
+class ChipsFacts(TypedDict):
+    """Chips, each one sample of the faults, that were judged on all examples.
+
+    ``struck`` of the ``chips`` have a fault; ``without_fault`` is the probability of none, exactly.
+    ``rows`` counts forward passes of one example.
+    """
+
+    chips: int
+    struck: int
+    without_fault: Number
+    examples: int
+    confidence: Number
+    stopped: str
+    rows: int
+    metrics: list[MetricFacts]
+
+
 @dataclass(frozen=True)
 class Curves:
     """P(|Delta| >= epsilon) against epsilon, of one input and output.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from crashsim.results import chips
 from crashsim.results.estimate import Estimate
 from crashsim.results.numbers import interval_numbers, percent
 from crashsim.results.record import Record
@@ -34,7 +35,11 @@ def _width(estimate: Estimate) -> float:
 def verdict(score: Record) -> str:
     """What happens to the network, with how much, how often and how sure."""
     sentences = ["Partial, as it was interrupted."] if score.partial else []
+    if score.chips is not None:
+        sentences += chips.sentences(score.chips, describe_faults(score))
     of_events, of_variance = _events(score), _movement(score)
+    if score.chips is not None and score.chips["examples"] > score.inputs["count"]:
+        of_events = []  # of fewer examples than were judged already
     if _events_lead(score) and of_events:
         start = f"Under {describe_faults(score)}, "
         sentences += [start + of_events[0][0].lower() + of_events[0][1:], *of_events[1:]]

@@ -171,14 +171,15 @@ class FromSums:
         centre = (coefficients * sums.mean[:m]).sum(0)
         second, fourth, largest = np.zeros((3, *centre.shape))
         step = max(1, _AT_ONCE // self._clean.size)
+        of_d_alone = m == 2 and not coefficients[1].any()
         for start in range(0, len(kept), step):
             part = slice(start, min(start + step, len(kept)))
-            quantities = quantities_of(
-                kept[part] - self._centre, self._linear[part] if m > 2 else None
-            )
+            d = kept[part] - self._centre
+            linear = self._linear[part] if m > 2 else None
+            quantities = [d] if of_d_alone else quantities_of(d, linear)
             quantities = pooled_over_inputs(quantities, self._control) if pooled else quantities
             values = -centre
-            for coefficient, quantity in zip(coefficients, quantities, strict=True):
+            for coefficient, quantity in zip(coefficients, quantities, strict=not of_d_alone):
                 values = values + coefficient * quantity
             squares = values * values
             second += squares.sum(0)

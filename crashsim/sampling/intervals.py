@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +78,12 @@ def half_width(spread: Spread, n: int, alpha: float, fitted: int = 0) -> Floats:
     seen = stats.t.ppf(1 - alpha / 2, known) * np.sqrt(np.maximum(spread.variance, 0.0) / n)
     unseen = min(-np.log(alpha) / n, 1.0) * spread.largest
     return np.asarray(np.hypot(seen, unseen))
+
+
+def scalar_interval(value: Any, low: Any, high: Any) -> Interval:
+    """The interval of a single number, ()."""
+    value, low, high = (np.asarray(end, dtype=np.float64) for end in (value, low, high))
+    return Interval(value, low, high)
 
 
 def mean_interval(mean: Floats, half: Floats) -> Interval:

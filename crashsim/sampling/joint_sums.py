@@ -49,6 +49,22 @@ class JointSums:
     def __add__(self, other: JointSums) -> JointSums:
         return JointSums(self.n + other.n, self.first + other.first, self.second + other.second)
 
+    def over_one_input(self, total: JointSums) -> JointSums:
+        """Of each output (1, K), and of their sum (1,), as of one array (K + 1,)."""
+        first, second = (
+            np.concatenate([of_each[..., 0, :], of_sum], axis=-1)
+            for of_each, of_sum in ((self.first, total.first), (self.second, total.second))
+        )
+        return JointSums(self.n, first, second)
+
+    def after_zeros(self, count: int) -> JointSums:
+        """The same quantities (n,), after this number of others that are always zero."""
+        first, second = (
+            np.concatenate([np.zeros((*part.shape[:-1], count)), part], axis=-1)
+            for part in (self.first, self.second)
+        )
+        return JointSums(self.n, first, second)
+
     @property
     def mean(self) -> Floats:
         """(m, ...)."""

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashsim.arrays import Floats
-from crashsim.metrics import Event, Mean, Metric
+from crashsim.metrics import Event, Mean, Metric, bounds_of
 from crashsim.results.estimate import Interval
 from crashsim.sampling.intervals import (
     ENOUGH,
@@ -149,8 +149,8 @@ def intervals_of(
         low, high = 0.0, 1.0
         per_input, pooled = _proportions(sums, n, alpha)
     else:
-        low = -np.inf if metric.low is None else metric.low
-        high = np.inf if metric.high is None else metric.high
+        assert isinstance(metric, Mean)
+        low, high = bounds_of(metric)
         both = _means(metric, sums, n, alpha)
         per_input, pooled = both[:-1], both[-1]
     if exact is not None:

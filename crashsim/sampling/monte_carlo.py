@@ -23,9 +23,10 @@ from crashsim.arguments import as_float, callback, check_seed, instance, sample_
 from crashsim.arrays import Floats
 from crashsim.campaign.tasks import fold
 from crashsim.errors import ArgumentError, Interrupted
-from crashsim.metrics import AskedMetrics, Metric
+from crashsim.metrics import RESERVED, AskedMetrics, OfSums
 from crashsim.noticing import notice
 from crashsim.results.estimate import Estimate, Interval
+from crashsim.sampling.chips.run import ChipRun
 from crashsim.sampling.control_variates import Control
 from crashsim.sampling.exact_strata import FewFaults, few_faults
 from crashsim.sampling.from_sums import FromSums, Moments
@@ -61,6 +62,7 @@ class MonteCarlo:
             times at its result to decide when to stop.
         few: the outcomes that were summed exactly, where ``few_exact`` was asked for; then samples
             are given that two or more faults struck, with probability ``few.rest``.
+        chips: metrics over chips, where they were judged on examples of their own.
     """
 
     samples: int
@@ -72,6 +74,7 @@ class MonteCarlo:
     kept: NDArray[np.float32]
     confidence: float
     few: FewFaults | None = None
+    chips: ChipRun | None = None
 
     def tail(self, row: int, output: int, epsilon: Floats) -> Interval:
         """P(|Delta| >= epsilon) of one input and output for several epsilon (E,), pointwise."""
@@ -107,7 +110,7 @@ def monte_carlo(
     control: LinearSurrogate | FactoredSurrogate | None = None,
     few_exact: bool = False,
     targets: Any = None,
-    metrics: Iterable[Metric] | None = None,
+    metrics: Iterable[Any] | None = None,
     executor: Executor | None = None,
 ) -> MonteCarlo:
     """Samples Delta under random faults.
@@ -147,7 +150,13 @@ def monte_carlo(
     # Fractions and numpy's numbers are taken for what they are.
     confidence, rel_width = float(confidence), None if rel_width is None else float(rel_width)
     epsilon = None if epsilon is None else float(epsilon)
-    asked = AskedMetrics.of(metrics, targets, space.clean())
+    asked = AskedMetrics.of(metrics, targets, space.clean(), space.output_shape)
+    for metric in asked.metrics:
+        if isinstance(metric, OfSums) or metric.name in RESERVED:
+            raise ArgumentError(
+                f"metrics: {metric.name!r} is judged over all examples of a chip; ask "
+                "crashsim.score for it"
+            )
     if control is not None and space.counts:
         raise ArgumentError(
             "control: its mean and variance are those of faults that strike independently; leave "

@@ -9,6 +9,7 @@ accurate.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -68,6 +69,17 @@ class Sums:
         added = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
         pairs = zip(self.metrics, other.metrics, strict=True)
         return Sums(**{**added, "metrics": tuple(a + b for a, b in pairs)})
+
+
+def _by_output(values: Floats) -> Floats:
+    """Values (S, B, K), those of one output beside each other where samples are many.
+
+    Numbers that are added up are added fastest where they lie beside each other.
+    """
+    samples, *rest = values.shape
+    if samples <= math.prod(rest):
+        return values
+    return np.ascontiguousarray(values.transpose(1, 2, 0)).transpose(2, 0, 1)
 
 
 def _squarable(delta: Floats) -> Floats:
@@ -160,7 +172,7 @@ class Tally:
 
     def count(self, points: Points, outputs: Floats, room: int) -> Sums:
         """The sums of samples with outputs (n, B, K), of which the first ``room`` are kept."""
-        delta = outputs - self.clean
+        delta = _by_output(outputs) - self.clean
         linear = None if self.control is None else self.control.at(points)
         with np.errstate(over="ignore"):  # of what single precision does not hold
             kept = () if room <= 0 else (delta[:room].astype(np.float32),)
@@ -201,37 +213,60 @@ class Tally:
         weights: Floats | None = None,
     ) -> Sums:
         d, lost = delta - self.centre, np.zeros(delta.shape[:2], np.bool_)
-        has_square = np.abs(delta) <= STRONGEST
-        if not has_square.all():
+        beyond = 0.0
+        if not (delta.max() <= STRONGEST and delta.min() >= -STRONGEST):
+            has_square = np.abs(delta) <= STRONGEST
+            beyond = float((~has_square).any((1, 2)).sum())
             d, lost = np.where(has_square, d, 0.0), NOT_FINITE.happens(outputs, self.clean, None)
         quantities = quantities_of(d, linear)
         d = quantities[0]
-        pooled = pooled_over_inputs(quantities, self.control)
-        moved = (np.abs(delta) >= self.reach) | lost[:, :, None]
         changed = CLASS_CHANGE.happens(outputs, self.clean, None)
-        shares = np.concatenate(
-            [
-                moved.mean(1),
-                *(event.mean(1)[:, None] for event in (moved.any(2), changed, lost)),
-            ],
-            axis=1,
-        )
         counts = np.ones(len(delta)) if weights is None else weights
+        moved, tails = None, np.zeros(delta.shape[1:])
+        if beyond or not np.isinf(self.reach):
+            moved = (np.abs(delta) >= self.reach) | lost[:, :, None]
+            tails = np.einsum("s,sbk->bk", counts, moved)
         products = np.zeros(0)
         if delta.shape[2] <= MOST_OUTPUTS:
             weighted = d if weights is None else d * weights[:, None, None]
-            products = np.einsum("sbk,sbl->bkl", weighted, d, optimize=True)
+            products = np.matmul(weighted.transpose(1, 2, 0), d.transpose(1, 0, 2))
+        per_input = JointSums.of(quantities, weights)
+        if len(self.clean) == 1 and linear is None:  # all but their sum is known already
+            total = [q.sum(2) for q in quantities]
+            pooled = per_input.over_one_input(JointSums.of(total, weights))
+        else:
+            pooled = JointSums.of(pooled_over_inputs(quantities, self.control), weights)
         return Sums(
-            per_input=JointSums.of(quantities, weights),
-            pooled=JointSums.of(pooled, weights),
-            failed=JointSums.of([shares], weights),
-            tails=np.einsum("s,sbk->bk", counts, moved),
+            per_input=per_input,
+            pooled=pooled,
+            failed=self._failed(moved, changed, lost, weights),
+            tails=tails,
             changes=counts @ changed,
             lost=counts @ lost,
-            beyond=float((~has_square).any((1, 2)).sum()),
+            beyond=beyond,
             products=products,
             metrics=self._metrics(outputs, weights),
         )
+
+    def _failed(
+        self,
+        moved: NDArray[np.bool_] | None,
+        changed: NDArray[np.bool_],
+        lost: NDArray[np.bool_],
+        weights: Floats | None,
+    ) -> JointSums:
+        """Sums of the shares of inputs that fail.
+
+        Args:
+            moved: (S, B, K) where |Delta| >= epsilon; None: nowhere.
+            changed, lost: (S, B) where the class changes, or an output is not finite.
+            weights: (S,) of the samples.
+        """
+        events = [event.mean(1)[:, None] for event in (changed, lost)]
+        if moved is not None:
+            events = [moved.mean(1), moved.any(2).mean(1)[:, None], *events]
+        found = JointSums.of([np.concatenate(events, axis=1)], weights)
+        return found if moved is not None else found.after_zeros(self.clean.shape[1] + 1)
 
     def _metrics(self, outputs: Floats, weights: Floats | None) -> tuple[MetricSums, ...]:
         centres: Any = zip(self.asked.metrics, self.metric_centres, strict=True)

@@ -65,7 +65,7 @@ class Method:
         uses: shared results that it takes if another method of the same score needs them.
         cost: floating-point operations, counted from a ``crashsim.scoring.size.Size``; None: not
             counted.
-        most: operations that it may cost without being named.
+        most: operations that it may cost without being named, where no budget says otherwise.
         dear: why it is not computed where it costs more.
         refuses: why it is not computed without being named, or None; of a ``Size``.
         moments_only: it asks nothing of a fault's law but its moments, so it serves laws that
@@ -126,7 +126,7 @@ class Method:
         if self.refuses is not None and (reason := self.refuses(size)) is not None:
             instance("refuses", reason, str, "a function that returns the reason or None")
             return reason
-        if self.cost is not None and self.cost(size) > self.most:
+        if self.cost is not None and self.cost(size) > size.scale * self.most:
             return f"{self.dear}; ask for it as +{self.name}"
         return None
 

@@ -7,6 +7,7 @@ in ``analytic/`` or ``sampling/``, and an entry here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 
 from crashsim_theory import TheoryError
@@ -14,14 +15,20 @@ from crashsim_theory import TheoryError
 from crashsim.analytic import first_order, proofs, second_order, surrogate_law
 from crashsim.analytic.first_order import Analysis, TailMethod
 from crashsim.analytic.gains import are_dense
+from crashsim.analytic.sampled_singles import SAMPLE, SingleMethod, sampled_singles
 from crashsim.errors import Interrupted, NotApplicableError
 from crashsim.faults import lacking_for_tails
 from crashsim.results.estimate import Estimate
 from crashsim.sampling.certified import certified_sampling
+from crashsim.sampling.chips.run import ChipRun, chip_metrics
 from crashsim.sampling.enumeration import enumerate_space, outcomes_of
-from crashsim.sampling.importance import SAMPLES as IMPORTANCE_SAMPLES
 from crashsim.sampling.importance import importance_sampling
 from crashsim.sampling.monte_carlo import MonteCarlo, monte_carlo
+from crashsim.scoring.costs import (
+    operations_of_rare_events,
+    operations_of_tails,
+    passes_of_rare_events,
+)
 from crashsim.scoring.method import Found, Method
 from crashsim.scoring.shared import NO_EPSILON, Given
 from crashsim.scoring.size import (
@@ -30,14 +37,19 @@ from crashsim.scoring.size import (
     GRADIENT_VALUES,
     Size,
     is_enumerated,
+    singles_sampled,
     too_many_differences,
     too_many_gradients,
+    too_many_singles,
 )
-from crashsim.scoring.variance_reduction import chosen_samples, is_controlled, is_stratified
+from crashsim.scoring.variance_reduction import (
+    chosen_chips,
+    chosen_samples,
+    is_controlled,
+    is_stratified,
+)
 from crashsim.space import FaultSpace
 
-_IMPORTANCE_BUDGET = BUDGET / 10  # operations of importance sampling, for each question
-_FEWEST_PASSES = 32  # of an input
 _NOTHING = "nothing is random or nothing reaches the output, so there is nothing to say"
 
 
@@ -67,6 +79,32 @@ def _taylor(given: Given) -> Found:
     return _of_analysis(found)
 
 
+def _single(given: Given) -> Found:
+    if count := singles_sampled(given.size):
+        return _sampled(given, "single", count)
+    return _expansion(first_order.single, given)
+
+
+def _mean_point_single(given: Given) -> Found:
+    if given.all_singles is not None:
+        return _of_analysis(given.all_singles)
+    return _sampled(given, "mean-point-single", singles_sampled(given.size) or SAMPLE)
+
+
+def _sampled(given: Given, method: SingleMethod, count: int) -> Found:
+    asked = given.asked
+    return Found(
+        sampled_singles(
+            given.space,
+            method,
+            count=count,
+            seed=asked.seed,
+            confidence=asked.confidence,
+            memory=asked.memory,
+        )
+    )
+
+
 def _expansion(work: Callable[[FaultSpace, Analysis], None], given: Given) -> Found:
     """First or second order at the clean network."""
     found = Analysis()
@@ -80,10 +118,6 @@ def _of_analysis(found: Analysis) -> Found:
 
 def _mean_point_taylor(given: Given) -> Found:
     return _of_analysis(given.gradients)
-
-
-def _mean_point_single(given: Given) -> Found:
-    return _of_analysis(given.differences)
 
 
 def _mean_point_curvature(given: Given) -> Found:
@@ -210,7 +244,8 @@ def _monte_carlo(given: Given) -> Found:
         return Found(run.estimates, result=run)
 
     try:
-        return found(
+        return judged(
+            given,
             monte_carlo(
                 given.space,
                 epsilon=asked.epsilon,
@@ -223,10 +258,45 @@ def _monte_carlo(given: Given) -> Found:
                 few_exact=is_stratified(given.size, samples),
                 targets=asked.metrics.targets,
                 metrics=asked.metrics.metrics,
+            ),
+        )
+    except Interrupted as stop:
+        raise Interrupted(str(stop), found(stop.partial)) from stop
+
+
+def judged(given: Given, run: MonteCarlo) -> Found:
+    """Adds what is asked of whole chips to how far outputs move, in the place of averages of it.
+
+    Raises:
+        Interrupted: with the chips that were finished, if there are any.
+    """
+    judging = given.asked.judging
+    if judging is None:
+        return Found(run.estimates, result=run)
+    names = {metric.name for metric in judging.asked.metrics}
+
+    def found(chips: ChipRun) -> Found:
+        kept = [e for e in run.estimates if e.quantity not in names or e.input != "all"]
+        return Found(kept + chips.estimates(), result=replace(run, chips=chips))
+
+    try:
+        return found(
+            chip_metrics(
+                given.space,
+                judging.examples,
+                metrics=judging.asked,
+                samples=chosen_chips(given.size, judging),
+                rel_width=judging.widths,
+                seed=given.asked.seed,
+                confidence=given.asked.confidence,
+                progress=given.progress,
             )
         )
     except Interrupted as stop:
         raise Interrupted(str(stop), found(stop.partial)) from stop
+    except KeyboardInterrupt as stop:
+        message = "interrupted before a chip was finished"
+        raise Interrupted(message, Found(run.estimates, result=run)) from stop
 
 
 def _importance_sampling(given: Given) -> Iterable[Estimate]:
@@ -240,7 +310,7 @@ def _importance_sampling(given: Given) -> Iterable[Estimate]:
             output=given.leading_output,
             seed=asked.seed,
             confidence=asked.confidence,
-            passes=_affordable_passes(given.size),
+            passes=passes_of_rare_events(given.size),
         )
     except TheoryError as error:  # a law that cannot be drawn under as strong a tilt
         raise NotApplicableError(str(error)) from error
@@ -248,21 +318,6 @@ def _importance_sampling(given: Given) -> Iterable[Estimate]:
         is_asked = asked.epsilon is not None or given.space.K > 1
         raise NotApplicableError(_NOTHING if is_asked else NO_EPSILON)
     return found
-
-
-def _affordable_passes(size: Size) -> int | None:
-    """How many passes of an input importance sampling spends; None for as many as it takes.
-
-    Among many coordinates there are enough of them to look at the inputs that matter most.
-    """
-    if are_dense(size.space):
-        return None
-    return int(max(_FEWEST_PASSES * size.B, _IMPORTANCE_BUDGET / size.operations_of_one))
-
-
-def _cost_of_importance(size: Size) -> float:
-    passes = _affordable_passes(size) or IMPORTANCE_SAMPLES * size.B
-    return 2 * passes * size.operations_of_one
 
 
 def _exact_is_at_hand(size: Size) -> str | None:
@@ -328,10 +383,10 @@ METHODS: tuple[Method, ...] = (
     Method(
         "single",
         "one fault at a time (paper b4)",
-        partial(_expansion, first_order.single),
+        _single,
         "estimate",
         needs=("wide",),
-        refuses=too_many_differences,
+        refuses=too_many_singles,
         moments_only=True,
         dependent=True,
         rank=5,
@@ -376,7 +431,7 @@ METHODS: tuple[Method, ...] = (
         "one fault at a time, around the mean point",
         _mean_point_single,
         "estimate",
-        needs=("differences",),
+        needs=("all_singles",),
         moments_only=True,
         dependent=True,
         rank=0,
@@ -396,6 +451,8 @@ METHODS: tuple[Method, ...] = (
         partial(_tails, "chernoff"),
         "bound",
         needs=("surrogate", "margins"),
+        cost=operations_of_tails,
+        dear="a tilt for every tail and margin takes longer",
         rank=0,
         rare=7,
     ),
@@ -405,6 +462,8 @@ METHODS: tuple[Method, ...] = (
         partial(_tails, "saddlepoint"),
         "estimate",
         needs=("surrogate", "margins"),
+        cost=operations_of_tails,
+        dear="a tilt for every tail and margin takes longer",
         rank=4,
         rare=6,
     ),
@@ -487,7 +546,7 @@ METHODS: tuple[Method, ...] = (
         "statistical",
         needs=("surrogate", "leading_output"),
         refuses=_exact_is_at_hand,
-        cost=_cost_of_importance,
+        cost=operations_of_rare_events,
         most=BUDGET / 4,
         dear="some thousand samples for each input take longer (give fewer inputs)",
         rank=1,

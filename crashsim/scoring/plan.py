@@ -8,14 +8,30 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from crashsim.analytic.gains import MEMORY
+from crashsim.arguments import MOST_SAMPLES
 from crashsim.errors import ArgumentError
 from crashsim.faults import check_drawable
+from crashsim.sampling.monte_carlo import DEFAULT_SAMPLES
+from crashsim.scoring.costs import (
+    Cost,
+    cost_of,
+    cost_of_sample,
+    cost_of_sampling,
+    words_of_time,
+)
 from crashsim.scoring.method import Method, told_as_its_own
 from crashsim.scoring.methods import METHODS
 from crashsim.scoring.shared import NEEDS
 from crashsim.scoring.size import Size
 from crashsim.scoring.variance_reduction import chosen_samples
 from crashsim.space import FaultSpace
+
+SAMPLING = "monte-carlo"
+_THEORY = 0.5  # of a budget that goes to all but plain samples, at most
+_FEWEST = 2  # samples
+# Operations that may be spent on rare events, whatever the rest takes: ten seconds; less where the
+# number of samples that was asked for says that less is wanted.
+_MUCH, _MUCH_BESIDE_FEW = 1e11, 2e10
 
 
 @dataclass(frozen=True)
@@ -25,7 +41,8 @@ class Plan:
     Attributes:
         considered: methods that were asked for or might run unasked, in the order of the table.
         skipped: those of them that are not computed, by name, with the reason.
-        samples: of Monte Carlo, None where ``rel_width`` decides.
+        samples: of Monte Carlo, or the most of them where ``rel_width`` decides (None: as many as
+            it takes).
         size: the counts that it was decided on.
     """
 
@@ -38,6 +55,18 @@ class Plan:
     def chosen(self) -> tuple[Method, ...]:
         """The methods to compute, in the order of the table."""
         return tuple(m for m in self.considered if m.name not in self.skipped)
+
+    @property
+    def steps(self) -> dict[str, Cost]:
+        """What each method costs, and each result that several share, in the order they run."""
+        found: dict[str, Cost] = {}
+        for method in self.chosen:
+            found |= _costs_of(method, self.size, self.samples, found)
+        return found
+
+    def cost_of(self, method: Method) -> Cost:
+        """What a method costs, without what it shares with others."""
+        return _costs_of(method, self.size, self.samples, {})[method.name]
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -53,8 +82,12 @@ def plan(
     hardware: bool = False,
     proofs: bool = False,
     memory: int = MEMORY,
+    budget: float | None = None,
 ) -> Plan:
     """Chooses methods; those that are named are computed whatever they cost.
+
+    With a budget, methods are taken in the order of the table while they take half of it, and
+    Monte Carlo gets what is left. What would cost more than all the rest together is left out, too.
 
     Args:
         methods: names; or names with a ``+``, which are added to those chosen unasked. A
@@ -62,6 +95,7 @@ def plan(
         samples, rel_width: of Monte Carlo, as asked for.
         hardware, proofs: also the methods of these names.
         memory: bytes that gains may take, about.
+        budget: operations for all of it; None: as much for each method as its table says.
 
     Raises:
         ArgumentError: an unknown method is named, two have one name; or one draws faults, of which
@@ -76,7 +110,7 @@ def plan(
     named = only | added | {m.name for m in table if m.option in options}
     considered = tuple(m for m in table if not only or m.name in named or m in own)
     _check_drawable(space, [m for m in considered if m.name in named or m in own], not only)
-    size = Size(space, memory)
+    size = Size(space, memory, budget)
     skipped: dict[str, str] = {}
     for method in considered:
         if method.name in named:
@@ -85,7 +119,88 @@ def plan(
             reason = _reason_against(method, size)
         if reason is not None:
             skipped[method.name] = reason
-    return Plan(considered, skipped, chosen_samples(size, samples, rel_width), size)
+    count = chosen_samples(size, samples, rel_width)
+    left = [m for m in considered if m.name not in skipped]
+    kept = frozenset(m.name for m in left if m.name in named or m in own)
+    if budget is None:
+        much = _MUCH if samples is None else _MUCH_BESIDE_FEW
+        skipped |= _out_of_proportion(left, kept, size, count, much)
+    else:
+        skipped |= _beyond_budget(left, kept, size, budget)
+        left = [m for m in left if m.name not in skipped]
+        if samples is None:
+            count = _affordable_samples(left, size, budget)
+    return Plan(considered, skipped, count, size)
+
+
+def _costs_of(
+    method: Method, size: Size, samples: int | None, known: Mapping[str, Cost]
+) -> dict[str, Cost]:
+    """What a method adds to the costs that are known already, its needs first."""
+    found = {need: cost_of(need, size) for need in method.needs if need not in known}
+    if "surrogate" in found and "differences" not in known:  # what it is made from
+        source = "gradients" if size.space.has_derivatives else "differences"
+        found |= {} if source in known else {source: cost_of(source, size)}
+    if method.name == SAMPLING:
+        return {**found, SAMPLING: cost_of_sampling(size, samples or DEFAULT_SAMPLES)}
+    return {**found, method.name: cost_of(method.name, size, method.cost)}
+
+
+def _out_of_proportion(
+    left: list[Method], kept: frozenset[str], size: Size, samples: int | None, much: float
+) -> dict[str, str]:
+    """What refines a score and would take longer than all the rest of it, with the reason.
+
+    Args:
+        left: the methods that may run.
+        kept: those that are not to be left out.
+        size: of the space.
+        samples: of Monte Carlo.
+        much: operations up to which nothing is left out.
+    """
+    costs: dict[str, Cost] = {}
+    for method in left:
+        costs |= _costs_of(method, size, samples, costs)
+    total = sum(cost.operations for cost in costs.values())
+    found = {}
+    for method in left:
+        own = costs[method.name].operations
+        refines = method.rare is not None and method.kind == "statistical"
+        if refines and method.name not in kept and own > max(much, total - own):
+            found[method.name] = (
+                f"{method.dear}: about {words_of_time(costs[method.name].seconds)}, more than all "
+                f"the rest; ask for it as +{method.name}"
+            )
+    return found
+
+
+def _beyond_budget(
+    left: list[Method], kept: frozenset[str], size: Size, budget: float
+) -> dict[str, str]:
+    """The methods that a budget does not pay for, with the reason; those asked for come first."""
+    costs: dict[str, Cost] = {}
+    found = {}
+    for method in sorted(left, key=lambda m: m.name not in kept):
+        if method.name == SAMPLING:
+            continue
+        more = _costs_of(method, size, None, costs)
+        spent = sum(cost.operations for cost in (costs | more).values())
+        if method.name in kept or spent <= _THEORY * budget:
+            costs |= more
+            continue
+        own = words_of_time(sum(cost.seconds for cost in more.values()))
+        found[method.name] = f"it takes {own} more of the budget; ask for it as +{method.name}"
+    return found
+
+
+def _affordable_samples(left: list[Method], size: Size, budget: float) -> int:
+    """How many samples the rest of a budget pays for."""
+    costs: dict[str, Cost] = {}
+    for method in left:
+        if method.name != SAMPLING:
+            costs |= _costs_of(method, size, None, costs)
+    rest = budget - sum(cost.operations for cost in costs.values())
+    return int(min(max(_FEWEST, rest / cost_of_sample(size)), MOST_SAMPLES))
 
 
 def _read(methods: Iterable[str | Method] | None) -> tuple[set[str], tuple[Method, ...]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from crashsim.analytic.gains import MEMORY
 from crashsim.metrics import AskedMetrics
+from crashsim.scoring.judging import Judging
 
 if TYPE_CHECKING:
     from crashsim_hardware import Chip
@@ -30,7 +31,8 @@ class Request:
         confidence: of measured intervals.
         memory: bytes that gains and what is made of them may take, about.
         chip: the spiking chip, where the model is the rate curves of one.
-        metrics: of the caller's own, with the targets that they compare the outputs with.
+        metrics: asked of each input, with the targets that they compare the outputs with.
+        judging: what is asked of whole chips; None: nothing.
     """
 
     epsilon: float | None = None
@@ -42,3 +44,4 @@ class Request:
     memory: int = MEMORY
     chip: Chip | None = None
     metrics: AskedMetrics = field(default_factory=AskedMetrics)
+    judging: Judging | None = None

@@ -13,14 +13,15 @@ from crashsim.errors import Interrupted, NotApplicableError
 from crashsim.faults import lacking_for_tails
 from crashsim.results.estimate import Answer
 from crashsim.sampling.enumeration import ExactDistribution
-from crashsim.sampling.monte_carlo import MonteCarlo
+from crashsim.sampling.monte_carlo import DEFAULT_SAMPLES, MonteCarlo
 from crashsim.scoring.method import Found, Method, guarded
 from crashsim.scoring.methods import METHODS
-from crashsim.scoring.plan import Plan
+from crashsim.scoring.plan import SAMPLING, Plan
 from crashsim.scoring.request import Progress, Request
-from crashsim.scoring.shared import NO_SURROGATE, Given, Shared
+from crashsim.scoring.shared import NO_SURROGATE, Given, Shared, steps_of
 from crashsim.scoring.timing import timing
 from crashsim.space import FaultSpace
+from crashsim.working import Steps, listening
 
 if TYPE_CHECKING:
     from crashsim.chip.spiking import ChipRun
@@ -97,7 +98,8 @@ def compute(space: FaultSpace, plan: Plan, asked: Request, progress: Progress) -
         KeyboardInterrupt: nothing was finished.
     """
     results = Results(skipped=dict(plan.skipped))
-    shared = Shared(space, asked, frozenset(plan.methods), results.timings, progress)
+    names = frozenset(plan.methods)
+    shared = Shared(space, asked, names, results.timings, progress, plan.size)
     needed = {name for method in plan.chosen for name in method.needs}
     try:
         for method in plan.chosen:
@@ -128,11 +130,12 @@ def _run(
 ) -> None:
     """Runs a method, after what it needs; of one that does not apply, keeps the reason."""
     name = method.name
+    told = _steps(method, plan, progress)
     given = Given(
         shared.space,
         shared.asked,
         plan.size,
-        lambda done, total: progress(name, done, total),
+        told.count,
         name,
         method.needs,
         shared,
@@ -144,10 +147,10 @@ def _run(
             shared.take(need)
         for use in needed & set(method.uses):
             shared.offer(use)
-        progress(name, 0, 1)
-        with timing(results.timings, name):
+        told.begin()
+        with timing(results.timings, name), listening(told.work):
             found = method.compute(given) if method in METHODS else guarded(method, given)
-        progress(name, 1, 1)
+        told.end()
     except NotApplicableError as error:
         results.skipped[name] = str(error)
         return
@@ -156,6 +159,15 @@ def _run(
             results.keep(name, stop.partial)
         raise
     results.keep(name, found)
+
+
+def _steps(method: Method, plan: Plan, progress: Progress) -> Steps:
+    """A method's progress: Monte Carlo's in samples, others' in hundredths of what they cost."""
+    name, size = method.name, plan.size
+    if name == SAMPLING:
+        samples = plan.samples or DEFAULT_SAMPLES
+        return Steps(lambda done, total: progress(name, done, total), samples, size.B)
+    return steps_of(name, plan.cost_of(method), size, progress)
 
 
 def _answer(shared: Shared, results: Results, progress: Progress) -> None:

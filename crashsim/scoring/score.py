@@ -11,15 +11,12 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from crashsim.analytic.gains import MEMORY
-from crashsim.analytic.questions import check_delta
 from crashsim.analytic.rounding import least_rounding
-from crashsim.arguments import callback, check_seed, instance, whole
+from crashsim.arguments import callback, instance, whole
 from crashsim.arguments import path as file_path
 from crashsim.coordinates.placement import Faults
-from crashsim.errors import ArgumentError, FileError, Interrupted
-from crashsim.faults import NeuronCrash
+from crashsim.errors import FileError, Interrupted
 from crashsim.files.limits import read_text
-from crashsim.metrics import AskedMetrics, Metric
 from crashsim.model.inputs import BatchAxis, ModelInputs
 from crashsim.model.sites.time_axis import StepsAxis
 from crashsim.model.twins.resetting import Reset
@@ -29,12 +26,14 @@ from crashsim.results.contradictions import contradictions
 from crashsim.results.record import Record
 from crashsim.results.schema import Curves, Histogram
 from crashsim.results.verdict import verdict
-from crashsim.sampling.monte_carlo import DEFAULT_SAMPLES, check_sampling
+from crashsim.sampling.chips.facts import chips_facts
+from crashsim.sampling.monte_carlo import DEFAULT_SAMPLES
 from crashsim.scoring.cautions import doubts_of
 from crashsim.scoring.curves import curves_of, histogram_of
 from crashsim.scoring.method import Method
 from crashsim.scoring.methods import METHODS
-from crashsim.scoring.plan import Plan, plan
+from crashsim.scoring.plan import Plan
+from crashsim.scoring.preparing import Options, prepared
 from crashsim.scoring.provenance import (
     describe_fault,
     describe_model,
@@ -134,7 +133,7 @@ def score(
     epsilon: float | None = None,
     methods: Iterable[str | Method] | None = None,
     samples: int | None = None,
-    rel_width: float | None = None,
+    rel_width: float | Mapping[str, float] | None = None,
     seed: int = 0,
     *,
     readout: str | int | None = None,
@@ -146,18 +145,24 @@ def score(
     names: Mapping[str, str] | None = None,
     chip: Chip | None = None,
     targets: Any = None,
-    metrics: Iterable[Metric] | None = None,
+    metrics: Iterable[Any] | None = None,
+    accept: Mapping[str, float] | None = None,
+    moved: int | None = None,
     reset: Reset | None = None,
     batch_axis: BatchAxis = 0,
     steps_axis: StepsAxis | None = None,
     memory: int = MEMORY,
+    budget: float | str | None = None,
 ) -> Score:
     """How far the outputs move under random faults, by theory and by Monte Carlo.
 
     Args:
         model: any module, in evaluation mode.
         inputs: (B, ...) tensor or array; or a tuple of positional or a mapping of keyword
-            arguments, in which every tensor has the batch first.
+            arguments, in which every tensor has the batch first. Or inputs and targets: a pair
+            (x, y) for a model that takes one argument; a mapping with ``labels`` or ``targets``
+            that the model does not take; a ``Dataset`` or ``DataLoader`` of torch, which is read
+            from its start, a few examples at a time, as often as it takes.
         faults: a fault, struck at ``sites``, or a mapping from sites to faults; by default
             ``NeuronCrash(p=0.01)``.
         sites: name or glob of the sites; see ``crashsim.model.sites.site.select_sites``.
@@ -165,8 +170,10 @@ def score(
         methods: names of methods; by default all that apply and are affordable. Names with a ``+``
             (``["+pairs"]``) are added to those, as are methods of your own
             (``[crashsim.Method(...)]``), unless others are named.
-        samples: number of Monte Carlo samples (by default 10,000, fewer for large models).
-        rel_width: stop Monte Carlo at this relative half-width of the pooled variances.
+        samples: number of Monte Carlo samples (by default 10,000, fewer for large models); what
+            they cost, ``crashsim.plan`` says beforehand.
+        rel_width: stop Monte Carlo at this relative half-width of the pooled variances; or by
+            quantity, ``variance`` or a metric: ``{"accuracy": 0.02}``.
         seed: of Monte Carlo; the same seed gives the same numbers.
         readout: which tensor of a structured output is analysed: a name, with dots for what is
             nested, or a number. By default its only floating-point tensor with the batch first,
@@ -182,9 +189,16 @@ def score(
         names: what to call the ``model`` and the ``inputs`` in reports.
         chip: the spiking chip, where the model is the rate curves of one (a NIR graph).
         targets: (B, ...) what metrics compare the outputs with, a row for each input.
-        metrics: also estimate these events and means of your own (``crashsim.Event``,
-            ``crashsim.Mean``), by ``exact`` and ``monte-carlo``: the estimates have the metric's
-            name as ``quantity``.
+        metrics: estimate these: names (``"accuracy"``, ``"top-5"``; ``crashsim.metrics.NAMES``),
+            events and means of your own (``crashsim.Event``, ``crashsim.Mean``), or functions of
+            (outputs, targets) that return a number for each example. With targets, by default
+            what is usual for them. Monte Carlo judges each chip (sample) on all examples; the
+            estimates have the metric's name as ``quantity``, and ``chips`` of the result holds
+            percentiles over chips and more.
+        accept: by metric, the worst value with which a chip is accepted (``{"accuracy": 0.9}``):
+            also estimate the share of such chips. By default an accuracy a point below the clean.
+        moved: on how many examples, the first, is looked at how far outputs move. By default on all
+            of up to 1,000 labelled ones, and 400 of more.
         reset: a function of the model that resets the state which it keeps between calls (of a
             twin); layers of snntorch, spikingjelly and sinabs need none.
         batch_axis: the axis of the inputs that is the batch: 1 for (T, B, ...); or of each by name.
@@ -192,6 +206,9 @@ def score(
             shows it: 1 for (B, T, ...); or a mapping from sites to axes. See ``FaultSpace``.
         memory: bytes that theory's gains and what is made of them may take, about (2 GiB): those of
             many coordinates are kept where they fit, and else made anew whenever they are read.
+        budget: of all of it: a time such as ``"2m"``, of a core that does 1e10 operations a second,
+            or a number of operations. Methods and samples are chosen to fit, the same on every
+            machine; those that are named are computed all the same.
 
     Raises:
         CrashsimError: an argument makes no sense, or the model cannot be analysed.
@@ -205,53 +222,34 @@ def score(
         >>> result.find("exact", "variance").kind
         'exact'
     """
-    check_sampling(samples, rel_width, epsilon, confidence)
-    check_delta(delta)
+    options = Options(
+        sites=sites,
+        epsilon=epsilon,
+        methods=methods,
+        samples=samples,
+        rel_width=rel_width,
+        seed=seed,
+        readout=readout,
+        delta=delta,
+        hardware=hardware,
+        proofs=proofs,
+        confidence=confidence,
+        chip=chip,
+        targets=targets,
+        metrics=metrics,
+        accept=accept,
+        moved=moved,
+        reset=reset,
+        batch_axis=batch_axis,
+        steps_axis=steps_axis,
+        memory=memory,
+        budget=budget,
+    )
     callback("progress", progress)
-    for name, flag in (("hardware", hardware), ("proofs", proofs)):
-        instance(name, flag, bool, "True or False")
     if names is not None:
         instance("names", names, Mapping, "a mapping such as {'model': 'mine'}")
-    if chip is not None:
-        from crashsim_hardware import Chip
-
-        instance("chip", chip, Chip, "the chip that read_chip returned")
-    if delta is not None and epsilon is None:
-        raise ArgumentError(f"delta={delta!r}: give epsilon too; together they are the target")
-    seed, memory = check_seed(seed), whole("memory", memory, 2**20, 2**50)
-    # Fractions and numpy's numbers are taken for what they are.
-    confidence, samples = float(confidence), None if samples is None else int(samples)
-    epsilon, delta, rel_width = (
-        None if value is None else float(value) for value in (epsilon, delta, rel_width)
-    )
     with collecting() as noticed:
-        struck = NeuronCrash(p=0.01) if faults is None else faults
-        timings: dict[str, float] = {}
-        with timing(timings, "model and sites"):
-            space = FaultSpace(
-                model,
-                inputs,
-                struck,
-                sites,
-                readout=readout,
-                reset=reset,
-                batch_axis=batch_axis,
-                steps_axis=steps_axis,
-            )
-            own = AskedMetrics.of(metrics, targets, space.clean())
-        with timing(timings, "plan"):
-            planned = plan(space, methods, samples, rel_width, hardware, proofs, memory)
-        asked = Request(
-            epsilon=epsilon,
-            delta=delta,
-            samples=samples,
-            rel_width=rel_width,
-            seed=seed,
-            confidence=confidence,
-            memory=memory,
-            chip=chip,
-            metrics=own,
-        )
+        space, planned, asked, timings = prepared(model, inputs, faults, options)
         results = compute(space, planned, asked, progress or (lambda *_: None))
         results.timings = timings = {**timings, **results.timings}
         curves = histogram = None
@@ -334,6 +332,9 @@ def _collect(
         contradictions=refuted,
         partial=results.interrupted is not None,
         methods=[method.facts() for method in methods],
+        chips=None
+        if sampled is None or sampled.chips is None or asked.judging is None
+        else chips_facts(sampled.chips, asked.judging.accept),
     )
 
 

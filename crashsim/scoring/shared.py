@@ -17,15 +17,19 @@ from crashsim.analytic.layer_bounds import layer_bounds
 from crashsim.coordinates.placement import strikes_singly
 from crashsim.errors import ArgumentError, NotApplicableError
 from crashsim.results.estimate import Estimate, Quantity
+from crashsim.scoring.costs import Cost, cost_of
 from crashsim.scoring.request import Progress, Request
 from crashsim.scoring.size import (
     Size,
     no_surrogate,
+    singles_sampled,
     too_many_differences,
     too_many_gradients,
+    too_many_singles,
 )
 from crashsim.scoring.timing import timing
 from crashsim.space import FaultSpace
+from crashsim.working import Steps, listening
 
 _CERTIFIED = 4  # inputs that get a certificate: each bound takes about a second
 NO_EPSILON = "give epsilon: it bounds P(|Delta| >= epsilon)"
@@ -41,6 +45,7 @@ class Shared:
         methods: names of those that will run.
         timings: to which the seconds of each result are added.
         progress: is told of each result that takes a while.
+        size: what these cost.
     """
 
     def __init__(
@@ -50,7 +55,9 @@ class Shared:
         methods: frozenset[str],
         timings: dict[str, float],
         progress: Progress,
+        size: Size,
     ) -> None:
+        self._size = size
         self.space, self.asked, self.methods = space, asked, methods
         self._timings, self._progress = timings, progress
         self._made: dict[str, Any] = {}
@@ -74,10 +81,11 @@ class Shared:
         return self._made[name]
 
     def _timed(self, need: Need) -> Any:
-        self._progress(need.label, 0, 1)
-        with timing(self._timings, need.label):
+        told = steps_of(need.label, cost_of(need.name, self._size), self._size, self._progress)
+        told.begin()
+        with timing(self._timings, need.label), listening(told.work):
             made = need.make(self)
-        self._progress(need.label, 1, 1)
+        told.end()
         return made
 
     def offer(self, name: str) -> None:
@@ -88,6 +96,11 @@ class Shared:
     def made(self, name: str) -> Any:
         """The result of this name if it was made, else None."""
         return self._made.get(name)
+
+    @property
+    def singles_are_sampled(self) -> bool:
+        """Whether single faults are those of a sample of the coordinates, of too many."""
+        return singles_sampled(Size(self.space, self.asked.memory)) is not None
 
     @property
     def linearised(self) -> Analysis:
@@ -101,6 +114,13 @@ class Shared:
         ):
             return cast(Analysis, differences)
         return gradients or Analysis()
+
+
+def steps_of(label: str, cost: Cost, size: Size, progress: Progress) -> Steps:
+    """A stage's progress, in hundredths of what it costs."""
+    rows = cost.operations / size.operations_of_one
+    total = int(min(100, max(1, rows)))
+    return Steps(lambda done, all_: progress(label, done, all_), total, rows / total)
 
 
 @dataclass(frozen=True)
@@ -143,6 +163,11 @@ class Given:
     def differences(self) -> Analysis:
         """First order at the mean point, from single-coordinate differences."""
         return cast(Analysis, self._take("differences"))
+
+    @property
+    def all_singles(self) -> Analysis | None:
+        """The differences; None where all coordinates are too many to take one at a time."""
+        return cast(Analysis | None, self._take("all_singles"))
 
     @property
     def linear(self) -> Analysis:
@@ -212,13 +237,21 @@ def _differences(shared: Shared) -> Analysis:
     return found
 
 
+def _all_singles(shared: Shared) -> Analysis | None:
+    return None if shared.singles_are_sampled else cast(Analysis, shared.take("differences"))
+
+
 def _surrogate(shared: Shared) -> Analysis:
     """From the differences where these are computed anyway, else from the gradients.
 
     Where there are no gradients, the differences are computed for the surrogate alone.
     """
     order = ["gradients", "differences"]
-    if "mean-point-single" in shared.methods and _are_two_valued(shared.space):
+    if (
+        "mean-point-single" in shared.methods
+        and _are_two_valued(shared.space)
+        and not shared.singles_are_sampled
+    ):
         order.reverse()
     reason = ""
     for name in order:
@@ -293,6 +326,7 @@ NEEDS: Mapping[str, Need] = {
         Need("layer_bounds", "layer bounds", _layer_bounds, _not_crashes),
         Need("gradients", "gradients", _gradients, too_many_gradients),
         Need("differences", "differences", _differences, too_many_differences),
+        Need("all_singles", "", _all_singles, too_many_singles),
         Need("surrogate", "", _surrogate, no_surrogate),
         Need("margins", "", _margins, no_surrogate),
         Need("leading_output", "", _leading_output),

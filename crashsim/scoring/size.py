@@ -11,6 +11,7 @@ from functools import cached_property
 
 import torch
 
+from crashsim.analytic import sampled_singles
 from crashsim.analytic.gains import MEMORY, MOST_DENSE, are_dense, are_served, kept_bytes
 from crashsim.coordinates.placement import DEPENDENT
 from crashsim.injection.flops import Operations
@@ -19,6 +20,7 @@ from crashsim.space import FaultSpace
 
 BUDGET = 5e11  # operations per method: about a minute of one core
 EXTRA = 3e9  # operations of what refines first-order theory: a second or so
+_ALONE, _SHARED = 3e6, 1e5  # operations that a sample's calls cost, by itself and with others
 ENUMERATED = 16  # coordinates up to which the exact sum is computed unasked
 GRADIENT_VALUES = 2**27  # B x K x N gains kept: 1 GiB
 
@@ -30,6 +32,7 @@ class Size:
     Attributes:
         space: the model, its inputs and faults.
         memory: bytes that gains may take, about.
+        budget: operations that all of a score may take; None: each method as its table says.
         operations: floating-point operations of one sample's forward pass on all inputs, about.
         operations_of_one: the same on a single input.
         N, B, K: the numbers of coordinates, inputs and outputs.
@@ -38,6 +41,12 @@ class Size:
 
     space: FaultSpace
     memory: int = MEMORY
+    budget: float | None = None
+
+    @property
+    def scale(self) -> float:
+        """How much more than usual a method may cost."""
+        return 1.0 if self.budget is None else self.budget / (2 * BUDGET)
 
     @property
     def N(self) -> int:
@@ -59,18 +68,24 @@ class Size:
     def operations_of_one(self) -> float:
         return _operations(self.space, 1)
 
+    @cached_property
+    def operations_of_change(self) -> float:
+        """Of all inputs with a single coordinate changed, which share what a call costs."""
+        return _operations(self.space, self.space.B, _SHARED)
+
     @property
     def gains(self) -> int:
         return self.N * self.B * self.K
 
 
-def _operations(space: FaultSpace, inputs: int) -> float:
+def _operations(space: FaultSpace, inputs: int, overhead: float | None = None) -> float:
     with torch.no_grad(), Operations() as counter:
         space.faulty_model.model.outputs(space.examples.part(0, 1).clone())
     elementwise = 10 * sum(s.size for s in space.available_sites if s.kind != "parameter")
     # What a call costs at all; samples with faulty parameters cannot always share one.
     alone = space.runs_alone or any(p.site.kind == "parameter" for p in space.placements)
-    overhead = 3e6 if alone else 1e5
+    if overhead is None or space.runs_alone:
+        overhead = _ALONE if alone else _SHARED
     return inputs * float(counter.total + elementwise) + overhead
 
 
@@ -89,11 +104,33 @@ def too_many_gradients(size: Size) -> str | None:
 
 def too_many_differences(size: Size) -> str | None:
     """Why every coordinate is not changed alone unasked, or None."""
-    if 2 * size.N * size.operations > BUDGET:
+    if 2 * size.N * size.operations > size.scale * BUDGET:
         return f"2 x {size.N} coordinates: as many forward passes cost too much"
     if 4 * size.gains > GRADIENT_VALUES:
         return f"{size.N} coordinates: their single-fault differences do not fit in memory"
     return None
+
+
+def too_many_singles(size: Size) -> str | None:
+    """Why not even a sample of the coordinates is changed alone unasked, or None."""
+    reason = too_many_differences(size)
+    if reason is None:
+        return None
+    space = size.space
+    if space.counts or not all(p.fault.is_binary for p in space.placements):
+        return reason
+    if 2 * sampled_singles.FEWEST * size.operations > BUDGET:
+        return f"{reason}; {sampled_singles.FEWEST} of them, too"
+    # The gradient says what single faults do, about: a sample is of what it misses.
+    return no_surrogate(size) if space.has_derivatives else None
+
+
+def singles_sampled(size: Size) -> int | None:
+    """Of how many coordinates single faults are looked at; None for all."""
+    if too_many_differences(size) is None:
+        return None
+    affordable = int(BUDGET / 8 / size.operations)
+    return min(max(affordable, sampled_singles.FEWEST), sampled_singles.SAMPLE)
 
 
 def no_surrogate(size: Size) -> str | None:
@@ -116,7 +153,7 @@ def _too_many_gains(size: Size) -> str | None:
             f"{size.K} outputs: the slopes of one input take {held:.2g} bytes, of {size.memory} "
             "that they may (memory=)"
         )
-    if size.K * size.operations > 10 * BUDGET / 3:
+    if size.K * size.operations > size.scale * 10 * BUDGET / 3:
         cost = 3 * size.K * size.operations
         return f"{size.K} outputs: as many backward passes take {cost:.1g} operations"
     return None

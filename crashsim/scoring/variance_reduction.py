@@ -6,14 +6,18 @@ Decided on counts alone, so the samples are the same on every machine.
 from __future__ import annotations
 
 from crashsim.analytic.gains import KEPT, are_dense, kept_bytes
+from crashsim.sampling.chips.run import DEFAULT_CHIPS
 from crashsim.sampling.exact_strata import probability_of_two, usual_state
 from crashsim.sampling.monte_carlo import DEFAULT_SAMPLES
+from crashsim.scoring.judging import Judging
 from crashsim.scoring.size import BUDGET, GRADIENT_VALUES, Size
 from crashsim.space import FaultSpace
 
-MIN_SAMPLES = 200
+MIN_SAMPLES = 200  # unless they cost more than twice what a method may,
+_FEWEST = 10  # and then this number
 _FEW = 0.5  # probability of two or more faults below which they alone are sampled
 _CONTROL_VALUES = 2**26  # B x K x N gains of a control variate
+_CHIPS = 0.2  # of a method's budget, for chips that meet all examples
 _FORWARDS = 4  # passes that a derivative along a sample's faults takes, about
 _CONTROL_COST = 4  # times a forward pass that it may cost
 
@@ -21,8 +25,18 @@ _CONTROL_COST = 4  # times a forward pass that it may cost
 def chosen_samples(size: Size, samples: int | None, rel_width: float | None) -> int | None:
     """The number of samples; None where ``rel_width`` decides."""
     if samples is None and rel_width is None:
-        return int(min(DEFAULT_SAMPLES, max(MIN_SAMPLES, BUDGET / size.operations)))
+        fewest = min(MIN_SAMPLES, max(_FEWEST, 2 * BUDGET / size.operations))
+        return int(min(DEFAULT_SAMPLES, max(fewest, BUDGET / size.operations)))
     return samples
+
+
+def chosen_chips(size: Size, judging: Judging) -> int | None:
+    """The number of chips to judge; None where a width decides."""
+    if judging.chips is None and not judging.widths:
+        chip = judging.examples.count * size.operations_of_one
+        fewest = MIN_SAMPLES if size.budget is None else _FEWEST
+        return int(min(DEFAULT_CHIPS, max(fewest, _CHIPS * size.scale * BUDGET / chip)))
+    return judging.chips
 
 
 def is_stratified(size: Size, samples: int | None) -> bool:

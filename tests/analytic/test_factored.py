@@ -18,6 +18,7 @@ from crashsim.analytic.first_order import (
 )
 from crashsim.analytic.gains import MEMORY, Gains
 from crashsim.analytic.shares import SharesByValue
+from crashsim.analytic.surrogate_law import law_estimates
 from crashsim.coordinates.drawing import sample_points
 from crashsim.coordinates.points import Points
 
@@ -147,3 +148,19 @@ def test_the_users_model_stays_as_it_was():
     gains.along(sample_points(space.placements, 0, 3))
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
     assert all(p.grad is None and p.requires_grad for p in net.parameters())
+
+
+@pytest.mark.parametrize("faults", FAULTS)
+def test_the_exact_law_is_that_of_gains_written_out(faults):
+    space = _space(faults)
+    dense, (_, surrogate) = _dense(space).surrogate, _factored(space)
+    epsilon = 2 * float(np.sqrt(surrogate.variance.max()))
+
+    def laws(one):
+        margins = margins_of(space, one)
+        return law_estimates("surrogate-law", space, one, margins, epsilon, 0, "")
+
+    pairs = list(zip(laws(dense), laws(surrogate), strict=True))
+    assert sum(wanted.value > 1e-6 for wanted, _ in pairs) > 5
+    for wanted, found in pairs:
+        assert found.value == pytest.approx(wanted.value, rel=0.03, abs=1e-9)

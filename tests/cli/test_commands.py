@@ -32,7 +32,7 @@ def test_score(run, examples, tmp_path):
     assert max(map(len, out.splitlines())) <= 80
     assert "Traceback" not in out + err
     plain = json.loads((tmp_path / "deep/s.json").read_text())
-    assert plain["schema"] == 2
+    assert plain["schema"] == 3
     assert plain["model"]["name"] == "4-5-2:tanh"
     assert (tmp_path / "r.html").read_text().lower().startswith("<!doctype html")
     code, _, err = run("report", "deep/s.json", "-o", "again.html")
@@ -41,6 +41,33 @@ def test_score(run, examples, tmp_path):
         Score.load(tmp_path / "deep/s.json").verdict.split(" (")[0]
         in (tmp_path / "again.html").read_text()
     )
+
+
+def test_a_plan_is_printed_and_nothing_runs(run, examples, tmp_path, monkeypatch):
+    monkeypatch.setattr("crashsim.scoring.score.compute", lambda *_: pytest.fail("it ran"))
+    options = ("--inputs", examples, "--p", 0.1, "--plan", "--budget", "30s", "--json", "plan.json")
+    code, out, err = run("score", "4-5-2:tanh", *options)
+    assert code == 0, err
+    assert "monte-carlo" in out
+    assert "1e10 operations a second" in out
+    plain = json.loads((tmp_path / "plan.json").read_text())
+    assert plain["samples"] > 10_000
+    assert plain["operations"] <= 3e11
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--plan", "--report", "r.html"), "report"),
+        (("--plan", "--train", "digits"), "train"),
+        (("--budget", "2 weeks"), "'2m'"),
+        (("--budget", "0s"), "'2m'"),
+    ],
+)
+def test_a_plan_or_budget_that_makes_no_sense(run, examples, options, told):
+    code, _, err = run("score", "4-5-2:tanh", "--inputs", examples, *options)
+    assert code == 2
+    assert told in err
 
 
 def test_inits_report_the_spread(run, examples, tmp_path):

@@ -255,8 +255,9 @@ def test_a_need_that_cannot_be_afforded_is_told(seeded, randn):
     mine = Method("mine", "", lambda given: [], "estimate", needs=("differences",))
     space = FaultSpace(seeded(Steps), randn(40, 3), NeuronCrash(0.1), "wide")
     found = plan(space, [mine], None, None)
-    assert found.skipped["mine"] == found.skipped["mean-point-single"]
     assert "60000 coordinates" in found.skipped["mine"]
+    assert found.skipped["chernoff"].endswith(found.skipped["mine"])
+    assert "mean-point-single" in found.methods  # of a sample of them
 
 
 def test_moments_are_all_that_some_methods_ask_of_a_law(net, x):
@@ -371,10 +372,10 @@ def test_scores_of_the_first_schema_are_read_as_before(net, x):
     assert again.verdict == found.verdict
     assert again.to_text() == found.to_text()
     assert again.to_html() == found.to_html()
-    assert again.to_dict()["schema"] == 2
+    assert again.to_dict()["schema"] == 3
     # Of methods that nobody knows, there are the name and the kind.
     strange = json.loads(json.dumps(old).replace("saddlepoint", "forgotten"))
     assert "forgotten" in Score.from_dict(strange).to_text()
     assert "forgotten" in Score.from_dict(strange).to_html()
-    with pytest.raises(crashsim.errors.FileError, match="schema 3"):
-        Score.from_dict(old | {"schema": 3})
+    with pytest.raises(crashsim.errors.FileError, match="schema 4"):
+        Score.from_dict(old | {"schema": 4})

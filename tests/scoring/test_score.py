@@ -306,7 +306,7 @@ def test_timings_leave_no_time_out(make_net, randn, monkeypatch):
     """On a clock that only these calls advance, each by another power of two."""
     now, spent = 0.0, 0.0
     slow = [
-        (crashsim.scoring.score, "FaultSpace"), (crashsim.scoring.score, "plan"),
+        (crashsim.scoring.preparing, "FaultSpace"), (crashsim.scoring.preparing, "plan"),
         (crashsim.analytic.first_order, "double_precision"),
         (crashsim.scoring.methods, "monte_carlo"),
         (crashsim.analytic.first_order, "tails"), (crashsim.scoring.running, "answers"),

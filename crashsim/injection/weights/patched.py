@@ -2,83 +2,210 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from crashsim.arrays import Floats
+from crashsim.coordinates.placement import Placement
 from crashsim.coordinates.points import Points
 from crashsim.faults.words.upsets import WordTable
 from crashsim.injection.faulty_model import FaultyModel
 from crashsim.injection.site_changes import steps_of
 
+_ALIGNED = 64  # bytes, so that each parameter begins where fast kernels want it to
+
 
 class PatchedWeights:
     """Parameters at a base point, patched for one sample at a time and put back afterwards.
 
-    A sample changes few weights, so patching costs the number of changes, not of weights.
+    All of them lie in one stretch of memory: a sample takes three operations, and the time of its
+    changes, however many layers they are in.
 
     Args:
         faulty: whose parameters.
-        base: (N,) the point that samples are close to.
+        points: the samples.
+
+    Attributes:
+        tensors: all tensors of the model, to be computed with: those of the sample that was
+            applied last.
     """
 
-    def __init__(self, faulty: FaultyModel, base: Floats) -> None:
-        tensors = faulty.model.tensors
-        self._placements = [p for p in faulty.placements if p.site.kind == "parameter"]
-        self._base = base
-        at_base = faulty.perturbed_weights(faulty.coordinates(Points.at(base))[0])
-        # In rows, whatever the user's layout (channels last, say): coordinates count that way.
-        self._work = {
-            name: tensor.clone(memory_format=torch.contiguous_format)
-            for name, tensor in at_base.items()
-        }
-        self._tensors = {**tensors, **self._work}
-        self._steps = {p: steps_of(p, tensors[p.site.module]) for p in self._placements}
+    def __init__(self, faulty: FaultyModel, points: Points) -> None:
+        self._faulty, self._points = faulty, points
+        own = faulty.model.tensors
+        placed = [p for p in faulty.placements if p.site.kind == "parameter"]
+        at_base = faulty.perturbed_weights(faulty.coordinates(Points.at(points.base))[0])
+        steps = {p: steps_of(p, own[p.site.module]) for p in placed}
         # Where several faults strike one parameter, each acts on what the one before it left; and
         # of words that are struck already, further bits act on what these are then.
-        names = [p.site.module for p in self._placements]
+        names = [p.site.module for p in placed]
         again = {
             p.site.module
-            for p, steps in self._steps.items()
-            if isinstance(steps, WordTable) and base[p.start : p.stop].any()
+            for p in placed
+            if isinstance(steps[p], WordTable) and points.base[p.start : p.stop].any()
         }
-        self._stacked = sorted({name for name in names if names.count(name) > 1} | again)
-        self._faulty = faulty
-        self._undo: list[tuple[Tensor, Tensor | slice, Tensor]] = []
+        several = sorted({name for name in names if names.count(name) > 1} | again)
+        self._stretches = [
+            _Stretch.of({name: at_base[name] for name in alike})
+            for alike in _alike({name: at_base[name] for name in at_base if name not in several})
+        ]
+        self._several = {
+            name: at_base[name].clone(memory_format=torch.contiguous_format) for name in several
+        }
+        self._clean = {name: tensor.clone() for name, tensor in self._several.items()}
+        self._patches: list[list[_Patches]] = []
+        self.tensors: dict[str, Tensor] = {**own, **self._several}
+        for stretch in self._stretches:
+            ours = {p: steps[p] for p in placed if p.site.module in stretch.tensors}
+            words = {p: table for p, table in ours.items() if isinstance(table, WordTable)}
+            rest = {p: each for p, each in ours.items() if isinstance(each, Tensor)}
+            found = [_changed_words(points, words, stretch)] if words else []
+            found += [_added(points, rest, stretch)] if rest else []
+            self._patches.append(found)
+            self.tensors |= stretch.tensors
 
-    def apply(self, point: Points) -> dict[str, Tensor]:
-        """All tensors of the model at a single point."""
-        if self._stacked:
-            changed = self._faulty.perturbed_weights(self._faulty.coordinates(point)[0])
-            for name in self._stacked:
-                flat = self._work[name].view(-1)
-                self._undo.append((flat, slice(None), flat.clone()))
-                flat.copy_(changed[name].reshape(-1))
-        for p in self._placements:
-            if p.site.module in self._stacked:
-                continue
-            ours = (point.columns >= p.start) & (point.columns < p.stop)
-            columns = point.columns[ours]
-            steps = self._steps[p]
-            flat = self._work[p.site.module].view(-1)
-            if isinstance(steps, WordTable):
-                struck = columns[point.values[ours] != 0] - p.start
-                _, *found = steps.fault.hits(np.zeros_like(struck), struck, p.shape)
-                units, masks = (torch.from_numpy(part).to(flat.device) for part in found)
-                self._undo.append((flat, units, flat[units]))
-                flat[units] = steps.struck(units, masks)
-                continue
-            change = point.values[ours] - self._base[columns]
-            local = torch.from_numpy(columns - p.start).to(steps.device)
-            # Several coordinates may act on one weight (its bits): their changes add up.
-            units = local // (p.size // flat.numel())
-            self._undo.append((flat, units, flat[units]))
-            flat.index_add_(0, units, torch.from_numpy(change).to(steps) * steps[local])
-        return self._tensors
+    def apply(self, number: int) -> None:
+        """Makes the tensors those of a sample."""
+        if self._several:
+            e = self._faulty.coordinates(self._points.part(number, number + 1))[0]
+            changed = self._faulty.perturbed_weights(e)
+            for name, tensor in self._several.items():
+                tensor.copy_(changed[name])
+        for stretch, found in zip(self._stretches, self._patches, strict=True):
+            for patches in found:
+                patches.apply(stretch.flat, number)
 
     def restore(self) -> None:
         """Takes back what was applied last."""
-        for flat, units, values in reversed(self._undo):
-            flat[units] = values
-        self._undo.clear()
+        for stretch, found in zip(self._stretches, self._patches, strict=True):
+            for patches in found:
+                patches.restore(stretch.flat)
+        for name, tensor in self._several.items():
+            tensor.copy_(self._clean[name])
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """Parameters one after the other in memory, in rows, whatever the user's layout.
+
+    Attributes:
+        flat: (n,) all of them, with gaps.
+        starts: where each begins.
+        tensors: views of them.
+    """
+
+    flat: Tensor
+    starts: dict[str, int]
+    tensors: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> _Stretch:
+        like = next(iter(tensors.values()))
+        step = max(1, _ALIGNED // like.element_size())
+        starts, end = {}, 0
+        for name, tensor in tensors.items():
+            starts[name] = end
+            end += -(-tensor.numel() // step) * step
+        flat = like.new_zeros(end)
+        views = {}
+        for name, tensor in tensors.items():
+            part = flat[starts[name] : starts[name] + tensor.numel()]
+            part.copy_(tensor.reshape(-1))
+            views[name] = part.view(tensor.shape)
+        return cls(flat, starts, views)
+
+
+class _Patches:
+    """What each sample changes in a stretch of memory.
+
+    Args:
+        count: number of samples.
+        rows: (n,) the sample of each change.
+        where: (n,) its place in the stretch.
+        numbers: (n,) what is added there, or what is put there.
+        adds: whether they are added: several may then act on one place.
+    """
+
+    def __init__(
+        self, count: int, rows: NDArray[np.int64], where: Tensor, numbers: Tensor, adds: bool
+    ) -> None:
+        if (np.diff(rows) < 0).any():  # the changes of a sample together
+            small = rows.astype(np.uint16) if count < 2**16 else rows
+            order = np.argsort(small, kind="stable")
+            rows, there = rows[order], torch.from_numpy(order).to(where.device)
+            where, numbers = where.index_select(0, there), numbers.index_select(0, there)
+        self._edges = np.searchsorted(rows, np.arange(count + 1)).tolist()
+        self._where, self._numbers, self._adds = where, numbers, adds
+        self._undo: tuple[Tensor, Tensor] | None = None
+
+    def apply(self, flat: Tensor, number: int) -> None:
+        part = slice(self._edges[number], self._edges[number + 1])
+        where, numbers = self._where[part], self._numbers[part]
+        self._undo = where, flat.index_select(0, where)
+        if self._adds:
+            flat.index_add_(0, where, numbers)
+        else:
+            flat.index_copy_(0, where, numbers)
+
+    def restore(self, flat: Tensor) -> None:
+        if self._undo is not None:
+            flat.index_copy_(0, *self._undo)
+            self._undo = None
+
+
+def _added(points: Points, steps: Mapping[Placement, Tensor], stretch: _Stretch) -> _Patches:
+    """The changes of faults whose coordinates each add something of their own."""
+    rows, where, numbers, flat = [], [], [], stretch.flat
+    for p, step in steps.items():
+        row, columns, values = _changes_at(points, p)
+        # Several coordinates may act on one weight (its bits): their changes add up.
+        units = columns // (p.size // p.site.size) + stretch.starts[p.site.module]
+        off = torch.from_numpy(values - points.base[p.start + columns]).to(flat)
+        local = torch.from_numpy(columns).to(flat.device)
+        rows.append(row)
+        where.append(torch.from_numpy(units).to(flat.device))
+        numbers.append(off * step.index_select(0, local).to(flat))
+    return _Patches(points.count, np.concatenate(rows), torch.cat(where), torch.cat(numbers), True)
+
+
+def _changed_words(
+    points: Points, tables: Mapping[Placement, WordTable], stretch: _Stretch
+) -> _Patches:
+    """The changes of faults whose coordinates act on a word together."""
+    rows, where, numbers, flat = [], [], [], stretch.flat
+    for p, table in tables.items():
+        row, columns, values = _changes_at(points, p)
+        struck = values != 0
+        row, *found = table.fault.hits(row[struck], columns[struck], p.shape)
+        units, masks = (torch.from_numpy(part).to(flat.device) for part in found)
+        rows.append(row)
+        where.append(units + stretch.starts[p.site.module])
+        numbers.append(table.struck(units, masks).to(flat))
+    return _Patches(points.count, np.concatenate(rows), torch.cat(where), torch.cat(numbers), False)
+
+
+def _changes_at(
+    points: Points, p: Placement
+) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+    """Rows, coordinates counted from the placement's first, and values of its changes."""
+    own = [c for c in points.changes if (c.start, c.stop) == (p.start, p.stop)]
+    if own:
+        rows, columns, values = own[0].listed()
+    else:
+        rows, columns, values = points.rows, points.columns, points.values
+        ours = (columns >= p.start) & (columns < p.stop)
+        rows, columns, values = rows[ours], columns[ours], values[ours]
+    return np.asarray(rows, np.int64), np.asarray(columns, np.int64) - p.start, values
+
+
+def _alike(tensors: Mapping[str, Tensor]) -> list[list[str]]:
+    """Names of tensors of one number type on one device."""
+    found: dict[tuple[torch.dtype, torch.device], list[str]] = {}
+    for name, tensor in tensors.items():
+        found.setdefault((tensor.dtype, tensor.device), []).append(name)
+    return list(found.values())

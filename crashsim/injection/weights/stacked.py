@@ -6,7 +6,7 @@ numbers of its struck parameters; what does not depend on any fault is computed 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -51,8 +51,7 @@ class StackedWeights:
 
     def most(self, inputs: Inputs) -> int:
         """How many samples at most at a time."""
-        written = 4 * sum(p.size for p in self._placements)
-        return max(1, _SCALARS // (written + self._scalars * len(inputs)))
+        return samples_together(sum(p.size for p in self._placements), self._scalars, len(inputs))
 
     def run(self, inputs: Inputs, points: Points, changes: Mapping[Placement, Changes]) -> Tensor:
         """Outputs (S, b, K) of b inputs at S points.
@@ -98,17 +97,35 @@ class StackedWeights:
         return found
 
 
+def samples_together(weights: int, scalars: int, inputs: int) -> int:
+    """How many samples share a pass.
+
+    Args:
+        weights: coordinates of the struck parameters.
+        scalars: numbers in flight for a sample of one input, its weights left aside.
+        inputs: how many there are.
+    """
+    return max(1, _SCALARS // (4 * weights + scalars * inputs))
+
+
 def is_worth_stacking(
-    placements: list[Placement], changes: Mapping[Placement, Changes] | None
+    placements: Sequence[Placement], changes: Mapping[Placement, Changes] | None
 ) -> bool:
-    """Whether stacking the struck parameters costs less than patching them.
+    """Whether writing out the struck parameters costs less than patching them.
 
     Args:
         placements: the faults.
         changes: of the points at hand; None for those that Monte Carlo samples.
     """
+    struck = sum(p.size for p in placements if p.site.kind == "parameter")
+    return struck <= _PASS + _PATCH * number_of_struck(placements, changes)
+
+
+def number_of_struck(
+    placements: Sequence[Placement], changes: Mapping[Placement, Changes] | None
+) -> float:
+    """How many coordinates of parameters a sample changes, on average; arguments as above."""
     struck = [p for p in placements if p.site.kind == "parameter"]
-    patched = sum(p.size * p.fault.change_probability for p in struck)
-    if changes is not None:
-        patched = sum(changes[p].mean_number for p in struck)
-    return sum(p.size for p in struck) <= _PASS + _PATCH * patched
+    if changes is None:
+        return sum(p.size * p.fault.change_probability for p in struck)
+    return sum(changes[p].mean_number for p in struck)

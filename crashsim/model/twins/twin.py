@@ -12,13 +12,15 @@ it back before each pass, so that every pass starts from what the model was when
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from threading import local
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from crashsim.model.calling import call_with, holding
 from crashsim.model.nested import mapped
 from crashsim.model.twins.copying import Copier
 from crashsim.model.twins.states import DictState, State, TensorState, cloned
@@ -82,6 +84,7 @@ class Twin:
         copier = Copier()
         self.module: nn.Module = copier.copied(origin)
         self.looks = self._has_run = False
+        self._held: tuple[Mapping[str, Tensor], Callable[[], None]] | None = None
         self._states: dict[int | str, State] = dict(enumerate(copier.states))
         self._changing = changing
         self.tensors: dict[str, Tensor] = {}
@@ -119,6 +122,25 @@ class Twin:
                 was = self.tensors[name]
                 self.tensors[name] = parameter.detach().to(was.dtype)
         self._changing.intersection_update(self._states)
+
+    @contextmanager
+    def holding(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+        """Within it, passes with this very mapping find its tensors in the module already."""
+        with holding(self.module, tensors) as put:
+            self._held = tensors, put
+            try:
+                yield
+            finally:
+                self._held = None
+
+    def run_with(
+        self, tensors: Mapping[str, Tensor], arguments: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> Any:
+        """What the module returns with these parameters and buffers; within ``call``."""
+        if self._held is None or self._held[0] is not tensors:
+            return call_with(self.module, tensors, arguments, keywords)
+        self._held[1]()
+        return self.module(*arguments, **keywords)
 
     def call(self, run: Callable[[], T]) -> T:
         """What a forward pass returns that starts from the state that was handed over."""

@@ -1,0 +1,152 @@
+"""Metrics over chips in words and in rows, as terminals, reports and verdicts show them."""
+
+from __future__ import annotations
+
+import math
+
+from crashsim.results.numbers import interval_numbers, percent
+from crashsim.results.schema import ChipsFacts, MetricFacts, RangeFacts
+
+# Metrics that are shares of examples or positions, and how a sentence says so.
+_SHARES = ("accuracy", "top-", "error-rate", "class-change", "sdc-", "due", "mean-iou")
+_SAYS = {"accuracy": "the network is right on", "error-rate": "the network is wrong on"}
+_LOW, _HIGH = 0.05, 0.95  # the percentiles that a sentence tells of
+TITLES = ("metric", "no faults", "over chips", "change", "worst 5% of chips", "chips accepted")
+
+
+def sentences(facts: ChipsFacts, faults: str) -> list[str]:
+    """What happens to the first metric: on average, to the worst chips, and how many pass.
+
+    Args:
+        facts: of the chips.
+        faults: in words.
+    """
+    first = facts["metrics"][0]
+    told = [_average(facts, first, faults)]
+    worst = _worst(first)
+    if worst is not None and facts["struck"]:
+        at_best = "at least" if first["lower_is_better"] else "at most"
+        told.append(
+            f"One chip in twenty has {at_best} {_number(first, worst['value'])} "
+            f"({_interval(first, worst)})."
+        )
+    accepted = first["accepted"]
+    if accepted is not None:
+        bound = "at most" if first["lower_is_better"] else "at least"
+        told.append(
+            f"{percent(accepted['value'])} of chips have {bound} "
+            f"{_number(first, accepted['level'])} "
+            f"({percent(accepted['low'])} to {percent(accepted['high'])})."
+        )
+    for metric in facts["metrics"]:
+        if metric["not_finite"]:
+            told.append(
+                f"{metric['name']} is infinite or no number on {metric['not_finite']} of "
+                f"{facts['struck']} chips with faults, and so is its mean: read its percentiles."
+            )
+    return told
+
+
+def _average(facts: ChipsFacts, metric: MetricFacts, faults: str) -> str:
+    """The sentence that a stranger reads first."""
+    mean, level = metric["mean"], percent(facts["confidence"])
+    clean, value = _number(metric, metric["clean"]), _number(metric, mean["value"])
+    where = f"of {facts['examples']:,} examples"
+    says = _SAYS.get(metric["name"])
+    interval = f"{level} interval {_interval(metric, mean)}, {facts['chips']:,} chips"
+    if says is not None:
+        return (
+            f"Without faults, {says} {clean} {where}; under {faults}, on {value} on average over "
+            f"chips ({interval})."
+        )
+    return (
+        f"Without faults, {metric['name']} is {clean} on {facts['examples']:,} examples; under "
+        f"{faults}, {value} on average over chips ({interval})."
+    )
+
+
+def rows(facts: ChipsFacts) -> list[tuple[str, ...]]:
+    """Each metric: its name, without faults, over chips, change, worst chips, accepted ones."""
+    found: list[tuple[str, ...]] = []
+    for metric in facts["metrics"]:
+        worst, accepted = _worst(metric), metric["accepted"]
+        share = ""
+        if accepted is not None:
+            bound = "≤" if metric["lower_is_better"] else "≥"
+            share = (
+                f"{percent(accepted['value'])} [{percent(accepted['low'])}, "
+                f"{percent(accepted['high'])}] {bound} {_number(metric, accepted['level'])}"
+            )
+        found.append(
+            (
+                metric["name"],
+                _number(metric, metric["clean"]),
+                _with_interval(metric, metric["mean"]),
+                _with_interval(metric, metric["change"], signed=True),
+                "" if worst is None else _with_interval(metric, worst),
+                share,
+            )
+        )
+    return found
+
+
+def card(facts: ChipsFacts) -> dict[str, str]:
+    """The first metric over chips: label, value, and where it comes from."""
+    first = facts["metrics"][0]
+    return {
+        "label": f"{first['name']} over chips; {_number(first, first['clean'])} without faults",
+        "value": _number(first, first["mean"]["value"]),
+        "source": f"{percent(facts['confidence'])} interval {_interval(first, first['mean'])}",
+    }
+
+
+def footer(facts: ChipsFacts) -> str:
+    """How many chips and examples, and what the intervals are over."""
+    text = (
+        f"{facts['chips']:,} chips ({facts['struck']:,} with faults; without, with probability "
+        f"{percent(facts['without_fault'])}), each judged on {facts['examples']:,} examples; "
+        f"{percent(facts['confidence'])} intervals over chips, given the examples"
+    )
+    first = facts["metrics"][0]
+    if (population := first["population"]) is not None:
+        low, high = _number(first, population["low"]), _number(first, population["high"])
+        text += f"; of {first['name']} over chips and examples like these: {low} to {high}"
+    return text
+
+
+def _worst(metric: MetricFacts) -> RangeFacts | None:
+    level = _HIGH if metric["lower_is_better"] else _LOW
+    found = (p for p in metric["percentiles"] if math.isclose(p["level"], level))
+    return next(found, None)
+
+
+def _is_share(metric: MetricFacts) -> bool:
+    return metric["name"].startswith(_SHARES)
+
+
+def _number(metric: MetricFacts, value: float, signed: bool = False) -> str:
+    if not math.isfinite(value):
+        return "infinite" if value != value or value > 0 else "-infinite"
+    if not _is_share(metric):
+        return f"{value:+.3g}" if signed else f"{value:.4g}"
+    if signed:
+        return f"{100 * value:+.3g} points"
+    digits = f"{100 * value:.2f}".rstrip("0").rstrip(".")
+    return f"{digits}%" if value == 0 or abs(value) >= 1e-4 else percent(value)
+
+
+def _interval(metric: MetricFacts, found: RangeFacts) -> str:
+    return f"{_number(metric, found['low'])} to {_number(metric, found['high'])}"
+
+
+def _with_interval(metric: MetricFacts, found: RangeFacts, signed: bool = False) -> str:
+    if signed and _is_share(metric):
+        low, high = (f"{100 * found[end]:+.3g}" for end in ("low", "high"))
+        return f"{_number(metric, found['value'], True)} [{low}, {high}]"
+    if _is_share(metric) or not all(math.isfinite(found[e]) for e in ("value", "low", "high")):
+        return (
+            f"{_number(metric, found['value'], signed)} "
+            f"[{_number(metric, found['low'])}, {_number(metric, found['high'])}]"
+        )
+    value, low, high = interval_numbers(found["value"], found["low"], found["high"])
+    return f"{value} [{low}, {high}]"

@@ -1,0 +1,106 @@
+"""What follows from the sums over chips: each metric's law, and its averages over examples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from crashsim.arrays import Floats
+from crashsim.metrics import AskedMetrics, OfSums, bounds_of
+from crashsim.results.estimate import Interval
+from crashsim.sampling.bounded_means import bounded_mean_interval
+from crashsim.sampling.chips.law import ChipLaw
+from crashsim.sampling.chips.sums import ChipSums
+from crashsim.sampling.intervals import scalar_interval
+
+
+@dataclass(frozen=True)
+class FoundChips:
+    """The metrics of chips that were judged on all examples.
+
+    Attributes:
+        sums: over chips.
+        asked: the metrics.
+        none: probability that a chip has no fault.
+    """
+
+    sums: ChipSums
+    asked: AskedMetrics
+    none: float
+
+    @property
+    def examples(self) -> int:
+        """The number of examples B."""
+        return 0 if self.sums.clean is None else len(self.sums.clean)
+
+    @cached_property
+    def clean(self) -> Floats:
+        """(M,) the metrics of a chip without faults."""
+        assert self.sums.clean is not None
+        found: Floats = self.asked.of_sums(self.sums.clean.sum(0)[None], self.examples)[0]
+        return found
+
+    @cached_property
+    def values(self) -> Floats:
+        """(n, M) the metrics of the chips that were struck, in the order of their numbers."""
+        return self.asked.of_sums(self.sums.of_chips, self.examples)
+
+    def law(self, number: int) -> ChipLaw:
+        """The law over chips of the metric of this number: no fault is known exactly."""
+        low, high = bounds_of(self.asked.metrics[number])
+        known, weights = self.clean[number : number + 1], np.array([self.none])
+        return ChipLaw(known, weights, self.values[:, number], low, high)
+
+    def mean(self, number: int, alpha: float) -> Interval:
+        """A metric's mean over chips, given the examples, ()."""
+        return self.law(number).mean(alpha)
+
+    def of_examples(self, number: int) -> tuple[Floats, Floats] | None:
+        """(B,) a metric of each example: its mean over chips, and without faults.
+
+        None where it is no mean over examples.
+        """
+        if isinstance(self.asked.metrics[number], OfSums) or self.sums.per_example is None:
+            return None
+        column = sum(self.asked.widths[:number])
+        assert self.sums.clean is not None
+        clean = self.sums.clean[:, column]
+        struck = self.sums.struck
+        under = self.sums.per_example[:, column] / struck if struck else clean
+        with np.errstate(invalid="ignore"):
+            return self.none * clean + (1 - self.none) * under, clean
+
+    def of_population(self, number: int, alpha: float) -> tuple[Interval, Interval] | None:
+        """A metric over chips and examples, and its change from the clean network, each ().
+
+        The examples are taken for independent draws from a population. What their choice and that
+        of the chips may have changed are independent to first order, so they add in quadrature.
+        None for what is no mean over examples.
+        """
+        found = self.of_examples(number)
+        if found is None:
+            return None
+        mean, clean = found
+        low, high = bounds_of(self.asked.metrics[number])
+        over_chips = self.mean(number, alpha)
+        width = high - low
+        total = _added(over_chips, bounded_mean_interval(mean, low, high, alpha), low, high)
+        paired = bounded_mean_interval(mean - clean, -width, width, alpha)
+        shifted = over_chips.value - self.clean[number]
+        change = scalar_interval(
+            shifted,
+            over_chips.low - self.clean[number],
+            over_chips.high - self.clean[number],
+        )
+        return total, _added(change, paired, -width, width)
+
+
+def _added(first: Interval, second: Interval, low: float, high: float) -> Interval:
+    """The first interval widened by what the second allows on either side of its value."""
+    with np.errstate(invalid="ignore"):
+        down = np.hypot(first.value - first.low, second.value - second.low)
+        up = np.hypot(first.high - first.value, second.high - second.value)
+    value = first.value
+    return scalar_interval(value, np.maximum(value - down, low), np.minimum(value + up, high))

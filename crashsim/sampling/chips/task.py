@@ -1,0 +1,83 @@
+"""Chips as a task: each block of chips meets all examples, a few at a time.
+
+What is in memory at once is a batch of examples under some chips, never all of either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import reduce
+from itertools import pairwise
+from operator import add
+
+import numpy as np
+
+from crashsim.arrays import Floats
+from crashsim.campaign.tasks import Task
+from crashsim.coordinates.points import Points
+from crashsim.errors import ModelError
+from crashsim.metrics import AskedMetrics
+from crashsim.model.labelled import Labelled
+from crashsim.sampling.chips.drawn import ChipSource, chosen, struck
+from crashsim.sampling.chips.sums import ChipSums
+from crashsim.space import FaultSpace
+
+_SCALARS = 2**22  # numbers in flight in a batch of examples
+_VALUES = 2**23  # outputs of chips and examples at once
+_CHIPS_AT_ONCE = 32  # at least, for which a batch of examples is prepared
+
+
+@dataclass(frozen=True)
+class Chips(Task[ChipSums]):
+    """The metrics of chips, block by block.
+
+    Attributes:
+        source: of the chips.
+        examples: what they are judged on.
+        asked: the metrics.
+    """
+
+    source: ChipSource
+    examples: Labelled
+    asked: AskedMetrics
+
+    def run(self, block: int) -> ChipSums:
+        return reduce(add, self.parts(block))
+
+    def parts(self, block: int) -> Iterator[ChipSums]:
+        """Rows as they are done, and at the end the sums, which are those of whole chips alone."""
+        points = self.source.points(block)
+        own = chosen(points, struck(points))
+        width = sum(self.asked.widths)
+        of_chips, per_example, clean = np.zeros((own.count, width)), [], []
+        for inputs, targets in self.examples.pieces(pieces_of(self.source.space)):
+            space = self.source.space.at_examples(inputs)
+            asked = self.asked.at(targets)
+            clean.append(asked.columns(space.clean()[None], space.clean())[0])
+            per_example.append(np.zeros((len(inputs), width)))
+            for start, stop, outputs in _outputs(space, own):
+                found = asked.columns(outputs, space.clean())
+                of_chips[start:stop] += found.sum(1)
+                per_example[-1] += found.sum(0)
+                yield ChipSums(rows=(stop - start) * len(inputs))
+        if not clean:
+            raise ModelError("inputs: the data set gave no examples when it was read again")
+        yield ChipSums(
+            points.count, (of_chips,), np.concatenate(per_example), np.concatenate(clean)
+        )
+
+
+def pieces_of(space: FaultSpace) -> int:
+    """How many examples are computed together: a function of the model and its faults alone."""
+    in_flight = _SCALARS // max(space.scalars, 1)
+    return max(1, min(in_flight, _VALUES // (_CHIPS_AT_ONCE * space.K)))
+
+
+def _outputs(space: FaultSpace, points: Points) -> Iterator[tuple[int, int, Floats]]:
+    """The outputs of some points at a time, with their numbers."""
+    most = max(1, _VALUES // (space.B * space.K))
+    parts = -(-points.count // most)
+    edges = [points.count * i // parts for i in range(parts + 1)] if parts else []
+    for start, stop in pairwise(edges):
+        yield start, stop, space.outcomes(points.part(start, stop))

@@ -1,0 +1,221 @@
+"""What each step of a score costs: operations and memory, counted before anything is run.
+
+Operations become seconds by a named exchange rate, not by a clock: ``CORE``, a core that does ten
+billion operations a second. So a plan, and what a budget of seconds buys, is the same on every
+machine; a slower core takes longer, and computes the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from crashsim.analytic.gains import KEPT, are_dense, kept_bytes
+from crashsim.arguments import is_number, shown
+from crashsim.errors import ArgumentError
+from crashsim.sampling.enumeration import outcomes_of
+from crashsim.sampling.importance import AIMING
+from crashsim.sampling.importance import SAMPLES as RARE_SAMPLES
+from crashsim.scoring.size import BUDGET, Size
+
+CORE = 1e10  # operations a second
+RATE_NAME = f"{CORE:.0e} operations a second".replace("e+", "e")
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_BUDGET = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*([smh])\s*", re.ASCII)
+_TAIL = 2000  # operations for each gain of an event: some forty steps to the right tilt
+_CELLS = 3328  # of gains that are factored: as many are gathered to, once
+_GATHERED = 40  # for each gain, to gather them
+_RARE = BUDGET / 10  # operations of importance sampling among many coordinates, a question
+_FEWEST_PASSES = 32  # of each input
+_COUNTED = 40  # for each output of a sample: sums, counts, order
+_DRAWN = 60  # for each fault of a sample, and for each coordinate that is drawn one by one
+_GUIDED = 8  # for each coordinate of a rare sample and part of the law that it is drawn from
+_PARTS = 33  # of that law, at most
+_PROVED = 1e10  # for each bound: about a second
+_KEPT_VALUES = 2**26  # of samples, at most
+_IN_FLIGHT = 2**28  # bytes of activations, drawn faults and outputs
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a step.
+
+    Attributes:
+        operations: of floating-point numbers.
+        memory: bytes that it needs at a time.
+    """
+
+    operations: float
+    memory: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """On the core of the exchange rate."""
+        return self.operations / CORE
+
+
+def read_budget(budget: float | str | None) -> float | None:
+    """A number of operations: as given, or of a time such as ``"90s"``, ``"2m"``, ``"1h"``.
+
+    Raises:
+        ArgumentError: it is neither.
+    """
+    if budget is None:
+        return None
+    if isinstance(budget, str) and (found := _BUDGET.fullmatch(budget)):
+        operations = float(found[1]) * _UNITS[found[2]] * CORE
+    elif not isinstance(budget, str) and is_number(budget):
+        operations = float(budget)
+    else:
+        operations = 0.0
+    if not 1e6 <= operations <= 1e21:
+        raise ArgumentError(
+            f"budget={shown(budget)}; give a time such as '90s', '2m' or '1h' (at {RATE_NAME}), or "
+            "a number of operations from 1e6 to 1e21"
+        )
+    return operations
+
+
+def cost_of_sample(size: Size) -> float:
+    """Of one Monte Carlo sample: drawn, run on all inputs, and counted."""
+    return size.operations + _struck(size) + _COUNTED * size.B * size.K
+
+
+def _struck(size: Size) -> float:
+    """To draw the faults of a sample."""
+    return _DRAWN * sum(p.size * p.fault.change_probability for p in size.space.placements)
+
+
+def cost_of_sampling(size: Size, samples: int) -> Cost:
+    """Of a Monte Carlo run."""
+    kept = min(samples * size.B * size.K, max(_KEPT_VALUES, 200 * size.B * size.K))
+    return Cost(samples * cost_of_sample(size), 4.0 * kept + _IN_FLIGHT)
+
+
+def operations_of_tails(size: Size) -> float:
+    """To find the tilt for every tail and every margin of the surrogate."""
+    if are_dense(size.space):
+        return 2.0 * _TAIL * size.gains
+    return 2.0 * (_GATHERED * size.gains + _TAIL * _CELLS * size.B * size.K)
+
+
+def passes_of_rare_events(size: Size) -> int | None:
+    """How many passes of an input importance sampling spends; None for as many as it takes.
+
+    Among many coordinates there are enough of them to look at the inputs that matter most.
+    """
+    if are_dense(size.space):
+        return None
+    return int(max(_FEWEST_PASSES * size.B, size.scale * _RARE / size.operations_of_one))
+
+
+def operations_of_rare_events(size: Size) -> float:
+    """Of importance sampling: for each input, a tail and a change of its class."""
+    if passes := passes_of_rare_events(size):
+        return 2 * passes * (size.operations_of_one + _struck(size))
+    parts = min(_PARTS, 2 * size.K + 1)
+    each = size.operations_of_one + size.N * (_DRAWN + _GUIDED * parts)
+    aimed = min(size.K + 1, _PARTS // 2) * AIMING / 2 * (size.operations_of_one + _DRAWN * size.N)
+    return size.B * (2 * RARE_SAMPLES * each + aimed)
+
+
+def _gradients(size: Size) -> Cost:
+    """A pass and one backwards for each output, which takes as long as two.
+
+    Where gains are written out, each takes twice as long, in double precision.
+    """
+    passes = (1 + 2 * size.K) * size.operations
+    space = size.space
+    if are_dense(space):
+        return Cost(2 * passes + 20.0 * size.gains, 20.0 * size.gains)
+    kept = kept_bytes(space, size.K)
+    read = 20.0 * size.B * size.K * space.slopes.size
+    if kept > KEPT * size.memory:
+        return Cost(passes + read, 2 * kept / size.B)  # made anew, an input at a time
+    return Cost(passes + read, 1.5 * kept)
+
+
+def _differences(size: Size) -> Cost:
+    return Cost(2.0 * size.N * size.operations_of_change, 16.0 * size.gains)
+
+
+def _parameters(size: Size) -> float:
+    return float(sum(tensor.numel() for tensor in size.space.tensors.values()))
+
+
+def _bounds(count: int) -> Callable[[Size], Cost]:
+    return lambda size: Cost(_PROVED * count * min(size.B, 4))
+
+
+def _tails(size: Size) -> Cost:
+    held = size.gains if are_dense(size.space) else 6 * _CELLS * size.B * size.K
+    return Cost(operations_of_tails(size), 16.0 * held)
+
+
+def _margins(size: Size) -> Cost:
+    if are_dense(size.space):
+        return Cost(4.0 * size.gains, 8.0 * size.gains)
+    return Cost(4.0 * size.B * size.K**2)  # combinations of gains that are factored
+
+
+def _moments(size: Size) -> Cost:
+    return Cost(8.0 * size.gains) if are_dense(size.space) else Cost(4.0 * size.B * size.K)
+
+
+def _rare_events(size: Size) -> Cost:
+    values = size.N if are_dense(size.space) else 2**17
+    return Cost(operations_of_rare_events(size), 512.0 * 8 * values * 4)
+
+
+# Of crashsim's own methods and of what they share, beside what is counted in their table.
+_COSTS: Mapping[str, Callable[[Size], Cost]] = {
+    "exact": lambda size: Cost(
+        outcomes_of(size.space) * size.operations,
+        8.0 * outcomes_of(size.space) * size.B * size.K,
+    ),
+    "wide": lambda size: Cost(2 * size.operations, 16 * _parameters(size)),
+    "layer_bounds": lambda size: Cost(40 * _parameters(size)),
+    "gradients": _gradients,
+    "taylor": _gradients,
+    "differences": _differences,
+    "single": _differences,
+    "margins": _margins,
+    "chebyshev": _moments,
+    "chernoff": _tails,
+    "saddlepoint": _tails,
+    "proof": lambda size: Cost(100 * _parameters(size), 64 * _parameters(size)),
+    "certificates": _bounds(2),
+    "remainder": _bounds(1),
+    "linear-exact": _bounds(1),
+    "certified-sampling": _bounds(1),
+    "importance-sampling": _rare_events,
+}
+
+
+def cost_of(name: str, size: Size, counted: Callable[[Size], float] | None = None) -> Cost:
+    """Of a method, or of a result that several share.
+
+    Args:
+        name: of it.
+        size: of the space.
+        counted: what the method itself says of its operations.
+    """
+    known = _COSTS.get(name)
+    found = known(size) if known is not None else Cost(0.0)
+    return found if counted is None else Cost(float(counted(size)), found.memory)
+
+
+def words_of_time(seconds: float) -> str:
+    """A time in the unit that suits it, to two digits."""
+    if seconds < 0.95:
+        return "under 1 s"
+    units = (("days", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0))
+    unit, length = next((u, n) for u, n in units if seconds >= 1.5 * n or n == 1)
+    count = seconds / length
+    return f"{count:.0f} {unit}" if 99.5 <= count < 1e6 else f"{count:.2g} {unit}"
+
+
+def words_of_memory(memory: float) -> str:
+    """A number of bytes in the unit that suits it."""
+    return f"{memory / 2**30:.2g} GiB" if memory >= 2**29 else f"{memory / 2**20:.0f} MiB"

@@ -1,0 +1,129 @@
+"""What is done before any method runs: arguments checked, the space made, methods chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch import nn
+
+from crashsim.analytic.gains import MEMORY
+from crashsim.analytic.questions import check_delta
+from crashsim.arguments import check_seed, instance, whole
+from crashsim.coordinates.placement import Faults
+from crashsim.errors import ArgumentError
+from crashsim.faults import NeuronCrash
+from crashsim.metrics import AskedMetrics
+from crashsim.model.inputs import BatchAxis, ModelInputs
+from crashsim.model.sites.time_axis import StepsAxis
+from crashsim.model.twins.resetting import Reset
+from crashsim.sampling.monte_carlo import check_sampling
+from crashsim.scoring.costs import read_budget
+from crashsim.scoring.judging import judging_of, read_given, read_widths
+from crashsim.scoring.method import Method
+from crashsim.scoring.plan import Plan, plan
+from crashsim.scoring.request import CONFIDENCE, Request
+from crashsim.scoring.timing import timing
+from crashsim.space import FaultSpace
+
+if TYPE_CHECKING:
+    from crashsim_hardware import Chip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What ``score`` takes beside the model, its inputs and faults, as it was given.
+
+    Its fields are arguments of ``crashsim.score``, which says what they mean.
+    """
+
+    sites: str = "hidden"
+    epsilon: float | None = None
+    methods: Iterable[str | Method] | None = None
+    samples: int | None = None
+    rel_width: float | Mapping[str, float] | None = None
+    seed: int = 0
+    readout: str | int | None = None
+    delta: float | None = None
+    hardware: bool = False
+    proofs: bool = False
+    confidence: float = CONFIDENCE
+    chip: Chip | None = None
+    targets: Any = None
+    metrics: Iterable[Any] | None = None
+    accept: Mapping[str, float] | None = None
+    moved: int | None = None
+    reset: Reset | None = None
+    batch_axis: BatchAxis = 0
+    steps_axis: StepsAxis | None = None
+    memory: int = MEMORY
+    budget: float | str | None = None
+
+
+class Prepared(NamedTuple):
+    """A score before it is computed, and the seconds that this took."""
+
+    space: FaultSpace
+    plan: Plan
+    asked: Request
+    timings: dict[str, float]
+
+
+def prepared(
+    model: nn.Module, inputs: ModelInputs, faults: Faults | None, options: Options
+) -> Prepared:
+    """Checks the arguments, makes the space and chooses methods.
+
+    Raises:
+        CrashsimError: an argument makes no sense, or the model cannot be analysed.
+    """
+    epsilon, delta, widths = options.epsilon, options.delta, read_widths(options.rel_width)
+    rel_width = widths.get("variance")
+    check_sampling(options.samples, rel_width, epsilon, options.confidence)
+    check_delta(delta)
+    for name, flag in (("hardware", options.hardware), ("proofs", options.proofs)):
+        instance(name, flag, bool, "True or False")
+    if options.chip is not None:
+        from crashsim_hardware import Chip
+
+        instance("chip", options.chip, Chip, "the chip that read_chip returned")
+    if delta is not None and epsilon is None:
+        raise ArgumentError(f"delta={delta!r}: give epsilon too; together they are the target")
+    seed, budget = check_seed(options.seed), read_budget(options.budget)
+    memory = whole("memory", options.memory, 2**20, 2**50)
+    # Fractions and numpy's numbers are taken for what they are.
+    samples = None if options.samples is None else int(options.samples)
+    epsilon, delta, rel_width = (
+        None if value is None else float(value) for value in (epsilon, delta, rel_width)
+    )
+    timings: dict[str, float] = {}
+    with timing(timings, "model and sites"):
+        given = read_given(model, inputs, options.targets, options.batch_axis, options.moved)
+        space = FaultSpace(
+            model,
+            given.inputs,
+            NeuronCrash(p=0.01) if faults is None else faults,
+            options.sites,
+            readout=options.readout,
+            reset=options.reset,
+            batch_axis=options.batch_axis,
+            steps_axis=options.steps_axis,
+        )
+        judging = judging_of(space, given, options.metrics, widths, options.accept, chips=samples)
+    with timing(timings, "plan"):
+        hardware, proofs = options.hardware, options.proofs
+        planned = plan(space, options.methods, samples, rel_width, hardware, proofs, memory, budget)
+    asked = Request(
+        epsilon=epsilon,
+        delta=delta,
+        samples=planned.samples,
+        rel_width=rel_width,
+        seed=seed,
+        confidence=float(options.confidence),
+        memory=memory,
+        chip=options.chip,
+        metrics=AskedMetrics() if judging is None else judging.of_inputs,
+        judging=judging,
+    )
+    return Prepared(space, planned, asked, timings)

@@ -1,0 +1,158 @@
+"""What a score would compute, what that costs, and why not the rest: without computing it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from torch import nn
+
+from crashsim.coordinates.placement import Faults
+from crashsim.errors import ArgumentError
+from crashsim.model.inputs import ModelInputs
+from crashsim.noticing import collecting, notice
+from crashsim.scoring.costs import CORE, RATE_NAME, Cost, words_of_memory, words_of_time
+from crashsim.scoring.plan import SAMPLING
+from crashsim.scoring.preparing import Options, prepared
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a score would do.
+
+    Attributes:
+        steps: what would be computed, in order, with its cost: methods, and what they share.
+        methods: the names of the methods among these.
+        samples: of Monte Carlo; None where the width asked for decides, or it does not run.
+        skipped: methods that would not run, with the reason.
+        coordinates, inputs, outputs: the numbers of fault coordinates, inputs and outputs.
+        forward: operations of one pass of all inputs.
+        sampling: how samples would be computed at each site.
+    """
+
+    steps: dict[str, Cost]
+    methods: tuple[str, ...]
+    samples: int | None
+    skipped: dict[str, str]
+    coordinates: int
+    inputs: int
+    outputs: int
+    forward: float
+    sampling: list[str]
+
+    @property
+    def operations(self) -> float:
+        """Of all steps."""
+        return sum(cost.operations for cost in self.steps.values())
+
+    @property
+    def seconds(self) -> float:
+        """Of a core that does 1e10 operations a second; no clock was read for it."""
+        return self.operations / CORE
+
+    @property
+    def memory(self) -> float:
+        """Bytes of the step that needs most, beside the model and its inputs."""
+        return max((cost.memory for cost in self.steps.values()), default=0.0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, lists, numbers and strings; what ``--plan --json`` writes."""
+        steps = [
+            {
+                "name": name,
+                "method": name in self.methods,
+                "operations": cost.operations,
+                "seconds": cost.seconds,
+                "memory": cost.memory,
+            }
+            for name, cost in self.steps.items()
+        ]
+        return {
+            "rate": {"name": RATE_NAME, "operations_per_second": CORE},
+            "operations": self.operations,
+            "seconds": self.seconds,
+            "memory": self.memory,
+            "samples": self.samples,
+            "steps": steps,
+            "skipped": self.skipped,
+            "coordinates": self.coordinates,
+            "inputs": self.inputs,
+            "outputs": self.outputs,
+            "forward": self.forward,
+            "sampling": self.sampling,
+        }
+
+    def to_text(self) -> str:
+        """A table for a terminal."""
+        lines = [
+            f"{self.coordinates:,} fault coordinates, {self.inputs:,} inputs, {self.outputs:,} "
+            f"outputs; one pass of all inputs takes {self.forward:.2g} operations",
+            "",
+            f"{'would run':24}{'operations':>12}{'time':>12}{'memory':>12}",
+        ]
+        for name, cost in self.steps.items():
+            about = f"{name} ({self.samples:,})" if name == SAMPLING and self.samples else name
+            lines.append(_row(about, cost.operations, cost.seconds, cost.memory))
+        lines += [
+            _row("all", self.operations, self.seconds, self.memory),
+            f"Time is counted, not measured: that of a core at {RATE_NAME}.",
+        ]
+        if self.skipped:
+            lines += ["", "would not run"]
+            lines += [f"  {name}: {reason}" for name, reason in self.skipped.items()]
+        lines += ["", "samples are computed like this", *(f"  {line}" for line in self.sampling)]
+        return "\n".join(lines) + "\n"
+
+    def __str__(self) -> str:
+        return self.to_text()
+
+
+def _row(name: str, operations: float, seconds: float, memory: float) -> str:
+    time, space = words_of_time(seconds), words_of_memory(memory) if memory else "-"
+    return f"{name:24}{operations:12.2g}{time:>12}{space:>12}"
+
+
+def plan(
+    model: nn.Module, inputs: ModelInputs, faults: Faults | None = None, **options: Any
+) -> Preview:
+    """What ``score`` would compute and what that costs, without computing it.
+
+    The model is run a few times, as for any score, to see what it is.
+
+    Args:
+        model, inputs, faults: as of ``score``.
+        options: other arguments of ``score`` (``sites``, ``samples``, ``budget``, ...); those that
+            do not decide what is computed (``progress``, ``names``) are taken and not used.
+
+    Raises:
+        CrashsimError: as ``score`` raises it.
+
+    Example:
+        >>> import torch, crashsim
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+        >>> crashsim.plan(net.eval(), torch.ones(1, 4), crashsim.NeuronCrash(p=0.1)).samples
+        10000
+    """
+    options = {name: value for name, value in options.items() if name not in _UNUSED}
+    known = {field.name for field in fields(Options)}
+    if unknown := sorted(options.keys() - known):
+        raise ArgumentError(f"{unknown[0]}: score has no such argument; choose among its own")
+    with collecting() as noticed:
+        space, planned, asked, _ = prepared(model, inputs, faults, Options(**options))
+        found = Preview(
+            steps=planned.steps,
+            methods=planned.methods,
+            samples=asked.samples if SAMPLING in planned.methods else None,
+            skipped=dict(planned.skipped),
+            coordinates=space.N,
+            inputs=space.B,
+            outputs=space.K,
+            forward=planned.size.operations,
+            sampling=space.plan(),
+        )
+    for message in noticed:
+        notice(message)
+    return found
+
+
+_UNUSED = ("progress", "names")

@@ -1,0 +1,151 @@
+"""What a score would cost is counted, and a budget decides what runs; nothing is timed."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import crashsim
+from crashsim import BitFlip, FaultSpace, NeuronCrash, WeightCrash
+from crashsim.errors import ArgumentError
+from crashsim.scoring.costs import CORE, read_budget, words_of_memory, words_of_time
+from crashsim.scoring.plan import plan
+
+
+@pytest.fixture
+def net(make_net):
+    return make_net((8, 40, 20, 3))
+
+
+@pytest.mark.parametrize(
+    ("budget", "operations"),
+    [("2m", 120 * CORE), ("90s", 90 * CORE), (" 1.5 h ", 5400 * CORE), (1e12, 1e12), (None, None)],
+)
+def test_budgets(budget, operations):
+    assert read_budget(budget) == operations
+
+
+@pytest.mark.parametrize("budget", ["2", "m", "-1s", "1d", "0s", "1e99h", 0, -1e9, True, [], "٢m"])
+def test_what_is_no_budget(budget, net, randn):
+    with pytest.raises(ArgumentError, match=r"budget=.*2m"):
+        crashsim.score(net, randn(2, 8), NeuronCrash(0.1), budget=budget)
+
+
+def test_a_plan_runs_nothing_and_a_score_runs_what_it_says(net, randn, monkeypatch):
+    x, fault = randn(2, 8), NeuronCrash(0.1)
+    with monkeypatch.context() as patch:
+        patch.setattr("crashsim.scoring.score.compute", lambda *_: pytest.fail("it ran"))
+        found = crashsim.plan(net, x, fault, samples=300, epsilon=0.1, seed=3)
+    score = crashsim.score(net, x, fault, samples=300, epsilon=0.1, seed=3)
+    assert found.samples == score.samples == 300
+    ran = {e.method for e in score.estimates}
+    assert ran <= set(found.methods)
+    assert set(found.methods) - ran <= score.skipped.keys()
+    assert found.skipped.items() <= score.skipped.items()
+    assert found.sampling == score.plan
+
+
+def test_a_plan_as_text_and_dict(net, randn):
+    found = crashsim.plan(net, randn(2, 8), WeightCrash(0.01), sites="weights", samples=300)
+    text = found.to_text()
+    assert "monte-carlo (300)" in text
+    assert "1e10 operations a second" in text
+    assert "ask for proofs" in text
+    plain = json.loads(json.dumps(found.to_dict()))
+    assert plain["operations"] == sum(step["operations"] for step in plain["steps"])
+    assert plain["seconds"] == plain["operations"] / CORE
+    assert [s["name"] for s in plain["steps"] if s["method"]] == list(found.methods)
+
+
+def test_a_plan_refuses_what_a_score_refuses(net, randn):
+    with pytest.raises(ArgumentError, match="sampels"):
+        crashsim.plan(net, randn(2, 8), sampels=3)
+    with pytest.raises(ArgumentError, match="samples"):
+        crashsim.plan(net, randn(2, 8), samples=-1)
+
+
+def test_samples_follow_a_budget(net, randn):
+    space = FaultSpace(net, randn(20, 8), NeuronCrash(0.1))
+    found = [plan(space, None, None, None, budget=b) for b in (1e8, 2e10, 2e11)]
+    assert found[0].samples < found[1].samples < found[2].samples
+    for one, budget in zip(found, (1e8, 2e10, 2e11), strict=True):
+        spent = sum(cost.operations for cost in one.steps.values())
+        assert 0.8 * budget < spent <= 1.01 * budget
+    assert set(found[0].methods) < set(found[2].methods)
+    left_out = [r for r in found[0].skipped.values() if "of the budget" in r]
+    assert left_out
+    # What is named is computed whatever the budget says, and at its cost.
+    named = plan(space, ["+importance-sampling"], 77, None, budget=1e8)
+    assert "importance-sampling" in named.methods
+    assert named.samples == 77
+
+
+def test_a_budget_gives_the_same_numbers_as_its_samples(net, randn):
+    x, fault = randn(4, 8), NeuronCrash(0.1)
+    budgeted = crashsim.score(net, x, fault, methods=["monte-carlo"], budget="0.01s")
+    assert 2 <= budgeted.samples < 1000
+    wanted = crashsim.score(net, x, fault, methods=["monte-carlo"], samples=budgeted.samples)
+    assert budgeted.estimates == wanted.estimates
+
+
+def test_rare_events_that_take_longer_than_all_else_are_left_out(seeded, randn):
+    """A small convolutional network of 11,072 bits, of which few samples are asked."""
+    net = seeded(
+        lambda: nn.Sequential(
+            nn.Conv2d(1, 8, 3, 2, 1),
+            nn.ReLU(),
+            nn.Conv2d(8, 16, 3, 2, 1),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(16, 10),
+        )
+    )
+    x = randn(1, 1, 28, 28)
+    space = FaultSpace(net, x, BitFlip(1e-4), "weights")
+    found = plan(space, None, 50, None)
+    assert "more than all the rest" in found.skipped["importance-sampling"]
+    assert "importance-sampling" in plan(space, ["+importance-sampling"], 50, None).methods
+    small = FaultSpace(net, x, NeuronCrash(1e-2), "1")
+    assert "importance-sampling" in plan(small, None, 50, None).methods
+
+
+class Text(nn.Module):
+    """100 tokens through two LSTMs in both directions."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(50, 32)
+        self.lstm = nn.LSTM(32, 64, 2, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(128, 4)
+
+    def forward(self, ids):
+        return self.head(self.lstm(self.embedding(ids))[0][:, -1])
+
+
+def test_recurrent_layers_count(seeded):
+    ids = torch.arange(200).reshape(2, 100) % 50
+    space = FaultSpace(seeded(Text), ids, NeuronCrash(0.01), "embedding")
+    step = sum(2 * 4 * 64 * (size + 64) for size in (32, 128))  # one direction, multiply and add
+    by_hand = 2 * 2 * 100 * step
+    counted = plan(space, ["monte-carlo"], 7, None)
+    assert by_hand < counted.size.operations < 2 * by_hand
+    assert counted.steps["monte-carlo"].operations >= 7 * by_hand
+
+
+def test_many_inputs_of_a_large_model_get_fewer_samples(net, randn, monkeypatch):
+    space = FaultSpace(net, randn(2, 8), NeuronCrash(0.1))
+    assert plan(space, None, None, None).samples == 10_000
+    for operations, samples in ((1e9, 500), (4e9, 200), (1e10, 100), (1e12, 10)):
+        monkeypatch.setattr("crashsim.scoring.size._operations", lambda *_, n=operations: n)
+        assert plan(space, None, None, None).samples == samples
+
+
+def test_words():
+    assert [words_of_time(s) for s in (0.2, 1.0, 75, 100, 5400, 2e5, 9e5)] == [
+        "under 1 s", "1 s", "75 s", "1.7 min", "1.5 h", "2.3 days", "10 days",
+    ]  # fmt: skip
+    assert [words_of_memory(m) for m in (3e6, 2**31)] == ["3 MiB", "2 GiB"]
+    assert np.isfinite(CORE)
