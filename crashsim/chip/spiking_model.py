@@ -27,6 +27,8 @@ _SLACK = 2.0**-31  # below the threshold at which a neuron fires, as in the chip
 
 def can_be_stepped(chip: Chip) -> str | None:
     """Why a chip has no such model; None where it has one."""
+    if any(projection.pool is not None for projection in chip.projections):
+        return "it takes maxima over neurons"
     for index, layer in enumerate(chip.hidden):
         feeds = [(source, delay) for _, source, delay in chip.feeds(index)]
         if any(source >= index for source, _ in feeds):

@@ -183,3 +183,11 @@ def test_what_cannot_be_stepped(rng, tmp_path):
         (3,),
     )
     assert "sigmoid" in can_be_stepped(chips.convert(network, np.ones((2, 3))))
+    pooled = chips.Network(
+        [
+            chips.NeuronLayer(chips.Conv2d(np.ones((1, 1, 1, 1))), "relu"),
+            chips.NeuronLayer((chips.MaxPool2d(2), chips.Flatten()), "linear"),
+        ],
+        (1, 2, 2),
+    )
+    assert "maxima" in can_be_stepped(chips.convert(pooled, np.ones((2, 1, 2, 2))))
