@@ -259,7 +259,10 @@ def _is_own(chip: Any, inputs: str, readout: str) -> bool:
     from crashsim.files.events import holds_events
 
     own = chip.network is not None and not chip.convention
-    return own and readout == "count" and not holds_events(inputs)
+    if not own or readout != "count" or holds_events(inputs):
+        return False
+    of_trains = len(chip.input_shape) + 2
+    return bool(read_data(inputs, 1).inputs.ndim != of_trains)
 
 
 def _check_timeless(model: str, inputs: str, readout: str) -> None:
@@ -271,7 +274,7 @@ def _check_timeless(model: str, inputs: str, readout: str) -> None:
     if holds_events(inputs):
         raise ArgumentError(
             f"inputs={inputs!r} holds events, and {model!r} is a network without time; give a .nir "
-            "file"
+            "file, as --nir writes the model's chip"
         )
 
 

@@ -253,6 +253,21 @@ def test_events_and_trains(run, tmp_path):
     assert any(e["value"] > 0 for e in first if e["quantity"] == "variance")
 
 
+@pytest.mark.usefixtures("events")
+def test_trains_and_events_on_the_chip_of_a_model(run, tmp_path):
+    pytest.importorskip("nir")
+    code, _, err = run(*FAST, "--nir", "own.nir")
+    assert code == 0, err
+    found = []
+    for inputs in (("train.npy",), ("flat.npz", "--event-step", 1000)):
+        code, _, err = run("hardware", "own.nir", "--masks", 40, "--p", 0.2, "--json", "h.json",
+                           "--inputs", *inputs)  # fmt: skip
+        assert code == 0, err
+        found.append(json.loads((tmp_path / "h.json").read_text()))
+    assert found[0]["estimates"] == found[1]["estimates"]
+    assert found[0]["hardware"]["steps"] == 20
+
+
 @pytest.mark.usefixtures("graph", "events")
 @pytest.mark.parametrize("readout", ["first-spike", "membrane"])
 def test_other_readouts_and_windows(run, readout, tmp_path):
