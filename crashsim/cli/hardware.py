@@ -19,6 +19,7 @@ from crashsim.cli.options import (
     JsonOption,
     LimitOption,
     ModelArgument,
+    PlanOption,
     POption,
     ResetOption,
     SeedOption,
@@ -144,6 +145,7 @@ def hardware(
     report_file: Annotated[
         Path | None, typer.Option("--report", help="Write an HTML report.")
     ] = None,
+    plan: PlanOption = False,
 ) -> None:
     """Run the faults on a spiking model of the chip, beside the network under the same masks."""
     from crashsim.chip.chip_faults import parse_chip_fault
@@ -160,6 +162,9 @@ def hardware(
     check_outputs(reads, json=json_file, nir=nir_file, report=report_file)
     if nir_file:
         check_nir_installed()
+    for name, file in (("json", json_file), ("report", report_file), ("nir", nir_file)):
+        if plan and file is not None:
+            raise ArgumentError(f"{name}: --plan runs nothing; leave --{name} out")
     if energy is not None and not 0.0 < energy < math.inf:
         raise ArgumentError(f"pj_per_operation={energy:g}: give picojoules above 0")
     profile = _device(device, set_values or [])
@@ -188,6 +193,9 @@ def hardware(
             typical = None if calibrate is None else _typical(calibrate, chip)
             window = 100 if steps is None else steps
             written = partial(_converted, chip, space, window, typical)
+            if plan:
+                _show_plan(written(), len(space.inputs), masks)
+                return
             found = run_chip(
                 space, steps=window, chip=chip, calibration=typical, progress=progress, **asked
             )
@@ -203,6 +211,9 @@ def hardware(
                     )
             written = partial(_converted, chip)
             chip, values = _graph_inputs(chip, inputs, limit, steps, event_step)
+            if plan:
+                _show_plan(chip, len(values), masks)
+                return
             found = run_graph(chip, values, faults, readout=readout, progress=progress, **asked)
     record = ChipRecord(
         model=model, seed=seed, hardware=found.facts, estimates=found.estimates, inputs=inputs,
@@ -224,6 +235,20 @@ def hardware(
             told_written(nir_file)
 
     all_of(as_json, as_report, as_nir, lambda: _show(record))
+
+
+def _show_plan(chip: Any, inputs: int, masks: int | None) -> None:
+    """What would run, and about how long."""
+    from crashsim.chip.plan import computed_operations, plan_run
+    from crashsim.report.text import plain
+    from crashsim.scoring.costs import CORE, RATE_NAME, words_of_time
+
+    planned = plan_run(chip, inputs, masks)
+    seconds = computed_operations(chip, planned) / CORE
+    told = f"{planned.words(chip)}; {words_of_time(seconds)} at {RATE_NAME}"
+    for line in (told, planned.note()):
+        if line:
+            console().print(plain(line))
 
 
 def _converted(chip: Any, *conversion: Any) -> Any:

@@ -157,6 +157,24 @@ def test_masks_end_at_a_width(run, tmp_path):
     assert json.loads((tmp_path / "h.json").read_text())["hardware"]["masks"] < 3000
 
 
+def test_a_plan_says_what_is_run(run, tmp_path):
+    code, out, err = run(*FAST, "--plan")
+    assert code == 0, err
+    told = " ".join(out.split())
+    assert "10 fault patterns on 8 inputs, 20 steps of 6 neurons:" in told
+    # three reads, in each step of which each of 6 neurons takes 10 operations
+    assert f"{3 * 10 * 8 * 20 * 6 * 10:.2g} synaptic operations" in told
+    assert "under 1 s" in told
+    code, _, err = run(*FAST, "--plan", "--json", "h.json")
+    assert code == 2
+    assert "--plan runs nothing" in err
+    code, out, err = run("score", *CHIP[1:-2], "--hardware", "--plan", "--json", "h.json")
+    assert code == 0, err
+    steps = {s["name"]: s for s in json.loads((tmp_path / "h.json").read_text())["steps"]}
+    # 400 patterns, and a window of 100 steps
+    assert steps["hardware"]["operations"] == 3 * 400 * 8 * 100 * 6 * 10
+
+
 @pytest.fixture
 def graph(tmp_path):
     nir = pytest.importorskip("nir")
