@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from crashsim import FaultSpace, NeuronCrash, find_sites, score
+from crashsim import FaultSpace, NeuronCrash, StuckAt, find_sites, score
 from crashsim.chip.nir import read_chip, write_chip
 from crashsim.chip.spiking_model import SpikingModel, can_be_stepped
 from crashsim.coordinates.drawing import sample_points
@@ -93,6 +93,24 @@ def test_deaths_of_the_model_are_deaths_on_the_chip(rng):
     assert dead.shape == (50, 8)  # one coordinate for all steps
     right = chips.run(chip, x.numpy(), [dead]).outputs
     assert right.var(axis=0).max() > 1e-4
+    np.testing.assert_allclose(space.outputs(points), right, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("fault", "field"),
+    [
+        (NeuronCrash(0.3, window=(5, 15)), "dead"),
+        (StuckAt(0.3, value=1.0, window=(5, 15)), "stuck"),
+    ],
+)
+def test_windows_of_the_model_are_windows_on_the_chip(rng, fault, field):
+    chip = chips.read_nir(chain(rng, lif(rng)), steps=STEPS, reset="subtract")
+    x = rng.random((4, 6))
+    space = FaultSpace(SpikingModel(chip).eval(), torch.from_numpy(x), {"relu1": fault})
+    points = sample_points(space.placements, 0, 50)
+    struck = chips.ChipFaults(**{field: [points.dense() != 0]}, window=(5, 15))
+    right = chips.run(chip, x, struck).outputs
+    assert right.var(axis=0).max() > 1e-3
     np.testing.assert_allclose(space.outputs(points), right, atol=1e-12)
 
 

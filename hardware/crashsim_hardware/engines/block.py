@@ -376,11 +376,6 @@ def _phases(
 
 def check_listed(projection: Projection) -> None:
     """Raises HardwareError for a projection whose synapses cannot be listed one by one."""
-    if projection.pool is not None:
-        raise HardwareError(
-            "a maximum over neurons is no set of synapses; use engine='brian2' or 'numpy' without "
-            "release failure"
-        )
     entries = int(np.prod(projection.shape)) * projection.bias.size
     if entries > LISTED:
         raise HardwareError(

@@ -86,6 +86,10 @@ def _check_synapses(chip: Chip, block: Block, found: Sequence[Way]) -> None:
             "where spikes take branches, loops or delays, releases fail with engine='brian2' or "
             "'numpy' alone"
         )
+    if any(projection.pool is not None for projection in chip.projections):
+        raise HardwareError(
+            "a maximum over neurons is no set of Synapses; use engine='brian2' or 'numpy'"
+        )
     for way in found:
         check_listed(chip.projections[way.place])
     if block.release_failure > 0.0:
