@@ -15,6 +15,7 @@ RUNS = {
         ["--inits", "2", "--epochs", "2", "--samples", "200"],
         "fewest changes of class",
     ),
+    "accuracy_under_faults.py": (["--epochs", "2", "--chips", "60"], "of chips reach 90%"),
     "convolution_weights.py": (["--epochs", "1", "--samples", "200"], "second.weight"),
     "spiking_chip.py": (["--epochs", "3", "--inputs", "4", "--out", "{tmp}/chip.html"], "ratio"),
     "chip_faults.py": (

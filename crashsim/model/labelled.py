@@ -103,7 +103,8 @@ class Streamed(Labelled):
     @cached_property
     def count(self) -> int:
         sampler: Any = self.loader.sampler
-        if hasattr(sampler, "__len__") and not isinstance(self.loader.dataset, IterableDataset):
+        is_batched = self.loader.batch_size is None  # each item is a batch of its own size
+        if not is_batched and not isinstance(self.loader.dataset, IterableDataset):
             return len(sampler)
         return sum(len(inputs) for inputs, _ in self.pieces(_AT_ONCE))
 
@@ -193,17 +194,19 @@ def _ordered(data: Any) -> DataLoader[Any]:
     options |= {"num_workers": data.num_workers, "worker_init_fn": data.worker_init_fn}
     if isinstance(dataset, IterableDataset):
         return DataLoader(dataset, batch_size=data.batch_size, **options)
-    size = data.batch_size or _AT_ONCE
     sampler = data.sampler
     whole = isinstance(sampler, SequentialSampler) or (
         isinstance(sampler, RandomSampler) and not sampler.replacement
     )
-    if whole and data.batch_size is not None:
+    size = data.batch_size
+    if whole and (size is not None or data.batch_sampler is None):
         return DataLoader(dataset, batch_size=size, **options)
     drawing = Drawing(torch.device("cpu"))
     drawing.uses_torch = True
     with drawing.undone():  # the order is settled once
-        batches = [list(batch) for batch in data.batch_sampler or ()] or [list(sampler)]
+        batches = [list(sampler)]
+        if data.batch_sampler is not None:
+            batches, size = [list(batch) for batch in data.batch_sampler], size or _AT_ONCE
         order = sorted(int(i) for batch in batches for i in batch)
     return DataLoader(dataset, batch_size=size, sampler=order, **options)
 
