@@ -60,7 +60,9 @@ def window_of(profile: Profile, thresholds: tuple[float, float], exponent: float
     cut = int(decides[0]) if decides.size else len(size) - 1
     limit = float(reach[cut]) if decides.size else np.inf
     ends = profile.range()
-    return Window(max(float(low[cut]), ends[0]), min(float(high[cut]), ends[1]), limit)
+    start = max(float(low[cut]), ends[0])
+    # A sum that hardly varies has ends within rounding of each other, in either order.
+    return Window(start, max(start, min(float(high[cut]), ends[1])), limit)
 
 
 def _classes(profile: Profile) -> tuple[Array, Array]:
@@ -73,9 +75,11 @@ def _classes(profile: Profile) -> tuple[Array, Array]:
     base = int(octave.min())
     key = 2 * (octave - base) + (g > 0)
     number: Array = np.bincount(key, expected).astype(np.float64)
-    total: Array = np.bincount(key, expected * g).astype(np.float64)
-    there = number > 0
-    return total[there] / number[there], number[there]
+    share = expected / expected.max()  # of the smallest numbers that there are, products vanish
+    weight: Array = np.bincount(key, share).astype(np.float64)
+    total: Array = np.bincount(key, share * g).astype(np.float64)
+    there = total != 0
+    return total[there] / weight[there], number[there]
 
 
 def _chernoff_quantiles(size: Array, rate: Array, exponent: float) -> Array:
