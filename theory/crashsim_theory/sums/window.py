@@ -17,6 +17,8 @@ _PER_OCTAVE = 4  # classes of gains
 _LEAST_OF_CLASS = 2 ** (-1 / _PER_OCTAVE)  # of its mean: no contribution is smaller
 _TILTS_PER_OCTAVE = 2
 
+_LEAST_SPAN = 1e-6  # of a window, relative to where it lies
+
 
 @dataclass(frozen=True)
 class Window:
@@ -60,9 +62,10 @@ def window_of(profile: Profile, thresholds: tuple[float, float], exponent: float
     cut = int(decides[0]) if decides.size else len(size) - 1
     limit = float(reach[cut]) if decides.size else np.inf
     ends = profile.range()
-    start = max(float(low[cut]), ends[0])
+    start, stop = max(float(low[cut]), ends[0]), min(float(high[cut]), ends[1])
     # A sum that hardly varies has ends within rounding of each other, in either order.
-    return Window(start, max(start, min(float(high[cut]), ends[1])), limit)
+    short = max(_LEAST_SPAN * max(abs(start), abs(stop)) - (stop - start), 0.0)
+    return Window(start - short, stop + short, limit)
 
 
 def _classes(profile: Profile) -> tuple[Array, Array]:
