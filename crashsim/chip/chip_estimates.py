@@ -70,7 +70,10 @@ def _pooled_variance(
         each = Interval(v.value.mean(0), v.low.mean(0), v.high.mean(0))
         return each, Interval(v.value.mean(0).sum(), v.low.mean(0).sum(), v.high.mean(0).sum())
     n = found.masks
-    first, second = (reads - reads.mean(0) for reads in found.reads)
+    # masks that all read the same have a variance of 0, not of rounding
+    first, second = (
+        shifted - shifted.mean(0) for shifted in (reads - reads[0] for reads in found.reads)
+    )
     products = (first * second * (n / (n - 1))).mean(1)
     products = np.concatenate([products, products.sum(1, keepdims=True)], axis=1)
     half = half_width(Spread.of(products), n, alpha)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import crashsim_hardware as chips
 from crashsim_hardware import Chip, ChipFaults
@@ -27,6 +27,8 @@ class ChipFault:
         first: the name of the number behind ``NAME=``.
         others: more numbers, which may be given as ``,NAME=VALUE``, and what they are otherwise.
         counts: names of those that are whole.
+        windows: the field of `ChipFaults` for the steps that it strikes in, where it may strike
+            for some only (``,window=START-STOP``); "" elsewhere.
     """
 
     about: str
@@ -34,6 +36,7 @@ class ChipFault:
     first: str
     others: Mapping[str, float] = field(default_factory=dict)
     counts: tuple[str, ...] = ()
+    windows: Literal["", "window", "synapse_window"] = ""
 
 
 def _chip_wide(name: str) -> Callable[..., ChipFaults]:
@@ -49,6 +52,12 @@ def _drawn(sample: Callable[..., ChipFaults]) -> Callable[..., ChipFaults]:
         return sample(chip, value, masks, seed, **numbers)
 
     return make
+
+
+def _bit_errors(
+    chip: Chip, masks: int, seed: int, value: float, bits: int, only_ones: float
+) -> ChipFaults:
+    return chips.sample_bit_errors(chip, value, masks, seed, bits, only_ones=only_ones != 0)
 
 
 def _cells(effect: Callable[..., Any]) -> Callable[..., ChipFaults]:
@@ -75,11 +84,11 @@ _TILE = {"rows": 256, "columns": 256}
 
 CHIP_FAULTS: Mapping[str, ChipFault] = MappingProxyType({
     "dead-neuron": ChipFault("neurons never fire, each with this probability",
-        _drawn(chips.sample_dead), "p"),
+        _drawn(chips.sample_dead), "p", windows="window"),
     "stuck-firing": ChipFault("saturated neurons: each fires without pause with this probability",
-        _drawn(chips.sample_stuck), "p"),
+        _drawn(chips.sample_stuck), "p", windows="window"),
     "stuck-neuron": ChipFault("neurons fire at a rate (spikes per step) whatever they receive",
-        _drawn(chips.sample_held), "p", {"rate": 0.5}),
+        _drawn(chips.sample_held), "p", {"rate": 0.5}, windows="window"),
     "mismatch": ChipFault("relative standard deviation of the firing threshold",
         _drawn(chips.sample_mismatch), "std"),
     "leak-variation": ChipFault("relative standard deviation of the leak of membranes",
@@ -87,19 +96,20 @@ CHIP_FAULTS: Mapping[str, ChipFault] = MappingProxyType({
     "refractory-variation": ChipFault("standard deviation of the refractory period, in steps",
         _drawn(chips.sample_refractory_variation), "std"),
     "core-death": ChipFault("cores of neurons (256 unless core_size=) die with this probability",
-        _drawn(chips.sample_core_deaths), "p", {"core_size": 256}, ("core_size",)),
+        _drawn(chips.sample_core_deaths), "p", {"core_size": 256}, ("core_size",), "window"),
     "dead-synapse": ChipFault("weights read 0, each with this probability",
-        _drawn(chips.sample_dead_synapses), "p"),
+        _drawn(chips.sample_dead_synapses), "p", windows="synapse_window"),
     "stuck-synapse": ChipFault("weights read value= times the largest (1: saturated)",
-        _drawn(chips.sample_stuck_synapses), "p", {"value": 1.0}),
+        _drawn(chips.sample_stuck_synapses), "p", {"value": 1.0}, windows="synapse_window"),
     "perturbed-synapse": ChipFault("weights (a share p=) times 1 + Normal of this deviation",
-        _drawn(chips.sample_perturbed_synapses), "std", {"p": 1.0}),
-    "bit-flip": ChipFault("bits of stored words of bits= flip, each with this probability",
-        _drawn(chips.sample_bit_errors), "rate", {"bits": 8}, ("bits",)),
+        _drawn(chips.sample_perturbed_synapses), "std", {"p": 1.0}, windows="synapse_window"),
+    "bit-flip": ChipFault("bits of stored words of bits= flip (only_ones=1: of those that are 1), "
+        "each with this probability", _bit_errors, "rate", {"bits": 8, "only_ones": 0}, ("bits",),
+        "synapse_window"),
     "row-death": ChipFault("rows of crossbars break, each with this probability",
-        _drawn(chips.sample_row_deaths), "p", _TILE, ("rows", "columns")),
+        _drawn(chips.sample_row_deaths), "p", _TILE, ("rows", "columns"), "synapse_window"),
     "column-death": ChipFault("columns of crossbars break, each with this probability",
-        _drawn(chips.sample_column_deaths), "p", _TILE, ("rows", "columns")),
+        _drawn(chips.sample_column_deaths), "p", _TILE, ("rows", "columns"), "synapse_window"),
     "release-failure": ChipFault("spikes are lost at synapses, each with this probability",
         _chip_wide("release_failure"), "q"),
     "weight-bits": ChipFault("bits that weights are stored with",
@@ -128,6 +138,8 @@ CHIP_FAULTS: Mapping[str, ChipFault] = MappingProxyType({
 def parse_chip_fault(spec: str) -> Breaks:
     """Reads ``NAME=VALUE[,NAME=VALUE ...]`` with a first name of ``CHIP_FAULTS``.
 
+    ``,window=START-STOP``: in these steps only, of faults whose `windows` says so.
+
     Raises:
         ArgumentError: an unknown name, or no number.
     """
@@ -140,17 +152,35 @@ def parse_chip_fault(spec: str) -> Breaks:
     known = CHIP_FAULTS[name]
     numbers: dict[str, float] = dict(known.others)
     numbers["value"] = _number(spec, name, name, text, known)
+    window: tuple[int, int] | None = None
     for item in rest:
         key, _, text = item.partition("=")
+        if key == "window" and known.windows:
+            window = _steps(spec, text)
+            continue
         if key not in known.others:
-            more = f"; it takes {', '.join(known.others)}" if known.others else ""
+            takes = [*known.others, *(["window"] if known.windows else [])]
+            more = f"; it takes {', '.join(takes)}" if takes else ""
             raise ArgumentError(f"chip-fault={spec!r}: {key!r} is no number of {name}{more}")
         numbers[key] = _number(spec, name, key, text, known)
 
     def breaks(chip: Chip, masks: int, seed: int) -> ChipFaults:
-        return known.make(chip, masks, seed, **numbers)
+        found = known.make(chip, masks, seed, **numbers)
+        if window is None:
+            return found
+        steps: dict[str, Any] = {known.windows: window}
+        return replace(found, **steps)
 
     return breaks
+
+
+def _steps(spec: str, text: str) -> tuple[int, int]:
+    start, _, stop = text.partition("-")
+    if not (start.isdecimal() and stop.isdecimal()) or int(start) >= int(stop):
+        raise ArgumentError(
+            f"chip-fault={spec!r}: window={text!r}; give START-STOP in steps, such as 5-10"
+        )
+    return int(start), int(stop)
 
 
 def _number(spec: str, name: str, key: str, text: str, known: ChipFault) -> float:

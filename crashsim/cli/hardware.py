@@ -73,7 +73,7 @@ def hardware(
             "core-death; of synapses dead-synapse, stuck-synapse, perturbed-synapse, bit-flip, "
             "weight-bits, row-death, column-death, release-failure, read-noise, adc-bits; of cells "
             "levels, conductance-variation, stuck-cells, drift, pcm, ir-drop. `crashsim devices` "
-            "says what they are."
+            "says what they are. For some steps only, of neurons and synapses: ,window=START-STOP."
         ),
     ] = None,
     masks: Annotated[
@@ -391,30 +391,3 @@ def _device(name: str | None, settings: list[str]) -> Any:
         message = str(error).replace(f"device({name!r}, ", "--set ").replace("=...)", "=VALUE")
         raise ArgumentError(f"device={name!r}: {message}") from error
     return found
-
-
-def devices() -> None:
-    """List the faults of the chip, and the devices whose faults are known, with their sources."""
-    import crashsim_hardware
-    from rich.table import Table
-
-    from crashsim.chip.chip_faults import CHIP_FAULTS
-
-    faults = Table(box=None, pad_edge=False)
-    for title in ("--chip-fault", "what its first number is", "more numbers"):
-        faults.add_column(title, overflow="fold")
-    for name, fault in CHIP_FAULTS.items():
-        more = ", ".join(f"{key}={value:g}" for key, value in fault.others.items())
-        faults.add_row(f"{name}={fault.first.upper()}", fault.about, more)
-    console().print(faults)
-    console().print()
-    table = Table(box=None, pad_edge=False)
-    for title in ("--device", "what", "parameters", "source"):
-        table.add_column(title, overflow="fold")
-    for name, device in crashsim_hardware.devices().items():
-        parameters = "\n".join(
-            f"{p.name} = {'?' if p.value is None else f'{p.value:g}'} ({p.status})"
-            for p in device.parameters
-        )
-        table.add_row(name, device.title, parameters, device.citation)
-    console().print(table)

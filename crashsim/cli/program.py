@@ -10,9 +10,10 @@ import typer
 
 from crashsim.cli import commands
 from crashsim.cli.criticality import criticality
+from crashsim.cli.devices import devices
 from crashsim.cli.doctor import doctor
 from crashsim.cli.harden import harden
-from crashsim.cli.hardware import devices, hardware
+from crashsim.cli.hardware import hardware
 from crashsim.cli.sample import sample
 from crashsim.cli.terminal import fail
 from crashsim.errors import Interrupted

@@ -16,7 +16,7 @@ _READ = {
 
 def sentence(facts: ChipFacts) -> str:
     """How the chip was run, and how close it is without faults."""
-    device = f" ({facts['device']['title'].lower()})" if facts["device"] else ""
+    device = f" ({facts['device']['title']})" if facts["device"] else ""
     return (
         f"The network as a chip of spiking neurons{device}, read for {facts['steps']} steps of "
         f"1 ms. Without faults its outputs are off by {facts['clean_error']:.2%} of their own "
@@ -26,7 +26,7 @@ def sentence(facts: ChipFacts) -> str:
 
 def graph_sentence(facts: ChipFacts) -> str:
     """How the chip of a graph was run, which has no network beside it."""
-    device = f" ({facts['device']['title'].lower()})" if facts["device"] else ""
+    device = f" ({facts['device']['title']})" if facts["device"] else ""
     told = facts.get("convention") or "the step, reset and start that the file says"
     return (
         f"The graph as a chip of spiking neurons{device}: {told}; {facts['steps']} steps, "

@@ -38,7 +38,7 @@ from .faults.cells import (
     sample_cells,
 )
 from .faults.chip_faults import ChipFaults
-from .faults.devices import Device, device, devices, sample_stuck_cells
+from .faults.devices import Device, Parameter, device, devices, sample_stuck_cells
 from .faults.neuron_faults import (
     sample_core_deaths,
     sample_dead,
@@ -114,6 +114,7 @@ __all__ = [
     "Network",
     "NeuronLayer",
     "OwnNeuron",
+    "Parameter",
     "PcmDrift",
     "PcmProgramming",
     "Physics",

@@ -37,9 +37,10 @@ def reference(chip: Chip, inputs: Any, faults: Any = None) -> Forward:
             "with; pass one to Chip(network=...)"
         )
     broken = as_faults(chip, faults)
-    if broken.window is not None:
+    window = broken.window or broken.synapse_window
+    if window is not None:
         raise HardwareError(
-            f"faults in the steps {broken.window} alone: a network without time has no counterpart"
+            f"faults in the steps {window} alone: a network without time has no counterpart"
         )
     gains: list[Floats] = []
     offsets: list[Floats] = []

@@ -217,8 +217,8 @@ def _moments(
 ) -> CrashStatistics:
     masks, reads = len(first), len(clean)
     both = (first + second) / 2.0
-    base = clean.mean(axis=0)
-    centred, other = first - first.mean(axis=0), second - second.mean(axis=0)
+    base = _mean(clean)
+    centred, other = first - _mean(first), second - _mean(second)
     clean_squares = (clean - base) ** 2
     clean_variance = clean_squares.sum(axis=0) / (reads - 1)
     bessel = masks / (masks - 1)
@@ -231,8 +231,8 @@ def _moments(
         variance = influence.mean(axis=0)
         spread = influence.var(axis=0, ddof=1) / masks
     quantile = float(stats.t.ppf(0.5 + confidence / 2.0, masks - 1))
-    mean = both.mean(axis=0) - base
-    error = np.sqrt(both.var(axis=0, ddof=1) / masks + clean_variance / reads)
+    mean = _mean(both) - base
+    error = np.sqrt((both - both[0]).var(axis=0, ddof=1) / masks + clean_variance / reads)
     return CrashStatistics(
         mean=Moment(mean, mean - quantile * error, mean + quantile * error),
         variance=_variance_interval(variance, np.sqrt(spread), quantile),
@@ -244,6 +244,12 @@ def _moments(
         steps=steps,
         width=_width(influence.sum(axis=(1, 2)), float(variance.sum()), quantile),
     )
+
+
+def _mean(reads: Floats) -> Floats:
+    """The mean over masks; that of equal reads is theirs to the last bit."""
+    found: Floats = reads[0] + (reads - reads[0]).mean(axis=0)
+    return found
 
 
 def _width(influence: Floats, variance: float, quantile: float) -> float:

@@ -200,15 +200,23 @@ VALUES = {
 
 
 @pytest.mark.parametrize("name", CHIP_FAULTS)
-def test_every_fault_of_the_catalogue_is_drawn(name, make_net, randn):
+@pytest.mark.parametrize("some_steps", [False, True])
+def test_every_fault_of_the_catalogue_is_drawn(name, some_steps, make_net, randn):
     rng = np.random.Generator(np.random.Philox(key=1))
     space = FaultSpace(make_net((4, 6, 5, 3), "relu"), randn(4, 4), NeuronCrash(0.1))
     chip: Chip = chip_of(space, 20)[0]
     if name == "leak-variation":
         assert chip.network is not None
         chip = convert(chip.network, rng.normal(size=(50, 4)), 20, neuron="lif")
-    breaks = parse_chip_fault(f"{name}={VALUES.get(name, '0.3')}")
+    field = CHIP_FAULTS[name].windows
+    if some_steps and not field:
+        pytest.skip("this fault lasts")
+    breaks = parse_chip_fault(f"{name}={VALUES.get(name, '0.3')}{',window=5-9' * some_steps}")
     found = breaks(chip, 7, 0)
+    assert (found.window, found.synapse_window) == (
+        (5, 9) if some_steps and field == "window" else None,
+        (5, 9) if some_steps and field == "synapse_window" else None,
+    )
     assert found.count == 7
     assert not found.empty
     found.check(chip)
@@ -223,6 +231,10 @@ def test_every_fault_of_the_catalogue_is_drawn(name, make_net, randn):
         ("levels=2.5", "levels=2.5: give a whole number"),
         ("bit-flip=0.1,bits=x", "give bits=NUMBER"),
         ("mismatch", "give mismatch=NUMBER"),
+        ("mismatch=0.1,window=1-2", "'window' is no number of mismatch"),
+        ("dead-neuron=0.1,window=5", "give START-STOP in steps"),
+        ("dead-neuron=0.1,window=5-5", "give START-STOP in steps"),
+        ("dead-neuron=0.1,rate=1", "'rate' is no number of dead-neuron; it takes window"),
     ],
 )
 def test_specs_that_say_nothing(spec, told):

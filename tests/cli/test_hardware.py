@@ -88,6 +88,19 @@ def test_devices_are_listed_with_their_sources(run, monkeypatch):
     assert "?" in out  # a rate that nobody published
 
 
+def test_one_device_with_all_that_is_known(run):
+    code, out, err = run("devices", "sram-28nm-kc705")
+    assert code == 0, err
+    told = " ".join(out.split())
+    assert "rate 4.73e-05 (measured) at voltage 0.54" in told
+    assert "bits = 8 (assumed)" in told
+    assert "Salami" in told
+    assert "https://github.com/behzadsalami" in told
+    code, out, err = run("devices", "abacus")
+    assert code == 2
+    assert "no device 'abacus'" in " ".join(err.split())
+
+
 def test_a_report_and_the_same_from_the_json(run, tmp_path):
     code, out, err = run(
         *FAST, "--p", 0.1, "--json", "h.json", "--report", "h.html", "--pj-per-operation", 23.6
@@ -264,6 +277,23 @@ def test_other_readouts_and_windows(run, readout, tmp_path):
     assert told in " ".join(out.split())
     assert f"read by {readout}" in " ".join((tmp_path / "h.html").read_text().split())
     assert "window" in (tmp_path / "h.html").read_text()
+
+
+@pytest.mark.usefixtures("graph")
+@pytest.mark.parametrize("spec", ["stuck-neuron=0.5,rate=0.5", "perturbed-synapse=0.5"])
+def test_faults_of_the_chip_for_some_steps(run, tmp_path, spec):
+    """Those of all steps are the same faults; those of the last few move outputs less."""
+    moved = {}
+    for window in ("", ",window=0-20", ",window=17-20"):
+        code, _out, err = run(
+            *GRAPH, "--reset", "zero", "--chip-fault", f"{spec}{window}",
+            "--json", "h.json",
+        )  # fmt: skip
+        assert code == 0, err
+        estimates = json.loads((tmp_path / "h.json").read_text())["estimates"]
+        moved[window] = [e["value"] for e in estimates if e["quantity"] == "variance"]
+    assert np.allclose(moved[""], moved[",window=0-20"])
+    assert 0 < sum(moved[",window=17-20"]) < 0.5 * sum(moved[""])
 
 
 @pytest.mark.usefixtures("graph", "events")

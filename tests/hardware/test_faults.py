@@ -109,6 +109,46 @@ def test_bit_errors_flip_bits_of_the_stored_integer(digits):
     assert np.abs(read).max() <= 128.001 * step
 
 
+def test_bits_that_only_fall(digits):
+    """Stored ones fail at the rate, zeros never: against the words' own bits."""
+    net = digits("relu")
+    chip = convert(net.network, net.train, 10)
+    stored = chip.readout.weight
+    step = np.abs(stored).max() / 127
+
+    def bits(weights):
+        words = (np.round(weights / step).astype(int) & 255).astype(np.uint8)
+        return np.unpackbits(words[..., None], axis=-1)
+
+    written = bits(stored)
+    read = bits(sample_bit_errors(chip, 0.02, 200, 0, only_ones=True).weights[-1])
+    failed = read != written
+    assert not failed[:, written == 0].any()
+    assert failed[:, written == 1].mean() == pytest.approx(0.02, rel=0.1)
+
+
+PUBLISHED = {  # faults at voltages from the lowest on, memories of 16 Kibit
+    "sram-28nm-vc707": (0.54, (23706, 7520, 2732, 772, 146, 24, 4), 2060),
+    "sram-28nm-kc705": (0.53, (2274, 690, 252, 62, 26, 8, 2), 890),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_rates_at_a_voltage_are_the_published_counts(digits, name):
+    lowest, counts, memories = PUBLISHED[name]
+    profile = devices()[name]
+    for place, count in enumerate(counts):
+        rate = count / (memories * 16384)
+        assert profile.on_curve(round(lowest + 0.01 * place, 2)) == pytest.approx(rate, rel=1e-4)
+    net = digits("relu")
+    chip = convert(net.network, net.train, 10)
+    found = profile.sample(chip, 50, 3)
+    expected = sample_bit_errors(chip, profile.on_curve(lowest), 50, 3, only_ones=True)
+    both = sample_bit_errors(chip, profile.on_curve(lowest), 50, 3)
+    assert all(map(np.array_equal, found.weights, expected.weights))
+    assert not all(map(np.array_equal, found.weights, both.weights))
+
+
 def test_stuck_cells_of_a_differential_pair(digits):
     net = digits("relu")
     chip = convert(net.network, net.train, 10)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from crashsim_hardware import (
@@ -15,6 +17,7 @@ from crashsim_hardware import (
     convert,
     run,
     sample_dead,
+    sample_dead_synapses,
     spiking_gap,
 )
 
@@ -92,6 +95,25 @@ def test_engines_agree_and_the_chip_does_what_the_network_does(network, rng):
     for ours, theirs in zip(other.counts, oracle.counts, strict=True):
         assert np.array_equal(ours, theirs)
     assert np.array_equal(run(chip, x, few, copies=1, record=True).counts[1], oracle.counts[1])
+
+
+def test_synapses_behind_a_maximum_fail_for_some_steps(network, rng):
+    """The counts that the maximum is of go on; all steps are as no window."""
+    x = rng.normal(0.5, 1.0, (2, 1, 8, 8))
+    chip = convert(network, rng.normal(0.5, 1.0, (50, 1, 8, 8)), steps=50)
+    faults = sample_dead_synapses(chip, 0.3, 3, 0)
+    found = {}
+    for window in (None, (0, 50), (10, 30)):
+        struck = replace(faults, synapse_window=window)
+        one, two = (run(chip, x, struck, engine=e, record=True) for e in ("numpy", "brian2"))
+        assert all(map(np.array_equal, one.counts, two.counts))
+        np.testing.assert_allclose(one.outputs, two.outputs, rtol=1e-12)
+        found[window] = one
+    assert all(map(np.array_equal, found[None].counts, found[0, 50].counts))
+    np.testing.assert_allclose(found[None].outputs, found[0, 50].outputs, rtol=1e-9, atol=1e-12)
+    clean = run(chip, x).outputs
+    assert np.abs(found[10, 30].outputs - found[None].outputs).max() > 0.01
+    assert np.abs(found[10, 30].outputs - clean).max() > 0.01
 
 
 def test_where_no_maximum_can_be(network, rng):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from crashsim_hardware import (
     ChipFaults,
     HardwareError,
     HardwareWarning,
+    Levels,
     Linear,
     Network,
     NeuronLayer,
     convert,
     crash_statistics,
+    sample_cells,
     sample_core_deaths,
     sample_dead,
     spiking_gap,
@@ -172,3 +176,12 @@ def test_faults_that_are_the_same_on_every_mask(digits):
     assert np.isnan(gap.variance_ratio)
     assert gap.slope == pytest.approx(1.0, abs=0.05)
     assert np.abs(gap.mean).max() > 0.1
+
+
+def test_equal_reads_have_no_variance(tiny, rng):
+    """Levels of conductance shift outputs and vary nothing: a variance of 0, not of rounding."""
+    chip = replace(convert(tiny("relu"), rng.normal(size=(50, 5)), 60), start="zero")
+    found = crash_statistics(chip, rng.normal(size=(4, 5)), sample_cells(chip, Levels(4), 37, 0))
+    assert np.abs(found.mean.value).max() > 0.01
+    for moment in (found.variance.value, found.variance.high, found.mean.high - found.mean.low):
+        assert not moment.any()

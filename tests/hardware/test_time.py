@@ -50,12 +50,15 @@ def graph(rng):
     return chip, (first, late, last), decays
 
 
-def by_hand(weights, decays, train, alive=None):
-    """Spikes (T, B, 3), membranes and first spikes; alive (T, 7) silences hidden neurons."""
-    first, late, last = weights
+def by_hand(weights, decays, train, alive=None, struck=None):
+    """Spikes (T, B, 3), membranes and first spikes; alive (T, 7) silences hidden neurons.
+
+    struck: the steps of other weights, and those.
+    """
     v, w = np.zeros((len(train), 7)), np.zeros((len(train), 3))
     sent = []
     for t in range(STEPS):
+        first, late, last = struck[1] if struck is not None and t in struck[0] else weights
         v = (1 - decays[0]) * v + train[:, t] @ first.T
         if t >= 3:
             v = v + train[:, t - 3] @ late.T
@@ -108,6 +111,24 @@ def test_dead_in_some_steps(graph, rng, engine):
         outside = np.rint(outside).astype(int)
         beside = ((outside < 5) | (outside >= 17)).sum()
         assert (counts[dead[:, neuron], 0, neuron] == beside + 12).all()
+
+
+@pytest.mark.parametrize("engine", ["numpy", "brian2"])
+def test_synapses_fail_in_some_steps(graph, rng, engine):
+    """Those of inputs that come late too: the steps are those in which the charge arrives."""
+    chip, weights, decays = graph
+    train = rng.uniform(0.0, 0.6, (3, STEPS, 4))
+    other = [[w * rng.uniform(0.0, 2.0, w.shape) for w in weights] for _ in range(2)]
+    read = [np.stack([one[place] for one in other]) for place in range(3)]
+    by_place = [read[0], read[2], None, read[1]]  # the two layers, the readout, the wire
+    shapes = [p.weight.shape for p in chip.projections if p.weight is not None]
+    assert shapes == [w.shape[1:] for w in by_place if w is not None]
+    faults = ChipFaults(weights=by_place, synapse_window=(5, 17))
+    found = run(chip, train, faults, engine=engine).outputs
+    for mask, changed in zip(found, other, strict=True):
+        sent = by_hand(weights, decays, train, struck=(range(5, 17), changed))[0]
+        assert np.array_equal(mask, sent.mean(0))
+        assert not np.array_equal(mask, by_hand(weights, decays, train)[0].mean(0))
 
 
 OPTIONS = [

@@ -48,8 +48,10 @@ class Block:
     weights: per projection, what is read instead of the stored weight, (m, *weight.shape), or
         None.
     release_failure: probability that a spike is lost at a synapse.
-    train: the inputs where they change with time: then drives and currents are those of the first
+    train: the inputs where drives change with time: then drives and currents are those of the first
         step, and `drive` and `current` say the others.
+    synapse_window: the steps of the layer they lead to in which `weights` are read, from the first
+        to before the second; None: all.
     strikes: per hidden layer, neurons that are dead or stuck for some steps, or None.
     first_mask, first_input: where the block lies, for `survivals` and `normals`.
     varied: per hidden layer, what else differs from mask to mask in its neurons.
@@ -72,23 +74,32 @@ class Block:
     currents: Mapping[int, Floats] = field(default_factory=dict)
     train: Train | None = None
     strikes: tuple[Strike | None, ...] = ()
+    synapse_window: tuple[int, int] | None = None
+
+    def weight(self, place: int, step: int) -> Floats | None:
+        """What is read instead of the stored weight of a projection in a step of its target's."""
+        if self.synapse_window is None:
+            return self.weights[place]
+        start, stop = self.synapse_window
+        return self.weights[place] if start <= step < stop else None
 
     def drive(self, chip: Chip, layer: int, step: int) -> Floats:
         """The drive of a hidden layer in a step of its window."""
         if self.train is None or not is_driven(chip, layer):
             return self.drives[layer]
         projection = chip.hidden[layer].projection
-        drive = projection.drive(self.train.at(step), self.weights[layer])
+        drive = projection.drive(self.train.at(step), self.weight(layer, step))
         added = self.added[layer] if self.added else None
         return drive if added is None else round_to_grid(drive + added, projection.fraction_bits)
 
-    def current(self, chip: Chip, place: int, step: int) -> Floats:
-        """What the inputs of a step send through projection `place`."""
+    def current(self, chip: Chip, place: int, step: int, delay: int) -> Floats:
+        """What the inputs send through projection `place`, to arrive in `step`."""
         if self.train is None:
             return self.currents[place]
         projection = chip.projections[place]
-        x = projection.pooled(self.train.at(step))
-        return round_to_grid(projection.charge(x, self.weights[place]), projection.fraction_bits)
+        x = projection.pooled(self.train.at(step - delay))
+        charge = projection.charge(x, self.weight(place, step))
+        return round_to_grid(charge, projection.fraction_bits)
 
     def strike(self, layer: int) -> Strike | None:
         """The window of faults at a hidden layer."""
@@ -104,7 +115,7 @@ class Block:
     @property
     def by_step(self) -> bool:
         """Whether the readout must be summed step by step."""
-        return self.release_failure > 0.0 or self.noisy
+        return self.release_failure > 0.0 or self.noisy or self.synapse_window is not None
 
     @property
     def noisy(self) -> bool:
@@ -224,7 +235,9 @@ def blocks(
             cut = None if faults.dead_inputs is None else faults.dead_inputs[part]
             train = Train(given if inputs.ndim == 3 else given[:, None], cut)
             x = train.at(0)
-            drives, currents = _from_inputs(chip, x, weights)
+            window = faults.synapse_window
+            first = weights if window is None or window[0] == 0 else (None,) * len(weights)
+            drives, currents = _from_inputs(chip, x, first)
             for index, extra in enumerate(added):
                 if extra is not None:
                     bits = chip.hidden[index].projection.fraction_bits
@@ -256,7 +269,8 @@ def blocks(
                 first_input=first_input,
                 seed=seed,
                 currents=currents,
-                train=train if inputs.ndim == 3 else None,
+                train=train if inputs.ndim == 3 or window is not None else None,
+                synapse_window=window,
                 strikes=tuple(_strike(chip, faults, i, part) for i in range(len(chip.hidden))),
                 varied=varied,
                 added=tuple(added),

@@ -60,10 +60,11 @@ class _Session:
     ) -> Activity:
         mismatched = any(map(has_mismatch, block.thresholds))
         held_for_some = any(v.held is not None and v.window is not None for v in block.varied)
-        if self._synapses and (any(block.strikes) or held_for_some):
+        struck = any(block.strikes) or held_for_some or block.synapse_window is not None
+        if self._synapses and struck:
             raise HardwareError(
-                "neurons that are struck for some steps need engine='brian2' or 'numpy': "
-                "Synapses carry what a neuron fires"
+                "neurons and synapses that are struck for some steps need engine='brian2' or "
+                "'numpy': Synapses carry what a neuron fires, with the same weight in all steps"
             )
         kinds = tuple(varied.kinds for varied in block.varied)
         released, changing = block.release_failure > 0.0, block.train is not None
@@ -350,10 +351,10 @@ class _Copies:
         """What the inputs send besides the drives, into the layers whose step `now` is next."""
         for target in range(len(self._groups)):
             for place, _, delay in self._chip.feeds(target):
-                since = now - target - delay
-                lasts = now - target < self._chip.total_steps
-                if place in self._block.currents and since >= 0 and lasts:
-                    current = self._block.current(self._chip, place, since)
+                step = now - target  # in the time of the layer's own window
+                arrives = delay <= step < self._chip.total_steps
+                if place in self._block.currents and arrives:
+                    current = self._block.current(self._chip, place, step, delay)
                     self._add(target, np.broadcast_to(current, self._shapes[target]))
 
     def _add(self, target: int, charge: Floats) -> None:

@@ -20,9 +20,9 @@ Floats = NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Train:
-    """Inputs that change from step to step, for the masks and inputs of one block.
+    """Inputs step by step, for the masks and inputs of one block.
 
-    values: (b, T, n_in).
+    values: (b, T, n_in); with T = 1, the same in every step.
     cut: (m, n_in), True where a mask cuts the line; or None.
     """
 
@@ -31,7 +31,7 @@ class Train:
 
     def at(self, step: int) -> Floats:
         """What the lines carry in a step, (m or 1, b, n_in)."""
-        now = self.values[None, :, step]
+        now = self.values[None, :, step if self.values.shape[1] > 1 else 0]
         return now if self.cut is None else now * ~self.cut[:, None, :]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,10 @@ class Delivery:
         self._largest: Floats = np.zeros(())  # of them in each window
         self._reading = Reading(projection, block, index) if block.noisy else None
         weight = block.weights[index]
+        self._intact: Delivery | None = None
+        if block.synapse_window is not None and weight is not None:
+            stored = replace(block, weights=(None,) * len(block.weights))
+            self._intact = Delivery(projection, stored, index, dtype, gain)
         self._weight = None if weight is None else weight.astype(dtype)
         shared = 1 if weight is None else block.masks
         entries = int(np.prod(projection.shape)) * projection.bias.size
@@ -68,10 +73,16 @@ class Delivery:
             self._charge = np.empty((block.masks, block.inputs, projection.bias.size), dtype)
 
     def __call__(self, spikes: Floats, step: int) -> Floats:
+        """The charges of spikes that arrive in a step of the layer they lead to."""
         if self._gain is not None:
             spikes = spikes * self._gain
         if self._projection.pool is not None:
             spikes = self._passed(spikes)
+        if self._intact is not None and self._block.weight(self._index, step) is None:
+            return self._intact._read(spikes, step)
+        return self._read(spikes, step)
+
+    def _read(self, spikes: Floats, step: int) -> Floats:
         charge = self._summed(spikes, step)
         return charge if self._reading is None else self._reading(charge, spikes, step)
 
@@ -265,8 +276,9 @@ class _Feed:
     def arriving(self, spikes: list[Floats | None], past: list[_Past], now: int) -> Floats | None:
         """The charge of step `now`, or None; `spikes` are those of the layers before."""
         if self.delivery is None:
-            since = now - self.delay
-            return self.block.current(self.chip, self.place, since) if since >= 0 else None
+            if now < self.delay:
+                return None
+            return self.block.current(self.chip, self.place, now, self.delay)
         sent = past[self.source].before(self.delay) if self.delay else spikes[self.source]
         return None if sent is None else self.delivery(sent, now)
 

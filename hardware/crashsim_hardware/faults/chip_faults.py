@@ -79,7 +79,9 @@ class ChipFaults:
     weight_bits: weights stored with that many bits (the same on every mask).
     window: steps (start, stop), from start to before stop, in which `dead`, `stuck` and `held`
         neurons are so, counted from the first of each layer's own; None: in all. Their outputs are
-        struck, and their membranes go on: the spikes of a dead neuron are lost. Other faults last.
+        struck, and their membranes go on: the spikes of a dead neuron are lost.
+    synapse_window: the same for `weights` and `dead_synapses`, counted from the first step of the
+        layer that the synapses lead to (the readout's, of the last layer). Other faults last.
     masks: M; needed only when no array says it.
 
     Raises HardwareError where the numbers of masks differ or a value has no meaning.
@@ -103,6 +105,7 @@ class ChipFaults:
     adc_bits: int | None = None
     adc_range: float = 1.0
     window: tuple[int, int] | None = None
+    synapse_window: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         found: dict[int, str] = {}
@@ -134,8 +137,7 @@ class ChipFaults:
         object.__setattr__(self, "masks", whole("masks", next(iter(found), 1), 1))
         self._check_numbers()
         self._check_arrays()
-        if self.window is not None:
-            object.__setattr__(self, "window", self._checked_window())
+        self._check_windows()
 
     def _check_numbers(self) -> None:
         if not is_number(self.release_failure) or not 0.0 <= self.release_failure < 1.0:
@@ -174,20 +176,27 @@ class ChipFaults:
     def _present(self, name: str) -> list[Floats]:
         return [array for array in getattr(self, name) or () if array is not None]
 
-    def _checked_window(self) -> tuple[int, int]:
-        if self.dead is None and self.stuck is None and self.held is None:
-            raise HardwareError(
-                "window: dead, stuck and held neurons are so for some steps, and there are none; "
-                "other faults last"
-            )
-        try:
-            start, stop = self.window  # type: ignore[misc]
-        except (TypeError, ValueError):
-            raise HardwareError(
-                f"window must be two steps (start, stop), got {self.window!r:.80}"
-            ) from None
-        start = whole("the start of the window", start, 0)
-        return start, whole("the stop of the window", stop, start + 1)
+    def _check_windows(self) -> None:
+        if self.window is not None:
+            if self.dead is None and self.stuck is None and self.held is None:
+                raise HardwareError(
+                    "window: dead, stuck and held neurons are so for some steps, and there are "
+                    "none; other faults last"
+                )
+            object.__setattr__(self, "window", _steps("window", self.window))
+        if self.synapse_window is not None:
+            if self.weights is None and self.dead_synapses is None:
+                raise HardwareError(
+                    "synapse_window: weights and dead_synapses are so for some steps, and there "
+                    "are none; other faults last"
+                )
+            if self.offsets is not None:
+                raise HardwareError(
+                    "synapse_window: constant currents on lines cross the same synapses in all "
+                    "steps; leave offsets or the window out"
+                )
+            steps = _steps("synapse_window", self.synapse_window)
+            object.__setattr__(self, "synapse_window", steps)
 
     @property
     def count(self) -> int:
@@ -197,7 +206,8 @@ class ChipFaults:
     @property
     def by_step(self) -> bool:
         """Whether something differs from step to step, so that counts do not tell the readout."""
-        return self.release_failure > 0.0 or self.read_noise > 0.0 or self.adc_bits is not None
+        noisy = self.read_noise > 0.0 or self.adc_bits is not None
+        return self.release_failure > 0.0 or noisy or self.synapse_window is not None
 
     @property
     def random(self) -> bool:
@@ -225,10 +235,11 @@ class ChipFaults:
 
     def check(self, chip: Chip) -> None:
         """Raises HardwareError unless every array fits a layer of `chip`."""
-        if self.window is not None and self.window[0] >= chip.total_steps:
-            raise HardwareError(
-                f"the window {self.window} begins after the last of the {chip.total_steps} steps"
-            )
+        for window in (self.window, self.synapse_window):
+            if window is not None and window[0] >= chip.total_steps:
+                raise HardwareError(
+                    f"the window {window} begins after the last of the {chip.total_steps} steps"
+                )
         inputs = (int(np.prod(chip.input_shape)),)
         if self.dead_inputs is not None and self.dead_inputs.shape[1:] != inputs:
             raise HardwareError(
@@ -295,6 +306,15 @@ class ChipFaults:
         }
         cut = None if self.dead_inputs is None else self.dead_inputs[mask : mask + 1]
         return replace(self, **kept, dead_inputs=cut, masks=1)
+
+
+def _steps(name: str, window: Any) -> tuple[int, int]:
+    try:
+        start, stop = window
+    except (TypeError, ValueError):
+        raise HardwareError(f"{name} must be two steps (start, stop), got {window!r:.80}") from None
+    start = whole(f"the start of the {name}", start, 0)
+    return start, whole(f"the stop of the {name}", stop, start + 1)
 
 
 def _of_masks(name: str, value: Any) -> Floats:

@@ -43,6 +43,7 @@ class Device:
     """What goes wrong on a device, and who says so.
 
     curve: points (place, rate) that were measured, where the rate depends on something, in order.
+    over: the parameter that the places of the curve are of; "" without a curve.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Device:
     url: str
     parameters: tuple[Parameter, ...]
     curve: tuple[tuple[float, float], ...] = ()
+    over: str = ""
 
     def __getitem__(self, name: str) -> float:
         """The value of a parameter; raises HardwareError for one that still has to be given."""
@@ -113,8 +115,8 @@ def _bit_errors(device: Device, chip: Chip, masks: int, seed: int) -> ChipFaults
 
 
 def _bit_errors_at_voltage(device: Device, chip: Chip, masks: int, seed: int) -> ChipFaults:
-    rate = device.on_curve(device["voltage"])
-    return sample_bit_errors(chip, rate, masks, seed, bits=int(device["bits"]))
+    rate, falls = device.on_curve(device["voltage"]), device["only_ones"] != 0.0
+    return sample_bit_errors(chip, rate, masks, seed, int(device["bits"]), only_ones=falls)
 
 
 def _core_death(device: Device, chip: Chip, masks: int, seed: int) -> ChipFaults:
@@ -163,6 +165,7 @@ def devices() -> dict[str, Device]:
             citation=entry["citation"],
             url=entry["url"],
             curve=tuple((float(place), float(rate)) for place, rate in entry.get("curve", ())),
+            over=entry.get("over", ""),
             parameters=tuple(
                 Parameter(key, item.get("value"), item["status"], item["note"])
                 for key, item in entry["parameters"].items()

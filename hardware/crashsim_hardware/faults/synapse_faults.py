@@ -76,12 +76,14 @@ def sample_perturbed_synapses(
     return ChipFaults(weights=_by_projection(chip, masks, read), masks=masks)
 
 
-def sample_bit_errors(chip: Chip, rate: float, masks: int, seed: int, bits: int = 8) -> ChipFaults:
+def sample_bit_errors(
+    chip: Chip, rate: float, masks: int, seed: int, bits: int = 8, only_ones: bool = False
+) -> ChipFaults:
     """Every stored bit flips with probability `rate`; weights in two's complement of `bits` bits.
 
     The integer is round(w / s) with s = max|w| / (2**(bits - 1) - 1) per array, so quantisation is
     part of the fault. A flip of bit k changes the weight by +-s 2**k, of the sign bit by
-    -+s 2**(bits - 1).
+    -+s 2**(bits - 1). With only_ones, bits that store 1 read 0, and those that store 0 are right.
     """
     probability("rate", rate)
     bits = whole("bits", bits, 2, 32)
@@ -93,7 +95,8 @@ def sample_bit_errors(chip: Chip, rate: float, masks: int, seed: int, bits: int 
         stream = generator(seed, Stream.BIT_ERROR, index)
         for bit in range(bits):
             flipped: Floats = np.less(stream.random(words.shape), rate)
-            words ^= flipped.astype(np.int64) << bit
+            change = flipped.astype(np.int64) << bit
+            words ^= words & change if only_ones else change
         signed: Floats = words - ((words >> (bits - 1)) << bits)
         return step * signed
 
