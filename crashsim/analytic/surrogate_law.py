@@ -28,12 +28,14 @@ from crashsim.arrays import Floats
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.errors import NotApplicableError
 from crashsim.metrics import predicted_class
-from crashsim.results.estimate import Estimate, deterministic
+from crashsim.results.estimates import Estimates, deterministic
 from crashsim.space import FaultSpace
 
 Name = Literal["surrogate-law", "single-law"]
-_OPERATIONS_OF_ROW = 5e6  # of the law of one surrogate, by as many as a multiplication takes
-_OPERATIONS_OF_GAIN = 40.0
+# Of the law of one surrogate and of its tail, which may take a tilt and a law of its own: counted
+# in multiplications of a matrix product, of which a core does 1e10 a second.
+_OPERATIONS_OF_ROW = 8e8
+_OPERATIONS_OF_GAIN = 800.0
 
 
 def law_estimates(
@@ -44,7 +46,7 @@ def law_estimates(
     epsilon: float | None,
     seed: int,
     note: str,
-) -> list[Estimate]:
+) -> Estimates:
     """P(|Delta| >= epsilon) and P(class changes), of linear surrogates' exact law.
 
     Args:
@@ -59,7 +61,7 @@ def law_estimates(
     Raises:
         NotApplicableError: a law of coordinates that is not known by its outcomes.
     """
-    found: list[Estimate] = []
+    found = Estimates()
     try:
         if epsilon is not None:
             values = _tails(surrogate, least_reaching(space, epsilon))

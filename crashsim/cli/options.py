@@ -75,6 +75,13 @@ GroupOption = Annotated[
         "(a core). (default: unit)"
     ),
 ]
+OutputsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Outputs to look at, by number (3,7): of tails, certificates and rare events. "
+        "(default: the one that varies most)"
+    ),
+]
 EpsilonOption = Annotated[
     float | None, typer.Option(help="Also P(|change| >= EPSILON), in units of the outputs.")
 ]
@@ -125,6 +132,13 @@ BudgetOption = Annotated[
     typer.Option(
         help="Time for all of it (90s, 2m, 1h), of a core that does 1e10 operations a second: "
         "methods and samples are chosen to fit, the same on every machine."
+    ),
+]
+MemoryOption = Annotated[
+    str,
+    typer.Option(
+        help="What derivatives may take (500MiB, 8GiB); what does not fit is made anew as it is "
+        "read, and costs more passes."
     ),
 ]
 SeedOption = Annotated[int, typer.Option(help="Same seed, same numbers.")]

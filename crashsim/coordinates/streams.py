@@ -21,12 +21,14 @@ class Stream(IntEnum):
 
     MONTE_CARLO = 0  # plain samples, by block
     COUNTED = 2**60  # which coordinates are struck, of an exact number of them, by block
+    MARKS = 2**60 + 2**59  # at which rates of a curve a fault is kept, by block
     FEW_FAULTS = 2**61  # samples given two or more faults, by block
     VOTES = 2**61 + 2**60  # in which a voter is far from the honest copies' average
     IMPORTANCE = 2**62  # tails and class changes, by input and block
     CURVE = 2**62 + 2**61  # the rare-event curve of a report, by point and block
     RIVALS = 2**62 + 2**61 + 2**60  # what class changes to several rivals share, by input
     CERTIFIED = 2**63  # samples inside a certificate, by input, question and block
+    OUTPUT_SIGNS = 2**63 + 2**60  # random sums of very many outputs
     PROBES = 2**63 + 2**61  # directions in which a Hessian is looked at
     SINGLE_FAULTS = 2**63 + 2**61 + 2**59  # which single faults are looked at, by use
     TRAINING = 2**63 + 2**61 + 2**60  # faults while training, of a law that torch does not draw

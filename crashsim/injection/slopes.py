@@ -20,7 +20,9 @@ from torch.autograd import forward_ad
 
 from crashsim.arrays import Floats, Integers
 from crashsim.coordinates.placement import Placement
+from crashsim.faults.words.upsets import BitSteps, WordTable
 from crashsim.injection.faulty_model import FaultyModel
+from crashsim.injection.site_changes import steps_of
 from crashsim.model.inputs import Inputs
 
 Slope = NDArray[np.float32]
@@ -60,7 +62,8 @@ class Values:
         """(n,) the displacements of some coordinates, counted from the placement's first."""
         if not self.by_value:
             return np.ones(len(columns))
-        moved: Floats = self._steps[columns].astype(np.float64)
+        index = torch.from_numpy(np.asarray(columns, np.int64)).to(self.parameter.device)
+        moved: Floats = self._steps.index_select(0, index).double().cpu().numpy()
         return moved
 
     def displacements_of(self, values: Integers) -> Floats:
@@ -69,9 +72,11 @@ class Values:
         return self.moved_by(columns.ravel()).reshape(columns.shape)
 
     @cached_property
-    def _steps(self) -> Slope:
-        moved: Slope = self.placement.fault.displacement(self.parameter).reshape(-1).cpu().numpy()
-        return moved
+    def _steps(self) -> Tensor | BitSteps:
+        steps = steps_of(self.placement, self.parameter)
+        if isinstance(steps, WordTable):
+            return self.placement.fault.displacement(self.parameter).reshape(-1)
+        return steps
 
 
 def values_of(faulty: FaultyModel) -> list[Values]:
@@ -147,9 +152,8 @@ class Slopes:
                 # Each input has coordinates of its own: one backward pass serves all inputs.
                 e.requires_grad_()
             out = self._outputs(inputs, leaves, e).sum((0, 1))
-            wanted = torch.from_numpy(readouts).to(out) @ out
-            for row, value in enumerate(wanted):
-                by_value, by_coordinate = _gradients(value, leaves, e)
+            for row, weights in enumerate(torch.from_numpy(readouts).to(out)):
+                by_value, by_coordinate = _gradients(out, weights, leaves, e)
                 each = iter(by_value)
                 for v, into in zip(self.values, found, strict=True):
                     if v.by_value:
@@ -240,13 +244,17 @@ def _moved(values: Values, e: float | Floats) -> Tensor:
 
 
 def _gradients(
-    value: Tensor, leaves: Sequence[Tensor], e: Tensor
+    outputs: Tensor, weights: Tensor, leaves: Sequence[Tensor], e: Tensor
 ) -> tuple[Sequence[Tensor | None], Tensor | None]:
-    """The derivatives of a number by the values, and by coordinates; None where it has none."""
-    if not value.requires_grad:
+    """The derivatives of a sum of outputs by the values, and by coordinates; None if it has none.
+
+    Args:
+        outputs, weights: (K,) the outputs, and what each counts in the sum.
+    """
+    if not outputs.requires_grad:
         return [None] * len(leaves), None
     wanted = [*leaves, e] if e.requires_grad else list(leaves)
     found: Sequence[Tensor | None] = torch.autograd.grad(
-        value, wanted, retain_graph=True, allow_unused=True
+        outputs, wanted, weights, retain_graph=True, allow_unused=True
     )
     return (found[:-1], found[-1]) if e.requires_grad else (found, None)
