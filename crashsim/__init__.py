@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from crashsim.scoring.preview import Preview, plan
     from crashsim.scoring.score import Score, score
     from crashsim.space import FaultSpace
+    from crashsim.sweeping.curve import Curve
+    from crashsim.sweeping.sweep import sweep
     from crashsim.training.crash_training import CrashTraining
     from crashsim.training.crash_variance import CrashVariance
     from crashsim.training.goodhart import TrainingReport
@@ -78,6 +80,8 @@ _HOMES = {
     "model.sites.discovery": ("find_sites",),
     "model.sites.site": ("Site",),
     "space": ("FaultSpace",),
+    "sweeping.curve": ("Curve",),
+    "sweeping.sweep": ("sweep",),
     "training.hardening": ("Hardened", "harden"),
     "training.weight_penalties": ("Balance", "Continuity"),
     "training.crash_training": ("CrashTraining",),
@@ -98,6 +102,7 @@ __all__ = [
     "CrashVariance",
     "CrashsimError",
     "CrashsimWarning",
+    "Curve",
     "Estimate",
     "Event",
     "ExactDistribution",
@@ -129,6 +134,7 @@ __all__ = [
     "plan_replicas",
     "rank_loss",
     "score",
+    "sweep",
     "voter_robustness",
 ]
 

@@ -15,6 +15,7 @@ from crashsim.cli.doctor import doctor
 from crashsim.cli.harden import harden
 from crashsim.cli.hardware import hardware
 from crashsim.cli.sample import sample
+from crashsim.cli.sweep import sweep
 from crashsim.cli.terminal import fail
 from crashsim.errors import Interrupted
 
@@ -47,6 +48,7 @@ def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
 for command in (
     commands.score,
     commands.compare,
+    sweep,
     sample,
     commands.train,
     harden,

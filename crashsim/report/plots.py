@@ -77,14 +77,16 @@ def _styled(more: Any = MappingProxyType({})) -> Iterator[None]:
 
 
 @contextmanager
-def _figure(width: float, height: float, columns: int = 1) -> Iterator[tuple[Figure, Any]]:
+def figure_of(width: float, height: float, columns: int = 1) -> Iterator[tuple[Figure, Any]]:
+    """A figure in the style of reports, and its axes."""
     with _styled():
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.subplots(1, columns)
         yield figure, axes
 
 
-def _svg(figure: Figure) -> str:
+def svg(figure: Figure) -> str:
+    """The figure as text that a page holds."""
     with _styled():
         buffer = StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
@@ -99,7 +101,7 @@ def tail_curves(score: Record) -> str | None:
     curves = score.curves
     if curves is None:
         return None
-    with _figure(7.4, 4.2) as (figure, axes):
+    with figure_of(7.4, 4.2) as (figure, axes):
         grid = np.array(curves.epsilon)
         for method, values in curves.methods.items():
             if method == "monte-carlo":
@@ -138,7 +140,7 @@ def tail_curves(score: Record) -> str | None:
         axes.set_xlabel(f"ε, in units of output {curves.output}, on input {curves.input}")
         axes.set_ylabel("P(|Δ| ≥ ε)")
         axes.legend(loc="lower left")
-        return _svg(figure)
+        return svg(figure)
 
 
 def histogram(score: Record) -> str | None:
@@ -146,7 +148,7 @@ def histogram(score: Record) -> str | None:
     h = score.histogram
     if h is None:
         return None
-    with _figure(7.4, 3.2) as (figure, axes):
+    with figure_of(7.4, 3.2) as (figure, axes):
         edges = np.array(h.edges)
         centres = (edges[1:] + edges[:-1]) / 2
         axes.stairs(h.counts, edges, fill=True, color="#cbd5e1", label="monte-carlo samples")
@@ -162,7 +164,7 @@ def histogram(score: Record) -> str | None:
         axes.set_xlabel(f"Δ of output {h.output} on input {h.input}")
         axes.set_ylabel("samples per bin")
         axes.legend(loc="upper right")
-        return _svg(figure)
+        return svg(figure)
 
 
 def scatter(score: Record) -> str | None:
@@ -176,7 +178,7 @@ def scatter(score: Record) -> str | None:
     ]
     if not methods or values_of(score.estimates, "monte-carlo", "variance") is None:
         return None
-    with _figure(7.4, 3.7, columns=2) as (figure, panels):
+    with figure_of(7.4, 3.7, columns=2) as (figure, panels):
         for axes, quantity, title in zip(
             panels, ("mean", "variance"), ("E Δ", "Var Δ"), strict=True
         ):
@@ -206,7 +208,7 @@ def scatter(score: Record) -> str | None:
             axes.set_ylabel("theory")
             axes.grid(True)
         panels[0].legend(loc="upper left")
-        return _svg(figure)
+        return svg(figure)
 
 
 def shares(score: Record) -> str | None:
@@ -216,7 +218,7 @@ def shares(score: Record) -> str | None:
         return None
     sites = sorted(known, key=lambda pair: -pair[1])[:10]
     top = score.top[:10]
-    with _figure(7.4, 0.9 + 0.24 * max(len(sites), len(top), 3), columns=2) as (figure, panels):
+    with figure_of(7.4, 0.9 + 0.24 * max(len(sites), len(top), 3), columns=2) as (figure, panels):
         left = [f"{_short(s['name'])} ({s['coordinates']})" for s, _ in sites]
         right = [f"{_short(t['site'])}{t['index']}" for t in top]
         for axes, labels, values, title in (
@@ -230,7 +232,7 @@ def shares(score: Record) -> str | None:
             axes.set_title(title)
             axes.set_xlabel("% of Var Δ")
             axes.grid(True, axis="x")
-        return _svg(figure)
+        return svg(figure)
 
 
 def raster(facts: ChipFacts) -> str:
@@ -238,7 +240,7 @@ def raster(facts: ChipFacts) -> str:
     layers = facts["raster"]["layers"]
     duration = 1000 * facts["raster"]["duration"]
     rows = sum(layer["neurons"] for layer in layers)
-    with _figure(7.4, 1.2 + min(0.03 * rows, 5.0), columns=2) as (figure, panels):
+    with figure_of(7.4, 1.2 + min(0.03 * rows, 5.0), columns=2) as (figure, panels):
         for axes, broken, title in ((panels[0], False, "intact"), (panels[1], True, "broken")):
             base, ticks = 0, []
             for i, layer in enumerate(layers):
@@ -259,13 +261,13 @@ def raster(facts: ChipFacts) -> str:
             axes.set_xlabel("ms")
             axes.set_yticks([at for at, _ in ticks], [label for _, label in ticks])
             axes.tick_params(axis="y", length=0)
-        return _svg(figure)
+        return svg(figure)
 
 
 def rates(facts: ChipFacts) -> str:
     """Each neuron's rate on the intact chip against its activation in the network."""
     layers = facts["rates"]
-    with _figure(7.4, 2.9, columns=max(2, len(layers))) as (figure, panels):
+    with figure_of(7.4, 2.9, columns=max(2, len(layers))) as (figure, panels):
         for i, axes in enumerate(panels):
             if i >= len(layers):
                 axes.set_axis_off()
@@ -278,7 +280,7 @@ def rates(facts: ChipFacts) -> str:
             axes.set_xlabel("activation, network")
             axes.set_ylabel("spike rate, chip, as activation" if i == 0 else "")
             axes.grid(True)
-        return _svg(figure)
+        return svg(figure)
 
 
 def _short(name: str) -> str:
@@ -304,7 +306,7 @@ def formula(latex: str) -> str | None:
             for i, line in enumerate(lines):
                 y = 1 - (i + 0.5) / len(lines)
                 figure.text(0.0, y, f"${line}$", fontsize=12, va="center", color="#0f172a")
-            return _svg(figure)
+            return svg(figure)
     except Exception:  # whatever matplotlib dislikes: it is shown as text
         return None
 

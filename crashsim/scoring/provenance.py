@@ -44,20 +44,22 @@ def describe_sites(space: FaultSpace, analysis: first_order.Analysis) -> list[Si
         shares = list(analysis.by_value.by_placement.tolist())
     elif analysis.shares is not None:
         shares = [float(analysis.shares[p.start : p.stop].sum()) for p in space.placements]
-    found: list[SiteFacts] = []
-    for p, share in zip(space.placements, shares, strict=True):
-        facts: SiteFacts = {
-            "name": p.site.name,
-            "kind": p.site.kind,
-            "shape": list(p.shape),
-            "fault": p.fault.name,
-            "coordinates": p.size,
-            "share": share,
-        }
-        if p.steps > 1:
-            facts["steps"] = p.steps
-        found.append(facts)
-    return found
+    return [describe_placed(p, share) for p, share in zip(space.placements, shares, strict=True)]
+
+
+def describe_placed(placement: Placement, share: float | None = None) -> SiteFacts:
+    """A struck site, with its share of the variance."""
+    facts: SiteFacts = {
+        "name": placement.site.name,
+        "kind": placement.site.kind,
+        "shape": list(placement.shape),
+        "fault": placement.fault.name,
+        "coordinates": placement.size,
+        "share": share,
+    }
+    if placement.steps > 1:
+        facts["steps"] = placement.steps
+    return facts
 
 
 def leading_coordinates(space: FaultSpace, analysis: first_order.Analysis) -> list[CoordinateFacts]:

@@ -133,7 +133,7 @@ def test_derive(run):
         assert part in out
 
 
-@pytest.mark.parametrize("command", ["score", "compare", "train", "derive", "report"])
+@pytest.mark.parametrize("command", ["score", "compare", "sweep", "train", "derive", "report"])
 def test_help(run, command):
     code, out, _ = run(command, "--help")
     assert code == 0

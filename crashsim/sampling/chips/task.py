@@ -56,7 +56,7 @@ class Chips(Task[ChipSums]):
             asked = self.asked.at(targets)
             clean.append(asked.columns(space.clean()[None], space.clean())[0])
             per_example.append(np.zeros((len(inputs), width)))
-            for start, stop, outputs in _outputs(space, own):
+            for start, stop, outputs in outputs_of(space, own):
                 found = asked.columns(outputs, space.clean())
                 of_chips[start:stop] += found.sum(1)
                 per_example[-1] += found.sum(0)
@@ -74,7 +74,7 @@ def pieces_of(space: FaultSpace) -> int:
     return max(1, min(in_flight, _VALUES // (_CHIPS_AT_ONCE * space.K)))
 
 
-def _outputs(space: FaultSpace, points: Points) -> Iterator[tuple[int, int, Floats]]:
+def outputs_of(space: FaultSpace, points: Points) -> Iterator[tuple[int, int, Floats]]:
     """The outputs of some points at a time, with their numbers."""
     most = max(1, _VALUES // (space.B * space.K))
     parts = -(-points.count // most)

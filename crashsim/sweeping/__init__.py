@@ -1,0 +1,1 @@
+"""Curves: a metric of faulty chips against the rate of faults, measured and predicted."""

@@ -1,0 +1,98 @@
+"""``crashsim sweep``: files, tables, several curves, exit codes."""
+
+import json
+
+import numpy as np
+import pytest
+
+from crashsim import Curve
+
+
+@pytest.fixture
+def examples(tmp_path):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "d.npz", x=rng.normal(size=(40, 4)), y=np.arange(40) % 2)
+    return "d.npz"
+
+
+FAST = ("--chips", 40, "--rates", "0.01:0.3:3")
+
+
+def test_a_curve_and_its_files(run, examples, tmp_path):
+    code, out, err = run(
+        "sweep", "4-5-2:tanh", "--inputs", examples, "--json", "c.json", "--report", "r.html",
+        "--csv", "c.csv", "--target", 0.4, *FAST,
+    )  # fmt: skip
+    assert code == 0, err
+    assert max(map(len, out.splitlines())) <= 80
+    assert "accuracy" in out
+    plain = json.loads((tmp_path / "c.json").read_text())
+    assert [p["rate"] for p in plain["points"]] == pytest.approx([0.01, 0.0547723, 0.3], rel=1e-5)
+    for point in plain["points"]:
+        assert point["band_low"] <= point["low"] <= point["value"] <= point["high"]
+    assert Curve.load(tmp_path / "c.json").tolerated[0]["target"] == 0.4
+    assert (tmp_path / "r.html").read_text().count("<svg") == 2
+    assert len((tmp_path / "c.csv").read_text().splitlines()) == 5
+
+
+def test_models_and_kinds_of_fault_in_one_figure(run, examples, tmp_path):
+    code, out, err = run(
+        "sweep", "4-5-2:tanh", "4-8-2:tanh", "--inputs", examples, "--fault", "neuron-crash",
+        "--fault", "weight-crash", "--json", "c.json", "--csv", "c.csv", *FAST,
+    )  # fmt: skip
+    assert code == 0, err
+    plain = json.loads((tmp_path / "c.json").read_text())
+    names = [plain["name"], *(other["name"] for other in plain["others"])]
+    assert names == [f"4-{n}-2:tanh {k}" for n in (5, 8) for k in ("neuron-crash", "weight-crash")]
+    assert out.count("crashsim sweep") == 4
+    assert len((tmp_path / "c.csv").read_text().splitlines()) == 1 + 4 * 4
+
+
+def test_faults_that_strike_together(run, examples, tmp_path):
+    code, _, err = run(
+        "sweep", "4-5-2:tanh", "--inputs", examples, "--fault", "neuron-crash", "--fault",
+        "weight-crash", "--joint", "--json", "c.json", *FAST,
+    )  # fmt: skip
+    assert code == 0, err
+    plain = json.loads((tmp_path / "c.json").read_text())
+    assert "others" not in plain
+    assert plain["coordinates"] == 5 + 4 * 5 + 5 * 2
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--rates", "0:1:2"), "rates"),
+        (("--rates", "0.1,2"), "rates"),
+        (("--metric", "beauty"), "beauty"),
+        (("--fault", "neuron-crash:count=2"), "count"),
+        (("--fault", "neuron-crash", "--fault", "neuron-crash"), "twice"),
+        (("--csv", "d.npz"), "overwrite"),
+        (("--json", "c.x", "--report", "c.x"), "same file"),
+    ],
+)
+def test_wrong_use_exits_with_2(run, examples, options, told):
+    code, _, err = run("sweep", "4-5-2:tanh", "--inputs", examples, *options)
+    assert (code, told in err) == (2, True), err
+
+
+def test_ctrl_c_keeps_the_chips_that_were_finished(run, examples, tmp_path, monkeypatch):
+    from crashsim.sweeping import sweep
+
+    judged = sweep.ChipsByRate.parts
+
+    def parts(self, block):
+        if block == 2:
+            raise KeyboardInterrupt
+        return judged(self, block)
+
+    monkeypatch.setattr(sweep.ChipsByRate, "parts", parts)
+    code, out, err = run(
+        "sweep", "4-5-2:tanh", "--inputs", examples, "--json", "c.json", "--chips", 5000,
+    )  # fmt: skip
+    assert code == 130
+    assert "Partial" in out
+    assert "partial" in err
+    found = Curve.load(tmp_path / "c.json")
+    assert found.partial
+    assert found.chips == 2048
