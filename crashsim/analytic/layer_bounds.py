@@ -14,10 +14,7 @@ Source: arXiv 1902.01686, bounds b1 and b2, there for one faulty layer.
 
 from __future__ import annotations
 
-import math
 import operator
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,6 +23,14 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 from torch.nn.utils import parametrize
 
+from crashsim.analytic.error_sizes import (
+    ErrorSize,
+    norms_of,
+    nothing,
+    struck,
+    through,
+    through_max_pool,
+)
 from crashsim.coordinates.placement import Placement, check_acts_once, strikes_singly
 from crashsim.errors import NotApplicableError
 from crashsim.model.graph.model_graph import ModelGraph
@@ -56,21 +61,6 @@ _SHAPING = {torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze, torch.
             "flatten", "view", "reshape", "squeeze", "unsqueeze", "permute", "transpose",
             "contiguous"}  # fmt: skip
 _ADD = {operator.add, operator.iadd, torch.add, "add", "add_"}
-
-
-@dataclass(frozen=True)
-class _ErrorSize:
-    """Bounds carried along the graph for one value a of shape (B, ...).
-
-    Attributes:
-        size: E|Delta a|, elementwise (b2).
-        square: the sum of p W^2 h^2 over paths, elementwise (b2's variance).
-        norms: (B, 3) the 1-, 2- and infinity-norm of the error (b1).
-    """
-
-    size: Tensor
-    square: Tensor
-    norms: Tensor
 
 
 @torch.inference_mode(False)
@@ -120,12 +110,12 @@ def layer_bounds(space: FaultSpace) -> Estimates:
 
 
 class _Propagation:
-    """Computes the nodes of a graph in turn and carries a ``_ErrorSize`` beside every value."""
+    """Computes the nodes of a graph in turn and carries an ``ErrorSize`` beside every value."""
 
     def __init__(self, graph: ModelGraph, space: FaultSpace) -> None:
         self._graph, self._space = graph, space
         self._values: dict[fx.Node, Any] = {}
-        self._errors: dict[fx.Node, _ErrorSize | None] = {}
+        self._errors: dict[fx.Node, ErrorSize | None] = {}
         self._placed = {
             p.site.key: p for p in space.placements if p.site.kind not in ("parameter", "input")
         }
@@ -137,7 +127,7 @@ class _Propagation:
         self._seen: set[int] = set()
         self._struck = 0
 
-    def error_of_output(self, x: Inputs) -> _ErrorSize:
+    def error_of_output(self, x: Inputs) -> ErrorSize:
         last_use = {source: node for node in self._graph.nodes for source in node.all_input_nodes}
         for node in self._graph.nodes[:-1]:
             self._values[node] = self._graph.evaluate(node, self._values, x)
@@ -152,7 +142,7 @@ class _Propagation:
             raise NotApplicableError("the faults do not reach the output")
         return error
 
-    def _error_at(self, n: fx.Node) -> _ErrorSize | None:
+    def _error_at(self, n: fx.Node) -> ErrorSize | None:
         value = self._values[n]
         error = self._pass_on(n, value)
         placement = self._placement(n)
@@ -161,7 +151,7 @@ class _Propagation:
         self._struck += 1
         if not isinstance(value, Tensor):
             raise NotApplicableError(f"no bound is known for {placement.site.name}")
-        return _struck(error, value, placement.fault.change_probability)
+        return struck(error, value, placement.fault.change_probability)
 
     def _placement(self, n: fx.Node) -> Placement | None:
         if n.op == "placeholder":
@@ -169,12 +159,12 @@ class _Propagation:
         key = self._graph.sites.get(n)
         return None if key is None else self._placed.get(key)
 
-    def _pass_on(self, n: fx.Node, value: Any) -> _ErrorSize | None:
+    def _pass_on(self, n: fx.Node, value: Any) -> ErrorSize | None:
         sources = n.all_input_nodes
         errors = [self._errors.get(source) for source in sources]
         module = self._graph.module_of(n)
-        struck = any(error is not None for error in errors)
-        if (struck or isinstance(module, _AFFINE)) and not _is_known(n, module):
+        is_struck = any(error is not None for error in errors)
+        if (is_struck or isinstance(module, _AFFINE)) and not _is_known(n, module):
             raise NotApplicableError(f"no bound is known for {_what(n, module)}: not torch's own")
         if isinstance(module, _AFFINE):
             if parametrize.is_parametrized(module):
@@ -189,16 +179,16 @@ class _Propagation:
             terms = [s for s in map(self._error_of, n.args) if s is not None]
             if "alpha" in n.kwargs or any(s.size.shape != value.shape for s in terms):
                 raise NotApplicableError("no bound is known for a sum that scales or broadcasts")
-            return _ErrorSize(
+            return ErrorSize(
                 sum((s.size for s in terms), torch.zeros_like(value)),
                 sum((s.square for s in terms), torch.zeros_like(value)),
                 torch.stack([s.norms for s in terms]).sum(0),
             )
         if n.target is torch.cat:
             pieces: Any = n.kwargs.get("tensors", n.args[0] if n.args else ())
-            parts = [self._error_of(piece) or _nothing(self._values[piece]) for piece in pieces]
+            parts = [self._error_of(piece) or nothing(self._values[piece]) for piece in pieces]
             axis = n.kwargs.get("dim", n.args[1] if len(n.args) > 1 else 0)
-            return _ErrorSize(
+            return ErrorSize(
                 torch.cat([s.size for s in parts], dim=axis),
                 torch.cat([s.square for s in parts], dim=axis),
                 torch.stack([s.norms for s in parts]).sum(0),
@@ -209,14 +199,14 @@ class _Propagation:
             )
         return self._single(n, module, value, known[0])
 
-    def _error_of(self, argument: Any) -> _ErrorSize | None:
+    def _error_of(self, argument: Any) -> ErrorSize | None:
         return self._errors.get(argument) if isinstance(argument, fx.Node) else None
 
-    def _single(self, n: fx.Node, module: Any, value: Tensor, error: _ErrorSize) -> _ErrorSize:
+    def _single(self, n: fx.Node, module: Any, value: Tensor, error: ErrorSize) -> ErrorSize:
         """Through a node with one faulty argument."""
         lipschitz = _LIPSCHITZ.get(_activation(n, module))
         if lipschitz is not None:
-            return _ErrorSize(
+            return ErrorSize(
                 lipschitz * error.size, lipschitz**2 * error.square, lipschitz * error.norms
             )
 
@@ -236,23 +226,28 @@ class _Propagation:
             scale = (module.running_var + module.eps).rsqrt()
             scale = scale if module.weight is None else scale * module.weight.abs()
             column = scale.reshape(-1, *[1] * (value.dim() - 2))
-            return _ErrorSize(
+            return ErrorSize(
                 column * error.size, column**2 * error.square, scale.max() * error.norms
             )
         if isinstance(module, _AVERAGES) or n.target in _AVERAGE_FUNCTIONS:
             share = error.size.numel() / value.numel()  # how many values are averaged
-            return _ErrorSize(
-                again(error.size), again(error.square) / share, _through(again, error, None)
+            return ErrorSize(
+                again(error.size), again(error.square) / share, through(again, error, None)
             )
-        if isinstance(module, nn.Flatten | nn.Unflatten) or n.target in _SHAPING:
+        if (
+            isinstance(module, nn.Flatten | nn.Unflatten)
+            or n.target in _SHAPING
+            or _is_part(n)
+            or _is_padding(n, module)
+        ):
             if len(value) != len(error.norms):
                 raise NotApplicableError("no bound is known where examples are folded or unfolded")
-            return _ErrorSize(again(error.size), again(error.square), error.norms)
+            return ErrorSize(again(error.size), again(error.square), error.norms)
         if isinstance(module, nn.modules.pooling._MaxPoolNd):
-            return _max_pool(module, again, error)
+            return through_max_pool(module, again, error)
         raise NotApplicableError(f"no bound is known for {_what(n, module)}")
 
-    def _affine(self, module: nn.Module, x: Tensor, error: _ErrorSize | None) -> _ErrorSize | None:
+    def _affine(self, module: nn.Module, x: Tensor, error: ErrorSize | None) -> ErrorSize | None:
         weight = module.weight
         assert isinstance(weight, Tensor)
         zero = {} if module.bias is None else {"bias": torch.zeros_like(module.bias)}  # type: ignore[arg-type]
@@ -267,8 +262,8 @@ class _Propagation:
 
         passed = None
         if error is not None:
-            norms = _through(absolute, error, weight if isinstance(module, nn.Linear) else None)
-            passed = _ErrorSize(absolute(error.size), squared(error.square), norms)
+            norms = through(absolute, error, weight if isinstance(module, nn.Linear) else None)
+            passed = ErrorSize(absolute(error.size), squared(error.square), norms)
         placement = self._weights.get(id(weight))
         if id(module.bias) in self._weights:
             raise NotApplicableError("defined for weights, not for biases")
@@ -280,82 +275,37 @@ class _Propagation:
         self._struck += 1
         p = placement.fault.change_probability
         size, square = p * absolute(x.abs()), p * squared(x**2)
-        crashed = _ErrorSize(size, square, _norms(size))
+        crashed = ErrorSize(size, square, norms_of(size))
         if passed is None:
             return crashed
-        return _ErrorSize(
+        return ErrorSize(
             (1 - p) * passed.size + crashed.size,
             passed.square + crashed.square,
             passed.norms + crashed.norms,
         )
 
 
+def _is_part(n: fx.Node) -> bool:
+    """Whether it is a slice of a value, of all its examples: each number once at most."""
+    if n.target is not operator.getitem:
+        return False
+    index: Any = n.args[1]
+    axes = index if isinstance(index, tuple) else (index,)
+    known = all(axis is None or isinstance(axis, int | slice) for axis in axes)
+    return known and axes[0] == slice(None)
+
+
+def _is_padding(n: fx.Node, module: nn.Module | None) -> bool:
+    """Whether it puts zeros around a value."""
+    if isinstance(module, nn.ConstantPad1d | nn.ConstantPad2d | nn.ConstantPad3d):
+        return module.value == 0
+    given: dict[str, Any] = dict(zip(("mode", "value"), n.args[2:], strict=False)) | n.kwargs
+    is_constant = given.get("mode", "constant") == "constant"
+    return n.target is F.pad and is_constant and not given.get("value")
+
+
 def _is_known(n: fx.Node, module: nn.Module | None) -> bool:
     return is_torchs(n) if module is None else class_of(module) is not None
-
-
-def _struck(error: _ErrorSize | None, value: Tensor, p: float) -> _ErrorSize:
-    """After crashes with probability p of each element of ``value``."""
-    crashed = _ErrorSize(p * value.abs(), p * value**2, p * _norms(value))
-    if error is None:
-        return crashed
-    return _ErrorSize(
-        (1 - p) * error.size + crashed.size,
-        error.square + crashed.square,
-        error.norms + crashed.norms,
-    )
-
-
-def _nothing(value: Tensor) -> _ErrorSize:
-    zero = torch.zeros_like(value)
-    return _ErrorSize(zero, zero, _norms(zero))
-
-
-def _max_pool(
-    module: nn.modules.pooling._MaxPoolNd, again: Callable[[Tensor], Tensor], error: _ErrorSize
-) -> _ErrorSize:
-    """Through a max pool: |Delta max| is at most the largest |Delta| of the window.
-
-    The expectation of the largest may be as much as the sum of the expectations.
-    """
-    axes = error.size.dim() - 2
-    kernel, stride, padding, dilation = (
-        (value,) * axes if isinstance(value, int) else tuple(value)
-        for value in (module.kernel_size, module.stride, module.padding, module.dilation)
-    )
-    if stride != kernel or set(dilation) != {1}:
-        raise NotApplicableError("no bound is known for a max pool whose windows overlap")
-    average = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[axes - 1]
-    count = math.prod(kernel)
-    total = count * average(error.size, kernel, kernel, padding, module.ceil_mode)
-    growth = torch.tensor([1.0, math.sqrt(count), count]).to(error.norms)
-    return _ErrorSize(total, again(error.square), growth * error.norms)
-
-
-def _norms(value: Tensor) -> Tensor:
-    """1-, 2- and infinity-norm of each example, (B, 3)."""
-    flat = value.reshape(len(value), -1)
-    return torch.stack([flat.norm(q, dim=1) for q in (1, 2, math.inf)], dim=1)
-
-
-def _through(
-    absolute: Callable[[Tensor], Tensor], error: _ErrorSize, matrix: Tensor | None
-) -> Tensor:
-    """Norms after a linear layer, given by its absolute value |A| as an operator.
-
-    The largest row and column sums of |A| are its infinity- and 1-norm. The 2-norm is that of |A|,
-    if the matrix is given, else at most their geometric mean (Schur's test). The 2-norm of A itself
-    is no bound: crashes that pull a kink in opposite ways add up where A's entries cancel.
-    """
-    with torch.inference_mode(False), torch.enable_grad():
-        one = torch.ones_like(error.size[:1], requires_grad=True)
-        rows = absolute(one)
-        (columns,) = torch.autograd.grad(rows, one, torch.ones_like(rows))
-    norm_inf, norm_1 = rows.detach().max(), columns.max()
-    norm_2 = (norm_inf * norm_1).sqrt()
-    if matrix is not None:
-        norm_2 = torch.linalg.matrix_norm(matrix.abs().double(), 2).to(norm_1)
-    return error.norms * torch.stack([norm_1, norm_2, norm_inf])
 
 
 def _activation(n: fx.Node, module: Any) -> str:

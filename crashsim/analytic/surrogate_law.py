@@ -32,8 +32,10 @@ from crashsim.results.estimates import Estimates, deterministic
 from crashsim.space import FaultSpace
 
 Name = Literal["surrogate-law", "single-law"]
-_OPERATIONS_OF_ROW = 5e6  # of the law of one surrogate, by as many as a multiplication takes
-_OPERATIONS_OF_GAIN = 40.0
+# Of the law of one surrogate and of its tail, which may take a tilt and a law of its own: counted
+# in multiplications of a matrix product, of which a core does 1e10 a second.
+_OPERATIONS_OF_ROW = 8e8
+_OPERATIONS_OF_GAIN = 800.0
 
 
 def law_estimates(

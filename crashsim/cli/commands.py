@@ -24,6 +24,7 @@ from crashsim.cli.options import (
     JsonOption,
     JudgedLimitOption,
     LimitOption,
+    MemoryOption,
     MetricOption,
     ModelArgument,
     ModelsArgument,
@@ -113,6 +114,7 @@ def score(
         typer.Option("--proofs", help="Also prove bounds, where they can be (some 20 seconds)."),
     ] = False,
     budget: BudgetOption = None,
+    memory: MemoryOption = "2GiB",
     plan: PlanOption = False,
     seed: SeedOption = 0,
     json_file: JsonOption = None,
@@ -128,6 +130,7 @@ def score(
     ] = None,
 ) -> None:
     """Score a network: how accurate it stays, how far its output moves, and how sure that is."""
+    from crashsim.files.limits import read_size
     from crashsim.report.spread import spread_over
     from crashsim.report.text import render
 
@@ -154,6 +157,7 @@ def score(
         "hardware": hardware,
         "proofs": proofs,
         "budget": budget,
+        "memory": read_size("memory", memory),
     }
     is_asked = targets is not None
     if plan:

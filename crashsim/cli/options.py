@@ -134,6 +134,13 @@ BudgetOption = Annotated[
         "methods and samples are chosen to fit, the same on every machine."
     ),
 ]
+MemoryOption = Annotated[
+    str,
+    typer.Option(
+        help="What derivatives may take (500MiB, 8GiB); what does not fit is made anew as it is "
+        "read, and costs more passes."
+    ),
+]
 SeedOption = Annotated[int, typer.Option(help="Same seed, same numbers.")]
 TrainOption = Annotated[
     str | None, typer.Option(help="Train an architecture on this data first (digits, ...).")

@@ -152,6 +152,18 @@ class Points:
         """Points ``start`` to ``stop``."""
         return Points.of(stop - start, self.base, [c.part(start, stop) for c in self.changes])
 
+    def stretch(self, start: int, stop: int) -> NDArray[np.float64] | NDArray[np.uint8]:
+        """(S, stop - start) the coordinates of a stretch: bytes, where they are 0 and 1 alone."""
+        rows, columns, values = self.rows, self.columns, self.values
+        ours = (columns >= start) & (columns < stop)
+        base, values = self.base[start:stop], values[ours]
+        whole = not base.any() and bool(((values == 0) | (values == 1)).all())
+        e = np.zeros((self.count, stop - start), np.uint8 if whole else np.float64)
+        if not whole:
+            e += base
+        e[rows[ours], columns[ours] - start] = values
+        return e
+
     def dense(self) -> Floats:
         """(S, N) coordinates."""
         e = np.repeat(self.base[None], self.count, axis=0)

@@ -48,9 +48,18 @@ def most_bytes() -> int:
     given = os.environ.get(VARIABLE)
     if given is None:
         return min(_MOST, memory() // _SHARE)
+    return read_size(VARIABLE, given)
+
+
+def read_size(argument: str, given: str) -> int:
+    """Bytes of a size in words: ``8GiB``, ``500MiB``, or a number of bytes.
+
+    Raises:
+        ArgumentError: it is none.
+    """
     match = _SIZE.fullmatch(given.strip())
     if match is None:
-        raise ArgumentError(f"{VARIABLE}={given!r}; give a size such as 8GiB or 500MiB")
+        raise ArgumentError(f"{argument}={given!r}; give a size such as 8GiB or 500MiB")
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 

@@ -32,7 +32,7 @@ class FaultNodes:
         traced: the model.
         sites: the struck site of a node.
         weights: the faults of each layer's parameters, all of which can be added to its output.
-        steps: their displacements, one for each coordinate; or the words that they strike.
+        steps: what each coordinate adds, as a tensor or to be looked up; or the words struck.
         changed: the nodes whose values faults can change, be it by a site of their own.
         placed: the faults that act on a node's value.
         last_uses: the nodes that can be forgotten after each node.

@@ -6,7 +6,7 @@ parameter before the model is called. Nothing is left out, reordered or shared b
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from copy import copy
 from functools import cached_property, partial
@@ -20,7 +20,7 @@ from crashsim.arrays import Floats
 from crashsim.coordinates.placement import Placement, with_fault
 from crashsim.coordinates.points import Points
 from crashsim.coordinates.streams import Stream, generator
-from crashsim.faults import Fault
+from crashsim.faults import Fault, WordFault
 from crashsim.model.checks import rounding_slack
 from crashsim.model.inputs import Inputs
 from crashsim.model.isolated_model import IsolatedModel
@@ -109,9 +109,10 @@ class FaultyModel:
         found = []
         with self.model.at_work(), torch.no_grad():
             for number in range(points.count):
-                e = self.coordinates(points.part(number, number + 1))
-                tensors = {**self.model.tensors, **self.perturbed_weights(e[0])}
-                passes = [self.run(part, e[:, None], tensors) for part in parts]
+                point = points.part(number, number + 1)
+                tensors = {**self.model.tensors, **self.weights_at(point)}
+                e = self.neuron_coordinates(point)[:, None]
+                passes = [self.run(part, e, tensors) for part in parts]
                 found.append(torch.cat(passes, 1).double().cpu())
         outputs: Floats = torch.cat(found).numpy()
         return outputs
@@ -149,11 +150,25 @@ class FaultyModel:
 
     def perturbed_weights(self, e: Tensor) -> dict[str, Tensor]:
         """The struck parameters at a point e (N,), differentiable in e."""
+        return self._perturbed(lambda p: e[p.start : p.stop])
+
+    def weights_at(self, point: Points) -> dict[str, Tensor]:
+        """The struck parameters at a single point, of which a placement at a time is written."""
+        device, dtype = self.model.device, self.model.dtype
+
+        def own(p: Placement) -> Tensor:
+            e = torch.from_numpy(point.stretch(p.start, p.stop)[0]).to(device)
+            # Bits stay bytes: eight of them make a weight.
+            return e if isinstance(p.fault, WordFault) and e.dtype == torch.uint8 else e.to(dtype)
+
+        return self._perturbed(own)
+
+    def _perturbed(self, coordinates: Callable[[Placement], Tensor]) -> dict[str, Tensor]:
         changed: dict[str, Tensor] = {}
         for p in self.placements:
             if p.site.kind == "parameter":
                 value = changed.get(p.site.module, self.model.tensors[p.site.module])
-                changed[p.site.module] = p.fault.perturb(value, e[p.start : p.stop], p.site.shape)
+                changed[p.site.module] = p.fault.perturb(value, coordinates(p), p.site.shape)
         return changed
 
     def coordinates(self, points: Points) -> Tensor:

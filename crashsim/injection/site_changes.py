@@ -19,7 +19,7 @@ from torch import Tensor
 from crashsim.coordinates.drawing import LISTED
 from crashsim.coordinates.placement import Placement
 from crashsim.coordinates.points import Listed, Points, Written
-from crashsim.faults.words.word_fault import WordFault, WordTable
+from crashsim.faults.words.word_fault import BitSteps, WordFault, WordTable
 from crashsim.model.sites.site import Site
 
 # Up to this share of struck units, reading and writing them one by one is faster than a mask.
@@ -28,6 +28,7 @@ SCATTERED = 0.05
 # product, and the lists of crashes cost something too: up to these shares crashes are followed.
 RARE_NEURONS = LISTED
 RARE_WEIGHTS = 1 / 32
+LOOKED_UP = 2**20  # bits of a parameter, of which no more are written out
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,9 @@ class Changes:
         found = fault.hits(rows[struck], columns[struck] - self.found.start, self.placement.shape)
         return StruckWords(*(torch.from_numpy(part).to(self.like.device) for part in found))
 
-    def by_weight(self, steps: Tensor | WordTable, number: int, row: int) -> WeightChanges:
+    def by_weight(
+        self, steps: Tensor | BitSteps | WordTable, number: int, row: int
+    ) -> WeightChanges:
         """What changes of weights add to them; the changes of one weight's bits may be several.
 
         Args:
@@ -287,9 +290,17 @@ def is_elementwise(placement: Placement) -> bool:
     return placement.fault.is_elementwise
 
 
-def steps_of(placement: Placement, value: Tensor) -> Tensor | WordTable:
-    """What a fault of a parameter adds: (size,) of each coordinate alone; or the words it strikes,
-    where what several coordinates do to one does not add up."""
+def steps_of(placement: Placement, value: Tensor) -> Tensor | BitSteps | WordTable:
+    """What a fault of a parameter adds: (size,) of each coordinate alone, looked up for many bits;
+    or the words it strikes, where what several coordinates do to one does not add up."""
+    fault = placement.fault
+    if isinstance(fault, WordFault) and fault.adds_up and placement.size > LOOKED_UP:
+        return BitSteps.of(fault, value)
+    return written_steps_of(placement, value)
+
+
+def written_steps_of(placement: Placement, value: Tensor) -> Tensor | WordTable:
+    """The same with all steps written out."""
     fault = placement.fault
     if isinstance(fault, WordFault) and not fault.adds_up:
         return fault.table(value)

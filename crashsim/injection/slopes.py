@@ -20,7 +20,9 @@ from torch.autograd import forward_ad
 
 from crashsim.arrays import Floats, Integers
 from crashsim.coordinates.placement import Placement
+from crashsim.faults.words.upsets import BitSteps, WordTable
 from crashsim.injection.faulty_model import FaultyModel
+from crashsim.injection.site_changes import steps_of
 from crashsim.model.inputs import Inputs
 
 Slope = NDArray[np.float32]
@@ -60,7 +62,8 @@ class Values:
         """(n,) the displacements of some coordinates, counted from the placement's first."""
         if not self.by_value:
             return np.ones(len(columns))
-        moved: Floats = self._steps[columns].astype(np.float64)
+        index = torch.from_numpy(np.asarray(columns, np.int64)).to(self.parameter.device)
+        moved: Floats = self._steps.index_select(0, index).double().cpu().numpy()
         return moved
 
     def displacements_of(self, values: Integers) -> Floats:
@@ -69,9 +72,11 @@ class Values:
         return self.moved_by(columns.ravel()).reshape(columns.shape)
 
     @cached_property
-    def _steps(self) -> Slope:
-        moved: Slope = self.placement.fault.displacement(self.parameter).reshape(-1).cpu().numpy()
-        return moved
+    def _steps(self) -> Tensor | BitSteps:
+        steps = steps_of(self.placement, self.parameter)
+        if isinstance(steps, WordTable):
+            return self.placement.fault.displacement(self.parameter).reshape(-1)
+        return steps
 
 
 def values_of(faulty: FaultyModel) -> list[Values]:

@@ -298,7 +298,7 @@ class _Run:
             return []  # each single strike is known, or what it does about
         chance = {p.site.name: 0.0 for p in self.space.placements}
         for p in self.space.placements:
-            chance[p.site.name] += float(np.full(p.size, p.fault.unusual_probability).sum())
+            chance[p.site.name] += p.size * float(np.mean(p.fault.unusual_probability))
         strikes = {name: self.n * each for name, each in chance.items() if each > 0}
         return [(name, many) for name, many in strikes.items() if 2 * many < ENOUGH]
 

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 
 from crashsim.analytic import sketch
 from crashsim.analytic.gains import KEPT, are_dense, kept_bytes
+from crashsim.analytic.rivals import RIVALS, margins_at_most
 from crashsim.arguments import is_number, shown
 from crashsim.errors import ArgumentError
 from crashsim.sampling.enumeration import outcomes_of
 from crashsim.sampling.importance import AIMING
 from crashsim.sampling.importance import SAMPLES as RARE_SAMPLES
 from crashsim.sampling.words.strata import SAMPLES as STRIKES
-from crashsim.scoring.size import BUDGET, Size, is_sketched
+from crashsim.scoring.size import BUDGET, Size, is_sketched, operations_of_margins
 
 CORE = 1e10  # operations a second
 RATE_NAME = f"{CORE:.0e} operations a second".replace("e+", "e")
@@ -172,6 +173,17 @@ def _margins(size: Size) -> Cost:
     return Cost(4.0 * size.B * size.K**2)  # combinations of gains that are factored
 
 
+def _nearest_margins(size: Size) -> Cost:
+    held = kept_bytes(size.space, margins_at_most(size.space))
+    kept = 1.5 * held if held <= KEPT * size.memory else 2 * held / size.B
+    return Cost(operations_of_margins(size), kept)
+
+
+def _rivals(size: Size) -> Cost:
+    rows = RIVALS * size.B
+    return Cost(rows * (_GATHERED * size.N + _TAIL * _CELLS), 96.0 * _CELLS * rows)
+
+
 def _moments(size: Size) -> Cost:
     return Cost(8.0 * size.gains) if are_dense(size.space) else Cost(4.0 * size.B * size.K)
 
@@ -194,6 +206,8 @@ _COSTS: Mapping[str, Callable[[Size], Cost]] = {
     "differences": _differences,
     "single": _differences,
     "margins": _margins,
+    "nearest_margins": _nearest_margins,
+    "nearest-rivals": _rivals,
     "chebyshev": _moments,
     "chernoff": _tails,
     "saddlepoint": _tails,

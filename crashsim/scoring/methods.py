@@ -12,7 +12,7 @@ from functools import partial
 
 from crashsim_theory import TheoryError
 
-from crashsim.analytic import first_order, proofs, second_order, surrogate_law
+from crashsim.analytic import first_order, proofs, rivals, second_order, surrogate_law
 from crashsim.analytic.first_order import Analysis, TailMethod
 from crashsim.analytic.gains import are_dense
 from crashsim.analytic.sampled_singles import SAMPLE, SingleMethod, sampled_singles
@@ -42,6 +42,7 @@ from crashsim.scoring.size import (
     GRADIENT_VALUES,
     Size,
     is_enumerated,
+    no_surrogate,
     singles_sampled,
     too_many_differences,
     too_many_gradients,
@@ -156,6 +157,16 @@ def _tails(name: TailMethod, given: Given) -> Estimates:
     if name != "chebyshev":
         _check_laws(given)
     return first_order.tails(name, given.linear, given.margins, given.asked.epsilon)
+
+
+def _nearest_rivals(given: Given) -> Estimates:
+    return rivals.nearest_rivals(given.nearest_margins)
+
+
+def _where_all_outputs_serve(size: Size) -> str | None:
+    if no_surrogate(size):
+        return None
+    return "saddlepoint takes every rival; ask for it as +nearest-rivals"
 
 
 def _check_laws(given: Given, tilted: bool = False) -> None:
@@ -499,6 +510,16 @@ METHODS: tuple[Method, ...] = (
         dear="a tilt for every tail and margin takes longer",
         rank=4,
         rare=6,
+    ),
+    Method(
+        "nearest-rivals",
+        "class changes to the nearest rivals, by the saddlepoint",
+        _nearest_rivals,
+        "estimate",
+        needs=("nearest_margins",),
+        refuses=_where_all_outputs_serve,
+        rank=9,
+        rare=8,
     ),
     Method(
         "surrogate-law",

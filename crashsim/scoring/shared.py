@@ -10,7 +10,8 @@ from typing import Any, cast
 import numpy as np
 from crashsim_theory import Certificate
 
-from crashsim.analytic import first_order, proofs
+from crashsim.analytic import first_order, proofs, rivals
+from crashsim.analytic.factored_surrogate import FactoredSurrogate
 from crashsim.analytic.first_order import Analysis, Surrogate
 from crashsim.analytic.gains import are_dense
 from crashsim.analytic.layer_bounds import layer_bounds
@@ -25,6 +26,7 @@ from crashsim.scoring.size import (
     Size,
     is_sketched,
     no_gradients,
+    no_margins,
     no_surrogate,
     singles_sampled,
     too_many_differences,
@@ -190,6 +192,11 @@ class Given:
         return cast(Surrogate | None, self._take("margins"))
 
     @property
+    def nearest_margins(self) -> FactoredSurrogate:
+        """The margins of each input's nearest rivals over the predicted class, (B, rivals)."""
+        return cast(FactoredSurrogate, self._take("nearest_margins"))
+
+    @property
     def leading_output(self) -> int:
         """The output that varies most by the surrogate; 0 without one."""
         return cast(int, self._take("leading_output"))
@@ -293,6 +300,12 @@ def _margins(shared: Shared) -> Surrogate | None:
     return first_order.margins_of(wide, surrogate) if wide.K > 1 else None
 
 
+def _nearest_margins(shared: Shared) -> FactoredSurrogate:
+    if shared.space.K == 1:
+        raise NotApplicableError("the model has a single output, so no class to change")
+    return rivals.nearest_margins(shared.space, shared.asked.memory)
+
+
 def _leading_output(shared: Shared) -> int:
     if shared.asked.outputs:
         return shared.asked.outputs[0]
@@ -359,6 +372,7 @@ NEEDS: Mapping[str, Need] = {
         Need("all_singles", "", _all_singles, too_many_singles),
         Need("surrogate", "", _surrogate, no_surrogate),
         Need("margins", "", _margins, no_surrogate),
+        Need("nearest_margins", "margins of the nearest rivals", _nearest_margins, no_margins),
         Need("leading_output", "", _leading_output),
         Need("proof", "layers for proofs", _proof),
         Need("certificates", "certificates", _certificates),

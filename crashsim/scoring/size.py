@@ -11,7 +11,7 @@ from functools import cached_property
 
 import torch
 
-from crashsim.analytic import sampled_singles
+from crashsim.analytic import rivals, sampled_singles
 from crashsim.analytic.gains import MEMORY, MOST_DENSE, are_dense, are_served, kept_bytes
 from crashsim.coordinates.placement import DEPENDENT
 from crashsim.injection.flops import Operations
@@ -165,6 +165,33 @@ def no_surrogate(size: Size) -> str | None:
     return _too_many_gains(size)
 
 
+def no_margins(size: Size) -> str | None:
+    """Why not even the margins of the nearest rivals are differentiated unasked, or None."""
+    space = size.space
+    if space.counts:
+        return DEPENDENT
+    if not space.has_derivatives:
+        return space.why_no_derivatives
+    if not are_served(space):
+        return "for Bernoulli and normal faults"
+    held = rivals.held_bytes(space)
+    if held > size.memory:
+        return (
+            f"the slopes of the nearest rivals' margins take {held:.2g} bytes, of {size.memory} "
+            "that they may (memory=)"
+        )
+    if (cost := operations_of_margins(size)) > size.scale * BUDGET:
+        return f"backward passes of the nearest rivals' margins take {cost:.1g} operations"
+    return None
+
+
+def operations_of_margins(size: Size) -> float:
+    """Of a pass and one backwards for the margin of each nearest rival, and what is read."""
+    count = rivals.margins_at_most(size.space)
+    read = 20.0 * size.B * count * size.space.slopes.size
+    return (2 + 2 * count) * size.operations + read
+
+
 def _too_many_gains(size: Size) -> str | None:
     space = size.space
     if not are_served(space) and size.gains > MOST_DENSE:
@@ -176,7 +203,7 @@ def _too_many_gains(size: Size) -> str | None:
             f"{size.K} outputs: the slopes of one input take {held:.2g} bytes, of {size.memory} "
             "that they may (memory=)"
         )
-    if size.K * size.operations > size.scale * 10 * BUDGET / 3:
-        cost = 3 * size.K * size.operations
+    cost = 3 * size.K * size.operations
+    if cost > size.scale * BUDGET:
         return f"{size.K} outputs: as many backward passes take {cost:.1g} operations"
     return None

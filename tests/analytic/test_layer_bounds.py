@@ -99,6 +99,8 @@ class Pooling(nn.Module):
         nn.MaxPool2d(2, ceil_mode=True),
         nn.MaxPool2d((3, 1)),
         nn.MaxPool2d(2, padding=1),
+        nn.MaxPool2d(2, stride=1),
+        nn.MaxPool2d(3, stride=2, padding=1),
         nn.AvgPool2d(2),
         nn.AdaptiveAvgPool2d(1),
     ],
@@ -138,6 +140,8 @@ class FromMap(nn.Module):
         lambda h: h.mean(1, keepdim=True),
         lambda h: F.avg_pool1d(h, 2),
         lambda h: F.leaky_relu(h, 0.5) + F.softplus(h),
+        lambda h: h[:, ::2] + F.pad(h[:, 1:2], (0, 1)),
+        lambda h: h[:, None, 3],
     ],
 )
 def test_functions(function):
@@ -165,6 +169,9 @@ def test_functions(function):
         lambda h: F.leaky_relu(h, 2.0),
         lambda h: h - torch.relu(h),
         lambda h: h.chunk(2, 1)[1],
+        lambda h: h[:, [0, 0, 0]],
+        lambda h: F.pad(h, (0, 1), value=2.0),
+        lambda h: F.pad(h[:, None], (1, 1), "reflect"),
         lambda h: torch.max(h, 1, keepdim=True)[0],
         lambda h: F.normalize(h),
         lambda h: -h,

@@ -62,6 +62,8 @@ def test_a_plan_is_printed_and_nothing_runs(run, examples, tmp_path, monkeypatch
         (("--plan", "--train", "digits"), "train"),
         (("--budget", "2 weeks"), "'2m'"),
         (("--budget", "0s"), "'2m'"),
+        (("--memory", "much"), "8GiB"),
+        (("--memory", "10"), "memory"),
     ],
 )
 def test_a_plan_or_budget_that_makes_no_sense(run, examples, options, told):

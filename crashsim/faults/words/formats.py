@@ -161,19 +161,21 @@ class IntegerFormat:
     def step(self, value: Tensor) -> Tensor:
         if isinstance(self.scale, float):
             return torch.tensor(self.scale, dtype=torch.float64, device=value.device)
-        size = value.detach().double().abs()
+        size = value.detach().abs()
         if self.scale == "channel" and size.dim():
             most = size.flatten(1).amax(1) if size.dim() > 1 else size
             most = most.view(-1, *[1] * (size.dim() - 1))
         else:
             most = size.max()
-        return most / self._range[1]
+        return most.double() / self._range[1]
 
     def read(self, value: Tensor) -> Tensor:
         step = self.step(value)
         low, high = self._range
-        words = torch.where(step > 0, value.double() / step, 0.0).round().clamp(low, high).long()
-        return words & ((1 << self.bits) - 1)
+        # In place: of a large tensor each copy counts.
+        scaled = value.detach().to(torch.float64, copy=True).div_(step)
+        words = scaled.masked_fill_(~(step > 0), 0.0).round_().clamp_(low, high).long()
+        return words.bitwise_and_((1 << self.bits) - 1)
 
     def values(self, words: Tensor) -> Tensor:
         """What words mean, in scales."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar, cast
 
@@ -28,6 +28,9 @@ from crashsim.faults.words.bits import (
     upset_given,
 )
 from crashsim.faults.words.formats import AS_STORED, IntegerFormat, Stored, format_named
+
+_AT_ONCE = 2**16  # bits of which what they add is written out at a time
+_WIDTHS = torch.int16, torch.int32
 
 
 @dataclass(frozen=True)
@@ -233,6 +236,8 @@ class WordFault(BernoulliFault):
 
     def perturb(self, value: Tensor, e: Tensor, shape: tuple[int, ...]) -> Tensor:
         if self.adds_up:
+            if e.dim() == 1 and len(e) > _AT_ONCE:
+                return self._added(value, e.view(-1, len(self.masks)))
             e = e.reshape(*e.shape[:-1], *shape, len(self.masks))
             change = self.displacement(value)
             # What another fault has made infinite stays so; all other changes are finite here.
@@ -241,6 +246,17 @@ class WordFault(BernoulliFault):
         # A part of a bit means nothing, and must not pass for one.
         halves = self._joined((e != 0) & (e != 1), shape) != 0
         return torch.where(halves, torch.nan, struck)
+
+    def _added(self, value: Tensor, e: Tensor) -> Tensor:
+        """The same of one point (values, bits) of many bits, some at a time for the memory."""
+        steps, parts = BitSteps.of(self, value), []
+        each = _AT_ONCE // len(self.masks)
+        for low in range(0, len(e), each):
+            part = slice(low, low + each)
+            change = steps.of_values(part)
+            added = e[part] * torch.where(change.isfinite(), change, 0.0)
+            parts.append(value.reshape(-1)[part] + added.sum(-1))
+        return torch.cat(parts).view(value.shape)
 
     def _joined(self, struck: Tensor, shape: tuple[int, ...]) -> Tensor:
         """(..., *shape) the masks of the struck coordinates (..., n) of each word."""
@@ -322,6 +338,53 @@ class WordTable:
         value = self.values.index_select(0, units)
         changed = self.fault.word.struck(value, old, new, step).to(value.dtype)
         return torch.where(new == old, value, changed)
+
+
+@dataclass(frozen=True)
+class BitSteps:
+    """What each bit of a tensor's words adds to it, found where it is asked for.
+
+    Attributes:
+        table: of the words, whose bits' changes add up.
+    """
+
+    table: WordTable
+
+    @classmethod
+    def of(cls, fault: WordFault, value: Tensor) -> BitSteps:
+        """Of a tensor that a fault strikes, with words in as few bytes as hold them."""
+        table = fault.table(value)
+        width = next((w for w in _WIDTHS if torch.iinfo(w).bits > fault.word.bits), torch.int64)
+        return cls(replace(table, words=table.words.to(width)))
+
+    def index_select(self, dim: int, columns: Tensor) -> Tensor:
+        """(n,) what some coordinates add; as of a tensor of all of them."""
+        masks = self._masks
+        units = torch.div(columns, len(masks), rounding_mode="floor")
+        which = columns - units * len(masks)
+        step = self.table.step
+        return self._change(
+            self.table.words.index_select(dim, units),
+            masks.index_select(dim, which),
+            None if step is None else step.index_select(dim, units),
+        )
+
+    def of_values(self, part: slice) -> Tensor:
+        """(m, bits) what the bits of m values add."""
+        step = self.table.step
+        at = None if step is None else step[part, None]
+        return self._change(self.table.words[part, None], self._masks, at)
+
+    @property
+    def _masks(self) -> Tensor:
+        masks = [as_signed(mask) for mask in self.table.fault.masks]
+        return torch.tensor(masks, device=self.table.words.device)
+
+    def _change(self, old: Tensor, masks: Tensor, step: Tensor | None) -> Tensor:
+        fault = self.table.fault
+        old = old.long()
+        changed: Tensor = fault.word.change(old, fault.act(old, masks), step)
+        return changed.to(self.table.values.dtype)
 
 
 def as_signed(mask: int) -> int:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from crashsim.faults.words.word_fault import WordTable
+from crashsim.faults.words.word_fault import BitSteps, WordTable
 from crashsim.injection.site_changes import Changes
 from crashsim.injection.sparse.linear import sum_rows
 
@@ -189,7 +189,7 @@ def add_weight_changes(
     output: Tensor,
     value: Tensor,
     change: Changes,
-    steps: Tensor | WordTable,
+    steps: Tensor | BitSteps | WordTable,
     reach: Reach,
     shared: bool,
 ) -> None:

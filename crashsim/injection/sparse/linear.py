@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from crashsim.faults.words.word_fault import WordTable
+from crashsim.faults.words.word_fault import BitSteps, WordTable
 from crashsim.injection.site_changes import Changes
 
 _WIDE = 16  # numbers per row from which whole rows are summed rather than single numbers
@@ -51,7 +51,7 @@ def add_neuron_changes(reference: Tensor, value: Tensor, change: Changes, weight
 
 
 def add_bias_changes(
-    output: Tensor, change: Changes, steps: Tensor | WordTable, channel_axis: int
+    output: Tensor, change: Changes, steps: Tensor | BitSteps | WordTable, channel_axis: int
 ) -> None:
     """Adds what rare faults of a bias change to its layer's output, in place.
 
@@ -71,7 +71,11 @@ def add_bias_changes(
 
 
 def add_weight_changes(
-    output: Tensor, value: Tensor, change: Changes, steps: Tensor | WordTable, shared: bool
+    output: Tensor,
+    value: Tensor,
+    change: Changes,
+    steps: Tensor | BitSteps | WordTable,
+    shared: bool,
 ) -> None:
     """Adds what rare faults of a linear layer's weights change to its output, in place.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from crashsim.arrays import Floats
 from crashsim.coordinates.placement import Placement
 from crashsim.coordinates.points import Points
-from crashsim.faults.words.word_fault import WordTable
+from crashsim.faults.words.word_fault import BitSteps, WordTable
 from crashsim.injection.faulty_model import FaultyModel
 from crashsim.injection.site_changes import steps_of
 
@@ -39,7 +39,7 @@ class PatchedWeights:
         self._faulty, self._points = faulty, points
         own = faulty.model.tensors
         placed = [p for p in faulty.placements if p.site.kind == "parameter"]
-        at_base = faulty.perturbed_weights(faulty.coordinates(Points.at(points.base))[0])
+        at_base = faulty.weights_at(Points.at(points.base))
         steps = {p: steps_of(p, own[p.site.module]) for p in placed}
         # Where several faults strike one parameter, each acts on what the one before it left; and
         # of words that are struck already, further bits act on what these are then.
@@ -63,7 +63,7 @@ class PatchedWeights:
         for stretch in self._stretches:
             ours = {p: steps[p] for p in placed if p.site.module in stretch.tensors}
             words = {p: table for p, table in ours.items() if isinstance(table, WordTable)}
-            rest = {p: each for p, each in ours.items() if isinstance(each, Tensor)}
+            rest = {p: each for p, each in ours.items() if not isinstance(each, WordTable)}
             found = [_changed_words(points, words, stretch)] if words else []
             found += [_added(points, rest, stretch)] if rest else []
             self._patches.append(found)
@@ -72,8 +72,7 @@ class PatchedWeights:
     def apply(self, number: int) -> None:
         """Makes the tensors those of a sample."""
         if self._several:
-            e = self._faulty.coordinates(self._points.part(number, number + 1))[0]
-            changed = self._faulty.perturbed_weights(e)
+            changed = self._faulty.weights_at(self._points.part(number, number + 1))
             for name, tensor in self._several.items():
                 tensor.copy_(changed[name])
         for stretch, found in zip(self._stretches, self._patches, strict=True):
@@ -158,7 +157,9 @@ class _Patches:
             self._undo = None
 
 
-def _added(points: Points, steps: Mapping[Placement, Tensor], stretch: _Stretch) -> _Patches:
+def _added(
+    points: Points, steps: Mapping[Placement, Tensor | BitSteps], stretch: _Stretch
+) -> _Patches:
     """The changes of faults whose coordinates each add something of their own."""
     rows, where, numbers, flat = [], [], [], stretch.flat
     for p, step in steps.items():

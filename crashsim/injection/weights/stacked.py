@@ -15,7 +15,7 @@ from crashsim.coordinates.placement import Placement
 from crashsim.coordinates.points import Points
 from crashsim.faults.words.word_fault import WordTable
 from crashsim.injection.faulty_model import FaultyModel
-from crashsim.injection.site_changes import Changes, steps_of
+from crashsim.injection.site_changes import Changes, written_steps_of
 from crashsim.model.graph.traceable import make_traceable
 from crashsim.model.inputs import Inputs
 from crashsim.model.recurrence import Mappable
@@ -44,7 +44,7 @@ class StackedWeights:
         names = [p.site.module for p in self._placements]
         self._several = {name for name in names if names.count(name) > 1}
         self._steps = {
-            p: steps_of(p, faulty.model.tensors[p.site.module])
+            p: written_steps_of(p, faulty.model.tensors[p.site.module])
             for p in self._placements
             if p.site.module not in self._several
         }

@@ -1,0 +1,84 @@
+"""Class changes to the nearest rivals, where outputs are many."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import crashsim
+from crashsim import BitFlip, FaultSpace, NeuronCrash, WeightCrash
+from crashsim.analytic.first_order import tail_probability
+from crashsim.analytic.rivals import RIVALS, nearest_margins, nearest_rivals
+
+OUTPUTS = 40
+
+
+def net(outputs=OUTPUTS, hidden=12):
+    return chain(6, hidden, 8, outputs, between=nn.Tanh)
+
+
+def chain(*sizes, between):
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        layers = [m for pair in pairwise(sizes) for m in (nn.Linear(*pair), between())]
+    return nn.Sequential(*layers[:-1]).eval()
+
+
+def inputs(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+
+
+def test_margins_of_the_nearest_rivals():
+    """Their clean values, and which they are, by sorting; their chances, by many samples."""
+    model, x = net(hidden=60), inputs(4, 6)
+    space = FaultSpace(model, x, WeightCrash(0.02))
+    clean = space.clean()
+    ordered = -np.sort(-clean, axis=1)
+    margins = nearest_margins(space, 2**30)
+    at_zero = margins.shift
+    assert at_zero.shape == (4, RIVALS)
+    # Linearised about the mean point: not quite the clean margins.
+    assert at_zero == pytest.approx(ordered[:, 1 : RIVALS + 1] - ordered[:, :1], abs=0.05)
+    sampled = crashsim.monte_carlo(space, samples=20_000, seed=1)
+    changed = [e for e in sampled.estimates if e.quantity == "class-change" and e.input != "all"]
+    each = tail_probability("saddlepoint", margins, np.asarray(0.0), side="upper")
+    assert max(e.value for e in changed) > 0.01
+    for row, of_rivals in zip(changed, each, strict=True):
+        # At least as likely as the likeliest, at most as all of them together.
+        assert of_rivals.max() < 1.25 * row.high
+        assert of_rivals.sum() > 0.75 * row.low
+
+
+def test_three_rivals_are_all_of_four_classes():
+    model, x = net(outputs=4), inputs(8, 6)
+    fault = {"weights": WeightCrash(0.2)}
+    space = FaultSpace(model, x, fault)
+    few = [e.value for e in nearest_rivals(nearest_margins(space, 2**30))]
+    score = crashsim.score(model, x, fault, methods=["saddlepoint"])
+    every = [e.value for e in score.estimates if e.quantity == "class-change"]
+    assert max(every) > 1e-2
+    assert few == pytest.approx(every, rel=0.02)
+
+
+@pytest.mark.filterwarnings("ignore::crashsim.CrashsimWarning")
+def test_a_score_of_many_outputs_ranks_its_sites():
+    """Where a gradient of every output does not fit in memory."""
+    model, x = chain(20, 100, 40, 500, between=nn.ReLU), inputs(2, 20)
+    score = crashsim.score(
+        model, x, BitFlip(1e-5, format="int8"), "weights", samples=50, memory=2**22
+    )
+    assert "500 outputs" in score.skipped["saddlepoint"]
+    assert "nearest-rivals" not in score.skipped
+    assert 0 < score.find("nearest-rivals", "class-change").value < 1
+    shares = [site["share"] for site in score.sites]
+    assert sum(shares) == pytest.approx(1)
+    assert min(shares) > 0
+    assert len(score.top[0]["index"]) == 3  # row, column and bit
+
+
+@pytest.mark.filterwarnings("ignore::crashsim.CrashsimWarning")
+def test_where_every_output_is_affordable_it_is_skipped_with_the_reason():
+    score = crashsim.score(net(), inputs(1, 6), NeuronCrash(0.05), samples=50)
+    assert "saddlepoint takes every rival" in score.skipped["nearest-rivals"]
