@@ -70,6 +70,7 @@ class Record:
         partial: it was interrupted: methods are missing, or Monte Carlo has fewer samples than
             were asked for; ``skipped`` and ``stopped`` say which.
         chips: metrics over chips, where there are targets or metrics were asked for.
+        sample_operations: what one Monte Carlo sample costs, counted; None where it is not known.
         methods: what its methods are, those that were skipped too, in the order of the tables.
     """
 
@@ -103,6 +104,7 @@ class Record:
     partial: bool = False
     methods: list[MethodFacts] = field(default_factory=list)
     chips: ChipsFacts | None = None
+    sample_operations: Number | None = None
 
     def find(
         self,

@@ -186,6 +186,7 @@ def _surrogate_law(given: Given) -> list[Estimate]:
         asked.epsilon,
         asked.seed,
         note,
+        given.progress,
     )
 
 
@@ -202,6 +203,7 @@ def _single_law(given: Given) -> list[Estimate]:
         asked.epsilon,
         asked.seed,
         "exact law of the sum of single-fault changes",
+        given.progress,
     )
 
 
