@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from crashsim.model.sites.discovery import find_sites
     from crashsim.model.sites.site import Site
     from crashsim.protection.replicas import Replicated, byzantine_table, plan_replicas
+    from crashsim.protection.robustness import voter_robustness
     from crashsim.results.agreement import Agreement, rank_loss
     from crashsim.results.estimate import Estimate
     from crashsim.sampling.enumeration import ExactDistribution, enumerate_exact
@@ -82,6 +83,7 @@ _HOMES = {
     "training.crash_training": ("CrashTraining",),
     "training.crash_variance": ("CrashVariance",),
     "protection.replicas": ("Replicated", "byzantine_table", "plan_replicas"),
+    "protection.robustness": ("voter_robustness",),
     "training.goodhart": ("TrainingReport",),
 }
 
@@ -127,6 +129,7 @@ __all__ = [
     "plan_replicas",
     "rank_loss",
     "score",
+    "voter_robustness",
 ]
 
 

@@ -87,6 +87,7 @@ class FaultSpace:
         B, K: number of inputs and of outputs (all axes after the batch, flattened).
         mean_point: (N,) E e.
         strikes_words: whether bits are struck whose changes of a value do not add up.
+        may_overflow: whether bits are struck that make numbers immense, infinite or NaN.
         moments: the coordinates' mean and central moments, each (N,).
 
     Raises:
@@ -127,8 +128,9 @@ class FaultSpace:
             vars(self).pop(known, None)
         self._strategies = PerThread(partial(Strategies, faulty, self._scalars))
         self._derivatives = Derivatives(faulty, self._scalars)
-        words = (p.fault for p in faulty.placements if isinstance(p.fault, WordFault))
+        words = [p.fault for p in faulty.placements if isinstance(p.fault, WordFault)]
         self.strikes_words = any(not fault.adds_up for fault in words)
+        self.may_overflow = any(fault.can_overflow for fault in words)
 
     @cached_property
     def moments(self) -> Moments:

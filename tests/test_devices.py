@@ -65,6 +65,7 @@ def encoder():
     return nn.Sequential(layer, nn.Flatten(), nn.Linear(24, 3))
 
 
+WORDS = BitFlip(1e-2, format="float32", bits=[20, 23, 31])
 CASES = {
     "rare neurons": (lambda: mlp(6, 40, 30, 3), (4, 6), NeuronCrash(0.01), "hidden"),
     "many neurons": (lambda: mlp(6, 40, 30, 3), (4, 6), NeuronCrash(0.3), "hidden"),
@@ -72,6 +73,8 @@ CASES = {
     "rare weights": (lambda: mlp(6, 40, 3), (3, 6), WeightCrash(0.01), "weights"),
     "many weights": (lambda: mlp(6, 10, 3), (3, 6), WeightCrash(0.3), "weights"),
     "bits": (lambda: mlp(6, 8, 3), (3, 6), BitFlip(1e-2, bits=4), "weights"),
+    "words": (lambda: mlp(6, 8, 3), (3, 6), WORDS, "weights"),
+    "words of neurons": (lambda: mlp(6, 8, 3), (3, 6), WORDS, "hidden"),
     "gain": (lambda: mlp(6, 12, 3), (3, 6), GainNoise(0.1), "hidden"),
     "additive": (lambda: mlp(6, 12, 3), (3, 6), AdditiveNoise(0.1), "input"),
     "residual": (Residual, (3, 6), NeuronCrash(0.05), "act*"),

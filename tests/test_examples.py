@@ -17,6 +17,7 @@ RUNS = {
     ),
     "accuracy_under_faults.py": (["--epochs", "2", "--chips", "60"], "of chips reach 90%"),
     "convolution_weights.py": (["--epochs", "1", "--samples", "200"], "second.weight"),
+    "float_words.py": (["--epochs", "2", "--samples", "200"], "infinite or nan"),
     "spiking_chip.py": (["--epochs", "3", "--inputs", "4", "--out", "{tmp}/chip.html"], "ratio"),
     "chip_faults.py": (
         ["--epochs", "2", "--inputs", "2", "--masks", "30"],

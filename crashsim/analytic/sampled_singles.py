@@ -64,12 +64,17 @@ def sampled_singles(
         memory: in bytes, for gains.
 
     Raises:
-        NotApplicableError: other faults; or nothing varies.
+        NotApplicableError: other faults; or nothing varies; or bits of exponents are struck.
     """
     if space.counts or not all(p.fault.is_binary for p in space.placements):
         raise NotApplicableError("of as many coordinates, for faults that strike or do not")
     if not space.is_random:
         raise NotApplicableError("nothing is random")
+    if space.may_overflow:
+        raise NotApplicableError(
+            "a sample of single faults hardly shows the few bits of exponents whose numbers are "
+            "immense and make up the moments; word-strata strikes each bit of each layer"
+        )
     gains = None
     if space.has_derivatives:
         gains = Gains.of(space, "zero" if method == "single" else "mean", memory)

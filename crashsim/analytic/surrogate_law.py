@@ -89,6 +89,11 @@ def single_changes(space: FaultSpace) -> LinearSurrogate:
     """
     if not all(p.fault.is_binary for p in space.placements):
         raise NotApplicableError("for faults that strike or do not")
+    if space.strikes_words:
+        raise NotApplicableError(
+            "bits of words that do not add up change outputs by up to 1e38, which no lattice holds "
+            "beside small changes; word-strata serves there"
+        )
     coordinates = coordinates_of(space)
     gains = np.zeros((space.B, space.K, space.N))
     clean = space.clean()

@@ -22,6 +22,7 @@ class Stream(IntEnum):
     MONTE_CARLO = 0  # plain samples, by block
     COUNTED = 2**60  # which coordinates are struck, of an exact number of them, by block
     FEW_FAULTS = 2**61  # samples given two or more faults, by block
+    VOTES = 2**61 + 2**60  # in which a voter is far from the honest copies' average
     IMPORTANCE = 2**62  # tails and class changes, by input and block
     CURVE = 2**62 + 2**61  # the rare-event curve of a report, by point and block
     RIVALS = 2**62 + 2**61 + 2**60  # what class changes to several rivals share, by input
@@ -29,12 +30,14 @@ class Stream(IntEnum):
     PROBES = 2**63 + 2**61  # directions in which a Hessian is looked at
     SINGLE_FAULTS = 2**63 + 2**61 + 2**59  # which single faults are looked at, by use
     TRAINING = 2**63 + 2**61 + 2**60  # faults while training, of a law that torch does not draw
-    SIGNS = 2**63 + 2**61 + 2**60 + 2**59  # of random combinations of outputs
+    WORD_STRATA = 2**63 + 2**61 + 2**60 + 2**59  # single faults of words, of a layer and a bit
+    WORD_IMPORTANCE = 2**63 + 2**62  # faults of words where they do harm, by block
     # Faults of many neurons and weights, with which is checked:
-    SHORT_CUTS = 2**63 + 2**62  # whether a short cut gives what the model gives;
+    SHORT_CUTS = 2**63 + 2**62 + 2**59  # whether a short cut gives what the model gives;
     ORDER = 2**63 + 2**62 + 2**60  # whether the model keeps the order of its examples;
     READING = 2**63 + 2**62 + 2**61  # whether layers that were read compute what the model does;
     ROUNDING = 2**63 + 2**62 + 2**61 + 2**60  # how much rounding moves the outputs
+    SIGNS = 2**63 + 2**62 + 2**61 + 2**60 + 2**59  # random combinations of outputs
 
     @property
     def size(self) -> int:

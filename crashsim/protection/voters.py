@@ -13,21 +13,23 @@ majority           the share of the copies' votes for each class; holds like the
 krum               the copy with the nearest R - f - 2 others (Blanchard et al., NeurIPS 2017)
 multi-krum         the average of the R - f copies that Krum ranks first
 geometric-median   the point with the least sum of distances to the copies (Weiszfeld 1937)
-byzfl:NAME         an aggregator of the library ByzFL, such as byzfl:MDA or byzfl:CAF
+minimum-diameter   the average of the R - f copies with the least largest distance among them
+                   (Rousseeuw 1985; El Mhamdi, Guerraoui and Rouault, ICML 2018)
 =================  ==============================================================================
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
+from itertools import combinations
+from math import comb
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from crashsim.arguments import instance, is_whole, whole
-from crashsim.errors import ArgumentError, MissingExtraError
+from crashsim.errors import ArgumentError
 from crashsim.metrics import predicted_class
 
 Voter = Callable[[Tensor], Tensor]
@@ -40,26 +42,27 @@ VOTERS = (
     "krum",
     "multi-krum",
     "geometric-median",
+    "minimum-diameter",
 )
 _WEISZFELD_STEPS = 60
+_MOST_SUBSETS = 20_000  # of copies, that the minimum-diameter average looks through
 
 
 def make_voter(name: str | Voter, copies: int, f: int | None = None) -> Voter:
     """The voter of a name.
 
     Args:
-        name: one of ``VOTERS``, ``byzfl:NAME``, or a function from (R, B, K) to (B, K).
+        name: one of ``VOTERS``, or a function from (R, B, K) to (B, K).
         copies: number of copies R.
         f: bad copies to allow for; by default as many as the median can bear, less than half (and
             for Krum, less than half of R - 2).
 
     Raises:
-        ArgumentError: an unknown name, or an f that the voter cannot bear.
-        MissingExtraError: ByzFL is not installed.
+        ArgumentError: an unknown name, an f that the voter cannot bear, or too many copies for it.
     """
     if callable(name):
         return name
-    instance("voter", name, str, f"one of {', '.join(VOTERS)}, byzfl:NAME, or a function")
+    instance("voter", name, str, f"one of {', '.join(VOTERS)}, or a function")
     whole("copies", copies, 1)
     krum = name in ("krum", "multi-krum")
     most = max(0, (copies - 3) // 2 if krum else (copies - 1) // 2)
@@ -68,8 +71,6 @@ def make_voter(name: str | Voter, copies: int, f: int | None = None) -> Voter:
         raise ArgumentError(
             f"f={f!r}: {name} of {copies} copies allows for 0 to {most} bad ones; use more copies"
         )
-    if name.startswith("byzfl:"):
-        return _byzfl(name.removeprefix("byzfl:"), f)
     found: dict[str, Voter] = {
         "mean": lambda outputs: outputs.mean(0),
         "median": _median,
@@ -78,11 +79,18 @@ def make_voter(name: str | Voter, copies: int, f: int | None = None) -> Voter:
         "krum": lambda outputs: _krum(outputs, f, 1),
         "multi-krum": lambda outputs: _krum(outputs, f, copies - f),
         "geometric-median": _geometric_median,
+        "minimum-diameter": lambda outputs: _minimum_diameter(outputs, f),
     }
     if name not in found:
         raise ArgumentError(
-            f"voter={name!r} is not known; choose among {', '.join(VOTERS)}, byzfl:NAME, or give a "
+            f"voter={name!r} is not known; choose among {', '.join(VOTERS)}, or give a "
             "function from (R, B, K) to (B, K)"
+        )
+    if name == "minimum-diameter" and comb(copies, f) > _MOST_SUBSETS:
+        raise ArgumentError(
+            f"voter='minimum-diameter', copies={copies}, f={f}: {comb(copies, f):,} sets of copies "
+            f"are too many to look through (at most {_MOST_SUBSETS:,}); give a smaller f, or take "
+            "multi-krum"
         )
     return found[name]
 
@@ -126,24 +134,12 @@ def _geometric_median(outputs: Tensor) -> Tensor:
     return centre.to(outputs.dtype)
 
 
-def _byzfl(name: str, f: int) -> Voter:
-    try:
-        byzfl = import_module("byzfl")
-    except (ImportError, RuntimeError) as error:  # a torchvision of another torch: RuntimeError
-        raise MissingExtraError(
-            f"voter='byzfl:{name}': cannot import ByzFL ({error}); install it with "
-            "`pip install 'crashsim[voters]'`, with a torchvision that fits your torch"
-        ) from error
-    kind = getattr(byzfl, name, None)
-    if not isinstance(kind, type):
-        raise ArgumentError(f"voter='byzfl:{name}': ByzFL has no such aggregator; try byzfl:MDA")
-    try:
-        aggregate = kind(f=f)
-    except TypeError:  # those that need no f
-        aggregate = kind()
-
-    def vote(outputs: Tensor) -> Tensor:
-        each = [torch.as_tensor(aggregate(outputs[:, b])) for b in range(outputs.shape[1])]
-        return torch.stack(each).to(outputs.dtype)
-
-    return vote
+def _minimum_diameter(outputs: Tensor, f: int) -> Tensor:
+    """The average of the R - f copies whose largest distance among them is least."""
+    by_input = outputs.transpose(0, 1)  # (B, R, K)
+    # A copy that says infinity or NaN is far from all.
+    distance = torch.cdist(by_input, by_input).nan_to_num(nan=torch.inf)
+    chosen = list(combinations(range(len(outputs)), len(outputs) - f))
+    diameters = torch.stack([distance[:, rows][:, :, rows].amax((1, 2)) for rows in chosen], 1)
+    rows = torch.tensor(chosen, device=outputs.device)[diameters.argmin(1)]  # (B, R - f)
+    return by_input.gather(1, rows[:, :, None].expand(-1, -1, by_input.shape[2])).mean(1)

@@ -222,7 +222,7 @@ def _widened(e: Estimate, low: float, high: float, tested: int) -> tuple[float, 
     is_own = e.quantity not in RESERVED
     if e.quantity == "mean" or (is_own and low < 0):
         return below, above
-    if e.quantity == "variance" or e.method == "importance-sampling":
+    if e.quantity == "variance" or e.method in ("importance-sampling", "word-importance"):
         if not 0 < e.value < math.inf or low <= 0:
             return 0.0, math.inf if e.quantity == "variance" else _few(e, high, least, alpha)
         return e.value * (low / e.value) ** times, e.value * min(high / e.value, 1e6) ** times

@@ -11,6 +11,11 @@ from crashsim.results.numbers import interval_numbers, percent
 from crashsim.results.record import Record
 from crashsim.results.schema import OwnRates
 
+# Where samples of the faults' own law see too few events, these may have seen enough.
+_FOR_RARE = ("importance-sampling", "word-importance")
+# What gives moments too, unless outputs that are not finite spoil them.
+_WITH_MOMENTS = ("exact", "monte-carlo")
+
 
 def best(score: Record, quantity: str, output: int | str = "all") -> Estimate | None:
     """The most trustworthy estimate of a quantity pooled over inputs."""
@@ -18,10 +23,11 @@ def best(score: Record, quantity: str, output: int | str = "all") -> Estimate | 
         found = score.find(method, quantity, output=output)
         if found is None:
             continue
-        rare = score.find("importance-sampling", quantity, output=output)
-        if method == "monte-carlo" and rare is not None and _width(rare) < min(_width(found), 2.0):
-            return rare
-        return found
+        if method != "monte-carlo":
+            return found
+        others = [score.find(name, quantity, output=output) for name in _FOR_RARE]
+        rare = min((e for e in others if e is not None), key=_width, default=found)
+        return rare if _width(rare) < min(_width(found), 2.0) else found
     return None
 
 
@@ -96,8 +102,11 @@ def _events(score: Record) -> list[str]:
 
 def _is_spoiled(score: Record) -> bool:
     """Whether what ran the model says that there are no moments: some outputs have no square."""
-    lost = best(score, "not-finite")
-    return lost is not None and score.find(lost.method, "variance", output="all") is None
+    return any(
+        score.find(method, "not-finite") is not None
+        and score.find(method, "variance", output="all") is None
+        for method in _WITH_MOMENTS
+    )
 
 
 def _events_lead(score: Record) -> bool:

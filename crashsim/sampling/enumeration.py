@@ -35,6 +35,7 @@ from crashsim.space import FaultSpace
 MAX_COORDINATES = 20
 _SLOWER = 6  # coordinates fewer where every outcome takes a forward pass of its own
 _SMALLEST = 5e-324
+_OVERFLOWS = 1e4  # change of an output from which a type of fewer bits may not hold some number
 _MATERIAL = 1e-3  # share of a tail within rounding of epsilon that is worth a warning
 _MAX_VALUES = 2**28  # numbers held at once: 2 GiB
 _MAX_STRUCK = 24  # logarithm to base 2 of the struck coordinates of all patterns together
@@ -328,9 +329,13 @@ def enumerate_space(space: FaultSpace) -> ExactDistribution:
             f"2^{_bits(space):.3g} patterns, too many to enumerate; at most {most} coordinates "
             "(choose fewer sites or inputs)"
         )
-    space = double_precision(space)
+    given, space = space, double_precision(space)
     points, probabilities = _outcomes(space)
     deltas = space.outcomes(points) - space.clean()
+    if space is not given and not (np.abs(deltas) <= _OVERFLOWS).all():
+        own = given.outcomes(points)  # where numbers overflow that double precision would hold
+        if not np.isfinite(own).all():
+            space, deltas = given, own - given.clean()
     rounding, resolution = rounding_of(space), resolution_of(space)
     return ExactDistribution(space.clean(), deltas, probabilities, rounding, resolution)
 

@@ -243,7 +243,7 @@ class _Run:
                 unit=torch.finfo(self.space.dtype).eps,
                 is_random=self.space.is_random,
                 is_seldom_struck=bool(self.seldom_struck),
-                may_overflow=self.space.strikes_words,
+                may_overflow=self.space.may_overflow,
             )
         return self._found
 

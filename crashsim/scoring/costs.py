@@ -19,6 +19,7 @@ from crashsim.results.numbers import CORE, RATE_NAME
 from crashsim.sampling.enumeration import outcomes_of
 from crashsim.sampling.importance import AIMING
 from crashsim.sampling.importance import SAMPLES as RARE_SAMPLES
+from crashsim.sampling.word_strata import SAMPLES as STRIKES
 from crashsim.scoring.size import BUDGET, Size, operations_of_combinations
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -28,6 +29,7 @@ _CELLS = 3328  # of gains that are factored: as many are gathered to, once
 _GATHERED = 40  # for each gain, to gather them
 _RARE = BUDGET / 10  # operations of importance sampling among many coordinates, a question
 _FEWEST_PASSES = 32  # of each input
+_FEWEST_STRIKES = 256  # of single faults of words
 _COUNTED = 40  # for each output of a sample: sums, counts, order
 _DRAWN = 60  # for each fault of a sample, and for each coordinate that is drawn one by one
 _GUIDED = 8  # for each coordinate of a rare sample and part of the law that it is drawn from
@@ -118,6 +120,12 @@ def operations_of_rare_events(size: Size) -> float:
     each = size.operations_of_one + size.N * (_DRAWN + _GUIDED * parts)
     aimed = min(size.K + 1, _PARTS // 2) * AIMING / 2 * (size.operations_of_one + _DRAWN * size.N)
     return size.B * (2 * RARE_SAMPLES * each + aimed)
+
+
+def strikes_of_words(size: Size) -> int:
+    """How many single faults of words are struck: fewer where a pass takes long."""
+    affordable = size.scale * BUDGET / 2 / size.operations
+    return int(min(max(_FEWEST_STRIKES, affordable), STRIKES))
 
 
 def _gradients(size: Size) -> Cost:

@@ -24,10 +24,14 @@ from crashsim.sampling.chips.run import ChipRun, chip_metrics
 from crashsim.sampling.enumeration import enumerate_space, outcomes_of
 from crashsim.sampling.importance import importance_sampling
 from crashsim.sampling.monte_carlo import MonteCarlo, monte_carlo
+from crashsim.sampling.word_importance import SAMPLES as WORD_IMPORTANCE_SAMPLES
+from crashsim.sampling.word_importance import word_importance
+from crashsim.sampling.word_strata import word_strata
 from crashsim.scoring.costs import (
     operations_of_rare_events,
     operations_of_tails,
     passes_of_rare_events,
+    strikes_of_words,
 )
 from crashsim.scoring.method import Found, Method
 from crashsim.scoring.shared import NO_EPSILON, Given
@@ -213,6 +217,20 @@ def _where_derivatives_serve(size: Size) -> str | None:
     return too_many_differences(size)
 
 
+def _word_strata(given: Given) -> list[Estimate]:
+    return word_strata(given.space, given.asked.seed, strikes_of_words(given.size))
+
+
+def _word_importance(given: Given) -> list[Estimate]:
+    return word_importance(given.space, given.asked.seed, given.asked.confidence)
+
+
+def _where_bits_add_up(size: Size) -> str | None:
+    if size.space.strikes_words:
+        return None
+    return "for bits of words that do not add up, such as an exponent's"
+
+
 def _cost_of_law(size: Size) -> float:
     return surrogate_law.law_operations(2 * size.gains, 2 * size.B * size.K)
 
@@ -220,7 +238,8 @@ def _cost_of_law(size: Size) -> float:
 def _without_derivatives(size: Size) -> str | None:
     if size.space.has_derivatives:
         return None
-    return f"{size.space.why_no_derivatives}; single-law serves there"
+    serves = "word-strata" if size.space.strikes_words else "single-law"
+    return f"{size.space.why_no_derivatives}; {serves} serves there"
 
 
 def _remainder(given: Given) -> list[Estimate]:
@@ -489,7 +508,7 @@ METHODS: tuple[Method, ...] = (
         "estimate",
         needs=("few_outputs",),
         refuses=_where_all_outputs_serve,
-        rank=7,
+        rank=9,
         rare=8,
     ),
     Method(
@@ -514,6 +533,16 @@ METHODS: tuple[Method, ...] = (
         cost=lambda size: _cost_of_law(size) + size.N * size.operations,
         dear="every fault alone, and the laws of as many outputs, take longer",
         rank=3,
+    ),
+    Method(
+        "word-strata",
+        "single faults of words, in strata of layer and bit",
+        _word_strata,
+        "estimate",
+        refuses=_where_bits_add_up,
+        cost=lambda size: strikes_of_words(size) * size.operations,
+        dear="striking some thousand single faults takes longer",
+        rank=7,
     ),
     Method(
         "remainder",
@@ -575,6 +604,18 @@ METHODS: tuple[Method, ...] = (
         most=BUDGET / 4,
         dear="some thousand samples for each input take longer (give fewer inputs)",
         rank=1,
+        rare=4,
+    ),
+    Method(
+        "word-importance",
+        "bits of words struck where they hurt, reweighted",
+        _word_importance,
+        "statistical",
+        refuses=lambda size: _exact_is_at_hand(size) or _where_bits_add_up(size),
+        cost=lambda size: 1.5 * WORD_IMPORTANCE_SAMPLES * size.operations,
+        most=BUDGET / 4,
+        dear="some thousand samples take longer",
+        rank=3,
         rare=4,
     ),
     Method(

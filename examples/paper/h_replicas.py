@@ -15,8 +15,16 @@ import shared
 import torch
 from crashsim_theory import median_failure, published_replicas
 
-from crashsim import FaultSpace, NeuronCrash, byzantine_table, monte_carlo, plan_replicas
+from crashsim import (
+    FaultSpace,
+    NeuronCrash,
+    byzantine_table,
+    monte_carlo,
+    plan_replicas,
+    voter_robustness,
+)
 from crashsim.protection.replicas import simulate_vote
+from crashsim.protection.voters import VOTERS
 from crashsim.training.classifier import Recipe
 
 FAULTS = {"hidden": NeuronCrash(p=0.05)}
@@ -72,6 +80,19 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     print("\n" + bad.text())
     (chosen.out / "h_byzantine.txt").write_text(bad.text() + "\n")
     bad.plot(chosen.out / "h_byzantine.png")
+    robust = [
+        voter_robustness(name, *shared.pick(chosen, (5, 1), (11, 3), (11, 3)))
+        for name in VOTERS
+        if name != "majority"  # votes on classes, not on values
+    ]
+    shared.table(
+        chosen.out,
+        "h_robustness",
+        [
+            {"voter": r.voter, "least": r.least, "found": r.found, "bound": r.bound or ""}
+            for r in robust
+        ],
+    )
     drawn, panels = shared.figure(1, width=6)
     x = [row["replicas"] for row in rows]
     panels[0].semilogy(x, [row["exact"] for row in rows], "k-", label="binomial law")

@@ -8,7 +8,7 @@ import pytest
 from crashsim import Score
 from crashsim.cli.fault_specs import fault_files, parse_fault
 from crashsim.errors import ArgumentError, CrashsimError
-from crashsim.faults import BitFlip, GainNoise, NeuronCrash, SignFlip, StuckAt
+from crashsim.faults import BitFlip, BitStuck, GainNoise, NeuronCrash, SignFlip, StuckAt
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,26 @@ from crashsim.faults import BitFlip, GainNoise, NeuronCrash, SignFlip, StuckAt
         ("stuck-at:p=0.1,value=-2", {}, (None, StuckAt(0.1, -2.0))),
         ("w=gain-noise:std=0.5", {"default_p": 0.1}, ("w", GainNoise(0.5))),
         ("layer:relu=sign-flip:p=0.1", {}, ("layer:relu", SignFlip(0.1))),
+        (
+            "bit-flip:p=1e-6,format=float32,bits=exponent",
+            {},
+            (None, BitFlip(1e-6, format="float32", bits="exponent")),
+        ),
+        (
+            "weights=bit-flip:count=2,bits=[0-2,30],format=float32",
+            {},
+            ("weights", BitFlip(count=2, bits=[0, 1, 2, 30], format="float32")),
+        ),
+        (
+            "bit-flip:p=0.1,format=int4,scale=0.5,upset=2",
+            {},
+            (None, BitFlip(0.1, format="int4", scale=0.5, upset=2)),
+        ),
+        (
+            "bit-stuck:p=0.1,to=1,format=int8,scale=channel,upset=row",
+            {"group": "channel"},
+            (None, BitStuck(0.1, to=1, format="int8", scale="channel", upset="row")),
+        ),
     ],
 )
 def test_specs(spec, options, wanted):
@@ -47,6 +67,12 @@ def test_specs(spec, options, wanted):
         "gain-noise:p=0.1",
         "bit-flip:p=0.1,bits=8.5",
         "bit-flip:p=0.1,bits=99",
+        "bit-flip:p=0.1,bits=[x]",
+        "bit-flip:p=0.1,bits=[1-]",
+        "bit-flip:p=0.1,bits=30,format=float32",
+        "bit-flip:p=0.1,format=float12",
+        "bit-flip:p=0.1,stored=1",
+        "bit-stuck:p=0.1,to=2",
         "stuck-at:p=0.1,value=inf",
     ],
 )
@@ -170,6 +196,22 @@ def test_a_score_of_it_loads_without_its_code(own, run, tmp_path):
     assert code == 0, err
     for method in ("chernoff", "saddlepoint", "monte-carlo", "importance-sampling"):
         assert any(e.method == method and e.quantity == "tail" for e in found.estimates), method
+
+
+def test_a_score_of_float_words(own, run, tmp_path):
+    """Weights, unless sites are named; what its record says of the words."""
+    np.save("x.npy", np.random.default_rng(0).normal(size=(5, 4)))
+    code, _, err = run(
+        "score", "4-5-2:relu", "--inputs", "x.npy", "--samples", 300, "--json", "s.json",
+        "--fault", "bit-flip:p=1e-4,format=float32,bits=exponent",
+    )  # fmt: skip
+    assert code == 0, err
+    score = Score.load(tmp_path / "s.json")
+    assert [site["name"] for site in score.sites] == ["linear1.weight", "linear2.weight"]
+    assert score.faults[0]["bits"] == "exponent"
+    assert score.faults[0]["format"] == "float32"
+    assert score.find("word-strata", "class-change") is not None
+    assert score.verdict.index("class changes") < score.verdict.index("utputs")
 
 
 def test_every_command_takes_it(own, run):

@@ -247,6 +247,15 @@ def test_words_that_make_no_sense(case):
         BitStuck(0.1, to=2)
 
 
+def test_a_part_of_a_bit_means_nothing(randn):
+    value = randn(3, dtype=torch.float32)
+    e = torch.zeros(1, 3 * 32)
+    e[0, 40] = 0.01
+    found = BitFlip(0.1, format="float32").perturb(value, e, (3,))[0]
+    assert torch.isnan(found).tolist() == [False, True, False]
+    assert torch.equal(found[[0, 2]], value[[0, 2]])
+
+
 def test_fixed_point_is_what_it_was():
     assert BitFlip(0.1) == BitFlip(0.1, bits=8) == BitFlip(0.1, 8)
     assert BitFlip(0.1).to_dict() == {"fault": "bit-flip", "p": 0.1, "bits": 8}

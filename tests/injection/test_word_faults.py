@@ -229,14 +229,18 @@ def test_words_as_the_model_stores_them(seeded, watch, randn):
 
 @ALLOWED
 def test_what_theory_says_of_words(net, randn):
-    """Single faults and their law serve all bits; expansions those that add up, and say so."""
+    """Strata of single faults serve all bits; expansions those that add up, and say so."""
     x = randn(2, 5)
     found = score(net, x, BitFlip(2e-4, format="float32"), "weights", samples=3000, seed=0)
     for method in ("taylor", "mean-point-taylor"):
         assert "no small steps" in found.skipped[method]
     assert "mean point" in found.skipped["mean-point-single"]
-    law, sampled = (found.find(m, "class-change") for m in ("single-law", "monte-carlo"))
-    assert sampled.low <= law.value <= sampled.high
+    sampled = found.find("monte-carlo", "class-change")
+    assert sampled.low <= found.find("word-strata", "class-change").value <= sampled.high
+    reweighted = found.find("word-importance", "class-change")
+    assert sampled.low <= reweighted.high
+    assert reweighted.low <= sampled.high
+    assert "word-strata serves" in found.skipped["single-law"]
     assert found.verdict.startswith("Under")
     assert found.verdict.index("class changes") < found.verdict.index("outputs together")
     small = score(net, x, BitFlip(1e-2, bits="mantissa"), "weights", samples=3000, seed=0)

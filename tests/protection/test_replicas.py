@@ -1,7 +1,5 @@
 """Voters, replicas, the exact count and Byzantine copies."""
 
-import importlib.util
-
 import numpy as np
 import pytest
 import torch
@@ -10,7 +8,7 @@ from scipy import stats
 from torch import nn
 
 from crashsim import FaultSpace, NeuronCrash, Replicated, byzantine_table, plan_replicas
-from crashsim.errors import ArgumentError, MissingExtraError
+from crashsim.errors import ArgumentError
 from crashsim.protection.replicas import lie, simulate_vote
 from crashsim.protection.voters import VOTERS, make_voter
 
@@ -77,38 +75,6 @@ def test_geometric_median_minimises_the_sum_of_distances():
 def test_wrong_voters(name, copies, f, words):
     with pytest.raises(ArgumentError, match=words):
         make_voter(name, copies, f)
-
-
-@pytest.mark.skipif(importlib.util.find_spec("byzfl") is not None, reason="ByzFL is installed")
-def test_byzfl_is_asked_for_by_name():
-    with pytest.raises(MissingExtraError, match=r"pip install 'crashsim\[voters\]'"):
-        make_voter("byzfl:MDA", 5)
-
-
-def test_byzfl_adapter(monkeypatch):
-    """The adapter's calls, on a stand-in with ByzFL's interface."""
-    import sys
-    import types
-
-    class MDA:
-        def __init__(self, f=0):
-            self.f = f
-
-        def __call__(self, vectors):
-            return vectors[: len(vectors) - self.f].mean(0)
-
-    class CenteredClipping:
-        def __call__(self, vectors):
-            return vectors[0]
-
-    stand_in = types.ModuleType("byzfl")
-    stand_in.MDA, stand_in.CenteredClipping, stand_in.text = MDA, CenteredClipping, "no aggregator"
-    monkeypatch.setitem(sys.modules, "byzfl", stand_in)
-    outputs = torch.arange(20.0).reshape(5, 2, 2)
-    assert torch.equal(make_voter("byzfl:MDA", 5, 1)(outputs), outputs[:4].mean(0))
-    assert torch.equal(make_voter("byzfl:CenteredClipping", 5)(outputs), outputs[0])
-    with pytest.raises(ArgumentError, match="no such aggregator"):
-        make_voter("byzfl:text", 5)
 
 
 def test_replicas_fail_independently_and_for_good(net, x):

@@ -25,8 +25,8 @@ def test_a_plan_is_the_same_every_time(small):
 
 def test_small_spaces_get_everything_unasked(small):
     found = plan(small, None, 500, None)
-    replaced = {"importance-sampling", "single-law", "nearest-rivals"}
-    assert set(found.skipped) == {*PROOFS, "hardware", *replaced}
+    others = {"hardware", "importance-sampling", "single-law", "word-strata", "word-importance"}
+    assert set(found.skipped) == {*PROOFS, *others, "nearest-rivals"}
     assert "--proofs" in found.skipped["certificate"]
     assert "--hardware" in found.skipped["hardware"]
     assert found.samples == 500

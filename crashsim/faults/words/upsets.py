@@ -195,6 +195,12 @@ class WordFault(BernoulliFault):
         return list(self.masks) == [1 << bit for bit in self.chosen] and chosen <= linear
 
     @property
+    def can_overflow(self) -> bool:
+        """Whether some bits make numbers immense, infinite or NaN: those of an exponent."""
+        exponent = sum(1 << bit for bit in self.word.fields.get("exponent", ()))
+        return any(mask & exponent for mask in self.masks)
+
+    @property
     def mild(self) -> tuple[int, ...]:
         """Which of a word's coordinates at most double a value, about."""
         exponent = self.word.fields.get("exponent")
@@ -282,7 +288,10 @@ class WordFault(BernoulliFault):
             change = self.displacement(value)
             # What another fault has made infinite stays so; all other changes are finite here.
             return value + (e * torch.where(change.isfinite(), change, 0.0)).sum(-1)
-        return self._changed(value, self._joined(e != 0, shape))
+        struck = self._changed(value, self._joined(e != 0, shape))
+        # A part of a bit means nothing, and must not pass for one.
+        halves = self._joined((e != 0) & (e != 1), shape) != 0
+        return torch.where(halves, torch.nan, struck)
 
     def _joined(self, struck: Tensor, shape: tuple[int, ...]) -> Tensor:
         """(..., *shape) the masks of the struck coordinates (..., n) of each word."""
@@ -336,7 +345,7 @@ class WordFault(BernoulliFault):
             return found
         if self.format == AS_STORED:
             found["format"] = self.stored.name
-        if not self.adds_up and any(self.stored.fields.get("exponent", ())):
+        if self.can_overflow:
             found["immense"] = True  # numbers that some of its bits make
         return found
 
