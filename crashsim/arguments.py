@@ -125,3 +125,24 @@ def check_seed(seed: object) -> int:
     if not 0 <= value < 2**64:
         raise ArgumentError(f"seed={shown(seed)} is not an integer from 0 to 2^64 - 1")
     return int(value)
+
+
+def named_outputs(outputs: Any, count: int) -> tuple[int, ...] | None:
+    """The numbers of outputs that are asked for, of so many; None if none are.
+
+    Raises:
+        ArgumentError: no list of different whole numbers below ``count``.
+    """
+    if outputs is None:
+        return None
+    try:
+        given = list(outputs)
+    except TypeError:
+        given = [outputs]
+    wrong = [k for k in given if not is_whole(k) or not 0 <= k < count]
+    if not given or wrong or len(set(given)) < len(given):
+        raise ArgumentError(
+            f"outputs={shown(outputs)}; give different whole numbers from 0 to {count - 1}, "
+            "such as [0]"
+        )
+    return tuple(int(k) for k in given)

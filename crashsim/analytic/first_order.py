@@ -24,7 +24,8 @@ from crashsim.coordinates.counts import uncorrelated
 from crashsim.coordinates.placement import check_independent, nodes_of
 from crashsim.coordinates.points import Points
 from crashsim.metrics import predicted_class
-from crashsim.results.estimate import MOST_OUTPUTS, Estimate, deterministic
+from crashsim.results.estimate import MOST_OUTPUTS
+from crashsim.results.estimates import Estimates, deterministic
 from crashsim.results.schema import FormulaFacts
 from crashsim.space import FaultSpace
 
@@ -48,7 +49,7 @@ class Analysis:
         formulas: text and LaTeX of the derived formulas by method.
     """
 
-    estimates: list[Estimate] = field(default_factory=list)
+    estimates: Estimates = field(default_factory=Estimates)
     shares: Floats | None = None
     covariance: Floats | None = None
     surrogate: Surrogate | None = None
@@ -230,7 +231,7 @@ def tails(
     linear: Analysis,
     margins: Surrogate | None,
     epsilon: float | None,
-) -> list[Estimate]:
+) -> Estimates:
     """``chebyshev``, ``chernoff`` or ``saddlepoint``: P(|Delta| >= epsilon) and class changes.
 
     All three are of the linear surrogate. Chebyshev's is the paper's (with its mean and variance).
@@ -242,7 +243,7 @@ def tails(
         margins: of ``margins_of``; None: no class changes.
         epsilon: of the tails; None: no tails.
     """
-    found: list[Estimate] = []
+    found = Estimates()
     kind: Literal["bound", "estimate"] = "estimate" if method == "saddlepoint" else "bound"
     where = f"{SURROGATE} ({linear.source})"
     if epsilon is not None and linear.surrogate is not None:
@@ -254,14 +255,6 @@ def tails(
         note = f"{where}; sum over rivals"
         found += deterministic(method, "class-change", kind, union, note=note)
     return found
-
-
-def nearest_rivals(margins: Surrogate) -> list[Estimate]:
-    """``nearest-rivals``: P(class changes) to the rivals of (B, rivals) margins, summed."""
-    changes = tail_probability("saddlepoint", margins, np.asarray(0.0), side="upper")
-    note = f"{SURROGATE}; sum over the {margins.shape[1]} rivals that are nearest without faults"
-    union = np.minimum(changes.sum(1), 1.0)
-    return deterministic("nearest-rivals", "class-change", "estimate", union, note=note)
 
 
 def tail_probability(

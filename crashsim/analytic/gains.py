@@ -153,9 +153,14 @@ class Gains:
     @cached_property
     def shift(self) -> Floats:
         """(B, R) F at the point less F(0), in double precision where the model allows it."""
+        return np.asarray(self.shift_of_outputs @ self.readouts.T)
+
+    @cached_property
+    def shift_of_outputs(self) -> Floats:
+        """The same for each output, (B, K)."""
         wide = double_precision(self.space)
         there = _outputs_at(wide, self._point)
-        return np.asarray((there - wide.clean()) @ self.readouts.T)
+        return np.asarray(there - wide.clean())
 
     def _forwards(self, points: Points) -> Floats:
         """sum_i e_i g_i by derivatives along each point's faults, (S, B, R)."""

@@ -33,7 +33,7 @@ from crashsim.model.graph.tracing import UntraceableError
 from crashsim.model.graph.untraced import class_of, is_torchs
 from crashsim.model.inputs import Inputs, read_inputs
 from crashsim.model.sites.names import function_name
-from crashsim.results.estimate import Estimate, deterministic
+from crashsim.results.estimates import Estimates, deterministic
 from crashsim.space import FaultSpace
 
 # Lipschitz constants: sup |phi'| of each activation function.
@@ -74,7 +74,7 @@ class _ErrorSize:
 
 
 @torch.inference_mode(False)
-def layer_bounds(space: FaultSpace) -> list[Estimate]:
+def layer_bounds(space: FaultSpace) -> Estimates:
     """``norm`` and ``absolute`` for each input and output.
 
     Args:
@@ -111,13 +111,12 @@ def layer_bounds(space: FaultSpace) -> list[Estimate]:
     square = found.square.reshape(shape).double().cpu().numpy()
     norm = found.norms.amin(1, keepdim=True).expand(-1, space.K).double().cpu().numpy()
     note = "of |E Delta|, for any p (paper b1, with absolute weights)"
-    return [
-        *deterministic("norm", "mean", "bound", norm, note=note),
-        *deterministic(
-            "absolute", "mean", "bound", size, note="of |E Delta|, for any p (paper b2)"
-        ),
-        *deterministic("absolute", "variance", "estimate", square, note="paper b2"),
-    ]
+    absolute = "of |E Delta|, for any p (paper b2)"
+    return (
+        deterministic("norm", "mean", "bound", norm, note=note)
+        + deterministic("absolute", "mean", "bound", size, note=absolute)
+        + deterministic("absolute", "variance", "estimate", square, note="paper b2")
+    )
 
 
 class _Propagation:

@@ -29,7 +29,8 @@ from crashsim.model import layers as torch_layers
 from crashsim.model.graph.untraced import FloatingTypes, parametrised
 from crashsim.model.layers import Layer, UnsupportedLayerError, layers_of
 from crashsim.model.sites.names import SiteKey
-from crashsim.results.estimate import Estimate, Interval, Quantity, estimates_of
+from crashsim.results.estimate import Estimate, Interval, Quantity
+from crashsim.results.estimates import Estimates, estimates_of
 from crashsim.space import FaultSpace
 
 _SAME = 8.0  # times the rounding that the layers' own intervals allow for
@@ -235,7 +236,7 @@ def _proved(
     )
 
 
-def remainders(space: FaultSpace, proof: Provable) -> list[Estimate]:
+def remainders(space: FaultSpace, proof: Provable) -> Estimates:
     """``remainder``: proved intervals of E Delta and Var Delta around the mean-point estimates.
 
     Raises:
@@ -255,15 +256,10 @@ def remainders(space: FaultSpace, proof: Provable) -> list[Estimate]:
         ends = (quantity, f"{quantity}_low", f"{quantity}_high")
         return Interval(*(np.stack([getattr(one, end) for one in found]) for end in ends))
 
-    return [
-        *_proof("remainder", "mean", values("mean"), f"around F(m) - F(0); {_EXACTLY}"),
-        *_proof(
-            "remainder",
-            "variance",
-            values("variance"),
-            f"around single-fault differences at the mean point; {_EXACTLY}",
-        ),
-    ]
+    around = f"around single-fault differences at the mean point; {_EXACTLY}"
+    return _proof("remainder", "mean", values("mean"), f"around F(m) - F(0); {_EXACTLY}") + _proof(
+        "remainder", "variance", values("variance"), around
+    )
 
 
 def linear_tails(proof: Provable, epsilon: float, output: int) -> list[Estimate]:
@@ -317,7 +313,7 @@ def _middle(low: float, high: float) -> float:
 
 def _proof(
     method: str, quantity: Any, values: Interval, note: str, level: float | None = None
-) -> list[Estimate]:
+) -> Estimates:
     pooled = Interval(values.value.mean(0), -_mean_up(-values.low), _mean_up(values.high))
     total = None
     if quantity == "variance":

@@ -1,14 +1,14 @@
 """What an engineer asks back: how often may it fail, how large must it be, how many copies?
 
-All answers are for the output that varies most, with the tail averaged over inputs, from the linear
-surrogate of Delta. Chernoff's answers are on the safe side of the surrogate, saddlepoint's are
-estimates.
+All answers are for one output (each that was named, else the one that varies most), with the tail
+averaged over inputs, from the linear surrogate of Delta. Chernoff's answers are on the
+safe side of the surrogate, saddlepoint's are estimates.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -34,20 +34,37 @@ _PRECISION = 1e-3  # of the largest p, relative
 _NOTHING = 1e-9  # of the surrogate's spread: an epsilon below which there is no need to look
 
 
-def answers(space: FaultSpace, analysis: Analysis, epsilon: float, delta: float) -> list[Answer]:
+def answers(
+    space: FaultSpace,
+    analysis: Analysis,
+    epsilon: float,
+    delta: float,
+    outputs: Sequence[int] | None = None,
+) -> list[Answer]:
     """Answers for a target: P(|Delta| >= epsilon) at most delta.
 
     Args:
         space: in double precision.
         analysis: with a linear surrogate.
         epsilon, delta: the target.
+        outputs: those that it is of; None: the one that varies most.
 
     Raises:
         ArgumentError: delta is not a probability between 0 and 1.
     """
     if analysis.surrogate is None:
         return []
-    output = int(np.argmax(analysis.surrogate.variance.mean(0)))
+    leading = int(np.argmax(analysis.surrogate.variance.mean(0)))
+    found = []
+    for output in outputs or [leading]:
+        found += _answers_of(space, analysis, epsilon, delta, output)
+    return found
+
+
+def _answers_of(
+    space: FaultSpace, analysis: Analysis, epsilon: float, delta: float, output: int
+) -> list[Answer]:
+    assert analysis.surrogate is not None
     of_one = of_output(analysis.surrogate, output)
     target = f"P(|Δ of output {output}| ≥ {epsilon:g}) ≤ {delta:g}"
     if analysis.surrogate.without_cgf:  # all but the last rest on it

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from crashsim.analytic.gains import MEMORY, Gains
 from crashsim.analytic.shares import SharesByValue
@@ -21,7 +21,8 @@ from crashsim.analytic.single_sample import Chosen, choose
 from crashsim.arrays import Floats, Integers
 from crashsim.coordinates.points import Points
 from crashsim.errors import NotApplicableError
-from crashsim.results.estimate import Estimate, Interval, estimates_of
+from crashsim.results.estimate import Interval
+from crashsim.results.estimates import Estimates, estimates_of
 from crashsim.space import FaultSpace
 
 SingleMethod = Literal["single", "mean-point-single"]
@@ -52,7 +53,7 @@ def sampled_singles(
     seed: int = 0,
     confidence: float = 0.95,
     memory: int = MEMORY,
-) -> list[Estimate]:
+) -> Estimates:
     """``single`` or ``mean-point-single`` of a sample of coordinates, with intervals.
 
     Args:
@@ -91,7 +92,7 @@ def sampled_singles(
 
     def estimates(
         quantity: Literal["mean", "variance"], known: Floats, terms: Floats, least: float
-    ) -> list[Estimate]:
+    ) -> Estimates:
         totals = known, terms
         per_input = _interval(*totals, confidence, least)
         pooled = _interval(known.mean(0), terms.mean(1), confidence, least)
@@ -162,6 +163,6 @@ def _interval(known: Floats, terms: Floats, confidence: float, least: float) -> 
     """Of a known part and the mean of independent terms (m, ...)."""
     m = len(terms)
     value = known + terms.mean(0)
-    half = stats.t.ppf((1 + confidence) / 2, m - 1) * terms.std(0, ddof=1) / np.sqrt(m)
+    half = stdtrit(m - 1, (1 + confidence) / 2) * terms.std(0, ddof=1) / np.sqrt(m)
     value = np.maximum(value, least)
     return Interval(value, np.maximum(value - half, least), value + half)

@@ -7,14 +7,15 @@ from typing import Literal
 
 import numpy as np
 from crashsim_theory import derive
-from scipy import stats
+from scipy.special import stdtrit
 
 from crashsim.analytic.first_order import Analysis, shift_to
 from crashsim.arrays import Floats
 from crashsim.coordinates.points import Points
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.errors import NotApplicableError
-from crashsim.results.estimate import Estimate, Interval, deterministic, estimates_of
+from crashsim.results.estimate import Interval
+from crashsim.results.estimates import Estimates, deterministic, estimates_of
 from crashsim.space import FaultSpace
 
 MAX_PAIRED = 150  # coordinates whose pairs are all tried
@@ -141,14 +142,12 @@ def _probed(space: FaultSpace, seed: int) -> tuple[Floats, Floats]:
     return means, variances
 
 
-def _spread(
-    quantity: Literal["mean", "variance"], values: Floats, confidence: float
-) -> list[Estimate]:
+def _spread(quantity: Literal["mean", "variance"], values: Floats, confidence: float) -> Estimates:
     """Estimates from independent ones, (n, B, K), with Student's interval of their mean."""
 
     def interval(each: Floats) -> Interval:
         n = len(each)
-        half = stats.t.ppf(0.5 + confidence / 2, n - 1) * each.std(0, ddof=1) / np.sqrt(n)
+        half = stdtrit(n - 1, 0.5 + confidence / 2) * each.std(0, ddof=1) / np.sqrt(n)
         mean = each.mean(0)
         return Interval(mean, mean - half, mean + half)
 

@@ -29,7 +29,7 @@ from crashsim.arrays import Floats
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.errors import NotApplicableError
 from crashsim.metrics import predicted_class
-from crashsim.results.estimate import Estimate, deterministic
+from crashsim.results.estimates import Estimates, deterministic
 from crashsim.space import FaultSpace
 
 Name = Literal["surrogate-law", "single-law"]
@@ -47,8 +47,12 @@ def law_estimates(
     epsilon: float | None,
     seed: int,
     note: str,
+<<<<<<< HEAD
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Estimate]:
+=======
+) -> Estimates:
+>>>>>>> origin/speed15
     """P(|Delta| >= epsilon) and P(class changes), of linear surrogates' exact law.
 
     Args:
@@ -64,8 +68,12 @@ def law_estimates(
     Raises:
         NotApplicableError: a law of coordinates that is not known by its outcomes.
     """
+<<<<<<< HEAD
     found: list[Estimate] = []
     tell = _teller(progress, space.B * ((epsilon is not None) + (margins is not None)))
+=======
+    found = Estimates()
+>>>>>>> origin/speed15
     try:
         if epsilon is not None:
             values = _tails(surrogate, least_reaching(space, epsilon), tell)

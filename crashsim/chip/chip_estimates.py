@@ -7,7 +7,8 @@ import numpy as np
 
 from crashsim.arrays import Floats
 from crashsim.metrics import CLASS_CHANGE
-from crashsim.results.estimate import Estimate, Interval, estimates_of
+from crashsim.results.estimate import Interval
+from crashsim.results.estimates import Estimates, estimates_of
 from crashsim.sampling.intervals import (
     Spread,
     clustered_proportion_interval,
@@ -18,7 +19,7 @@ from crashsim.sampling.intervals import (
 )
 
 
-def chip_estimates(exact: Floats, found: chips.CrashStatistics, released: bool) -> list[Estimate]:
+def chip_estimates(exact: Floats, found: chips.CrashStatistics, released: bool) -> Estimates:
     """Mean, variance and class change of the chip, with ``exact`` (B, K) as outputs without faults.
 
     ``released``: every run is random: releases fail, or reads are noisy.
@@ -69,6 +70,9 @@ def _pooled_variance(
         v = found.variance
         each = Interval(v.value.mean(0), v.low.mean(0), v.high.mean(0))
         return each, Interval(v.value.mean(0).sum(), v.low.mean(0).sum(), v.high.mean(0).sum())
+    if found.alike:
+        none, whole = np.zeros(found.clean.shape[1]), np.zeros(())
+        return Interval(none, none, none), Interval(whole, whole, whole)
     n = found.masks
     # masks that all read the same have a variance of 0, not of rounding
     first, second = (

@@ -34,7 +34,7 @@ from crashsim.faults import Fault
 from crashsim.metrics import predicted_class
 from crashsim.model import layers as torch_layers
 from crashsim.model.layers import Layer, UnsupportedLayerError, layers_of
-from crashsim.results.estimate import Estimate
+from crashsim.results.estimates import Estimates
 from crashsim.results.schema import ChipFacts
 from crashsim.space import FaultSpace
 
@@ -69,7 +69,7 @@ class ChipRun:
         warnings: of the conversion and of a window too short for the effect.
     """
 
-    estimates: list[Estimate]
+    estimates: Estimates
     facts: ChipFacts
     warnings: list[str] = field(default_factory=list)
 

@@ -27,6 +27,7 @@ from crashsim.cli.options import (
     MetricOption,
     ModelArgument,
     ModelsArgument,
+    OutputsOption,
     PlanOption,
     POption,
     ReadoutOption,
@@ -51,6 +52,7 @@ from crashsim.cli.reading import (
     progress_bars,
     read_examples,
     read_faults,
+    read_indices,
     read_methods,
     read_model,
     score_model,
@@ -60,7 +62,7 @@ from crashsim.cli.reading import (
 )
 from crashsim.cli.terminal import console
 from crashsim.errors import ArgumentError, Interrupted
-from crashsim.writing import all_of
+from crashsim.writing import all_of, write_files
 
 
 def score(
@@ -77,6 +79,7 @@ def score(
     readout: ReadoutOption = None,
     batch_axis: BatchAxisOption = 0,
     steps_axis: StepsAxisOption = None,
+    outputs: OutputsOption = None,
     epsilon: EpsilonOption = None,
     delta: Annotated[
         float | None,
@@ -113,6 +116,13 @@ def score(
     plan: PlanOption = False,
     seed: SeedOption = 0,
     json_file: JsonOption = None,
+    arrays_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--arrays",
+            help="Write all numbers as .npz: with many outputs, JSON has the largest alone.",
+        ),
+    ] = None,
     report_file: Annotated[
         Path | None, typer.Option("--report", help="Write an HTML report.")
     ] = None,
@@ -124,13 +134,14 @@ def score(
     reads = [*model_inputs(model, weights), *data_inputs("inputs", inputs), *fault_inputs(fault)]
     reads += [*data_inputs("train", train), *method_inputs(methods)]
     reads += data_inputs("targets", targets)
-    check_outputs(reads, json=json_file, report=report_file)
+    check_outputs(reads, json=json_file, arrays=arrays_file, report=report_file)
     faults = read_faults(fault, p, sites, group)
     data = labelled_examples(inputs, limit, batch_axis, targets)
     options = {
         "readout": readout,
         "batch_axis": batch_axis,
         "steps_axis": steps_axis,
+        "outputs": read_indices("outputs", outputs),
         "epsilon": epsilon,
         "delta": delta,
         "methods": read_methods(methods),
@@ -146,7 +157,7 @@ def score(
     }
     is_asked = targets is not None
     if plan:
-        _check_only_planned(report_file, train)
+        _check_only_planned(report_file, train, arrays_file)
         named = read_model(model, seed, None, weights, inits, reset, trust)
         show_plan(named, data, faults, json_file, options, is_asked=is_asked)
         return
@@ -173,6 +184,11 @@ def score(
                 plain["inits"] = [result.to_dict() for result in results[1:]]
             write("json", json_file, json.dumps(plain, indent=1))
 
+    def as_arrays() -> None:
+        if arrays_file:
+            write_files("arrays", (arrays_file, results[0].estimates_file()))
+            told_written(arrays_file)
+
     def as_html() -> None:
         if report_file:
             write("report", report_file, results[0].to_html())
@@ -183,14 +199,16 @@ def score(
         if len(whole) > 1:
             console().print(spread_over(whole))
 
-    all_of(as_json, as_html, as_text)
+    all_of(as_json, as_arrays, as_html, as_text)
     if stop is not None:
         raise Interrupted("interrupted", results) from stop
 
 
-def _check_only_planned(report_file: Path | None, train: str | None) -> None:
+def _check_only_planned(
+    report_file: Path | None, train: str | None, arrays_file: Path | None
+) -> None:
     """A plan has no report, and needs no training: its costs are those of any weights."""
-    for name, given in (("report", report_file), ("train", train)):
+    for name, given in (("report", report_file), ("train", train), ("arrays", arrays_file)):
         if given is not None:
             raise ArgumentError(f"{name}: --plan runs nothing; leave --{name} out")
 

@@ -165,6 +165,7 @@ def hardware(
     from crashsim.chip.spiking import run_chip
     from crashsim.report.chip_html import to_html
     from crashsim.results.chip_record import ChipRecord
+    from crashsim.results.estimates import Estimates
     from crashsim.scoring.provenance import versions
     from crashsim.space import FaultSpace
 
@@ -219,7 +220,7 @@ def hardware(
             found = run_graph(chip, values, faults, readout=readout, progress=progress, **asked)
     record = ChipRecord(
         model=model, seed=seed, hardware=found.facts, estimates=found.estimates, inputs=inputs,
-        faults=_in_words(faults, device, chip_fault), beside=beside, picojoules=energy,
+        faults=_in_words(faults, device, chip_fault), beside=Estimates(beside), picojoules=energy,
         warnings=found.warnings, versions=versions(),
     )  # fmt: skip
 

@@ -75,6 +75,13 @@ GroupOption = Annotated[
         "(a core). (default: unit)"
     ),
 ]
+OutputsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Outputs to look at, by number (3,7): of tails, certificates and rare events. "
+        "(default: the one that varies most)"
+    ),
+]
 EpsilonOption = Annotated[
     float | None, typer.Option(help="Also P(|change| >= EPSILON), in units of the outputs.")
 ]

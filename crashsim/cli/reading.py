@@ -80,6 +80,16 @@ def read_faults(
     return found
 
 
+def read_indices(option: str, text: str | None) -> list[int] | None:
+    """Whole numbers with commas between them."""
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ArgumentError(f"{option}={text!r}; give whole numbers, such as 3,7") from None
+
+
 def read_methods(text: str | None) -> list[Any] | None:
     """The methods of an option: names, and those of the user's own code."""
     if text is None:

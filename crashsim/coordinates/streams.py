@@ -27,6 +27,7 @@ class Stream(IntEnum):
     CURVE = 2**62 + 2**61  # the rare-event curve of a report, by point and block
     RIVALS = 2**62 + 2**61 + 2**60  # what class changes to several rivals share, by input
     CERTIFIED = 2**63  # samples inside a certificate, by input, question and block
+    OUTPUT_SIGNS = 2**63 + 2**60  # random sums of very many outputs
     PROBES = 2**63 + 2**61  # directions in which a Hessian is looked at
     SINGLE_FAULTS = 2**63 + 2**61 + 2**59  # which single faults are looked at, by use
     TRAINING = 2**63 + 2**61 + 2**60  # faults while training, of a law that torch does not draw
@@ -37,7 +38,6 @@ class Stream(IntEnum):
     ORDER = 2**63 + 2**62 + 2**60  # whether the model keeps the order of its examples;
     READING = 2**63 + 2**62 + 2**61  # whether layers that were read compute what the model does;
     ROUNDING = 2**63 + 2**62 + 2**61 + 2**60  # how much rounding moves the outputs
-    SIGNS = 2**63 + 2**62 + 2**61 + 2**60 + 2**59  # random combinations of outputs
 
     @property
     def size(self) -> int:

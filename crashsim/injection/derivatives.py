@@ -144,8 +144,8 @@ class Derivatives:
         for where, inputs in self._slices(examples, len(readouts) * self._faulty.N):
             with self._faulty.model.at_work(), torch.enable_grad():
                 e, out = self._forward(inputs, at)
-                wanted = torch.from_numpy(readouts).to(out) @ out
-                gradient = torch.stack([gradient_of(value, e)[0] for value in wanted], dim=1)
+                rows = torch.from_numpy(readouts).to(out)
+                gradient = torch.stack([gradient_of(out, e, weights=row)[0] for row in rows], dim=1)
             yield where, gradient.double().cpu().numpy()
 
     def hessian_products(
@@ -201,12 +201,19 @@ class Derivatives:
         return e, faulty.run(inputs, e, tensors).sum((0, 1))
 
 
-def gradient_of(value: Tensor, e: Tensor, create_graph: bool = False) -> Tensor:
-    """d value / d e, zero where value does not depend on e."""
+def gradient_of(
+    value: Tensor, e: Tensor, create_graph: bool = False, weights: Tensor | None = None
+) -> Tensor:
+    """d value / d e, zero where value does not depend on e.
+
+    Args:
+        value: a number; or several, of which ``weights`` of the same shape say the sum.
+        create_graph: whether it has derivatives of its own.
+    """
     if not value.requires_grad:
         return torch.zeros_like(e)
     found = torch.autograd.grad(
-        value, e, retain_graph=True, create_graph=create_graph, allow_unused=True
+        value, e, weights, retain_graph=True, create_graph=create_graph, allow_unused=True
     )[0]
     return torch.zeros_like(e) if found is None else found
 

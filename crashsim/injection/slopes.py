@@ -147,9 +147,8 @@ class Slopes:
                 # Each input has coordinates of its own: one backward pass serves all inputs.
                 e.requires_grad_()
             out = self._outputs(inputs, leaves, e).sum((0, 1))
-            wanted = torch.from_numpy(readouts).to(out) @ out
-            for row, value in enumerate(wanted):
-                by_value, by_coordinate = _gradients(value, leaves, e)
+            for row, weights in enumerate(torch.from_numpy(readouts).to(out)):
+                by_value, by_coordinate = _gradients(out, weights, leaves, e)
                 each = iter(by_value)
                 for v, into in zip(self.values, found, strict=True):
                     if v.by_value:
@@ -240,13 +239,17 @@ def _moved(values: Values, e: float | Floats) -> Tensor:
 
 
 def _gradients(
-    value: Tensor, leaves: Sequence[Tensor], e: Tensor
+    outputs: Tensor, weights: Tensor, leaves: Sequence[Tensor], e: Tensor
 ) -> tuple[Sequence[Tensor | None], Tensor | None]:
-    """The derivatives of a number by the values, and by coordinates; None where it has none."""
-    if not value.requires_grad:
+    """The derivatives of a sum of outputs by the values, and by coordinates; None if it has none.
+
+    Args:
+        outputs, weights: (K,) the outputs, and what each counts in the sum.
+    """
+    if not outputs.requires_grad:
         return [None] * len(leaves), None
     wanted = [*leaves, e] if e.requires_grad else list(leaves)
     found: Sequence[Tensor | None] = torch.autograd.grad(
-        value, wanted, retain_graph=True, allow_unused=True
+        outputs, wanted, weights, retain_graph=True, allow_unused=True
     )
     return (found[:-1], found[-1]) if e.requires_grad else (found, None)

@@ -10,6 +10,7 @@ from crashsim.report.html import page
 from crashsim.report.tables import LEGEND, MARKS, Cell, cell, number
 from crashsim.results.chip_record import ChipRecord
 from crashsim.results.estimate import Estimate
+from crashsim.results.estimates import Estimates
 from crashsim.results.numbers import percent
 from crashsim.results.schema import ChipFacts
 
@@ -55,7 +56,7 @@ def to_html(record: ChipRecord) -> str:
 def _headline(record: ChipRecord) -> list[dict[str, str]]:
     found = []
     for title, quantity in reversed(_QUANTITIES):
-        estimate = _of(record.estimates, "hardware", quantity, "all")
+        estimate = record.estimates.find("hardware", quantity)
         if estimate is not None and quantity != "mean":
             show = percent if quantity == "class-change" else number
             found.append(
@@ -82,7 +83,7 @@ def _interval(estimate: Estimate, show: Any) -> str:
     )
 
 
-def _leading(estimates: list[Estimate]) -> int:
+def _leading(estimates: Estimates) -> int:
     """The output that varies most on the chip."""
     variances = {
         e.output: e.value
@@ -122,25 +123,12 @@ def _ways(record: ChipRecord) -> list[Way]:
 _ABOUT = {False: "theory of the network", True: "faults injected into the network"}
 
 
-def _cells(estimates: list[Estimate], method: str, leading: int) -> list[Cell | None]:
+def _cells(estimates: Estimates, method: str, leading: int) -> list[Cell | None]:
     outputs = [leading if quantity == "mean" else "all" for _, quantity in _QUANTITIES]
     return [
-        cell(_of(estimates, method, quantity, output))
+        cell(estimates.find(method, quantity, "all", output))
         for (_, quantity), output in zip(_QUANTITIES, outputs, strict=True)
     ]
-
-
-def _of(
-    estimates: list[Estimate], method: str, quantity: str, output: int | str
-) -> Estimate | None:
-    return next(
-        (
-            e
-            for e in estimates
-            if (e.method, e.quantity, e.input, e.output) == (method, quantity, "all", output)
-        ),
-        None,
-    )
 
 
 def _of_network(facts: ChipFacts, leading: int) -> list[Cell | None]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from crashsim.metrics import RESERVED
 from crashsim.results.estimate import TOO_FEW, Estimate
 from crashsim.results.numbers import interval_numbers
 from crashsim.results.record import Record
-from crashsim.results.verdict import best
 
 # How each kind is marked beside its number.
 MARKS = {
@@ -70,51 +71,44 @@ def columns(score: Record) -> list[Column]:
     if score.epsilon is not None:
         k = _tail_output(score, k or 0)
         found.append(Column(f"P(|Δ| ≥ {score.epsilon:g}), output {k}", "tail", k))
-    if any(e.quantity == "class-change" for e in score.estimates):
+    if any(quantity == "class-change" for _, quantity in score.estimates.of):
         found.append(Column("P(class changes)", "class-change", "all"))
-    if any(e.quantity == "not-finite" for e in score.estimates):
+    if any(quantity == "not-finite" for _, quantity in score.estimates.of):
         found.append(Column("P(not finite)", "not-finite", "all"))
     # What Monte Carlo alone measured over chips has a table of its own.
     over_chips = {m["name"] for m in score.chips["metrics"]} if score.chips else set()
     own = dict.fromkeys(
-        e.quantity
-        for e in score.estimates
-        if e.quantity not in RESERVED
-        and not (e.method == "monte-carlo" and e.quantity in over_chips)
+        quantity
+        for method, quantity in score.estimates.of
+        if quantity not in RESERVED and not (method == "monte-carlo" and quantity in over_chips)
     )
     return found + [Column(name, name, "all") for name in own]
 
 
 def leading_output(score: Record) -> int | None:
     """The output that varies most, on average over inputs; None where none does."""
-    # Of those that there are: a file may name any number of outputs.
-    some = {e.output for e in score.estimates if e.input == "all" and e.quantity == "variance"}
-    variances = {
-        k: e.value
-        for k in sorted(k for k in some if isinstance(k, int))
-        if (e := best(score, "variance", k)) is not None
-    }
-    if not variances or max(variances.values()) <= 0:
+    known = [score.estimates.averages(method, "variance") for method in score.quoted]
+    if not known:
         return None
-    return max(variances, key=variances.__getitem__)
+    # Of several methods, the first that knows an output has the word.
+    outputs, first = np.unique(np.concatenate([o for o, _ in known]), return_index=True)
+    variances = np.concatenate([values for _, values in known])[first]
+    if not (variances > 0).any():
+        return None
+    return int(outputs[np.nanargmax(variances)])
 
 
 def _tail_output(score: Record, default: int) -> int:
     """The output whose tail every method has: some compute that of a single one."""
-    outputs: dict[str, list[int]] = {}
-    for e in score.estimates:
-        if e.quantity == "tail" and e.input == "all" and isinstance(e.output, int):
-            outputs.setdefault(e.method, []).append(e.output)
-    single = [found[0] for found in outputs.values() if len(found) == 1]
+    methods = (method for method, quantity in score.estimates.of if quantity == "tail")
+    outputs = [score.estimates.averages(method, "tail")[0] for method in methods]
+    single = [int(found[0]) for found in outputs if len(found) == 1]
     return single[0] if single else default
 
 
 def rows(score: Record) -> list[tuple[str, list[Cell | None]]]:
     """Each method with its cells, one for each column; methods without any are left out."""
-    inputs: dict[str, set[int]] = {}
-    for e in score.estimates:
-        if isinstance(e.input, int):
-            inputs.setdefault(e.method, set()).add(e.input)
+    inputs = score.estimates.inputs()
     doubted = _doubted(score)
     titles = columns(score)
     found = []
@@ -127,7 +121,7 @@ def rows(score: Record) -> list[tuple[str, list[Cell | None]]]:
             for c in titles
         ]
         if any(cells):
-            count = len(inputs.get(method, ()))
+            count = inputs.get(method, 0)
             some = f" ({count} inputs)" if 0 < count < score.inputs["count"] else ""
             found.append((method + some, cells))
     return found

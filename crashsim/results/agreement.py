@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from crashsim.arrays import Floats
 from crashsim.errors import ArgumentError
-from crashsim.results.estimate import Estimate, Kind, values_of
+from crashsim.results.estimate import Estimate, Kind
+from crashsim.results.estimates import Estimates, values_of
 from crashsim.results.schema import Number
 
 _RANKED = 3000  # values whose pairs are compared; more are thinned evenly
@@ -49,19 +50,19 @@ class Agreement:
         return asdict(self)
 
 
-def agreements(estimates: Sequence[Estimate]) -> list[Agreement]:
+def agreements(estimates: Iterable[Estimate]) -> list[Agreement]:
     """Every method against ``monte-carlo``, for each quantity that both have."""
-    pairs = dict.fromkeys((e.method, e.quantity) for e in estimates)
+    estimates = Estimates() + estimates
     found = []
     for quantity in ("mean", "variance", "tail", "class-change"):
         reference = values_of(estimates, "monte-carlo", quantity)
         if reference is None:
             continue
         ours = _Column.read(estimates, "monte-carlo", quantity, reference.shape)
-        for method, its_quantity in pairs:
+        for (method, its_quantity), parts in estimates.of.items():
             if its_quantity != quantity or method == "monte-carlo":
                 continue
-            kinds = {e.kind for e in estimates if (e.method, e.quantity) == (method, quantity)}
+            kinds = {part.kind for part in parts}
             theirs = _Column.read(estimates, method, quantity, reference.shape)
             if not np.isfinite(theirs.value).any():
                 continue  # a bound beyond the largest number agrees with everything
@@ -81,9 +82,8 @@ def rank_loss(first: Floats, second: Floats) -> float:
     first, second = _scores("first", first), _scores("second", second)
     if len(first) != len(second):
         raise ArgumentError(f"second: {len(second)} scores for {len(first)} things; give one each")
-    order = np.sign(first[:, None] - first) * np.sign(second[:, None] - second)
     n = len(first)
-    agreeing = (order > 0).sum() / 2
+    agreeing = ((first[:, None] > first) & (second[:, None] > second)).sum()
     return float(1 - agreeing / (n * (n - 1) / 2))
 
 
@@ -117,7 +117,7 @@ class _Column:
 
     @classmethod
     def read(
-        cls, estimates: Sequence[Estimate], method: str, quantity: str, shape: tuple[int, ...]
+        cls, estimates: Estimates, method: str, quantity: str, shape: tuple[int, ...]
     ) -> _Column:
         fields = (
             values_of(estimates, method, quantity, field, shape)

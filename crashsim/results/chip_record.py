@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Self, cast
 
 from crashsim.errors import FileError
-from crashsim.results.estimate import Estimate
+from crashsim.results.estimates import Estimates
 from crashsim.results.json_reading import finite, read
 from crashsim.results.schema import ChipFacts
 
@@ -38,10 +38,10 @@ class ChipRecord:
     model: str
     seed: int
     hardware: ChipFacts
-    estimates: list[Estimate]
+    estimates: Estimates
     inputs: str = ""
     faults: list[str] = field(default_factory=list)
-    beside: list[Estimate] = field(default_factory=list)
+    beside: Estimates = field(default_factory=Estimates)
     picojoules: float | None = None
     warnings: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)

@@ -1,41 +1,35 @@
 """Numbers of one score that cannot all be true.
 
-Every estimate claims something of one number: an exact value, a proof and a bound name a set that
-it lies in, a measured interval one that it lies in but for chance. Two claims of the same number
-that have no point in common contradict each other. What a spiking chip measures is another number,
-so it is compared (``crashsim.results.agreement``) but contradicts nothing; an estimate without a
-guarantee claims no more than the order of magnitude, and only of averages over all inputs.
+Every estimate claims something of one number (``crashsim.results.claims``). Two claims of the same
+number that have no point in common contradict each other. What a spiking chip measures is another
+number, so it is compared (``crashsim.results.agreement``) but contradicts nothing.
 
 Chance is allowed for in the number of all comparisons with measured intervals (Bonferroni): these
-are widened until one comparison or more of a score errs with a probability of ``CHANCE`` at most. A
-bound under an assumption is held against the interval as it is shown beside it, where it is missed
-by more than ``_MATERIAL``.
+are widened until one comparison or more of a score errs with a small probability. A bound under an
+assumption is held against the interval as it is shown beside it, where it is missed by more than
+``_MATERIAL``.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from itertools import combinations
 from typing import Any, Literal
 
-from scipy.special import ndtri
+import numpy as np
+from numpy.typing import NDArray
 
-from crashsim.metrics import RESERVED
-from crashsim.results.estimate import TOO_FEW, Estimate, Kind
+from crashsim.arrays import Floats
+from crashsim.results.claims import MAGNITUDE, Claims, Indices, claims_of, output_name, widened
+from crashsim.results.estimate import Estimate, Kind
+from crashsim.results.estimates import Estimates
 from crashsim.results.schema import Number
 
-CHANCE = 0.01  # probability that a score whose claims all hold is told of a contradiction
 _MATERIAL = 0.05  # by which a bound on an average must be missed, as a share of it
-_MAGNITUDE = 10.0  # times by which an estimate without a guarantee may be off
-_ROUNDED = 1e-9  # relative rounding of what is computed exactly
-_FEW_HITS = 0.3  # of the value: an interval that begins below it rests on few hits
-_ELSEWHERE = "hardware"  # a method that measures another number
-
-Key = tuple[str, int | str, int | str, float | None]
+_LISTED = 1000  # outputs that a record names
 
 
 @dataclass(frozen=True)
@@ -50,7 +44,7 @@ class Contradiction:
         low, high: what the first claims there (None: without an end).
         against_low, against_high: what the second claims.
         places: number of inputs and outputs (and averages) at which they contradict each other.
-        outputs: the outputs among these, ``"all"`` for any of them.
+        outputs: the outputs among these (the first 1,000), ``"all"`` for any of them.
         is_mutual: either may be the wrong one.
         note: the assumption of a bound.
     """
@@ -98,7 +92,7 @@ class Contradiction:
         if self.kind == "estimate":
             return (
                 f"{self.method} {self.quantity}: its estimate is off by more than "
-                f"{_MAGNITUDE:g} times ({told}); trust {self.against}"
+                f"{MAGNITUDE:g} times ({told}); trust {self.against}"
             )
         if {self.kind, self.against_kind} == {"statistical"}:
             why = "one of them has not seen what the other has; ask for more samples"
@@ -125,215 +119,136 @@ def contradictions(
         rounding: what rounding may do to an output, where methods compute in double precision and
             where they compute in the model's own.
     """
-    groups = _grouped(estimates, inputs)
+    groups: dict[tuple[str, float | None], list[Claims]] = defaultdict(list)
+    for claims in claims_of(Estimates() + estimates, inputs):
+        groups[claims.quantity, claims.level].append(claims)
     tested = sum(_measured(group) for group in groups.values())
-    claims = {
-        key: [_Claim.of(e, max(tested, 1), rounding) for e in group]
-        for key, group in groups.items()
-        if len(group) > 1 or key[0] == "tail"
-    }
-    found: dict[tuple[str, str, str, float | None], list[_Conflict]] = defaultdict(list)
-    for conflict in _conflicts(claims):
-        first, second = conflict.first.estimate, conflict.second.estimate
-        found[first.method, second.method, first.quantity, first.level].append(conflict)
+    found: dict[tuple[str, str, str, float | None], list[_Conflicts]] = defaultdict(list)
+    for (quantity, level), shown in groups.items():
+        group = [widened(claims, max(tested, 1), rounding) for claims in shown]
+        conflicts = [*_among(group), *(_beyond_any(group) if quantity == "tail" else ())]
+        for conflict in conflicts:
+            found[conflict.first.method, conflict.second.method, quantity, level].append(conflict)
     return [_record(conflicts) for conflicts in found.values()]
 
 
-def _grouped(estimates: Iterable[Estimate], inputs: int) -> dict[Key, list[Estimate]]:
-    """What is claimed of each number that more than one method speaks of."""
-    kept: list[Estimate] = []
-    seen: dict[tuple[str, str], set[int]] = defaultdict(set)
-    for e in estimates:
-        if isinstance(e.input, int):
-            seen[e.method, e.quantity].add(e.input)
-        if e.method == _ELSEWHERE or math.isnan(e.value) or TOO_FEW in (e.note or ""):
-            continue  # what says itself that it may be too narrow refutes nothing
-        if e.kind != "estimate" or (e.input == "all" and e.quantity != "mean"):
-            kept.append(e)
-    groups: dict[Key, list[Estimate]] = defaultdict(list)
-    for e in kept:
-        # An average over some of the inputs is another number.
-        some = 0 < len(seen[e.method, e.quantity]) < inputs
-        if not (some and e.input == "all"):
-            groups[e.quantity, e.input, e.output, e.level].append(e)
-    return groups
-
-
-def _measured(group: Sequence[Estimate]) -> int:
+def _measured(group: Sequence[Claims]) -> int:
     """Comparisons with a measured interval."""
-    measured = sum(e.kind == "statistical" for e in group)
-    others = len(group) - measured
-    return measured * others + measured * (measured - 1) // 2
+    total = 0
+    for a, b in combinations(group, 2):
+        if "statistical" in (a.kind, b.kind):
+            total += len(_shared(a, b)[0])
+    return total
+
+
+def _shared(a: Claims, b: Claims) -> tuple[Indices, Indices]:
+    """Where both speak of the same number: places in the one and in the other."""
+    if len(a) == len(b) and (a.inputs == b.inputs).all() and (a.outputs == b.outputs).all():
+        every = np.arange(len(a))
+        return every, every
+    width = int(max(a.outputs.max(), b.outputs.max())) + 3
+    of_a, of_b = ((claims.inputs + 1) * width + claims.outputs + 2 for claims in (a, b))
+    _, in_a, in_b = np.intersect1d(of_a, of_b, return_indices=True)
+    return in_a, in_b
 
 
 @dataclass(frozen=True)
-class _Claim:
-    """What an estimate says of its number: that it lies between ``low`` and ``high``.
+class _Conflicts:
+    """Claims (n,) of two methods that exclude each other, one by one.
 
-    Attributes:
-        shown: (low, high) as the score shows them.
+    ``first`` is to blame unless both may be.
     """
 
-    estimate: Estimate
-    low: float
-    high: float
-    shown: tuple[float, float]
-
-    @classmethod
-    def of(cls, e: Estimate, tested: int, rounding: tuple[float, float]) -> _Claim:
-        low = e.value if e.low is None else e.low
-        high = math.inf if e.high is None and e.low is not None else e.high
-        high = e.value if high is None else high
-        if e.kind == "bound":
-            low, high = (-e.value if e.quantity == "mean" else -math.inf), e.value
-        elif e.kind == "estimate":
-            low, high = e.value / _MAGNITUDE, e.value * _MAGNITUDE
-        shown = (low, high)
-        if e.kind == "statistical":
-            low, high = _widened(e, low, high, tested)
-        room = _room(e, low, high, rounding[e.kind == "statistical"])
-        return cls(e, low - room, high + room, shown)
-
-
-def _room(e: Estimate, low: float, high: float, rounding: float) -> float:
-    """What rounding may have done to the ends of a claim."""
-    below, above = (abs(end) if math.isfinite(end) else 0.0 for end in (low, high))
-    size = max(below, above)
-    room = _ROUNDED * size
-    if e.kind == "proof" or e.quantity in ("tail", "class-change", "not-finite"):
-        return room
-    if e.quantity == "variance":
-        return room + rounding * (rounding + 2 * math.sqrt(size))
-    return room + rounding
-
-
-def _widened(e: Estimate, low: float, high: float, tested: int) -> tuple[float, float]:
-    """A measured interval that errs with ``CHANCE`` in this many comparisons.
-
-    By its law: a mean's is normal, a variance's and a weighted probability's on the logarithm's
-    scale, and the upper end of a probability that few hits speak for Poisson's.
-    """
-    alpha, least = 1 - (e.confidence or 0.95), CHANCE / tested
-    if not least < alpha < 1:
-        return low, high
-    times = _times(least, alpha)
-    below, above = e.value - times * (e.value - low), e.value + times * (high - e.value)
-    # A metric of the user's own may be a probability or not: it gets the wider of both.
-    is_own = e.quantity not in RESERVED
-    if e.quantity == "mean" or (is_own and low < 0):
-        return below, above
-    if e.quantity == "variance" or e.method in ("importance-sampling", "word-importance"):
-        if not 0 < e.value < math.inf or low <= 0:
-            return 0.0, math.inf if e.quantity == "variance" else _few(e, high, least, alpha)
-        return e.value * (low / e.value) ** times, e.value * min(high / e.value, 1e6) ** times
-    if low < _FEW_HITS * e.value or e.value == 0:
-        above = _few(e, high, least, alpha)
-    elif e.value > 0:
-        above = max(above, e.value * min(high / e.value, 1e6) ** times)
-    return below if is_own else max(below, 0.0), above
-
-
-@lru_cache(maxsize=64)
-def _times(least: float, alpha: float) -> float:
-    """How many times wider a normal interval of the smaller error probability is."""
-    return float(ndtri(least / 2) / ndtri(alpha / 2))
-
-
-def _few(e: Estimate, high: float, least: float, alpha: float) -> float:
-    """Without hits, the upper end is where as few have the error probability left."""
-    return e.value + (high - e.value) * math.log(least / 2) / math.log(alpha / 2)
-
-
-@dataclass(frozen=True)
-class _Conflict:
-    """Two claims that exclude each other; ``first`` is to blame unless both may be."""
-
-    first: _Claim
-    second: _Claim
+    first: Claims
+    second: Claims
     is_mutual: bool
 
     @property
-    def gap(self) -> float:
-        """How far apart, relative to the larger number."""
-        a, b = self.first.shown, self.second.shown
-        ends = (a[0], b[1]) if a[0] > b[1] else (b[0], a[1])
-        size = max(map(abs, ends))
-        return (ends[0] - ends[1]) / size if 0 < size < math.inf else 1.0
+    def gaps(self) -> Floats:
+        """How far apart, relative to the larger number, (n,)."""
+        (a_low, a_high), (b_low, b_high) = self.first.shown, self.second.shown
+        above = a_low > b_high
+        upper = np.where(above, a_low, b_low)
+        lower = np.where(above, b_high, a_high)
+        size = np.maximum(np.abs(upper), np.abs(lower))
+        gaps: Floats = np.ones_like(size)
+        known = (size > 0) & (size < math.inf)
+        np.divide(upper - lower, size, out=gaps, where=known)
+        return gaps
 
 
-def _conflicts(claims: Mapping[Key, list[_Claim]]) -> Iterator[_Conflict]:
-    for group in claims.values():
-        if len(group) > 1 and (_are_apart(group) or _has_bound(group)):
-            yield from _among(group)
-    # Some output moves at least as often as any one does.
-    single: dict[tuple[int | str, float | None], _Claim] = {}
-    for (quantity, where, output, level), group in claims.items():
-        if quantity == "tail" and output != "all":
-            for claim in group:
-                known = single.get((where, level))
-                if known is None or claim.low > known.low:
-                    single[where, level] = claim
-    for (quantity, where, output, level), group in claims.items():
-        one = single.get((where, level))
-        if quantity == "tail" and output == "all" and one is not None:
-            for claim in group:
-                if one.low > claim.high and not _is_same_sample(claim, one):
-                    yield from _blamed(claim, one)
-
-
-def _is_same_sample(a: _Claim, b: _Claim) -> bool:
-    """Whether two numbers were measured together: their order is sure, their intervals are not."""
-    return a.estimate.method == b.estimate.method and a.estimate.kind == "statistical"
-
-
-def _are_apart(group: Sequence[_Claim]) -> bool:
-    return max(claim.low for claim in group) > min(claim.high for claim in group)
-
-
-def _has_bound(group: Sequence[_Claim]) -> bool:
-    return any(claim.estimate.kind == "bound" for claim in group)
-
-
-def _among(group: Sequence[_Claim]) -> Iterator[_Conflict]:
+def _among(group: Sequence[Claims]) -> Iterator[_Conflicts]:
+    """Claims of the same numbers that exclude each other."""
     for a, b in combinations(group, 2):
-        if _are_apart((a, b)) or _is_missed(a, b) or _is_missed(b, a):
-            yield from _blamed(a, b)
+        in_a, in_b = _shared(a, b)
+        if not len(in_a):
+            continue
+        one, other = a[in_a], b[in_b]
+        apart = (one.low > other.high) | (other.low > one.high)
+        apart |= _missed(one, other) | _missed(other, one)
+        if apart.any():
+            yield from _blamed(one[apart], other[apart])
 
 
-def _is_missed(bound: _Claim, other: _Claim) -> bool:
-    """Whether a bound on an average lies below a measured interval as the score shows it."""
-    e = bound.estimate
-    if e.kind != "bound" or other.estimate.kind != "statistical" or e.input != "all":
-        return False
+def _beyond_any(group: Sequence[Claims]) -> Iterator[_Conflicts]:
+    """Tails of a single output that are larger than those of any: it moves as often at least."""
+    single = [claims[~claims.of_any] for claims in group]
+    inputs = np.concatenate([claims.inputs for claims in single])
+    low = np.concatenate([claims.low for claims in single])
+    method = np.repeat(np.arange(len(single)), [len(claims) for claims in single])
+    place = np.concatenate([np.arange(len(claims)) for claims in single])
+    # Of each input, the one that surely moves most often.
+    order = np.lexsort((-low, inputs))
+    most = order[np.unique(inputs[order], return_index=True)[1]]
+    for whole in group:
+        of_any = whole[whole.of_any]
+        _, at, here = np.intersect1d(of_any.inputs, inputs[most], return_indices=True)
+        over = low[most[here]] > of_any.high[at]
+        at, here = at[over], most[here[over]]
+        for m in np.unique(method[here]):
+            if single[m].method == whole.method and whole.kind == "statistical":
+                continue  # measured together: their order is sure, their intervals are not
+            some = method[here] == m
+            yield from _blamed(of_any[at[some]], single[m][place[here[some]]])
+
+
+def _missed(bound: Claims, other: Claims) -> NDArray[np.bool_]:
+    """Where a bound on an average lies below a measured interval as the score shows it."""
+    if bound.kind != "bound" or other.kind != "statistical":
+        return np.zeros(len(bound), np.bool_)
     low, high = other.shown
-    if e.quantity == "mean":
-        low = max(low, -high)
-    return low > bound.shown[1] * (1 + _MATERIAL)
+    if bound.quantity == "mean":
+        low = np.maximum(low, -high)
+    missed: NDArray[np.bool_] = low > bound.shown[1] * (1 + _MATERIAL)
+    return missed & bound.pooled
 
 
-def _blamed(a: _Claim, b: _Claim) -> Iterator[_Conflict]:
-    """The conflict of two claims, if they are such as to contradict each other at all."""
-    first, second = sorted((a, b), key=lambda claim: _TRUST[claim.estimate.kind])
-    kinds = first.estimate.kind, second.estimate.kind
+def _blamed(a: Claims, b: Claims) -> Iterator[_Conflicts]:
+    """The conflict of two methods, if they are such as to contradict each other at all."""
+    first, second = sorted((a, b), key=lambda claims: _TRUST[claims.kind])
+    kinds = first.kind, second.kind
     if kinds[0] == "estimate" and kinds[1] in ("estimate", "bound"):
         return
     is_mutual = kinds[0] not in ("estimate", "bound") or kinds[1] in ("estimate", "bound")
-    yield _Conflict(first, second, is_mutual)
+    yield _Conflicts(first, second, is_mutual)
 
 
 _TRUST: dict[Kind, int] = {"estimate": 0, "bound": 1, "statistical": 2, "proof": 3, "exact": 4}
 
 
-def _record(conflicts: Sequence[_Conflict]) -> Contradiction:
+def _record(conflicts: Sequence[_Conflicts]) -> Contradiction:
     """The conflicts of two methods on one quantity, as data."""
-    pooled = [c for c in conflicts if c.first.estimate.input == "all"]
-    worst = max(pooled or conflicts, key=lambda c: c.gap)
-    first, second = worst.first.estimate, worst.second.estimate
-    outputs = dict.fromkeys(
-        claim.estimate.output for c in conflicts for claim in (c.first, c.second)
-    )
-    low, high = (None if math.isinf(end) else end for end in worst.first.shown)
-    its_low, its_high = (None if math.isinf(end) else end for end in worst.second.shown)
+    # The one furthest apart, of averages over the inputs if there are any.
+    pooled = any(c.first.pooled.any() for c in conflicts)
+    gaps = [np.where(c.first.pooled | (not pooled), c.gaps, -1.0) for c in conflicts]
+    number = int(np.argmax([gap.max() for gap in gaps]))
+    worst, at = conflicts[number], int(gaps[number].argmax())
+    first, second = worst.first, worst.second
+    outputs = np.concatenate([claims.outputs for c in conflicts for claims in (c.first, c.second)])
+    some = dict.fromkeys([int(first.outputs[at]), *(int(k) for k in np.unique(outputs)[:_LISTED])])
+    row, output = first.place(at)
+    low, high = (None if math.isinf(end[at]) else float(end[at]) for end in first.shown)
+    its_low, its_high = (None if math.isinf(end[at]) else float(end[at]) for end in second.shown)
     return Contradiction(
         first.method,
         second.method,
@@ -341,14 +256,14 @@ def _record(conflicts: Sequence[_Conflict]) -> Contradiction:
         second.kind,
         first.quantity,
         first.level,
-        first.input,
-        first.output,
+        row,
+        output,
         low,
         high,
         its_low,
         its_high,
-        places=len(conflicts),
-        outputs=list(outputs),
+        places=sum(len(c.first) for c in conflicts),
+        outputs=[output_name(k) for k in some],
         is_mutual=worst.is_mutual,
         note=first.note if first.kind == "bound" else None,
     )
@@ -357,7 +272,7 @@ def _record(conflicts: Sequence[_Conflict]) -> Contradiction:
 def _shown(kind: Kind, low: Number | None, high: Number | None) -> str:
     """A claim as people write it."""
     if kind == "estimate" and low is not None:
-        return f"about {_MAGNITUDE * low:.3g}"
+        return f"about {MAGNITUDE * low:.3g}"
     if low == high and low is not None:
         return f"{low:.4g}"
     if kind == "bound" and high is not None:

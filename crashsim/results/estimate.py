@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Self
 
@@ -103,128 +103,6 @@ class Interval(Values):
     high: Floats
     worth: Floats | None = None
     enough: NDArray[np.bool_] | None = None
-
-
-def estimates_of(
-    method: str,
-    quantity: str,
-    kind: Kind,
-    *,
-    per_input: Values | None = None,
-    pooled: Values | None = None,
-    total: Values | None = None,
-    confidence: float | None = None,
-    level: float | None = None,
-    note: str | None = None,
-) -> list[Estimate]:
-    """The estimates of one method and quantity.
-
-    Args:
-        per_input: (B, K), or (B,) for what is not specific to an output.
-        pooled: averaged over inputs, (K,), or () for what is not specific to an output.
-        total: averaged over inputs, for output ``"all"``, ().
-    """
-
-    def make(where: int | Literal["all"], output: Any, values: Values, at: Any) -> Estimate:
-        low = high = worth = None
-        told = note
-        if isinstance(values, Interval):
-            low, high = float(values.low[at]), float(values.high[at])
-            worth = math.nan if values.worth is None else float(values.worth[at])
-            worth = worth if math.isfinite(worth) else None
-            if values.enough is not None and not values.enough[at]:
-                told = "; ".join(filter(None, (note, TOO_FEW)))
-        value = float(values.value[at])
-        return Estimate(
-            method,
-            quantity,
-            where,
-            output,
-            value,
-            low,
-            high,
-            kind,
-            confidence=confidence,
-            level=level,
-            note=told,
-            worth=worth,
-        )
-
-    found: list[Estimate] = []
-    if per_input is not None:
-        for at in np.ndindex(per_input.value.shape):
-            output = at[1] if len(at) == 2 else "all"
-            found.append(make(at[0], output, per_input, at))
-    if pooled is not None:
-        for at in np.ndindex(pooled.value.shape):
-            found.append(make("all", at[0] if at else "all", pooled, at))
-    if total is not None:
-        found.append(make("all", "all", total, ()))
-    return found
-
-
-def deterministic(
-    method: str,
-    quantity: Quantity,
-    kind: Kind,
-    values: Floats,
-    *,
-    level: float | None = None,
-    note: str | None = None,
-) -> list[Estimate]:
-    """Estimates without intervals from (B, K) or (B,) values, pooled by averaging over inputs.
-
-    The pooled variance over all outputs is the sum over outputs; the pooled tail over all outputs
-    is the union bound over outputs.
-    """
-    pooled = values.mean(0)
-    total = None
-    if values.ndim == 2 and quantity == "variance":
-        total = Values(np.asarray(pooled.sum()))
-    elif values.ndim == 2 and quantity == "tail":
-        total = Values(np.asarray(np.minimum(values.sum(1), 1.0).mean()))
-        if values.shape[1] > 1 and kind == "exact":
-            total = None  # a union of exact tails is no longer exact
-    found = estimates_of(
-        method,
-        quantity,
-        kind,
-        per_input=Values(values),
-        pooled=Values(pooled),
-        level=level,
-        note=note,
-    )
-    if quantity == "tail":
-        note = "; ".join(filter(None, (note, "summed over outputs")))
-    return found + estimates_of(method, quantity, kind, total=total, level=level, note=note)
-
-
-def values_of(
-    estimates: Sequence[Estimate],
-    method: str,
-    quantity: str,
-    field: str = "value",
-    shape: tuple[int, ...] | None = None,
-) -> Floats | None:
-    """A field of the per-input estimates of a method and quantity as (B, K), or (B, 1).
-
-    None where there are none; NaN where a single one is missing or has no interval. The shape is
-    the smallest that holds them, if not given.
-    """
-    chosen = [
-        e
-        for e in estimates
-        if e.method == method and e.quantity == quantity and isinstance(e.input, int)
-    ]
-    if not chosen:
-        return None
-    outputs = [e.output if isinstance(e.output, int) else 0 for e in chosen]
-    rows = [int(e.input) for e in chosen]
-    table = np.full(shape or (max(rows) + 1, max(outputs) + 1), np.nan)
-    for e, row, column in zip(chosen, rows, outputs, strict=True):
-        number = getattr(e, field)
-        table[row, column] = np.nan if number is None else number
-    return table
 
 
 @dataclass(frozen=True)

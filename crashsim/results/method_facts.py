@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from crashsim.results.estimate import Estimate, Kind
+from crashsim.results.estimate import Kind
+from crashsim.results.estimates import Estimates
 
 LAST = 100  # rank of a method whose author does not say how good it is
 
@@ -34,9 +35,7 @@ class MethodFacts:
         return asdict(self)
 
 
-def all_methods(
-    told: Sequence[MethodFacts], estimates: Iterable[Estimate]
-) -> dict[str, MethodFacts]:
+def all_methods(told: Sequence[MethodFacts], estimates: Estimates) -> dict[str, MethodFacts]:
     """Methods by name: those told of in their order, then those of which there are only estimates.
 
     Args:
@@ -44,9 +43,9 @@ def all_methods(
         estimates: of the record.
     """
     found = {method.name: method for method in told}
-    for e in estimates:
-        if e.method not in found:
-            found[e.method] = MethodFacts(e.method, "", e.kind)
+    for part in estimates.parts:
+        if part.method not in found:
+            found[part.method] = MethodFacts(part.method, "", part.kind)
     return found
 
 

@@ -11,7 +11,9 @@ from crashsim.errors import FileError
 from crashsim.results.agreement import Agreement
 from crashsim.results.contradictions import Contradiction
 from crashsim.results.estimate import Answer, Estimate
+from crashsim.results.estimates import Estimates
 from crashsim.results.json_reading import finite, read
+from crashsim.results.listing import LeftOut, as_npz, listed
 from crashsim.results.method_facts import MethodFacts, all_methods, quoted
 from crashsim.results.schema import (
     ChipFacts,
@@ -29,7 +31,8 @@ from crashsim.results.schema import (
 )
 
 SCHEMA = 3
-# Files of schema 1 say nothing of their methods but the names, those of 2 nothing of chips.
+# Files of schema 1 say nothing of their methods but the names; those of 2 list all estimates, and
+# say nothing of chips.
 _READABLE = (1, 2, SCHEMA)
 
 
@@ -72,6 +75,9 @@ class Record:
         chips: metrics over chips, where there are targets or metrics were asked for.
         sample_operations: what one Monte Carlo sample costs, counted; None where it is not known.
         methods: what its methods are, those that were skipped too, in the order of the tables.
+        named_outputs: the outputs that were asked for by number; empty where crashsim chose.
+        left_out: of a score that was read from a file, the numbers of which the file has the
+            largest and a summary (more than 20,000 in all). A score that was just computed has all.
     """
 
     model: ModelFacts
@@ -85,7 +91,7 @@ class Record:
     confidence: float
     samples: int
     stopped: str | None
-    estimates: list[Estimate]
+    estimates: Estimates
     agreement: list[Agreement]
     top: list[CoordinateFacts]
     covariance: dict[str, list[list[Number]]]
@@ -103,6 +109,8 @@ class Record:
     contradictions: list[Contradiction] = field(default_factory=list)
     partial: bool = False
     methods: list[MethodFacts] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    named_outputs: list[int] = field(default_factory=list)
     chips: ChipsFacts | None = None
     sample_operations: Number | None = None
 
@@ -114,12 +122,7 @@ class Record:
         output: int | str = "all",
     ) -> Estimate | None:
         """The estimate with these names, or None."""
-        return self._by_name.get((method, quantity, input, output))
-
-    @cached_property
-    def _by_name(self) -> dict[tuple[str, str, int | str, int | str], Estimate]:
-        # A network with many outputs has hundreds of thousands of estimates.
-        return {(e.method, e.quantity, e.input, e.output): e for e in self.estimates}
+        return self.estimates.find(method, quantity, input, output)
 
     @cached_property
     def method_facts(self) -> dict[str, MethodFacts]:
@@ -132,9 +135,15 @@ class Record:
         return quoted(self.method_facts.values())
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, lists, numbers and strings; what ``--json`` writes, but for the verdict."""
+        """Plain dicts, lists, numbers and strings; what ``--json`` writes, but for the verdict.
+
+        Of more than 20,000 estimates, each method's largest are listed one by one, and the others
+        are told in ``left_out``: ``estimates_file`` has them all.
+        """
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
-        plain["estimates"] = [e.to_dict() for e in self.estimates]
+        some, left_out = listed(self.estimates)
+        plain["estimates"] = [e.to_dict() for e in some]
+        plain["left_out"] = [*self.left_out, *left_out]
         plain["agreement"] = [a.to_dict() for a in self.agreement]
         plain["contradictions"] = [c.to_dict() for c in self.contradictions]
         plain["answers"] = [a.to_dict() for a in self.answers]
@@ -142,6 +151,10 @@ class Record:
         plain["curves"] = self.curves and asdict(self.curves)
         plain["histogram"] = self.histogram and asdict(self.histogram)
         return cast(dict[str, Any], finite({"schema": SCHEMA, **plain}))
+
+    def estimates_file(self) -> bytes:
+        """All numbers as an ``.npz`` file; see ``crashsim.results.listing.as_npz``."""
+        return as_npz(self.estimates)
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Self:

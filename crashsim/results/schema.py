@@ -13,13 +13,24 @@ from typing import (
     NotRequired,  # which pydantic asks for before Python 3.12
 )
 
-from pydantic import BeforeValidator
 from typing_extensions import TypedDict
 
 from crashsim.metrics import MOST, RESERVED
 
-# JSON says null for what is no finite number.
-Number = Annotated[float, BeforeValidator(lambda data: math.nan if data is None else data)]
+
+class _OrNull:
+    """JSON says null for what is no finite number. (pydantic loads where files are read alone.)"""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        def number(data: Any) -> Any:
+            return math.nan if data is None else data
+
+        return core_schema.no_info_before_validator_function(number, handler(source))
+
+
+Number = Annotated[float, _OrNull()]
 
 _EMPTY = 1_000_000  # numbers of a table that may be missing
 _METHODS = 1000  # that a score may have: reports take time for each
@@ -270,6 +281,9 @@ def unfit(score: Any) -> str | None:
     for i, site in enumerate(score.sites):
         if site["share"] is not None and not -0.01 <= site["share"] <= 1.01:
             return f"sites[{i}].share is {site['share']}, no share of the whole"
+    for k in score.named_outputs:
+        if not 0 <= k < score.outputs:
+            return f"named_outputs holds {k}, of {score.outputs} outputs"
     for i, e in enumerate(score.estimates):
         if e.input != "all" and not 0 <= e.input < score.inputs["count"]:
             return f"estimates[{i}].input is {e.input}, of {score.inputs['count']} inputs"
@@ -288,6 +302,8 @@ def unfit(score: Any) -> str | None:
 
 def _too_wide(score: Any) -> str | None:
     """Estimates so far apart that a table of them, by input and output, would be all but empty."""
+    if score.left_out:
+        return None  # no tables are made of them
     last: dict[tuple[str, str], tuple[int, int]] = {}
     for e in score.estimates:
         row, column = (n if isinstance(n, int) else 0 for n in (e.input, e.output))

@@ -13,7 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize
+from scipy.special import ndtr
 
 from crashsim.arrays import Floats
 from crashsim.results.estimate import Interval
@@ -124,7 +125,7 @@ def _probability(sum_: _Weighted) -> float:
     if abs(saddle) < 1e-3 * width:
         return 0.5
     w = np.sign(saddle) * np.sqrt(max(-2 * float(np.real(sum_.cumulant(saddle))), 0.0))
-    above = stats.norm.sf(w) + stats.norm.pdf(w) * (width / saddle - 1 / w)
+    above = ndtr(-w) + np.exp(-w * w / 2) / np.sqrt(2 * np.pi) * (width / saddle - 1 / w)
     return float(1 - above)
 
 

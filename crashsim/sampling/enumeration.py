@@ -29,7 +29,8 @@ from crashsim.model.inputs import BatchAxis, ModelInputs
 from crashsim.model.sites.time_axis import StepsAxis
 from crashsim.model.twins.resetting import Reset
 from crashsim.noticing import notice
-from crashsim.results.estimate import Estimate, Interval, Values, estimates_of
+from crashsim.results.estimate import Interval, Values
+from crashsim.results.estimates import Estimates, estimates_of
 from crashsim.space import FaultSpace
 
 MAX_COORDINATES = 20
@@ -137,14 +138,14 @@ class ExactDistribution:
 
     def estimates(
         self, epsilon: float | None = None, asked: AskedMetrics | None = None
-    ) -> list[Estimate]:
+    ) -> Estimates:
         """All of it as estimates of kind ``exact``.
 
         Args:
             epsilon: also P(|Delta| >= epsilon).
             asked: metrics of one's own, each with an estimate of its name.
         """
-        found = self._moments() if (np.abs(self.deltas) <= STRONGEST).all() else []
+        found = self._moments() if (np.abs(self.deltas) <= STRONGEST).all() else Estimates()
         if self._lost.any():
             lost = self.not_finite
             found += estimates_of(
@@ -163,7 +164,7 @@ class ExactDistribution:
             )
         return found
 
-    def _moments(self) -> list[Estimate]:
+    def _moments(self) -> Estimates:
         mean, variance = self.mean, self.variance
         return estimates_of(
             "exact", "mean", "exact", per_input=Values(mean), pooled=Values(mean.mean(0))
@@ -176,7 +177,7 @@ class ExactDistribution:
             total=Values(variance.mean(0).sum()),
         )
 
-    def _changes(self) -> list[Estimate]:
+    def _changes(self) -> Estimates:
         change, note = self.class_change, None
         lead, room = self._leads()
         least, most = self._expect(lead < -room), self._expect(lead <= room)
@@ -210,7 +211,7 @@ class ExactDistribution:
         lead[self._lost] = -np.inf
         return lead, 2 * np.broadcast_to(self.rounding, self.clean.shape).max(1)
 
-    def _tails(self, epsilon: float) -> list[Estimate]:
+    def _tails(self, epsilon: float) -> Estimates:
         tail, total, note = self.tail(epsilon), self.any_tail(epsilon).mean(), None
         per_input: Values = Values(tail)
         pooled: Values = Values(tail.mean(0))

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import ndtri
 
 from crashsim.arrays import Floats
 from crashsim.metrics import Event
-from crashsim.results.estimate import MOST_OUTPUTS, Estimate, Interval, estimates_of
+from crashsim.results.estimate import MOST_OUTPUTS, Interval
+from crashsim.results.estimates import Estimates, estimates_of
 from crashsim.sampling.control_variates import Controlled, Limits, controlled_mean
 from crashsim.sampling.intervals import (
     ENOUGH,
@@ -21,13 +23,11 @@ from crashsim.sampling.intervals import (
     degrees_of_freedom,
     half_width,
     mean_interval,
-    pooled_quantile,
     proportion_interval,
-    quantile_interval,
-    stratified_quantiles,
     variance_interval,
 )
 from crashsim.sampling.metric_sums import intervals_of
+from crashsim.sampling.quantiles import quantiles_of, stratified_quantiles
 from crashsim.sampling.tally import Sums, Tally, pooled_over_inputs, quantities_of
 
 QUANTILES = (0.5, 0.9, 0.99)
@@ -76,6 +76,7 @@ class FromSums:
         is_random: whether anything is.
         is_seldom_struck: whether some faults strike too seldom to show what they do.
         may_overflow: whether faults make numbers that overflow, even if no sample shows it.
+        named: outputs that get quantiles beside those that vary most.
 
     Attributes:
         n: number of samples.
@@ -92,6 +93,7 @@ class FromSums:
         is_random: bool,
         is_seldom_struck: bool,
         may_overflow: bool = False,
+        named: Sequence[int] = (),
     ) -> None:
         self._clean, self._centre = tally.clean, tally.centre
         self._sums, self._exact = sums, tally.exact
@@ -102,6 +104,7 @@ class FromSums:
         self._metrics, self._rest = tally.asked.metrics, tally.rest
         self._may_overflow = may_overflow
         self._looked: float | None = None
+        self._named = named
         self.n = sums.n
 
     def _known(self, pooled: bool) -> Floats | None:
@@ -129,7 +132,7 @@ class FromSums:
         found = controlled_mean(sums, target)
         pays, control = np.zeros(found.mean.shape, bool), found
         # No interval is narrower than this: where the control's is, the plain one is not needed.
-        half, enough = stats.norm.ppf(1 - alpha / 2) * np.sqrt(found.variance / self.n), pays
+        half, enough = ndtri(1 - alpha / 2) * np.sqrt(found.variance / self.n), pays
         limits = self._limits(pooled)
         if limits is not None:
             control = controlled_mean(sums, target, self._known(pooled), limits)
@@ -337,19 +340,29 @@ class FromSums:
         worth = self._worth(value * (1 - value), self._rest**2 * variance)
         return Interval(value, low, high, worth)
 
+    @cached_property
+    def outputs(self) -> NDArray[np.int64]:
+        """(K',) the outputs that get quantiles, ascending: those that were named, and others.
+
+        All up to 64 outputs, or as many that vary most.
+        """
+        k = self._clean.shape[1]
+        if k <= MOST_OUTPUTS:
+            return np.arange(k)
+        most = np.argsort(-self._sums.pooled.first[1, :k], kind="stable")
+        some = list(dict.fromkeys([*self._named, *most[:MOST_OUTPUTS].tolist()]))
+        return np.array(sorted(some[: max(MOST_OUTPUTS, len(self._named))]))
+
     def quantiles(self, alpha: float) -> list[tuple[Interval, Interval]]:
-        """Of |Delta| for each of ``QUANTILES``: (B, K), and over samples and inputs, (K,)."""
-        size = np.abs(self.kept)
-        if not np.isfinite(size).all():  # NaN is as far off as infinity
-            size = np.where(np.isnan(size), np.inf, size)
+        """Of |Delta| for each of ``QUANTILES``: (B, K'), and over samples and inputs, (K',)."""
+        kept = self.kept[:, :, self.outputs] if self._clean.shape[1] > MOST_OUTPUTS else self.kept
         if self._few is None:
-            ordered = np.sort(size, axis=0)
-            return [
-                (quantile_interval(ordered, q, alpha), pooled_quantile(size, q, alpha))
-                for q in QUANTILES
-            ]
+            return quantiles_of(kept, QUANTILES, alpha)
+        size = np.abs(kept)
+        size = np.where(np.isnan(size), np.inf, size)
         n, b, k = size.shape
-        outcomes, weights, rest = np.abs(self._few.deltas), self._few.weights, self._few.rest
+        deltas = self._few.deltas[:, :, self.outputs]
+        outcomes, weights, rest = np.abs(deltas), self._few.weights, self._few.rest
         outcomes = np.where(np.isnan(outcomes), np.inf, outcomes)
         per_input = stratified_quantiles(
             size.reshape(n, 1, -1), outcomes.reshape(-1, 1, b * k), weights, rest, QUANTILES, alpha
@@ -357,10 +370,10 @@ class FromSums:
         pooled = stratified_quantiles(size, outcomes, weights, rest, QUANTILES, alpha)
         return [(q.reshape(b, k), p) for q, p in zip(per_input, pooled, strict=True)]
 
-    def estimates(self, alpha: float) -> list[Estimate]:
+    def estimates(self, alpha: float) -> Estimates:
         """Everything, with intervals of confidence ``1 - alpha``."""
         k = self._clean.shape[1]
-        found: list[Estimate] = []
+        found = Estimates()
 
         def add(
             quantity: str,
@@ -368,19 +381,20 @@ class FromSums:
             pooled: Interval,
             total: Interval | None = None,
             level: float | None = None,
+            outputs: NDArray[np.int64] | None = None,
         ) -> None:
-            found.extend(
-                estimates_of(
-                    "monte-carlo",
-                    quantity,
-                    "statistical",
-                    per_input=self._settle(per_input),
-                    pooled=self._settle(pooled),
-                    total=total and self._settle(total),
-                    confidence=1 - alpha,
-                    level=level,
-                    note=self._note(quantity),
-                )
+            nonlocal found
+            found += estimates_of(
+                "monte-carlo",
+                quantity,
+                "statistical",
+                per_input=self._settle(per_input),
+                pooled=self._settle(pooled),
+                total=total and self._settle(total),
+                confidence=1 - alpha,
+                level=level,
+                outputs=outputs,
+                note=self._note(quantity),
             )
 
         if self.has_moments:
@@ -397,7 +411,8 @@ class FromSums:
             add("not-finite", lost, failed[k + 2])
         for level, (per_input, pooled) in zip(QUANTILES, self.quantiles(alpha), strict=True):
             if np.isfinite(per_input.value).all() and np.isfinite(pooled.value).all():
-                add("quantile", per_input, pooled, level=level)
+                some = None if k <= MOST_OUTPUTS else self.outputs
+            add("quantile", per_input, pooled, level=level, outputs=some)
         for i, metric in enumerate(self._metrics):
             add(metric.name, *self._metric(i, alpha))
         return found

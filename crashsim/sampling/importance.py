@@ -104,6 +104,7 @@ def importance_sampling(
     *,
     epsilon: float | None,
     output: int,
+    class_changes: bool = True,
     seed: int = 0,
     confidence: float = 0.95,
     samples: int = SAMPLES,
@@ -116,6 +117,7 @@ def importance_sampling(
         analysis: holds the linear surrogate that guides the sampling.
         epsilon: of the tail; no tail without.
         output: whose tail.
+        class_changes: also sample these.
         seed: the samples depend on it and the input alone.
         samples, rel_width: for each input, spend at most this number of samples and stop at this
             relative half-width.
@@ -150,7 +152,7 @@ def importance_sampling(
                 )
             )
         tasks.append(("tail", rows))
-    if space.K > 1:
+    if space.K > 1 and class_changes:
         margins = margins_of(space, surrogate)
         rows = []
         changes = margins.saddlepoint(0.0, "upper")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import betaincinv, ndtri, stdtrit
 
 from crashsim.arrays import Floats
 from crashsim.results.estimate import Interval
@@ -75,7 +73,7 @@ def half_width(spread: Spread, n: int, alpha: float, fitted: int = 0) -> Floats:
         fitted: coefficients that were fitted to the values beside their average.
     """
     known = np.maximum(degrees_of_freedom(spread, n, fitted), 1.0)
-    seen = stats.t.ppf(1 - alpha / 2, known) * np.sqrt(np.maximum(spread.variance, 0.0) / n)
+    seen = stdtrit(known, 1 - alpha / 2) * np.sqrt(np.maximum(spread.variance, 0.0) / n)
     unseen = min(-np.log(alpha) / n, 1.0) * spread.largest
     return np.asarray(np.hypot(seen, unseen))
 
@@ -120,8 +118,8 @@ def proportion_interval(hits: Floats, n: Floats | int, alpha: float) -> Interval
     """
     hits, n = np.asarray(hits, dtype=float), np.asarray(n, dtype=float)
     with np.errstate(invalid="ignore"):
-        low = stats.beta.ppf(alpha / 2, hits, n - hits + 1)
-        high = stats.beta.ppf(1 - alpha / 2, hits + 1, n - hits)
+        low = betaincinv(np.maximum(hits, 1e-300), n - hits + 1, alpha / 2)
+        high = betaincinv(hits + 1, np.maximum(n - hits, 1e-300), 1 - alpha / 2)
     return Interval(hits / n, np.where(hits <= 0, 0.0, low), np.where(hits >= n, 1.0, high))
 
 
@@ -145,109 +143,7 @@ def clustered_proportion_interval(
     spread = variance > 1e-12 * mean * (1 - mean)  # less is rounding: all masks are alike
     np.divide(mean * (1 - mean) * n, variance, out=effective, where=spread)
     # Korn and Graubard's correction for estimating the variance with n - 1 degrees of freedom.
-    shrink = (stats.norm.ppf(alpha / 2) / stats.t.ppf(alpha / 2, n - 1)) ** 2 if n > 1 else 1.0
+    shrink = (ndtri(alpha / 2) / stdtrit(n - 1, alpha / 2)) ** 2 if n > 1 else 1.0
     effective = np.where(spread, np.minimum(effective * shrink, n * inputs), effective)
     interval = proportion_interval(mean * effective, effective, alpha)
     return Interval(np.asarray(mean), interval.low, interval.high)
-
-
-def quantile_interval(sorted_values: Floats, level: float, alpha: float) -> Interval:
-    """Distribution-free interval of a quantile from order statistics (exact, conservative).
-
-    Args:
-        sorted_values: (n, ...) sorted along the first axis.
-        level: probability of the quantile.
-        alpha: 1 - confidence.
-    """
-    n = len(sorted_values)
-    value = sorted_values[min(n - 1, int(np.ceil(level * n)) - 1)]
-    low_rank = int(stats.binom.ppf(alpha / 2, n, level))
-    high_rank = int(stats.binom.ppf(1 - alpha / 2, n, level)) + 1
-    low = sorted_values[low_rank - 1] if low_rank >= 1 else np.zeros_like(value)
-    high = sorted_values[high_rank - 1] if high_rank <= n else np.full_like(value, np.inf)
-    return Interval(value, low, high)
-
-
-def pooled_quantile(size: Floats, level: float, alpha: float) -> Interval:
-    """Quantile over samples and inputs together, with Woodruff's interval, (K,).
-
-    The interval of the share below the quantile, which allows for inputs that share a mask, is read
-    back through the empirical quantiles (Woodruff, JASA 47, 1952).
-
-    Args:
-        size: (n, B, K).
-    """
-    n, b, k = size.shape
-    value = np.quantile(size, level, axis=(0, 1), method="inverted_cdf")
-    # How much wider than for independent inputs; the larger side, where many share the quantile.
-    design = np.maximum(_design_effect(size <= value), _design_effect(size < value))
-    shares = clustered_proportion_interval(
-        np.full(k, level), design * level * (1 - level), n, b, alpha
-    )
-    low = [np.quantile(size[:, :, j], shares.low[j], method="inverted_cdf") for j in range(k)]
-    high = [
-        np.quantile(size[:, :, j], shares.high[j], method="inverted_cdf")
-        if shares.high[j] < 1
-        else np.inf
-        for j in range(k)
-    ]
-    return Interval(value, np.minimum(low, value), np.maximum(high, value))
-
-
-def _design_effect(hits: NDArray[np.bool_]) -> Floats:
-    """Variance over masks of the share of inputs that are hit, over that of a single one, (K,)."""
-    share = hits.mean(1)
-    alone = share.mean(0) * (1 - share.mean(0))
-    effect: Floats = np.ones_like(alone)
-    np.divide(share.var(0, ddof=1), alone, out=effect, where=alone > 0)
-    return effect
-
-
-def stratified_quantiles(
-    size: Floats,
-    outcomes: Floats,
-    weights: Floats,
-    rest: float,
-    levels: Sequence[float],
-    alpha: float,
-) -> list[Interval]:
-    """Quantiles of laws of which one part is known and the other sampled, (J,) for each level.
-
-    The law's distribution function at the quantile, and just below it, may be off by what their
-    intervals allow, which is read back through it (Woodruff, JASA 47, 1952).
-
-    Args:
-        size: (n, B, J) samples: of J laws, each averaged over B inputs under one mask.
-        outcomes: (A, B, J) of the known part.
-        weights: (A,) their probabilities.
-        rest: probability of the sampled part.
-        levels: probabilities of the quantiles.
-        alpha: 1 - confidence.
-    """
-    n, b, columns = size.shape
-    masses = np.concatenate([np.repeat(weights, b) / b, np.full(n * b, rest / (n * b))])
-    laws = []
-    for j in range(columns):
-        values = np.concatenate([outcomes[:, :, j].ravel(), size[:, :, j].ravel()])
-        order = np.argsort(values, kind="stable")
-        laws.append((values[order], np.cumsum(masses[order])))
-
-    def read(probabilities: Floats) -> Floats:
-        found = np.full(columns, np.inf)
-        for j, (values, law) in enumerate(laws):
-            where = int(np.searchsorted(law, probabilities[j] * (1 - 1e-12)))
-            if where < len(values):
-                found[j] = values[where]
-        return found
-
-    quantiles = []
-    for level in levels:
-        value = read(np.full(columns, level))
-        below, within = (
-            clustered_proportion_interval(share.mean(0), share.var(0, ddof=1), n, b, alpha)
-            for share in ((size < value).mean(1), (size <= value).mean(1))
-        )
-        low = read(level - rest * (below.high - below.value))
-        high = read(level + rest * (within.value - within.low))
-        quantiles.append(Interval(value, np.minimum(low, value), np.maximum(high, value)))
-    return quantiles

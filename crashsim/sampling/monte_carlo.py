@@ -7,7 +7,7 @@ inputs gets its interval from the spread over samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,15 +19,25 @@ from numpy.typing import NDArray
 
 from crashsim.analytic.factored_surrogate import FactoredSurrogate
 from crashsim.analytic.rounding import least_reaching
-from crashsim.arguments import as_float, callback, check_seed, instance, sample_count, shown
+from crashsim.arguments import (
+    as_float,
+    callback,
+    check_seed,
+    instance,
+    named_outputs,
+    sample_count,
+    shown,
+)
 from crashsim.arrays import Floats
 from crashsim.campaign.tasks import fold
 from crashsim.errors import ArgumentError, Interrupted
 from crashsim.metrics import RESERVED, AskedMetrics, OfSums
 from crashsim.noticing import notice
-from crashsim.results.estimate import Estimate, Interval
+from crashsim.results.estimate import MOST_OUTPUTS, Interval
+from crashsim.results.estimates import Estimates
 from crashsim.sampling.chips.run import ChipRun
 from crashsim.sampling.control_variates import Control
+from crashsim.sampling.dense import DENSE, DenseTally, FromDense
 from crashsim.sampling.exact_strata import FewFaults, few_faults
 from crashsim.sampling.from_sums import FromSums, Moments
 from crashsim.sampling.intervals import ENOUGH, proportion_interval
@@ -57,7 +67,10 @@ class MonteCarlo:
         mean, variance: of Delta, (B, K).
         covariance: of Delta across outputs, (B, K, K); None beyond 64 outputs.
         estimates: everything, as estimates.
-        kept: (n', B, K) the first n' <= n samples of Delta (all, unless there were too many).
+        kept: (n', B, K) the first n' <= n samples of Delta (all, unless there were too many); of
+            very many outputs, (n', B, K') those of the ``outputs``.
+        outputs: (K',) which outputs have quantiles, and a law to draw: all up to 64, else those
+            that were named and those that vary most.
         confidence: of each interval. It is higher than asked for where the run looked several
             times at its result to decide when to stop.
         few: the outcomes that were summed exactly, where ``few_exact`` was asked for; then samples
@@ -70,15 +83,16 @@ class MonteCarlo:
     mean: Floats
     variance: Floats
     covariance: Floats | None
-    estimates: list[Estimate]
+    estimates: Estimates
     kept: NDArray[np.float32]
     confidence: float
     few: FewFaults | None = None
+    outputs: tuple[int, ...] = ()
     chips: ChipRun | None = None
 
     def tail(self, row: int, output: int, epsilon: Floats) -> Interval:
         """P(|Delta| >= epsilon) of one input and output for several epsilon (E,), pointwise."""
-        size = np.sort(np.abs(self.kept[:, row, output]))
+        size = np.sort(np.abs(self._drawn(row, output)))
         hits = (len(size) - np.searchsorted(size, epsilon)).astype(float)
         sampled = proportion_interval(hits, len(size), 1 - self.confidence)
         if self.few is None:
@@ -88,9 +102,17 @@ class MonteCarlo:
         ends = (sampled.value, sampled.low, sampled.high)
         return Interval(*(np.minimum(exact + rest * end, 1.0) for end in ends))
 
+    def _drawn(self, row: int, output: int) -> NDArray[np.float32]:
+        """(n',) samples of one input and output."""
+        is_part = self.kept.shape[2] < self.mean.shape[1]
+        drawn: NDArray[np.float32] = self.kept[
+            :, row, self.outputs.index(output) if is_part else output
+        ]
+        return drawn
+
     def law(self, row: int, output: int) -> tuple[Floats, Floats]:
         """Delta of one input and output: outcomes and their probabilities, each (n,)."""
-        sampled = self.kept[:, row, output].astype(float)
+        sampled = self._drawn(row, output).astype(float)
         masses = np.full(len(sampled), 1 / len(sampled))
         if self.few is None:
             return sampled, masses
@@ -112,6 +134,7 @@ def monte_carlo(
     targets: Any = None,
     metrics: Iterable[Any] | None = None,
     executor: Executor | None = None,
+    outputs: Iterable[int] | None = None,
 ) -> MonteCarlo:
     """Samples Delta under random faults.
 
@@ -137,6 +160,8 @@ def monte_carlo(
             estimates have the metric's name as quantity.
         executor: that runs the blocks of samples (``crashsim.campaign.tasks``); the result is the
             same whichever it is, and without one.
+        outputs: that get quantiles, and with very many outputs estimates for each input, beside
+            those that vary most.
 
     Raises:
         ArgumentError: an argument out of its range; or the function of a metric fails.
@@ -162,11 +187,22 @@ def monte_carlo(
             "control: its mean and variance are those of faults that strike independently; leave "
             "it out where an exact number of them strikes (count=)"
         )
+    named = named_outputs(outputs, space.K) or ()
+    is_dense = space.B * space.K > DENSE
+    if is_dense and (control is not None or few_exact):
+        raise ArgumentError(
+            f"{'control' if control is not None else 'few_exact'}: not for {space.B} inputs times "
+            f"{space.K} outputs, more than {DENSE}; leave it out, or give fewer inputs"
+        )
     few = few_faults(space) if few_exact else None
     leading = Control.of(space, control, few, seed) if control else None
     reach = np.inf if epsilon is None else least_reaching(space, epsilon)
-    tally = Tally.of(space.clean(), reach, leading, few, asked)
-    run = _Run(Draws(space, few, seed, budget), tally, epsilon, 1 - confidence, rel_width)
+    tally = (
+        DenseTally.of(space.clean(), reach, asked, named)
+        if is_dense
+        else Tally.of(space.clean(), reach, leading, few, asked)
+    )
+    run = _Run(Draws(space, few, seed, budget), tally, epsilon, 1 - confidence, rel_width, named)
     interrupt: KeyboardInterrupt | None = None
     try:
         run.draw(executor, progress)
@@ -195,6 +231,7 @@ class _Run:
         epsilon: of the tails.
         alpha: error probability of the final intervals.
         rel_width: to stop at, or None.
+        named: outputs that get quantiles, whatever they do.
 
     Attributes:
         space: that is evaluated.
@@ -205,25 +242,28 @@ class _Run:
     def __init__(
         self,
         draws: Draws,
-        tally: Tally,
+        tally: Tally | DenseTally,
         epsilon: float | None,
         alpha: float,
         rel_width: float | None,
+        named: Sequence[int] = (),
     ) -> None:
         self.space, self.few = draws.space, draws.few
         self.stopped: StopReason = "samples" if rel_width is None else "budget"
         self._draws, self._first, self._tally = draws, First(draws), tally
-        self._kept = max(_FEWEST_KEPT, _KEEP_VALUES // (self.space.B * self.space.K))
+        is_dense, k = isinstance(tally, DenseTally), self.space.K
+        each = self.space.B * (max(MOST_OUTPUTS, len(named)) if is_dense else k)
+        self._kept, self._named = max(_FEWEST_KEPT, _KEEP_VALUES // each), tuple(named)
         self._epsilon, self._alpha, self._rel_width = epsilon, alpha, rel_width
         self._look = 0
         # One value, so that an interrupt finds sums about the centre that goes with them.
-        self._counted = tally, tally.none()
-        self._found: FromSums | None = None
+        self._counted: Any = (tally, tally.none())
+        self._found: FromSums | FromDense | None = None
 
     @property
     def n(self) -> int:
         """The number of samples that are counted."""
-        return self._counted[1].n
+        return int(self._counted[1].n)
 
     @property
     def alpha(self) -> float:
@@ -234,17 +274,20 @@ class _Run:
         return self._alpha / (look * (look + 1))
 
     @property
-    def found(self) -> FromSums:
+    def found(self) -> FromSums | FromDense:
         """What follows from the samples so far."""
         if self._found is None or self._found.n != self.n:
-            self._found = FromSums(
-                *self._counted,
-                self._epsilon,
-                unit=torch.finfo(self.space.dtype).eps,
-                is_random=self.space.is_random,
-                is_seldom_struck=bool(self.seldom_struck),
-                may_overflow=self.space.may_overflow,
-            )
+            facts: Any = {
+                "is_random": self.space.is_random,
+                "is_seldom_struck": bool(self.seldom_struck),
+                "may_overflow": self.space.may_overflow,
+            }
+            tally, sums = self._counted
+            if isinstance(tally, DenseTally):
+                self._found = FromDense(tally, sums, self._epsilon, **facts)
+            else:
+                unit, named = float(torch.finfo(self.space.dtype).eps), self._named
+                self._found = FromSums(tally, sums, self._epsilon, unit=unit, named=named, **facts)
         return self._found
 
     @property
@@ -312,6 +355,7 @@ def _result(run: _Run) -> MonteCarlo:
         kept=found.kept,
         confidence=1 - alpha,
         few=run.few,
+        outputs=tuple(int(k) for k in found.outputs),
     )
 
 

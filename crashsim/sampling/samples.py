@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property, reduce
 from itertools import pairwise
 from operator import add
-from typing import Any
+from typing import Any, cast
 
 from crashsim.arrays import Floats
 from crashsim.campaign.tasks import Task
 from crashsim.coordinates.drawing import MAX_BLOCK, sample_block, samples_per_block
 from crashsim.coordinates.points import Points
+from crashsim.sampling.dense import DenseSums, DenseTally
 from crashsim.sampling.exact_strata import FewFaults
 from crashsim.sampling.tally import Sums, Tally
 from crashsim.space import FaultSpace
@@ -111,7 +112,7 @@ class First:
 
 
 @dataclass(frozen=True)
-class Samples(Task[Sums]):
+class Samples(Task[Sums | DenseSums]):
     """Monte Carlo: the sums of a run's samples, block by block.
 
     Attributes:
@@ -123,19 +124,20 @@ class Samples(Task[Sums]):
     """
 
     draws: Draws
-    tally: Tally
+    tally: Tally | DenseTally
     kept: int
     first: First | None = None
 
     @classmethod
-    def aimed(cls, draws: Draws, tally: Tally, kept: int, first: First) -> Samples:
+    def aimed(cls, draws: Draws, tally: Tally | DenseTally, kept: int, first: First) -> Samples:
         """With the centre that the first samples suggest."""
         return cls(draws, tally.aimed(first.evaluated), kept, first)
 
-    def run(self, block: int) -> Sums:
-        return reduce(add, self.parts(block))
+    def run(self, block: int) -> Sums | DenseSums:
+        parts: Iterator[Any] = self.parts(block)
+        return cast(Sums | DenseSums, reduce(add, parts))
 
-    def parts(self, block: int) -> Iterator[Sums]:
+    def parts(self, block: int) -> Iterator[Sums | DenseSums]:
         start = self.draws.first_of(block)
         if self.first is None or block > 0:
             known, parts = [], self.draws.parts(block)
@@ -146,13 +148,14 @@ class Samples(Task[Sums]):
             yield self.tally.count(points, outputs, self.kept - start)
             start += points.count
 
-    def of_first(self) -> Sums:
+    def of_first(self) -> Sums | DenseSums:
         """The sums of the samples alone that have been evaluated for the centre."""
-        start, total = 0, self.tally.none()
+        start = 0
+        total: Any = self.tally.none()
         for points, outputs in self.first.evaluated if self.first else ():
             total = total + self.tally.count(points, outputs, self.kept - start)
             start += points.count
-        return total
+        return cast(Sums | DenseSums, total)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "first": None}

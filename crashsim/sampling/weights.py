@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from crashsim.arrays import Floats
 
@@ -96,7 +96,7 @@ class WeightSums:
         mean = self.total / n
         error = float(np.sqrt(max(self.squares / n - mean**2, 0.0) / n)) / mean
         # A single hit has an error of 1; far more than that is no interval, so its end is capped.
-        factor = float(np.exp(min(stats.t.ppf(1 - alpha / 2, n - 1) * error, 700.0)))
+        factor = float(np.exp(min(stdtrit(n - 1, 1 - alpha / 2) * error, 700.0)))
         value = min(1.0, mean * largest)
         return RareEvent(
             value=value,

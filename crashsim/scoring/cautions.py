@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from crashsim.results.agreement import Agreement
 from crashsim.results.contradictions import Contradiction
 from crashsim.results.estimate import Estimate
+from crashsim.results.estimates import Estimates
 from crashsim.sampling.monte_carlo import MonteCarlo
 from crashsim.scoring.method import Method
 from crashsim.scoring.methods import METHODS
@@ -19,7 +20,7 @@ _MATERIAL = 0.1  # error, of the variance or in standard deviations, that is wor
 
 
 def doubts_of(
-    estimates: Sequence[Estimate],
+    estimates: Iterable[Estimate],
     agreement: list[Agreement],
     refuted: Sequence[Contradiction],
     sampled: MonteCarlo | None,
@@ -38,7 +39,7 @@ def doubts_of(
         rounding: what rounding does to an output in the model's own precision.
         methods: that the estimates may be of.
     """
-    found = []
+    estimates, found = Estimates() + estimates, []
     of_spread = 1.0  # the mean's size in standard deviations
     if sampled is not None and sampled.variance.max() > 0:
         of_spread = float(np.abs(sampled.mean).sum() / np.sqrt(sampled.variance).sum())
@@ -53,11 +54,8 @@ def doubts_of(
                 "first-order theory at these faults; trust Monte Carlo"
             )
     if sampled is not None and epsilon is not None and sampled.variance.max() > 0:
-        total = next(
-            e
-            for e in sampled.estimates
-            if (e.quantity, e.input, e.output) == ("tail", "all", "all")
-        )
+        total = sampled.estimates.find("monte-carlo", "tail")
+        assert total is not None
         if total.value * (total.worth or sampled.samples) < 10:
             found.append(
                 f"samples={sampled.samples}: fewer than 10 samples moved an output by "
@@ -74,10 +72,10 @@ def doubts_of(
 
 
 def _instead(
-    estimates: Sequence[Estimate], refuted: Sequence[Contradiction], methods: Sequence[Method]
+    estimates: Estimates, refuted: Sequence[Contradiction], methods: Sequence[Method]
 ) -> str:
     """Which methods of the score say more, if any that is not refuted does."""
-    at_hand = {e.method for e in estimates if e.quantity == "tail"}
+    at_hand = {method for method, quantity in estimates.of if quantity == "tail"}
     at_hand -= {method for c in refuted for method in c.doubted}
     rare = sorted((m.rare, m.name) for m in methods if m.rare is not None)
     left = [name for _, name in rare if name in at_hand]

@@ -11,16 +11,17 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from crashsim.analytic.few_outputs import RIVALS, combinations_at_most
+from crashsim.analytic import sketch
 from crashsim.analytic.gains import KEPT, are_dense, kept_bytes
+from crashsim.analytic.rivals import RIVALS, margins_at_most
 from crashsim.arguments import is_number, shown
 from crashsim.errors import ArgumentError
 from crashsim.results.numbers import CORE, RATE_NAME
 from crashsim.sampling.enumeration import outcomes_of
 from crashsim.sampling.importance import AIMING
 from crashsim.sampling.importance import SAMPLES as RARE_SAMPLES
-from crashsim.sampling.word_strata import SAMPLES as STRIKES
-from crashsim.scoring.size import BUDGET, Size, operations_of_combinations
+from crashsim.sampling.words.strata import SAMPLES as STRIKES
+from crashsim.scoring.size import BUDGET, Size, is_sketched, operations_of_margins
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _BUDGET = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*([smh])\s*", re.ASCII)
@@ -133,8 +134,12 @@ def _gradients(size: Size) -> Cost:
 
     Where gains are written out, each takes twice as long, in double precision.
     """
-    passes = (1 + 2 * size.K) * size.operations
     space = size.space
+    if is_sketched(size):
+        kept = kept_bytes(space, sketch.PROBES)
+        passes = (1 + 2 * sketch.PROBES) * size.operations
+        return Cost(passes + 10.0 * kept, min(1.5 * kept, KEPT * size.memory))
+    passes = (1 + 2 * size.K) * size.operations
     if are_dense(space):
         return Cost(2 * passes + 20.0 * size.gains, 20.0 * size.gains)
     kept = kept_bytes(space, size.K)
@@ -167,10 +172,10 @@ def _margins(size: Size) -> Cost:
     return Cost(4.0 * size.B * size.K**2)  # combinations of gains that are factored
 
 
-def _combinations(size: Size) -> Cost:
-    held = kept_bytes(size.space, combinations_at_most(size.space))
+def _nearest_margins(size: Size) -> Cost:
+    held = kept_bytes(size.space, margins_at_most(size.space))
     kept = 1.5 * held if held <= KEPT * size.memory else 2 * held / size.B
-    return Cost(operations_of_combinations(size), kept)
+    return Cost(operations_of_margins(size), kept)
 
 
 def _rivals(size: Size) -> Cost:
@@ -200,7 +205,7 @@ _COSTS: Mapping[str, Callable[[Size], Cost]] = {
     "differences": _differences,
     "single": _differences,
     "margins": _margins,
-    "few_outputs": _combinations,
+    "nearest_margins": _nearest_margins,
     "nearest-rivals": _rivals,
     "chebyshev": _moments,
     "chernoff": _tails,

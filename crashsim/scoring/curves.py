@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from crashsim_theory import TheoryError
+from scipy.special import ndtr
 
 from crashsim.analytic.first_order import Surrogate, of_pair, tail_probability
 from crashsim.analytic.proofs import Provable, certify_tail, linear_bracket
@@ -32,6 +35,10 @@ def curves_of(space: FaultSpace, results: Results, asked: Request, samples: int)
     analysis, sampled = results.analysis, results.sampled
     variance = _variance(results)
     if variance is None or not variance.max() > 0:
+        return None
+    kept = None if sampled is None else sampled.outputs
+    variance = _of_named(variance, asked.outputs or kept)
+    if not variance.max() > 0:
         return None
     row, output = (int(i) for i in np.unravel_index(int(variance.argmax()), variance.shape))
     one = analysis.surrogate and of_pair(analysis.surrogate, row, output)
@@ -106,12 +113,18 @@ def _few(count: int) -> list[int]:
     return [int(i) for i in np.linspace(_POINTS // 8, _POINTS - 1, count)]
 
 
-def histogram_of(results: Results) -> Histogram | None:
-    """Delta of the input and output that vary most; None without samples that differ."""
+def histogram_of(results: Results, outputs: Sequence[int] | None = None) -> Histogram | None:
+    """Delta of the input and output that vary most (of those named, if any are).
+
+    None without samples that differ.
+    """
     analysis, sampled = results.analysis, results.sampled
     if sampled is None or not sampled.variance.max() > 0:
         return None
-    where = np.unravel_index(int(sampled.variance.argmax()), sampled.variance.shape)
+    variance = _of_named(sampled.variance, outputs or sampled.outputs)
+    if not variance.max() > 0:
+        return None
+    where = np.unravel_index(int(variance.argmax()), variance.shape)
     outcomes, masses = sampled.law(int(where[0]), int(where[1]))
     n = len(sampled.kept)
     counts, edges = np.histogram(outcomes, bins=_BINS, weights=n * masses)
@@ -129,11 +142,18 @@ def histogram_of(results: Results) -> Histogram | None:
 
 
 def _normal_mass(edges: Floats, surrogate: Surrogate) -> Floats:
-    from scipy.stats import norm
-
     scale = float(np.sqrt(surrogate.variance))
-    mass: Floats = np.diff(norm.cdf(edges, loc=float(surrogate.mean), scale=scale))
+    mass: Floats = np.diff(ndtr((edges - float(surrogate.mean)) / scale))
     return mass
+
+
+def _of_named(variance: Floats, outputs: Sequence[int] | None) -> Floats:
+    """The variances (B, K), zero but for the outputs that were named."""
+    if not outputs:
+        return variance
+    some = np.zeros_like(variance)
+    some[:, list(outputs)] = variance[:, list(outputs)]
+    return some
 
 
 def _variance(results: Results) -> Floats | None:

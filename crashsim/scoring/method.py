@@ -18,6 +18,7 @@ from crashsim.coordinates.placement import DEPENDENT
 from crashsim.errors import ArgumentError, CrashsimError
 from crashsim.model.failures import described
 from crashsim.results.estimate import Estimate, Kind, Quantity
+from crashsim.results.estimates import Estimates
 from crashsim.results.method_facts import LAST, MethodFacts
 from crashsim.results.schema import FormulaFacts
 from crashsim.scoring.size import BUDGET, Size
@@ -133,7 +134,7 @@ class Method:
     def compute(self, given: Given) -> Found:
         """What it finds."""
         found = self.run(given)
-        return found if isinstance(found, Found) else Found(list(found))
+        return found if isinstance(found, Found) else Found(Estimates() + found)
 
 
 def guarded(method: Method, given: Given) -> Found:

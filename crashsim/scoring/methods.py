@@ -12,21 +12,22 @@ from functools import partial
 
 from crashsim_theory import TheoryError
 
-from crashsim.analytic import first_order, proofs, second_order, surrogate_law
+from crashsim.analytic import first_order, proofs, rivals, second_order, surrogate_law
 from crashsim.analytic.first_order import Analysis, TailMethod
 from crashsim.analytic.gains import are_dense
 from crashsim.analytic.sampled_singles import SAMPLE, SingleMethod, sampled_singles
 from crashsim.errors import Interrupted, NotApplicableError
 from crashsim.faults import lacking_for_tails
 from crashsim.results.estimate import Estimate
+from crashsim.results.estimates import Estimates
 from crashsim.sampling.certified import certified_sampling
 from crashsim.sampling.chips.run import ChipRun, chip_metrics
 from crashsim.sampling.enumeration import enumerate_space, outcomes_of
 from crashsim.sampling.importance import importance_sampling
 from crashsim.sampling.monte_carlo import MonteCarlo, monte_carlo
-from crashsim.sampling.word_importance import SAMPLES as WORD_IMPORTANCE_SAMPLES
-from crashsim.sampling.word_importance import word_importance
-from crashsim.sampling.word_strata import word_strata
+from crashsim.sampling.words.importance import SAMPLES as WORD_IMPORTANCE_SAMPLES
+from crashsim.sampling.words.importance import word_importance
+from crashsim.sampling.words.strata import word_strata
 from crashsim.scoring.costs import (
     operations_of_rare_events,
     operations_of_tails,
@@ -73,8 +74,8 @@ def _too_many_patterns(size: Size) -> str | None:
     return f"{n} coordinates: {how} fault patterns are too many to sum over"
 
 
-def _layer_bound(name: str, given: Given) -> list[Estimate]:
-    return [e for e in given.layer_bounds if e.method == name]
+def _layer_bound(name: str, given: Given) -> Estimates:
+    return given.layer_bounds.by(name)
 
 
 def _taylor(given: Given) -> Found:
@@ -150,7 +151,7 @@ def _too_large_a_hessian(size: Size) -> str | None:
     return None if size.space.has_derivatives else size.space.why_no_derivatives
 
 
-def _tails(name: TailMethod, given: Given) -> list[Estimate]:
+def _tails(name: TailMethod, given: Given) -> Estimates:
     if given.asked.epsilon is None and given.margins is None:
         raise NotApplicableError(NO_EPSILON)
     if name != "chebyshev":
@@ -158,10 +159,8 @@ def _tails(name: TailMethod, given: Given) -> list[Estimate]:
     return first_order.tails(name, given.linear, given.margins, given.asked.epsilon)
 
 
-def _nearest_rivals(given: Given) -> list[Estimate]:
-    if given.few_outputs.margins is None:
-        return []
-    return first_order.nearest_rivals(given.few_outputs.margins)
+def _nearest_rivals(given: Given) -> Estimates:
+    return rivals.nearest_rivals(given.nearest_margins)
 
 
 def _where_all_outputs_serve(size: Size) -> str | None:
@@ -177,7 +176,7 @@ def _check_laws(given: Given, tilted: bool = False) -> None:
         raise NotApplicableError(lacking)
 
 
-def _surrogate_law(given: Given) -> list[Estimate]:
+def _surrogate_law(given: Given) -> Estimates:
     asked, linear = given.asked, given.linear
     if asked.epsilon is None and given.margins is None:
         raise NotApplicableError(NO_EPSILON)
@@ -194,7 +193,7 @@ def _surrogate_law(given: Given) -> list[Estimate]:
     )
 
 
-def _single_law(given: Given) -> list[Estimate]:
+def _single_law(given: Given) -> Estimates:
     space, asked = given.wide, given.asked
     if asked.epsilon is None and space.K == 1:
         raise NotApplicableError(NO_EPSILON)
@@ -242,7 +241,7 @@ def _without_derivatives(size: Size) -> str | None:
     return f"{size.space.why_no_derivatives}; {serves} serves there"
 
 
-def _remainder(given: Given) -> list[Estimate]:
+def _remainder(given: Given) -> Estimates:
     return proofs.remainders(given.space, given.proof)
 
 
@@ -251,23 +250,32 @@ def _linear_exact(given: Given) -> list[Estimate]:
         raise NotApplicableError(NO_EPSILON)
     if not given.proof.is_linear:
         raise NotApplicableError("the output is not linear in the fault coordinates")
-    return proofs.linear_tails(given.proof, given.asked.epsilon, given.leading_output)
+    found: list[Estimate] = []
+    for output in given.outputs:
+        found += proofs.linear_tails(given.proof, given.asked.epsilon, output)
+    return found
 
 
 def _certificate(given: Given) -> list[Estimate]:
-    return proofs.certificates(given.certificates, given.asked.epsilon, given.leading_output)
+    found: list[Estimate] = []
+    for output, certified in given.certificates.items():
+        found += proofs.certificates(certified, given.asked.epsilon, output)
+    return found
 
 
 def _certified_sampling(given: Given) -> list[Estimate]:
     asked = given.asked
-    return certified_sampling(
-        given.wide,
-        given.certificates,
-        asked.epsilon,
-        given.leading_output,
-        seed=asked.seed,
-        confidence=asked.confidence,
-    )
+    found: list[Estimate] = []
+    for output, certified in given.certificates.items():
+        found += certified_sampling(
+            given.wide,
+            certified,
+            asked.epsilon,
+            output,
+            seed=asked.seed,
+            confidence=asked.confidence,
+        )
+    return found
 
 
 def _monte_carlo(given: Given) -> Found:
@@ -292,6 +300,7 @@ def _monte_carlo(given: Given) -> Found:
                 few_exact=is_stratified(given.size, samples),
                 targets=asked.metrics.targets,
                 metrics=asked.metrics.metrics,
+                outputs=asked.outputs,
             ),
         )
     except Interrupted as stop:
@@ -310,7 +319,7 @@ def judged(given: Given, run: MonteCarlo) -> Found:
     names = {metric.name for metric in judging.asked.metrics}
 
     def found(chips: ChipRun) -> Found:
-        kept = [e for e in run.estimates if e.quantity not in names or e.input != "all"]
+        kept = run.estimates.without_averages(names)
         return Found(kept + chips.estimates(), result=replace(run, chips=chips))
 
     try:
@@ -337,15 +346,18 @@ def _importance_sampling(given: Given) -> Iterable[Estimate]:
     _check_laws(given, tilted=True)
     asked = given.asked
     try:
-        found = importance_sampling(
-            given.space,
-            given.linear,
-            epsilon=asked.epsilon,
-            output=given.leading_output,
-            seed=asked.seed,
-            confidence=asked.confidence,
-            passes=passes_of_rare_events(given.size),
-        )
+        found: list[Estimate] = []
+        for i, output in enumerate(given.outputs):
+            found += importance_sampling(
+                given.space,
+                given.linear,
+                epsilon=asked.epsilon,
+                output=output,
+                class_changes=i == 0,
+                seed=asked.seed,
+                confidence=asked.confidence,
+                passes=passes_of_rare_events(given.size),
+            )
     except TheoryError as error:  # a law that cannot be drawn under as strong a tilt
         raise NotApplicableError(str(error)) from error
     if not found:
@@ -506,7 +518,7 @@ METHODS: tuple[Method, ...] = (
         "class changes to the nearest rivals, by the saddlepoint",
         _nearest_rivals,
         "estimate",
-        needs=("few_outputs",),
+        needs=("nearest_margins",),
         refuses=_where_all_outputs_serve,
         rank=9,
         rare=8,

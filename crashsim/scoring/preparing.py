@@ -10,7 +10,7 @@ from torch import nn
 
 from crashsim.analytic.gains import MEMORY
 from crashsim.analytic.questions import check_delta
-from crashsim.arguments import check_seed, instance, whole
+from crashsim.arguments import check_seed, instance, named_outputs, whole
 from crashsim.coordinates.placement import Faults
 from crashsim.errors import ArgumentError
 from crashsim.faults import NeuronCrash
@@ -46,6 +46,7 @@ class Options:
     seed: int = 0
     readout: str | int | None = None
     delta: float | None = None
+    outputs: Iterable[int] | None = None
     hardware: bool = False
     proofs: bool = False
     confidence: float = CONFIDENCE
@@ -110,6 +111,7 @@ def prepared(
             batch_axis=options.batch_axis,
             steps_axis=options.steps_axis,
         )
+        outputs = named_outputs(options.outputs, space.K)
         judging = judging_of(space, given, options.metrics, widths, options.accept, chips=samples)
     with timing(timings, "plan"):
         hardware, proofs = options.hardware, options.proofs
@@ -123,6 +125,7 @@ def prepared(
         confidence=float(options.confidence),
         memory=memory,
         chip=options.chip,
+        outputs=outputs,
         metrics=AskedMetrics() if judging is None else judging.of_inputs,
         judging=judging,
     )

@@ -31,6 +31,8 @@ class Request:
         confidence: of measured intervals.
         memory: bytes that gains and what is made of them may take, about.
         chip: the spiking chip, where the model is the rate curves of one.
+        outputs: those that tails, certificates and rare events are asked of; None: the one that
+            varies most.
         metrics: asked of each input, with the targets that they compare the outputs with.
         judging: what is asked of whole chips; None: nothing.
     """
@@ -43,5 +45,6 @@ class Request:
     confidence: float = CONFIDENCE
     memory: int = MEMORY
     chip: Chip | None = None
+    outputs: tuple[int, ...] | None = None
     metrics: AskedMetrics = field(default_factory=AskedMetrics)
     judging: Judging | None = None

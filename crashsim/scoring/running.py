@@ -12,6 +12,7 @@ from crashsim.coordinates.placement import DEPENDENT
 from crashsim.errors import Interrupted, NotApplicableError
 from crashsim.faults import lacking_for_tails
 from crashsim.results.estimate import Answer
+from crashsim.results.estimates import Estimates
 from crashsim.sampling.enumeration import ExactDistribution
 from crashsim.sampling.monte_carlo import DEFAULT_SAMPLES, MonteCarlo
 from crashsim.scoring.method import Found, Method, guarded
@@ -71,7 +72,7 @@ class Results:
 
     def keep(self, method: str, found: Found) -> None:
         """Adds what a method found, all of it or nothing."""
-        estimates = list(found.estimates)
+        estimates = Estimates() + found.estimates
         self.found[method] = found
         self.analysis.estimates += estimates
         if found.formula is not None:
@@ -85,9 +86,6 @@ class Results:
         self.analysis.surrogate, self.analysis.source = linear.surrogate, linear.source
         self.analysis.shares, self.analysis.covariance = linear.shares, linear.covariance
         self.analysis.by_value = linear.by_value
-        few = shared.made("few_outputs")
-        if linear.surrogate is None and linear.shares is None and few is not None:
-            self.analysis.by_value = few.shares
         self.proof = shared.made("proof")
 
 
@@ -187,6 +185,6 @@ def _answer(shared: Shared, results: Results, progress: Progress) -> None:
     wide = shared.take("wide")
     progress("answers", 0, 1)
     with timing(results.timings, "answers"):
-        found = answers(wide, results.analysis, epsilon, delta)
+        found = answers(wide, results.analysis, epsilon, delta, shared.asked.outputs)
     progress("answers", 1, 1)
     results.answers = found

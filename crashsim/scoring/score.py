@@ -46,7 +46,7 @@ from crashsim.scoring.request import CONFIDENCE, Progress, Request
 from crashsim.scoring.running import INTERRUPTED, Results, compute
 from crashsim.scoring.timing import timing
 from crashsim.space import FaultSpace
-from crashsim.writing import write_text
+from crashsim.writing import check_files, write_files, write_text
 
 if TYPE_CHECKING:
     from crashsim_hardware import Chip
@@ -59,10 +59,20 @@ class Score(Record):
     Its attributes are those of ``crashsim.results.record.Record``.
     """
 
-    def save(self, path: str | Path) -> None:
-        """Writes the score as JSON. Raises FileError if it cannot."""
+    def save(self, path: str | Path, arrays: str | Path | None = None) -> None:
+        """Writes the score as JSON; with ``arrays``, all its numbers as an ``.npz`` file, too.
+
+        Raises:
+            FileError: a file cannot be written.
+        """
         path = file_path("path", path)
-        write_text("path", path, json.dumps(self.to_dict(), indent=1, allow_nan=False))
+        text = json.dumps(self.to_dict(), indent=1, allow_nan=False)
+        if arrays is None:
+            write_text("path", path, text)
+            return
+        arrays = file_path("arrays", arrays)
+        check_files([("path", path), ("arrays", arrays)])
+        write_files("path", (path, text.encode()), (arrays, self.estimates_file()))
 
     @classmethod
     def load(cls, path: str | Path) -> Score:
@@ -96,7 +106,7 @@ class Score(Record):
         found = super().from_dict(plain)
         if found.methods:
             return found
-        names = {e.method for e in found.estimates} | found.skipped.keys()
+        names = {part.method for part in found.estimates.parts} | found.skipped.keys()
         return replace(found, methods=[m.facts() for m in METHODS if m.name in names])
 
     @property
@@ -139,6 +149,7 @@ def score(
     *,
     readout: str | int | None = None,
     delta: float | None = None,
+    outputs: Iterable[int] | None = None,
     hardware: bool = False,
     proofs: bool = False,
     confidence: float = CONFIDENCE,
@@ -181,6 +192,9 @@ def score(
             or ``logits``.
         delta: with ``epsilon``, a target P(|Delta| >= epsilon) <= delta: also say which p, width
             and number of replicas reach it.
+        outputs: numbers of the outputs that tails, certificates, importance sampling, quantiles
+            and the answers of a target are asked of; by default the one that varies most (and
+            quantiles of the 64 that vary most). Means and variances are of every output anyway.
         hardware: also run the faults on a spiking chip (``crashsim.chip.spiking``),
             which takes some seconds; the same as naming ``hardware`` among the methods.
         proofs: also prove what can be proved (``certificate``, ``linear-exact``, ``remainder``),
@@ -232,6 +246,7 @@ def score(
         seed=seed,
         readout=readout,
         delta=delta,
+        outputs=outputs,
         hardware=hardware,
         proofs=proofs,
         confidence=confidence,
@@ -256,7 +271,7 @@ def score(
         curves = histogram = None
         try:
             with timing(timings, "curves"):
-                histogram = histogram_of(results)
+                histogram = histogram_of(results, asked.outputs)
                 if results.interrupted is None:
                     most = DEFAULT_SAMPLES if planned.samples is None else planned.samples
                     curves = curves_of(space, results, asked, most)
@@ -333,7 +348,11 @@ def _collect(
         contradictions=refuted,
         partial=results.interrupted is not None,
         methods=[method.facts() for method in methods],
+<<<<<<< HEAD
         sample_operations=None if sampled is None else cost_of_sample(planned.size),
+=======
+        named_outputs=list(asked.outputs or ()),
+>>>>>>> origin/speed15
         chips=None
         if sampled is None or sampled.chips is None or asked.judging is None
         else chips_facts(sampled.chips, asked.judging.accept),

@@ -10,23 +10,26 @@ from typing import Any, cast
 import numpy as np
 from crashsim_theory import Certificate
 
-from crashsim.analytic import first_order, proofs
-from crashsim.analytic.few_outputs import FewOutputs
+from crashsim.analytic import first_order, proofs, rivals
+from crashsim.analytic.factored_surrogate import FactoredSurrogate
 from crashsim.analytic.first_order import Analysis, Surrogate
 from crashsim.analytic.gains import are_dense
 from crashsim.analytic.layer_bounds import layer_bounds
+from crashsim.analytic.sketch import sketched_mean_point_taylor
 from crashsim.coordinates.placement import strikes_singly
 from crashsim.errors import ArgumentError, NotApplicableError
-from crashsim.results.estimate import Estimate, Quantity
+from crashsim.results.estimate import Quantity
+from crashsim.results.estimates import Estimates
 from crashsim.scoring.costs import Cost, cost_of
 from crashsim.scoring.request import Progress, Request
 from crashsim.scoring.size import (
     Size,
-    no_combinations,
+    is_sketched,
+    no_gradients,
+    no_margins,
     no_surrogate,
     singles_sampled,
     too_many_differences,
-    too_many_gradients,
     too_many_singles,
 )
 from crashsim.scoring.timing import timing
@@ -152,9 +155,9 @@ class Given:
         return cast(FaultSpace, self._take("wide"))
 
     @property
-    def layer_bounds(self) -> list[Estimate]:
+    def layer_bounds(self) -> Estimates:
         """The paper's bounds b1 and b2, computed together."""
-        return cast(list[Estimate], self._take("layer_bounds"))
+        return cast(Estimates, self._take("layer_bounds"))
 
     @property
     def gradients(self) -> Analysis:
@@ -189,9 +192,9 @@ class Given:
         return cast(Surrogate | None, self._take("margins"))
 
     @property
-    def few_outputs(self) -> FewOutputs:
-        """Shares and margins from a few combinations of outputs."""
-        return cast(FewOutputs, self._take("few_outputs"))
+    def nearest_margins(self) -> FactoredSurrogate:
+        """The margins of each input's nearest rivals over the predicted class, (B, rivals)."""
+        return cast(FactoredSurrogate, self._take("nearest_margins"))
 
     @property
     def leading_output(self) -> int:
@@ -199,14 +202,24 @@ class Given:
         return cast(int, self._take("leading_output"))
 
     @property
+    def outputs(self) -> tuple[int, ...]:
+        """The outputs that were named; else the leading one."""
+        return self.asked.outputs or (self.leading_output,)
+
+    @property
     def proof(self) -> proofs.Provable:
         """The network as the theory package sees it, for proofs."""
         return cast(proofs.Provable, self._take("proof"))
 
     @property
-    def certificates(self) -> Mapping[tuple[Quantity, int], Certificate]:
-        """Certificates by quantity and input, of the first few inputs."""
-        return cast(Mapping[tuple[Quantity, int], Certificate], self._take("certificates"))
+    def certificates(self) -> Mapping[int, Mapping[tuple[Quantity, int], Certificate]]:
+        """By output, certificates by quantity and input, of the first few inputs.
+
+        Those of class changes are among the first output's.
+        """
+        return cast(
+            Mapping[int, Mapping[tuple[Quantity, int], Certificate]], self._take("certificates")
+        )
 
     @property
     def linear_at_hand(self) -> Surrogate | None:
@@ -226,15 +239,20 @@ def _wide(shared: Shared) -> FaultSpace:
     return first_order.double_precision(shared.space)
 
 
-def _layer_bounds(shared: Shared) -> list[Estimate]:
+def _layer_bounds(shared: Shared) -> Estimates:
     return layer_bounds(shared.take("wide"))
 
 
 def _gradients(shared: Shared) -> Analysis:
-    found, space = Analysis(), shared.space
+    found, space, asked = Analysis(), shared.space, shared.asked
+    if is_sketched(Size(space, asked.memory)):
+        sketched_mean_point_taylor(
+            space, found, memory=asked.memory, seed=asked.seed, confidence=asked.confidence
+        )
+        return found
     # Gains of many coordinates are made in the model's own precision.
     at = shared.take("wide") if are_dense(space) else space
-    first_order.mean_point_taylor(at, found, shared.asked.memory)
+    first_order.mean_point_taylor(at, found, asked.memory)
     return found
 
 
@@ -282,11 +300,15 @@ def _margins(shared: Shared) -> Surrogate | None:
     return first_order.margins_of(wide, surrogate) if wide.K > 1 else None
 
 
-def _few_outputs(shared: Shared) -> FewOutputs:
-    return FewOutputs.of(shared.space, shared.asked.memory, shared.asked.seed)
+def _nearest_margins(shared: Shared) -> FactoredSurrogate:
+    if shared.space.K == 1:
+        raise NotApplicableError("the model has a single output, so no class to change")
+    return rivals.nearest_margins(shared.space, shared.asked.memory)
 
 
 def _leading_output(shared: Shared) -> int:
+    if shared.asked.outputs:
+        return shared.asked.outputs[0]
     try:
         return int(np.argmax(shared.take("surrogate").surrogate.variance.mean(0)))
     except NotApplicableError:
@@ -297,13 +319,23 @@ def _proof(shared: Shared) -> proofs.Provable:
     return proofs.provable(shared.space)
 
 
-def _certificates(shared: Shared) -> Mapping[tuple[Quantity, int], Certificate]:
+def _certificates(
+    shared: Shared,
+) -> Mapping[int, Mapping[tuple[Quantity, int], Certificate]]:
     space, epsilon = shared.space, shared.asked.epsilon
     proof = shared.take("proof")
     if epsilon is None and space.K == 1:
         raise NotApplicableError(NO_EPSILON)
     inputs = range(min(space.B, _CERTIFIED))
-    return proofs.certify(space, proof, epsilon, shared.take("leading_output"), inputs)
+    first: int = shared.take("leading_output")
+    found = {first: proofs.certify(space, proof, epsilon, first, inputs)}
+    for output in shared.asked.outputs or () if epsilon is not None else ():
+        if output != first:
+            found[output] = {
+                ("tail", b): proofs.certify_tail(proof, b, cast(float, epsilon), output)
+                for b in inputs
+            }
+    return found
 
 
 def _not_crashes(size: Size) -> str | None:
@@ -335,12 +367,12 @@ NEEDS: Mapping[str, Need] = {
     for need in (
         Need("wide", "double precision", _wide),
         Need("layer_bounds", "layer bounds", _layer_bounds, _not_crashes),
-        Need("gradients", "gradients", _gradients, too_many_gradients),
+        Need("gradients", "gradients", _gradients, no_gradients),
         Need("differences", "differences", _differences, too_many_differences),
         Need("all_singles", "", _all_singles, too_many_singles),
         Need("surrogate", "", _surrogate, no_surrogate),
         Need("margins", "", _margins, no_surrogate),
-        Need("few_outputs", "combinations of outputs", _few_outputs, no_combinations),
+        Need("nearest_margins", "margins of the nearest rivals", _nearest_margins, no_margins),
         Need("leading_output", "", _leading_output),
         Need("proof", "layers for proofs", _proof),
         Need("certificates", "certificates", _certificates),

@@ -6,15 +6,16 @@ and with it the result, is the same on every machine.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 
-from crashsim.analytic import few_outputs, sampled_singles
+from crashsim.analytic import rivals, sampled_singles
 from crashsim.analytic.gains import MEMORY, MOST_DENSE, are_dense, are_served, kept_bytes
 from crashsim.coordinates.placement import DEPENDENT
 from crashsim.injection.flops import Operations
+from crashsim.results.estimate import MOST_OUTPUTS
 from crashsim.sampling.enumeration import can_enumerate
 from crashsim.space import FaultSpace
 
@@ -22,6 +23,8 @@ BUDGET = 5e11  # operations per method: about a minute of one core
 EXTRA = 3e9  # operations of what refines first-order theory: a second or so
 _ALONE, _SHARED = 3e6, 1e5  # operations that a sample's calls cost, by itself and with others
 ENUMERATED = 16  # coordinates up to which the exact sum is computed unasked
+_EACH = 1024  # outputs up to which a backward pass is made for each
+_SKETCH = "mean-point-taylor takes random sums of them"
 GRADIENT_VALUES = 2**27  # B x K x N gains kept: 1 GiB
 
 
@@ -94,18 +97,36 @@ def is_enumerated(size: Size) -> bool:
     return can_enumerate(size.space, ENUMERATED)
 
 
+def is_sketched(size: Size) -> bool:
+    """Whether first order takes random sums of the outputs, and not a backward pass for each."""
+    space = size.space
+    if size.K <= MOST_OUTPUTS or not space.has_derivatives or not are_served(space):
+        return False
+    # Whatever the budget: what a number is does not depend on what others cost.
+    return size.K > _EACH or _too_many_gains(replace(size, budget=None)) is not None
+
+
 def too_many_gradients(size: Size) -> str | None:
     """Why gradients of every output by every coordinate are not computed unasked, or None."""
     space = size.space
     if not space.has_derivatives:
         return space.why_no_derivatives
+    if is_sketched(size):
+        return f"{size.K} outputs: as many backward passes; {_SKETCH}"
     return _too_many_gains(size)
+
+
+def no_gradients(size: Size) -> str | None:
+    """Why there are neither gradients nor random sums of them unasked, or None."""
+    return None if is_sketched(size) else too_many_gradients(size)
 
 
 def too_many_differences(size: Size) -> str | None:
     """Why every coordinate is not changed alone unasked, or None."""
     if 2 * size.N * size.operations > size.scale * BUDGET:
         return f"2 x {size.N} coordinates: as many forward passes cost too much"
+    if is_sketched(size):
+        return f"{size.K} outputs of {size.N} coordinates: {_SKETCH} instead"
     if 4 * size.gains > GRADIENT_VALUES:
         return f"{size.N} coordinates: their single-fault differences do not fit in memory"
     return None
@@ -139,11 +160,13 @@ def no_surrogate(size: Size) -> str | None:
         return DEPENDENT
     if not size.space.has_derivatives and (reason := too_many_differences(size)):
         return f"{size.space.why_no_derivatives}; {reason}"
+    if is_sketched(size):
+        return f"{size.K} outputs: needs the gradient of each; {_SKETCH}"
     return _too_many_gains(size)
 
 
-def no_combinations(size: Size) -> str | None:
-    """Why not even a few combinations of outputs are differentiated unasked, or None."""
+def no_margins(size: Size) -> str | None:
+    """Why not even the margins of the nearest rivals are differentiated unasked, or None."""
     space = size.space
     if space.counts:
         return DEPENDENT
@@ -151,20 +174,20 @@ def no_combinations(size: Size) -> str | None:
         return space.why_no_derivatives
     if not are_served(space):
         return "for Bernoulli and normal faults"
-    held = few_outputs.held_bytes(space)
+    held = rivals.held_bytes(space)
     if held > size.memory:
         return (
-            f"the slopes of a few combinations of outputs take {held:.2g} bytes, of {size.memory} "
+            f"the slopes of the nearest rivals' margins take {held:.2g} bytes, of {size.memory} "
             "that they may (memory=)"
         )
-    if (cost := operations_of_combinations(size)) > size.scale * BUDGET:
-        return f"backward passes of a few combinations of outputs take {cost:.1g} operations"
+    if (cost := operations_of_margins(size)) > size.scale * BUDGET:
+        return f"backward passes of the nearest rivals' margins take {cost:.1g} operations"
     return None
 
 
-def operations_of_combinations(size: Size) -> float:
-    """Of a pass and one backwards for each of a few combinations of outputs, and what is read."""
-    count = few_outputs.combinations_at_most(size.space)
+def operations_of_margins(size: Size) -> float:
+    """Of a pass and one backwards for the margin of each nearest rival, and what is read."""
+    count = rivals.margins_at_most(size.space)
     read = 20.0 * size.B * count * size.space.slopes.size
     return (2 + 2 * count) * size.operations + read
 

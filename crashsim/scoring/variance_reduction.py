@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from crashsim.analytic.gains import KEPT, are_dense, kept_bytes
 from crashsim.sampling.chips.run import DEFAULT_CHIPS
+from crashsim.sampling.dense import DENSE
 from crashsim.sampling.exact_strata import probability_of_two, usual_state
 from crashsim.sampling.monte_carlo import DEFAULT_SAMPLES
 from crashsim.scoring.judging import Judging
@@ -41,6 +42,8 @@ def chosen_chips(size: Size, judging: Judging) -> int | None:
 
 def is_stratified(size: Size, samples: int | None) -> bool:
     """Whether no fault and single ones are summed exactly, and two or more sampled."""
+    if size.B * size.K > DENSE:
+        return False
     enough = (samples or DEFAULT_SAMPLES) >= size.N
     return enough and size.gains <= GRADIENT_VALUES and _few_strike(size.space)
 
@@ -50,6 +53,8 @@ def is_controlled(size: Size, samples: int | None) -> bool:
     space = size.space
     struck = sum(p.size * p.fault.change_probability for p in space.placements)
     cost = 2 * struck * space.B * space.K
+    if size.B * size.K > DENSE:
+        return False
     if not are_dense(space) and kept_bytes(space, space.K) > KEPT * size.memory:
         cost = _FORWARDS * size.operations
     if cost > _CONTROL_COST * size.operations:

@@ -25,6 +25,7 @@ from crashsim.model.inputs import read_inputs
 from crashsim.model.twins.twin import twin_of
 from crashsim.noticing import collecting, notice
 from crashsim.results.estimate import Estimate
+from crashsim.results.estimates import Estimates
 from crashsim.sampling.monte_carlo import check_sampling, monte_carlo
 from crashsim.space import FaultSpace
 from crashsim.writing import write_picture
@@ -219,7 +220,7 @@ class TrainingReport:
         write_picture("path", path, figure)
 
 
-def _total(estimates: list[Estimate], method: str) -> Estimate:
+def _total(estimates: Estimates, method: str) -> Estimate:
     return next(
         e
         for e in estimates

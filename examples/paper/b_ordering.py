@@ -26,7 +26,7 @@ from crashsim.analytic.first_order import (
 )
 from crashsim.files.architectures import parse_architecture
 from crashsim.files.data import Data
-from crashsim.results.estimate import values_of
+from crashsim.results.estimates import values_of
 from crashsim.training.classifier import Recipe, accuracy, train_classifier
 
 SITE = "sigmoid1"

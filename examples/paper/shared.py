@@ -23,7 +23,7 @@ from crashsim.coordinates.points import Points
 from crashsim.files.architectures import parse_architecture
 from crashsim.files.data import Data, load_data
 from crashsim.results.agreement import correlation, rank_loss
-from crashsim.results.estimate import values_of
+from crashsim.results.estimates import values_of
 from crashsim.training.classifier import Recipe, train_classifier
 
 PAPER_NAMES = {

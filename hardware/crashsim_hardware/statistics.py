@@ -62,6 +62,7 @@ class CrashStatistics:
     masks, confidence, steps: M, the intervals' nominal confidence, and the window T.
     width: half of the interval of the variance summed over inputs and outputs, relative to it;
         infinite where it is not resolved.
+    alike: all masks hold the same faults, so that nothing varies.
     """
 
     mean: Moment
@@ -73,6 +74,7 @@ class CrashStatistics:
     confidence: float
     steps: int
     width: float
+    alike: bool = False
 
     @property
     def outputs(self) -> Floats:
@@ -96,7 +98,9 @@ def crash_statistics(
 
     Masks are taken as independent draws of one law. Intervals are asymptotic in the number of
     masks M: Student's t for the mean; for the variance Student's t on the influence values
-    (F1 - mean)(F2 - mean), taken on the logarithm where the estimate is positive and resolved.
+    (F1 - mean)(F2 - mean), taken on the logarithm where the estimate is positive and resolved, and
+    without an upper end where no mask moved an output, unless all masks hold the same faults or
+    every run is random.
     The clean output's own uncertainty is included.
 
     rel_width: stop before all masks are run, once the variance summed over the outputs is known to
@@ -128,7 +132,7 @@ def crash_statistics(
         )
     if rel_width is not None and not (is_number(rel_width) and rel_width > 0.0):
         raise HardwareError(f"rel_width must be a positive number, got {rel_width!r:.80}")
-    released = broken.random
+    released, alike = broken.random, broken.alike
     phases: Phases = "zero" if chip.start == "zero" else "random"
 
     reading = _Reading(chip, inputs, broken, phases, seed, engine, readout, progress)
@@ -136,7 +140,7 @@ def crash_statistics(
     each = 1.0 - (1.0 - confidence) / len(looks)
     for masks in looks:
         first, second, clean = reading.up_to(masks)
-        statistics = _moments(first, second, clean, each, chip.steps, released)
+        statistics = _moments(first, second, clean, each, chip.steps, released, alike)
         if rel_width is not None and statistics.width <= rel_width:
             break
     if progress is not None:
@@ -213,7 +217,13 @@ class _Reading:
 
 
 def _moments(
-    first: Floats, second: Floats, clean: Floats, confidence: float, steps: int, released: bool
+    first: Floats,
+    second: Floats,
+    clean: Floats,
+    confidence: float,
+    steps: int,
+    released: bool,
+    alike: bool,
 ) -> CrashStatistics:
     masks, reads = len(first), len(clean)
     both = (first + second) / 2.0
@@ -235,7 +245,7 @@ def _moments(
     error = np.sqrt((both - both[0]).var(axis=0, ddof=1) / masks + clean_variance / reads)
     return CrashStatistics(
         mean=Moment(mean, mean - quantile * error, mean + quantile * error),
-        variance=_variance_interval(variance, np.sqrt(spread), quantile),
+        variance=_variance_interval(variance, np.sqrt(spread), quantile, alike or released),
         clean=base,
         noise=((first - second) ** 2).mean(axis=0) / 2.0,
         reads=(first, second),
@@ -243,6 +253,7 @@ def _moments(
         confidence=confidence,
         steps=steps,
         width=_width(influence.sum(axis=(1, 2)), float(variance.sum()), quantile),
+        alike=alike,
     )
 
 
@@ -257,13 +268,15 @@ def _width(influence: Floats, variance: float, quantile: float) -> float:
     return quantile * error / variance if variance > 0.0 else math.inf
 
 
-def _variance_interval(variance: Floats, error: Floats, quantile: float) -> Moment:
+def _variance_interval(variance: Floats, error: Floats, quantile: float, closed: bool) -> Moment:
     # the logarithm respects the sign and the skew; without a resolved sign stay symmetric
     resolved = variance > quantile * error
     safe = np.where(resolved, variance, 1.0)
     factor = np.exp(quantile * np.where(resolved, error, 0.0) / safe)
     low = np.where(resolved, variance / factor, np.minimum(variance - quantile * error, 0.0))
     high = np.where(resolved, variance * factor, variance + quantile * error)
+    if not closed:  # nothing moved, which says nothing of what masks not drawn would do
+        high = np.where((variance == 0.0) & (error == 0.0), np.inf, high)
     return Moment(variance, low, high)
 
 

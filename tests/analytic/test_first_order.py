@@ -27,7 +27,7 @@ from crashsim.analytic.first_order import (
     taylor,
 )
 from crashsim.files.data import load_data
-from crashsim.results.estimate import values_of
+from crashsim.results.estimates import values_of
 from crashsim.training.classifier import Recipe, train_classifier
 
 METHODS = {

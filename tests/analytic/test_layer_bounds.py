@@ -14,7 +14,7 @@ from torch import nn
 from crashsim import FaultSpace, GainNoise, NeuronCrash, WeightCrash, monte_carlo
 from crashsim.analytic.layer_bounds import layer_bounds
 from crashsim.errors import NotApplicableError
-from crashsim.results.estimate import values_of
+from crashsim.results.estimates import values_of
 from crashsim.sampling.enumeration import enumerate_space
 
 MODULES = {

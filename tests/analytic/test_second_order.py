@@ -8,7 +8,7 @@ from crashsim import AdditiveNoise, BitFlip, FaultSpace, NeuronCrash, WeightCras
 from crashsim.analytic import second_order
 from crashsim.analytic.first_order import Analysis
 from crashsim.analytic.second_order import mean_point_curvature, pairs
-from crashsim.results.estimate import values_of
+from crashsim.results.estimates import values_of
 from crashsim.sampling.enumeration import enumerate_space
 
 

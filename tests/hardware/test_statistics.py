@@ -14,6 +14,7 @@ from crashsim_hardware import (
     Linear,
     Network,
     NeuronLayer,
+    Variation,
     convert,
     crash_statistics,
     sample_cells,
@@ -185,3 +186,22 @@ def test_equal_reads_have_no_variance(tiny, rng):
     assert np.abs(found.mean.value).max() > 0.01
     for moment in (found.variance.value, found.variance.high, found.mean.high - found.mean.low):
         assert not moment.any()
+
+
+def test_outputs_that_no_mask_moves_have_an_open_interval(tiny, rng):
+    """Two masks of 40 kill a neuron that sends nothing: other masks may yet move the outputs."""
+    chip = replace(convert(tiny("relu"), rng.normal(size=(50, 5)), 60), start="zero")
+    silent = replace(chip, readout=chip.readout.with_weight(np.zeros(chip.readout.weight.shape)))
+    dead = np.zeros((40, 8), bool)
+    dead[:2, 0] = True
+    faults = ChipFaults(dead=[dead])
+    assert not faults.alike
+    found = crash_statistics(silent, rng.normal(size=(2, 5)), faults)
+    assert not found.variance.value.any()
+    assert not found.variance.low.any()
+    assert np.isinf(found.variance.high).all()
+    levels = sample_cells(chip, Levels(4), 40, 0)
+    assert levels.alike
+    assert not replace(levels, dead=[dead]).alike
+    assert not replace(levels, read_noise=0.1).alike
+    assert not sample_cells(chip, Variation(0.1), 40, 0).alike

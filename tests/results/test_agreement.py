@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from crashsim.results.agreement import agreements, correlation, rank_loss
-from crashsim.results.estimate import Interval, deterministic, estimates_of
+from crashsim.results.estimate import Interval
+from crashsim.results.estimates import deterministic, estimates_of
 
 
 def sampled(values, half, quantity="variance"):

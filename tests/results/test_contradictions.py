@@ -14,6 +14,7 @@ from torch import nn
 from crashsim import CrashsimWarning, NeuronCrash, Score, score
 from crashsim.results.contradictions import Contradiction, contradictions
 from crashsim.results.estimate import Estimate
+from crashsim.results.estimates import Estimates
 from crashsim.sampling.intervals import proportion_interval
 from crashsim.scoring.cautions import doubts_of
 
@@ -270,7 +271,7 @@ def test_a_score_that_holds_has_no_marks(make_net, randn):
 def test_few_samples_point_to_methods_that_are_there_and_hold():
     class Sampled:
         samples, variance, mean = 100, np.ones((1, 1)), np.ones((1, 1))
-        estimates = (number("monte-carlo", "statistical", 0.0, 0.0, 0.03, output="all"),)
+        estimates = Estimates([number("monte-carlo", "statistical", 0.0, 0.0, 0.03, output="all")])
 
     at_hand = [rough(1e-9), bound(1e-9)]
     (told,) = doubts_of(at_hand, [], [], Sampled(), 0.5)

@@ -5,14 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from crashsim.results.estimate import (
-    Estimate,
-    Interval,
-    Values,
-    deterministic,
-    estimates_of,
-    values_of,
-)
+from crashsim.results.estimate import Estimate, Interval, Values
+from crashsim.results.estimates import deterministic, estimates_of, values_of
 
 
 def test_shapes_become_inputs_and_outputs():

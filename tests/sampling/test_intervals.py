@@ -12,10 +12,9 @@ from crashsim.sampling.intervals import (
     half_width,
     mean_interval,
     proportion_interval,
-    quantile_interval,
-    stratified_quantiles,
     variance_interval,
 )
+from crashsim.sampling.quantiles import quantile_interval, stratified_quantiles
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 10), (1, 10), (5, 10), (10, 10), (3, 100_000)])

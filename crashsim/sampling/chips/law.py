@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy import stats
+from scipy.special import betaincinv
 
 from crashsim.arrays import Floats
 from crashsim.results.estimate import Interval
@@ -87,14 +87,14 @@ class ChipLaw:
         def refuted_below(point: float) -> bool:
             """Whether too few chips do not exceed the point."""
             hits = int(np.searchsorted(values, point, "right"))
-            most = stats.beta.ppf(1 - alpha / 2, hits + 1, n - hits) if hits < n else 1.0
+            most = betaincinv(hits + 1, n - hits, 1 - alpha / 2) if hits < n else 1.0
             known = float(self._known_up_to(np.array([point]))[0])
             return bool(known + self.rest * most < level)
 
         def refuted_above(point: float) -> bool:
             """Whether too many chips stay below the point."""
             hits = int(np.searchsorted(values, point, "left"))
-            least = stats.beta.ppf(alpha / 2, hits, n - hits + 1) if hits else 0.0
+            least = betaincinv(hits, n - hits + 1, alpha / 2) if hits else 0.0
             known = float(self.weights @ (self.known < point))
             return bool(known + self.rest * least > level)
 

@@ -18,7 +18,7 @@ from crashsim.campaign.tasks import fold
 from crashsim.errors import ArgumentError, Interrupted
 from crashsim.metrics import AskedMetrics, bounds_of, read_targets, usual
 from crashsim.model.labelled import InMemory, Labelled, read_labelled
-from crashsim.results.estimate import Estimate, estimates_of
+from crashsim.results.estimates import Estimates, estimates_of
 from crashsim.sampling.chips.drawn import (
     DrawnChips,
     chips_per_block,
@@ -57,9 +57,9 @@ class ChipRun:
         """The number of chips, those without a fault among them."""
         return self.found.sums.chips
 
-    def estimates(self) -> list[Estimate]:
+    def estimates(self) -> Estimates:
         """Each metric's mean over chips, given the examples."""
-        found = []
+        found = Estimates()
         for number, metric in enumerate(self.found.asked.metrics):
             mean = self.found.mean(number, 1 - self.confidence)
             found += estimates_of(

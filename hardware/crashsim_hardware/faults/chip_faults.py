@@ -215,6 +215,17 @@ class ChipFaults:
         return self.release_failure > 0.0 or self.read_noise > 0.0
 
     @property
+    def alike(self) -> bool:
+        """Whether the faults are such that all masks hold the same: weights that all read alike.
+
+        Neurons or synapses struck alike on all masks do not tell: other masks may be spared.
+        """
+        struck = any(self._present(name) for name in ARRAYS if name != "weights")
+        if self.random or self.empty or struck or self.dead_inputs is not None:
+            return False
+        return all((array == array[:1]).all() for array in self._present("weights"))
+
+    @property
     def empty(self) -> bool:
         """Whether no mask holds any fault."""
         if self.by_step or self.weight_bits is not None or self._present("weights"):

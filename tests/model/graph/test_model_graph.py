@@ -17,7 +17,7 @@ from crashsim.model.inputs import read_inputs
 from crashsim.model.layers import layers_of
 from crashsim.model.readout import Readout
 from crashsim.model.sites.site import listening
-from crashsim.results.estimate import values_of
+from crashsim.results.estimates import values_of
 
 
 class Block(nn.Module):

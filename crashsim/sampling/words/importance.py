@@ -18,9 +18,10 @@ from crashsim.coordinates.points import Points
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.errors import NotApplicableError
 from crashsim.metrics import CLASS_CHANGE, NOT_FINITE, Event
-from crashsim.results.estimate import Estimate, Interval, Quantity, estimates_of
+from crashsim.results.estimate import Estimate, Interval, Quantity
+from crashsim.results.estimates import Estimates, estimates_of
 from crashsim.sampling.weights import RareEvent, WeightSums
-from crashsim.sampling.word_strata import Stratum, survey
+from crashsim.sampling.words.strata import Stratum, survey
 from crashsim.space import FaultSpace
 
 SAMPLES = 2**13
@@ -108,7 +109,7 @@ def _points(
     return Points(len(struck), np.zeros(space.N), row[order], column[order], np.ones(len(row)))
 
 
-def _estimates(quantity: Quantity, sums: Sequence[WeightSums], alpha: float) -> list[Estimate]:
+def _estimates(quantity: Quantity, sums: Sequence[WeightSums], alpha: float) -> Estimates:
     found = [one.summary(alpha) for one in sums]
     return estimates_of(
         "word-importance",

@@ -1,4 +1,4 @@
-"""Many outputs: shares from random combinations, class changes to the nearest rivals."""
+"""Class changes to the nearest rivals, where outputs are many."""
 
 from itertools import pairwise
 
@@ -9,8 +9,8 @@ from torch import nn
 
 import crashsim
 from crashsim import BitFlip, FaultSpace, NeuronCrash, WeightCrash
-from crashsim.analytic.few_outputs import RIVALS, SIGNS, FewOutputs, nearest_margins
-from crashsim.analytic.first_order import nearest_rivals, tail_probability
+from crashsim.analytic.first_order import tail_probability
+from crashsim.analytic.rivals import RIVALS, nearest_margins, nearest_rivals
 
 OUTPUTS = 40
 
@@ -28,47 +28,6 @@ def chain(*sizes, between):
 
 def inputs(*shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
-
-
-def squared_gains_by_hand(model, x, p):
-    """Sums over inputs and outputs of k2 (dF/de)^2 at the mean point, for each hidden unit."""
-    first, second, last = model[0], model[2], model[4]
-    found = []
-    for row in x.double():
-        e = torch.full((20,), p, dtype=torch.float64, requires_grad=True)
-
-        def outputs(e, row=row):
-            h = torch.tanh(first.weight.double() @ row + first.bias.double()) * (1 - e[:12])
-            h = torch.tanh(second.weight.double() @ h + second.bias.double()) * (1 - e[12:])
-            return last.weight.double() @ h + last.bias.double()
-
-        slopes = torch.autograd.functional.jacobian(outputs, e)
-        found.append(p * (1 - p) * (slopes**2).sum(0))
-    return torch.stack(found).sum(0).numpy()
-
-
-def test_shares_are_right_on_average():
-    """Of each site, the mean over seeds is the sum over all outputs."""
-    model, x, p = net(), inputs(3, 6), 0.05
-    space = FaultSpace(model, x, NeuronCrash(p))
-    right = squared_gains_by_hand(model, x, p)
-    each = []
-    for seed in range(60):
-        shares = FewOutputs.of(space, 2**30, seed).shares
-        sums = [s * w for s, w in zip(shares.squares, shares.second, strict=True)]
-        each.append(np.concatenate(sums) / SIGNS)
-    error = np.std(each, axis=0, ddof=1) / np.sqrt(len(each))
-    assert (np.abs(np.mean(each, axis=0) - right) < 4.5 * error + 1e-9).all()
-    assert (error < 0.2 * right).all()
-    assert (right > 0).all()
-
-
-def test_a_single_seed_ranks_sites():
-    model, x, p = net(), inputs(8, 6), 0.05
-    right = squared_gains_by_hand(model, x, p)
-    by_site = np.array([right[:12].sum(), right[12:].sum()]) / right.sum()
-    found = FewOutputs.of(FaultSpace(model, x, NeuronCrash(p)), 2**30, 0).shares.by_placement
-    assert found == pytest.approx(by_site, abs=0.1)
 
 
 def test_margins_of_the_nearest_rivals():
@@ -110,7 +69,7 @@ def test_a_score_of_many_outputs_ranks_its_sites():
     score = crashsim.score(
         model, x, BitFlip(1e-5, format="int8"), "weights", samples=50, memory=2**22
     )
-    assert "slopes of one input" in score.skipped["saddlepoint"]
+    assert "500 outputs" in score.skipped["saddlepoint"]
     assert "nearest-rivals" not in score.skipped
     assert 0 < score.find("nearest-rivals", "class-change").value < 1
     shares = [site["share"] for site in score.sites]

@@ -26,7 +26,8 @@ from crashsim.faults import AdditiveNoise, WordFault
 from crashsim.injection.derivatives import Derivatives
 from crashsim.injection.faulty_model import FaultyModel
 from crashsim.metrics import CLASS_CHANGE, NOT_FINITE, predicted_class
-from crashsim.results.estimate import Estimate, Quantity, deterministic
+from crashsim.results.estimate import Estimate, Quantity
+from crashsim.results.estimates import deterministic
 from crashsim.space import FaultSpace
 
 SAMPLES = 4096  # single faults struck, about
