@@ -23,6 +23,7 @@ from crashsim.arrays import Floats
 from crashsim.coordinates.counts import uncorrelated
 from crashsim.coordinates.placement import check_independent, nodes_of
 from crashsim.coordinates.points import Points
+from crashsim.errors import NotApplicableError
 from crashsim.metrics import predicted_class
 from crashsim.results.estimate import MOST_OUTPUTS
 from crashsim.results.estimates import Estimates, deterministic
@@ -135,14 +136,23 @@ def single(space: FaultSpace, analysis: Analysis) -> None:
 
     With D_i = F(fault i alone) - F(0): E Delta = sum m_i D_i, Var Delta = sum k2_i D_i^2, exact to
     first order in p. (A Gaussian coordinate's law is summed over the nodes of its quadrature.)
+
+    Raises:
+        NotApplicableError: the squares of what some faults do overflow.
     """
     weights, differences = _single_differences(space, np.zeros(space.N), space.clean())
-    formula = derive_single(point="zero")
-    analysis.formulas["single"] = {"text": formula.text(), "latex": formula.latex()}
     # e_i D_i is X_i = F(0, e_i) - F(0) at the nodes of a two-valued e_i: one evaluation serves all.
     rule = derive_single(point="mean")
-    mean = rule.evaluate_mean(weights, differences)
-    variance = _varying_singly(space, weights, differences)
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = rule.evaluate_mean(weights, differences)
+        variance = _varying_singly(space, weights, differences)
+    if not (np.isfinite(mean).all() and np.isfinite(variance).all()):
+        raise NotApplicableError(
+            "some faults alone change outputs by more than double precision can square, so there "
+            "are no moments to tell"
+        )
+    formula = derive_single(point="zero")
+    analysis.formulas["single"] = {"text": formula.text(), "latex": formula.latex()}
     _add_moments(analysis, "single", mean, variance, exact=False)
 
 

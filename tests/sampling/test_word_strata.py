@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 import crashsim
@@ -66,6 +67,26 @@ def test_a_sample_of_single_faults_says_nothing_of_moments(space):
         sampled_singles(space, "single")
     mantissas = BitFlip(1e-5, format="float32", bits="mantissa")
     assert sampled_singles(FaultSpace(space.model, space.inputs, mantissas, "weights"), "single")
+
+
+@SPOILED
+def test_squares_that_overflow_leave_no_first_order(seeded, watch, randn):
+    """An exponent's bit of double precision makes 1e300, finite, whose square is not."""
+
+    def made():
+        net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).double()
+        with torch.no_grad():
+            net[0].weight.mul_(1e-10)
+        return net
+
+    net = watch(seeded(made))
+    found = crashsim.score(
+        net, randn(2, 3, dtype=torch.float64), BitFlip(1e-3, bits=[62]), "weights",
+        samples=300, methods=["single", "word-strata", "monte-carlo"],
+    )  # fmt: skip
+    assert "can square" in found.skipped["single"]
+    assert all(np.isfinite(e.value) for e in found.estimates)
+    assert found.find("word-strata", "class-change").value > 0
 
 
 @SPOILED
