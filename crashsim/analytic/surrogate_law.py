@@ -47,12 +47,8 @@ def law_estimates(
     epsilon: float | None,
     seed: int,
     note: str,
-<<<<<<< HEAD
     progress: Callable[[int, int], None] | None = None,
-) -> list[Estimate]:
-=======
 ) -> Estimates:
->>>>>>> origin/speed15
     """P(|Delta| >= epsilon) and P(class changes), of linear surrogates' exact law.
 
     Args:
@@ -68,12 +64,8 @@ def law_estimates(
     Raises:
         NotApplicableError: a law of coordinates that is not known by its outcomes.
     """
-<<<<<<< HEAD
-    found: list[Estimate] = []
-    tell = _teller(progress, space.B * ((epsilon is not None) + (margins is not None)))
-=======
     found = Estimates()
->>>>>>> origin/speed15
+    tell = _teller(progress, space.B * ((epsilon is not None) + (margins is not None)))
     try:
         if epsilon is not None:
             values = _tails(surrogate, least_reaching(space, epsilon), tell)

@@ -348,11 +348,8 @@ def _collect(
         contradictions=refuted,
         partial=results.interrupted is not None,
         methods=[method.facts() for method in methods],
-<<<<<<< HEAD
         sample_operations=None if sampled is None else cost_of_sample(planned.size),
-=======
         named_outputs=list(asked.outputs or ()),
->>>>>>> origin/speed15
         chips=None
         if sampled is None or sampled.chips is None or asked.judging is None
         else chips_facts(sampled.chips, asked.judging.accept),
