@@ -42,6 +42,7 @@ from crashsim.sampling.metric_sums import (
 )
 from crashsim.sampling.quantiles import quantiles_of
 
+_AT_ONCE = 2**15  # values of samples, inputs and outputs that are summed together
 DENSE = 2**18  # inputs times outputs beyond which they are counted so
 
 
@@ -153,8 +154,8 @@ class DenseTally:
             0,
             np.zeros((b, k)),
             np.zeros((b, k)),
-            _powers(np.zeros((0, k + 1)), np.zeros(k + 1)),
-            _powers(np.zeros((0, k + 1)), self.square),
+            _Powers.none(np.zeros(k + 1)).sums(0),
+            _Powers.none(self.square).sums(0),
             JointSums.none(1, (0 if np.isinf(self.reach) else k,)),
             JointSums.none(1, (3,)),
             np.zeros(b),
@@ -168,11 +169,10 @@ class DenseTally:
         delta = outputs - self.clean
         lost = np.zeros(delta.shape[:2], np.bool_)
         has_square = np.abs(delta).max((1, 2)) <= STRONGEST  # NaN has none
-        d = delta - self.centre
+        finite = delta
         if not has_square.all():
             lost = NOT_FINITE.happens(outputs, self.clean, None)
-            d = np.where(np.abs(delta) <= STRONGEST, d, 0.0)
-        square = d * d
+            finite = np.where(np.abs(delta) <= STRONGEST, delta, self.centre)
         changed = CLASS_CHANGE.happens(outputs, self.clean, None)
         moved = np.zeros((*delta.shape[:2], 0), np.bool_)
         if not np.isinf(self.reach):
@@ -183,10 +183,7 @@ class DenseTally:
         values = zip(self.asked.metrics, self.metric_centres, strict=True)
         return DenseSums(
             len(outputs),
-            d.sum(0),
-            square.sum(0),
-            _powers(_with_total(d.mean(1)), np.zeros_like(self.square)),
-            _powers(_with_total(square.mean(1)), self.square),
+            *self._moments(finite),
             JointSums.of([moved.mean(1)]),
             JointSums.of([shares]),
             changed.sum(0).astype(float),
@@ -199,6 +196,59 @@ class DenseTally:
             (kept,) if room > 0 else (),
         )
 
+    def _moments(self, delta: Floats) -> tuple[Floats, Floats, MeanSums, MeanSums]:
+        """The first four sums, a few columns at a time: as many as a processor keeps at hand."""
+        n, b, k = delta.shape
+        first, second = np.empty((2, b, k))
+        zero, totals = np.zeros_like(self.square), np.zeros((2, n))
+        found = [_Powers.none(centre) for centre in (zero, self.square)]
+        step = max(1, _AT_ONCE // max(n * b, 1))
+        for start in range(0, k, step):
+            part = slice(start, min(start + step, k))
+            d = delta[:, :, part] - self.centre[:, part]
+            square = d * d
+            d.sum(0, out=first[:, part])
+            square.sum(0, out=second[:, part])
+            for powers, total, values in zip(
+                found, totals, (d.mean(1), square.mean(1)), strict=True
+            ):
+                total += values.sum(1)
+                powers.fill(part, values)
+        for powers, total in zip(found, totals, strict=True):
+            powers.fill(slice(k, k + 1), total[:, None])
+        return first, second, found[0].sums(n), found[1].sums(n)
+
+
+@dataclass(frozen=True)
+class _Powers:
+    """Sums over samples of powers of values about a centre, filled column by column."""
+
+    centre: Floats
+    powers: Floats
+    least: Floats
+    most: Floats
+
+    @classmethod
+    def none(cls, centre: Floats) -> _Powers:
+        """Of no samples."""
+        least, most = np.full_like(centre, np.inf), np.full_like(centre, -np.inf)
+        return cls(centre, np.zeros((4, len(centre))), least, most)
+
+    def fill(self, part: slice, values: Floats) -> None:
+        """Takes the values (n, k) of some columns."""
+        off = values - self.centre[part]
+        square = off * off
+        off.sum(0, out=self.powers[0, part])
+        square.sum(0, out=self.powers[1, part])
+        np.einsum("sk,sk->k", square, off, out=self.powers[2, part])
+        np.einsum("sk,sk->k", square, square, out=self.powers[3, part])
+        values.min(0, out=self.least[part])
+        values.max(0, out=self.most[part])
+
+    def sums(self, n: int) -> MeanSums:
+        """The same as sums that add up."""
+        return MeanSums(float(n), self.centre, self.powers, self.least, self.most)
+
 
 def _squarable(delta: Floats) -> Floats:
     return np.where(np.abs(delta) <= STRONGEST, delta, 0.0)
@@ -207,22 +257,6 @@ def _squarable(delta: Floats) -> Floats:
 def _with_total(values: Floats) -> Floats:
     """Values (S, K), and their sum over outputs as one more column."""
     return np.concatenate([values, values.sum(1, keepdims=True)], axis=1)
-
-
-def _powers(values: Floats, centre: Floats) -> MeanSums:
-    """Sums over samples of the powers of values (S, K) about a centre."""
-    off = values - centre
-    square = off * off
-    powers = np.stack(
-        [
-            off.sum(0),
-            square.sum(0),
-            np.einsum("sk,sk->k", square, off),
-            np.einsum("sk,sk->k", square, square),
-        ]
-    )
-    least, most = values.min(0, initial=np.inf), values.max(0, initial=-np.inf)
-    return MeanSums(float(len(values)), centre, powers, least, most)
 
 
 class FromDense:
@@ -256,6 +290,7 @@ class FromDense:
         self._is_random, self._is_seldom_struck = is_random, is_seldom_struck
         self._may_overflow = may_overflow
         self.n, self.outputs = sums.n, tally.outputs
+        self._looked: dict[float, Moments] = {}  # by alpha: it takes a while
         shape = (0, len(tally.clean), len(tally.outputs))
         self.kept = np.concatenate([np.empty(shape, np.float32), *sums.kept])
 
@@ -266,6 +301,11 @@ class FromDense:
 
     def moments(self, alpha: float) -> Moments:
         """E Delta and Var Delta; of single inputs without intervals (NaN)."""
+        if alpha not in self._looked:
+            self._looked = {alpha: self._moments_at(alpha)}
+        return self._looked[alpha]
+
+    def _moments_at(self, alpha: float) -> Moments:
         sums, n = self._sums, self.n
         shift = sums.first / n
         variance = np.maximum(sums.second / n - shift**2, 0.0) * (n / max(n - 1, 1))

@@ -137,3 +137,18 @@ def test_quantiles_hold_at_their_rate(level, discrete):
 def test_a_quantile_beyond_the_sample_is_open():
     found = quantile_interval(np.arange(10.0)[:, None], 0.99, 0.05)
     assert found.high[0] == np.inf
+
+
+@pytest.mark.parametrize("alpha", [0.5, 0.05, 1e-3, 1e-8])
+def test_half_widths_of_very_many_values_are_those_of_each(alpha):
+    draws = np.random.Generator(np.random.Philox(3))
+    n, many = 5000, 40_000
+    kurtosis = 1 + np.exp(draws.uniform(0, np.log(2 * n), many))
+    spread = Spread(np.ones(many), kurtosis, np.zeros(many))
+    found = half_width(spread, n, alpha)
+    assert found.max() / found.min() > 1.1
+    some = np.r_[np.argsort(kurtosis)[:50], np.argsort(kurtosis)[-50:], 0:100]
+    for at in some:
+        one = Spread(*(field[at] for field in (spread.variance, kurtosis, spread.largest)))
+        wanted = half_width(one, n, alpha)
+        assert wanted * (1 - 1e-9) <= found[at] <= wanted * (1 + 1e-4)
