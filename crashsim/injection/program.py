@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
 from crashsim.coordinates.placement import Placement
-from crashsim.faults.words.upsets import WordFault, WordTable
+from crashsim.faults.words.word_fault import WordFault, WordTable
 from crashsim.injection.fault_nodes import FaultNodes
 from crashsim.injection.graph import expand
 from crashsim.injection.inplace import Overwriting

@@ -19,7 +19,7 @@ from torch import Tensor
 from crashsim.coordinates.drawing import LISTED
 from crashsim.coordinates.placement import Placement
 from crashsim.coordinates.points import Listed, Points, Written
-from crashsim.faults.words.upsets import BitSteps, WordFault, WordTable
+from crashsim.faults.words.word_fault import BitSteps, WordFault, WordTable
 from crashsim.model.sites.site import Site
 
 # Up to this share of struck units, reading and writing them one by one is faster than a mask.

@@ -20,7 +20,7 @@ from torch.autograd import forward_ad
 
 from crashsim.arrays import Floats, Integers
 from crashsim.coordinates.placement import Placement
-from crashsim.faults.words.upsets import BitSteps, WordTable
+from crashsim.faults.words.word_fault import BitSteps, WordTable
 from crashsim.injection.faulty_model import FaultyModel
 from crashsim.injection.site_changes import steps_of
 from crashsim.model.inputs import Inputs

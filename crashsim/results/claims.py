@@ -232,9 +232,9 @@ def _with_chance(claims: Claims, tested: int) -> tuple[Floats, Floats]:
     if not least < alpha < 1:
         return low, high
     times = _times(least, alpha)
-    # Without hits, the upper end is where as few have the error probability left.
-    few = value + (high - value) * math.log(least / 2) / math.log(alpha / 2)
-    with np.errstate(all="ignore"):  # of what is not taken
+    with np.errstate(all="ignore"):  # of what is not taken, and of quantiles that are infinite
+        # Without hits, the upper end is where as few have the error probability left.
+        few = value + (high - value) * math.log(least / 2) / math.log(alpha / 2)
         below, above = value - times * (value - low), value + times * (high - value)
         by_factor = value * np.minimum(high / value, 1e6) ** times
         lower = value * (low / value) ** times

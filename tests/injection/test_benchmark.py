@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
@@ -28,4 +30,17 @@ def test_the_quick_benchmark_of_scores_prints_its_tables():
     )
     assert run.returncode == 0, run.stderr
     for part in ("one thread", "weights, all", "BitFlip", "a tail: ", "convolutional, 6,272"):
+        assert part in run.stdout
+
+
+@pytest.mark.slow
+def test_the_quick_benchmark_of_a_resnet_prints_its_lines():
+    run = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "resnet20.py"), "--quick"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    for part in ("all gains in", "a sample is worth", "by the law", "a default score"):
         assert part in run.stdout

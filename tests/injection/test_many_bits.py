@@ -7,7 +7,7 @@ from torch import nn
 
 from crashsim import BitFlip, FaultSpace
 from crashsim.coordinates.drawing import sample_points
-from crashsim.faults.words.upsets import BitSteps
+from crashsim.faults.words.word_fault import BitSteps
 from crashsim.injection.site_changes import LOOKED_UP
 
 INPUTS, OUTPUTS = 400, 350

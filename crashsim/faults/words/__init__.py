@@ -1,7 +1,8 @@
 """Faults of stored words: how numbers are stored, and what happens to their bits."""
 
 from crashsim.faults.words.formats import FloatFormat, IntegerFormat, Stored, format_named
-from crashsim.faults.words.upsets import BitFlip, BitStuck, WordFault
+from crashsim.faults.words.upsets import BitFlip, BitStuck
+from crashsim.faults.words.word_fault import WordFault
 
 __all__ = [
     "BitFlip",

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from crashsim.faults.words.upsets import BitSteps, WordTable
+from crashsim.faults.words.word_fault import BitSteps, WordTable
 from crashsim.injection.site_changes import Changes
 from crashsim.injection.sparse.linear import sum_rows
 

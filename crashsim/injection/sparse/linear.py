@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from crashsim.faults.words.upsets import BitSteps, WordTable
+from crashsim.faults.words.word_fault import BitSteps, WordTable
 from crashsim.injection.site_changes import Changes
 
 _WIDE = 16  # numbers per row from which whole rows are summed rather than single numbers

@@ -13,7 +13,7 @@ from torch import Tensor
 from crashsim.arrays import Floats
 from crashsim.coordinates.placement import Placement
 from crashsim.coordinates.points import Points
-from crashsim.faults.words.upsets import BitSteps, WordTable
+from crashsim.faults.words.word_fault import BitSteps, WordTable
 from crashsim.injection.faulty_model import FaultyModel
 from crashsim.injection.site_changes import steps_of
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from crashsim.coordinates.placement import Placement
 from crashsim.coordinates.points import Points
-from crashsim.faults.words.upsets import WordTable
+from crashsim.faults.words.word_fault import WordTable
 from crashsim.injection.faulty_model import FaultyModel
 from crashsim.injection.site_changes import Changes, written_steps_of
 from crashsim.model.graph.traceable import make_traceable
