@@ -64,7 +64,8 @@ def agreements(estimates: Iterable[Estimate]) -> list[Agreement]:
                 continue
             kinds = {part.kind for part in parts}
             theirs = _Column.read(estimates, method, quantity, reference.shape)
-            if not np.isfinite(theirs.value).any():
+            compared = np.isfinite(theirs.value) & ~np.isnan(ours.value)
+            if not compared.any():
                 continue  # a bound beyond the largest number agrees with everything
             found.append(_agreement(method, quantity, kinds, theirs, ours))
     return found
@@ -139,7 +140,7 @@ def _over(part: Any, total: Any) -> float | None:
 def _agreement(
     method: str, quantity: str, kinds: set[Kind], theirs: _Column, ours: _Column
 ) -> Agreement:
-    where = np.isfinite(theirs.value)
+    where = np.isfinite(theirs.value) & ~np.isnan(ours.value)
     places = np.argwhere(where)
     theirs, ours = theirs.at(where), ours.at(where)
     values, reference = theirs.value, ours.value
