@@ -190,7 +190,8 @@ NAMES = ("accuracy", "brier", "margin")
 
 def test_a_score_shows_saves_and_loads_them(case, tmp_path):
     net, x, y = case
-    found = score(net, x, NeuronCrash(0.2), samples=500, targets=y, metrics=[ACCURACY, BRIER])
+    options = {"samples": 500, "confidence": 0.999}
+    found = score(net, x, NeuronCrash(0.2), targets=y, metrics=[ACCURACY, BRIER], **options)
     for name in ("accuracy", "brier"):
         exact, sampled = found.find("exact", name), found.find("monte-carlo", name)
         assert sampled.low <= exact.value <= sampled.high
@@ -205,7 +206,7 @@ def test_a_score_shows_saves_and_loads_them(case, tmp_path):
     with pytest.raises(FileError, match="of at most 1000"):
         Score.from_dict(plain)
     # What was there without metrics is there with them, the same.
-    plain = score(net, x, NeuronCrash(0.2), samples=500)
+    plain = score(net, x, NeuronCrash(0.2), **options)
     assert plain.estimates == [e for e in found.estimates if e.quantity not in NAMES]
     assert not found.contradictions
     theory = score(net, x, NeuronCrash(0.2), methods=["taylor"], targets=y, metrics=[ACCURACY])

@@ -27,8 +27,7 @@ def sentences(facts: ChipsFacts, faults: str) -> list[str]:
     if worst is not None and facts["struck"]:
         at_best = "at least" if first["lower_is_better"] else "at most"
         told.append(
-            f"One chip in twenty has {at_best} {_number(first, worst['value'])} "
-            f"({_interval(first, worst)})."
+            f"One chip in twenty has {at_best} {_value(first, worst)} ({_interval(first, worst)})."
         )
     accepted = first["accepted"]
     if accepted is not None:
@@ -50,7 +49,7 @@ def sentences(facts: ChipsFacts, faults: str) -> list[str]:
 def _average(facts: ChipsFacts, metric: MetricFacts, faults: str) -> str:
     """The sentence that a stranger reads first."""
     mean, level = metric["mean"], percent(facts["confidence"])
-    clean, value = _number(metric, metric["clean"]), _number(metric, mean["value"])
+    clean, value = _number(metric, metric["clean"]), _value(metric, mean)
     where = f"of {facts['examples']:,} examples"
     says = _SAYS.get(metric["name"])
     interval = f"{level} interval {_interval(metric, mean)}, {facts['chips']:,} chips"
@@ -95,16 +94,22 @@ def card(facts: ChipsFacts) -> dict[str, str]:
     first = facts["metrics"][0]
     return {
         "label": f"{first['name']} over chips; {_number(first, first['clean'])} without faults",
-        "value": _number(first, first["mean"]["value"]),
+        "value": _value(first, first["mean"]),
         "source": f"{percent(facts['confidence'])} interval {_interval(first, first['mean'])}",
     }
 
 
 def footer(facts: ChipsFacts) -> str:
     """How many chips and examples, and what the intervals are over."""
+    drawn = f"{facts['struck']:,} with faults; without, with probability"
+    which = f"{drawn} {percent(facts['without_fault'])}"
+    if "with_one_fault" in facts:
+        which = (
+            f"each single fault once; none has the probability {percent(facts['without_fault'])}, "
+            f"one {percent(facts['with_one_fault'])}"
+        )
     text = (
-        f"{facts['chips']:,} chips ({facts['struck']:,} with faults; without, with probability "
-        f"{percent(facts['without_fault'])}), each judged on {facts['examples']:,} examples; "
+        f"{facts['chips']:,} chips ({which}), each judged on {facts['examples']:,} examples; "
         f"{percent(facts['confidence'])} intervals over chips, given the examples"
     )
     first = facts["metrics"][0]
@@ -124,19 +129,32 @@ def _is_share(metric: MetricFacts) -> bool:
     return metric["name"].startswith(_SHARES)
 
 
-def _number(metric: MetricFacts, value: float, signed: bool = False) -> str:
+def _number(metric: MetricFacts, value: float, signed: bool = False, digits: int = 2) -> str:
     if not math.isfinite(value):
         return "infinite" if value != value or value > 0 else "-infinite"
     if not _is_share(metric):
         return f"{value:+.3g}" if signed else f"{value:.4g}"
     if signed:
         return f"{100 * value:+.3g} points"
-    digits = f"{100 * value:.2f}".rstrip("0").rstrip(".")
-    return f"{digits}%" if value == 0 or abs(value) >= 1e-4 else percent(value)
+    text = f"{100 * value:.{digits}f}".rstrip("0").rstrip(".")
+    return f"{text}%" if value == 0 or abs(value) >= 1e-4 else percent(value)
+
+
+def _digits(found: RangeFacts) -> int:
+    """How many digits of a percentage tell the ends of its interval apart."""
+    width = 100 * (found["high"] - found["low"])
+    if not 0 < width < math.inf:
+        return 2
+    return min(max(2, 1 - math.floor(math.log10(width))), 10)
+
+
+def _value(metric: MetricFacts, found: RangeFacts) -> str:
+    return _number(metric, found["value"], digits=_digits(found))
 
 
 def _interval(metric: MetricFacts, found: RangeFacts) -> str:
-    return f"{_number(metric, found['low'])} to {_number(metric, found['high'])}"
+    low, high = (_number(metric, found[e], digits=_digits(found)) for e in ("low", "high"))
+    return f"{low} to {high}"
 
 
 def _with_interval(metric: MetricFacts, found: RangeFacts, signed: bool = False) -> str:
@@ -144,9 +162,8 @@ def _with_interval(metric: MetricFacts, found: RangeFacts, signed: bool = False)
         low, high = (f"{100 * found[end]:+.3g}" for end in ("low", "high"))
         return f"{_number(metric, found['value'], True)} [{low}, {high}]"
     if _is_share(metric) or not all(math.isfinite(found[e]) for e in ("value", "low", "high")):
-        return (
-            f"{_number(metric, found['value'], signed)} "
-            f"[{_number(metric, found['low'])}, {_number(metric, found['high'])}]"
-        )
+        low, high = (_number(metric, found[e], digits=_digits(found)) for e in ("low", "high"))
+        value = _number(metric, found["value"], signed, _digits(found))
+        return f"{value} [{low}, {high}]"
     value, low, high = interval_numbers(found["value"], found["low"], found["high"])
     return f"{value} [{low}, {high}]"

@@ -218,12 +218,15 @@ class ChipsFacts(TypedDict):
     """Chips, each one sample of the faults, that were judged on all examples.
 
     ``struck`` of the ``chips`` have a fault; ``without_fault`` is the probability of none, exactly.
+    Where each single fault was judged once, ``with_one_fault`` is the probability of one, and the
+    other chips were drawn among those with two or more.
     ``rows`` counts forward passes of one example.
     """
 
     chips: int
     struck: int
     without_fault: Number
+    with_one_fault: NotRequired[Number]
     examples: int
     confidence: Number
     stopped: str

@@ -26,19 +26,17 @@ _SMALLEST = 1e-300  # that may be divided by
 
 
 @dataclass(frozen=True)
-class FewFaults:
-    """The outcomes with no fault or one, and the law of the others.
+class StrikeLaw:
+    """No strike and single ones, with their probabilities, and the law of two or more.
 
     Attributes:
         weights: (A,) probabilities: of no strike, then of each single one.
         points: (A,) where they lie.
-        deltas: (A, B, K) Delta there.
         rest: probability of two or more strikes.
     """
 
     weights: Floats
     points: Points
-    deltas: Floats
     rest: float
     _p: Floats  # at most 1/2, of the coordinates that can strike
     _columns: Integers  # which they are
@@ -78,6 +76,17 @@ class FewFaults:
         return Points(MAX_BLOCK, base, every[order], columns, 1.0 - base[columns])
 
 
+@dataclass(frozen=True)
+class FewFaults(StrikeLaw):
+    """The outcomes with no fault or one, and the law of the others.
+
+    Attributes:
+        deltas: (A, B, K) Delta with no strike, then with each single one.
+    """
+
+    deltas: Floats
+
+
 def probability_of_two(p: Floats) -> float:
     """P(at least two of independent coordinates strike), without cancellation.
 
@@ -101,8 +110,8 @@ def usual_state(space: FaultSpace) -> tuple[Floats, Floats] | None:
     return (p > 0.5).astype(np.float64), np.minimum(p, 1 - p)
 
 
-def few_faults(space: FaultSpace) -> FewFaults:
-    """Evaluates the usual state and every single strike: N forward passes.
+def strike_law(space: FaultSpace) -> StrikeLaw:
+    """How likely no strike is, each single one, and more.
 
     Raises:
         ArgumentError: a coordinate takes other values than 0 and 1; or fewer than two are random.
@@ -115,14 +124,26 @@ def few_faults(space: FaultSpace) -> FewFaults:
         )
     base, p = usual
     columns = np.flatnonzero(p)
-    deltas = np.zeros((len(columns) + 1, space.B, space.K))
-    deltas[0] = space.outcomes(Points.at(base))[0] - space.clean()
-    struck = np.where(p > 0, 1 - base, base)
-    for found, outputs in space.single_outcomes(base, struck):
-        deltas[np.searchsorted(columns, found) + 1] = outputs - space.clean()
     p = p[columns]
-    singles = np.arange(1, len(deltas))
-    points = Points(len(deltas), base, singles, columns, struck[columns])
+    singles = np.arange(1, len(columns) + 1)
+    points = Points(len(columns) + 1, base, singles, columns, 1 - base[columns])
     none = np.exp(np.log1p(-p).sum())
     weights = np.concatenate([[none], none * p / (1 - p)])
-    return FewFaults(weights, points, deltas, probability_of_two(p), p, columns)
+    return StrikeLaw(weights, points, probability_of_two(p), p, columns)
+
+
+def few_faults(space: FaultSpace) -> FewFaults:
+    """Evaluates the usual state and every single strike: N forward passes.
+
+    Raises:
+        ArgumentError: as ``strike_law``.
+    """
+    law = strike_law(space)
+    base, columns = law.points.base, law._columns
+    deltas = np.zeros((len(columns) + 1, space.B, space.K))
+    deltas[0] = space.outcomes(Points.at(base))[0] - space.clean()
+    struck = base.copy()
+    struck[columns] = 1 - base[columns]
+    for found, outputs in space.single_outcomes(base, struck):
+        deltas[np.searchsorted(columns, found) + 1] = outputs - space.clean()
+    return FewFaults(law.weights, law.points, law.rest, law._p, columns, deltas)

@@ -38,7 +38,7 @@ def patterns_of(net, x):
 def test_each_chip_is_the_sample_of_its_number(case):
     net, x, y = case
     space = FaultSpace(net, x, NeuronCrash(0.1), "1")
-    run = chip_metrics(space, (x, y), samples=40, seed=3)
+    run = chip_metrics(space, (x, y), samples=40, seed=3, one_exact=False)
     wanted, struck = [], 0
     for index in range(40):
         sample = space.sample(3, index)
@@ -55,7 +55,7 @@ def test_mean_quantiles_and_shares_agree_with_all_patterns(case):
     p = 0.1
     patterns, outputs = patterns_of(net, x)
     right = (outputs.argmax(-1) == y).double().mean(1).numpy()
-    dead = patterns.sum(1).numpy()
+    dead = patterns.sum(1).double().numpy()
     weights = p**dead * (1 - p) ** (8 - dead)
     assert weights.sum() == pytest.approx(1)
     found = chip_metrics(FaultSpace(net, x, NeuronCrash(p), "1"), (x, y), samples=4000).found
@@ -73,11 +73,39 @@ def test_mean_quantiles_and_shares_agree_with_all_patterns(case):
         assert quantile.low <= true <= quantile.high
 
 
+@pytest.mark.parametrize("p", [1e-4, 0.03])
+def test_single_faults_are_known_exactly(case, p):
+    net, x, y = case
+    patterns, outputs = patterns_of(net, x)
+    right = (outputs.argmax(-1) == y).double()
+    dead = patterns.sum(1).double().numpy()
+    weights = p**dead * (1 - p) ** (8 - dead)
+    space = FaultSpace(net, x, NeuronCrash(p), "1")
+    run, plain = (
+        chip_metrics(space, (x, y), samples=300, one_exact=exact) for exact in (None, False)
+    )
+    one = right.mean(1).numpy()[dead == 1]
+    np.testing.assert_allclose(np.sort(run.found.known[1:, 0]), np.sort(one))
+    assert run.found.chances.sum() == pytest.approx(weights[dead == 1].sum())
+    mean, wide = (each.found.mean(0, 0.01) for each in (run, plain))
+    assert mean.low <= weights @ right.mean(1).numpy() <= mean.high
+    assert 0 < mean.high - mean.low < (wide.high - wide.low) / 3
+    assert (run.chips, run.found.sums.struck) == (300, 292)  # all of them with two faults or more
+    assert run.found.of_population(0, 0.05) is not None
+    of_examples, _ = run.found.of_examples(0)
+    rest = weights[dead > 1].sum()
+    wanted = (weights[:, None] * right.numpy()).sum(0)
+    np.testing.assert_allclose(of_examples, wanted, atol=4 * rest / np.sqrt(290))
+    true = weights[right.mean(1).numpy() >= 0.8].sum()
+    share = run.found.law(0).at_least(0.8, 0.01)
+    assert share.low <= true <= share.high
+
+
 def test_examples_have_their_own_means(case):
     net, x, y = case
     p = 0.1
     patterns, outputs = patterns_of(net, x)
-    dead = patterns.sum(1)
+    dead = patterns.sum(1).double()
     weights = (p**dead * (1 - p) ** (8 - dead)).double()
     wanted = (weights[:, None] * (outputs.argmax(-1) == y)).sum(0).numpy()
     run = chip_metrics(FaultSpace(net, x, NeuronCrash(p), "1"), (x, y), samples=4000)
@@ -90,11 +118,11 @@ def test_examples_have_their_own_means(case):
     assert change.low < total.value - run.found.clean[0] < change.high
 
 
-@pytest.mark.parametrize("sites", ["1", "weights"])
+@pytest.mark.parametrize("sites", ["1", "weights", "*"])
 def test_the_same_numbers_however_it_is_run(case, sites):
     net, x, y = case
-    fault = NeuronCrash(0.1) if sites == "1" else WeightCrash(0.05)
-    space = FaultSpace(net, x[:5], fault, sites)
+    fault = {"1": NeuronCrash(0.1), "weights": WeightCrash(0.05), "*": NeuronCrash(0.02)}[sites]
+    space = FaultSpace(net, x[:5], fault, "1" if sites == "*" else sites)
     names = ["accuracy", "cross-entropy"]
 
     def values(data, executor=None):
@@ -136,7 +164,8 @@ def test_it_stops_when_the_interval_is_narrow_enough(case):
 
 def test_nothing_happened_is_no_certainty(case):
     net, x, y = case
-    run = chip_metrics(FaultSpace(net, x, NeuronCrash(1e-9), "1"), (x, y), samples=20)
+    space = FaultSpace(net, x, NeuronCrash(1e-9), "1")
+    run = chip_metrics(space, (x, y), samples=20, one_exact=False)
     assert run.found.sums.struck == 0
     mean = run.found.mean(0, 0.05)
     assert mean.low < mean.value == run.found.clean[0] < mean.high
@@ -168,7 +197,7 @@ def test_outputs_that_are_not_finite_are_outcomes(overflowing):
 
     mean_output.__name__ = "mean-output"
     metrics = [*names[:-1], mean_output]
-    run = chip_metrics(space, (x, y), metrics=metrics, samples=300)
+    run = chip_metrics(space, (x, y), metrics=metrics, samples=300, one_exact=False)
     rng = torch.Generator().manual_seed(1)
     with torch.no_grad():  # a brute-force injector
         first = torch.relu(net[0](x)).expand(4000, 30, 20)
@@ -249,6 +278,12 @@ def test_wrong_use(case):
         "a row for each": lambda: chip_metrics(space, x, targets=y[:3]),
         "too": lambda: chip_metrics(space, (x, y), targets=y),
         "samples": lambda: chip_metrics(space, (x, y), samples=0),
+        "two or more": lambda: chip_metrics(
+            FaultSpace(net, x, GainNoise(0.1), "1"), (x, y), one_exact=True
+        ),
+        "one in two": lambda: chip_metrics(
+            FaultSpace(net, x, NeuronCrash(0.9), "1"), (x, y), one_exact=True
+        ),
         "confidence": lambda: chip_metrics(space, (x, y), confidence=1),
         "no examples": lambda: chip_metrics(space, TensorDataset(x[:0], y[:0])),
     }.items():
@@ -267,9 +302,9 @@ def test_an_interrupt_keeps_the_chips_that_are_finished(case):
             raise KeyboardInterrupt
 
     with pytest.raises(Interrupted) as raised:
-        chip_metrics(space, (x, y), samples=5000, progress=stop)
+        chip_metrics(space, (x, y), samples=5000, progress=stop, one_exact=False)
     found = raised.value.partial
     assert found.stopped == "interrupted"
     assert found.chips == 1024
-    whole = chip_metrics(space, (x, y), samples=1024)
+    whole = chip_metrics(space, (x, y), samples=1024, one_exact=False)
     np.testing.assert_array_equal(found.found.values, whole.found.values)

@@ -27,7 +27,7 @@ def case():
         hidden = torch.relu(net[0](x))
         outputs = net[2](hidden * (1 - patterns)[:, None])
     right = (outputs.argmax(-1) == y).double().mean(1).numpy()
-    return net, x, y, patterns.sum(1).numpy(), right
+    return net, x, y, patterns.sum(1).double().numpy(), right
 
 
 def law(case, p):

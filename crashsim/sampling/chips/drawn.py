@@ -8,13 +8,18 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from crashsim.coordinates.drawing import sample_block, samples_per_block
+from crashsim.arrays import Floats
+from crashsim.coordinates.drawing import MAX_BLOCK, sample_block, samples_per_block
 from crashsim.coordinates.placement import Placement
 from crashsim.coordinates.points import Points, Written, join
+from crashsim.errors import ArgumentError
+from crashsim.sampling.exact_strata import StrikeLaw, probability_of_two, strike_law, usual_state
 from crashsim.space import FaultSpace
 
 _ROWS = 2**20  # forward rows of a block, about
 _FEWEST, _MOST = 64, 1024  # chips in a block: the clean pass of each block is to cost little
+_FEW = 0.5  # probability of two or more faults below which they alone are drawn
+_SINGLES = 4096  # single faults, at most, of which each is judged
 
 
 class ChipSource(Protocol):
@@ -26,22 +31,27 @@ class ChipSource(Protocol):
     def points(self, block: int) -> Points:
         """The chips of a block, from base 0."""
 
+    def weights(self, block: int) -> Floats | None:
+        """Of the chips of a block that are struck, in sums over chips; None: each counts once."""
+
 
 @dataclass(frozen=True)
 class DrawnChips:
-    """The chips of a seed: chip j is sample j of Monte Carlo.
+    """The chips of a seed: chip j is sample j of Monte Carlo; of the same strata, if there are any.
 
     Attributes:
         space: the faults and what they strike.
         seed: the chips depend on it alone.
         chips: their number.
         per_block: how many of them make a block.
+        strikes: where chips are to have two faults or more, of this law; None: any chips.
     """
 
     space: FaultSpace
     seed: int
     chips: int
     per_block: int
+    strikes: StrikeLaw | None = None
 
     @property
     def blocks(self) -> int:
@@ -51,13 +61,74 @@ class DrawnChips:
     def points(self, block: int) -> Points:
         start = block * self.per_block
         stop = min(start + self.per_block, self.chips)
-        size = samples_per_block(self.space.placements)
+        size = MAX_BLOCK if self.strikes else samples_per_block(self.space.placements)
         parts = []
         for number in range(start // size, -(-stop // size)):
             first, last = max(start, number * size), min(stop, (number + 1) * size)
-            drawn = sample_block(self.space.placements, self.seed, number)
+            drawn = self._sample_block(number)
             parts.append(drawn.part(first - number * size, last - number * size))
         return join(parts)
+
+    def weights(self, block: int) -> None:
+        return None
+
+    def _sample_block(self, number: int) -> Points:
+        if self.strikes is not None:
+            return self.strikes.sample_block(self.seed, number)
+        return sample_block(self.space.placements, self.seed, number)
+
+
+@dataclass(frozen=True)
+class SingleChips:
+    """The chips with one fault alone, one for each coordinate.
+
+    Attributes:
+        space: the faults and what they strike.
+        strikes: their law.
+        per_block: how many of them make a block.
+    """
+
+    space: FaultSpace
+    strikes: StrikeLaw
+    per_block: int
+
+    @property
+    def chips(self) -> int:
+        """Their number."""
+        return len(self.strikes.weights) - 1
+
+    @property
+    def blocks(self) -> int:
+        """The number of blocks."""
+        return -(-self.chips // self.per_block)
+
+    def points(self, block: int) -> Points:
+        return self.strikes.points.part(*self._within(block))
+
+    def weights(self, block: int) -> Floats:
+        return self.strikes.weights[slice(*self._within(block))]
+
+    def _within(self, block: int) -> tuple[int, int]:
+        start = 1 + block * self.per_block  # behind no fault
+        return start, min(start + self.per_block, 1 + self.chips)
+
+
+def rare_strikes(space: FaultSpace, most: int, is_asked: bool = False) -> StrikeLaw | None:
+    """The law of the faults, where few chips of ``most`` would hold more than one.
+
+    None where more often do, or where there are too many single ones to judge each of them; unless
+    it is asked for, which is an ArgumentError where no such law exists.
+    """
+    usual = usual_state(space)
+    if is_asked:
+        if usual is not None and usual[0].any():
+            raise ArgumentError("one_exact=True: needs faults that are rarer than one in two")
+        return strike_law(space)
+    if min(_SINGLES, most // 2) < space.N or usual is None:
+        return None
+    if usual[0].any() or (usual[1] > 0).sum() < 2:
+        return None
+    return strike_law(space) if probability_of_two(usual[1]) < _FEW else None
 
 
 def chips_per_block(examples: int) -> int:

@@ -43,7 +43,8 @@ def chips_facts(run: ChipRun, accept: Mapping[str, float]) -> ChipsFacts:
             share = law.at_most(limit, alpha) if lower else law.at_least(limit, alpha)
             accepted = LevelFacts(level=limit, **_range(share))
         population = found.of_population(number, alpha)
-        lost = int((~np.isfinite(found.values[:, number])).sum())
+        judged = np.concatenate([found.known[1:, number], found.values[:, number]])
+        lost = int((~np.isfinite(judged)).sum())
         metrics.append(
             MetricFacts(
                 name=metric.name,
@@ -61,16 +62,20 @@ def chips_facts(run: ChipRun, accept: Mapping[str, float]) -> ChipsFacts:
                 not_finite=lost,
             )
         )
-    return ChipsFacts(
+    sums = found.sums if found.singles is None else found.singles + found.sums
+    facts = ChipsFacts(
         chips=run.chips,
-        struck=found.sums.struck,
+        struck=sums.struck,
         without_fault=found.none,
         examples=found.examples,
         confidence=run.confidence,
         stopped=run.stopped,
-        rows=found.sums.rows,
+        rows=sums.rows,
         metrics=metrics,
     )
+    if found.singles is not None:
+        facts["with_one_fault"] = float(found.chances.sum())
+    return facts
 
 
 def _range(interval: Interval, less: float = 0.0) -> RangeFacts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -24,11 +24,16 @@ class FoundChips:
         sums: over chips.
         asked: the metrics.
         none: probability that a chip has no fault.
+        singles: sums over the chips with each single fault, where ``sums`` are over those with
+            more; weighted by their probabilities over chips.
+        chances: (A,) these probabilities.
     """
 
     sums: ChipSums
     asked: AskedMetrics
     none: float
+    singles: ChipSums | None = None
+    chances: Floats = field(default_factory=lambda: np.zeros(0))
 
     @property
     def examples(self) -> int:
@@ -47,11 +52,19 @@ class FoundChips:
         """(n, M) the metrics of the chips that were struck, in the order of their numbers."""
         return self.asked.of_sums(self.sums.of_chips, self.examples)
 
+    @cached_property
+    def known(self) -> Floats:
+        """(1 + A, M) the metrics without faults, and with each single one that was judged."""
+        if self.singles is None:
+            return self.clean[None]
+        single = self.asked.of_sums(self.singles.of_chips, self.examples)
+        return np.concatenate([self.clean[None], single])
+
     def law(self, number: int) -> ChipLaw:
-        """The law over chips of the metric of this number: no fault is known exactly."""
+        """The law over chips of the metric of this number: few faults are known exactly."""
         low, high = bounds_of(self.asked.metrics[number])
-        known, weights = self.clean[number : number + 1], np.array([self.none])
-        return ChipLaw(known, weights, self.values[:, number], low, high)
+        weights = np.concatenate([[self.none], self.chances])
+        return ChipLaw(self.known[:, number], weights, self.values[:, number], low, high)
 
     def mean(self, number: int, alpha: float) -> Interval:
         """A metric's mean over chips, given the examples, ()."""
@@ -70,7 +83,10 @@ class FoundChips:
         struck = self.sums.struck
         under = self.sums.per_example[:, column] / struck if struck else clean
         with np.errstate(invalid="ignore"):
-            return self.none * clean + (1 - self.none) * under, clean
+            found = self.none * clean + (1 - self.none - self.chances.sum()) * under
+            if self.singles is not None and self.singles.per_example is not None:
+                found = found + self.singles.per_example[:, column]
+        return found, clean
 
     def of_population(self, number: int, alpha: float) -> tuple[Interval, Interval] | None:
         """A metric over chips and examples, and its change from the clean network, each ().

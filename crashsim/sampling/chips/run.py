@@ -21,12 +21,15 @@ from crashsim.model.labelled import InMemory, Labelled, read_labelled
 from crashsim.results.estimates import Estimates, estimates_of
 from crashsim.sampling.chips.drawn import (
     DrawnChips,
+    SingleChips,
     chips_per_block,
     probability_of_none,
+    rare_strikes,
 )
 from crashsim.sampling.chips.found import FoundChips
 from crashsim.sampling.chips.sums import ChipSums
 from crashsim.sampling.chips.task import Chips, pieces_of
+from crashsim.sampling.exact_strata import StrikeLaw
 from crashsim.space import FaultSpace
 
 DEFAULT_CHIPS = 1000
@@ -55,7 +58,8 @@ class ChipRun:
     @property
     def chips(self) -> int:
         """The number of chips, those without a fault among them."""
-        return self.found.sums.chips
+        singles = self.found.singles
+        return self.found.sums.chips + (0 if singles is None else singles.chips)
 
     def estimates(self) -> Estimates:
         """Each metric's mean over chips, given the examples."""
@@ -76,6 +80,7 @@ def chip_metrics(
     metrics: Iterable[Any] | AskedMetrics | None = None,
     samples: int | None = None,
     rel_width: Widths | None = None,
+    one_exact: bool | None = None,
     seed: int = 0,
     confidence: float = 0.95,
     progress: Progress | None = None,
@@ -93,6 +98,10 @@ def chip_metrics(
         rel_width: stop when these metrics' intervals have at most these half-widths, relative to
             their values. The run looks after 1, 2, 4, 8, ... blocks of chips, from where it could
             stop at all; look j spends ``alpha / (j (j + 1))`` of ``alpha = 1 - confidence``.
+        one_exact: judge each single fault, which counts with its probability, and draw chips with
+            two faults or more. By default where faults are so rare that most chips hold one at
+            most, and single ones are at most half of the chips. Otherwise chip j is sample j of
+            ``monte_carlo``.
         seed: the chips depend on this alone.
         confidence: of the intervals.
         progress: called with the number of chips done and the most there will be.
@@ -112,7 +121,8 @@ def chip_metrics(
     widths = check_widths(rel_width, [metric.name for metric in asked.metrics])
     most = None if samples is None else sample_count("samples", samples, 1)
     most = most or (MOST_CHIPS if widths else DEFAULT_CHIPS)
-    run = _Run(space, examples, asked, seed, most, 1 - float(confidence), widths)
+    strikes = None if one_exact is False else rare_strikes(space, most, bool(one_exact))
+    run = _Run(space, examples, asked, seed, most, 1 - float(confidence), widths, strikes)
     try:
         run.draw(executor, progress)
     except KeyboardInterrupt as stop:
@@ -176,26 +186,33 @@ class _Run:
     most: int
     alpha: float
     widths: dict[str, float]
+    strikes: StrikeLaw | None = None
     sums: ChipSums = field(default_factory=ChipSums)
+    singles: ChipSums | None = None
     stopped: StopReason = "samples"
     looks: int = 0
 
     def __post_init__(self) -> None:
         self.none = probability_of_none(self.space.placements)
+        self.chances = np.zeros(0) if self.strikes is None else self.strikes.weights[1:]
         if self.widths:
             self.stopped = "budget"
 
     def draw(self, executor: Executor | None, progress: Progress | None) -> None:
         """Judges chips until the run stops."""
-        count = self.examples.count
-        source = DrawnChips(self.space, self.seed, self.most, chips_per_block(count))
-        task, next_look, told = Chips(source, self.examples, self.asked), 1, 0
+        count, told = self.examples.count, 0
+        per_block, before = chips_per_block(count), 0
+        if self.strikes is not None:
+            each = SingleChips(self.space, self.strikes, per_block)
+            before = each.chips
+            for at in fold(Chips(each, self.examples, self.asked), range(each.blocks), executor):
+                told = self._tell(progress, told, at.sums, 0)
+            self.singles = at.sums
+        source = DrawnChips(self.space, self.seed, self.most - before, per_block, self.strikes)
+        task, next_look = Chips(source, self.examples, self.asked), 1
         for at in fold(task, range(source.blocks), executor):
             self.sums = at.sums
-            done = max(self.sums.chips, min(self.sums.rows // count, self.most))
-            if progress and done > told:
-                told = done
-                progress(done, self.most)
+            told = self._tell(progress, told, at.sums, before)
             if self.widths and at.blocks == next_look:
                 next_look *= 2
                 if self._is_narrow():
@@ -204,10 +221,18 @@ class _Run:
         if progress and told < self.most:
             progress(self.most, self.most)
 
+    def _tell(self, progress: Progress | None, told: int, sums: ChipSums, before: int) -> int:
+        """Tells how many chips are done, if there are more than were told of."""
+        done = before + max(sums.chips, sums.rows // self.examples.count)
+        done = min(done, self.most)
+        if progress and done > told:
+            progress(done, self.most)
+        return max(done, told)
+
     @property
     def found(self) -> FoundChips:
         """What follows from the chips so far."""
-        return FoundChips(self.sums, self.asked, self.none)
+        return FoundChips(self.sums, self.asked, self.none, self.singles, self.chances)
 
     def _is_narrow(self) -> bool:
         """Looks whether the intervals are as narrow as was asked for, if they can be at all."""
@@ -227,7 +252,8 @@ class _Run:
         low, high = bounds_of(self.asked.metrics[number])
         if not np.isfinite(high - low):
             return False
-        unseen = (1 - self.none) * (high - low) * -np.log(self.alpha) / max(self.sums.chips, 1)
+        rest = 1 - self.none - self.chances.sum()
+        unseen = rest * (high - low) * -np.log(self.alpha) / max(self.sums.chips, 1)
         return bool(unseen > 2 * width * max(abs(low), abs(high)))
 
     def result(self) -> ChipRun:

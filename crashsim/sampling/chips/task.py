@@ -49,7 +49,7 @@ class Chips(Task[ChipSums]):
         """Rows as they are done, and at the end the sums, which are those of whole chips alone."""
         points = self.source.points(block)
         own = chosen(points, struck(points))
-        width = sum(self.asked.widths)
+        width, weights = sum(self.asked.widths), self.source.weights(block)
         of_chips, per_example, clean = np.zeros((own.count, width)), [], []
         for inputs, targets in self.examples.pieces(pieces_of(self.source.space)):
             space = self.source.space.at_examples(inputs)
@@ -59,7 +59,11 @@ class Chips(Task[ChipSums]):
             for start, stop, outputs in outputs_of(space, own):
                 found = asked.columns(outputs, space.clean())
                 of_chips[start:stop] += found.sum(1)
-                per_example[-1] += found.sum(0)
+                if weights is None:
+                    per_example[-1] += found.sum(0)
+                else:
+                    with np.errstate(invalid="ignore"):  # of infinite losses
+                        per_example[-1] += np.tensordot(weights[start:stop], found, 1)
                 yield ChipSums(rows=(stop - start) * len(inputs))
         if not clean:
             raise ModelError("inputs: the data set gave no examples when it was read again")
