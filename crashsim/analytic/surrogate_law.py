@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from crashsim_theory import (
@@ -126,7 +126,7 @@ def _teller(progress: Callable[[int, int], None] | None, total: int) -> Callable
 def _tails(surrogate: Surrogate, epsilon: float, tell: Callable[[], None]) -> Floats:
     """P(|L| >= epsilon) of every surrogate (...)."""
     values = np.zeros(surrogate.shift.size)
-    for chosen, law, _ in _by_input(surrogate, surrogate.shift):
+    for chosen, law, _ in laws_by_input(surrogate, surrogate.shift):
         values[chosen] = law.tail(epsilon)
         tell()
     return values.reshape(surrogate.shape)
@@ -138,7 +138,7 @@ def _class_changes(
     """P(some rival overtakes the predicted class) of every input, (B,)."""
     changes = np.zeros(space.B)
     rivals = space.K - 1
-    for chosen, law, contributions in _by_input(margins, _with_ties(space, margins.shift)):
+    for chosen, law, contributions in laws_by_input(margins, with_ties(space, margins.shift)):
         b = int(chosen[0]) // rivals
         tails = law.tail(0.0, "upper")
         if contributions is None:
@@ -150,19 +150,25 @@ def _class_changes(
     return changes
 
 
-def _with_ties(space: FaultSpace, shift: Floats) -> Floats:
+def with_ties(space: FaultSpace, shift: Floats, classes: NDArray[Any] | None = None) -> Floats:
     """The margins' shift (B, K - 1), moved by what decides ties.
 
     Of equal outputs the first is predicted, so a later rival must overtake by more than rounding.
+
+    Args:
+        space: whose outputs they are.
+        shift: of the rivals over a class.
+        classes: (B,) that class; None: the one that is predicted.
     """
     clean = space.clean()
+    over = predicted_class(clean) if classes is None else classes
     room = 4 * resolution_of(space) * np.abs(clean).max(1, keepdims=True)
-    comes_first = np.arange(space.K - 1) < predicted_class(clean)[:, np.newaxis]
+    comes_first = np.arange(space.K - 1) < over[:, np.newaxis]
     moved: Floats = shift + np.where(comes_first, room, -room)
     return moved
 
 
-def _by_input(
+def laws_by_input(
     surrogate: Surrogate, shift: Floats
 ) -> Iterator[tuple[NDArray[np.int64], SurrogateLaw, Contributions | None]]:
     """Each input's surrogates: their numbers in flat order, their law and what they are made of.
