@@ -23,6 +23,10 @@ RUNS = {
         ["--epochs", "2", "--inputs", "2", "--masks", "30"],
         "worst single faults of neurons",
     ),
+    "events_on_a_chip.py": (
+        ["--epochs", "2", "--inputs", "6", "--masks", "4", "--steps", "20"],
+        "in steps 15 to 19",
+    ),
     "spiking_training.py": (["--epochs", "2", "--steps", "5", "--samples", "200"], "of plain"),
 }
 

@@ -57,7 +57,7 @@ def run_graph(
         chip: as ``read_graph`` returns it.
         inputs: (B, *chip.input_shape), constant currents; or (B, T, *chip.input_shape), trains of
             as many steps as the chip runs.
-        faults: by site: ``hidden`` (all layers of neurons but the one that is read), ``input``,
+        faults: by site: ``hidden`` (all layers of neurons but one that is the output), ``input``,
             ``weights``, or a glob over the names of the graph's nodes. A death of neurons may have
             a ``window`` of steps.
         readout: ``count`` (spikes a step), ``first-spike`` (1 - t / T, 0 without a spike) or
@@ -262,11 +262,21 @@ def _cannot(site: str, fault: Any) -> str:
     )
 
 
+def _names(chip: Chip) -> list[str]:
+    """The nodes' names; where there are none, those that the network of the chip has."""
+    network = chip.network
+    return [
+        layer.name
+        or f"{'relu' if network is None else network.layers[index].activation}{index + 1}"
+        for index, layer in enumerate(chip.hidden)
+    ]
+
+
 def _layers(chip: Chip, site: str) -> list[int]:
-    names = [layer.name for layer in chip.hidden]
+    names = _names(chip)
     if site == "hidden":
         last = len(names) - 1
-        return list(range(last)) if last else [0]
+        return list(range(last)) if last and chip.reads_neurons else list(range(last + 1))
     found = [index for index, name in enumerate(names) if fnmatchcase(name, site)]
     if not found:
         raise ArgumentError(

@@ -108,7 +108,8 @@ def read_chip(
         )
     notice(
         f"model={str(path)!r}: its neurons have no rate curve that is exact, so the model is the "
-        f"chip itself, step by step: {chip.steps} steps, outputs in spikes a step"
+        f"chip itself, step by step: {chip.steps} steps from its start, outputs in spikes a step "
+        "(--steps, on which their variance depends)"
         + (f"; {chip.convention}" if chip.convention else "")
     )
     return chip, SpikingModel(chip).eval()

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from crashsim_hardware import Chip, most_operations
+from crashsim_hardware import Chip, Conv2d, most_operations
 
-__all__ = ["FEWEST_MASKS", "INPUTS", "MASKS", "MOST_OPERATIONS", "RunPlan", "plan_run"]
+__all__ = [
+    "FEWEST_MASKS",
+    "INPUTS",
+    "MASKS",
+    "MOST_OPERATIONS",
+    "RunPlan",
+    "computed_operations",
+    "plan_run",
+]
 
 MASKS = 400
 INPUTS = 32
@@ -16,6 +24,7 @@ MOST_OPERATIONS = 5e11
 FEWEST_MASKS = 100
 """Masks that are given up last: with them the interval of a variance is about 30% to either side"""
 _FEWEST_INPUTS = 4
+_CONVOLVED = 5.0  # floating-point operations that a synaptic one takes, where windows are gathered
 _READS = 3  # of a mask: two with faults and, up to 256 masks, one without
 
 
@@ -41,6 +50,13 @@ class RunPlan:
     def cost(self) -> float:
         """Operations of all that is run."""
         return self.operations * self.masks * self.inputs
+
+    def words(self, chip: Chip) -> str:
+        """What is run, and what it takes, in words."""
+        return (
+            f"{self.masks} fault patterns on {self.inputs} inputs, {chip.total_steps} steps of "
+            f"{sum(chip.sizes):,} neurons: {self.cost:.2g} synaptic operations at most"
+        )
 
     def note(self) -> str | None:
         """What was left out and how to have it; None where nothing was."""
@@ -91,3 +107,10 @@ def plan_run(
         least = max(fewest, min(run_inputs, least_inputs))
         run_inputs = max(least, min(run_inputs, affordable // run_masks))
     return RunPlan(run_masks, run_inputs, most, inputs, each, budget)
+
+
+def computed_operations(chip: Chip, planned: RunPlan) -> float:
+    """Floating-point operations of a run, about: those of matrices, or of gathered windows."""
+    transforms = (t for projection in chip.projections for t in projection.transforms)
+    convolved = any(isinstance(transform, Conv2d) for transform in transforms)
+    return planned.cost * (_CONVOLVED if convolved else 1.0)

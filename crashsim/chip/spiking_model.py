@@ -18,6 +18,7 @@ from crashsim_hardware.engines.inputs import is_driven
 from torch import Tensor, nn
 
 from crashsim.chip.transforms import module_of
+from crashsim.errors import ArgumentError
 
 __all__ = ["SpikingModel", "can_be_stepped"]
 
@@ -26,6 +27,8 @@ _SLACK = 2.0**-31  # below the threshold at which a neuron fires, as in the chip
 
 def can_be_stepped(chip: Chip) -> str | None:
     """Why a chip has no such model; None where it has one."""
+    if any(projection.pool is not None for projection in chip.projections):
+        return "it takes maxima over neurons"
     for index, layer in enumerate(chip.hidden):
         feeds = [(source, delay) for _, source, delay in chip.feeds(index)]
         if any(source >= index for source, _ in feeds):
@@ -122,7 +125,9 @@ class _Way:
 
 
 class SpikingModel(nn.Module):
-    """The chip in torch: constant currents (B, *shape) to what its readout gives, (B, K).
+    """The chip in torch: its inputs to what its readout gives, (B, K).
+
+    Inputs are constant currents (B, *shape), or trains (B, T, *shape) of as many steps as it runs.
 
     Its layers are ``relu1``, ``relu2``, ... as those of rate networks are; the weights into them
     ``linear1`` or ``conv2d1``, ...; further ways into a layer have a number more.
@@ -159,6 +164,11 @@ class SpikingModel(nn.Module):
         return _Way(name, projection.shape)
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.ndim == len(self._shape) + 2 and x.shape[1] != self._chip_steps:
+            raise ArgumentError(
+                f"inputs: trains of {x.shape[1]} steps, and the chip runs {self._chip_steps}; give "
+                "steps (--steps) as many as they have"
+            )
         spikes: list[Tensor] = []
         for index, ways in enumerate(self._feeds):
             charges = [self._charge(x, spikes, *way) for way in ways]
@@ -177,7 +187,10 @@ class SpikingModel(nn.Module):
         """What arrives in every step, (B, T, n_out)."""
         steps = self._chip_steps
         if source == INPUT:
-            found = self._through(way, x)[:, None].expand(-1, steps, -1)
+            if x.ndim == len(self._shape) + 2:
+                found = self._through(way, x.flatten(0, 1)).unflatten(0, (len(x), steps))
+            else:
+                found = self._through(way, x)[:, None].expand(-1, steps, -1)
         else:
             found = self._through(way, spikes[source].flatten(0, 1)).unflatten(0, (len(x), steps))
         return nn.functional.pad(found, (0, 0, delay, 0))[:, :steps] if delay else found

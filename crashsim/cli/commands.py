@@ -17,8 +17,11 @@ from crashsim.cli.options import (
     AcceptOption,
     BatchAxisOption,
     BudgetOption,
+    DtOption,
     EpsilonOption,
+    ExporterOption,
     FaultOption,
+    GraphStepsOption,
     GroupOption,
     InputsOption,
     JsonOption,
@@ -37,6 +40,7 @@ from crashsim.cli.options import (
     SamplesOption,
     SeedOption,
     SitesOption,
+    StartOption,
     StepsAxisOption,
     TargetsOption,
     TrainOption,
@@ -104,6 +108,10 @@ def score(
     ] = 1,
     weights: WeightsOption = None,
     reset: ResetOption = None,
+    steps: GraphStepsOption = None,
+    dt: DtOption = None,
+    exporter: ExporterOption = None,
+    start: StartOption = None,
     trust: TrustOption = False,
     hardware: Annotated[
         bool,
@@ -159,17 +167,18 @@ def score(
         "budget": budget,
         "memory": read_size("memory", memory),
     }
+    graph = {"steps": steps, "dt": dt, "exporter": exporter, "start": start}
     is_asked = targets is not None
     if plan:
         _check_only_planned(report_file, train, arrays_file)
-        named = read_model(model, seed, None, weights, inits, reset, trust)
+        named = read_model(model, seed, None, weights, inits, reset, trust, graph)
         show_plan(named, data, faults, json_file, options, is_asked=is_asked)
         return
     results: list[Any] = []
     stop = None
     try:
         for init in range(inits):
-            named = read_model(model, seed + init, train, weights, inits, reset, trust)
+            named = read_model(model, seed + init, train, weights, inits, reset, trust, graph)
             with progress_bars() as progress:
                 results.append(
                     judge_model(named, data, faults, progress, is_asked=is_asked, **options)

@@ -10,11 +10,14 @@ import typer
 from crashsim.arguments import MOST_STEPS, whole
 from crashsim.cli.hardware import graph_of
 from crashsim.cli.options import (
+    DtOption,
+    ExporterOption,
     InputsOption,
     JsonOption,
     ModelArgument,
     ResetOption,
     SeedOption,
+    StartOption,
     TrainOption,
     TrustOption,
     WeightsOption,
@@ -49,10 +52,9 @@ def criticality(
     train: TrainOption = None,
     weights: WeightsOption = None,
     reset: ResetOption = None,
-    dt: Annotated[float | None, typer.Option(help="Time step of a .nir file.")] = None,
-    exporter: Annotated[
-        str | None, typer.Option(help="The library that wrote a .nir file.")
-    ] = None,
+    dt: DtOption = None,
+    exporter: ExporterOption = None,
+    start: StartOption = None,
     trust: TrustOption = False,
     seed: SeedOption = 0,
     json_file: JsonOption = None,
@@ -64,7 +66,7 @@ def criticality(
     check_outputs([*reads, *data_inputs("train", train)], json=json_file)
     top, steps = whole("top", top, 1), whole("steps", steps, 2, MOST_STEPS)
     kinds = single_fault or ["dead-neuron", "saturated-neuron"]
-    chip = graph_of(model, reset, steps, {"dt": dt, "exporter": exporter, "start": None})
+    chip = graph_of(model, reset, steps, {"dt": dt, "exporter": exporter, "start": start})
     if chip is None:
         chip, values = _converted(model, inputs, limit, steps, seed, train, weights, trust)
     else:

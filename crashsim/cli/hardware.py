@@ -12,15 +12,19 @@ import typer
 
 from crashsim.arguments import MOST_STEPS, whole
 from crashsim.cli.options import (
+    DtOption,
+    ExporterOption,
     FaultOption,
     GroupOption,
     JsonOption,
     LimitOption,
     ModelArgument,
+    PlanOption,
     POption,
     ResetOption,
     SeedOption,
     SitesOption,
+    StartOption,
     TrainOption,
     TrustOption,
     WeightsOption,
@@ -131,25 +135,9 @@ def hardware(
     train: TrainOption = None,
     weights: WeightsOption = None,
     reset: ResetOption = None,
-    dt: Annotated[
-        float | None,
-        typer.Option(help="Time step of a .nir file, in the unit of its time constants."),
-    ] = None,
-    exporter: Annotated[
-        Literal["nir", "snntorch", "spikingjelly", "sinabs", "sinabs-bounded", "norse", "rockpool"]
-        | None,
-        typer.Option(
-            help="The library that wrote a .nir file, whose neurons are run as it runs them: its "
-            "time step, comparison with the threshold and reset. (default: NIR's own equations)"
-        ),
-    ] = None,
-    start: Annotated[
-        Literal["zero", "half"] | None,
-        typer.Option(
-            help="Membranes of a .nir file before the first step: at zero, as libraries start, or "
-            "at half of the threshold. (default zero; half for a file that crashsim wrote)"
-        ),
-    ] = None,
+    dt: DtOption = None,
+    exporter: ExporterOption = None,
+    start: StartOption = None,
     trust: TrustOption = False,
     seed: SeedOption = 0,
     nir_file: Annotated[Path | None, typer.Option("--nir", help="Write the chip as NIR.")] = None,
@@ -157,6 +145,7 @@ def hardware(
     report_file: Annotated[
         Path | None, typer.Option("--report", help="Write an HTML report.")
     ] = None,
+    plan: PlanOption = False,
 ) -> None:
     """Run the faults on a spiking model of the chip, beside the network under the same masks."""
     from crashsim.chip.chip_faults import parse_chip_fault
@@ -174,6 +163,9 @@ def hardware(
     check_outputs(reads, json=json_file, nir=nir_file, report=report_file)
     if nir_file:
         check_nir_installed()
+    for name, file in (("json", json_file), ("report", report_file), ("nir", nir_file)):
+        if plan and file is not None:
+            raise ArgumentError(f"{name}: --plan runs nothing; leave --{name} out")
     if energy is not None and not 0.0 < energy < math.inf:
         raise ArgumentError(f"pj_per_operation={energy:g}: give picojoules above 0")
     profile = _device(device, set_values or [])
@@ -202,6 +194,9 @@ def hardware(
             typical = None if calibrate is None else _typical(calibrate, chip)
             window = 100 if steps is None else steps
             written = partial(_converted, chip, space, window, typical)
+            if plan:
+                _show_plan(written(), len(space.inputs), masks)
+                return
             found = run_chip(
                 space, steps=window, chip=chip, calibration=typical, progress=progress, **asked
             )
@@ -217,6 +212,9 @@ def hardware(
                     )
             written = partial(_converted, chip)
             chip, values = _graph_inputs(chip, inputs, limit, steps, event_step)
+            if plan:
+                _show_plan(chip, len(values), masks)
+                return
             found = run_graph(chip, values, faults, readout=readout, progress=progress, **asked)
     record = ChipRecord(
         model=model, seed=seed, hardware=found.facts, estimates=found.estimates, inputs=inputs,
@@ -238,6 +236,20 @@ def hardware(
             told_written(nir_file)
 
     all_of(as_json, as_report, as_nir, lambda: _show(record))
+
+
+def _show_plan(chip: Any, inputs: int, masks: int | None) -> None:
+    """What would run, and about how long."""
+    from crashsim.chip.plan import computed_operations, plan_run
+    from crashsim.report.text import plain
+    from crashsim.scoring.costs import CORE, RATE_NAME, words_of_time
+
+    planned = plan_run(chip, inputs, masks)
+    seconds = computed_operations(chip, planned) / CORE
+    told = f"{planned.words(chip)}; {words_of_time(seconds)} at {RATE_NAME}"
+    for line in (told, planned.note()):
+        if line:
+            console().print(plain(line))
 
 
 def _converted(chip: Any, *conversion: Any) -> Any:
@@ -273,7 +285,10 @@ def _is_own(chip: Any, inputs: str, readout: str) -> bool:
     from crashsim.files.events import holds_events
 
     own = chip.network is not None and not chip.convention
-    return own and readout == "count" and not holds_events(inputs)
+    if not own or readout != "count" or holds_events(inputs):
+        return False
+    of_trains = len(chip.input_shape) + 2
+    return bool(read_data(inputs, 1).inputs.ndim != of_trains)
 
 
 def _check_timeless(model: str, inputs: str, readout: str) -> None:
@@ -285,7 +300,7 @@ def _check_timeless(model: str, inputs: str, readout: str) -> None:
     if holds_events(inputs):
         raise ArgumentError(
             f"inputs={inputs!r} holds events, and {model!r} is a network without time; give a .nir "
-            "file"
+            "file, as --nir writes the model's chip"
         )
 
 

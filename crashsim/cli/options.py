@@ -163,4 +163,30 @@ ResetOption = Annotated[
         "threshold, or zero; at once, or a step late."
     ),
 ]
+GraphStepsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--steps",
+        help="Length of the run of a .nir file whose score is of its own steps. (default 100)",
+    ),
+]
+DtOption = Annotated[
+    float | None,
+    typer.Option(help="Time step of a .nir file, in the unit of its time constants."),
+]
+ExporterOption = Annotated[
+    Literal["nir", "snntorch", "spikingjelly", "sinabs", "sinabs-bounded", "norse", "rockpool"]
+    | None,
+    typer.Option(
+        help="The library that wrote a .nir file, whose neurons are run as it runs them: its "
+        "time step, comparison with the threshold and reset. (default: NIR's own equations)"
+    ),
+]
+StartOption = Annotated[
+    Literal["zero", "half"] | None,
+    typer.Option(
+        help="Membranes of a .nir file before the first step: at zero, as libraries start, or "
+        "at half of the threshold. (default zero; half for a file that crashsim wrote)"
+    ),
+]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write everything as JSON.")]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 from rich.console import Console
@@ -153,15 +154,17 @@ def read_model(
     inits: int = 1,
     reset: Literal["subtract", "zero", "late-subtract", "late-zero"] | None = None,
     trust: bool = False,
+    graph: Mapping[str, Any] = MappingProxyType({}),
 ) -> Any:
-    """The named model, trained if asked for."""
+    """The named model, trained if asked for; `graph` says how a NIR graph is run."""
     import torch
 
     from crashsim.files.data import load_data
     from crashsim.files.models import load_model
     from crashsim.training.classifier import Recipe, train_classifier
 
-    named = load_model(spec, seed=seed, weights=weights, reset=reset, trusted=trust)
+    asked = {name: value for name, value in graph.items() if value is not None}
+    named = load_model(spec, seed=seed, weights=weights, reset=reset, trusted=trust, graph=asked)
     if "OMP_NUM_THREADS" not in os.environ and _size(named.model) < _SMALL:
         torch.set_num_threads(1)  # a small network loses more to threads than it gains
     if inits > 1 and named.architecture is None:

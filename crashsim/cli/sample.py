@@ -8,7 +8,10 @@ from typing import Annotated
 import typer
 
 from crashsim.cli.options import (
+    DtOption,
+    ExporterOption,
     FaultOption,
+    GraphStepsOption,
     GroupOption,
     InputsOption,
     LimitOption,
@@ -18,6 +21,7 @@ from crashsim.cli.options import (
     ResetOption,
     SeedOption,
     SitesOption,
+    StartOption,
     TrainOption,
     TrustOption,
     WeightsOption,
@@ -54,6 +58,10 @@ def sample(
     train: TrainOption = None,
     weights: WeightsOption = None,
     reset: ResetOption = None,
+    steps: GraphStepsOption = None,
+    dt: DtOption = None,
+    exporter: ExporterOption = None,
+    start: StartOption = None,
     trust: TrustOption = False,
     seed: SeedOption = 0,
 ) -> None:
@@ -66,7 +74,8 @@ def sample(
     check_outputs([*reads, *data_inputs("train", train)], out=out)
     faults = read_faults(fault, p, sites, group)
     data = read_examples(inputs, limit)
-    named = read_model(model, seed, train, weights, reset=reset, trust=trust)
+    graph = {"steps": steps, "dt": dt, "exporter": exporter, "start": start}
+    named = read_model(model, seed, train, weights, reset=reset, trust=trust, graph=graph)
     space = FaultSpace(named.model, data.fitted(named.model), faults, readout=readout)
     found = space.sample(seed, index)
     for file in found.save(out):

@@ -7,8 +7,10 @@ import json
 import os
 import warnings
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import torch
@@ -108,6 +110,7 @@ def load_model(
     weights: str | None = None,
     reset: Reset | None = None,
     trusted: bool = False,
+    graph: Mapping[str, Any] = MappingProxyType({}),
 ) -> NamedModel:
     """Loads the model that a name stands for: a spec, a file or a factory.
 
@@ -125,6 +128,8 @@ def load_model(
         reset: what a spike leaves behind, where a NIR graph does not say.
         trusted: a ``.pt2`` archive may run the code that is in it. It changes nothing for the
             other forms.
+        graph: how a NIR graph is run: ``steps``, ``dt``, ``exporter``, ``start``, as
+            ``crashsim.chip.nir.read_chip`` takes them.
 
     Raises:
         FileError: a file is missing or damaged, would take too much memory (see
@@ -147,8 +152,9 @@ def load_model(
             f"weights={weights!r}: {spec!r} has weights of its own; give them with an architecture "
             "or a factory"
         )
-    if reset is not None and not spec.endswith(".nir"):
-        raise ArgumentError(f"reset={reset!r}: only for a .nir file, and {spec!r} is none")
+    for option, value in {"reset": reset, **graph}.items():
+        if value is not None and not spec.endswith(".nir"):
+            raise ArgumentError(f"{option}={value!r}: only for a .nir file, and {spec!r} is none")
     if is_architecture(spec):
         architecture = parse_architecture(spec)
         built = architecture.build(seed)
@@ -159,7 +165,7 @@ def load_model(
         from crashsim.chip.nir import read_chip
 
         check_file(f"model={spec!r}", path, "give a .nir file")
-        chip, rates = read_chip(path, reset, most_bytes=most_bytes())
+        chip, rates = read_chip(path, reset, most_bytes=most_bytes(), **graph)
         return NamedModel(spec, rates, chip=chip)
     if path.suffix == ".pt2":
         return NamedModel(spec, _load_exported(spec, trusted=trusted))

@@ -184,16 +184,17 @@ def scatter(score: Record) -> str | None:
         ):
             measured = values_of(score.estimates, "monte-carlo", quantity)
             assert measured is not None
-            thin = slice(None, None, max(1, measured.size // _DOTS))
-            x = measured.ravel()[thin]
+            known = ~np.isnan(measured)  # of very many outputs, some are
+            thin = slice(None, None, max(1, int(known.sum()) // _DOTS))
+            x = measured[known][thin]
             if quantity == "variance" and not (x > 0).any():
                 continue
             for method in methods:
-                values = values_of(score.estimates, method, quantity)
+                values = values_of(score.estimates, method, quantity, shape=measured.shape)
                 assert values is not None
                 best = method == methods[-1]
                 axes.plot(
-                    x, values.ravel()[thin], "o", ms=3, mew=0, alpha=0.8 if best else 0.4,
+                    x, values[known][thin], "o", ms=3, mew=0, alpha=0.8 if best else 0.4,
                     color=COLOURS.get(method, _OTHER), label=method,
                 )  # fmt: skip
             ends = np.array([x[x > 0].min() if quantity == "variance" else x.min(), x.max()])

@@ -64,7 +64,8 @@ def agreements(estimates: Iterable[Estimate]) -> list[Agreement]:
                 continue
             kinds = {part.kind for part in parts}
             theirs = _Column.read(estimates, method, quantity, reference.shape)
-            if not np.isfinite(theirs.value).any():
+            compared = np.isfinite(theirs.value) & ~np.isnan(ours.value)
+            if not compared.any():
                 continue  # a bound beyond the largest number agrees with everything
             found.append(_agreement(method, quantity, kinds, theirs, ours))
     return found
@@ -129,10 +130,17 @@ class _Column:
         return _Column(self.value[where], self.low[where], self.high[where])
 
 
+def _over(part: Any, total: Any) -> float | None:
+    """Their ratio; None where there is none that a number can hold."""
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        found = float(np.divide(part, total))
+    return found if np.isfinite(found) else None
+
+
 def _agreement(
     method: str, quantity: str, kinds: set[Kind], theirs: _Column, ours: _Column
 ) -> Agreement:
-    where = np.isfinite(theirs.value)
+    where = np.isfinite(theirs.value) & ~np.isnan(ours.value)
     places = np.argwhere(where)
     theirs, ours = theirs.at(where), ours.at(where)
     values, reference = theirs.value, ours.value
@@ -168,9 +176,9 @@ def _agreement(
         inside=float(inside.mean()),
         worst=float(distance[worst]),
         worst_at=(int(places[worst, 0]), int(places[worst, 1])),
-        ratio=float(np.abs(values).sum() / total) if total > 0 else None,
-        relative_error=float(np.abs(values - reference).sum() / total) if total > 0 else None,
-        noise=float(noise / total) if total > 0 else None,
+        ratio=_over(np.abs(values).sum(), total),
+        relative_error=_over(np.abs(values - reference).sum(), total),
+        noise=_over(noise, total),
         correlation=correlation(values[thin], reference[thin]),
         rank_loss=rank_loss(values[thin], reference[thin]) if values.size > 1 else None,
     )

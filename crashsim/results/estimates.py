@@ -378,8 +378,8 @@ def values_of(
     """A field of the per-input estimates of a method and quantity as (B, K), or (B, 1).
 
     None where there are none; NaN where a single one is missing or has no interval. The shape is
-    the smallest that holds them, if not given. What is of all outputs together (a total variance)
-    is no number of the first.
+    the smallest that holds them; of a shape that is given, what it holds. What is of all outputs
+    together (a total variance) is no number of the first.
     """
     all_of = estimates if isinstance(estimates, Estimates) else Estimates(estimates)
     parts = all_of.of.get((method, quantity), [])
@@ -397,8 +397,12 @@ def values_of(
     for array in whole:
         numbers = getattr(array, field)
         if numbers is not None:
-            table[: array.size[0], _columns(array)] = numbers.reshape(array.size)
+            rows, columns = min(array.size[0], len(table)), _columns(array)
+            fit = columns < table.shape[1]
+            table[:rows, columns[fit]] = numbers.reshape(array.size)[:rows, fit]
     for e, place in zip(single, places, strict=True):
         number = getattr(e, field)
+        if any(at >= most for at, most in zip(place, table.shape, strict=True)):
+            continue
         table[place] = np.nan if number is None else number
     return table

@@ -378,6 +378,18 @@ def _hardware(given: Given) -> Found:
     return Found(run.estimates, result=run)
 
 
+def _operations_on_the_chip(size: Size) -> float:
+    from crashsim.chip.conversion import chip_of
+    from crashsim.chip.plan import computed_operations, plan_run
+    from crashsim.model.layers import UnsupportedLayerError
+
+    try:
+        chip, _ = chip_of(size.space)
+    except UnsupportedLayerError:  # which the method itself says when it is run
+        return 0.0
+    return computed_operations(chip, plan_run(chip, size.B, None, keeps_inputs=True))
+
+
 def _on_request(reason: str) -> Callable[[Size], str]:
     return lambda size: reason
 
@@ -634,6 +646,7 @@ METHODS: tuple[Method, ...] = (
         _hardware,
         "statistical",
         refuses=_on_request("ask for it with --hardware (hardware=True)"),
+        cost=_operations_on_the_chip,
         option="hardware",
         dependent=True,
         rank=None,

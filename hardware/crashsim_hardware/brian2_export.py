@@ -104,6 +104,11 @@ def describe(chip: Chip, x: Any, faults: Any = None, mask: int = 0) -> dict[str,
     signals = flat_signals(chip, np.asarray(x, dtype=np.float64)[None])
     if signals.ndim != 2:
         raise HardwareError("x must be one constant input, of the chip's input shape")
+    if any(projection.pool is not None for projection in chip.projections):
+        raise HardwareError(
+            "the chip takes a maximum over neurons (max pooling), which no set of Synapses does; "
+            "`run` with engine='brian2' does"
+        )
     work = blocks(chip, signals, one, phases=chip.start, seed=0, replica=0, copies=1)
     block = next(work)
     if block.currents:

@@ -15,7 +15,16 @@ from .network import Network
 from .neurons.own_neuron import OwnNeuron
 from .neurons.point_neuron import PointNeuron
 from .neurons.stepped_neuron import SteppedNeuron
-from .transforms import MaxPool2d, Shape, Transform, chain, output_shape, weight_of, with_weight
+from .transforms import (
+    Flatten,
+    MaxPool2d,
+    Shape,
+    Transform,
+    chain,
+    output_shape,
+    weight_of,
+    with_weight,
+)
 
 __all__ = [
     "INPUT",
@@ -227,6 +236,12 @@ class Chip:
             self.readout,
             *(wire.projection for wire in self.wires),
         )
+
+    @property
+    def reads_neurons(self) -> bool:
+        """Whether the outputs are the last layer's own neurons, with no weights between."""
+        plain = all(isinstance(transform, Flatten) for transform in self.readout.transforms)
+        return plain and self.readout.pool is None and not self.readout.bias.any()
 
     def source(self, index: int) -> int:
         """The hidden layer, or INPUT, that feeds the projection of hidden layer `index`."""

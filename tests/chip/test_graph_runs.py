@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
+import crashsim_hardware as chips
 import numpy as np
 import pytest
 
@@ -18,6 +19,7 @@ from crashsim.errors import ArgumentError, FileError
 nir = pytest.importorskip("nir")
 
 STEPS, DECAY = 25, 0.2
+VARIANCE = ("variance", "all", "all")
 
 
 @pytest.fixture
@@ -237,3 +239,26 @@ def test_sampling_stops_at_a_width(path, rng):
     assert total.high - total.low > one.high - one.low
     with pytest.raises(ArgumentError, match="rel_width=0"):
         run_graph(chip, x, faults, rel_width=0)
+
+
+def test_neurons_behind_which_weights_lie_are_hidden(rng):
+    """The last layer is an output only where nothing lies between it and the outputs."""
+    network = chips.Network(
+        [
+            chips.NeuronLayer(chips.Linear(rng.normal(0.3, 0.5, (7, 6))), "relu"),
+            chips.NeuronLayer(chips.Linear(rng.normal(0.3, 0.5, (5, 7))), "relu"),
+            chips.NeuronLayer(chips.Linear(rng.normal(size=(2, 5))), "linear"),
+        ],
+        (6,),
+    )
+    chip = chips.convert(network, rng.random((20, 6)), STEPS)
+    train, faults = 2 * rng.random((2, STEPS, 6)), {"hidden": NeuronCrash(0.3)}
+    run = run_graph(chip, train, faults, masks=60)
+    dead = graph_faults(chip, faults, 60, 0).dead
+    assert all(0.2 < mask.mean() < 0.4 for mask in dead)
+    outputs = chips.run(chip, train, list(dead)).outputs
+    total = next(e for e in run.estimates if (e.quantity, e.input, e.output) == VARIANCE)
+    assert total.value == pytest.approx(outputs.var(axis=0, ddof=1).sum(-1).mean(), rel=0.15)
+    alone = graph_faults(chip, {"relu2": NeuronCrash(0.3)}, 60, 0).dead
+    assert alone[0] is None
+    assert np.array_equal(alone[1], dead[1])

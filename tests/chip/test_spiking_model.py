@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from crashsim import FaultSpace, NeuronCrash, find_sites, score
+from crashsim import FaultSpace, NeuronCrash, StuckAt, find_sites, score
 from crashsim.chip.nir import read_chip, write_chip
 from crashsim.chip.spiking_model import SpikingModel, can_be_stepped
 from crashsim.coordinates.drawing import sample_points
@@ -96,6 +96,44 @@ def test_deaths_of_the_model_are_deaths_on_the_chip(rng):
     np.testing.assert_allclose(space.outputs(points), right, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("fault", "field"),
+    [
+        (NeuronCrash(0.3, window=(5, 15)), "dead"),
+        (StuckAt(0.3, value=1.0, window=(5, 15)), "stuck"),
+    ],
+)
+def test_windows_of_the_model_are_windows_on_the_chip(rng, fault, field):
+    chip = chips.read_nir(chain(rng, lif(rng)), steps=STEPS, reset="subtract")
+    x = rng.random((4, 6))
+    space = FaultSpace(SpikingModel(chip).eval(), torch.from_numpy(x), {"relu1": fault})
+    points = sample_points(space.placements, 0, 50)
+    struck = chips.ChipFaults(**{field: [points.dense() != 0]}, window=(5, 15))
+    right = chips.run(chip, x, struck).outputs
+    assert right.var(axis=0).max() > 1e-3
+    np.testing.assert_allclose(space.outputs(points), right, atol=1e-12)
+
+
+def test_trains_are_inputs_of_the_model_too(rng):
+    chip = chips.read_nir(chain(rng, lif(rng)), steps=STEPS, reset="subtract")
+    model, train = SpikingModel(chip).eval(), 2 * rng.random((4, STEPS, 6))
+    right = chips.run(chip, train).outputs[0]
+    x = torch.from_numpy(train)
+    np.testing.assert_allclose(model(x).numpy(), right, atol=1e-12)
+    assert not np.allclose(chips.run(chip, train.mean(1)).outputs[0], right)
+    for site, units in (("relu1", 8), ("input", 6)):  # a dead line is dead in all steps
+        space = FaultSpace(model, x, {site: NeuronCrash(0.3)})
+        points = sample_points(space.placements, 0, 50)
+        e = points.dense() != 0
+        assert e.shape == (50, units)
+        struck = [e] if site == "relu1" else chips.ChipFaults(dead_inputs=e)
+        on_chip = chips.run(chip, train, struck).outputs
+        assert on_chip.var(axis=0).max() > 1e-4
+        np.testing.assert_allclose(space.outputs(points), on_chip, atol=1e-12)
+    with pytest.raises(ArgumentError, match=r"trains of 9 steps.*runs 25"):
+        FaultSpace(model, x[:, :9], {"relu1": NeuronCrash(0.3)})
+
+
 def test_the_score_of_a_leaky_graph_is_the_networks_own(rng, tmp_path):
     first, last = rng.normal(0.1, 0.25, (20, 6)), rng.normal(0.1, 0.3, (4, 20))
     beta, p, one = 0.9, 0.1, np.ones
@@ -163,3 +201,11 @@ def test_what_cannot_be_stepped(rng, tmp_path):
         (3,),
     )
     assert "sigmoid" in can_be_stepped(chips.convert(network, np.ones((2, 3))))
+    pooled = chips.Network(
+        [
+            chips.NeuronLayer(chips.Conv2d(np.ones((1, 1, 1, 1))), "relu"),
+            chips.NeuronLayer((chips.MaxPool2d(2), chips.Flatten()), "linear"),
+        ],
+        (1, 2, 2),
+    )
+    assert "maxima" in can_be_stepped(chips.convert(pooled, np.ones((2, 1, 2, 2))))

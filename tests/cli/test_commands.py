@@ -169,6 +169,9 @@ BAD = {
     "bad width": ("score", "4-5-2", "--inputs", "d.npz", "--rel-width", "3"),
     "bad method": ("score", "4-5-2", "--inputs", "d.npz", "--methods", "tailor"),
     "bad limit": ("score", "4-5-2", "--inputs", "d.npz", "--limit", "0"),
+    "outputs that are no numbers": ("score", "4-5-2", "--inputs", "d.npz", "--outputs", "a,b"),
+    "an output that is none": ("score", "4-5-2", "--inputs", "d.npz", "--outputs", "2"),
+    "arrays of a plan": ("score", "4-5-2", "--inputs", "d.npz", "--plan", "--arrays", "a.npz"),
     "negative seed": ("score", "4-5-2", "--inputs", "d.npz", "--seed", "-1"),
     "huge seed": ("score", "4-5-2", "--inputs", "d.npz", "--seed", str(2**64)),
     "unknown training data": ("score", "4-5-2", "--inputs", "d.npz", "--train", "x"),
@@ -214,6 +217,8 @@ OVER_INPUTS = {
     "hardware, a graph": "hardware g.nir --inputs d.npz --nir g.nir",
     "report, the score": "report s.json --out s.json",
     "report, a link to it": "report s.json --out score",
+    "arrays over the examples": "score 4-5-2 --inputs d.npz --arrays d.npz",
+    "arrays and a report in one": "score 4-5-2 --inputs d.npz --arrays new --report new",
     "one for two": "score 4-5-2 --inputs d.npz --json new --report new",
     "harden, its description": (
         "harden 4-5-2 --data d.npz --epsilon 1 --delta 0.1 --out new --json new.json"
@@ -252,6 +257,23 @@ def test_nothing_that_is_read_is_overwritten(run, examples, tmp_path, monkeypatc
     assert not out
     assert "give another name" in err or "give each its own" in err
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_named_outputs_and_a_file_of_all_numbers(run, examples, tmp_path):
+    line = ("score", "4-5-2", "--inputs", examples, *FAST, "--epsilon", "0.01", "--outputs", "0")
+    code, _, err = run(*line, "--json", "s.json", "--arrays", "s.npz")
+    assert code == 0, err
+    plain = json.loads((tmp_path / "s.json").read_text())
+    assert plain["named_outputs"] == [0]
+    with np.load(tmp_path / "s.npz", allow_pickle=False) as file:
+        index = json.loads(str(file["index"]))
+        held = {(a["method"], a["quantity"], *a["axes"]): file[f"{a['name']}.value"] for a in index}
+    each = held["monte-carlo", "variance", "input", "output"]
+    told = [e for e in plain["estimates"]
+            if (e["method"], e["quantity"]) == ("monte-carlo", "variance")]  # fmt: skip
+    pairs = [(e, each[e["input"], e["output"]]) for e in told if isinstance(e["input"], int)]
+    assert len(pairs) == each.size > 0
+    assert all(e["value"] == value for e, value in pairs)
 
 
 def test_outputs_that_only_look_like_inputs(run, examples, tmp_path):

@@ -1,5 +1,6 @@
 """``crashsim hardware`` and ``crashsim devices``: exit codes, messages, files."""
 
+import itertools
 import json
 
 import numpy as np
@@ -169,6 +170,24 @@ def test_masks_end_at_a_width(run, tmp_path):
     assert json.loads((tmp_path / "h.json").read_text())["hardware"]["masks"] < 3000
 
 
+def test_a_plan_says_what_is_run(run, tmp_path):
+    code, out, err = run(*FAST, "--plan")
+    assert code == 0, err
+    told = " ".join(out.split())
+    assert "10 fault patterns on 8 inputs, 20 steps of 6 neurons:" in told
+    # three reads, in each step of which each of 6 neurons takes 10 operations
+    assert f"{3 * 10 * 8 * 20 * 6 * 10:.2g} synaptic operations" in told
+    assert "under 1 s" in told
+    code, _, err = run(*FAST, "--plan", "--json", "h.json")
+    assert code == 2
+    assert "--plan runs nothing" in err
+    code, out, err = run("score", *CHIP[1:-2], "--hardware", "--plan", "--json", "h.json")
+    assert code == 0, err
+    steps = {s["name"]: s for s in json.loads((tmp_path / "h.json").read_text())["steps"]}
+    # 400 patterns, and a window of 100 steps
+    assert steps["hardware"]["operations"] == 3 * 400 * 8 * 100 * 6 * 10
+
+
 @pytest.fixture
 def graph(tmp_path):
     nir = pytest.importorskip("nir")
@@ -265,6 +284,21 @@ def test_events_and_trains(run, tmp_path):
     assert any(e["value"] > 0 for e in first if e["quantity"] == "variance")
 
 
+@pytest.mark.usefixtures("events")
+def test_trains_and_events_on_the_chip_of_a_model(run, tmp_path):
+    pytest.importorskip("nir")
+    code, _, err = run(*FAST, "--nir", "own.nir")
+    assert code == 0, err
+    found = []
+    for inputs in (("train.npy",), ("flat.npz", "--event-step", 1000)):
+        code, _, err = run("hardware", "own.nir", "--masks", 40, "--p", 0.2, "--json", "h.json",
+                           "--inputs", *inputs)  # fmt: skip
+        assert code == 0, err
+        found.append(json.loads((tmp_path / "h.json").read_text()))
+    assert found[0]["estimates"] == found[1]["estimates"]
+    assert found[0]["hardware"]["steps"] == 20
+
+
 @pytest.mark.usefixtures("graph", "events")
 @pytest.mark.parametrize("readout", ["first-spike", "membrane"])
 def test_other_readouts_and_windows(run, readout, tmp_path):
@@ -322,10 +356,39 @@ def test_wrong_use_of_time(arguments, told, run):
 
 
 def test_options_of_graphs_are_for_graphs(run):
-    for option in (("--dt", 1), ("--exporter", "norse"), ("--start", "half")):
-        code, _, err = run(*FAST, *option)
+    options = (("--dt", 1), ("--exporter", "norse"), ("--start", "half"))
+    plain = ("score", "4-6-3:relu", "--inputs", "d.npz")
+    calls = [(*FAST, *option) for option in options]
+    for call in [*calls, *((*plain, *option) for option in (*options, ("--steps", 20)))]:
+        code, _, err = run(*call)
         assert code == 2
         assert "only for a .nir file" in " ".join(err.split())
+
+
+def test_the_score_of_a_leaky_graph_is_run_as_the_chip_is(run, tmp_path, rng):
+    nir = pytest.importorskip("nir")
+    nodes = {"input": nir.Input({"input": np.array([4])})}
+    for name, fan_in, fan_out in (("1", 4, 12), ("2", 12, 3)):
+        one = np.ones(fan_out)
+        nodes["w" + name] = nir.Linear(rng.normal(0.1, 0.5, (fan_out, fan_in)))
+        nodes["s" + name] = nir.LIF(5e-4 * one, 5 * one, 0 * one, one)
+    nodes["output"] = nir.Output({"output": np.array([3])})
+    nir.write(tmp_path / "leaky.nir", nir.NIRGraph(nodes, [*itertools.pairwise(nodes)]))
+    variances = {}
+    for steps, start in ((7, "zero"), (40, "half")):
+        options = ("--reset", "subtract", "--exporter", "snntorch", "--start", start,
+                   "--steps", steps, "--inputs", "d.npz", "--p", 0.2)  # fmt: skip
+        for command in (("hardware", "--masks", 3000), ("score", "--methods", "monte-carlo")):
+            code, _, err = run(command[0], "leaky.nir", *command[1:], *options, "--json", "h.json")
+            assert code == 0, err
+            estimates = json.loads((tmp_path / "h.json").read_text())["estimates"]
+            variances[steps, command[0]] = next(
+                e["value"] for e in estimates
+                if (e["quantity"], e["input"], e["output"]) == ("variance", "all", "all")
+            )  # fmt: skip
+        chip, model = variances[steps, "hardware"], variances[steps, "score"]
+        assert chip == pytest.approx(model, rel=0.15)
+    assert variances[7, "score"] != pytest.approx(variances[40, "score"], rel=0.05)
 
 
 def test_the_catalogue_is_listed(run):

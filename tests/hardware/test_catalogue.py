@@ -59,6 +59,11 @@ FIELDS = {
     "held for some steps": lambda chip, rng: replace(
         sample_held(chip, 0.4, 3, 1, rate=0.3), window=(chip.total_steps // 2, chip.total_steps - 5)
     ),
+    "held for some steps, with pauses of their own": lambda chip, rng: replace(
+        FIELDS["refractory"](chip, rng),
+        held=FIELDS["held"](chip, rng).held,
+        window=(chip.total_steps // 2, chip.total_steps - 5),
+    ),
 }
 WITHOUT_SYNAPSES = {"read noise", "adc"}
 

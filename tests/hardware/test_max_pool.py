@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from crashsim_hardware import (
+    ChipFaults,
     Conv2d,
     Flatten,
     HardwareError,
@@ -15,6 +16,7 @@ from crashsim_hardware import (
     Network,
     NeuronLayer,
     convert,
+    reference,
     run,
     sample_dead,
     sample_dead_synapses,
@@ -97,6 +99,20 @@ def test_engines_agree_and_the_chip_does_what_the_network_does(network, rng):
     assert np.array_equal(run(chip, x, few, copies=1, record=True).counts[1], oracle.counts[1])
 
 
+def test_what_passes_a_maximum_is_lost_at_synapses(network, rng):
+    x = rng.normal(0.5, 1.0, (2, 1, 8, 8))
+    chip = convert(network, rng.normal(0.5, 1.0, (50, 1, 8, 8)), steps=200)
+    faults = ChipFaults(release_failure=0.3, masks=200)
+    found = run(chip, x, faults).outputs
+    exact = reference(chip, x, faults).outputs[0]  # 0.7 of each weight
+    clean = network.forward(x).outputs
+    assert np.abs(found.mean(0) - exact).max() < 0.1 * np.abs(clean - exact).max()
+    few = ChipFaults(release_failure=0.3, masks=3)
+    oracle, other = (run(chip, x, few, engine=e, record=True) for e in ("numpy", "brian2"))
+    assert np.array_equal(other.counts[1], oracle.counts[1])
+    np.testing.assert_allclose(other.outputs, oracle.outputs, atol=1e-12)
+
+
 def test_synapses_behind_a_maximum_fail_for_some_steps(network, rng):
     """The counts that the maximum is of go on; all steps are as no window."""
     x = rng.normal(0.5, 1.0, (2, 1, 8, 8))
@@ -118,8 +134,10 @@ def test_synapses_behind_a_maximum_fail_for_some_steps(network, rng):
 
 def test_where_no_maximum_can_be(network, rng):
     chip = convert(network, rng.normal(size=(9, 1, 8, 8)))
-    with pytest.raises(HardwareError, match="no set of synapses"):
+    with pytest.raises(HardwareError, match="no set of Synapses"):
         run(chip, rng.normal(size=(1, 1, 8, 8)), engine="brian2-synapses")
+    with pytest.raises(HardwareError, match="max pooling"):
+        chip.to_brian2(rng.normal(size=(1, 8, 8)))
     behind = Network(
         [
             NeuronLayer((Conv2d(np.ones((1, 1, 1, 1))), MaxPool2d(2)), "relu"),

@@ -22,6 +22,7 @@ from crashsim_hardware import (
     sample_dead_synapses,
     spiking_gap,
 )
+from crashsim_hardware.engines.brian2_loading import brian2_at_rest
 
 
 @pytest.fixture
@@ -115,6 +116,12 @@ def test_engines_agree_and_every_way_can_fail(network, rng):
             assert np.array_equal(ours, theirs), engine
     exact = reference(chip, x, faults).outputs
     assert np.abs(oracle.outputs - exact).max() < 0.15 * np.abs(exact).max()
+    inner = Network(network.layers[:4] + network.layers[5:], (1, 6, 6))  # no way from the inputs
+    alone = convert(inner, rng.normal(0.5, 1.0, (40, 1, 6, 6)), steps=60)
+    with brian2_at_rest():
+        handed = alone.to_brian2(x[0]).run()
+    for ours, theirs in zip(handed, run(alone, x, record=True).counts, strict=True):
+        assert np.array_equal(ours, theirs[0, 0])
     # the ways around alone
     shape = chip.wires[1].projection.weight.shape
     cut = [None] * 7 + [np.ones((1, *shape), dtype=bool)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -137,6 +138,30 @@ OPTIONS = [
     ("sigmoid", {"tau_syn": 0.005}),
     ("tanh", {"tau_syn": 0.005}),
 ]
+
+
+@pytest.mark.parametrize("reset", ["subtract", "zero", "late-subtract", "late-zero"])
+def test_membranes_of_held_neurons_go_on(rng, reset):
+    """What is held is the output: the membrane is that of the neuron if it were not."""
+    nir = pytest.importorskip("nir")
+    one = np.ones(6)
+    nodes = {
+        "input": nir.Input({"input": np.array([4])}), "a": nir.Linear(rng.normal(0.3, 0.5, (6, 4))),
+        "out": nir.LIF(1e-3 * one, 10 * one, 0 * one, one),
+        "output": nir.Output({"output": np.array([6])}),
+    }  # fmt: skip
+    chip = read_nir(nir.NIRGraph(nodes, [*pairwise(nodes)]), steps=STEPS, reset=reset)
+    train = 2 * rng.random((2, STEPS, 4))
+    pauses = ChipFaults(refractory=[rng.integers(0, 4, (3, 6))])
+    clean = run(chip, train, pauses, readout="membrane", record=True)
+    for window in (None, (5, 20)):
+        held = replace(pauses, held=[np.full((3, 6), 0.45)], window=window)
+        for engine in ("numpy", "brian2"):
+            found = run(chip, train, held, engine=engine, readout="membrane", record=True)
+            np.testing.assert_allclose(found.outputs, clean.outputs, atol=1e-12)
+            assert not np.array_equal(found.counts[0], clean.counts[0])
+    with pytest.raises(HardwareError, match="their membranes are others"):
+        run(chip, train, held, engine="brian2-synapses", readout="membrane")
 
 
 @pytest.mark.parametrize(("activation", "options"), OPTIONS)

@@ -101,3 +101,14 @@ def test_an_npz_holds_them_all():
         name = json.loads(str(file["index"]))[0]["name"]
         np.testing.assert_array_equal(file[f"{name}.outputs"], [1, 4, 7])
         np.testing.assert_array_equal(file[f"{name}.high"], np.arange(6.0).reshape(2, 3) + 1)
+
+
+def test_a_table_of_a_shape_holds_what_it_can():
+    found = deterministic("taylor", "mean", "estimate", np.arange(12.0).reshape(3, 4))
+    for e in (found, list(found)):
+        table = values_of(e, "taylor", "mean", shape=(2, 3))
+        np.testing.assert_array_equal(table, [[0, 1, 2], [4, 5, 6]])
+        table = values_of(e, "taylor", "mean", shape=(4, 5))
+        np.testing.assert_array_equal(table[:3, :4], np.arange(12.0).reshape(3, 4))
+        assert np.isnan(table[3]).all()
+        assert np.isnan(table[:, 4]).all()

@@ -106,3 +106,27 @@ def test_reports_of_many_outputs_are_short(large, render, tmp_path):
         assert "nan" not in told.lower().replace("nano", "")
         assert len(told) < 500_000
     assert math.isfinite(large.find("monte-carlo", "variance").value)
+
+
+def test_theory_of_every_output_beside_samples_of_some(monkeypatch):
+    """Very many outputs: Monte Carlo has the numbers of each input for those that vary most."""
+    from crashsim.sampling import monte_carlo as sampling
+    from crashsim.scoring import variance_reduction
+
+    for module in (sampling, variance_reduction):
+        monkeypatch.setattr(module, "DENSE", 100)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 150)).eval()
+        x = torch.randn(4, 3)
+    # The last outputs hardly vary, so that they are not among those.
+    with torch.no_grad():
+        net[2].weight[100:] *= 1e-3
+    found = score(net, x, NeuronCrash(0.02), samples=2000,
+                  methods=["monte-carlo", "mean-point-taylor"])  # fmt: skip
+    of_mean = next(a for a in found.agreement if a.quantity == "mean")
+    assert found.find("monte-carlo", "mean", 0, 149) is None
+    assert found.find("mean-point-taylor", "mean", 0, 149) is not None
+    assert of_mean.inside > 0.7
+    assert found.to_html()
+    assert found.to_text()

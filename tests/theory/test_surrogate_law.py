@@ -278,3 +278,15 @@ def test_the_chance_of_any_with_normal_coordinates_beside():
     found = ct.chance_of_any(law.profiles, tails, contributions, np.random.default_rng(0))
     assert tails.sum() > 1.1 * measured > 1e-3
     assert found == pytest.approx(measured, rel=0.1)
+
+
+@pytest.mark.parametrize("seed", range(8, 20))
+def test_rates_at_the_ends_of_what_numbers_hold(seed):
+    """Nothing random is left at a rate of 1; at the least number, products of it vanish."""
+    gains = np.random.default_rng(seed).normal(scale=0.3, size=5)
+    for rate, rest in ((1.0, gains.sum()), (1e-320, 0.0)):
+        law = ct.SurrogateLaw.of(surrogate(0.01, gains, ct.Bernoulli(np.full(5, rate))))
+        reach = np.abs(gains).sum()
+        for c in (-2 * reach, -0.7 * reach, 0.6 * reach, 2 * reach):
+            happens = float(0.01 + rest >= c)
+            assert float(law.tail(c, "upper")) == pytest.approx(happens, abs=1e-12)

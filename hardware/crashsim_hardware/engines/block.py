@@ -388,16 +388,8 @@ def _phases(
     return fraction if bits is None else np.floor(np.ldexp(fraction, bits)) * 2.0**-bits
 
 
-def connections(projection: Projection) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Source and target neuron of every physical synapse, (S,) each, in C order of (in, out).
-
-    Raises HardwareError for layers too large to list.
-    """
-    if projection.pool is not None:
-        raise HardwareError(
-            "a maximum over neurons is no set of synapses; use engine='brian2' or 'numpy' without "
-            "release failure"
-        )
+def check_listed(projection: Projection) -> None:
+    """Raises HardwareError for a projection whose synapses cannot be listed one by one."""
     entries = int(np.prod(projection.shape)) * projection.bias.size
     if entries > LISTED:
         raise HardwareError(
@@ -405,6 +397,14 @@ def connections(projection: Projection) -> tuple[NDArray[np.intp], NDArray[np.in
             f"{entries:,} synapses, too many to simulate one by one; use engine='brian2' or "
             "'numpy' without release failure"
         )
+
+
+def connections(projection: Projection) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Source and target neuron of every physical synapse, (S,) each, in C order of (in, out).
+
+    Raises HardwareError for layers too large to list.
+    """
+    check_listed(projection)
     source, target = np.nonzero(projection.matrix())
     return source, target
 

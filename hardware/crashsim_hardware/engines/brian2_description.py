@@ -283,8 +283,11 @@ def _varied_model(varied: Varied, fires: str, held: bool) -> tuple[str, str, str
 Arrays = dict[str, tuple[Any, str]]
 
 
-def arrays_of(chip: Chip, block: Block, index: int) -> Arrays:
-    """Initial states and parameters of a layer: values that broadcast to (m, b, n_l), and units."""
+def arrays_of(chip: Chip, block: Block, index: int, *, held: bool) -> Arrays:
+    """Initial states and parameters of a layer: values that broadcast to (m, b, n_l), and units.
+
+    held: as in `model_of`.
+    """
     layer = chip.hidden[index]
     varied = block.varied[index] if block.varied else Varied()
     theta = block.thresholds[index]
@@ -306,7 +309,7 @@ def arrays_of(chip: Chip, block: Block, index: int) -> Arrays:
         if layer.neuron.bipolar:
             off = np.where(np.isfinite(theta), 0.0, -np.inf) - slack
             found["theta_off"] = (off * v_th, "volt")
-    return found | _varied_arrays(varied, chip.physics.dt)
+    return found | _varied_arrays(varied, chip.physics.dt, held)
 
 
 def _point_arrays(
@@ -349,15 +352,15 @@ def _own_arrays(neuron: OwnNeuron, block: Block, index: int) -> Arrays:
     return found | {"q": (0.0, "1"), "drive": (block.drives[index], "1")}
 
 
-def _varied_arrays(varied: Varied, dt: float) -> Arrays:
+def _varied_arrays(varied: Varied, dt: float, held: bool) -> Arrays:
     found: Arrays = {}
-    is_held = np.zeros(1) if varied.held is None else np.isfinite(varied.held)
+    is_held = np.zeros(1, np.bool_) if varied.held is None else np.isfinite(varied.held)
     if varied.held is not None:
         found["held"] = (np.where(is_held, varied.held, 0.0), "1")
         found["is_held"] = (is_held.astype(np.float64), "1")
     if varied.refractory is not None:
-        # a held neuron keeps its rate; brian2 counts the step of the spike itself
-        found["silent"] = ((np.where(is_held, 0.0, varied.refractory) + 1.0) * dt, "second")
+        # a neuron that is held keeps its rate; brian2 counts the step of the spike itself
+        found["silent"] = ((np.where(is_held & held, 0.0, varied.refractory) + 1.0) * dt, "second")
     return found
 
 
@@ -378,7 +381,7 @@ def layer_of(chip: Chip, block: Block, index: int) -> dict[str, Any]:
         "constants": model.constants,
         "arrays": {
             name: (np.broadcast_to(values, shape).reshape(-1).astype(np.float64), unit)
-            for name, (values, unit) in arrays_of(chip, block, index).items()
+            for name, (values, unit) in arrays_of(chip, block, index, held=True).items()
         },
     }
 

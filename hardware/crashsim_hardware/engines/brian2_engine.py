@@ -11,7 +11,7 @@ The neurons' equations are in `brian2_description`. Layer l runs during its own 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,8 +23,8 @@ from crashsim_hardware.errors import HardwareError
 from crashsim_hardware.neurons.point_neuron import PointNeuron
 from crashsim_hardware.neurons.stepped_neuron import SteppedNeuron
 
-from .block import Activity, Block, connections, matrices
-from .brian2_description import Constants, arrays_of, model_of, quantity, receiving, ways
+from .block import Activity, Block, check_listed, connections, matrices
+from .brian2_description import Constants, Way, arrays_of, model_of, quantity, receiving, ways
 from .brian2_loading import brian2_at_rest
 from .inputs import is_driven
 from .numpy_engine import Delivery, exact_precision, has_mismatch
@@ -75,11 +75,36 @@ class _Session:
         return self._network.simulate(block, trains, firsts, told)
 
 
+def _check_synapses(chip: Chip, block: Block, found: Sequence[Way]) -> None:
+    """Raises HardwareError for what Synapses cannot carry."""
+    if block.noisy:
+        raise HardwareError(
+            "Synapses deliver spikes one by one, and reads with noise or a converter are of whole "
+            "columns; use engine='brian2' or 'numpy'"
+        )
+    if block.release_failure > 0.0 and (chip.wires or any(way.wait for way in found)):
+        raise HardwareError(
+            "where spikes take branches, loops or delays, releases fail with engine='brian2' or "
+            "'numpy' alone"
+        )
+    if any(projection.pool is not None for projection in chip.projections):
+        raise HardwareError(
+            "a maximum over neurons is no set of Synapses; use engine='brian2' or 'numpy'"
+        )
+    for way in found:
+        check_listed(chip.projections[way.place])
+    if block.release_failure > 0.0:
+        check_listed(chip.readout)
+
+
 class _Copies:
     """One brian2 Network that holds masks x inputs copies of the chip."""
 
     def __init__(self, brian2: Any, chip: Chip, block: Block, synapses: bool) -> None:
         self._brian2, self._chip, self._synapses = brian2, chip, synapses
+        self._ways = ways(chip)
+        if synapses:  # before anything is made, of which brian2 would say that nothing uses it
+            _check_synapses(chip, block, self._ways)
         self._dt = chip.physics.dt * brian2.second
         self._v_th = chip.physics.threshold
         clock = brian2.Clock(dt=self._dt)
@@ -95,18 +120,7 @@ class _Copies:
         ]
         self._wires: list[Any] = []
         objects = list(self._groups)
-        self._ways = ways(chip)
         if synapses:
-            if block.noisy:
-                raise HardwareError(
-                    "Synapses deliver spikes one by one, and reads with noise or a converter are "
-                    "of whole columns; use engine='brian2' or 'numpy'"
-                )
-            if block.release_failure > 0.0 and (chip.wires or any(w.wait for w in self._ways)):
-                raise HardwareError(
-                    "where spikes take branches, loops or delays, releases fail with "
-                    "engine='brian2' or 'numpy' alone"
-                )
             self._wires = [
                 self._synapse(
                     way.place, self._groups[way.source], self._groups[way.target], block, clock,
@@ -246,7 +260,8 @@ class _Copies:
 
     def _set_state(self, block: Block) -> None:
         for index, (group, shape) in enumerate(zip(self._groups, self._shapes, strict=True)):
-            for name, (values, _) in arrays_of(self._chip, block, index).items():
+            arrays = arrays_of(self._chip, block, index, held=self._synapses)
+            for name, (values, _) in arrays.items():
                 if name in group.variables:
                     _assign(group, name, np.broadcast_to(values, shape).reshape(-1))
 

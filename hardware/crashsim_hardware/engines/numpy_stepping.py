@@ -78,8 +78,12 @@ class SteppedPopulation:
             self._reset()
         if self.neuron.bound is not None:
             np.maximum(self.v, self.neuron.bound, out=self.v)
-        self.varied.hold(self.spikes, now, self.offset)
-        sent = self.spikes if self.strike is None else self.strike.sent(self.spikes, now)
+        sent = self.spikes  # which a late reset needs as they are
+        if self.varied.held is not None:
+            sent = sent.copy()
+            self.varied.hold(sent, now, self.offset)
+        if self.strike is not None:
+            sent = self.strike.sent(sent, now)
         self.count += sent
         return sent
 

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from crashsim_hardware.chip import Chip
 from crashsim_hardware.errors import HardwareError
-from crashsim_hardware.transforms import Flatten
 
 from .block import Activity, Block
 
@@ -28,8 +27,7 @@ def check_readout(chip: Chip, readout: Any) -> Readout:
     found: Readout = readout  # type: ignore[assignment]
     if found == "count":
         return found
-    plain = all(isinstance(transform, Flatten) for transform in chip.readout.transforms)
-    if not plain or chip.readout.bias.any():
+    if not chip.reads_neurons:
         raise HardwareError(
             f"readout={found!r} reads the spiking neurons before the output, and here weights lie "
             'between them; use readout="count"'

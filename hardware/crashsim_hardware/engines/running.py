@@ -160,6 +160,12 @@ def run(
         )
     x = flat_signals(chip, inputs)
     check_readout(chip, readout)
+    held = broken.layer("held", len(chip.hidden) - 1)
+    if engine == "brian2-synapses" and readout == "membrane" and held is not None:
+        raise HardwareError(
+            "neurons that are stuck at a rate fire by themselves where Synapses carry their "
+            "spikes, so that their membranes are others; use engine='brian2' or 'numpy'"
+        )
     seed, replica = whole("seed", seed, 0), whole("replica", replica, 0)
     if copies is not None:
         copies = whole("copies", copies, 1)

@@ -92,7 +92,18 @@ def _far_tail(profile: Profile, c: float, cells: int) -> float:
     else:  # the mass of a point is spread evenly to halfway its neighbours
         share = np.clip((values - c) / law.width + 0.5, 0.0, 1.0)
     above = float(np.sum(np.where(share > 0, law.mass * weights * share, 0.0)))
-    return float(_with_alone(np.asarray(max(above, 0.0)), *alone))
+    found = float(_with_alone(np.asarray(max(above, 0.0)), *alone))
+    return min(found, _any_upwards(profile)) if c > 0 else found
+
+
+def _any_upwards(profile: Profile) -> float:
+    """P(some contribution is positive), without which no sum is: more than any tail above 0."""
+    if profile.normal_variance > 0 or profile.outcomes:
+        return 1.0
+    up = profile.gains > 0
+    with np.errstate(divide="ignore"):
+        none = profile.counts[up] * np.log1p(-profile.p[up])
+    return float(-np.expm1(none.sum()))
 
 
 def tilted_profile(profile: Profile, t: float) -> Profile:

@@ -17,6 +17,8 @@ _PER_OCTAVE = 4  # classes of gains
 _LEAST_OF_CLASS = 2 ** (-1 / _PER_OCTAVE)  # of its mean: no contribution is smaller
 _TILTS_PER_OCTAVE = 2
 
+_LEAST_SPAN = 1e-6  # of a window, relative to where it lies
+
 
 @dataclass(frozen=True)
 class Window:
@@ -60,7 +62,10 @@ def window_of(profile: Profile, thresholds: tuple[float, float], exponent: float
     cut = int(decides[0]) if decides.size else len(size) - 1
     limit = float(reach[cut]) if decides.size else np.inf
     ends = profile.range()
-    return Window(max(float(low[cut]), ends[0]), min(float(high[cut]), ends[1]), limit)
+    start, stop = max(float(low[cut]), ends[0]), min(float(high[cut]), ends[1])
+    # A sum that hardly varies has ends within rounding of each other, in either order.
+    short = max(_LEAST_SPAN * max(abs(start), abs(stop)) - (stop - start), 0.0)
+    return Window(start - short, stop + short, limit)
 
 
 def _classes(profile: Profile) -> tuple[Array, Array]:
@@ -73,9 +78,11 @@ def _classes(profile: Profile) -> tuple[Array, Array]:
     base = int(octave.min())
     key = 2 * (octave - base) + (g > 0)
     number: Array = np.bincount(key, expected).astype(np.float64)
-    total: Array = np.bincount(key, expected * g).astype(np.float64)
-    there = number > 0
-    return total[there] / number[there], number[there]
+    share = expected / expected.max()  # of the smallest numbers that there are, products vanish
+    weight: Array = np.bincount(key, share).astype(np.float64)
+    total: Array = np.bincount(key, share * g).astype(np.float64)
+    there = total != 0
+    return total[there] / weight[there], number[there]
 
 
 def _chernoff_quantiles(size: Array, rate: Array, exponent: float) -> Array:
