@@ -96,22 +96,22 @@ def _with_masks_unseen(
     mean: Floats, variance: Floats, n: int, inputs: int, alpha: float, high: Floats
 ) -> Floats:
     """The upper ends of shares, no lower than a next mask that fails every input allows."""
-    found = np.array(high, dtype=np.float64)
+    ends = np.array(high, dtype=np.float64)
     if inputs == 1:
-        return found
-    mean, variance = np.broadcast_to(mean, found.shape), np.broadcast_to(variance, found.shape)
-    for at in np.ndindex(found.shape):
-        square = variance[at] * (n - 1) / n + mean[at] ** 2
-        if not 0 < mean[at] < 0.5 or n * mean[at] ** 2 > _FEW_MASKS * square:
-            continue
-        share = min(square / mean[at], 1.0)  # of inputs that the failing masks fail, if alike
-        failing = n * mean[at] / share
+        return ends
+    means = np.broadcast_to(mean, ends.shape).ravel()
+    squares = np.broadcast_to(variance, ends.shape).ravel() * (n - 1) / n + means**2
+    flat = ends.ravel()
+    few = (0 < means) & (means < 0.5) & (n * means**2 <= _FEW_MASKS * squares)
+    for at in np.flatnonzero(few):
+        share = float(min(squares[at] / means[at], 1.0))  # that the failing masks fail, if alike
+        failing = n * float(means[at]) / share
         values = np.array([0.0, share, 1.0])
         counts = np.array([max(n - failing, 1e-3), failing, 1.0])
         if share > 1 - 1e-9:
             values, counts = values[[0, 2]], np.array([counts[0], failing + 1.0])
-        found[at] = max(found[at], _end(values, counts, 1 - alpha / 2))
-    return found
+        flat[at] = max(float(flat[at]), _end(values, counts, 1 - alpha / 2))
+    return flat.reshape(ends.shape)
 
 
 def mean_end(values: Floats, bound: float, level: float) -> float:
