@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from crashsim_theory import (
@@ -14,6 +14,7 @@ from crashsim_theory import (
     derive,
     derive_single,
 )
+from numpy.typing import NDArray
 
 from crashsim.analytic.factored_surrogate import FactoredSurrogate
 from crashsim.analytic.gains import MEMORY, Gains, are_dense
@@ -300,11 +301,19 @@ def of_pair(surrogate: Surrogate, row: int, output: int) -> Surrogate:
     )
 
 
-def margins_of(space: FaultSpace, surrogate: Surrogate) -> Surrogate:
-    """The margins (rival minus predicted class) of each input as linear surrogates, (B, K - 1)."""
+def margins_of(
+    space: FaultSpace, surrogate: Surrogate, classes: NDArray[Any] | None = None
+) -> Surrogate:
+    """The margins (rival minus class) of each input as linear surrogates, (B, K - 1).
+
+    Args:
+        space: of the faults.
+        surrogate: (B, K) of Delta.
+        classes: (B,) over which the others are; None: those that are predicted.
+    """
     clean = space.clean()
     rows = np.arange(space.B)
-    top = predicted_class(clean)
+    top = predicted_class(clean) if classes is None else classes
     rivals = np.array([[k for k in range(space.K) if k != c] for c in top])
     level = clean + surrogate.shift
     shift = level[rows[:, None], rivals] - level[rows, top][:, None]

@@ -28,6 +28,7 @@ from crashsim.injection.slopes import Point, Values
 from crashsim.model.inputs import Inputs
 from crashsim.results.estimate import MOST_OUTPUTS
 from crashsim.space import FaultSpace
+from crashsim.working import worked
 
 MEMORY = 2**31  # bytes, unless another number is asked for
 DENSE = 2**21  # B x K x N gains, up to which all are written out in double precision
@@ -122,7 +123,10 @@ class Gains:
         batch = max(1, _AT_A_TIME // each) if space.slopes.shares_passes else 1
         for low in range(0, space.B, batch):
             part = space.examples.part(low, low + batch)
-            yield slice(low, min(low + batch, space.B)), self._slopes(part)
+            made = self._slopes(part)
+            high = min(low + batch, space.B)
+            worked((high - low) * (1 + 2 * len(self.readouts)))
+            yield slice(low, high), made
 
     def along(self, points: Points) -> Floats:
         """sum_i (e_i - m_i) g_i at each point, (S, B, R): m is the mean point."""

@@ -7,8 +7,9 @@ taken off by a thousand draws of the surrogates' faults (of no pass of the netwo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
 
 import numpy as np
 from crashsim_theory import (
@@ -46,6 +47,7 @@ def law_estimates(
     epsilon: float | None,
     seed: int,
     note: str,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Estimates:
     """P(|Delta| >= epsilon) and P(class changes), of linear surrogates' exact law.
 
@@ -57,17 +59,19 @@ def law_estimates(
         epsilon: of the tails; None: no tails.
         seed: of what several rivals share.
         note: what the surrogate is.
+        progress: is called with the questions of inputs that are done, and their number.
 
     Raises:
         NotApplicableError: a law of coordinates that is not known by its outcomes.
     """
     found = Estimates()
+    tell = _teller(progress, space.B * ((epsilon is not None) + (margins is not None)))
     try:
         if epsilon is not None:
-            values = _tails(surrogate, least_reaching(space, epsilon))
+            values = _tails(surrogate, least_reaching(space, epsilon), tell)
             found += deterministic(name, "tail", "estimate", values, level=epsilon, note=note)
         if margins is not None:
-            changes = _class_changes(space, margins, seed)
+            changes = _class_changes(space, margins, seed, tell)
             found += deterministic(name, "class-change", "estimate", changes, note=note)
     except TheoryError as error:
         raise NotApplicableError(str(error)) from error
@@ -108,19 +112,33 @@ def law_operations(gains: float, rows: float) -> float:
     return _OPERATIONS_OF_GAIN * gains + _OPERATIONS_OF_ROW * rows
 
 
-def _tails(surrogate: Surrogate, epsilon: float) -> Floats:
+def _teller(progress: Callable[[int, int], None] | None, total: int) -> Callable[[], None]:
+    """What to call whenever one more is done."""
+    done = itertools.count(1)
+
+    def tell() -> None:
+        if progress is not None:
+            progress(next(done), total)
+
+    return tell
+
+
+def _tails(surrogate: Surrogate, epsilon: float, tell: Callable[[], None]) -> Floats:
     """P(|L| >= epsilon) of every surrogate (...)."""
     values = np.zeros(surrogate.shift.size)
-    for chosen, law, _ in _by_input(surrogate, surrogate.shift):
+    for chosen, law, _ in laws_by_input(surrogate, surrogate.shift):
         values[chosen] = law.tail(epsilon)
+        tell()
     return values.reshape(surrogate.shape)
 
 
-def _class_changes(space: FaultSpace, margins: Surrogate, seed: int) -> Floats:
+def _class_changes(
+    space: FaultSpace, margins: Surrogate, seed: int, tell: Callable[[], None]
+) -> Floats:
     """P(some rival overtakes the predicted class) of every input, (B,)."""
     changes = np.zeros(space.B)
     rivals = space.K - 1
-    for chosen, law, contributions in _by_input(margins, _with_ties(space, margins.shift)):
+    for chosen, law, contributions in laws_by_input(margins, with_ties(space, margins.shift)):
         b = int(chosen[0]) // rivals
         tails = law.tail(0.0, "upper")
         if contributions is None:
@@ -128,22 +146,29 @@ def _class_changes(space: FaultSpace, margins: Surrogate, seed: int) -> Floats:
         else:
             rng = generator(seed, Stream.RIVALS, b)
             changes[b] = chance_of_any(law.profiles, tails, contributions, rng)
+        tell()
     return changes
 
 
-def _with_ties(space: FaultSpace, shift: Floats) -> Floats:
+def with_ties(space: FaultSpace, shift: Floats, classes: NDArray[Any] | None = None) -> Floats:
     """The margins' shift (B, K - 1), moved by what decides ties.
 
     Of equal outputs the first is predicted, so a later rival must overtake by more than rounding.
+
+    Args:
+        space: whose outputs they are.
+        shift: of the rivals over a class.
+        classes: (B,) that class; None: the one that is predicted.
     """
     clean = space.clean()
+    over = predicted_class(clean) if classes is None else classes
     room = 4 * resolution_of(space) * np.abs(clean).max(1, keepdims=True)
-    comes_first = np.arange(space.K - 1) < predicted_class(clean)[:, np.newaxis]
+    comes_first = np.arange(space.K - 1) < over[:, np.newaxis]
     moved: Floats = shift + np.where(comes_first, room, -room)
     return moved
 
 
-def _by_input(
+def laws_by_input(
     surrogate: Surrogate, shift: Floats
 ) -> Iterator[tuple[NDArray[np.int64], SurrogateLaw, Contributions | None]]:
     """Each input's surrogates: their numbers in flat order, their law and what they are made of.

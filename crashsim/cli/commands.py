@@ -422,15 +422,20 @@ def derive(
 def report(
     score_file: Annotated[
         Path,
-        typer.Argument(help="JSON from `crashsim score --json` or `crashsim hardware --json`."),
+        typer.Argument(help="JSON of `crashsim score`, `crashsim hardware` or `crashsim sweep`."),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The HTML file.")] = Path("report.html"),
 ) -> None:
-    """Turn a saved score, or a saved run of the chip, into an HTML report."""
-    from crashsim.report.chip_html import to_html
+    """Turn a saved score, run of the chip, or curve into an HTML report."""
+    from crashsim.report import chip_html, curves
     from crashsim.results.chip_record import ChipRecord
     from crashsim.scoring.records import load_record
 
     check_outputs([("score", score_file)], report=out)
     found = load_record(score_file)
-    write("out", out, to_html(found) if isinstance(found, ChipRecord) else found.to_html())
+    if isinstance(found, list):
+        write("out", out, curves.to_html(found))
+    elif isinstance(found, ChipRecord):
+        write("out", out, chip_html.to_html(found))
+    else:
+        write("out", out, found.to_html())

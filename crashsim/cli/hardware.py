@@ -242,7 +242,7 @@ def _show_plan(chip: Any, inputs: int, masks: int | None) -> None:
     """What would run, and about how long."""
     from crashsim.chip.plan import computed_operations, plan_run
     from crashsim.report.text import plain
-    from crashsim.scoring.costs import CORE, RATE_NAME, words_of_time
+    from crashsim.results.numbers import CORE, RATE_NAME, words_of_time
 
     planned = plan_run(chip, inputs, masks)
     seconds = computed_operations(chip, planned) / CORE

@@ -66,6 +66,15 @@ def sweep(
             "an accuracy a point below that without faults)"
         ),
     ] = None,
+    predict: Annotated[
+        bool,
+        typer.Option(
+            "--predict", help="Theory alone, in seconds: no chip is judged, and no interval given."
+        ),
+    ] = False,
+    beside: Annotated[
+        bool, typer.Option("--beside", help="Show what theory predicts beside what is measured.")
+    ] = False,
     chips: Annotated[
         int | None,
         typer.Option("--chips", "--samples", help="Chips at every rate. (default: 300)"),
@@ -110,7 +119,10 @@ def sweep(
         raise ArgumentError(f"models: {models} names one twice; give different models")
     kinds = _kinds(fault, sites, group, joint)
     data = labelled_examples(inputs, limit, batch_axis, targets)
+    if predict and beside:
+        raise ArgumentError("predict: --predict is without --beside; give one of them")
     options = {
+        "predict": "beside" if beside else predict,
         "rates": listed,
         "metric": metric,
         "target": target,

@@ -23,6 +23,7 @@ class Stream(IntEnum):
     COUNTED = 2**60  # which coordinates are struck, of an exact number of them, by block
     MARKS = 2**60 + 2**59  # at which rates of a curve a fault is kept, by block
     FEW_FAULTS = 2**61  # samples given two or more faults, by block
+    PREDICTED = 2**61 + 2**59  # what rivals share in a predicted curve, by example
     VOTES = 2**61 + 2**60  # in which a voter is far from the honest copies' average
     IMPORTANCE = 2**62  # tails and class changes, by input and block
     CURVE = 2**62 + 2**61  # the rare-event curve of a report, by point and block

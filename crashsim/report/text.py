@@ -13,6 +13,7 @@ from crashsim.report import chip
 from crashsim.report.tables import MARKS, columns, legend, number, rows, worths
 from crashsim.results import chips
 from crashsim.results.agreement import Agreement
+from crashsim.results.numbers import CORE, RATE_NAME, words_of_time
 from crashsim.results.record import Record
 from crashsim.results.schema import ChipFacts
 from crashsim.results.verdict import verdict
@@ -181,7 +182,16 @@ def footer(score: Record) -> str:
         parts.append(f"{100 * score.confidence:.4g}% intervals")
     parts.append(f"{sum(score.timings.values()):.1f} s")
     parts.append(f"crashsim {score.versions.get('crashsim', '?')}")
-    return ", ".join(parts)
+    return ", ".join(parts) + _sharpening(score)
+
+
+def _sharpening(score: Record) -> str:
+    """What narrower measured intervals would cost."""
+    if not score.samples or not score.sample_operations:
+        return ""
+    more = 4 * score.samples
+    time = words_of_time(more * float(score.sample_operations) / CORE)
+    return f"; {more:,} samples would halve Monte Carlo's intervals: {time} at {RATE_NAME}"
 
 
 def _table(title: str) -> Table:

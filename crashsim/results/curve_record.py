@@ -154,6 +154,18 @@ class CurveRecord:
                 raise ValueError(f"points[{i}]: counts do not add up to struck")
 
 
+def curves_of(plain: Mapping[str, Any]) -> list[CurveRecord]:
+    """All curves of a file: the first holds the others.
+
+    Raises:
+        FileError: one of them is no curve.
+    """
+    others = plain.get("others", [])
+    if not isinstance(others, list):
+        raise FileError("curve: others is no list; the file is damaged or was changed")
+    return [CurveRecord.from_dict(each) for each in (plain, *others)]
+
+
 def is_curve_record(plain: Any) -> bool:
     """Whether data of a JSON file are those of a curve."""
     return isinstance(plain, Mapping) and plain.get("record") == "curve"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+CORE = 1e10  # operations a second: the rate at which operations that were counted become time
+RATE_NAME = f"{CORE:.0e} operations a second".replace("e+", "e")
+
 
 def percent(value: float) -> str:
     """A probability as people write it: 3.2%, or 1.3e-06 where percent would hide it."""
@@ -15,3 +18,13 @@ def interval_numbers(value: float, low: float, high: float) -> tuple[str, str, s
         if texts[1] != texts[2] or low == high:
             break
     return texts[0], texts[1], texts[2]
+
+
+def words_of_time(seconds: float) -> str:
+    """A time in the unit that suits it, to two digits."""
+    if seconds < 0.95:
+        return "under 1 s"
+    units = (("days", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0))
+    unit, length = next((u, n) for u, n in units if seconds >= 1.5 * n or n == 1)
+    count = seconds / length
+    return f"{count:.0f} {unit}" if 99.5 <= count < 1e6 else f"{count:.2g} {unit}"

@@ -73,6 +73,7 @@ class Record:
         partial: it was interrupted: methods are missing, or Monte Carlo has fewer samples than
             were asked for; ``skipped`` and ``stopped`` say which.
         chips: metrics over chips, where there are targets or metrics were asked for.
+        sample_operations: what one Monte Carlo sample costs, counted; None where it is not known.
         methods: what its methods are, those that were skipped too, in the order of the tables.
         named_outputs: the outputs that were asked for by number; empty where crashsim chose.
         left_out: of a score that was read from a file, the numbers of which the file has the
@@ -111,6 +112,7 @@ class Record:
     left_out: list[LeftOut] = field(default_factory=list)
     named_outputs: list[int] = field(default_factory=list)
     chips: ChipsFacts | None = None
+    sample_operations: Number | None = None
 
     def find(
         self,

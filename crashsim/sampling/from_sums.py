@@ -208,12 +208,18 @@ class FromSums:
         variance: Floats = np.maximum(square - (target * first).sum(0) ** 2, 0.0)
         return variance
 
-    def _worth(self, naive: Floats, variance: Floats) -> Floats | None:
-        """Plain samples that would do as well."""
+    def _worth(
+        self, naive: Floats, variance: Floats, controlled: NDArray[np.bool_] | None = None
+    ) -> Floats | None:
+        """Plain samples that would do as well: these, where no control is used."""
         if self._control is None and self._few is None:
             return None
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.asarray(np.where(variance > 0, naive * self.n / variance, np.nan))
+            worth = np.where(variance > 0, naive * self.n / variance, np.nan)
+        if self._few is None and controlled is not None:
+            plain = ~controlled & (variance > 0)
+            worth = np.where(plain, float(self.n), worth)
+        return np.asarray(worth)
 
     def _rounding(self) -> Floats:
         """(B, 1) what rounding may do to an output, where a control takes out all else."""
@@ -240,7 +246,7 @@ class FromSums:
         per_input = _widened(
             mean_interval(value, found.half),
             rounding * found.controlled,
-            self._worth(naive, found.variance),
+            self._worth(naive, found.variance, found.controlled),
             found.enough,
         )
         k = value.shape[1]
@@ -251,7 +257,7 @@ class FromSums:
         pooled = _widened(
             mean_interval(self._centre.mean(0) + found.value[:k], found.half[:k]),
             rounding.mean(0) * found.controlled[:k],
-            self._worth(naive[:k], found.variance[:k]),
+            self._worth(naive[:k], found.variance[:k], found.controlled[:k]),
             found.enough[:k],
         )
         return per_input, pooled
@@ -268,7 +274,7 @@ class FromSums:
         per_input = _widened(
             variance_interval(unbiased, found.half),
             room * found.controlled,
-            self._worth(self._naive_variance(target), found.variance),
+            self._worth(self._naive_variance(target), found.variance, found.controlled),
             found.enough,
             least=0.0,
         )
@@ -280,7 +286,9 @@ class FromSums:
         pooled = _widened(
             variance_interval(value, found.half),
             np.append(room, room.sum()) * found.controlled,
-            self._worth(self._naive_variance(target, pooled=True), found.variance),
+            self._worth(
+                self._naive_variance(target, pooled=True), found.variance, found.controlled
+            ),
             found.enough,
             least=0.0,
         )

@@ -1,7 +1,7 @@
 """What each step of a score costs: operations and memory, counted before anything is run.
 
-Operations become seconds by a named exchange rate, not by a clock: ``CORE``, a core that does ten
-billion operations a second. So a plan, and what a budget of seconds buys, is the same on every
+Operations become seconds by a named exchange rate, not by a clock: ``CORE``, of a core that does
+ten billion operations a second. So a plan, and what a budget of seconds buys, is the same on every
 machine; a slower core takes longer, and computes the same.
 """
 
@@ -16,14 +16,13 @@ from crashsim.analytic.gains import KEPT, are_dense, kept_bytes
 from crashsim.analytic.rivals import RIVALS, margins_at_most
 from crashsim.arguments import is_number, shown
 from crashsim.errors import ArgumentError
+from crashsim.results.numbers import CORE, RATE_NAME
 from crashsim.sampling.enumeration import outcomes_of
 from crashsim.sampling.importance import AIMING
 from crashsim.sampling.importance import SAMPLES as RARE_SAMPLES
 from crashsim.sampling.words.strata import SAMPLES as STRIKES
 from crashsim.scoring.size import BUDGET, Size, is_sketched, operations_of_margins
 
-CORE = 1e10  # operations a second
-RATE_NAME = f"{CORE:.0e} operations a second".replace("e+", "e")
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _BUDGET = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*([smh])\s*", re.ASCII)
 _TAIL = 2000  # operations for each gain of an event: some forty steps to the right tilt
@@ -231,16 +230,6 @@ def cost_of(name: str, size: Size, counted: Callable[[Size], float] | None = Non
     known = _COSTS.get(name)
     found = known(size) if known is not None else Cost(0.0)
     return found if counted is None else Cost(float(counted(size)), found.memory)
-
-
-def words_of_time(seconds: float) -> str:
-    """A time in the unit that suits it, to two digits."""
-    if seconds < 0.95:
-        return "under 1 s"
-    units = (("days", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0))
-    unit, length = next((u, n) for u, n in units if seconds >= 1.5 * n or n == 1)
-    count = seconds / length
-    return f"{count:.0f} {unit}" if 99.5 <= count < 1e6 else f"{count:.2g} {unit}"
 
 
 def words_of_memory(memory: float) -> str:

@@ -189,6 +189,7 @@ def _surrogate_law(given: Given) -> Estimates:
         asked.epsilon,
         asked.seed,
         note,
+        given.progress,
     )
 
 
@@ -205,6 +206,7 @@ def _single_law(given: Given) -> Estimates:
         asked.epsilon,
         asked.seed,
         "exact law of the sum of single-fault changes",
+        given.progress,
     )
 
 

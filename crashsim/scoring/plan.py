@@ -11,13 +11,13 @@ from crashsim.analytic.gains import MEMORY
 from crashsim.arguments import MOST_SAMPLES
 from crashsim.errors import ArgumentError
 from crashsim.faults import check_drawable
+from crashsim.results.numbers import words_of_time
 from crashsim.sampling.monte_carlo import DEFAULT_SAMPLES
 from crashsim.scoring.costs import (
     Cost,
     cost_of,
     cost_of_sample,
     cost_of_sampling,
-    words_of_time,
 )
 from crashsim.scoring.method import Method, told_as_its_own
 from crashsim.scoring.methods import METHODS

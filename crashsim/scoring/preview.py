@@ -11,7 +11,8 @@ from crashsim.coordinates.placement import Faults
 from crashsim.errors import ArgumentError
 from crashsim.model.inputs import ModelInputs
 from crashsim.noticing import collecting, notice
-from crashsim.scoring.costs import CORE, RATE_NAME, Cost, words_of_memory, words_of_time
+from crashsim.results.numbers import CORE, RATE_NAME, words_of_time
+from crashsim.scoring.costs import Cost, words_of_memory
 from crashsim.scoring.plan import SAMPLING
 from crashsim.scoring.preparing import Options, prepared
 

@@ -29,6 +29,7 @@ from crashsim.results.verdict import verdict
 from crashsim.sampling.chips.facts import chips_facts
 from crashsim.sampling.monte_carlo import DEFAULT_SAMPLES
 from crashsim.scoring.cautions import doubts_of
+from crashsim.scoring.costs import cost_of_sample
 from crashsim.scoring.curves import curves_of, histogram_of
 from crashsim.scoring.method import Method
 from crashsim.scoring.methods import METHODS
@@ -347,6 +348,7 @@ def _collect(
         contradictions=refuted,
         partial=results.interrupted is not None,
         methods=[method.facts() for method in methods],
+        sample_operations=None if sampled is None else cost_of_sample(planned.size),
         named_outputs=list(asked.outputs or ()),
         chips=None
         if sampled is None or sampled.chips is None or asked.judging is None

@@ -85,19 +85,26 @@ class NestedChips:
             first, last = max(start, number * size), min(stop, (number + 1) * size)
             drawn = sample_block(self.space.placements, self.seed, number)
             rng = generator(self.seed, Stream.MARKS, number)
-            marks = [self._marks(rng, p.fault, c) for p, c in self._each(drawn)]
+            here = first - number * size, last - number * size
+            # Of all samples of the block, so that none depends on how many are wanted.
+            marks = [self._marks(rng, p.fault, c, here) for p, c in self._each(drawn)]
+            wanted = drawn.part(*here)
             for part, rate in zip(parts, self.rates, strict=True):
-                whole = self._at(drawn, marks, rate)
-                part.append(whole.part(first - number * size, last - number * size))
+                part.append(self._at(wanted, marks, rate))
         return [join(part) for part in parts]
 
     def _each(self, drawn: Points) -> Iterator[tuple[Placement, _Change]]:
         return zip(self.space.placements, drawn.changes, strict=True)
 
     @staticmethod
-    def _marks(rng: np.random.Generator, fault: Fault, change: _Change) -> Floats:
-        """The marks of the changes of a block; noise has none."""
-        return np.empty(0) if fault.law == NORMAL else rng.random(int(_edges(change)[-1]))
+    def _marks(
+        rng: np.random.Generator, fault: Fault, change: _Change, here: tuple[int, int]
+    ) -> Floats:
+        """The marks of the changes of some samples of a block; noise has none."""
+        if fault.law == NORMAL:
+            return np.empty(0)
+        edges = _edges(change)
+        return rng.random(int(edges[-1]))[edges[here[0]] : edges[here[1]]]
 
     def _at(self, drawn: Points, marks: list[Floats], rate: float) -> Points:
         share = rate / self.rates[-1]

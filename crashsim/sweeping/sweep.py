@@ -5,15 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch import nn
 
-from crashsim.arguments import as_float, callback, check_seed, instance, number, sample_count, shown
+from crashsim.analytic.gains import MEMORY
+from crashsim.arguments import (
+    as_float,
+    callback,
+    check_seed,
+    instance,
+    number,
+    sample_count,
+    shown,
+    whole,
+)
 from crashsim.campaign.tasks import fold
 from crashsim.coordinates.placement import Faults
-from crashsim.errors import ArgumentError, Interrupted
+from crashsim.errors import ArgumentError, Interrupted, NotApplicableError
 from crashsim.faults import NeuronCrash
 from crashsim.metrics import AskedMetrics, bounds_of
 from crashsim.model.inputs import BatchAxis, ModelInputs
@@ -32,6 +42,8 @@ from crashsim.scoring.provenance import describe_fault, describe_model, describe
 from crashsim.space import FaultSpace
 from crashsim.sweeping.curve import Curve
 from crashsim.sweeping.nested import NestedChips
+from crashsim.sweeping.predicted import Prediction, disagreements, predicted_point
+from crashsim.sweeping.predicted import predict as predict_curve
 from crashsim.sweeping.rates import parameter_of, read_rates
 from crashsim.sweeping.task import ChipsByRate, CurveSums, chips_per_block
 
@@ -57,6 +69,8 @@ def sweep(
     seed: int = 0,
     targets: Any = None,
     target: float | None = None,
+    predict: bool | Literal["beside"] = False,
+    memory: int = MEMORY,
     confidence: float = CONFIDENCE,
     progress: Progress | None = None,
     executor: Executor | None = None,
@@ -88,6 +102,11 @@ def sweep(
         target: the worst value of the metric that is accepted: also estimate the share of chips
             that reach it at every rate, and the largest rates at which their mean and 95% of them
             do. By default, of accuracies, a hundredth below the clean one.
+        predict: True: no chip is judged, theory predicts the curve, an estimate without intervals
+            in seconds; of ``accuracy``, ``error-rate`` and ``class-change``. ``"beside"``: measure
+            it, and show what theory predicts beside that; where it lies outside the band, a warning
+            says so.
+        memory: bytes that theory's gains may take, about.
         confidence: of the intervals, and of the band over all rates.
         progress: called with ``"chips"``, the number done and their number.
         executor: that runs blocks of chips; the result is the same without one.
@@ -114,6 +133,9 @@ def sweep(
         raise ArgumentError(f"confidence={shown(confidence)}; give a number between 0 and 1")
     if target is not None:
         target = number("target", target, "a value of the metric, such as 0.9")
+    if predict not in (False, True, "beside"):
+        raise ArgumentError(f"predict={shown(predict)}; give True, False or 'beside'")
+    memory = whole("memory", memory, 2**20, 2**50)
     if names is not None:
         instance("names", names, Mapping, "a mapping such as {'model': 'mine'}")
     with collecting() as noticed:
@@ -136,9 +158,12 @@ def sweep(
         told = progress or (lambda *_: None)
         stop = None
         try:
-            run.draw(executor, told)
+            if predict is not False:
+                run.predict(space, memory, told, is_alone=predict is True)
+            if predict is not True:
+                run.draw(executor, told)
         except KeyboardInterrupt as error:
-            if not run.sums.by_rate:
+            if not run.sums.by_rate:  # nothing was measured
                 raise
             stop = error
     curve = Curve(
@@ -155,18 +180,19 @@ def sweep(
         seed=seed,
         confidence=float(confidence),
         versions=versions(),
-        warnings=noticed,
+        warnings=noticed + run.doubts,
         partial=stop is not None,
         **run.facts(1 - float(confidence), target),
     )
+    curve = replace(curve, warnings=[*curve.warnings, *disagreements(curve)])
     level = curve.points[0]["accepted"]
-    if level is not None:
+    if level is not None and curve.is_measured:
         met = [curve.tolerable_rate(level["level"], share) for share in (None, _MOST_CHIPS)]
         curve = replace(curve, tolerated=[one.facts() for one in met])
     if stop is not None:
         message = f"interrupted after {curve.chips} chips; partial holds their curve"
         raise Interrupted(message, curve) from stop
-    for message in noticed:
+    for message in curve.warnings:
         notice(message)
     return curve
 
@@ -198,6 +224,22 @@ class _Run:
     examples: Labelled
     asked: AskedMetrics
     sums: CurveSums = field(default_factory=CurveSums)
+    prediction: Prediction | None = None
+    doubts: list[str] = field(default_factory=list)
+
+    def predict(
+        self, space: FaultSpace, memory: int, progress: Progress, *, is_alone: bool
+    ) -> None:
+        """Asks theory. Raises NotApplicableError where it cannot tell and is asked alone."""
+        rates, metric = self.source.rates, self.asked.metrics[0].name
+        try:
+            self.prediction = predict_curve(
+                space, rates, self.examples, metric, self.source.seed, memory, progress
+            )
+        except NotApplicableError as error:
+            if is_alone:
+                raise
+            self.doubts.append(f"no prediction: {error}")
 
     def draw(self, executor: Executor | None, progress: Progress) -> None:
         """Judges all chips."""
@@ -211,6 +253,8 @@ class _Run:
 
     def facts(self, alpha: float, accept: float | None) -> dict[str, Any]:
         """What was measured, as fields of a curve."""
+        if not self.sums.by_rate:
+            return self._predicted()
         metric = self.asked.metrics[0]
         found = [
             FoundChips(sums, self.asked, none)
@@ -229,9 +273,42 @@ class _Run:
             "chips": self.sums.by_rate[0].chips,
             "rows": self.sums.rows,
             "points": [
-                _point(rate, one, alpha, alpha / len(found), accept, lower)
-                for rate, one in zip(self.source.rates, found, strict=True)
+                {**_point(rate, one, alpha, alpha / len(found), accept, lower), "predicted": value}
+                for rate, one, value in zip(
+                    self.source.rates, found, self._predicted_values(), strict=True
+                )
             ],
+            "prediction": "" if self.prediction is None else self.prediction.told,
+        }
+
+    def _predicted_values(self) -> list[float | None]:
+        if self.prediction is None:
+            return [None] * len(self.source.rates)
+        return [float(value) for value in self.prediction.values]
+
+    def _predicted(self) -> dict[str, Any]:
+        """What was predicted alone, as fields of a curve."""
+        assert self.prediction is not None
+        metric = self.asked.metrics[0]
+        least, most = bounds_of(metric)
+        return {
+            "metric": metric.name,
+            "lower_is_better": is_lower_better(metric.name),
+            "least": least,
+            "most": most,
+            "clean": self.prediction.clean,
+            "chips": 0,
+            "rows": 0,
+            "points": [
+                predicted_point(rate, float(value), none)
+                for rate, value, none in zip(
+                    self.source.rates,
+                    self.prediction.values,
+                    self.source.without_fault,
+                    strict=True,
+                )
+            ],
+            "prediction": self.prediction.told,
         }
 
 

@@ -76,6 +76,27 @@ def test_wrong_use_exits_with_2(run, examples, options, told):
     assert (code, told in err) == (2, True), err
 
 
+def test_a_prediction_alone(run, examples, tmp_path):
+    options = ("--inputs", examples, "--rates", "0.01:0.3:3", "--predict")
+    code, out, err = run("sweep", "4-5-2:tanh", *options, "--json", "c.json", "--report", "r.html")
+    assert code == 0, err
+    assert "without intervals" in out
+    found = Curve.load(tmp_path / "c.json")
+    assert not found.is_measured
+    assert [point["kind"] for point in found.points] == ["estimate"] * 3
+    assert (tmp_path / "r.html").read_text().count("<svg") == 1
+    code, _, err = run("sweep", "4-5-2:tanh", *options, "--metric", "cross-entropy")
+    assert (code, "cross-entropy" in err) == (2, True), err
+
+
+def test_a_saved_curve_becomes_a_page(run, examples, tmp_path):
+    code, _, err = run("sweep", "4-5-2:tanh", "--inputs", examples, "--json", "c.json", *FAST)
+    assert code == 0, err
+    code, _, err = run("report", "c.json", "-o", "again.html")
+    assert code == 0, err
+    assert (tmp_path / "again.html").read_text().count("<svg") == 2
+
+
 def test_ctrl_c_keeps_the_chips_that_were_finished(run, examples, tmp_path, monkeypatch):
     from crashsim.sweeping import sweep
 

@@ -499,6 +499,8 @@ def test_a_control_never_widens_an_interval(p, make_net, randn):
             # Of the plain interval, up to where the mean lies that it is about.
             assert b.high - b.low <= (a.high - a.low) * 1.05
             narrower += b.high - b.low < (a.high - a.low) / 2
+            if (a.value, a.low, a.high) == (b.value, b.low, b.high):  # it is not used
+                assert b.worth is None or b.worth == 150
     assert narrower > 0 or p < 0.1
 
 

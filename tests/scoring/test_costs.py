@@ -10,7 +10,8 @@ from torch import nn
 import crashsim
 from crashsim import BitFlip, FaultSpace, NeuronCrash, WeightCrash
 from crashsim.errors import ArgumentError
-from crashsim.scoring.costs import CORE, read_budget, words_of_memory, words_of_time
+from crashsim.results.numbers import CORE, words_of_time
+from crashsim.scoring.costs import read_budget, words_of_memory
 from crashsim.scoring.plan import plan
 
 

@@ -72,7 +72,7 @@ from crashsim_theory.replicas import (
     replicas_needed,
 )
 from crashsim_theory.single import SingleAtMean, SingleAtZero, derive_single
-from crashsim_theory.sums.any_of_several import Contributions, chance_of_any
+from crashsim_theory.sums.any_of_several import Contributions, chance_of_all, chance_of_any
 from crashsim_theory.sums.law import SurrogateLaw, law_over_rates
 from crashsim_theory.tails.chebyshev import chebyshev, union
 from crashsim_theory.tails.coordinates import Bernoulli, Coordinates, Normal, OfLaw, block_of
@@ -134,6 +134,7 @@ __all__ = [
     "certify",
     "certify_class",
     "certify_linear",
+    "chance_of_all",
     "chance_of_any",
     "chebyshev",
     "chunk_of",

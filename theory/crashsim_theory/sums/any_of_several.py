@@ -147,6 +147,32 @@ def chance_of_any(
     return min(max(found, float(tails.max())), total, 1.0)
 
 
+def chance_of_all(
+    profiles: Sequence[Profile],
+    tails: Array,
+    given: Contributions,
+    rng: np.random.Generator,
+    samples: int = SAMPLES,
+) -> float:
+    """P(L_r >= 0 for every r), an estimate: the rarest one's tail, and how often the others hold.
+
+    Args:
+        profiles, tails, given, rng: as `chance_of_any` takes them.
+        samples: drawn given the rarest event.
+    """
+    row = int(np.argmin(tails))
+    tail = float(tails[row])
+    if tail == 0 or len(tails) == 1:
+        return tail
+    tilt = NO_TILT if tail >= _OFTEN else Tilt.to_zero(profiles[row])
+    values, own = given.draw(row, tilt, samples, rng)
+    holds = values[:, row] >= 0
+    if not holds.any():
+        return tail
+    weights = np.exp(-tilt.t * (own[holds] - own[holds].min()))
+    return tail * float(weights @ (values[holds] >= 0).all(1) / weights.sum())
+
+
 def _share(
     tilt: Tilt, row: int, given: Contributions, rng: np.random.Generator, samples: int
 ) -> float:

@@ -1,0 +1,165 @@
+"""A curve without sampling: what the exact law of linear surrogates predicts at each rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from crashsim_theory import LinearSurrogate, TheoryError
+
+from crashsim.analytic.class_chances import class_chances
+from crashsim.analytic.first_order import (
+    Analysis,
+    Surrogate,
+    coordinates_of,
+    double_precision,
+    mean_point_taylor,
+)
+from crashsim.analytic.surrogate_law import single_changes
+from crashsim.arrays import Floats
+from crashsim.errors import NotApplicableError
+from crashsim.metrics import predicted_class
+from crashsim.model.labelled import Labelled
+from crashsim.results.curve_record import CurveRecord, PointFacts
+from crashsim.space import FaultSpace
+from crashsim.sweeping.rates import at_rate
+
+METRICS = ("accuracy", "error-rate", "class-change")
+_DENSE = 2**21  # gains of the examples that are looked at together
+_FACTORED = 16  # examples, where they have more gains than that each
+_MOST_SINGLES = 2**26  # outputs of single faults that are run for want of derivatives
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What theory says of a metric.
+
+    Attributes:
+        values: (R,) at each rate.
+        clean: without faults.
+        told: what it rests on.
+    """
+
+    values: Floats
+    clean: float
+    told: str
+
+
+def predict(
+    space: FaultSpace,
+    rates: Sequence[float],
+    examples: Labelled,
+    metric: str,
+    seed: int,
+    memory: int,
+    progress: Callable[[str, int, int], None],
+) -> Prediction:
+    """A metric at each rate, from the law of each example's margins, averaged.
+
+    Args:
+        space: the model and its faults, at any rate.
+        rates: the least first.
+        examples: with their targets.
+        metric: one of ``METRICS``.
+        seed: of what several rival classes share.
+        memory: bytes that gains may take.
+        progress: is told of the examples that are done.
+
+    Raises:
+        NotApplicableError: there is no such law; says why.
+    """
+    if metric not in METRICS:
+        raise NotApplicableError(
+            f"theory predicts {', '.join(METRICS)}, and not {metric!r}; measure it"
+        )
+    if space.K < 2 or len(space.output_shape) > 1:
+        raise NotApplicableError("theory predicts classes of one position; measure it")
+    by_singles = space.strikes_words or not space.has_derivatives
+    if by_singles and space.N * space.K * examples.count > _MOST_SINGLES:
+        why = "bits of exponents are struck" if space.strikes_words else space.why_no_derivatives
+        raise NotApplicableError(f"no linear surrogate of so many faults is to be had: {why}")
+    wide = double_precision(space)
+    size = max(_DENSE // (space.N * space.K), _FACTORED)
+    moved, clean, done = np.zeros(len(rates)), 0.0, 0
+    try:
+        for inputs, targets in examples.pieces(size):
+            part = wide.at_examples(inputs)
+            right = None if metric == "class-change" or targets is None else targets
+            if right is not None:
+                clean += float((predicted_class(part.clean()) == right).sum())
+            surrogate = single_changes(part) if by_singles else None
+            for i, rate in enumerate(rates):
+                there = at_rate(part, rate)
+                lost, gained = class_chances(
+                    there, _surrogate(there, surrogate, memory), right, seed
+                )
+                moved[i] += lost.sum() - gained.sum()
+            done += part.B
+            progress("prediction", done, examples.count)
+    except TheoryError as error:
+        raise NotApplicableError(str(error)) from error
+    values = moved / done
+    unfaulted = clean / done
+    what = "of single-fault changes" if by_singles else "at the mean point"
+    told = (
+        f"predicted without sampling: the exact law of the margins' linear surrogate {what} (an "
+        "estimate: single faults are to be small changes)"
+    )
+    if metric == "class-change":
+        return Prediction(values, 0.0, told)
+    if metric == "error-rate":
+        return Prediction(1 - unfaulted + values, 1 - unfaulted, told)
+    return Prediction(unfaulted - values, unfaulted, told)
+
+
+def predicted_point(rate: float, value: float, without_fault: float) -> PointFacts:
+    """A point of a curve that was predicted alone: an estimate, without interval."""
+    return {
+        "rate": rate,
+        "kind": "estimate",
+        "value": value,
+        "low": math.nan,
+        "high": math.nan,
+        "band_low": math.nan,
+        "band_high": math.nan,
+        "predicted": value,
+        "change": None,
+        "population": None,
+        "percentiles": [],
+        "accepted": None,
+        "struck": 0,
+        "without_fault": without_fault,
+        "not_finite": 0,
+        "values": [],
+        "counts": [],
+    }
+
+
+def disagreements(curve: CurveRecord) -> list[str]:
+    """A warning where the prediction lies outside the band of what was measured."""
+    off = [
+        f"{point['rate']:.3g}"
+        for point in curve.points
+        if point["predicted"] is not None
+        and curve.is_measured
+        and not point["band_low"] <= point["predicted"] <= point["band_high"]
+    ]
+    if not off:
+        return []
+    return [
+        f"the prediction lies outside the measured band at {curve.parameter} = {', '.join(off)}: "
+        "single faults are no small changes there; trust what was measured"
+    ]
+
+
+def _surrogate(space: FaultSpace, singles: Surrogate | None, memory: int) -> Surrogate:
+    """The linear surrogate of Delta at a rate."""
+    if singles is not None:
+        assert isinstance(singles, LinearSurrogate)
+        return LinearSurrogate(singles.shift, singles.gains, coordinates_of(space))
+    analysis = Analysis()
+    mean_point_taylor(space, analysis, memory)
+    assert analysis.surrogate is not None  # faults strike independently
+    return analysis.surrogate
