@@ -102,7 +102,7 @@ def _with_masks_unseen(
     means = np.broadcast_to(mean, ends.shape).ravel()
     squares = np.broadcast_to(variance, ends.shape).ravel() * (n - 1) / n + means**2
     flat = ends.ravel()
-    few = (0 < means) & (means < 0.5) & (n * means**2 <= _FEW_MASKS * squares)
+    few = (means > 0) & (means < 0.5) & (n * means**2 <= _FEW_MASKS * squares)
     for at in np.flatnonzero(few):
         share = float(min(squares[at] / means[at], 1.0))  # that the failing masks fail, if alike
         failing = n * float(means[at]) / share
