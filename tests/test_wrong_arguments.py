@@ -102,6 +102,7 @@ NO_RATE = (
     *(np.array([True]), torch.tensor([0.1 + 1j]), torch.zeros(2, device="meta"), [0.1, [0.2]]),
 )
 NO_COUNT = (*NO_NUMBER, 1.5, 0, -1)
+NO_SIZE = tuple(value for value in NO_COUNT if value is not None)  # where None has a meaning
 NO_MODEL = (None, "64-10", nn.Linear, lambda x: x, {})
 NO_SEED = (None, "x", -1, 2**64, 1.5, True, np.array([1, 2]))
 NO_NAME = (None, 3, "nosuch", b"mean", np.array(["a", "b"]))
@@ -119,7 +120,7 @@ WRONG = [
     (lambda p: NeuronCrash(p, count=1), "count", (0.1, np.array([0.1]))),
     (lambda group: NeuronCrash(0.1, group), "group", (None, "x", 0, -1, 1.5, True, b"unit")),
     (lambda value: crashsim.StuckAt(0.1, value), "value", NO_NUMBER),
-    (lambda bits: crashsim.BitFlip(0.1, bits), "bits", (*NO_COUNT, 33)),
+    (lambda bits: crashsim.BitFlip(0.1, bits), "bits", (*NO_SIZE, 33)),
     (crashsim.GainNoise, "std", (*NO_RATE, -0.1, np.array([0.1, -0.1]))),
     (score, "model", NO_MODEL),
     (score, "inputs", NO_INPUTS),
@@ -186,7 +187,7 @@ WRONG = [
     (vote, "epsilon", (*NO_NUMBER, 0)),
     (vote, "trials", (*NO_COUNT, 1)),
     (vote, "confidence", (*NO_NUMBER, 0, 1)),
-    (chip, "masks", (*NO_COUNT, 1)),
+    (chip, "masks", (*NO_SIZE, 1)),
     (chip, "seed", NO_SEED),
     (chip, "confidence", (*NO_NUMBER, 0, 1)),
     (chip, "engine", NO_NAME),

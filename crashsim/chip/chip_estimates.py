@@ -9,9 +9,9 @@ from crashsim.arrays import Floats
 from crashsim.metrics import CLASS_CHANGE
 from crashsim.results.estimate import Interval
 from crashsim.results.estimates import Estimates, estimates_of
+from crashsim.sampling.bounded_means import clustered_proportion_interval
 from crashsim.sampling.intervals import (
     Spread,
-    clustered_proportion_interval,
     half_width,
     mean_interval,
     proportion_interval,

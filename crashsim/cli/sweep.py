@@ -68,9 +68,7 @@ def sweep(
     ] = None,
     predict: Annotated[
         bool,
-        typer.Option(
-            "--predict", help="Theory alone, in seconds: no chip is judged, and no interval given."
-        ),
+        typer.Option("--predict", help="Theory alone: no chip is judged, and no interval given."),
     ] = False,
     beside: Annotated[
         bool, typer.Option("--beside", help="Show what theory predicts beside what is measured.")

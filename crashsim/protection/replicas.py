@@ -40,7 +40,8 @@ from crashsim.model.inputs import read_inputs
 from crashsim.model.twins.twin import apart
 from crashsim.protection.voters import VOTERS, Voter, make_voter
 from crashsim.results.estimate import Interval
-from crashsim.sampling.intervals import clustered_proportion_interval, proportion_interval
+from crashsim.sampling.bounded_means import clustered_proportion_interval
+from crashsim.sampling.intervals import proportion_interval
 from crashsim.space import FaultSpace
 from crashsim.writing import write_picture
 

@@ -14,16 +14,22 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import optimize
-from scipy.special import ndtr
+from scipy.special import ndtr, ndtri, stdtrit
 
 from crashsim.arrays import Floats
 from crashsim.results.estimate import Interval
-from crashsim.sampling.intervals import Spread, half_width, scalar_interval
+from crashsim.sampling.intervals import (
+    Spread,
+    half_width,
+    proportion_interval,
+    scalar_interval,
+)
 
 _NODES = 160  # of the integral
 _REACH = 14.0  # of its variable: tails beyond e^14 widths
 _MOST_VALUES = 250  # different ones, up to which the integral is computed
 _FARTHER = 1 / 3  # share of the error on the side of the farther bound
+_FEW_MASKS = 200  # that fail any input, up to which those that were not seen count
 _NEAR = 0.5  # standard deviations from the mean within which the path keeps off the pole
 
 
@@ -55,6 +61,59 @@ def bounded_mean_interval(values: Floats, low: float, high: float, alpha: float)
     return scalar_interval(mean, min(least, mean), max(most, mean))
 
 
+def clustered_proportion_interval(
+    mean: Floats, variance: Floats, n: int, inputs: int, alpha: float
+) -> Interval:
+    """Interval of a probability averaged over inputs that share each mask.
+
+    Inputs under the same mask are not independent. Clopper-Pearson with the effective sample size
+    ``mean (1 - mean) / (variance / n)``, at most n times the number of inputs (Korn and Graubard,
+    Survey Methodology 24, 1998). Without a single hit, or without a miss, the masks count. Where
+    few masks fail any input, the next one that fails may fail all of them, however few of them
+    those did: the end then is that of Learned-Miller and Thomas, of masks that fail alike with the
+    mean and variance that were seen.
+
+    Args:
+        mean: average over masks of the share of inputs that fail.
+        variance: sample variance over masks of that share.
+        n: number of masks.
+        inputs: under each mask.
+        alpha: 1 - confidence.
+    """
+    effective = np.full(np.shape(mean), float(n))
+    spread = variance > 1e-12 * mean * (1 - mean)  # less is rounding: all masks are alike
+    np.divide(mean * (1 - mean) * n, variance, out=effective, where=spread)
+    # Korn and Graubard's correction for estimating the variance with n - 1 degrees of freedom.
+    shrink = (ndtri(alpha / 2) / stdtrit(n - 1, alpha / 2)) ** 2 if n > 1 else 1.0
+    effective = np.where(spread, np.minimum(effective * shrink, n * inputs), effective)
+    interval = proportion_interval(mean * effective, effective, alpha)
+    high = _with_masks_unseen(mean, variance, n, inputs, alpha, interval.high)
+    low = 1 - _with_masks_unseen(1 - mean, variance, n, inputs, alpha, 1 - interval.low)
+    return Interval(np.asarray(mean), low, high)
+
+
+def _with_masks_unseen(
+    mean: Floats, variance: Floats, n: int, inputs: int, alpha: float, high: Floats
+) -> Floats:
+    """The upper ends of shares, no lower than a next mask that fails every input allows."""
+    ends = np.array(high, dtype=np.float64)
+    if inputs == 1:
+        return ends
+    means = np.broadcast_to(mean, ends.shape).ravel()
+    squares = np.broadcast_to(variance, ends.shape).ravel() * (n - 1) / n + means**2
+    flat = ends.ravel()
+    few = (means > 0) & (means < 0.5) & (n * means**2 <= _FEW_MASKS * squares)
+    for at in np.flatnonzero(few):
+        share = float(min(squares[at] / means[at], 1.0))  # that the failing masks fail, if alike
+        failing = n * float(means[at]) / share
+        values = np.array([0.0, share, 1.0])
+        counts = np.array([max(n - failing, 1e-3), failing, 1.0])
+        if share > 1 - 1e-9:
+            values, counts = values[[0, 2]], np.array([counts[0], failing + 1.0])
+        flat[at] = max(float(flat[at]), _end(values, counts, 1 - alpha / 2))
+    return flat.reshape(ends.shape)
+
+
 def mean_end(values: Floats, bound: float, level: float) -> float:
     """The quantile of the mean of the values and the bound, weighted by gaps of uniform numbers.
 
@@ -67,10 +126,15 @@ def mean_end(values: Floats, bound: float, level: float) -> float:
     if len(distinct) == 1:
         return float(bound)
     scale = distinct[-1] - distinct[0]
-    z = (distinct - distinct[0]) / scale
+    end = _end((distinct - distinct[0]) / scale, counts.astype(np.float64), level)
+    return float(distinct[0] + scale * end)
+
+
+def _end(z: Floats, counts: Floats, level: float) -> float:
+    """The quantile, of values from 0 to 1 that occur so often."""
 
     def off(t: float) -> float:
-        return _probability(_Weighted(z - t, counts.astype(np.float64))) - level
+        return _probability(_Weighted(z - t, counts)) - level
 
     mean = float(z @ counts / counts.sum())
     deviation = float(np.sqrt(((z - mean) ** 2) @ counts) / (counts.sum()))
@@ -81,11 +145,10 @@ def mean_end(values: Floats, bound: float, level: float) -> float:
     if off(near[1]) > 0:
         most = near[1]
     if off(least) >= 0:
-        return float(distinct[0])
+        return 0.0
     if off(most) <= 0:
-        return float(distinct[-1])
-    found = float(optimize.brentq(off, least, most, xtol=1e-12, rtol=1e-10))
-    return float(distinct[0] + scale * found)
+        return 1.0
+    return float(optimize.brentq(off, least, most, xtol=1e-12, rtol=1e-10))
 
 
 @dataclass(frozen=True)

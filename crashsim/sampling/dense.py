@@ -20,11 +20,11 @@ from crashsim.faults.checks import STRONGEST
 from crashsim.metrics import CLASS_CHANGE, NOT_FINITE, AskedMetrics, Event
 from crashsim.results.estimate import MOST_OUTPUTS, Interval
 from crashsim.results.estimates import Estimates, estimates_of
+from crashsim.sampling.bounded_means import clustered_proportion_interval
 from crashsim.sampling.from_sums import QUANTILES, Moments
 from crashsim.sampling.intervals import (
     ENOUGH,
     Spread,
-    clustered_proportion_interval,
     degrees_of_freedom,
     half_width,
     mean_interval,

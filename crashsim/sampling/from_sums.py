@@ -15,11 +15,11 @@ from crashsim.arrays import Floats
 from crashsim.metrics import Event
 from crashsim.results.estimate import MOST_OUTPUTS, Interval
 from crashsim.results.estimates import Estimates, estimates_of
+from crashsim.sampling.bounded_means import clustered_proportion_interval
 from crashsim.sampling.control_variates import Controlled, Limits, controlled_mean
 from crashsim.sampling.intervals import (
     ENOUGH,
     Spread,
-    clustered_proportion_interval,
     degrees_of_freedom,
     half_width,
     mean_interval,

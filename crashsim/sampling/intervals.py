@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import betaincinv, ndtri, stdtrit
+from scipy.special import betaincinv, stdtrit
 
 from crashsim.arrays import Floats
 from crashsim.results.estimate import Interval
@@ -134,29 +134,3 @@ def proportion_interval(hits: Floats, n: Floats | int, alpha: float) -> Interval
         low = betaincinv(np.maximum(hits, 1e-300), n - hits + 1, alpha / 2)
         high = betaincinv(hits + 1, np.maximum(n - hits, 1e-300), 1 - alpha / 2)
     return Interval(hits / n, np.where(hits <= 0, 0.0, low), np.where(hits >= n, 1.0, high))
-
-
-def clustered_proportion_interval(
-    mean: Floats, variance: Floats, n: int, inputs: int, alpha: float
-) -> Interval:
-    """Interval of a probability averaged over inputs that share each mask.
-
-    Inputs under the same mask are not independent. Clopper-Pearson with the effective sample size
-    ``mean (1 - mean) / (variance / n)``, at most n times the number of inputs (Korn and Graubard,
-    Survey Methodology 24, 1998). Without a single hit, or without a miss, the masks count.
-
-    Args:
-        mean: average over masks of the share of inputs that fail.
-        variance: sample variance over masks of that share.
-        n: number of masks.
-        inputs: under each mask.
-        alpha: 1 - confidence.
-    """
-    effective = np.full(np.shape(mean), float(n))
-    spread = variance > 1e-12 * mean * (1 - mean)  # less is rounding: all masks are alike
-    np.divide(mean * (1 - mean) * n, variance, out=effective, where=spread)
-    # Korn and Graubard's correction for estimating the variance with n - 1 degrees of freedom.
-    shrink = (ndtri(alpha / 2) / stdtrit(n - 1, alpha / 2)) ** 2 if n > 1 else 1.0
-    effective = np.where(spread, np.minimum(effective * shrink, n * inputs), effective)
-    interval = proportion_interval(mean * effective, effective, alpha)
-    return Interval(np.asarray(mean), interval.low, interval.high)

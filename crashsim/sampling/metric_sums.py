@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from crashsim.arrays import Floats
 from crashsim.metrics import Event, Mean, Metric, bounds_of
 from crashsim.results.estimate import Interval
+from crashsim.sampling.bounded_means import clustered_proportion_interval
 from crashsim.sampling.intervals import (
     ENOUGH,
     Spread,
-    clustered_proportion_interval,
     degrees_of_freedom,
     half_width,
     mean_interval,

@@ -10,7 +10,7 @@ from scipy.special import bdtr, bdtrik
 
 from crashsim.arrays import Floats
 from crashsim.results.estimate import Interval
-from crashsim.sampling.intervals import clustered_proportion_interval
+from crashsim.sampling.bounded_means import clustered_proportion_interval
 
 _AT_ONCE = 2**20  # values sorted together
 

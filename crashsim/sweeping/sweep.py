@@ -102,10 +102,9 @@ def sweep(
         target: the worst value of the metric that is accepted: also estimate the share of chips
             that reach it at every rate, and the largest rates at which their mean and 95% of them
             do. By default, of accuracies, a hundredth below the clean one.
-        predict: True: no chip is judged, theory predicts the curve, an estimate without intervals
-            in seconds; of ``accuracy``, ``error-rate`` and ``class-change``. ``"beside"``: measure
-            it, and show what theory predicts beside that; where it lies outside the band, a warning
-            says so.
+        predict: True: no chip is judged, theory predicts the curve of ``accuracy``, ``error-rate``
+            or ``class-change``: an estimate without intervals. ``"beside"``: measure it, and show
+            what theory predicts beside that; where it lies outside the band, a warning says so.
         memory: bytes that theory's gains may take, about.
         confidence: of the intervals, and of the band over all rates.
         progress: called with ``"chips"``, the number done and their number.

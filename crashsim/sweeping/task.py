@@ -82,18 +82,20 @@ class ChipsByRate(Task[CurveSums]):
             space = self.source.space.at_examples(inputs)
             asked = self.asked.at(targets)
             clean.append(asked.columns(space.clean()[None], space.clean())[0])
-            sums = np.zeros((len(by_rate), len(inputs) * width))
+            sums = np.zeros((len(by_rate), len(inputs), width))
             for first, points in runs.each:
                 for start, stop, outputs in outputs_of(space, points):
                     found = asked.columns(outputs, space.clean())
                     here = slice(first + start, first + stop)
                     of_runs[here] += found.sum(1)
-                    sums += runs.serves[:, here] @ found.reshape(stop - start, -1)
+                    for into, serves in zip(sums, runs.serves[:, here], strict=True):
+                        if serves.any():  # chosen, not weighted: infinite ones stay at their rates
+                            into += found[serves].sum(0)
                     rows = (stop - start) * len(inputs)
                     part = 0.9 * chips * rows / (runs.count * examples)
                     told += part
                     yield CurveSums(done=part, rows=rows)
-            per_example.append(sums.reshape(len(by_rate), len(inputs), width))
+            per_example.append(sums)
         if not clean:
             raise ModelError("inputs: the data set gave no examples when it was read again")
         unfaulted = np.concatenate(clean)
@@ -146,11 +148,11 @@ class _Runs:
         return cls(each, which, count)
 
     @cached_property
-    def serves(self) -> Floats:
-        """(R, runs) for how many chips each run stands at each rate: 0 or 1."""
-        found = np.zeros((len(self.which), self.count))
+    def serves(self) -> NDArray[np.bool_]:
+        """(R, runs) whether each run is that of a chip at each rate."""
+        found = np.zeros((len(self.which), self.count), dtype=np.bool_)
         for row, which in zip(found, self.which, strict=True):
-            row[which[which >= 0]] = 1.0
+            row[which[which >= 0]] = True
         return found
 
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from crashsim.sampling.bounded_means import clustered_proportion_interval
 from crashsim.sampling.intervals import (
     ENOUGH,
     Spread,
-    clustered_proportion_interval,
     degrees_of_freedom,
     half_width,
     mean_interval,
@@ -47,7 +47,23 @@ def test_inputs_that_share_their_fate_count_once():
     for shares in (together, apart):
         found = clustered_proportion_interval(shares.mean(), shares.var(ddof=1), 500, 10, 0.05)
         widths.append(found.high - found.low)
-    assert widths[0] > 2.5 * widths[1]
+    assert widths[0] > 2 * widths[1]
+
+
+@pytest.mark.parametrize("rates", [(1e-3, 1e-3), (5e-3, 2e-4), (2e-3, 5e-3)])
+@pytest.mark.parametrize("turned", [False, True], ids=["seldom", "nearly always"])
+def test_masks_that_fail_few_inputs_say_little_of_those_that_fail_all(rates, turned):
+    """Some masks fail one input of 16, some all: whichever were seen, the interval covers."""
+    rng, runs, n, inside = np.random.default_rng(0), 400, 1000, 0
+    truth = rates[0] / 16 + rates[1]
+    for _ in range(runs):
+        few, all_ = rng.random((2, n)) < np.array(rates)[:, None]
+        shares = np.where(all_, 1.0, few / 16)
+        shares = 1 - shares if turned else shares
+        found = clustered_proportion_interval(shares.mean(), shares.var(ddof=1), n, 16, 0.05)
+        wanted = 1 - truth if turned else truth
+        inside += bool(found.low <= wanted + 1e-5) and bool(wanted - 1e-5 <= found.high)
+    assert inside / runs >= 0.94
 
 
 @pytest.mark.parametrize("mean", [0.0, 1.0])

@@ -1,6 +1,7 @@
 """Curves over rates, against all patterns of faults and against single samples."""
 
 import itertools
+import json
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import numpy as np
@@ -20,6 +21,7 @@ from crashsim import (
     WeightCrash,
 )
 from crashsim.errors import ArgumentError, FileError
+from crashsim.sampling.chips.run import chip_metrics
 from crashsim.sweeping.nested import NestedChips
 from crashsim.sweeping.rates import read_rates
 from crashsim.sweeping.task import ChipsByRate
@@ -322,3 +324,36 @@ def test_the_task_pickles_and_runs_alone(case):
     again = pickle.loads(pickle.dumps(task))
     for one, other in zip(task.run(1).by_rate, again.run(1).by_rate, strict=True):
         np.testing.assert_array_equal(one.of_chips, other.of_chips)
+
+
+def test_outputs_that_are_not_finite_stay_at_their_rates(case):
+    net, x, y = case[:3]
+    options = {"metric": "cross-entropy", "chips": 60}
+    exponents = BitFlip(1e-3, format="float32", bits="exponent")
+    curve = crashsim.sweep(net, (x, y), exponents, "weights", rates=[1e-4, 0.02], **options)
+    few, many = curve.points
+    assert many["not_finite"] > 0
+    assert not np.isfinite(many["value"])
+    assert few["not_finite"] == 0
+    # What the smaller rate shares with the larger one is not spoilt by it.
+    alone = [few[end] for end in ("value", "low", "high")]
+    of_all = few["population"]
+    assert np.isfinite([*alone, of_all["value"], of_all["low"], of_all["high"]]).all()
+    again = Curve.from_dict(json.loads(json.dumps(curve.to_dict(), allow_nan=False)))
+    assert "infinite" in again.to_text(80)
+    assert again.to_html().count("<svg") == 1
+
+
+@pytest.mark.parametrize("metric", ["perplexity", "top-2", "error-rate", lambda o, t: o.sum(-1)])
+def test_other_metrics(case, metric):
+    net, x, y = case[:3]
+    found = crashsim.sweep(net, (x, y), NeuronCrash(0.1), "1", rates=RATES, metric=metric, chips=80)
+    run = chip_metrics(
+        FaultSpace(net, x, NeuronCrash(0.3), "1"), (x, y), metrics=[metric], samples=80
+    )
+    mean = run.found.mean(0, 0.05)
+    point = found.points[-1]
+    assert [point["value"], point["low"], point["high"]] == pytest.approx(
+        [float(end) for end in (mean.value, mean.low, mean.high)]
+    )
+    assert found.clean == pytest.approx(float(run.found.clean[0]))

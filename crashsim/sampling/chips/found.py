@@ -118,5 +118,6 @@ def _added(first: Interval, second: Interval, low: float, high: float) -> Interv
     with np.errstate(invalid="ignore"):
         down = np.hypot(first.value - first.low, second.value - second.low)
         up = np.hypot(first.high - first.value, second.high - second.value)
-    value = first.value
-    return scalar_interval(value, np.maximum(value - down, low), np.minimum(value + up, high))
+        value = first.value
+        ends = np.maximum(value - down, low), np.minimum(value + up, high)
+    return scalar_interval(value, *ends)
