@@ -300,7 +300,11 @@ class FromDense:
         return self._sums.beyond == 0
 
     def moments(self, alpha: float) -> Moments:
-        """E Delta and Var Delta; of single inputs without intervals (NaN)."""
+        """E Delta and Var Delta; of single inputs without intervals (NaN). NaN without any."""
+        if not self.has_moments:
+            none = np.full_like(self._sums.first, np.nan)
+            every = (none, none[0], none, np.append(none[0], np.nan))
+            return Moments(*(Interval(v, v, v, None, np.zeros(v.shape, bool)) for v in every))
         if alpha not in self._looked:
             self._looked = {alpha: self._moments_at(alpha)}
         return self._looked[alpha]
@@ -353,7 +357,10 @@ class FromDense:
         for level, (of_input, pooled) in zip(
             QUANTILES, quantiles_of(self.kept, QUANTILES, alpha), strict=True
         ):
-            found += self._made("quantile", alpha, of_input, pooled, level=level, outputs=outputs)
+            if np.isfinite(of_input.value).all() and np.isfinite(pooled.value).all():
+                found += self._made(
+                    "quantile", alpha, of_input, pooled, level=level, outputs=outputs
+                )
         for metric, counted in zip(self._tally.asked.metrics, sums.metrics, strict=True):
             of_input, pooled = intervals_of(metric, counted, n=self.n, alpha=alpha)
             if self._is_seldom_struck and not isinstance(metric, Event):

@@ -65,6 +65,15 @@ def test_stuck_values_that_overflow(p, steep, randn, tmp_path):
 
 
 @SPOILED
+def test_most_chips_overflow(steep, randn):
+    """The median of |Delta| is infinite, and left out; what is finite is told."""
+    x = randn(4, 4)
+    score = crashsim.score(steep, x, StuckAt(0.5, value=1e38), samples=500, methods="monte-carlo")
+    assert score.find("monte-carlo", "not-finite").value > 0.5
+    assert all(math.isfinite(e.value) for e in score.estimates)
+
+
+@SPOILED
 def test_the_exact_sum_of_outcomes_that_are_not_finite(steep, randn):
     x, p = randn(3, 4), 0.1
     exact = enumerate_exact(steep, x, StuckAt(p, value=1e38), "1")
