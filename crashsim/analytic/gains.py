@@ -25,7 +25,6 @@ from crashsim.coordinates.points import Listed, Points, Written
 from crashsim.errors import NotApplicableError
 from crashsim.injection.site_changes import changes_by_placement
 from crashsim.injection.slopes import Point, Values
-from crashsim.model.inputs import Inputs
 from crashsim.results.estimate import MOST_OUTPUTS
 from crashsim.space import FaultSpace
 from crashsim.working import worked
@@ -49,7 +48,7 @@ class Gains:
     Attributes:
         space: the model, its inputs and faults.
         at: the point: no fault, or the mean point.
-        readouts: (R, K) the combinations.
+        readouts: (R, K) the combinations; or of each input its own, (B, R, K).
         kept: for each placement, (size, B, R) slopes; None where they are made anew.
     """
 
@@ -63,7 +62,8 @@ class Gains:
         """Kept where they fit in half the memory, in bytes.
 
         Args:
-            readouts: (R, K) combinations of outputs; by default every output.
+            readouts: (R, K) combinations of outputs, or (B, R, K) of each input its own; by
+                default every output.
 
         Raises:
             NotApplicableError: the output has no derivative in any coordinate.
@@ -72,13 +72,18 @@ class Gains:
             raise NotApplicableError(space.why_no_derivatives)
         rows = np.eye(space.K) if readouts is None else readouts
         gains = cls(space, at, rows)
-        if kept_bytes(space, len(rows)) > KEPT * memory:
+        if kept_bytes(space, gains.count) > KEPT * memory:
             return gains
-        kept = [np.empty((v.size, space.B, len(rows)), np.float32) for v in gains.values]
+        kept = [np.empty((v.size, space.B, gains.count), np.float32) for v in gains.values]
         for where, slopes in gains._made():
             for into, slope in zip(kept, slopes, strict=True):
                 into[:, where] = np.moveaxis(slope, -1, 0)
         return replace(gains, kept=kept)
+
+    @property
+    def count(self) -> int:
+        """R, the number of combinations of each input."""
+        return int(self.readouts.shape[-2])
 
     @property
     def values(self) -> list[Values]:
@@ -110,27 +115,27 @@ class Gains:
         """The slopes of one input."""
         if self.kept is not None:
             return [kept[:, b] for kept in self.kept]
-        one = self.space.examples.part(b, b + 1)
-        return [slope[0].T for slope in self._slopes(one)]
+        return [slope[0].T for slope in self._slopes(b, b + 1)]
 
-    def _slopes(self, inputs: Inputs) -> list[NDArray[np.float32]]:
-        return self.space.slopes.at(inputs, self._moved, self.readouts)
+    def _slopes(self, low: int, high: int) -> list[NDArray[np.float32]]:
+        inputs = self.space.examples.part(low, high)
+        rows = self.readouts if self.readouts.ndim == 2 else self.readouts[low:high]
+        return self.space.slopes.at(inputs, self._moved, rows)
 
     def _made(self) -> Iterator[tuple[slice, list[NDArray[np.float32]]]]:
         """The slopes (b, R, size) of a few inputs at a time."""
         space = self.space
-        each = len(self.readouts) * space.slopes.size
+        each = self.count * space.slopes.size
         batch = max(1, _AT_A_TIME // each) if space.slopes.shares_passes else 1
         for low in range(0, space.B, batch):
-            part = space.examples.part(low, low + batch)
-            made = self._slopes(part)
             high = min(low + batch, space.B)
-            worked((high - low) * (1 + 2 * len(self.readouts)))
+            made = self._slopes(low, high)
+            worked((high - low) * (1 + 2 * self.count))
             yield slice(low, high), made
 
     def along(self, points: Points) -> Floats:
         """sum_i (e_i - m_i) g_i at each point, (S, B, R): m is the mean point."""
-        moved = np.zeros((points.count, self.space.B, len(self.readouts))) - self.sums.mean
+        moved = np.zeros((points.count, self.space.B, self.count)) - self.sums.mean
         if self.kept is None:
             return moved + self._forwards(points)
         placements = self.space.placements
@@ -153,7 +158,7 @@ class Gains:
     @cached_property
     def shift(self) -> Floats:
         """(B, R) F at the point less F(0), in double precision where the model allows it."""
-        return np.asarray(self.shift_of_outputs @ self.readouts.T)
+        return self._combined(self.shift_of_outputs)
 
     @cached_property
     def shift_of_outputs(self) -> Floats:
@@ -165,7 +170,7 @@ class Gains:
     def _forwards(self, points: Points) -> Floats:
         """sum_i e_i g_i by derivatives along each point's faults, (S, B, R)."""
         space = self.space
-        found = np.empty((points.count, space.B, len(self.readouts)))
+        found = np.empty((points.count, space.B, self.count))
         for s in range(points.count):
             one = points.part(s, s + 1)
             changes = changes_by_placement(one, space.placements)
@@ -174,8 +179,14 @@ class Gains:
                 base = one.base[v.placement.start : v.placement.stop]
                 moves.append(_by_value(v, change, base))
             slope = space.slopes.along(space.examples, self._moved, moves)
-            found[s] = slope @ self.readouts.T
+            found[s] = self._combined(slope)
         return found
+
+    def _combined(self, outputs: Floats) -> Floats:
+        """(B, R) the combinations of outputs (B, K)."""
+        if self.readouts.ndim == 2:
+            return np.asarray(outputs @ self.readouts.T)
+        return np.asarray((self.readouts @ outputs[..., None])[..., 0])
 
 
 def are_dense(space: FaultSpace) -> bool:
@@ -292,7 +303,7 @@ class Contracted:
 
 
 def _contracted(gains: Gains) -> Contracted:
-    b, r = gains.space.B, len(gains.readouts)
+    b, r = gains.space.B, gains.count
     mean, variance = np.zeros((2, b, r))
     of_sum = np.zeros(b)
     covariance = np.zeros((b, r, r)) if r <= MOST_OUTPUTS else None

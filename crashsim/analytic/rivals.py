@@ -35,17 +35,12 @@ def nearest_margins(space: FaultSpace, memory: int) -> FactoredSurrogate:
     behind = clean[rows, top][:, None] - clean
     behind[rows, top] = np.inf
     rivals = np.argsort(behind, axis=1, kind="stable")[:, : min(RIVALS, space.K - 1)]
-    pairs = np.stack(np.broadcast_arrays(rivals, top[:, None]), -1)
-    distinct, which = np.unique(pairs.reshape(-1, 2), axis=0, return_inverse=True)
-    readouts = np.zeros((len(distinct), space.K))
-    readouts[np.arange(len(distinct)), distinct[:, 0]] = 1.0
-    readouts[np.arange(len(distinct)), distinct[:, 1]] = -1.0
+    readouts = np.zeros((*rivals.shape, space.K))
+    np.put_along_axis(readouts, rivals[..., None], 1.0, axis=-1)
+    readouts[rows, :, top] = -1.0
     gains = Gains.of(space, "mean", memory, readouts)
-    which = which.reshape(rivals.shape)
-    level = (gains.shift - gains.sums.mean)[rows[:, None], which]
-    shift = level - behind[rows[:, None], rivals]
-    inputs = np.broadcast_to(rows[:, None], rivals.shape)
-    return FactoredSurrogate(gains, shift, inputs, np.eye(len(distinct))[which])
+    shift = gains.shift - gains.sums.mean - behind[rows[:, None], rivals]
+    return FactoredSurrogate.of(gains, shift)
 
 
 def nearest_rivals(margins: FactoredSurrogate) -> Estimates:
@@ -57,8 +52,8 @@ def nearest_rivals(margins: FactoredSurrogate) -> Estimates:
 
 
 def margins_at_most(space: FaultSpace) -> int:
-    """The number of combinations of outputs whose derivatives are taken."""
-    return min(RIVALS * space.B, space.K * (space.K - 1))
+    """The number of combinations of outputs whose derivatives are taken, of each input its own."""
+    return min(RIVALS, space.K - 1)
 
 
 def held_bytes(space: FaultSpace) -> float:

@@ -29,7 +29,7 @@ from crashsim.chip.laws import NeuronOutputs, changed_weights, line_of
 from crashsim.chip.plan import MOST_OPERATIONS, plan_run
 from crashsim.chip.spiking import ChipRun, Told, check_width, silent_layers, telling_mask
 from crashsim.errors import ArgumentError
-from crashsim.faults import check_drawable
+from crashsim.faults import check_drawable, check_fault
 from crashsim.results.schema import ChipFacts
 
 __all__ = ["graph_faults", "run_graph"]
@@ -153,6 +153,7 @@ def graph_faults(chip: Chip, faults: Mapping[str, Any], masks: int, seed: int) -
     """
     arrays: dict[str, Any] = {"window": _window(faults)}
     outputs = NeuronOutputs(chip, masks)
+    crashed: set[int] = set()
     for number, (site, fault) in enumerate(faults.items()):
         _check(site, fault)
         rate = _plain_rate(fault)
@@ -172,7 +173,11 @@ def graph_faults(chip: Chip, faults: Mapping[str, Any], masks: int, seed: int) -
             arrays["dead_inputs"] = chips.sample_dead_inputs(chip, rate, masks, seed).dead_inputs
         else:
             for layer in _layers(chip, site):
-                e = _coordinates(chip, fault, layer, masks, seed, number)
+                if rate is not None and layer not in crashed:
+                    e = _deaths(chip, rate, layer, masks, seed)
+                    crashed.add(layer)
+                else:  # two faults of a layer are drawn apart
+                    e = _coordinates(chip, fault, layer, masks, seed, number)
                 outputs.strike(layer, fault, e, site)
     found = outputs.fields()
     if arrays["window"] is not None and {"gains", "offsets"} & found.keys():
@@ -183,14 +188,15 @@ def graph_faults(chip: Chip, faults: Mapping[str, Any], masks: int, seed: int) -
     return ChipFaults(masks=masks, **arrays, **found)
 
 
+def _deaths(chip: Chip, rate: float, layer: int, masks: int, seed: int) -> Floats:
+    """Coordinates of deaths of the neurons of one layer, (M, n_l), as the chip draws its own."""
+    dead = chips.sample_dead(chip, rate, masks, seed, [layer]).dead
+    assert dead is not None
+    return np.asarray(dead[layer], dtype=np.float64)
+
+
 def _coordinates(chip: Chip, fault: Any, layer: int, masks: int, seed: int, number: int) -> Floats:
     """The coordinates of a fault of the neurons of one layer, (M, n_l)."""
-    rate = _plain_rate(fault)
-    if rate is not None:
-        dead = chips.sample_dead(chip, rate, masks, seed, [layer]).dead
-        assert dead is not None
-        found: Floats = np.asarray(dead[layer], dtype=np.float64)
-        return found
     shape = chip.hidden[layer].projection.output_shape
     placed = fault.at(SimpleNamespace(name=chip.hidden[layer].name, shape=shape), shape)
     rng = generator(seed, Stream.OWN_FAULT, number, layer)
@@ -249,6 +255,7 @@ def _plain_rate(fault: Any) -> float | None:
 
 
 def _check(site: str, fault: Any) -> None:
+    check_fault(fault)
     if getattr(fault, "count", None) is not None or fault.duration != "permanent":
         raise ArgumentError(_cannot(site, fault))
     check_drawable([fault], "a run of the chip")

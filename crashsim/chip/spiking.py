@@ -45,6 +45,7 @@ __all__ = [
     "chip_faults",
     "chip_of",
     "run_chip",
+    "saturated_layers",
     "silent_layers",
     "telling_mask",
 ]
@@ -220,6 +221,29 @@ def silent_layers(chip: Chip, counts: tuple[Floats, ...]) -> list[str]:
         for index, (layer, count) in enumerate(zip(chip.hidden, counts, strict=True))
         if not count.any()
     ]
+
+
+def saturated_layers(chip: Chip, inputs: Floats) -> list[str]:
+    """A warning for each layer of a graph whose network has rates that its neurons cannot fire at.
+
+    A ReLU goes on where a neuron fires in every step already.
+    """
+    network = chip.network
+    if network is None or not chip.convention or inputs[:1].size != math.prod(chip.input_shape):
+        return []
+    hidden = network.forward(inputs.reshape(len(inputs), *chip.input_shape)).hidden
+    told = []
+    for index, (layer, rates) in enumerate(zip(chip.hidden, hidden, strict=True)):
+        top = layer.neuron.max_rate
+        beyond = float((rates > top * (1.0 + 1e-9)).mean())
+        if beyond > 0.0 and not getattr(layer.neuron, "many", False):
+            told.append(
+                f"layer {(layer.name or index)!r}: {100 * beyond:.2g}% of its rates are above "
+                f"{top:g} spike a step (up to {rates.max():.3g}), and its neurons fire no faster; "
+                "what is said here is of the network of rates, which goes on where they end: "
+                "`crashsim hardware` (or --hardware) has the chip's own numbers"
+            )
+    return told
 
 
 def chip_faults(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from crashsim_hardware import HardwareError, addresses_of, event_trains
+from crashsim_hardware.events import steps_of
 
 from crashsim.arrays import Floats
 from crashsim.errors import ArgumentError, FileError
@@ -83,7 +84,8 @@ def load_events(
 
 def _steps_until(spec: str, times: Any, step: float) -> int:
     last = float(np.max(times, initial=0.0))
-    steps = math.floor(last / step) + 1 if math.isfinite(last) else _MOST_STEPS + 1
+    latest = steps_of(np.max(times, initial=0), step)
+    steps = int(latest) + 1 if math.isfinite(last) else _MOST_STEPS + 1
     if steps > _MOST_STEPS:
         raise ArgumentError(
             f"inputs={spec!r}: its events last for {last:g} units of time, more than {_MOST_STEPS} "

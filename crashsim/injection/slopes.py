@@ -131,18 +131,18 @@ class Slopes:
         return found
 
     def at(self, inputs: Inputs, moved: Sequence[Tensor], readouts: Floats) -> list[Slope]:
-        """Of combinations of outputs (R, K), for b inputs (one, unless they share passes).
+        """Of combinations of outputs, for b inputs (one, unless they share passes).
 
         Args:
             inputs: the examples.
             moved: the point, as ``moved`` returns it.
-            readouts: the combinations.
+            readouts: the combinations, (R, K); or of each input its own, (b, R, K).
 
         Returns:
             for each placement, (b, R, size) in single precision.
         """
         faulty = self._faulty
-        shape = (len(inputs), len(readouts))
+        shape = (len(inputs), readouts.shape[-2])
         found: list[Slope] = [np.zeros((*shape, v.size), np.float32) for v in self.values]
         with faulty.model.at_work(), torch.enable_grad():
             leaves, e = self._leaves(moved, len(inputs))
@@ -151,8 +151,9 @@ class Slopes:
             if self._by_coordinate:
                 # Each input has coordinates of its own: one backward pass serves all inputs.
                 e.requires_grad_()
-            out = self._outputs(inputs, leaves, e).sum((0, 1))
-            for row, weights in enumerate(torch.from_numpy(readouts).to(out)):
+            out = self._outputs(inputs, leaves, e)[0]
+            rows = torch.from_numpy(readouts).to(out).expand(*shape, -1)
+            for row, weights in enumerate(rows.unbind(1)):
                 by_value, by_coordinate = _gradients(out, weights, leaves, e)
                 each = iter(by_value)
                 for v, into in zip(self.values, found, strict=True):
@@ -249,7 +250,7 @@ def _gradients(
     """The derivatives of a sum of outputs by the values, and by coordinates; None if it has none.
 
     Args:
-        outputs, weights: (K,) the outputs, and what each counts in the sum.
+        outputs, weights: (b, K) the outputs, and what each counts in the sum.
     """
     if not outputs.requires_grad:
         return [None] * len(leaves), None

@@ -126,6 +126,8 @@ class AskedMetrics:
         try:
             result = function(_unwritable(outputs), _unwritable(clean), self.targets)
             found = np.asarray(result)
+        except ArgumentError as error:
+            raise ArgumentError(f"metrics: {metric.name!r}: {error}") from None
         except Exception as error:
             raise ArgumentError(
                 f"metrics: {metric.name!r} raised {type(error).__name__}: {error}, given {given}"

@@ -98,8 +98,8 @@ class _Position:
 
 def _counted(found: Truths, targets: Targets) -> Floats:
     count = np.ones(found.shape[1:])
-    if targets is not None and targets.ndim > 1:
-        count = (flat_classes(targets) != IGNORED).astype(np.float64)
+    if targets is not None and targets.size == count.size:  # one for each position
+        count = (targets.reshape(count.shape) != IGNORED).astype(np.float64)
     counts = np.broadcast_to(count.sum(-1), found.shape[:2])
     return np.stack([(found * count).sum(-1), counts], axis=-1)
 
@@ -109,7 +109,7 @@ class _Right(_Position):
     """The target is among the k likeliest classes."""
 
     def _judged(self, outputs: Floats, clean: Floats, targets: Targets) -> Truths:
-        wanted = flat_classes(targets)
+        wanted = flat_classes(self.layout, targets)
         if self.k == 1:
             right: Truths = predicted_class(outputs) == wanted
             return right
@@ -186,7 +186,7 @@ class _Overlaps:
 
     def __call__(self, outputs: Floats, clean: Floats, targets: Targets) -> Floats:
         classes = self.layout.classes
-        wanted = flat_classes(targets)
+        wanted = flat_classes(self.layout, targets)
         predicted = predicted_class(self.layout.split(outputs))
         lost = not_finite(outputs)
         if lost is not None:  # no class

@@ -82,22 +82,36 @@ def layout_of(name: str, shape: tuple[int, ...], targets: Targets) -> Layout:
 
 def check_classes(name: str, layout: Layout, targets: Targets) -> None:
     """Raises ArgumentError unless targets are classes of the outputs, or ``IGNORED``."""
+    try:
+        flat_classes(layout, targets)
+    except ArgumentError as error:
+        raise ArgumentError(f"metrics: {name!r}: {error}") from None
+
+
+def flat_classes(layout: Layout, targets: Targets) -> Floats:
+    """(B, P) whole numbers: classes of the outputs, or ``IGNORED``.
+
+    Raises:
+        ArgumentError: targets are none. Those of some examples do not speak for the next ones, so
+            all are looked at.
+    """
     if targets is None:
-        raise ArgumentError(f"metrics: {name!r} compares outputs with targets; give targets=")
+        raise ArgumentError("compares outputs with targets; give targets=")
     is_real = targets.dtype.kind == "f" and bool((targets == np.round(targets)).all())
     if targets.dtype.kind not in "iub" and not is_real:
         raise ArgumentError(
-            f"metrics: {name!r} wants classes for targets, whole numbers; they are {targets.dtype}"
+            f"wants classes for targets, whole numbers; they are {targets.dtype}, and not all whole"
         )
-    wrong = (targets != IGNORED) & ((targets < 0) | (targets >= layout.classes))
+    is_ignored = targets == IGNORED
+    wrong = ~is_ignored & ((targets < 0) | (targets >= layout.classes))
     if wrong.any():
         raise ArgumentError(
-            f"metrics: {name!r}: targets hold the class {targets[wrong].flat[0]}, and the model "
-            f"has {layout.classes} (from 0); {IGNORED} marks positions that do not count"
+            f"targets hold the class {targets[wrong].flat[0]}, and the model has "
+            f"{layout.classes} (from 0); {IGNORED} marks positions that do not count"
         )
-
-
-def flat_classes(targets: Targets) -> Floats:
-    """(B, P) whole numbers."""
-    assert targets is not None
+    if layout.positions == 1 and is_ignored.any():
+        raise ArgumentError(
+            f"targets hold {IGNORED}, which marks positions that do not count, and each example "
+            "has one position; leave out the examples that have no class"
+        )
     return targets.reshape(len(targets), -1).astype(np.int64)

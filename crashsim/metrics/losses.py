@@ -33,7 +33,7 @@ class _CrossEntropy:
     probabilities: bool
 
     def __call__(self, outputs: Floats, clean: Floats, targets: Targets) -> Floats:
-        split, wanted = self.layout.split(outputs), flat_classes(targets)
+        split, wanted = self.layout.split(outputs), flat_classes(self.layout, targets)
         classes = np.broadcast_to(np.maximum(wanted, 0), split.shape[:-1])[..., None]
         with np.errstate(invalid="ignore", over="ignore"):
             if self.probabilities:

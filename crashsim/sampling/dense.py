@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from crashsim.arrays import Floats
 from crashsim.coordinates.points import Points
-from crashsim.faults.checks import STRONGEST
 from crashsim.metrics import CLASS_CHANGE, NOT_FINITE, AskedMetrics, Event
 from crashsim.results.estimate import MOST_OUTPUTS, Interval
 from crashsim.results.estimates import Estimates, estimates_of
@@ -41,6 +40,7 @@ from crashsim.sampling.metric_sums import (
     sums_of,
 )
 from crashsim.sampling.quantiles import quantiles_of
+from crashsim.sampling.tally import LARGEST
 
 _AT_ONCE = 2**15  # values of samples, inputs and outputs that are summed together
 DENSE = 2**18  # inputs times outputs beyond which they are counted so
@@ -168,11 +168,11 @@ class DenseTally:
         """The sums of samples with outputs (n, B, K), of which the first ``room`` are kept."""
         delta = outputs - self.clean
         lost = np.zeros(delta.shape[:2], np.bool_)
-        has_square = np.abs(delta).max((1, 2)) <= STRONGEST  # NaN has none
+        has_square = np.abs(delta).max((1, 2)) <= LARGEST  # NaN has none
         finite = delta
         if not has_square.all():
             lost = NOT_FINITE.happens(outputs, self.clean, None)
-            finite = np.where(np.abs(delta) <= STRONGEST, delta, self.centre)
+            finite = np.where(np.abs(delta) <= LARGEST, delta, self.centre)
         changed = CLASS_CHANGE.happens(outputs, self.clean, None)
         moved = np.zeros((*delta.shape[:2], 0), np.bool_)
         if not np.isinf(self.reach):
@@ -251,7 +251,7 @@ class _Powers:
 
 
 def _squarable(delta: Floats) -> Floats:
-    return np.where(np.abs(delta) <= STRONGEST, delta, 0.0)
+    return np.where(np.abs(delta) <= LARGEST, delta, 0.0)
 
 
 def _with_total(values: Floats) -> Floats:
@@ -300,7 +300,11 @@ class FromDense:
         return self._sums.beyond == 0
 
     def moments(self, alpha: float) -> Moments:
-        """E Delta and Var Delta; of single inputs without intervals (NaN)."""
+        """E Delta and Var Delta; of single inputs without intervals (NaN). NaN without any."""
+        if not self.has_moments:
+            none = np.full_like(self._sums.first, np.nan)
+            every = (none, none[0], none, np.append(none[0], np.nan))
+            return Moments(*(Interval(v, v, v, None, np.zeros(v.shape, bool)) for v in every))
         if alpha not in self._looked:
             self._looked = {alpha: self._moments_at(alpha)}
         return self._looked[alpha]
@@ -353,7 +357,10 @@ class FromDense:
         for level, (of_input, pooled) in zip(
             QUANTILES, quantiles_of(self.kept, QUANTILES, alpha), strict=True
         ):
-            found += self._made("quantile", alpha, of_input, pooled, level=level, outputs=outputs)
+            if np.isfinite(of_input.value).all() and np.isfinite(pooled.value).all():
+                found += self._made(
+                    "quantile", alpha, of_input, pooled, level=level, outputs=outputs
+                )
         for metric, counted in zip(self._tally.asked.metrics, sums.metrics, strict=True):
             of_input, pooled = intervals_of(metric, counted, n=self.n, alpha=alpha)
             if self._is_seldom_struck and not isinstance(metric, Event):

@@ -420,7 +420,7 @@ class FromSums:
         for level, (per_input, pooled) in zip(QUANTILES, self.quantiles(alpha), strict=True):
             if np.isfinite(per_input.value).all() and np.isfinite(pooled.value).all():
                 some = None if k <= MOST_OUTPUTS else self.outputs
-            add("quantile", per_input, pooled, level=level, outputs=some)
+                add("quantile", per_input, pooled, level=level, outputs=some)
         for i, metric in enumerate(self._metrics):
             add(metric.name, *self._metric(i, alpha))
         return found

@@ -70,10 +70,12 @@ class MeanSums:
     most: Floats
 
     def __add__(self, other: MeanSums) -> MeanSums:
+        with np.errstate(over="ignore"):  # of immense values
+            powers = self.powers + other.powers
         return MeanSums(
             self.n + other.n,
             other.centre,
-            self.powers + other.powers,
+            powers,
             np.minimum(self.least, other.least),
             np.maximum(self.most, other.most),
         )

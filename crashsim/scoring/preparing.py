@@ -18,6 +18,7 @@ from crashsim.metrics import AskedMetrics
 from crashsim.model.inputs import BatchAxis, ModelInputs
 from crashsim.model.sites.time_axis import StepsAxis
 from crashsim.model.twins.resetting import Reset
+from crashsim.noticing import notice
 from crashsim.sampling.monte_carlo import check_sampling
 from crashsim.scoring.costs import read_budget
 from crashsim.scoring.judging import judging_of, read_given, read_widths
@@ -111,6 +112,8 @@ def prepared(
             batch_axis=options.batch_axis,
             steps_axis=options.steps_axis,
         )
+        if options.chip is not None:
+            _tell_saturation(options.chip, space)
         outputs = named_outputs(options.outputs, space.K)
         judging = judging_of(space, given, options.metrics, widths, options.accept, chips=samples)
     with timing(timings, "plan"):
@@ -130,3 +133,10 @@ def prepared(
         judging=judging,
     )
     return Prepared(space, planned, asked, timings)
+
+
+def _tell_saturation(chip: Chip, space: FaultSpace) -> None:
+    from crashsim.chip.spiking import saturated_layers
+
+    for message in saturated_layers(chip, space.inputs.double().cpu().numpy()):
+        notice(message)

@@ -33,7 +33,8 @@ def event_trains(
 
     Parameters
     ----------
-    times: (S,), not below 0; an event at time t is in the step floor(t / step).
+    times: (S,), not below 0; an event at time t is in the step floor(t / step), as decimal numbers
+        have it: that at 0.3 is in step 3 of steps of 0.1.
     addresses: (S,) places in an input, counted in C order; or (S, d), an index along each axis of
         `shape`.
     shape: of one input.
@@ -58,7 +59,7 @@ def event_trains(
         count = int(which.max(initial=0)) + 1
     kept = which < count
     when, where, which = when[kept], where[kept], which[kept]
-    bins = np.floor(when / step)
+    bins = steps_of(times, step)[kept]
     if len(bins) and (bins.min() < 0 or bins.max() >= steps):
         raise HardwareError(
             f"events are at times from {when.min():g} to {when.max():g}, and {steps} steps of "
@@ -68,6 +69,21 @@ def event_trains(
     size = math.prod(shape)
     flat = (which * steps + bins.astype(np.int64)) * size + where
     return np.bincount(flat, minlength=count * steps * size).reshape(count, steps, *shape) * 1.0
+
+
+def steps_of(times: Any, step: float) -> Floats:
+    """The step that each time is in, floor(t / step), of times that begin one within rounding.
+
+    0.3 is not quite three times 0.1 in binary fractions; a time is in a step that it begins up to
+    the rounding of its own format.
+    """
+    given = np.asarray(times)
+    digits = np.finfo(given.dtype if given.dtype.kind == "f" else np.float64).eps
+    shares: Floats = given.astype(np.float64) / step
+    nearest = np.rint(shares)
+    begins = np.abs(shares - nearest) <= 2.0 * float(digits) * nearest
+    found: Floats = np.where(begins, nearest, np.floor(shares))
+    return found
 
 
 def addresses_of(columns: dict[str, Any], shape: Shape) -> NDArray[np.int64]:

@@ -57,8 +57,10 @@ class CrashStatistics:
 
     mean, variance: (B, K) each, in output units and their square.
     clean: (B, K), the mean clean output of the chip.
-    noise: (B, K), variance of one read through spiking noise alone.
-    reads: the two reads of every mask, (M, B, K) each, from independent initial phases.
+    noise: (B, K), variance of one read of a mask: through spiking noise, and what is random in
+        every run.
+    reads: the two reads of every mask, (M, B, K) each, from independent initial phases, with
+        independent releases and noise of reads.
     masks, confidence, steps: M, the intervals' nominal confidence, and the window T.
     width: half of the interval of the variance summed over inputs and outputs, relative to it;
         infinite where it is not resolved.

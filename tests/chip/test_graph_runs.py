@@ -262,3 +262,18 @@ def test_neurons_behind_which_weights_lie_are_hidden(rng):
     alone = graph_faults(chip, {"relu2": NeuronCrash(0.3)}, 60, 0).dead
     assert alone[0] is None
     assert np.array_equal(alone[1], dead[1])
+
+
+def test_two_faults_of_one_layer_strike_apart(path):
+    chip = read_graph(path, "zero", steps=STEPS)
+    both = {"hidden": NeuronCrash(p=0.1), "hid": NeuronCrash(p=0.2)}
+    dead = graph_faults(chip, both, 20_000, seed=0).dead[0]
+    assert abs(dead.mean() - (1 - 0.9 * 0.8)) < 4 * math.sqrt(0.28 * 0.72 / dead.size)
+    alone = graph_faults(chip, {"hid": NeuronCrash(p=0.2)}, 50, seed=0).dead[0]
+    assert np.array_equal(alone, chips.sample_dead(chip, 0.2, 50, 0).dead[0])
+
+
+def test_weights_fail_for_the_whole_run(path):
+    chip = read_graph(path, "zero", steps=STEPS)
+    with pytest.raises(ArgumentError, match="weights fail for the whole pass"):
+        graph_faults(chip, {"weights": WeightCrash(p=0.1, window=(5, 10))}, 3, seed=0)

@@ -209,3 +209,24 @@ def test_what_cannot_be_stepped(rng, tmp_path):
         (1, 2, 2),
     )
     assert "maxima" in can_be_stepped(chips.convert(pooled, np.ones((2, 1, 2, 2))))
+
+
+@pytest.mark.filterwarnings("ignore::crashsim.errors.CrashsimWarning")
+@pytest.mark.parametrize(("scale", "exporter"), [(0.2, None), (3.0, None), (3.0, "sinabs")])
+def test_rates_that_neurons_cannot_fire_at_are_told(rng, tmp_path, scale, exporter):
+    """The score of integrators is of ReLUs, which go on where a neuron fires in every step."""
+    nodes = {
+        "input": nir.Input({"input": np.array([3])}), "a": nir.Linear(np.full((4, 3), 0.5)),
+        "hid": nir.IF(np.ones(4), np.ones(4)), "b": nir.Linear(np.full((2, 4), 0.3)),
+        "out": nir.IF(np.ones(2), np.ones(2)), "output": nir.Output({"output": np.array([2])}),
+    }  # fmt: skip
+    nir.write(tmp_path / "if.nir", nir.NIRGraph(nodes, [*itertools.pairwise(nodes)]))
+    chip, model = read_chip(tmp_path / "if.nir", "subtract", steps=200, exporter=exporter)
+    x = scale * rng.uniform(0.5, 1.0, (5, 3))
+    found = score(model, torch.tensor(x), NeuronCrash(p=0.1), chip=chip, samples=100)
+    told = [w for w in found.warnings if "fire no faster" in w]
+    saturates = exporter is None and scale == 3.0
+    assert len(told) == (2 if saturates else 0)
+    rates = model(torch.tensor(x)).detach().numpy()
+    apart = np.abs(chips.run(chip, x).outputs[0] - rates).max()
+    assert apart > 0.5 if saturates else apart < 0.02

@@ -179,6 +179,22 @@ def test_seeds_and_replicas_differ(tiny, rng):
     assert not np.array_equal(outputs(seed=1), outputs(seed=1, replica=1))
 
 
+@pytest.mark.parametrize("noise", [{"release_failure": 0.3}, {"read_noise": 0.2}])
+def test_replicas_draw_releases_and_reads_anew(tiny, rng, noise):
+    """Two reads of a mask from the same start are two draws of what is random in every run."""
+    chip = convert(tiny("relu"), rng.normal(size=(50, 5)), 20)
+    x, faults = rng.normal(size=(3, 5)), ChipFaults(masks=200, **noise)
+    first, again, other = (
+        run(chip, x, faults, engine="numpy", phases="half", replica=replica).outputs
+        for replica in (0, 0, 1)
+    )
+    assert np.array_equal(first, again)
+    first, other = first - first.mean(0), other - other.mean(0)
+    correlation = (first * other).sum() / np.sqrt((first**2).sum() * (other**2).sum())
+    assert abs(correlation) < 0.2
+    assert first.std() > 0
+
+
 def test_nothing_is_left_behind(tiny, rng, tmp_path, monkeypatch):
     """brian2's preferences, interrupt handler, numpy's global generator, the working folder."""
     monkeypatch.chdir(tmp_path)

@@ -90,3 +90,16 @@ def test_events_that_cannot_be_placed(events):
         addresses_of(without, (2, 4, 6))
     with pytest.raises(HardwareError, match="p must be 0 or 1"):
         addresses_of({**events, "p": events["p"] + 1}, (2, 4, 6))
+
+
+@pytest.mark.parametrize(("step", "dtype"), [(0.1, "f8"), (1e-3, "f8"), (1e-4, "f8"), (0.1, "f4")])
+def test_a_time_that_begins_a_step_is_in_it(step, dtype):
+    every = np.arange(900)
+    times = np.array([round(k * step, 6) for k in every], dtype)  # 0.3 is below 3 times 0.1
+    assert (np.floor(times.astype(float) / step) != every).any()
+    found = event_trains(times, np.zeros(900, int), (1,), 900, step=step)
+    assert np.array_equal(found, np.ones((1, 900, 1)))
+    before = event_trains(times[1:] - step / 100, np.zeros(899, int), (1,), 900, step=step)
+    assert np.array_equal(before[0, :, 0], every < 899)
+    with pytest.raises(HardwareError, match="900 steps"):
+        event_trains([900 * step], [0], (1,), 900, step=step)

@@ -336,3 +336,20 @@ def test_dead_synapses_of_a_loop_are_those_of_its_wire(weights, rng):
     wanted = [by_hand(weights | {"rec": weights["rec"] * ~mask}, x)[1] for mask in lost]
     assert not np.array_equal(wanted[0], by_hand(weights, x)[1])
     assert np.array_equal(found, np.stack(wanted))
+
+
+@pytest.mark.parametrize(
+    ("engine", "exporter", "most"),
+    [("numpy", None, 1.0), ("brian2", None, 1.0), ("numpy", "sinabs", 3.0)],
+)
+def test_neurons_that_are_the_outputs_are_counted_as_they_fire(engine, exporter, most):
+    """No synapse lies behind them that could lose their spikes, nor a column with a converter."""
+    nodes = {
+        "input": nir.Input({"input": np.array([1])}), "a": nir.Linear(np.ones((1, 1))),
+        "i": nir.IF(np.ones(1), np.ones(1)), "output": nir.Output({"output": np.array([1])}),
+    }  # fmt: skip
+    graph = nir.NIRGraph(nodes, [*itertools.pairwise(nodes)])
+    chip = read_nir(graph, reset="subtract", steps=20, exporter=exporter)
+    for faults in ({"release_failure": 0.3}, {"adc_bits": 4, "adc_range": 0.5}):
+        found = run(chip, [[0.5], [3.0]], ChipFaults(masks=2, **faults), engine=engine).outputs
+        assert np.array_equal(found[:, :, 0], [[0.5, most]] * 2)

@@ -285,7 +285,12 @@ def make(build, shape, faults, count=3):
     return FaultSpace(seeded(build), x, faults)
 
 
-@pytest.mark.parametrize(("build", "shape", "faults"), SHORT + WHOLE + PATCHED, ids=str)
+def named(value):
+    """A name of a parameter that is the same in every process."""
+    return getattr(value, "__name__", str(value))
+
+
+@pytest.mark.parametrize(("build", "shape", "faults"), SHORT + WHOLE + PATCHED, ids=named)
 @pytest.mark.parametrize("count", [1, 3])
 def test_samples_are_those_of_the_whole_model(build, shape, faults, count):
     space = make(build, shape, faults, count)
@@ -296,7 +301,7 @@ def test_samples_are_those_of_the_whole_model(build, shape, faults, count):
         assert line.startswith(placement.site.name)
 
 
-@pytest.mark.parametrize(("build", "shape", "faults"), SHORT, ids=str)
+@pytest.mark.parametrize(("build", "shape", "faults"), SHORT, ids=named)
 def test_these_models_are_taken_apart(build, shape, faults):
     space = make(build, shape, faults)
     assert isinstance(space.strategies.program(), Program), space.plan()
@@ -306,7 +311,7 @@ def test_these_models_are_taken_apart(build, shape, faults):
     assert "what comes before is" in plan
 
 
-@pytest.mark.parametrize(("build", "shape", "faults"), SHORT + PATCHED, ids=str)
+@pytest.mark.parametrize(("build", "shape", "faults"), SHORT + PATCHED, ids=named)
 def test_points_around_a_base(build, shape, faults):
     space = make(build, shape, faults)
     rng = np.random.default_rng(0)
@@ -324,7 +329,7 @@ def test_points_around_a_base(build, shape, faults):
     compare(space, Points(5, 0 * base, *pairs[:, order], values[order]))
 
 
-@pytest.mark.parametrize(("build", "shape", "faults"), SHORT + WHOLE, ids=str)
+@pytest.mark.parametrize(("build", "shape", "faults"), SHORT + WHOLE, ids=named)
 def test_chunks_join(build, shape, faults, monkeypatch):
     space = make(build, shape, faults)
     points = sample_points(space.placements, 0, 10)
@@ -335,7 +340,7 @@ def test_chunks_join(build, shape, faults, monkeypatch):
     np.testing.assert_allclose(space.outputs(points), whole, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("build", [mlp, Residual, Encoder], ids=str)
+@pytest.mark.parametrize("build", [mlp, Residual, Encoder], ids=named)
 def test_other_number_types(build):
     shape = {mlp: VECTOR, Residual: IMAGE, Encoder: SERIES}[build]
     space = make(build, shape, {"hidden": NeuronCrash(0.05)})
@@ -384,7 +389,7 @@ def test_crashes_are_followed_through_convolutions(name, skip, monkeypatch):
         (Convs, IMAGE, {"up.*": WeightCrash(0.005), "flat.*": WeightCrash(0.005)}),
         (FlatConv, IMAGE, {"weights": WeightCrash(0.003), "body.0": SignFlip(0.001)}),
     ],
-    ids=str,
+    ids=named,
 )
 def test_unaffected_samples_are_left_out(build, shape, faults, monkeypatch):
     monkeypatch.setattr(
@@ -433,7 +438,7 @@ def test_unaffected_samples_are_left_out_where_that_spares_much():
         ({"encoder.layers.1.linear1.bias": SignFlip(0.03)}, {0}),
         ({"hidden": NeuronCrash(0.3)}, set()),
     ],
-    ids=str,
+    ids=named,
 )
 def test_encoder_layers_without_faults_inside_keep_their_kernel(faults, whole):
     space = make(Encoder, SERIES, faults)

@@ -109,6 +109,36 @@ def test_positions_against_torch(classes_last):
         assert len(set(np.round(own, 9))) > 1
 
 
+@pytest.mark.parametrize("shape", [(10, 1), (10,), (10, 24)])
+def test_silent_corruption_looks_at_no_targets_of_another_shape(shape):
+    """Each position counts once, whether the targets are one of each example or of each output."""
+    clean = drawn(10, 24)
+    outputs = clean + drawn(3, 10, 24, seed=1)
+    now, before = (a.reshape(*a.shape[:-1], 6, 4).argmax(-1) for a in (outputs, clean))
+    targets = np.zeros(shape, np.int64 if len(shape) == 1 or shape[1] == 1 else np.float64)
+    for name in ("sdc-1", "class-change"):
+        found = measured(name, outputs, clean, targets, (6, 4))
+        np.testing.assert_allclose(found, (now != before).mean((1, 2)), err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "name", ["accuracy", "error-rate", "top-2", "cross-entropy", "perplexity", "mean-iou"]
+)
+def test_targets_that_no_example_of_one_class_has(case, name):
+    """An example without a class is neither right nor wrong; a later one is looked at, too."""
+    outputs, clean, targets = case
+    asked = AskedMetrics.of([name], targets, clean)
+    for wrong, why in ((CLASSES, "the model has 9"), (-1, "the model has 9"), (-100, "no class")):
+        later = targets.copy()
+        later[-1] = wrong
+        with pytest.raises(ArgumentError, match=f"'{name}'.*{why}"):
+            AskedMetrics.of([name], later, clean)
+        with pytest.raises(ArgumentError, match=f"'{name}'.*{why}"):
+            asked.at(later).columns(outputs, clean)
+    with pytest.raises(ArgumentError, match="whole numbers"):
+        asked.at(targets + 0.5).columns(outputs, clean)
+
+
 def test_a_class_that_is_nowhere_is_left_out_of_mean_iou():
     clean = np.zeros((1, 8))
     outputs = np.array([[[3, 0, 0, 0, 0, 1, 0, 0.0]]])  # 4 classes, 2 positions: classes 0 and 2

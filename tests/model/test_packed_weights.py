@@ -191,6 +191,22 @@ def test_every_quantised_layer_is_among_the_weights(kind, seeded, randn):
             assert {f"{layer}.{name}" for name in words(module)[0]} <= found
 
 
+@pytest.mark.parametrize("kind", NETS)
+def test_a_faulty_copy_of_a_quantised_network(kind, seeded, randn):
+    """It gives the sample's outputs, and stays a network of the user's class."""
+    build, data = NETS[kind]
+    net, x = seeded(lambda: build(randn)), data(randn)
+    space = FaultSpace(net, x, BitFlip(0.05, bits=8), "weights")
+    moved = 0.0
+    for index in range(3):
+        sample = space.sample(seed=0, index=index)
+        with torch.no_grad():
+            found = sample.model()(x).flatten(1).numpy()
+            moved = max(moved, np.abs(found - net(x).flatten(1).numpy()).max())
+        np.testing.assert_array_equal(found, sample.outputs)
+    assert moved > 1e-3
+
+
 def test_other_faults_of_words(seeded, randn):
     """A crash is the word of 0; a sign or a stuck value the nearest word, within the range."""
     net, x = seeded(lambda: NETS["static"][0](randn)), randn(3, 4)

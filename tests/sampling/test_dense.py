@@ -5,11 +5,13 @@ import pytest
 import torch
 from torch import nn
 
-from crashsim import Event, FaultSpace, NeuronCrash, monte_carlo
+import crashsim
+from crashsim import Event, FaultSpace, NeuronCrash, StuckAt, monte_carlo
 from crashsim.coordinates.drawing import sample_points
 from crashsim.errors import ArgumentError
 from crashsim.sampling import dense
 from crashsim.sampling import monte_carlo as sampling
+from crashsim.scoring import variance_reduction
 
 EPSILON, SAMPLES = 0.3, 400
 
@@ -121,6 +123,22 @@ def test_blocks_add_up_to_the_same_numbers(space, monkeypatch):
     with ThreadPoolExecutor(2) as executor:
         other = monte_carlo(space, samples=3000, seed=1, executor=executor)
     assert one.estimates == other.estimates
+
+
+@pytest.mark.filterwarnings("ignore::crashsim.CrashsimWarning")
+def test_outputs_that_overflow(space, monkeypatch):
+    """No moments, no infinite quantile, and a score that goes on."""
+    for module in (sampling, variance_reduction):
+        monkeypatch.setattr(module, "DENSE", 100)
+    faults = StuckAt(0.9, value=3e38)
+    found = crashsim.score(
+        space.model, space.inputs, faults, methods="monte-carlo", samples=SAMPLES
+    )
+    assert found.find("monte-carlo", "not-finite").value > 0
+    assert found.find("monte-carlo", "variance", output="all") is None
+    assert all(np.isfinite(e.value) for e in found.estimates)
+    struck = space.with_faults([faults] * len(space.placements))
+    assert np.isnan(monte_carlo(struck, samples=50).variance).all()
 
 
 def test_what_it_cannot_take_is_refused(space, monkeypatch):

@@ -62,6 +62,17 @@ def test_importance_sampling_of_words_against_every_single_fault(space):
                 assert e.low <= wanted[e.input] <= e.high
 
 
+def test_importance_sampling_of_words_where_a_layer_has_no_faults(space):
+    """A rate of 0 in one layer: the other's single faults are all there is."""
+    rates = {"0.weight": 0.0, "2.weight": 1e-9}
+    faults = [BitFlip(rates[p.site.name], format="float32") for p in space.placements]
+    own = [p.stop - p.start for p in space.placements]
+    wanted = 1e-9 * alone(space)[own[0] :].sum(0).mean()
+    found = word_importance(space.with_faults(faults), 0, 0.999)
+    pooled = next(e for e in found if (e.quantity, e.input) == ("class-change", "all"))
+    assert 0 < pooled.low <= wanted <= pooled.high < 1.5 * pooled.low
+
+
 def test_a_sample_of_single_faults_says_nothing_of_moments(space):
     with pytest.raises(NotApplicableError, match="word-strata"):
         sampled_singles(space, "single")

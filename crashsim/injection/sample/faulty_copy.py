@@ -31,7 +31,10 @@ def faulty_copy(faulty: FaultyModel, e: Tensor, weights: Mapping[str, Tensor]) -
     own |= {name: tensor.to(own[name]) for name, tensor in weights.items()}
     copy = twin_of(faulty.model.original, own)
     for name, parameter in faulty.model.original.named_parameters():
-        copy.get_parameter(name).requires_grad_(parameter.requires_grad)
+        module, _, own_name = name.rpartition(".")
+        mine = getattr(copy.get_submodule(module), own_name)
+        if isinstance(mine, nn.Parameter):  # a quantised layer's weight is none
+            mine.requires_grad_(parameter.requires_grad)
     if not any(e[p.start : p.stop].any() for p in faulty.placements if p.site.kind != "parameter"):
         return copy
     return StruckModel(copy, faulty, e)

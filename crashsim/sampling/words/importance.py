@@ -45,7 +45,7 @@ def word_importance(
     Raises:
         NotApplicableError: other faults; or no single fault that was tried does harm.
     """
-    strata, _ = survey(space, seed, _SURVEYED)
+    strata = [s for s in survey(space, seed, _SURVEYED)[0] if s.rate > 0]
     harm = np.array([s.harm for s in strata])
     if harm.sum() == 0:
         raise NotApplicableError("no single fault that was tried does harm")

@@ -54,6 +54,7 @@ class Block:
         to before the second; None: all.
     strikes: per hidden layer, neurons that are dead or stuck for some steps, or None.
     first_mask, first_input: where the block lies, for `survivals` and `normals`.
+    replica: which of several independent draws of those they are.
     varied: per hidden layer, what else differs from mask to mask in its neurons.
     added: per hidden layer, what constant currents on the lines of other neurons add to its drive,
         (m, 1, n_l), in `drives` already; None for nothing.
@@ -111,6 +112,7 @@ class Block:
     read_noise: float = 0.0
     adc_bits: int | None = None
     adc_range: float = 1.0
+    replica: int = 0
 
     @property
     def by_step(self) -> bool:
@@ -143,7 +145,7 @@ class Block:
                 stream = generator(
                     self.seed,
                     Stream.RELEASE,
-                    (self.first_mask + start) // MASKS,
+                    (self.replica << 32) + (self.first_mask + start) // MASKS,
                     self.first_input + b,
                     (projection << 32) + step,
                 )
@@ -160,7 +162,7 @@ class Block:
                 stream = generator(
                     self.seed,
                     Stream.READ_NOISE,
-                    (self.first_mask + start) // MASKS,
+                    (self.replica << 32) + (self.first_mask + start) // MASKS,
                     self.first_input + b,
                     (projection << 32) + step,
                 )
@@ -278,6 +280,7 @@ def blocks(
                 read_noise=faults.read_noise,
                 adc_bits=faults.adc_bits,
                 adc_range=faults.adc_range,
+                replica=replica,
             )
 
 

@@ -140,7 +140,7 @@ def run(
         read of a converted network), at "zero", or uniform in [0, v_th) ("random": unbiased
         counts, for statistics); default where the chip starts.
     record: also return spike counts and rates.
-    replica: another independent draw of phases and releases for the same seed.
+    replica: another independent draw of phases, releases and noise of reads for the same seed.
     copies: masks x inputs simulated at once; changes memory and speed, never results.
     readout: what the outputs are: of mean rates ("count"), how early the read neurons first fire
         ("first-spike"), or their membranes at the end ("membrane"); see `read_outputs`.

@@ -68,12 +68,13 @@ class ChipFaults:
 
     dead_inputs: (M, n_in) or None, True where an input line is cut: its current is 0.
     release_failure: probability that a spike is lost at a synapse, independently for every spike
-        and every synapse. Constant input currents carry no spikes and lose none.
+        and every synapse. Constant input currents carry no spikes and lose none, nor do neurons
+        whose spikes are the outputs, with no weights between.
     read_noise: standard deviation of each weight from one read to the next, relative to the largest
         of its array: in every step each spike is weighted anew. Constant input currents are not
         read by spikes and have none.
     adc_bits: bits of the converter that reads each column's sum of weights in each step; None for
-        the sum itself.
+        the sum itself. Neurons that are the outputs are counted, with no converter.
     adc_range: largest sum that the converter tells from larger ones, relative to the largest that
         spikes can cause in one step.
     weight_bits: weights stored with that many bits (the same on every mask).
