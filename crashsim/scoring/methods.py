@@ -387,7 +387,7 @@ def _operations_on_the_chip(size: Size) -> float:
 
     try:
         chip, _ = chip_of(size.space)
-    except UnsupportedLayerError:  # which the method itself says when it is run
+    except (NotApplicableError, UnsupportedLayerError):  # the run will say so
         return 0.0
     return computed_operations(chip, plan_run(chip, size.B, None, keeps_inputs=True))
 
