@@ -5,16 +5,16 @@
 The network has CIFAR's widths and is trained, for a minute, to tell ten coloured textures apart.
 Printed are what all gains cost, in forward passes of the same inputs and in bytes; by how much
 first-order theory is off; how many plain samples one with the gradient as control variate is worth
-(median over outputs, and the worst), as the estimates say it and as the spread of 10 runs does;
-P(class changes) by the surrogate's law, without sampling, over Monte Carlo's; and how long a score
-with default settings takes. Seconds are those of the processor.
+(median over outputs, and the worst), as the estimates say it and as independent draws show it, and
+how many single faults are looked at for that, each as dear as a sample; P(class changes) by the
+surrogate's law, without sampling, over Monte Carlo's; and how long a score with default settings
+takes. Seconds are those of the processor.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -23,7 +23,11 @@ from torch.nn import functional as F
 
 import crashsim
 from crashsim import BitFlip, FaultSpace, Score
+from crashsim.analytic.factored_surrogate import FactoredSurrogate
 from crashsim.analytic.gains import MEMORY, Gains
+from crashsim.coordinates.drawing import sample_points
+from crashsim.sampling.control_variates import Control
+from crashsim.sampling.pilot import STRIKES
 
 MOMENTS = ("mean-point-taylor", "monte-carlo")
 
@@ -110,33 +114,46 @@ def _seconds(work: object) -> float:
     return time.process_time() - start
 
 
-def measure_worth(net: nn.Module, x: torch.Tensor, p: float, samples: int, runs: int) -> None:
+def measure_worth(net: nn.Module, x: torch.Tensor, p: float, samples: int, draws: int) -> None:
     fault = BitFlip(p, bits=8)
-
-    def scored(methods: Sequence[str], samples: int, seed: int) -> Score:
-        return crashsim.score(
-            net, x, fault, "weights", samples=samples, methods=list(methods), seed=seed
-        )
-
     start = time.process_time()
-    one = scored(MOMENTS, samples, 0)
+    score = crashsim.score(net, x, fault, "weights", samples=samples, methods=list(MOMENTS))
     took = time.process_time() - start
-    plain, helped = (
-        [scored(methods, max(samples // 10, 50), 100 + seed) for seed in range(runs)]
-        for methods in (MOMENTS[1:], MOMENTS)
-    )
+    strikes, shown = _worth_of_draws(FaultSpace(net, x, fault, "weights"), samples, draws)
     cells = []
-    for quantity in ("mean", "variance"):
-        pooled = _pooled(one, quantity)
+    for quantity, ratio in zip(("mean", "variance"), shown, strict=True):
+        pooled = _pooled(score, quantity)
         worth = np.array([np.nan if e.worth is None else e.worth for e in pooled]) / samples
-        ratio = _spread(plain, quantity) / _spread(helped, quantity)
-        theory = _values(one, "mean-point-taylor", quantity) / _values(one, "monte-carlo", quantity)
-        off = f", theory {np.median(theory):.3g} of it" if quantity == "variance" else ""
+        theory, measured = (_values(score, method, quantity) for method in MOMENTS)
+        off = f", theory {np.median(theory / measured):.3g} of it" if quantity == "variance" else ""
         cells.append(
-            f"{quantity} {np.nanmedian(worth):.3g} ({np.nanmin(worth):.3g}), by {runs} runs "
-            f"{np.median(ratio):.3g}{off}"
+            f"{quantity} {np.nanmedian(worth):.3g} ({np.nanmin(worth):.3g}), by {draws} draws "
+            f"{np.median(ratio):.3g} ({ratio.min():.3g}){off}"
         )
-    print(f"p={p:g}: a sample is worth {'; '.join(cells)}; {took:.0f} s")
+    print(
+        f"p={p:g}: a sample is worth {'; '.join(cells)}; {strikes} single faults before {samples} "
+        f"samples; {took:.0f} s"
+    )
+
+
+def _worth_of_draws(space: FaultSpace, samples: int, draws: int) -> tuple[int, list[np.ndarray]]:
+    """Single faults looked at; and of the outputs' averages over inputs, and of their squares', the
+    variance over what is left of it when the control of so many samples is taken away."""
+    gains = Gains.of(space, "mean", MEMORY)
+    surrogate = FactoredSurrogate.of(gains, gains.shift - gains.sums.mean)
+    control = Control.of(space, surrogate, None, 0, samples)
+    pilot = control.pilot
+    strikes = 0 if pilot is None else len(pilot.rates)
+    if pilot is not None and pilot.mended is not None:
+        strikes += STRIKES + len(pilot.mended.columns)
+    delta, linear = [], []
+    for block in range(-(-draws // 50)):
+        points = sample_points(space.placements, 10_000 + block, 50)
+        delta.append(space.outputs(points) - space.clean())
+        linear.append(control.at(points))
+    d, at = np.concatenate(delta), np.concatenate(linear)
+    pairs = [(d.mean(1), at.mean(1)), ((d**2).mean(1), (at**2).mean(1))]
+    return strikes, [whole.var(0) / (whole - part).var(0) for whole, part in pairs]
 
 
 def _pooled(score: Score, quantity: str) -> list[crashsim.Estimate]:
@@ -147,11 +164,6 @@ def _pooled(score: Score, quantity: str) -> list[crashsim.Estimate]:
 def _values(score: Score, method: str, quantity: str) -> np.ndarray:
     found = (e for e in score.estimates if (e.method, e.quantity) == (method, quantity))
     return np.array([e.value for e in found if e.input == "all" and isinstance(e.output, int)])
-
-
-def _spread(scores: Sequence[Score], quantity: str) -> np.ndarray:
-    """Variance of the pooled estimates over runs, one for each output."""
-    return np.var([_values(score, "monte-carlo", quantity) for score in scores], axis=0, ddof=1)
 
 
 def measure_changes(net: nn.Module, x: torch.Tensor, p: float, samples: int) -> None:
@@ -176,10 +188,10 @@ def main(arguments: list[str] | None = None) -> None:
     with torch.no_grad():
         right = float((net(x).argmax(1) == classes).float().mean())
     print(f"trained in {time.process_time() - start:.0f} s, {100 * right:.0f}% right")
-    samples, runs = (50, 3) if quick else (1000, 10)
+    samples, draws = (50, 100) if quick else (1000, 2000)
     measure_gains(net, x)
     for p in (1e-3,) if quick else (1e-5, 1e-4):
-        measure_worth(net, x, p, samples, runs)
+        measure_worth(net, x, p, samples, draws)
         measure_changes(net, x, p, samples)
     start = time.process_time()
     score = crashsim.score(net, x, BitFlip(1e-5, bits=8), "weights")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from crashsim_theory import LinearSurrogate, chance_of_all, chance_of_any
+from crashsim_theory import LinearSurrogate, SurrogateLaw, chance_of_all, chance_of_any
 from numpy.typing import NDArray
 
 from crashsim.analytic.factored_surrogate import FactoredSurrogate
@@ -21,6 +21,8 @@ from crashsim.metrics import predicted_class
 from crashsim.space import FaultSpace
 
 _LEFT_OUT = 0.01  # of what all examples add up to: the least likely ones, by their bounds
+_COMMON = 0.02  # rates above it: no fault decides alone, and a law on fewer points does
+_POINTS = 2**14, 2**11  # of the lattice for rare and for common faults
 _RIVALS = 1e-3  # of an example's bound: rivals below it are left out
 
 
@@ -78,6 +80,11 @@ def _chosen(surrogate: Surrogate, shift: Floats, which: NDArray[np.int64]) -> Su
     return LinearSurrogate(shift[:, which], surrogate.gains[:, which], surrogate.coordinates)
 
 
+def _points(law: SurrogateLaw) -> int:
+    most = max((float(p.p.max()) for p in law.profiles if p.p.size), default=0.0)
+    return _POINTS[most > _COMMON]
+
+
 def _any(
     one: FaultSpace,
     margins: Surrogate,
@@ -88,7 +95,7 @@ def _any(
     """P(some rival overtakes the class)."""
     rivals = _chosen(margins, with_ties(one, margins.shift, classes), near)
     for _, law, contributions in laws_by_input(rivals, rivals.shift):
-        tails = law.tail(0.0, "upper")
+        tails = law.tail(0.0, "upper", _points(law))
         if contributions is None:
             return min(float(tails.sum()), 1.0)
         return chance_of_any(law.profiles, tails, contributions, rng)
@@ -102,7 +109,7 @@ def _all(
     every = np.arange(margins.shift.shape[1])
     leads = _chosen(margins, with_ties(one, margins.shift, classes), every).negative
     for _, law, contributions in laws_by_input(leads, leads.shift):
-        tails = law.tail(0.0, "upper")
+        tails = law.tail(0.0, "upper", _points(law))
         if contributions is None:
             return float(tails.min())
         return chance_of_all(law.profiles, tails, contributions, rng)

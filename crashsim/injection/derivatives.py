@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crashsim.arrays import Floats
+from crashsim.arrays import Floats, Integers
 from crashsim.errors import NotApplicableError
 from crashsim.faults import WordFault
 from crashsim.injection.faulty_model import FaultyModel
+from crashsim.injection.few_words import FewWords, has_many_words
 from crashsim.model.inputs import Inputs
 
 _GRADIENT_SCALARS = 2**25  # numbers of derivatives, or of their graph, held at once
@@ -64,6 +65,12 @@ class Derivatives:
         faulty = self._faulty
         if not any(site.has_gradient for p in faulty.placements for site in p.sites):
             return False
+        if self._few_words is not None:
+            try:
+                self._few_words.steepest(faulty.examples.part(0, 1), 1)
+            except RuntimeError:
+                return False
+            return True
         with faulty.model.at_work(), torch.enable_grad():
             e, out = self._forward(faulty.examples.part(0, 1), np.zeros(faulty.N))
             try:
@@ -71,6 +78,11 @@ class Derivatives:
             except RuntimeError:
                 return False
         return True
+
+    @cached_property
+    def _few_words(self) -> FewWords | None:
+        """What looks at a few of very many bits; None where all coordinates are looked at."""
+        return FewWords(self._faulty) if has_many_words(self._faulty) else None
 
     @cached_property
     def _acts_on_spikes(self) -> bool:
@@ -92,27 +104,41 @@ class Derivatives:
         rounding = torch.finfo(faulty.model.dtype).eps
         for index in range(min(_EXAMPLES_LOOKED_AT, len(faulty.examples))):
             example = faulty.examples.part(index, index + 1)
-            with faulty.model.at_work(), torch.enable_grad():
-                e, clean = self._forward(example, np.zeros(faulty.N))
-                slopes = gradient_of(clean.sum(), e)[0, 0].abs()
-            clean = clean.detach()
-            least = _NOTICEABLE * rounding * (float(clean.abs().sum()) + rounding) / _LITTLE
-            least = max(least, 0.2 * float(slopes.max()))
-            steep = slopes.topk(min(_COORDINATES_LOOKED_AT, faulty.N)).indices
-            steep = steep[slopes[steep] >= least]
-            if self._stays(example, clean, steep.tolist()):
+            clean, steep, slopes = self._steepest(example)
+            least = _NOTICEABLE * rounding * (float(np.abs(clean).sum()) + rounding) / _LITTLE
+            least = max(least, 0.2 * float(slopes[0]))
+            if self._stays(example, clean, steep[slopes >= least].tolist()):
                 return True
         return False
 
-    def _stays(self, example: Inputs, clean: Tensor, coordinates: list[int]) -> bool:
-        """Whether an output is the same after a large change of one, or a small one of any."""
+    def _steepest(self, example: Inputs) -> tuple[Floats, Integers, Floats]:
+        """The clean outputs, the steepest coordinates, and how steep they are, steepest first."""
         faulty = self._faulty
+        if (words := self._few_words) is not None:
+            columns, sizes = words.steepest(example, _COORDINATES_LOOKED_AT)
+            few = slice(_COORDINATES_LOOKED_AT)
+            return words.clean(example), columns[few], sizes[few]
+        with faulty.model.at_work(), torch.enable_grad():
+            e, clean = self._forward(example, np.zeros(faulty.N))
+            slopes = gradient_of(clean.sum(), e)[0, 0].abs()
+        found = slopes.topk(min(_COORDINATES_LOOKED_AT, faulty.N))
+        outputs = clean.detach().double().cpu().numpy()
+        return outputs, found.indices.cpu().numpy(), found.values.double().cpu().numpy()
+
+    def _moved(self, example: Inputs, coordinate: int, change: float) -> Floats:
+        """(K,) the outputs with one coordinate changed."""
+        if self._few_words is not None:
+            return self._few_words.moved(example, coordinate, change)
+        at = np.zeros(self._faulty.N)
+        at[coordinate] = change
+        with self._faulty.model.at_work(), torch.no_grad():
+            return np.asarray(self._forward(example, at)[1].double().cpu().numpy())
+
+    def _stays(self, example: Inputs, clean: Floats, coordinates: list[int]) -> bool:
+        """Whether an output is the same after a large change of one, or a small one of any."""
 
         def is_same(coordinate: int, change: float) -> bool:
-            at = np.zeros(faulty.N)
-            at[coordinate] = change
-            with faulty.model.at_work(), torch.no_grad():
-                return torch.equal(self._forward(example, at)[1], clean)
+            return np.array_equal(self._moved(example, coordinate, change), clean)
 
         if any(is_same(c, _MUCH) for c in coordinates):
             return True

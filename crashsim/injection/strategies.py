@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crashsim.arrays import Integers
+from crashsim.arrays import Floats, Integers
 from crashsim.coordinates.placement import Placement
 from crashsim.coordinates.points import Points
 from crashsim.coordinates.streams import Stream, generator
@@ -68,6 +68,7 @@ class Strategies:
         # The reason, where there can be none.
         self._program: Program | str | None = None
         self._stacked: StackedWeights | str | None = None
+        self._patched: PatchedWeights | None = None
 
     @property
     def are_stale(self) -> bool:
@@ -229,8 +230,16 @@ class Strategies:
         faulty = self._faulty
         if not faulty.strikes_weights:
             return Strategy(lambda some: plain_samples(faulty, some, points), self._scalars)
-        weights = PatchedWeights(faulty, points)
+        weights = self._patched_at(points.base)
+        weights.take(points)
         return Strategy(lambda some: patched_samples(faulty, some, points, weights), self._scalars)
+
+    def _patched_at(self, base: Floats) -> PatchedWeights:
+        """The parameters, set up to be patched; those of the last points where they serve."""
+        if self._patched is None or not self._patched.serves(base):
+            self._patched = None  # not two at a time
+            self._patched = PatchedWeights(self._faulty, base)
+        return self._patched
 
     def _is_worth_taking_apart(
         self, program: Program, changes: Mapping[Placement, Changes] | None

@@ -21,6 +21,7 @@ from crashsim.analytic.surrogate_law import single_changes
 from crashsim.arrays import Floats
 from crashsim.errors import NotApplicableError
 from crashsim.metrics import predicted_class
+from crashsim.metrics.layout import check_classes, layout_of
 from crashsim.model.labelled import Labelled
 from crashsim.results.curve_record import CurveRecord, PointFacts
 from crashsim.space import FaultSpace
@@ -86,8 +87,11 @@ def predict(
     try:
         for inputs, targets in examples.pieces(size):
             part = wide.at_examples(inputs)
-            right = None if metric == "class-change" or targets is None else targets
-            if right is not None:
+            right = None
+            if metric != "class-change" and targets is not None:
+                # Those of earlier examples do not speak for these.
+                check_classes(metric, layout_of(metric, space.output_shape, targets), targets)
+                right = targets.reshape(part.B).astype(np.int64)
                 clean += float((predicted_class(part.clean()) == right).sum())
             surrogate = single_changes(part) if by_singles else None
             for i, rate in enumerate(rates):

@@ -9,7 +9,7 @@ from torch import nn
 
 import crashsim
 from crashsim import BitFlip, NeuronCrash, WeightCrash
-from crashsim.errors import NotApplicableError
+from crashsim.errors import ArgumentError, NotApplicableError
 
 NEURONS, EXAMPLES = 9, 30
 RATES = (0.002, 0.05, 0.3)
@@ -68,6 +68,21 @@ def test_several_rivals_are_told_to_some_percent_of_the_change():
     wanted = (predicted == y.numpy()).mean(1)
     true = 0.01**dead * 0.99 ** (NEURONS - dead) @ wanted
     assert curve.points[0]["value"] - curve.clean == pytest.approx(true - curve.clean, rel=0.06)
+
+
+def test_targets_of_every_shape_and_in_every_piece(monkeypatch):
+    net, x, y, *_ = make_case(3)
+    options = {"rates": [0.1], "metric": "accuracy", "predict": True}
+    plain = crashsim.sweep(net, (x, y), NeuronCrash(0.1), "1", **options)
+    for same in (y[:, None], y.double(), y[:, None].float()):
+        found = crashsim.sweep(net, (x, same), NeuronCrash(0.1), "1", **options)
+        assert (found.points, found.clean) == (plain.points, plain.clean)
+    monkeypatch.setattr("crashsim.sweeping.predicted._DENSE", 1)  # pieces of 16 examples
+    for wrong in (9, -1, -100):
+        late = y.clone()
+        late[-3:] = wrong
+        with pytest.raises(ArgumentError, match=str(wrong)):
+            crashsim.sweep(net, (x, late), NeuronCrash(0.1), "1", **options)
 
 
 def test_beside_what_is_measured():

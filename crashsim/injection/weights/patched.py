@@ -24,22 +24,26 @@ class PatchedWeights:
     """Parameters at a base point, patched for one sample at a time and put back afterwards.
 
     All of them lie in one stretch of memory: a sample takes three operations, and the time of its
-    changes, however many layers they are in.
+    changes, however many layers they are in. What is set up once serves all samples that share the
+    base point, some at a time.
 
     Args:
         faulty: whose parameters.
-        points: the samples.
+        base: (N,) the point.
 
     Attributes:
         tensors: all tensors of the model, to be computed with: those of the sample that was
             applied last.
     """
 
-    def __init__(self, faulty: FaultyModel, points: Points) -> None:
-        self._faulty, self._points = faulty, points
+    def __init__(self, faulty: FaultyModel, base: Floats) -> None:
+        self._faulty = faulty
+        # A copy: whose array it is may change it. None for zeros, which are the rule.
+        self._base = base.copy() if base.any() else None
+        self._is_applied = False
         own = faulty.model.tensors
         placed = [p for p in faulty.placements if p.site.kind == "parameter"]
-        at_base = faulty.weights_at(Points.at(points.base))
+        at_base = faulty.weights_at(Points.at(base))
         steps = {p: steps_of(p, own[p.site.module]) for p in placed}
         # Where several faults strike one parameter, each acts on what the one before it left; and
         # of words that are struck already, further bits act on what these are then.
@@ -47,7 +51,7 @@ class PatchedWeights:
         again = {
             p.site.module
             for p in placed
-            if isinstance(steps[p], WordTable) and points.base[p.start : p.stop].any()
+            if isinstance(steps[p], WordTable) and base[p.start : p.stop].any()
         }
         several = sorted({name for name in names if names.count(name) > 1} | again)
         self._stretches = [
@@ -58,19 +62,35 @@ class PatchedWeights:
             name: at_base[name].clone(memory_format=torch.contiguous_format) for name in several
         }
         self._clean = {name: tensor.clone() for name, tensor in self._several.items()}
-        self._patches: list[list[_Patches]] = []
         self.tensors: dict[str, Tensor] = {**own, **self._several}
         for stretch in self._stretches:
-            ours = {p: steps[p] for p in placed if p.site.module in stretch.tensors}
-            words = {p: table for p, table in ours.items() if isinstance(table, WordTable)}
-            rest = {p: each for p, each in ours.items() if not isinstance(each, WordTable)}
+            self.tensors |= stretch.tensors
+        self._steps = [
+            {p: steps[p] for p in placed if p.site.module in stretch.tensors}
+            for stretch in self._stretches
+        ]
+        self._points = Points.at(base)
+        self._patches: list[list[_Patches]] = [[] for _ in self._stretches]
+
+    def serves(self, base: Floats) -> bool:
+        """Whether it is set up at this point, and whole: an interrupt may have left a sample in."""
+        if self._is_applied:
+            return False
+        return not base.any() if self._base is None else np.array_equal(base, self._base)
+
+    def take(self, points: Points) -> None:
+        """Makes these the samples that ``apply`` counts; their base is the one it is set up at."""
+        self._points, self._patches = points, []
+        for stretch, steps in zip(self._stretches, self._steps, strict=True):
+            words = {p: table for p, table in steps.items() if isinstance(table, WordTable)}
+            rest = {p: each for p, each in steps.items() if not isinstance(each, WordTable)}
             found = [_changed_words(points, words, stretch)] if words else []
             found += [_added(points, rest, stretch)] if rest else []
             self._patches.append(found)
-            self.tensors |= stretch.tensors
 
     def apply(self, number: int) -> None:
         """Makes the tensors those of a sample."""
+        self._is_applied = True
         if self._several:
             changed = self._faulty.weights_at(self._points.part(number, number + 1))
             for name, tensor in self._several.items():
@@ -86,6 +106,7 @@ class PatchedWeights:
                 patches.restore(stretch.flat)
         for name, tensor in self._several.items():
             tensor.copy_(self._clean[name])
+        self._is_applied = False
 
 
 @dataclass(frozen=True)
