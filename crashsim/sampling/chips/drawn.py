@@ -9,9 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashsim.arrays import Floats
-from crashsim.coordinates.drawing import MAX_BLOCK, sample_block, samples_per_block
+from crashsim.coordinates.drawing import (
+    MAX_BLOCK,
+    draw_points,
+    sample_block,
+    samples_per_block,
+)
 from crashsim.coordinates.placement import Placement
 from crashsim.coordinates.points import Points, Written, join
+from crashsim.coordinates.streams import Stream, generator
 from crashsim.errors import ArgumentError
 from crashsim.sampling.exact_strata import StrikeLaw, probability_of_two, strike_law, usual_state
 from crashsim.space import FaultSpace
@@ -45,6 +51,7 @@ class DrawnChips:
         chips: their number.
         per_block: how many of them make a block.
         strikes: where chips are to have two faults or more, of this law; None: any chips.
+        are_virtual: other chips, which share no random number with those of Monte Carlo.
     """
 
     space: FaultSpace
@@ -52,6 +59,7 @@ class DrawnChips:
     chips: int
     per_block: int
     strikes: StrikeLaw | None = None
+    are_virtual: bool = False
 
     @property
     def blocks(self) -> int:
@@ -73,8 +81,13 @@ class DrawnChips:
         return None
 
     def _sample_block(self, number: int) -> Points:
+        stream = Stream.VIRTUAL if self.are_virtual else None
         if self.strikes is not None:
-            return self.strikes.sample_block(self.seed, number)
+            return self.strikes.sample_block(self.seed, number, stream)
+        if stream is not None:
+            placements = self.space.placements
+            rng = generator(self.seed, stream, number)
+            return draw_points(rng, placements, samples_per_block(placements))
         return sample_block(self.space.placements, self.seed, number)
 
 

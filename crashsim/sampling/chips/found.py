@@ -13,6 +13,8 @@ from crashsim.results.estimate import Interval
 from crashsim.sampling.bounded_means import bounded_mean_interval
 from crashsim.sampling.chips.law import ChipLaw
 from crashsim.sampling.chips.sums import ChipSums
+from crashsim.sampling.chips.two_levels import TwoLevelLaw
+from crashsim.sampling.chips.virtual import VirtualChips
 from crashsim.sampling.intervals import scalar_interval
 
 
@@ -27,6 +29,7 @@ class FoundChips:
         singles: sums over the chips with each single fault, where ``sums`` are over those with
             more; weighted by their probabilities over chips.
         chances: (A,) these probabilities.
+        virtual: what a surrogate says of the struck chips and of others; None: it was not asked.
     """
 
     sums: ChipSums
@@ -34,6 +37,7 @@ class FoundChips:
     none: float
     singles: ChipSums | None = None
     chances: Floats = field(default_factory=lambda: np.zeros(0))
+    virtual: VirtualChips | None = None
 
     @property
     def examples(self) -> int:
@@ -60,11 +64,26 @@ class FoundChips:
         single = self.asked.of_sums(self.singles.of_chips, self.examples)
         return np.concatenate([self.clean[None], single])
 
-    def law(self, number: int) -> ChipLaw:
+    def law(self, number: int) -> ChipLaw | TwoLevelLaw:
         """The law over chips of the metric of this number: few faults are known exactly."""
         low, high = bounds_of(self.asked.metrics[number])
         weights = np.concatenate([[self.none], self.chances])
-        return ChipLaw(self.known[:, number], weights, self.values[:, number], low, high)
+        plain = ChipLaw(self.known[:, number], weights, self.values[:, number], low, high)
+        if self.virtual is None:
+            return plain
+        alone, paired = self._by_surrogate
+        return TwoLevelLaw(plain, paired[: len(plain.sampled), number], alone[:, number])
+
+    @cached_property
+    def _by_surrogate(self) -> tuple[Floats, Floats]:
+        """(N, M) and (n, M) the metrics as the surrogate has them, of virtual and real chips."""
+        assert self.virtual is not None
+        with np.errstate(over="ignore", invalid="ignore"):
+            alone, paired = (
+                self.asked.of_sums(sums, self.examples)
+                for sums in (self.virtual.alone, self.virtual.paired)
+            )
+        return alone, paired
 
     def mean(self, number: int, alpha: float) -> Interval:
         """A metric's mean over chips, given the examples, ()."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -29,6 +29,7 @@ from crashsim.sampling.chips.drawn import (
 from crashsim.sampling.chips.found import FoundChips
 from crashsim.sampling.chips.sums import ChipSums
 from crashsim.sampling.chips.task import Chips, pieces_of
+from crashsim.sampling.chips.virtual import VirtualChips, judge_by_surrogate
 from crashsim.sampling.exact_strata import StrikeLaw
 from crashsim.space import FaultSpace
 
@@ -81,6 +82,7 @@ def chip_metrics(
     samples: int | None = None,
     rel_width: Widths | None = None,
     one_exact: bool | None = None,
+    virtual: int | None = None,
     seed: int = 0,
     confidence: float = 0.95,
     progress: Progress | None = None,
@@ -102,6 +104,11 @@ def chip_metrics(
             two faults or more. By default where faults are so rare that most chips hold one at
             most, and single ones are at most half of the chips. Otherwise chip j is sample j of
             ``monte_carlo``.
+        virtual: number of chips, besides, that the linear surrogate of the outputs alone judges, at
+            the cost of a sparse product. Means, percentiles and shares are then those of these
+            chips, corrected by how the real ones differ from the surrogate: without bias, however
+            wrong it is (``crashsim.sampling.chips.two_levels``). Ten or more for each real chip
+            serve best. They are judged first, in this process, whichever the executor.
         seed: the chips depend on this alone.
         confidence: of the intervals.
         progress: called with the number of chips done and the most there will be.
@@ -109,6 +116,8 @@ def chip_metrics(
 
     Raises:
         ArgumentError: an argument out of its range; or the function of a metric fails.
+        NotApplicableError: ``virtual`` chips where the outputs have no derivative by the faults, or
+            too many gains (``crashsim.sampling.chips.virtual``).
         Interrupted: Ctrl-C; its ``partial`` is the result of the chips that were finished.
     """
     instance("space", space, FaultSpace, "a FaultSpace")
@@ -120,9 +129,13 @@ def chip_metrics(
     asked = asked_of(space, examples, metrics)
     widths = check_widths(rel_width, [metric.name for metric in asked.metrics])
     most = None if samples is None else sample_count("samples", samples, 1)
+    others = None if virtual is None else sample_count("virtual", virtual, 2)
+    if others and widths and not most:
+        most = others  # each is judged by the surrogate, too
     most = most or (MOST_CHIPS if widths else DEFAULT_CHIPS)
     strikes = None if one_exact is False else rare_strikes(space, most, bool(one_exact))
-    run = _Run(space, examples, asked, seed, most, 1 - float(confidence), widths, strikes)
+    alpha = 1 - float(confidence)
+    run = _Run(space, examples, asked, seed, most, alpha, widths, strikes, others)
     try:
         run.draw(executor, progress)
     except KeyboardInterrupt as stop:
@@ -187,10 +200,12 @@ class _Run:
     alpha: float
     widths: dict[str, float]
     strikes: StrikeLaw | None = None
+    others: int | None = None
     sums: ChipSums = field(default_factory=ChipSums)
     singles: ChipSums | None = None
     stopped: StopReason = "samples"
     looks: int = 0
+    virtual: VirtualChips | None = None
 
     def __post_init__(self) -> None:
         self.none = probability_of_none(self.space.placements)
@@ -209,6 +224,9 @@ class _Run:
                 told = self._tell(progress, told, at.sums, 0)
             self.singles = at.sums
         source = DrawnChips(self.space, self.seed, self.most - before, per_block, self.strikes)
+        if self.others is not None:
+            alike = replace(source, chips=self.others, are_virtual=True)
+            self.virtual = judge_by_surrogate(source, alike, self.examples, self.asked)
         task, next_look = Chips(source, self.examples, self.asked), 1
         for at in fold(task, range(source.blocks), executor):
             self.sums = at.sums
@@ -232,7 +250,9 @@ class _Run:
     @property
     def found(self) -> FoundChips:
         """What follows from the chips so far."""
-        return FoundChips(self.sums, self.asked, self.none, self.singles, self.chances)
+        return FoundChips(
+            self.sums, self.asked, self.none, self.singles, self.chances, self.virtual
+        )
 
     def _is_narrow(self) -> bool:
         """Looks whether the intervals are as narrow as was asked for, if they can be at all."""
