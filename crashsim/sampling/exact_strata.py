@@ -49,9 +49,9 @@ class StrikeLaw:
         found[self._columns] = np.minimum(self._p * others / self.rest, 1.0)
         return found
 
-    def sample_block(self, seed: int, block: int, stream: Stream = Stream.FEW_FAULTS) -> Points:
+    def sample_block(self, seed: int, block: int, stream: Stream | None = None) -> Points:
         """1,024 independent samples, given two or more faults; of ``seed`` and ``block`` alone."""
-        rng = generator(seed, stream, block)
+        rng = generator(seed, Stream.FEW_FAULTS if stream is None else stream, block)
         line = np.cumsum(-np.log1p(-self._p))  # where each coordinate's stretch ends
         end, last = float(line[-1]), len(line) - 1
         later = -np.expm1(-(end - line))  # P(some later coordinate strikes)

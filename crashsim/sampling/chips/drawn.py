@@ -81,12 +81,12 @@ class DrawnChips:
         return None
 
     def _sample_block(self, number: int) -> Points:
+        stream = Stream.VIRTUAL if self.are_virtual else None
         if self.strikes is not None:
-            stream = Stream.VIRTUAL if self.are_virtual else Stream.FEW_FAULTS
             return self.strikes.sample_block(self.seed, number, stream)
-        if self.are_virtual:
+        if stream is not None:
             placements = self.space.placements
-            rng = generator(self.seed, Stream.VIRTUAL, number)
+            rng = generator(self.seed, stream, number)
             return draw_points(rng, placements, samples_per_block(placements))
         return sample_block(self.space.placements, self.seed, number)
 
