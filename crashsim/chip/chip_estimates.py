@@ -29,7 +29,10 @@ def chip_estimates(exact: Floats, found: chips.CrashStatistics, released: bool) 
     delta = found.outputs - found.clean
     note = f"{found.steps} time steps, {n} masks"
     mean = _values(found.mean)
-    half = half_width(Spread.of(delta.mean(1)), n, alpha)
+    moved = delta.mean(1)
+    half = half_width(Spread.of(moved), n, alpha)
+    if not found.alike:  # nothing moved, which says nothing of what masks not drawn would do
+        half = np.where((moved == 0).all(0), np.inf, half)
     estimates = estimates_of(
         "hardware", "mean", "statistical", per_input=mean,
         pooled=mean_interval(mean.value.mean(0), half),

@@ -38,7 +38,7 @@ from crashsim.cli.reading import (
 )
 from crashsim.cli.terminal import console
 from crashsim.errors import ArgumentError, Interrupted
-from crashsim.noticing import collecting
+from crashsim.noticing import collecting, notice
 from crashsim.writing import all_of
 
 
@@ -169,10 +169,16 @@ def _curve(
     from crashsim.sweeping.sweep import sweep as curve_of
 
     names = {"model": named.name, "inputs": data.name}
+    inputs = data.fitted(named.model)
+    if named.chip is not None:
+        from crashsim.chip.spiking import saturated_layers
+
+        for message in saturated_layers(named.chip, inputs.double().cpu().numpy()):
+            notice(message)
     try:
         with collecting():
             found = curve_of(
-                named.model, data.fitted(named.model), faults,
+                named.model, inputs, faults,
                 targets=data.targets, progress=progress, names=names, **options,
             )  # fmt: skip
     except Interrupted as stop:

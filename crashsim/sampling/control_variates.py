@@ -29,7 +29,7 @@ from crashsim.coordinates.points import Listed, Points
 from crashsim.sampling.exact_strata import FewFaults
 from crashsim.sampling.intervals import ENOUGH
 from crashsim.sampling.joint_sums import JointSums
-from crashsim.sampling.pilot import Pilot
+from crashsim.sampling.pilot import MendedGains, Pilot
 from crashsim.space import FaultSpace
 
 _SPARSE = 0.1  # share of changed coordinates up to which they are added one by one
@@ -128,7 +128,7 @@ class Control:
         pilot: single strikes that show what L misses of coordinates that are seldom met.
     """
 
-    gains: DenseGains | Gains
+    gains: DenseGains | Gains | MendedGains
     second: Floats
     spread: Floats
     fourth: Floats
@@ -143,6 +143,7 @@ class Control:
         surrogate: LinearSurrogate | FactoredSurrogate,
         few: FewFaults | None,
         seed: int = 0,
+        samples: int = 0,
     ) -> Control:
         """With the gains of a surrogate of the space, for samples of all faults or of several.
 
@@ -151,9 +152,10 @@ class Control:
             surrogate: (B, K), of its outputs.
             few: the faults that are summed exactly, of surrogates with dense gains.
             seed: of the choice of a pilot's single strikes, where gains are factored.
+            samples: that will be drawn, or about as many: what such strikes may cost.
         """
         if isinstance(surrogate, FactoredSurrogate):
-            return cls._factored(space, surrogate, seed)
+            return cls._factored(space, surrogate, seed, samples)
         k2, k4 = space.moments.k2, space.moments.k4
         if few is not None:
             p = few.chances(space.N)
@@ -181,7 +183,9 @@ class Control:
         )
 
     @classmethod
-    def _factored(cls, space: FaultSpace, surrogate: FactoredSurrogate, seed: int) -> Control:
+    def _factored(
+        cls, space: FaultSpace, surrogate: FactoredSurrogate, seed: int, samples: int
+    ) -> Control:
         """From sums by octaves of rates that one pass through the gains has made."""
         sums = surrogate.gains.sums
         reach = np.sqrt(sums.variance).sum(1) ** 2
@@ -198,7 +202,11 @@ class Control:
         )
         if found.limits(_FEW_SAMPLES).use.all():
             return found
-        return replace(found, pilot=Pilot.of(space, surrogate.gains, seed))
+        pilot = Pilot.of(space, surrogate.gains, seed, samples)
+        if pilot is None or pilot.mended is None:
+            return replace(found, pilot=pilot)
+        second = np.maximum(found.second + pilot.mended.variance, 0.0)
+        return replace(found, gains=pilot.mended, second=second, pilot=pilot)
 
     def limits(self, n: int) -> Limits:
         """Of n samples, (B, K).

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from crashsim.arrays import Floats
 from crashsim.coordinates.points import Points
-from crashsim.faults.checks import STRONGEST
 from crashsim.metrics import CLASS_CHANGE, NOT_FINITE, AskedMetrics, Event
 from crashsim.results.estimate import MOST_OUTPUTS, Interval
 from crashsim.results.estimates import Estimates, estimates_of
@@ -41,6 +40,7 @@ from crashsim.sampling.metric_sums import (
     sums_of,
 )
 from crashsim.sampling.quantiles import quantiles_of
+from crashsim.sampling.tally import LARGEST
 
 _AT_ONCE = 2**15  # values of samples, inputs and outputs that are summed together
 DENSE = 2**18  # inputs times outputs beyond which they are counted so
@@ -168,11 +168,11 @@ class DenseTally:
         """The sums of samples with outputs (n, B, K), of which the first ``room`` are kept."""
         delta = outputs - self.clean
         lost = np.zeros(delta.shape[:2], np.bool_)
-        has_square = np.abs(delta).max((1, 2)) <= STRONGEST  # NaN has none
+        has_square = np.abs(delta).max((1, 2)) <= LARGEST  # NaN has none
         finite = delta
         if not has_square.all():
             lost = NOT_FINITE.happens(outputs, self.clean, None)
-            finite = np.where(np.abs(delta) <= STRONGEST, delta, self.centre)
+            finite = np.where(np.abs(delta) <= LARGEST, delta, self.centre)
         changed = CLASS_CHANGE.happens(outputs, self.clean, None)
         moved = np.zeros((*delta.shape[:2], 0), np.bool_)
         if not np.isinf(self.reach):
@@ -251,7 +251,7 @@ class _Powers:
 
 
 def _squarable(delta: Floats) -> Floats:
-    return np.where(np.abs(delta) <= STRONGEST, delta, 0.0)
+    return np.where(np.abs(delta) <= LARGEST, delta, 0.0)
 
 
 def _with_total(values: Floats) -> Floats:

@@ -195,7 +195,8 @@ def monte_carlo(
             f"{space.K} outputs, more than {DENSE}; leave it out, or give fewer inputs"
         )
     few = few_faults(space) if few_exact else None
-    leading = Control.of(space, control, few, seed) if control else None
+    about = budget if rel_width is None else min(budget, DEFAULT_SAMPLES)
+    leading = Control.of(space, control, few, seed, about) if control else None
     reach = np.inf if epsilon is None else least_reaching(space, epsilon)
     tally = (
         DenseTally.of(space.clean(), reach, asked, named)

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from crashsim.arrays import Floats
 from crashsim.coordinates.points import Points
-from crashsim.faults.checks import STRONGEST
 from crashsim.metrics import CLASS_CHANGE, NOT_FINITE, AskedMetrics
 from crashsim.results.estimate import MOST_OUTPUTS
 from crashsim.sampling.control_variates import Control
@@ -29,6 +28,7 @@ from crashsim.sampling.joint_sums import JointSums
 from crashsim.sampling.metric_sums import MetricSums, centre_of, none_of, sums_of
 
 Kept = Floats | NDArray[np.float32]
+LARGEST = 1e38  # a Delta of which samples are kept, in single precision
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ def _by_output(values: Floats) -> Floats:
 
 
 def _squarable(delta: Floats) -> Floats:
-    """Delta where it has a square in double precision, else 0."""
-    return np.where(np.abs(delta) <= STRONGEST, delta, 0.0)
+    """Delta where samples can hold it, and so its square in double precision, else 0."""
+    return np.where(np.abs(delta) <= LARGEST, delta, 0.0)
 
 
 def quantities_of(d: Kept, linear: Kept | None) -> list[Floats]:
@@ -214,8 +214,8 @@ class Tally:
     ) -> Sums:
         d, lost = delta - self.centre, np.zeros(delta.shape[:2], np.bool_)
         beyond = 0.0
-        if not (delta.max() <= STRONGEST and delta.min() >= -STRONGEST):
-            has_square = np.abs(delta) <= STRONGEST
+        if not (delta.max() <= LARGEST and delta.min() >= -LARGEST):
+            has_square = np.abs(delta) <= LARGEST
             beyond = float((~has_square).any((1, 2)).sum())
             d, lost = np.where(has_square, d, 0.0), NOT_FINITE.happens(outputs, self.clean, None)
         quantities = quantities_of(d, linear)

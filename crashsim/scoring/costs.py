@@ -20,8 +20,10 @@ from crashsim.results.numbers import CORE, RATE_NAME
 from crashsim.sampling.enumeration import outcomes_of
 from crashsim.sampling.importance import AIMING
 from crashsim.sampling.importance import SAMPLES as RARE_SAMPLES
+from crashsim.sampling.pilot import strikes_at_most
 from crashsim.sampling.words.strata import SAMPLES as STRIKES
 from crashsim.scoring.size import BUDGET, Size, is_sketched, operations_of_margins
+from crashsim.scoring.variance_reduction import is_controlled
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _BUDGET = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*([smh])\s*", re.ASCII)
@@ -91,9 +93,11 @@ def _struck(size: Size) -> float:
 
 
 def cost_of_sampling(size: Size, samples: int) -> Cost:
-    """Of a Monte Carlo run."""
+    """Of a Monte Carlo run, and of the single faults that its control may be mended by, at most."""
+    is_piloted = not are_dense(size.space) and is_controlled(size, samples)
+    first = strikes_at_most(size.space, samples) if is_piloted else 0
     kept = min(samples * size.B * size.K, max(_KEPT_VALUES, 200 * size.B * size.K))
-    return Cost(samples * cost_of_sample(size), 4.0 * kept + _IN_FLIGHT)
+    return Cost((first + samples) * cost_of_sample(size), 4.0 * kept + _IN_FLIGHT)
 
 
 def operations_of_tails(size: Size) -> float:

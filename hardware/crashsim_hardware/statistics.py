@@ -246,7 +246,7 @@ def _moments(
     mean = _mean(both) - base
     error = np.sqrt((both - both[0]).var(axis=0, ddof=1) / masks + clean_variance / reads)
     return CrashStatistics(
-        mean=Moment(mean, mean - quantile * error, mean + quantile * error),
+        mean=_mean_interval(mean, error, quantile, alike),
         variance=_variance_interval(variance, np.sqrt(spread), quantile, alike or released),
         clean=base,
         noise=((first - second) ** 2).mean(axis=0) / 2.0,
@@ -263,6 +263,13 @@ def _mean(reads: Floats) -> Floats:
     """The mean over masks; that of equal reads is theirs to the last bit."""
     found: Floats = reads[0] + (reads - reads[0]).mean(axis=0)
     return found
+
+
+def _mean_interval(mean: Floats, error: Floats, quantile: float, alike: bool) -> Moment:
+    half = quantile * error
+    if not alike:  # nothing moved, which says nothing of what masks not drawn would do
+        half = np.where((mean == 0.0) & (error == 0.0), np.inf, half)
+    return Moment(mean, mean - half, mean + half)
 
 
 def _width(influence: Floats, variance: float, quantile: float) -> float:

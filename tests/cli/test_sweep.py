@@ -1,7 +1,9 @@
 """``crashsim sweep``: files, tables, several curves, exit codes."""
 
+import itertools
 import json
 
+import nir
 import numpy as np
 import pytest
 
@@ -117,3 +119,18 @@ def test_ctrl_c_keeps_the_chips_that_were_finished(run, examples, tmp_path, monk
     found = Curve.load(tmp_path / "c.json")
     assert found.partial
     assert found.chips == 2048
+
+
+def test_rates_above_a_spike_a_step_are_told(run, tmp_path):
+    """A graph of integrators is swept as its network of rates, which goes on where spikes end."""
+    nodes = {
+        "input": nir.Input({"input": np.array([3])}), "a": nir.Linear(np.full((4, 3), 0.5)),
+        "hid": nir.IF(np.ones(4), np.ones(4)), "b": nir.Linear(np.full((2, 4), 0.3)),
+        "out": nir.IF(np.ones(2), np.ones(2)), "output": nir.Output({"output": np.array([2])}),
+    }  # fmt: skip
+    nir.write(tmp_path / "if.nir", nir.NIRGraph(nodes, [*itertools.pairwise(nodes)]))
+    for scale, told in ((0.1, False), (3.0, True)):
+        np.savez(tmp_path / "x.npz", x=np.full((6, 3), scale), y=np.arange(6) % 2)
+        code, _, err = run("sweep", "if.nir", "--reset", "subtract", "--inputs", "x.npz", *FAST)
+        assert code == 0, err
+        assert ("fire no faster" in err) == told

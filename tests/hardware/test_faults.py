@@ -198,6 +198,10 @@ def test_every_device_has_its_sources(digits):
         device("abacus")
     with pytest.raises(HardwareError, match="no parameter 'colour'"):
         device("loihi", colour=3)
+    for parts in ({"name": "loihi", "bits": 3.9}, {"name": "loihi-2-core-death", "core_size": 1.5}):
+        needed = {"rate": 0.1} if "core_size" in parts else {}
+        with pytest.raises(HardwareError, match=r"(3.9|1.5): give a whole number"):
+            device(**parts, **needed).sample(chip, 2, 0)
 
 
 @pytest.mark.parametrize(

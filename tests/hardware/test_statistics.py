@@ -200,6 +200,8 @@ def test_outputs_that_no_mask_moves_have_an_open_interval(tiny, rng):
     assert not found.variance.value.any()
     assert not found.variance.low.any()
     assert np.isinf(found.variance.high).all()
+    assert np.isneginf(found.mean.low).all()
+    assert np.isposinf(found.mean.high).all()
     levels = sample_cells(chip, Levels(4), 40, 0)
     assert levels.alike
     assert not replace(levels, dead=[dead]).alike

@@ -1,5 +1,6 @@
 """Outputs that are infinite or NaN under faults are counted, and leave no mean and no variance."""
 
+import copy
 import math
 
 import numpy as np
@@ -71,6 +72,20 @@ def test_most_chips_overflow(steep, randn):
     score = crashsim.score(steep, x, StuckAt(0.5, value=1e38), samples=500, methods="monte-carlo")
     assert score.find("monte-carlo", "not-finite").value > 0.5
     assert all(math.isfinite(e.value) for e in score.estimates)
+
+
+@SPOILED
+@pytest.mark.parametrize("value", [1e39, 1e60])
+def test_numbers_that_single_precision_does_not_hold(value, steep, randn):
+    """Samples are kept in single precision: they show events and no moments, which the sum has."""
+    net, x = copy.deepcopy(steep).double(), randn(3, 4, dtype=torch.float64)
+    methods = ["monte-carlo", "exact"]
+    score = crashsim.score(net, x, StuckAt(0.02, value), "1", samples=500, methods=methods)
+    assert score.find("monte-carlo", "variance", output="all") is None
+    assert score.find("exact", "variance", output="all").value > value
+    assert all(math.isfinite(e.value) for e in score.estimates)
+    found = score.find("monte-carlo", "class-change")
+    assert found.low <= score.find("exact", "class-change").value <= found.high
 
 
 @SPOILED

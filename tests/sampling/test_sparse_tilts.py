@@ -12,7 +12,7 @@ from crashsim.coordinates.streams import Stream, generator
 from crashsim.sampling.control_variates import Control
 from crashsim.sampling.enumeration import enumerate_space
 from crashsim.sampling.importance import importance_sampling
-from crashsim.sampling.pilot import Pilot
+from crashsim.sampling.pilot import MendedGains, Pilot
 from crashsim.sampling.sparse_tilts import tilted
 
 
@@ -140,6 +140,78 @@ def test_intervals_cover_where_few_samples_hold_the_faults_that_matter(rare):
             outside = [not e.low <= exact[i][e.input, e.output] <= e.high for e in found]
             missed[i] += np.mean(outside)
     assert (missed / seeds <= 0.12).all(), missed / seeds
+
+
+@pytest.fixture
+def uneven(make_net, randn):
+    """Two layers, of which only the small one's crashes move the outputs too far for a slope."""
+    net = make_net((4, 10, 150, 2), "tanh", scale=0.7)
+    net.linear2.weight.data *= 5
+    return FaultSpace(net, randn(2, 4), {"act1": NeuronCrash(0.02), "act2": NeuronCrash(0.003)})
+
+
+def test_mended_gains_know_the_single_strikes_and_the_moments_of_l(space):
+    surrogate = _factored(space)
+    columns = np.array([1, 3, 6])
+    mended = MendedGains.of(space, surrogate.gains, columns)
+    masks = _masks(space.N).astype(float)
+    rows, struck = np.nonzero(masks)
+    points = Points(len(masks), np.zeros(space.N), rows, struck, np.ones(len(rows)))
+    linear = mended.along(points)
+    delta = space.outputs(points) - space.clean()
+    alone = (1 << columns).astype(int)
+    np.testing.assert_allclose((linear[alone] - linear[0]), delta[alone], atol=1e-5)
+    untouched = np.setdiff1d(np.arange(space.N), columns)
+    np.testing.assert_allclose(
+        (linear - linear[0])[1 << untouched],
+        np.moveaxis(_dense(surrogate.gains)[:, :, untouched], -1, 0),
+        atol=1e-5,
+    )
+    p = space.mean_point
+    law = np.where(masks, p, 1 - p).prod(1)
+    np.testing.assert_allclose(np.tensordot(law, linear, 1), 0, atol=1e-5)
+    wanted = surrogate.variance + mended.variance
+    np.testing.assert_allclose(np.tensordot(law, linear**2, 1), wanted, rtol=1e-4)
+
+
+def test_gains_are_mended_where_few_single_strikes_leave_most_over(uneven):
+    surrogate = _factored(uneven)
+    control = Control.of(uneven, surrogate, None, samples=100)
+    small = np.arange(10)
+    assert (control.gains.columns == small).all()
+    assert Control.of(uneven, surrogate, None, samples=9).pilot.mended is None
+    # What is left of others follows from strikes, and nothing is left of these.
+    target = np.stack([np.ones_like(uneven.clean()), np.zeros_like(uneven.clean())])
+    every = np.array([uneven.outputs(_at(uneven, i))[0] - uneven.clean() for i in range(uneven.N)])
+    linear = np.moveaxis(_dense(surrogate.gains), -1, 0)
+    linear[small] = every[small]
+    k2 = uneven.moments.k2
+    exact = np.einsum("n,nbk->bk", k2, (every - linear) ** 2)
+    found = control.pilot.left_over(target, target, pooled=False)
+    assert (found > 0.8 * exact).all()
+    assert (found < 3 * exact).all()
+
+
+@pytest.mark.filterwarnings("ignore::crashsim.CrashsimWarning")
+def test_mended_gains_make_intervals_narrower_that_still_cover(uneven, monkeypatch):
+    surrogate = _factored(uneven)
+    plain = monte_carlo(uneven, samples=40_000, seed=99, control=surrogate)
+    truth = plain.mean, plain.variance
+    seeds, missed, widths = 50, np.zeros(2), np.zeros((2, 2))
+    for is_mended in (0, 1):
+        if not is_mended:
+            monkeypatch.setattr("crashsim.sampling.pilot._MOST_MENDED", 0.0)
+        for seed in range(seeds):
+            run = monte_carlo(uneven, samples=120, seed=seed, control=surrogate)
+            for i, quantity in enumerate(("mean", "variance")):
+                found = [e for e in run.estimates if e.quantity == quantity and e.input != "all"]
+                widths[is_mended, i] += np.mean([e.high - e.low for e in found])
+                if is_mended:
+                    outside = [not e.low <= truth[i][e.input, e.output] <= e.high for e in found]
+                    missed[i] += np.mean(outside)
+        monkeypatch.undo()
+    assert (missed / seeds <= 0.1).all(), missed / seeds
+    assert (widths[1] < 0.95 * widths[0]).all(), widths
 
 
 def _moments(space):

@@ -105,26 +105,33 @@ class Device:
         return float(np.exp(np.interp(at, places, np.log(values))))
 
 
+def _count(device: Device, name: str) -> int:
+    value = device[name]
+    if not float(value).is_integer():
+        raise HardwareError(f"device {device.name!r}: {name} = {value:g}: give a whole number")
+    return int(value)
+
+
 def _stuck_cells(device: Device, chip: Chip, masks: int, seed: int) -> ChipFaults:
     rate, share = device["rate"], device["low_resistance_share"]
     return sample_stuck_cells(chip, rate * share, rate * (1.0 - share), masks, seed)
 
 
 def _bit_errors(device: Device, chip: Chip, masks: int, seed: int) -> ChipFaults:
-    return sample_bit_errors(chip, device["rate"], masks, seed, bits=int(device["bits"]))
+    return sample_bit_errors(chip, device["rate"], masks, seed, bits=_count(device, "bits"))
 
 
 def _bit_errors_at_voltage(device: Device, chip: Chip, masks: int, seed: int) -> ChipFaults:
     rate, falls = device.on_curve(device["voltage"]), device["only_ones"] != 0.0
-    return sample_bit_errors(chip, rate, masks, seed, int(device["bits"]), only_ones=falls)
+    return sample_bit_errors(chip, rate, masks, seed, _count(device, "bits"), only_ones=falls)
 
 
 def _core_death(device: Device, chip: Chip, masks: int, seed: int) -> ChipFaults:
-    return sample_core_deaths(chip, device["rate"], masks, seed, int(device["core_size"]))
+    return sample_core_deaths(chip, device["rate"], masks, seed, _count(device, "core_size"))
 
 
 def _quantised(device: Device, chip: Chip, masks: int, seed: int) -> ChipFaults:
-    return ChipFaults(weight_bits=int(device["bits"]), masks=masks)
+    return ChipFaults(weight_bits=_count(device, "bits"), masks=masks)
 
 
 def _mismatch(device: Device, chip: Chip, masks: int, seed: int) -> ChipFaults:
