@@ -45,6 +45,7 @@ from crashsim.cli.options import (
     TargetsOption,
     TrainOption,
     TrustOption,
+    VirtualOption,
     WeightsOption,
 )
 from crashsim.cli.reading import (
@@ -76,6 +77,7 @@ def score(
     targets: TargetsOption = None,
     metric: MetricOption = None,
     accept: AcceptOption = None,
+    virtual: VirtualOption = None,
     limit: JudgedLimitOption = None,
     fault: FaultOption = None,
     p: POption = None,
@@ -161,6 +163,7 @@ def score(
         "metrics": metric,
         "accept": read_numbers("accept", accept),
         "moved": limit or SMALL,
+        "virtual": virtual,
         "seed": seed,
         "hardware": hardware,
         "proofs": proofs,

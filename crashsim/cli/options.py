@@ -116,6 +116,14 @@ AcceptOption = Annotated[
         "accuracy a point below that without faults)"
     ),
 ]
+VirtualOption = Annotated[
+    int | None,
+    typer.Option(
+        min=2,
+        help="Also judge this number of chips by the linear surrogate alone: metrics over chips "
+        "are then theirs, corrected by the real ones. (default: none)",
+    ),
+]
 JudgedLimitOption = Annotated[
     int | None,
     typer.Option(

@@ -235,7 +235,7 @@ def _judged(
     is_asked: bool,
     options: dict[str, Any],
 ) -> _T:
-    is_asked = is_asked or any(options[name] for name in ("metrics", "accept"))
+    is_asked = is_asked or any(options.get(name) for name in ("metrics", "accept", "virtual"))
     is_asked = is_asked or isinstance(options["rel_width"], dict)
     try:
         return call(data, faults, targets=data.targets, **options)

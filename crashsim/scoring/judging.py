@@ -12,12 +12,14 @@ from typing import Any
 
 from torch import nn
 
-from crashsim.arguments import as_float, shown, whole
+from crashsim.analytic.gains import MEMORY
+from crashsim.arguments import as_float, sample_count, shown, whole
 from crashsim.errors import ArgumentError
 from crashsim.metrics import RESERVED, AskedMetrics, OfSums, Targets
 from crashsim.model.inputs import BatchAxis
 from crashsim.model.labelled import InMemory, Labelled, read_labelled
 from crashsim.sampling.chips.run import asked_of, check_widths
+from crashsim.sampling.chips.virtual import why_none
 from crashsim.space import FaultSpace
 
 WHOLE = 1000  # examples up to which movement is looked at on all of them,
@@ -36,6 +38,7 @@ class Judging:
         targets: of the examples whose movement is looked at.
         is_whole: whether these are all.
         chips: their number, or the most of them; None: what crashsim chooses.
+        virtual: number of chips besides that a surrogate alone judges; None: none.
     """
 
     examples: Labelled
@@ -45,6 +48,7 @@ class Judging:
     targets: Targets = None
     is_whole: bool = True
     chips: int | None = None
+    virtual: int | None = None
 
     @property
     def of_inputs(self) -> AskedMetrics:
@@ -97,6 +101,7 @@ def judging_of(
     widths: Mapping[str, float],
     accept: Mapping[str, float] | None,
     chips: int | None = None,
+    virtual: int | None = None,
 ) -> Judging | None:
     """What is asked of chips; None where it is nothing.
 
@@ -105,7 +110,7 @@ def judging_of(
         given: the data.
         metrics: as asked for; None: what is usual for the targets.
         widths: relative half-widths by metric, each of which is asked for by that.
-        accept, chips: as of ``Judging``.
+        accept, chips, virtual: as of ``Judging``.
 
     Raises:
         ArgumentError: a metric or number that makes no sense.
@@ -119,10 +124,18 @@ def judging_of(
     there = [metric.name for metric in asked.metrics]
     if missing := [name for name in {**of_metrics, **accepted} if name not in there]:
         asked = AskedMetrics(asked.metrics + asked_of(space, given.examples, missing).metrics)
+    if virtual is not None:
+        virtual = sample_count("virtual", virtual, 2)
+        if not asked.metrics:
+            raise ArgumentError(f"virtual={virtual}: give metrics or targets, which chips have")
+        if why := why_none(space, MEMORY):
+            raise ArgumentError(f"virtual={virtual}: no virtual chips: {why}; leave it out")
     if not asked.metrics:
         return None
     wide = check_widths(of_metrics, [metric.name for metric in asked.metrics])
-    return Judging(given.examples, asked, wide, accepted, given.targets, given.is_whole, chips)
+    return Judging(
+        given.examples, asked, wide, accepted, given.targets, given.is_whole, chips, virtual
+    )
 
 
 def _listed(metrics: Iterable[Any]) -> list[Any]:

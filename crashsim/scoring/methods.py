@@ -330,6 +330,7 @@ def judged(given: Given, run: MonteCarlo) -> Found:
                 metrics=judging.asked,
                 samples=chosen_chips(given.size, judging),
                 rel_width=judging.widths,
+                virtual=judging.virtual,
                 seed=given.asked.seed,
                 confidence=given.asked.confidence,
                 progress=given.progress,

@@ -56,6 +56,7 @@ class Options:
     metrics: Iterable[Any] | None = None
     accept: Mapping[str, float] | None = None
     moved: int | None = None
+    virtual: int | None = None
     reset: Reset | None = None
     batch_axis: BatchAxis = 0
     steps_axis: StepsAxis | None = None
@@ -115,7 +116,15 @@ def prepared(
         if options.chip is not None:
             _tell_saturation(options.chip, space)
         outputs = named_outputs(options.outputs, space.K)
-        judging = judging_of(space, given, options.metrics, widths, options.accept, chips=samples)
+        judging = judging_of(
+            space,
+            given,
+            options.metrics,
+            widths,
+            options.accept,
+            chips=samples,
+            virtual=options.virtual,
+        )
     with timing(timings, "plan"):
         hardware, proofs = options.hardware, options.proofs
         planned = plan(space, options.methods, samples, rel_width, hardware, proofs, memory, budget)

@@ -160,6 +160,7 @@ def score(
     metrics: Iterable[Any] | None = None,
     accept: Mapping[str, float] | None = None,
     moved: int | None = None,
+    virtual: int | None = None,
     reset: Reset | None = None,
     batch_axis: BatchAxis = 0,
     steps_axis: StepsAxis | None = None,
@@ -214,6 +215,8 @@ def score(
             also estimate the share of such chips. By default an accuracy a point below the clean.
         moved: on how many examples, the first, is looked at how far outputs move. By default on all
             of up to 1,000 labelled ones, and 400 of more.
+        virtual: number of chips, besides, that the linear surrogate of the outputs alone judges:
+            metrics over chips are then theirs, corrected by the real chips, without bias.
         reset: a function of the model that resets the state which it keeps between calls (of a
             twin); layers of snntorch, spikingjelly and sinabs need none.
         batch_axis: the axis of the inputs that is the batch: 1 for (T, B, ...); or of each by name.
@@ -255,6 +258,7 @@ def score(
         metrics=metrics,
         accept=accept,
         moved=moved,
+        virtual=virtual,
         reset=reset,
         batch_axis=batch_axis,
         steps_axis=steps_axis,

@@ -62,6 +62,17 @@ def test_targets_come_with_the_data_or_beside_them(run, folder):
     assert told.index("is right on") < told.index("together move")
 
 
+def test_virtual_chips_say_what_they_were_worth(run, folder):
+    _, plain = scored(run, "--inputs", "y.npz", "--metric", "accuracy", "--virtual", "4000")
+    found = [
+        e for e in plain["estimates"] if (e["method"], e["quantity"]) == ("monte-carlo", "accuracy")
+    ]
+    assert found[0]["worth"] > 0
+    assert found[0]["low"] <= found[0]["value"] <= found[0]["high"]
+    code, _, err = run(*SCORE, "--inputs", "y.npz", "--virtual", "1")
+    assert code == 2, err
+
+
 def test_metrics_by_name_with_widths_and_accepted_chips(run, folder):
     line = ("--inputs", "y.npz", "--metric", "accuracy", "--metric", "top-2", "--metric", "sdc-1")
     out, plain = scored(run, *line, "--accept", "top-2=0.5", "--accept", "sdc-1=0.3")

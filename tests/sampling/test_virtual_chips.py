@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+import crashsim
 from crashsim import FaultSpace, NeuronCrash
 from crashsim.errors import ArgumentError, NotApplicableError
 from crashsim.sampling.chips.law import ChipLaw
@@ -248,3 +249,23 @@ def test_infinite_values_leave_shares_and_percentiles(smooth):
     share = law.at_least(0.0, 0.05)
     true = 1 - 0.7 / 19
     assert share.low <= true <= share.high < 1
+
+
+def test_a_score_has_them(smooth):
+    net, x, y = smooth[:3]
+    score = crashsim.score(
+        net, (x, y), NeuronCrash(P), "1", metrics=["accuracy"], samples=300, virtual=5000, seed=2
+    )
+    found = score.find("monte-carlo", "accuracy")
+    run_alone = run(smooth, 5000, samples=300, seed=2, one_exact=None)
+    mean = run_alone.found.mean(0, 0.05)
+    assert (found.value, found.low, found.high) == (mean.value, mean.low, mean.high)
+    assert found.worth == pytest.approx(
+        run_alone.found.law(0).worth() / run_alone.found.law(0).plain.rest
+    )
+    assert found.worth > 900
+    assert crashsim.Score.from_dict(score.to_dict()).find("monte-carlo", "accuracy") == found
+    with pytest.raises(ArgumentError, match="targets"):
+        crashsim.score(net, x, NeuronCrash(P), "1", virtual=5000)
+    with pytest.raises(ArgumentError, match="count"):
+        crashsim.score(net, (x, y), NeuronCrash(count=2), "1", virtual=5000)

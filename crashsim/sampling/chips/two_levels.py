@@ -9,7 +9,7 @@ for a fixed number of chips. A surrogate that is wrong makes the second part wid
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -71,7 +71,7 @@ class TwoLevelLaw:
         return self.virtual[max(len(self.virtual) // _PILOT, 1) :]
 
     def mean(self, alpha: float) -> Interval:
-        """The mean over chips, with its interval, ()."""
+        """The mean over chips, with its interval, (), and how many plain chips would do as well."""
         law = self.plain
         if self._is_plain:
             return law.mean(alpha)
@@ -86,7 +86,8 @@ class TwoLevelLaw:
             exact + law.rest * float(np.clip(a + b, law.low, law.high))
             for a, b in ((part.value, off.value), (part.low, off.low), (part.high, off.high))
         )
-        return scalar_interval(*ends)
+        worth = np.asarray(self.worth() / law.rest)
+        return replace(scalar_interval(*ends), worth=worth)
 
     def _cut_off(self, values: Floats) -> Floats:
         low, high = self._cut

@@ -62,13 +62,9 @@ def judge_by_surrogate(
             is asked for, or the gains of a single example do not fit.
     """
     space, memory = real.space, MEMORY if memory is None else memory
-    if not space.has_derivatives:
-        raise NotApplicableError(f"virtual chips: {space.why_no_derivatives}")
-    if space.counts:
-        raise NotApplicableError("virtual chips: for faults that strike independently, not count=")
-    fitting = int(KEPT * memory * space.B / max(kept_bytes(space, space.K), 1))
-    if not fitting:
-        raise NotApplicableError("virtual chips: the gains of one example do not fit the memory")
+    if why := why_none(space, memory):
+        raise NotApplicableError(f"virtual chips: {why}")
+    fitting = _fitting(space, memory)
     width = sum(asked.widths)
     sums = [np.zeros((0, width)), np.zeros((0, width))]
     for inputs, targets in examples.pieces(min(pieces_of(space), fitting)):
@@ -77,6 +73,20 @@ def judge_by_surrogate(
             found = surrogate.judged(source)
             sums[level] = sums[level] + found if len(sums[level]) else found
     return VirtualChips(sums[0], sums[1], virtual.chips)
+
+
+def why_none(space: FaultSpace, memory: int) -> str | None:
+    """Why there are no virtual chips of this space; None: there are."""
+    if not space.has_derivatives:
+        return space.why_no_derivatives
+    if space.counts:
+        return "for faults that strike independently, not an exact number of them (count=)"
+    return None if _fitting(space, memory) else "the gains of one example do not fit the memory"
+
+
+def _fitting(space: FaultSpace, memory: int) -> int:
+    """Of how many examples the gains fit."""
+    return int(KEPT * memory * space.B / max(kept_bytes(space, space.K), 1))
 
 
 @dataclass(frozen=True)
