@@ -102,7 +102,7 @@ def test_before_anything_is_done_there_is_no_partial_result(space, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(FaultSpace, "outputs", interrupt)
+    monkeypatch.setattr(FaultSpace, "outcomes", interrupt)
     with pytest.raises(KeyboardInterrupt) as raised:
         monte_carlo(space)
     assert not isinstance(raised.value, Interrupted)
