@@ -20,7 +20,7 @@ The package imports numpy and scipy; brian2 is loaded by the first run that uses
 """
 
 from .assembly import assemble
-from .brian2_export import Brian2Chip, to_brian2, to_script
+from .export.brian2_export import Brian2Chip, to_brian2, to_script
 from .chip import Chip, Physics, Projection, Spiking, Wire, quantise
 from .conversion import convert
 from .criticality import SINGLE_FAULTS, Criticality, CriticalityMap, criticality

@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import standalone
-from .chip import Chip, quantise
-from .engines.block import Block, blocks, connections, matrices
-from .engines.brian2_description import Way, layer_of, receiving, ways
-from .engines.brian2_loading import load_brian2
-from .engines.inputs import flat_signals
-from .engines.running import as_faults
-from .errors import HardwareError
+from ..chip import Chip, quantise
+from ..engines.block import Block, blocks, connections, matrices
+from ..engines.brian2_description import Way, layer_of, receiving, ways
+from ..engines.brian2_loading import load_brian2
+from ..engines.inputs import flat_signals
+from ..engines.running import as_faults
+from ..errors import HardwareError
 
 __all__ = ["Brian2Chip", "to_brian2", "to_script"]
 
