@@ -23,8 +23,8 @@ from torch.nn import functional as F
 
 import crashsim
 from crashsim import BitFlip, FaultSpace, Score
-from crashsim.analytic.factored_surrogate import FactoredSurrogate
 from crashsim.analytic.gains import MEMORY, Gains
+from crashsim.analytic.surrogates.factored_surrogate import FactoredSurrogate
 from crashsim.coordinates.drawing import sample_points
 from crashsim.sampling.control_variates import Control
 from crashsim.sampling.pilot import STRIKES

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from crashsim.sampling.enumeration import ExactDistribution, enumerate_exact
     from crashsim.sampling.monte_carlo import monte_carlo
     from crashsim.scoring.method import Method
-    from crashsim.scoring.preview import Preview, plan
+    from crashsim.scoring.planning.preview import Preview, plan
     from crashsim.scoring.score import Score, score
     from crashsim.space import FaultSpace
     from crashsim.sweeping.curve import Curve
@@ -72,7 +72,7 @@ _HOMES = {
     ),
     "sampling.monte_carlo": ("monte_carlo",),
     "scoring.method": ("Method",),
-    "scoring.preview": ("Preview", "plan"),
+    "scoring.planning.preview": ("Preview", "plan"),
     "scoring.score": ("Score", "score"),
     "files.models": ("load_model",),
     "injection.sample": ("Sample", "Strike"),

@@ -16,10 +16,10 @@ from crashsim_theory import (
 )
 from numpy.typing import NDArray
 
-from crashsim.analytic.factored_surrogate import FactoredSurrogate
 from crashsim.analytic.gains import MEMORY, Gains, are_dense
 from crashsim.analytic.precision import double_precision as double_precision
 from crashsim.analytic.shares import SharesByValue
+from crashsim.analytic.surrogates.factored_surrogate import FactoredSurrogate
 from crashsim.arrays import Floats
 from crashsim.coordinates.counts import uncorrelated
 from crashsim.coordinates.placement import check_independent, nodes_of

@@ -255,7 +255,7 @@ def show_plan(
     is_asked: bool,
 ) -> None:
     """Prints what a score of the model would run, and writes it where asked."""
-    from crashsim.scoring.preview import Preview, plan
+    from crashsim.scoring.planning.preview import Preview, plan
 
     def planned(data: Any, faults: dict[str, Any], **chosen: Any) -> Preview:
         return plan(named.model, data.fitted(named.model), faults, chip=named.chip, **chosen)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,9 +14,6 @@ from crashsim.faults.words import IntegerFormat, format_named
 from crashsim.faults.words.formats import AS_STORED, FLOATS, Fields, FloatFormat, signed
 from crashsim.model.multiplied.stored_words import Words
 from crashsim.model.sites.site import Site
-
-if TYPE_CHECKING:
-    from crashsim.coordinates.placement import Placement
 
 
 @dataclass(frozen=True)
@@ -119,18 +115,23 @@ def _placed(fault: WordFault, site: Site, dtype: torch.dtype) -> WordFault:
     return fault
 
 
-def check_range(placements: Sequence[Placement], tensors: Mapping[str, Tensor]) -> None:
-    """Raises ArgumentError where a model's weights do not fit the format they are to be in."""
-    for p in placements:
-        if not isinstance(p.fault, WordFault) or p.site.kind != "parameter":
+def check_range(struck: Iterable[tuple[Fault, Site]], tensors: Mapping[str, Tensor]) -> None:
+    """Raises ArgumentError where a model's weights do not fit the format they are to be in.
+
+    Args:
+        struck: faults and where they strike.
+        tensors: the model's weights, by name.
+    """
+    for fault, site in struck:
+        if not isinstance(fault, WordFault) or site.kind != "parameter":
             continue
-        stored = p.fault.word
+        stored = fault.word
         if not isinstance(stored, FloatFormat):
             continue
-        found = float(tensors[p.site.module].detach().abs().max())
+        found = float(tensors[site.module].detach().abs().max())
         most = torch.finfo(FLOATS[stored.name].dtype).max
         if found > most:
             raise ArgumentError(
-                f"{type(p.fault).__name__}: format={stored.name!r}: {p.site.name!r} holds "
+                f"{type(fault).__name__}: format={stored.name!r}: {site.name!r} holds "
                 f"{found:.3g}, beyond its largest number {most:.3g}; give another format"
             )

@@ -66,7 +66,7 @@ def read_subject(
         isolated.find_features(examples)
     placements = _placed(isolated, faults, sites, by_site)
     check_strength(placements, dtype)
-    check_range(placements, isolated.tensors)
+    check_range(((p.fault, p.site) for p in placements), isolated.tensors)
     unread = isolated.unread([p.site for p in placements], examples)
     for told in (unread, told_left(patterns_of(faults, sites), isolated.held)):
         if told:

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashsim.report.plots import figure_of, svg
-from crashsim.results import curves as words
-from crashsim.results.curve_record import CurveRecord
+from crashsim.results.curve import curves as words
+from crashsim.results.curve.curve_record import CurveRecord
 from crashsim.visible import visible
 
 _COLOURS = ("#0f766e", "#dc2626", "#2563eb", "#d97706", "#7c3aed", "#db2777", "#111111", "#64748b")

@@ -11,8 +11,8 @@ from rich.table import Table
 
 from crashsim.report.html import page
 from crashsim.report.text import plain
-from crashsim.results import curves as words
-from crashsim.results.curve_record import CurveRecord
+from crashsim.results.curve import curves as words
+from crashsim.results.curve.curve_record import CurveRecord
 
 
 def render(curves: Sequence[CurveRecord]) -> RenderableType:

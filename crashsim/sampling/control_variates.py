@@ -22,8 +22,8 @@ from crashsim_theory import LinearSurrogate
 from numpy.typing import NDArray
 from scipy import sparse
 
-from crashsim.analytic.factored_surrogate import FactoredSurrogate
 from crashsim.analytic.gains import Gains
+from crashsim.analytic.surrogates.factored_surrogate import FactoredSurrogate
 from crashsim.arrays import Floats
 from crashsim.coordinates.points import Listed, Points
 from crashsim.sampling.exact_strata import FewFaults

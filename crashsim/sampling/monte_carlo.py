@@ -17,8 +17,8 @@ import torch
 from crashsim_theory import LinearSurrogate
 from numpy.typing import NDArray
 
-from crashsim.analytic.factored_surrogate import FactoredSurrogate
 from crashsim.analytic.rounding import least_reaching
+from crashsim.analytic.surrogates.factored_surrogate import FactoredSurrogate
 from crashsim.arguments import (
     as_float,
     callback,

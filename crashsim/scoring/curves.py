@@ -13,7 +13,7 @@ from crashsim.analytic.proofs import Provable, certify_tail, linear_bracket
 from crashsim.arrays import Floats
 from crashsim.coordinates.streams import Stream
 from crashsim.results.schema import Curves, Histogram
-from crashsim.sampling import importance
+from crashsim.sampling.tilted import importance
 from crashsim.scoring.request import Request
 from crashsim.scoring.running import Results
 from crashsim.space import FaultSpace

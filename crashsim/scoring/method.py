@@ -21,7 +21,7 @@ from crashsim.results.estimate import Estimate, Kind, Quantity
 from crashsim.results.estimates import Estimates
 from crashsim.results.method_facts import LAST, MethodFacts
 from crashsim.results.schema import FormulaFacts
-from crashsim.scoring.size import BUDGET, Size
+from crashsim.scoring.planning.size import BUDGET, Size
 from crashsim.space import FaultSpace
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ class Method:
             ``crashsim.scoring.shared.NEEDS``. Where one cannot be had, the method is skipped with
             the reason.
         uses: shared results that it takes if another method of the same score needs them.
-        cost: floating-point operations, counted from a ``crashsim.scoring.size.Size``; None: not
-            counted.
+        cost: floating-point operations, counted from a ``crashsim.scoring.planning.size.Size``;
+            None: not counted.
         most: operations that it may cost without being named, where no budget says otherwise.
         dear: why it is not computed where it costs more.
         refuses: why it is not computed without being named, or None; of a ``Size``.

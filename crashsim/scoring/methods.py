@@ -12,10 +12,11 @@ from functools import partial
 
 from crashsim_theory import TheoryError
 
-from crashsim.analytic import first_order, proofs, rivals, second_order, surrogate_law
+from crashsim.analytic import first_order, proofs, second_order
 from crashsim.analytic.first_order import Analysis, TailMethod
 from crashsim.analytic.gains import are_dense
 from crashsim.analytic.sampled_singles import SAMPLE, SingleMethod, sampled_singles
+from crashsim.analytic.surrogates import rivals, surrogate_law
 from crashsim.errors import Interrupted, NotApplicableError
 from crashsim.faults import lacking_for_tails
 from crashsim.results.estimate import Estimate
@@ -23,20 +24,19 @@ from crashsim.results.estimates import Estimates
 from crashsim.sampling.certified import certified_sampling
 from crashsim.sampling.chips.run import ChipRun, chip_metrics
 from crashsim.sampling.enumeration import enumerate_space, outcomes_of
-from crashsim.sampling.importance import importance_sampling
 from crashsim.sampling.monte_carlo import MonteCarlo, monte_carlo
+from crashsim.sampling.tilted.importance import importance_sampling
 from crashsim.sampling.words.importance import SAMPLES as WORD_IMPORTANCE_SAMPLES
 from crashsim.sampling.words.importance import word_importance
 from crashsim.sampling.words.strata import word_strata
-from crashsim.scoring.costs import (
+from crashsim.scoring.method import Found, Method
+from crashsim.scoring.planning.costs import (
     operations_of_rare_events,
     operations_of_tails,
     passes_of_rare_events,
     strikes_of_words,
 )
-from crashsim.scoring.method import Found, Method
-from crashsim.scoring.shared import NO_EPSILON, Given
-from crashsim.scoring.size import (
+from crashsim.scoring.planning.size import (
     BUDGET,
     EXTRA,
     GRADIENT_VALUES,
@@ -48,6 +48,7 @@ from crashsim.scoring.size import (
     too_many_gradients,
     too_many_singles,
 )
+from crashsim.scoring.shared import NO_EPSILON, Given
 from crashsim.scoring.variance_reduction import (
     chosen_chips,
     chosen_samples,

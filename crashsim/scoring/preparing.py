@@ -20,10 +20,10 @@ from crashsim.model.sites.time_axis import StepsAxis
 from crashsim.model.twins.resetting import Reset
 from crashsim.noticing import notice
 from crashsim.sampling.monte_carlo import check_sampling
-from crashsim.scoring.costs import read_budget
 from crashsim.scoring.judging import judging_of, read_given, read_widths
 from crashsim.scoring.method import Method
-from crashsim.scoring.plan import Plan, plan
+from crashsim.scoring.planning.costs import read_budget
+from crashsim.scoring.planning.plan import Plan, plan
 from crashsim.scoring.request import CONFIDENCE, Request
 from crashsim.scoring.timing import timing
 from crashsim.space import FaultSpace

@@ -9,7 +9,7 @@ from crashsim.arguments import path as file_path
 from crashsim.errors import FileError
 from crashsim.files.limits import read_text
 from crashsim.results.chip_record import ChipRecord, is_chip_record
-from crashsim.results.curve_record import CurveRecord, curves_of, is_curve_record
+from crashsim.results.curve.curve_record import CurveRecord, curves_of, is_curve_record
 from crashsim.scoring.score import Score
 
 __all__ = ["load_record"]

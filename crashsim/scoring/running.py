@@ -17,7 +17,7 @@ from crashsim.sampling.enumeration import ExactDistribution
 from crashsim.sampling.monte_carlo import DEFAULT_SAMPLES, MonteCarlo
 from crashsim.scoring.method import Found, Method, guarded
 from crashsim.scoring.methods import METHODS
-from crashsim.scoring.plan import SAMPLING, Plan
+from crashsim.scoring.planning.plan import SAMPLING, Plan
 from crashsim.scoring.request import Progress, Request
 from crashsim.scoring.shared import NO_SURROGATE, Given, Shared, steps_of
 from crashsim.scoring.timing import timing

@@ -29,11 +29,11 @@ from crashsim.results.verdict import verdict
 from crashsim.sampling.chips.facts import chips_facts
 from crashsim.sampling.monte_carlo import DEFAULT_SAMPLES
 from crashsim.scoring.cautions import doubts_of
-from crashsim.scoring.costs import cost_of_sample
 from crashsim.scoring.curves import curves_of, histogram_of
 from crashsim.scoring.method import Method
 from crashsim.scoring.methods import METHODS
-from crashsim.scoring.plan import Plan
+from crashsim.scoring.planning.costs import cost_of_sample
+from crashsim.scoring.planning.plan import Plan
 from crashsim.scoring.preparing import Options, prepared
 from crashsim.scoring.provenance import (
     describe_fault,

@@ -10,19 +10,19 @@ from typing import Any, cast
 import numpy as np
 from crashsim_theory import Certificate
 
-from crashsim.analytic import first_order, proofs, rivals
-from crashsim.analytic.factored_surrogate import FactoredSurrogate
+from crashsim.analytic import first_order, proofs
 from crashsim.analytic.first_order import Analysis, Surrogate
 from crashsim.analytic.gains import are_dense
 from crashsim.analytic.layer_bounds import layer_bounds
 from crashsim.analytic.sketch import sketched_mean_point_taylor
+from crashsim.analytic.surrogates import rivals
+from crashsim.analytic.surrogates.factored_surrogate import FactoredSurrogate
 from crashsim.coordinates.placement import strikes_singly
 from crashsim.errors import ArgumentError, NotApplicableError
 from crashsim.results.estimate import Quantity
 from crashsim.results.estimates import Estimates
-from crashsim.scoring.costs import Cost, cost_of
-from crashsim.scoring.request import Progress, Request
-from crashsim.scoring.size import (
+from crashsim.scoring.planning.costs import Cost, cost_of
+from crashsim.scoring.planning.size import (
     Size,
     is_sketched,
     no_gradients,
@@ -32,6 +32,7 @@ from crashsim.scoring.size import (
     too_many_differences,
     too_many_singles,
 )
+from crashsim.scoring.request import Progress, Request
 from crashsim.scoring.timing import timing
 from crashsim.space import FaultSpace
 from crashsim.working import Steps, listening

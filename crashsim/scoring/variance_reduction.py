@@ -11,7 +11,7 @@ from crashsim.sampling.dense import DENSE
 from crashsim.sampling.exact_strata import probability_of_two, usual_state
 from crashsim.sampling.monte_carlo import DEFAULT_SAMPLES
 from crashsim.scoring.judging import Judging
-from crashsim.scoring.size import BUDGET, GRADIENT_VALUES, Size
+from crashsim.scoring.planning.size import BUDGET, GRADIENT_VALUES, Size
 from crashsim.space import FaultSpace
 
 MIN_SAMPLES = 200  # unless they cost more than twice what a method may,

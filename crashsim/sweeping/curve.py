@@ -15,8 +15,8 @@ from crashsim.arguments import number, whole
 from crashsim.arguments import path as file_path
 from crashsim.errors import FileError, NotApplicableError
 from crashsim.files.limits import read_text
-from crashsim.results.curve_record import CurveRecord, PointFacts
-from crashsim.results.curves import title
+from crashsim.results.curve.curve_record import CurveRecord, PointFacts
+from crashsim.results.curve.curves import title
 from crashsim.results.estimate import Interval
 from crashsim.sampling.chips.law import ChipLaw
 from crashsim.sweeping.tolerable import TolerableRate, tolerable
@@ -30,7 +30,7 @@ _COLUMNS = ("rate", "value", "low", "high", "band_low", "band_high", "predicted"
 class Curve(CurveRecord):
     """A metric against the rate of faults: a record that saves, loads, and shows itself.
 
-    Its attributes are those of ``crashsim.results.curve_record.CurveRecord``.
+    Its attributes are those of ``crashsim.results.curve.curve_record.CurveRecord``.
     """
 
     def tolerable_rate(self, target: float, share: float | None = None) -> TolerableRate:

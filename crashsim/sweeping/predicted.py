@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 from crashsim_theory import LinearSurrogate, TheoryError
 
-from crashsim.analytic.class_chances import class_chances
 from crashsim.analytic.first_order import (
     Analysis,
     Surrogate,
@@ -17,13 +16,14 @@ from crashsim.analytic.first_order import (
     double_precision,
     mean_point_taylor,
 )
-from crashsim.analytic.surrogate_law import single_changes
+from crashsim.analytic.surrogates.class_chances import class_chances
+from crashsim.analytic.surrogates.surrogate_law import single_changes
 from crashsim.arrays import Floats
 from crashsim.errors import NotApplicableError
 from crashsim.metrics import predicted_class
 from crashsim.metrics.layout import check_classes, layout_of
 from crashsim.model.labelled import Labelled
-from crashsim.results.curve_record import CurveRecord, PointFacts
+from crashsim.results.curve.curve_record import CurveRecord, PointFacts
 from crashsim.space import FaultSpace
 from crashsim.sweeping.rates import at_rate
 

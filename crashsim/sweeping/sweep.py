@@ -31,7 +31,7 @@ from crashsim.model.labelled import Labelled
 from crashsim.model.sites.time_axis import StepsAxis
 from crashsim.model.twins.resetting import Reset
 from crashsim.noticing import collecting, notice
-from crashsim.results.curve_record import PointFacts
+from crashsim.results.curve.curve_record import PointFacts
 from crashsim.results.estimate import Interval
 from crashsim.results.schema import RangeFacts
 from crashsim.sampling.chips.facts import PERCENTILES, is_lower_better

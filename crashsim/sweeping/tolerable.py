@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from crashsim.results.curve_record import TolerableFacts
+from crashsim.results.curve.curve_record import TolerableFacts
 from crashsim.results.estimate import Interval
 
 # An interval of a mean may leave two thirds of its error to one of its sides.

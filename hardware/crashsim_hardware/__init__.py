@@ -20,7 +20,6 @@ The package imports numpy and scipy; brian2 is loaded by the first run that uses
 """
 
 from .assembly import assemble
-from .brian2_export import Brian2Chip, to_brian2, to_script
 from .chip import Chip, Physics, Projection, Spiking, Wire, quantise
 from .conversion import convert
 from .criticality import SINGLE_FAULTS, Criticality, CriticalityMap, criticality
@@ -28,6 +27,7 @@ from .engines.raster import Raster, Spikes, raster
 from .engines.running import RunResult, run
 from .errors import HardwareError, HardwareWarning
 from .events import addresses_of, event_trains
+from .export.brian2_export import Brian2Chip, to_brian2, to_script
 from .faults.cells import (
     CellEffect,
     Drift,

@@ -289,13 +289,13 @@ class Chip:
 
     def to_brian2(self, x: Any, faults: Any = None, *, mask: int = 0) -> Any:
         """The chip as a `brian2.Network`, for one input under one mask: see `to_brian2`."""
-        from .brian2_export import to_brian2
+        from .export.brian2_export import to_brian2
 
         return to_brian2(self, x, faults, mask=mask)
 
     def to_script(self, path: Any, x: Any, faults: Any = None, *, mask: int = 0) -> None:
         """Writes a script that runs the chip with brian2 and numpy alone: see `to_script`."""
-        from .brian2_export import to_script
+        from .export.brian2_export import to_script
 
         to_script(self, path, x, faults, mask=mask)
 

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from crashsim import BitFlip, FaultSpace, GainNoise, NeuronCrash, StuckAt, WeightCrash
-from crashsim.analytic.factored_surrogate import FactoredSurrogate
 from crashsim.analytic.first_order import (
     Analysis,
     double_precision,
@@ -18,7 +17,8 @@ from crashsim.analytic.first_order import (
 )
 from crashsim.analytic.gains import MEMORY, Gains
 from crashsim.analytic.shares import SharesByValue
-from crashsim.analytic.surrogate_law import law_estimates
+from crashsim.analytic.surrogates.factored_surrogate import FactoredSurrogate
+from crashsim.analytic.surrogates.surrogate_law import law_estimates
 from crashsim.coordinates.drawing import sample_points
 from crashsim.coordinates.points import Points
 

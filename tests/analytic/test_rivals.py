@@ -10,7 +10,7 @@ from torch import nn
 import crashsim
 from crashsim import BitFlip, FaultSpace, NeuronCrash, WeightCrash
 from crashsim.analytic.first_order import tail_probability
-from crashsim.analytic.rivals import RIVALS, nearest_margins, nearest_rivals
+from crashsim.analytic.surrogates.rivals import RIVALS, nearest_margins, nearest_rivals
 
 OUTPUTS = 40
 

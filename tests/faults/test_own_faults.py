@@ -27,7 +27,7 @@ from crashsim.chip.spiking import run_chip
 from crashsim.errors import ArgumentError, CrashsimError
 from crashsim.files.data import load_data
 from crashsim.protection.replicas import simulate_vote
-from crashsim.sampling.importance import Event, sample_union
+from crashsim.sampling.tilted.importance import Event, sample_union
 from crashsim.scoring.methods import METHODS
 from crashsim.training.hardening import harden
 

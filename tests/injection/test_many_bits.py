@@ -14,7 +14,7 @@ from crashsim.injection.faulty_model import FaultyModel
 from crashsim.injection.few_words import FewWords
 from crashsim.injection.site_changes import LOOKED_UP
 from crashsim.injection.weights.patched import PatchedWeights
-from crashsim.scoring.plan import plan
+from crashsim.scoring.planning.plan import plan
 
 INPUTS, OUTPUTS = 400, 350
 

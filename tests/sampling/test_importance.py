@@ -22,7 +22,7 @@ from crashsim.analytic import first_order
 from crashsim.analytic.first_order import Analysis
 from crashsim.campaign.tasks import fold
 from crashsim.sampling.enumeration import enumerate_space
-from crashsim.sampling.importance import (
+from crashsim.sampling.tilted.importance import (
     WeightSums,
     importance_sampling,
     sample_union,
@@ -275,7 +275,7 @@ def test_blocks_of_weighted_samples_are_tasks(make_net, randn, monkeypatch):
         tasks.append(task)
         return fold(task, blocks)
 
-    monkeypatch.setattr("crashsim.sampling.importance.fold", watched)
+    monkeypatch.setattr("crashsim.sampling.tilted.importance.fold", watched)
     (found,) = draw(space, epsilon_for(law, output, 1e-4), output, 1, samples=1300, rel_width=1e-9)
     (task,) = tasks
     blocks = {block: task.run(block) for block in (1, 2, 0)}

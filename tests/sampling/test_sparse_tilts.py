@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 
 from crashsim import FaultSpace, NeuronCrash, WeightCrash, monte_carlo
-from crashsim.analytic.factored_surrogate import FactoredSurrogate
 from crashsim.analytic.first_order import Analysis
 from crashsim.analytic.gains import MEMORY, Gains
+from crashsim.analytic.surrogates.factored_surrogate import FactoredSurrogate
 from crashsim.coordinates.points import Points
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.sampling.control_variates import Control
 from crashsim.sampling.enumeration import enumerate_space
-from crashsim.sampling.importance import importance_sampling
 from crashsim.sampling.pilot import MendedGains, Pilot
-from crashsim.sampling.sparse_tilts import tilted
+from crashsim.sampling.tilted.importance import importance_sampling
+from crashsim.sampling.tilted.sparse_tilts import tilted
 
 
 def _factored(space):

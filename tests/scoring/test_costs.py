@@ -11,8 +11,8 @@ import crashsim
 from crashsim import BitFlip, FaultSpace, NeuronCrash, WeightCrash
 from crashsim.errors import ArgumentError
 from crashsim.results.numbers import CORE, words_of_time
-from crashsim.scoring.costs import read_budget, words_of_memory
-from crashsim.scoring.plan import plan
+from crashsim.scoring.planning.costs import read_budget, words_of_memory
+from crashsim.scoring.planning.plan import plan
 
 
 @pytest.fixture
@@ -140,7 +140,9 @@ def test_many_inputs_of_a_large_model_get_fewer_samples(net, randn, monkeypatch)
     space = FaultSpace(net, randn(2, 8), NeuronCrash(0.1))
     assert plan(space, None, None, None).samples == 10_000
     for operations, samples in ((1e9, 500), (4e9, 200), (1e10, 100), (1e12, 10)):
-        monkeypatch.setattr("crashsim.scoring.size._operations", lambda *_, n=operations: n)
+        monkeypatch.setattr(
+            "crashsim.scoring.planning.size._operations", lambda *_, n=operations: n
+        )
         assert plan(space, None, None, None).samples == samples
 
 

@@ -25,7 +25,7 @@ from crashsim.errors import ArgumentError, NotApplicableError
 from crashsim.results.record import Record
 from crashsim.results.verdict import best
 from crashsim.scoring.methods import METHODS
-from crashsim.scoring.plan import plan
+from crashsim.scoring.planning.plan import plan
 from crashsim.scoring.shared import NEEDS
 
 

@@ -5,7 +5,7 @@ import pytest
 from crashsim import FaultSpace, GainNoise, NeuronCrash, WeightCrash
 from crashsim.errors import ArgumentError
 from crashsim.scoring.methods import METHODS
-from crashsim.scoring.plan import plan
+from crashsim.scoring.planning.plan import plan
 
 SCORED = [method.name for method in METHODS]
 PROOFS = [method.name for method in METHODS if method.option == "proofs"]

@@ -6,13 +6,6 @@ law of e_i, and bounds its tails. It needs sympy, numpy and scipy only.
 """
 
 from crashsim_theory.activations import Activation, activation, leaky_relu
-from crashsim_theory.certificates import (
-    Certificate,
-    Envelope,
-    certify,
-    certify_class,
-    certify_linear,
-)
 from crashsim_theory.continuous import (
     ContinuousLimit,
     balance,
@@ -21,9 +14,7 @@ from crashsim_theory.continuous import (
     roughness,
     smoothing_residual,
 )
-from crashsim_theory.contractions import Contraction
 from crashsim_theory.derivation import Derivation, derive
-from crashsim_theory.enclosures import enclosure
 from crashsim_theory.errors import TheoryError
 from crashsim_theory.groups import group_hessian, group_sum
 from crashsim_theory.laws import (
@@ -46,6 +37,23 @@ from crashsim_theory.layers import (
 )
 from crashsim_theory.mixture import CommonRate
 from crashsim_theory.networks import CrashFaults, Network, neuron_crashes
+from crashsim_theory.proofs.certificates import (
+    Certificate,
+    Envelope,
+    certify,
+    certify_class,
+    certify_linear,
+)
+from crashsim_theory.proofs.contractions import Contraction
+from crashsim_theory.proofs.enclosures import enclosure
+from crashsim_theory.proofs.remainders import (
+    MomentBounds,
+    Remainder,
+    doubling_ratio,
+    moment_bounds,
+    remainder,
+    symbolic_remainder,
+)
 from crashsim_theory.questions import (
     VarianceShare,
     Width,
@@ -56,14 +64,6 @@ from crashsim_theory.questions import (
     largest_p_of_gains,
     variance_shares,
     width_needed,
-)
-from crashsim_theory.remainders import (
-    MomentBounds,
-    Remainder,
-    doubling_ratio,
-    moment_bounds,
-    remainder,
-    symbolic_remainder,
 )
 from crashsim_theory.replicas import (
     PUBLISHED_LIMIT,

@@ -21,9 +21,9 @@ import sympy as sp
 from sympy.polys.rings import ring
 
 from crashsim_theory.arrays import Array, as_array
-from crashsim_theory.contractions import Contraction, Factor, canonical
 from crashsim_theory.errors import TheoryError
 from crashsim_theory.laws import Law, Moments
+from crashsim_theory.proofs.contractions import Contraction, Factor, canonical
 
 Point: TypeAlias = Literal["mean", "zero"]
 Polynomial: TypeAlias = Any  # an element of a sympy polynomial ring

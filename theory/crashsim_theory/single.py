@@ -15,10 +15,10 @@ import numpy as np
 import sympy as sp
 
 from crashsim_theory.arrays import Array, as_array, as_probability
-from crashsim_theory.contractions import Contraction, Factor
 from crashsim_theory.derivation import Derivation, Term, derive
 from crashsim_theory.errors import TheoryError
 from crashsim_theory.laws import Moments
+from crashsim_theory.proofs.contractions import Contraction, Factor
 
 NEGLECTED = "what two or more faults do together beyond the sum of their single effects"
 

@@ -20,7 +20,7 @@ from crashsim.errors import NotApplicableError
 from crashsim.metrics import CLASS_CHANGE, NOT_FINITE, Event
 from crashsim.results.estimate import Estimate, Interval, Quantity
 from crashsim.results.estimates import Estimates, estimates_of
-from crashsim.sampling.weights import RareEvent, WeightSums
+from crashsim.sampling.tilted.weights import RareEvent, WeightSums
 from crashsim.sampling.words.strata import Stratum, survey
 from crashsim.space import FaultSpace
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from crashsim.analytic.factored_surrogate import FactoredSurrogate
 from crashsim.analytic.first_order import SURROGATE, tail_probability
 from crashsim.analytic.gains import Gains, kept_bytes
+from crashsim.analytic.surrogates.factored_surrogate import FactoredSurrogate
 from crashsim.metrics import predicted_class
 from crashsim.results.estimates import Estimates, deterministic
 from crashsim.space import FaultSpace

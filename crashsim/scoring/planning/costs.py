@@ -13,16 +13,16 @@ from dataclasses import dataclass
 
 from crashsim.analytic import sketch
 from crashsim.analytic.gains import KEPT, are_dense, kept_bytes
-from crashsim.analytic.rivals import RIVALS, margins_at_most
+from crashsim.analytic.surrogates.rivals import RIVALS, margins_at_most
 from crashsim.arguments import is_number, shown
 from crashsim.errors import ArgumentError
 from crashsim.results.numbers import CORE, RATE_NAME
 from crashsim.sampling.enumeration import outcomes_of
-from crashsim.sampling.importance import AIMING
-from crashsim.sampling.importance import SAMPLES as RARE_SAMPLES
 from crashsim.sampling.pilot import strikes_at_most
+from crashsim.sampling.tilted.importance import AIMING
+from crashsim.sampling.tilted.importance import SAMPLES as RARE_SAMPLES
 from crashsim.sampling.words.strata import SAMPLES as STRIKES
-from crashsim.scoring.size import BUDGET, Size, is_sketched, operations_of_margins
+from crashsim.scoring.planning.size import BUDGET, Size, is_sketched, operations_of_margins
 from crashsim.scoring.variance_reduction import is_controlled
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}

@@ -22,9 +22,9 @@ from crashsim_theory import (
 )
 from numpy.typing import NDArray
 
-from crashsim.analytic.factored_surrogate import FactoredSurrogate
 from crashsim.analytic.first_order import Surrogate, coordinates_of, margins_of
 from crashsim.analytic.rounding import least_reaching, resolution_of
+from crashsim.analytic.surrogates.factored_surrogate import FactoredSurrogate
 from crashsim.arrays import Floats
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.errors import NotApplicableError

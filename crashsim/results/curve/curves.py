@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from crashsim.results.curve_record import CurveRecord, PointFacts, TolerableFacts
+from crashsim.results.curve.curve_record import CurveRecord, PointFacts, TolerableFacts
 from crashsim.results.numbers import percent
 
 # Metrics that are shares of examples or positions.

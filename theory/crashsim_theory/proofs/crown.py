@@ -33,7 +33,7 @@ from crashsim_theory.networks import (
     WindowMaximum,
     apply,
 )
-from crashsim_theory.relaxation import Lines, lines
+from crashsim_theory.proofs.relaxation import Lines, lines
 from crashsim_theory.tails.quantiles import LinearForms
 
 UNIT = 2.0**-53

@@ -13,16 +13,16 @@ from crashsim.errors import ArgumentError
 from crashsim.faults import check_drawable
 from crashsim.results.numbers import words_of_time
 from crashsim.sampling.monte_carlo import DEFAULT_SAMPLES
-from crashsim.scoring.costs import (
+from crashsim.scoring.method import Method, told_as_its_own
+from crashsim.scoring.methods import METHODS
+from crashsim.scoring.planning.costs import (
     Cost,
     cost_of,
     cost_of_sample,
     cost_of_sampling,
 )
-from crashsim.scoring.method import Method, told_as_its_own
-from crashsim.scoring.methods import METHODS
+from crashsim.scoring.planning.size import Size
 from crashsim.scoring.shared import NEEDS
-from crashsim.scoring.size import Size
 from crashsim.scoring.variance_reduction import chosen_samples
 from crashsim.space import FaultSpace
 

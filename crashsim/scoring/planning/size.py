@@ -11,8 +11,9 @@ from functools import cached_property
 
 import torch
 
-from crashsim.analytic import rivals, sampled_singles
+from crashsim.analytic import sampled_singles
 from crashsim.analytic.gains import MEMORY, MOST_DENSE, are_dense, are_served, kept_bytes
+from crashsim.analytic.surrogates import rivals
 from crashsim.coordinates.placement import DEPENDENT
 from crashsim.injection.flops import Operations
 from crashsim.results.estimate import MOST_OUTPUTS

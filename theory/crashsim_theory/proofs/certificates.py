@@ -22,9 +22,9 @@ import numpy as np
 
 from crashsim_theory.activations import Activation
 from crashsim_theory.arrays import Array, ArrayLike, as_array
-from crashsim_theory.crown import Intervals, MaskedNetwork
 from crashsim_theory.errors import TheoryError
 from crashsim_theory.networks import AffineMap, CrashFaults, Network, Sum, WindowMaximum
+from crashsim_theory.proofs.crown import Intervals, MaskedNetwork
 from crashsim_theory.tails.coordinates import Bernoulli, Coordinates
 from crashsim_theory.tails.exact import sum_tail, sum_tail_above
 from crashsim_theory.tails.quantiles import LinearForms, RareEvent, expected, upper_quantile

@@ -12,8 +12,8 @@ from crashsim.errors import ArgumentError
 from crashsim.model.inputs import ModelInputs
 from crashsim.noticing import collecting, notice
 from crashsim.results.numbers import CORE, RATE_NAME, words_of_time
-from crashsim.scoring.costs import Cost, words_of_memory
-from crashsim.scoring.plan import SAMPLING
+from crashsim.scoring.planning.costs import Cost, words_of_memory
+from crashsim.scoring.planning.plan import SAMPLING
 from crashsim.scoring.preparing import Options, prepared
 
 

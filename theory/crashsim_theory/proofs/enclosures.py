@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from crashsim_theory.arrays import Array, ArrayLike, as_array
-from crashsim_theory.certificates import masked_network
-from crashsim_theory.crown import UNIT, MaskedNetwork, propagate
 from crashsim_theory.networks import CrashFaults, Network
+from crashsim_theory.proofs.certificates import masked_network
+from crashsim_theory.proofs.crown import UNIT, MaskedNetwork, propagate
 
 TINY = 1e-300  # above what underflow takes away
 _ROWS = 2**22  # numbers of the widest node held at once

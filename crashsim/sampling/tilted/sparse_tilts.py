@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit, logsumexp
 
-from crashsim.analytic.factored_surrogate import FactoredSurrogate
+from crashsim.analytic.surrogates.factored_surrogate import FactoredSurrogate
 from crashsim.arrays import Floats
 from crashsim.campaign.tasks import Task
 from crashsim.coordinates.drawing import Classes, classes_of, draw_points, unequal
 from crashsim.coordinates.placement import moments_of
 from crashsim.coordinates.points import Points
 from crashsim.coordinates.streams import Stream, generator
-from crashsim.sampling.weights import WeightSums
+from crashsim.sampling.tilted.weights import WeightSums
 from crashsim.space import FaultSpace
 
 BATCH = 512  # samples in a block

@@ -28,11 +28,11 @@ import sympy as sp
 
 from crashsim_theory.activations import Activation
 from crashsim_theory.arrays import Array, ArrayLike, as_nonnegative
-from crashsim_theory.certificates import masked_network
-from crashsim_theory.crown import UNIT, Intervals, MaskedNetwork
-from crashsim_theory.enclosures import TINY, enclosure
 from crashsim_theory.errors import TheoryError
 from crashsim_theory.networks import AffineMap, CrashFaults, Network, Sum
+from crashsim_theory.proofs.certificates import masked_network
+from crashsim_theory.proofs.crown import UNIT, Intervals, MaskedNetwork
+from crashsim_theory.proofs.enclosures import TINY, enclosure
 
 ROUNDING = 1 + 1e-9  # all terms are non-negative: far above the relative error of the sums
 _COORDINATES = 512  # whose differences are enclosed at a time

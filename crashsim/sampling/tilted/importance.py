@@ -30,7 +30,6 @@ import numpy as np
 from crashsim_theory import TiltedCoordinates
 from scipy.special import logsumexp
 
-from crashsim.analytic.factored_surrogate import FactoredSurrogate
 from crashsim.analytic.first_order import (
     Analysis,
     Surrogate,
@@ -40,6 +39,7 @@ from crashsim.analytic.first_order import (
     of_pair,
 )
 from crashsim.analytic.rounding import least_reaching
+from crashsim.analytic.surrogates.factored_surrogate import FactoredSurrogate
 from crashsim.arrays import Floats
 from crashsim.campaign.tasks import Task, fold
 from crashsim.coordinates.points import Points
@@ -48,8 +48,8 @@ from crashsim.faults import check_drawable
 from crashsim.metrics import predicted_class
 from crashsim.noticing import notice
 from crashsim.results.estimate import Estimate, Quantity
-from crashsim.sampling.sparse_tilts import SparselyWeighted, SparseTilt, tilted
-from crashsim.sampling.weights import DEFENSIVE, RareEvent, WeightSums
+from crashsim.sampling.tilted.sparse_tilts import SparselyWeighted, SparseTilt, tilted
+from crashsim.sampling.tilted.weights import DEFENSIVE, RareEvent, WeightSums
 from crashsim.space import FaultSpace
 
 SAMPLES = 4096  # at most, of each event

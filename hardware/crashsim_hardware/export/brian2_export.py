@@ -15,14 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crashsim_hardware.chip import Chip, quantise
+from crashsim_hardware.engines.block import Block, blocks, connections, matrices
+from crashsim_hardware.engines.brian2_description import Way, layer_of, receiving, ways
+from crashsim_hardware.engines.brian2_loading import load_brian2
+from crashsim_hardware.engines.inputs import flat_signals
+from crashsim_hardware.engines.running import as_faults
+from crashsim_hardware.errors import HardwareError
+
 from . import standalone
-from .chip import Chip, quantise
-from .engines.block import Block, blocks, connections, matrices
-from .engines.brian2_description import Way, layer_of, receiving, ways
-from .engines.brian2_loading import load_brian2
-from .engines.inputs import flat_signals
-from .engines.running import as_faults
-from .errors import HardwareError
 
 __all__ = ["Brian2Chip", "to_brian2", "to_script"]
 

@@ -12,9 +12,9 @@ import numpy as np
 from crashsim_theory import LinearSurrogate, SurrogateLaw, chance_of_all, chance_of_any
 from numpy.typing import NDArray
 
-from crashsim.analytic.factored_surrogate import FactoredSurrogate
 from crashsim.analytic.first_order import Surrogate, margins_of, tail_probability
-from crashsim.analytic.surrogate_law import laws_by_input, with_ties
+from crashsim.analytic.surrogates.factored_surrogate import FactoredSurrogate
+from crashsim.analytic.surrogates.surrogate_law import laws_by_input, with_ties
 from crashsim.arrays import Floats
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.metrics import predicted_class

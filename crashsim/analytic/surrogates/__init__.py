@@ -1,0 +1,1 @@
+"""Linear surrogates of many coordinates, their exact law, and what it says of classes."""

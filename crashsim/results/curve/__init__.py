@@ -1,0 +1,1 @@
+"""Curves over rates, as the plain data of a record and as what is shown."""

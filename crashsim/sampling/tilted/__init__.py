@@ -1,0 +1,1 @@
+"""Importance sampling: faults drawn where they hurt, and weighted back."""

@@ -1,0 +1,1 @@
+"""What holds for certain: enclosures, relaxations, remainders, certificates."""
