@@ -108,10 +108,8 @@ def test_steps():
     space = FaultSpace(net, x, {"rnn": NeuronCrash(0.1, duration="transient")})
     found = labels(space, ("layer", "step", "neuron", "channel"))
     assert found == [("rnn", t, i, i) for t in range(5) for i in range(4)]
-    features = NeuronCrash(0.1, group="feature", duration="transient")
-    assert labels(FaultSpace(net, x, {"rnn": features}), ("step", "channel")) == [
-        (t, i) for t in range(5) for i in range(4)
-    ]
+    features = FaultSpace(net, x, {"rnn": NeuronCrash(0.1, group="feature")})
+    assert labels(features, "channel") == [(i,) for i in range(4)]
     permanent = FaultSpace(net, x, {"rnn": NeuronCrash(0.1)})
     assert labels(permanent, ("layer", "neuron")) == [("rnn", i) for i in range(4)]
     with pytest.raises(ArgumentError, match="no step"):
