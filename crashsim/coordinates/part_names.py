@@ -271,7 +271,8 @@ def _tile(place: _Place, rows: str, columns: str | None) -> Split:
 
     def codes(local: Codes) -> Codes:
         row, column = np.divmod(place.units(local), inner)
-        return row // height * across + column // width
+        found: Codes = row // height * across + column // width
+        return found
 
     return Split(down * across, codes, lambda code: ";".join(map(str, divmod(code, across))))
 
