@@ -105,8 +105,8 @@ class Protected(ProtectedModule):
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 9), torch.nn.ReLU(), torch.nn.Linear(9, 3))
         >>> chip = crashsim.Protected(net.eval(), [crashsim.SECDED()])
         >>> fault = crashsim.BitFlip(p=1e-3, format="int8")
-        >>> crashsim.FaultSpace(chip, torch.ones(2, 4), fault, "weights").N  # 78 words, 4 of them
-        704
+        >>> crashsim.FaultSpace(chip, torch.ones(2, 4), fault, "weights").N  # 63 words, 9 blocks
+        576
     """
 
     def __init__(

@@ -252,7 +252,7 @@ def test_scores_and_curves_run_on_it_and_get_better(net, x):
 def test_guarded_coordinates_are_told_apart_by_layer_alone(net, x):
     space = FaultSpace(Protected(net, SECDED()), x, INT4, "weights")
     parts = parts_of(space.placements, ("layer",))
-    assert parts.sizes.sum() == space.N == 57 * 4 + 8 * 5  # words, and check bits of five blocks
+    assert parts.sizes.sum() == space.N == 48 * 4 + 8 * 4  # words, and check bits of four blocks
     with pytest.raises(ArgumentError, match="no bit"):
         parts_of(space.placements, ("layer", "bit"))
 
