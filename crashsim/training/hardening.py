@@ -385,7 +385,8 @@ class _Hardening:
         statement = (
             f"Reached: {_copies(step.replicas)} {step.design.architecture} moves an output by "
             f"{self._epsilon:g} or more with probability {verification.failure:.2g}, at most "
-            f"{verification.high:.2g} with {verification.confidence:.4g} confidence; asked for {self._delta:g}."
+            f"{verification.high:.2g} with {verification.confidence:.4g} confidence; asked for "
+            f"{self._delta:g}."
         )
         return Hardened(
             True, statement, model, step.design, step.replicas, accuracy(model, self._test),
