@@ -75,14 +75,17 @@ def _failed(found: HardeningRecord) -> list[str]:
 def _price(found: HardeningRecord, chosen: WayFacts) -> list[str]:
     plain = found.ways[0]
     told = []
-    if chosen["macs"] and plain["macs"] and chosen is not plain:
-        told.append(f"{chosen['macs'] / plain['macs']:.3g} times the multiply-accumulates")
-    if plain["bits"] and chosen is not plain:
-        told.append(f"{chosen['bits'] / plain['bits']:.3g} times the stored bits")
     mine, usual = chosen["training"], plain["training"]
-    if mine and usual and mine["operations"] and usual["operations"] and chosen is not plain:
-        told.append(f"{mine['operations'] / usual['operations']:.3g} times the training")
-    return [f"It costs {', '.join(told)} of {plain['name']}."] if told else []
+    for what, cost, of in (
+        ("multiply-accumulates", chosen["macs"], plain["macs"]),
+        ("stored bits", chosen["bits"], plain["bits"]),
+        ("training", mine and mine["operations"], usual and usual["operations"]),
+    ):
+        if cost and of and cost != of:
+            told.append(f"{cost / of:.3g} times the {what}")
+    if not told:
+        return [] if chosen is plain else ["It costs no more than plain training."]
+    return [f"It costs {', '.join(told)} of plain training."]
 
 
 def _judged(found: HardeningRecord) -> list[WayFacts]:
@@ -145,8 +148,12 @@ def _share_text(way: WayFacts) -> str:
 
 
 def refusals(found: HardeningRecord) -> list[str]:
-    """The ways that could not be taken, and why."""
-    return [f"{way['name']}: {way['refused']}" for way in found.ways if way["refused"]]
+    """The ways that could not be taken, and why: a line for each reason."""
+    by_reason: dict[str, list[str]] = {}
+    for way in found.ways:
+        if way["refused"]:
+            by_reason.setdefault(way["refused"], []).append(way["name"])
+    return [f"{', '.join(names)}: {why}" for why, names in by_reason.items()]
 
 
 def footer(found: HardeningRecord) -> str:

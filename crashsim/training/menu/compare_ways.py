@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 from torch import nn
 
 from crashsim.arguments import callback, check_seed, fraction, number, one_of, sample_count, shown
 from crashsim.coordinates.placement import Faults
-from crashsim.errors import ArgumentError, CrashsimError, Interrupted
+from crashsim.errors import ArgumentError, CrashsimError, Interrupted, ModelError
 from crashsim.faults import WordFault, faults_by_site
+from crashsim.model.failures import described
 from crashsim.model.inputs import BatchAxis, Inputs
 from crashsim.model.labelled import EveryOther, Labelled, read_labelled
 from crashsim.model.sites.time_axis import StepsAxis
 from crashsim.model.twins.resetting import Reset
 from crashsim.noticing import collecting, notice
+from crashsim.protection.schemes import SECDED, ClipActivations, ClipWeights
 from crashsim.results.hardening.record import TrainingFacts, VerifiedFacts, WayFacts
 from crashsim.scoring.provenance import describe_fault, describe_model, versions
 from crashsim.space import FaultSpace
@@ -31,6 +35,7 @@ from crashsim.training.menu.judges import (
     goodness,
     space_of,
 )
+from crashsim.training.menu.protection import Protection
 from crashsim.training.menu.trained import (
     Start,
     Train,
@@ -41,10 +46,10 @@ from crashsim.training.menu.trained import (
     stored_bits,
 )
 from crashsim.training.menu.ways import (
-    ClippedWeights,
     Copies,
     CrashTrained,
     FaultsBySite,
+    NarrowWeights,
     Nothing,
     Penalised,
     Way,
@@ -160,7 +165,7 @@ def compare_ways(
     clean = None
     if data is not None:
         clean = read_labelled(data, None, probe, batch_axis).first(_CLEAN)[0]
-    entries = _entries(default_menu(by_site) if menu is None else menu)
+    entries = _entries(default_menu(by_site, data is not None) if menu is None else menu)
     options = {
         "readout": readout, "reset": reset, "batch_axis": batch_axis, "steps_axis": steps_axis,
     }  # fmt: skip
@@ -219,14 +224,17 @@ def _entries(menu: Any) -> list[tuple[Way, ...]]:
     return listed
 
 
-def default_menu(faults: FaultsBySite) -> list[WayOrWays]:
-    """What is compared unless the user chooses."""
+def default_menu(faults: FaultsBySite, has_data: bool) -> list[WayOrWays]:
+    """What is compared unless the user chooses; ``has_data`` that were trained on, to clip by."""
     menu: list[WayOrWays] = [
         Nothing(), Penalised(0.01), Penalised(0.1), Penalised(1.0), CrashTrained(), CrashTrained(3),
     ]  # fmt: skip
     of_weights = [f for s, f in faults.items() if f.strikes == "weights" or s == "weights"]
     if any(isinstance(fault, WordFault) for fault in of_weights):
-        menu += [ClippedWeights(), (ClippedWeights(), CrashTrained())]
+        menu += [NarrowWeights(), (NarrowWeights(), CrashTrained())]
+        menu += [Protection(ClipWeights()), Protection(SECDED())]
+    if has_data:
+        menu.append(Protection(ClipActivations()))
     return [*menu, Copies(3, "median"), Copies(3, "mean")]
 
 
@@ -311,21 +319,24 @@ class _Run:
 
     def _take(self, parts: tuple[Way, ...]) -> _Judgement:
         training = self._training(parts)
-        network, faults = training.model, self.faults
+        network, faults, costs = training.model, self.faults, []
+        few = self.deciding.first(_COUNTED)[0]
         for part in parts:
-            network = part.prepared(network, self.clean)
+            before = partial(space_of, network, self.deciding, faults, self.options)
+            network = _prepared(part, network, self.clean)
             faults = part.struck(faults, network)
+            costs.append(part.cost(before, network, few))
         space = space_of(network, self.deciding, faults, self.options)
         judge = self.judge = self.judge or self._make_judge(space)
         alpha = (1 - self.confidence) / len(self.entries)
         judged = judge(space, self.deciding, self.trainer.seed, alpha / 2, 1)
         if judged.reaches == "open" and self.asked.target is not None:
             judged = judge(space, self.deciding, self.trainer.seed, alpha / 2, _MORE)
-        few = self.deciding.first(_COUNTED)[0]
         operations = _counted(lambda: operations_of_inference(network, few))
-        macs = None if operations is None else operations / 2
-        more_macs = sum(part.more_macs(network, self.faults, few) for part in parts)
-        more_bits = sum(part.more_bits(network, self.faults, few) for part in parts)
+        known = [cost for cost in costs if cost is not None]
+        macs = None
+        if operations is not None and len(known) == len(costs):
+            macs = operations / 2 + sum(cost.macs for cost in known)
         each = self._operations(_recipe(parts))
         facts = WayFacts(
             name=name_of(parts),
@@ -335,8 +346,8 @@ class _Run:
                 operations=(each and each * training.examples) or None,
                 effort=training.effort,
             ),
-            macs=None if macs is None else macs + more_macs,
-            bits=stored_bits(network) + more_bits,
+            macs=macs,
+            bits=stored_bits(network) + sum(cost.bits for cost in known),
             clean=judged.clean,
             accuracy=accuracy_without_faults(space, self.deciding),
             mean=judged.mean,
@@ -420,7 +431,8 @@ class _Run:
         """What an inference costs, what is stored, and the training; of equals the best first."""
         facts, training = taken.facts, taken.facts["training"]
         trained = 0.0 if training is None else training["operations"] or 0.0
-        return (facts["macs"] or 0.0, facts["bits"], trained, -self._goodness(taken))
+        macs = np.inf if facts["macs"] is None else facts["macs"]
+        return (macs, facts["bits"], trained, -self._goodness(taken))
 
     def _verify(self, taken: _Judgement) -> bool:
         """Whether a way reaches the target on fresh examples and chips; look j spends its share."""
@@ -478,6 +490,16 @@ class _Run:
             network=None if chosen is None else chosen.network,
             trained=None if chosen is None else chosen.trained,
         )
+
+
+def _prepared(part: Way, model: nn.Module, clean: Inputs | None) -> nn.Module:
+    """What a way makes of a trained model. Raises ModelError where it fails."""
+    try:
+        return part.prepared(model, clean)
+    except CrashsimError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{part.name} fails on the trained model ({described(error)})") from error
 
 
 def _recipe(parts: tuple[Way, ...]) -> tuple[Way, ...]:

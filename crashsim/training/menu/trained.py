@@ -137,7 +137,8 @@ class Trainer:
                     f"train: diverged ({name!r} is not finite); give a smaller learning rate, a "
                     "weaker penalty or a lower rate of faults"
                 )
-        return Trained(model.eval(), seen.passes, seen.examples, effort)
+        # A copy has neither the optimiser's hooks nor the graphs of the last pass.
+        return Trained(copied(model).eval(), seen.passes, seen.examples, effort)
 
     def _call(self, model: nn.Module, penalty: _Penalty, effort: float) -> Any:
         given: list[Any] = [model, penalty] if self.takes_penalty else [model]
@@ -207,9 +208,18 @@ def _counted(model: nn.Module) -> Iterator[_Seen]:
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """A copy. Raises ModelError where torch cannot copy it."""
+    """A copy; of values that a pass has left behind, such as membranes, without their graphs.
+
+    Raises:
+        ModelError: torch cannot copy it.
+    """
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for _, value in leaves([*module._buffers.values(), *vars(module).values()]):
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
     try:
-        return deepcopy(model)
+        return deepcopy(model, memo)
     except Exception as error:
         raise ModelError(
             f"model: cannot be copied ({error}); give a function that builds it anew instead"

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from crashsim.errors import ModelError
-from crashsim.model.sites.names import ACTIVATION_FUNCTIONS
 from crashsim.protection.voters import Voter, make_voter
 
 
@@ -45,8 +44,5 @@ class VotingCopies(nn.Module):
         """The name or glob of a network's sites, as each copy has them; all share the inputs."""
         if site in ("hidden", "weights") or site.partition(".")[0] == "input":
             return [site]
-        paths = {path for path, _ in self.copies[0].named_modules()}
-        name = site.partition("#")[0]
-        is_function = name in ACTIVATION_FUNCTIONS and name not in paths  # that forward calls
-        between = ":" if is_function else "."
+        between = "" if site.startswith(":") else "."  # a function that the network itself calls
         return [f"copies.{i}{between}{site}" for i in range(len(self.copies))]

@@ -19,7 +19,10 @@ from torch import Tensor, nn
 from crashsim.arguments import MOST_COPIES, number, shown, whole
 from crashsim.errors import ArgumentError
 from crashsim.faults import Fault, Rates
+from crashsim.model.inputs import Inputs
+from crashsim.protection.schemes import Cost
 from crashsim.protection.voters import Voter, make_voter
+from crashsim.space import FaultSpace
 from crashsim.training.crash_training import CrashTraining
 from crashsim.training.crash_variance import CrashVariance
 from crashsim.training.menu.voting_copies import VotingCopies
@@ -81,13 +84,20 @@ class Way:
         """The same faults by the names that their sites have in the prepared model."""
         return faults
 
-    def more_bits(self, model: nn.Module, faults: FaultsBySite, inputs: Any) -> float:
-        """Bits that it stores besides those of the prepared model's tensors."""
-        return 0.0
+    def cost(
+        self, before: Callable[[], FaultSpace], prepared: nn.Module, few: Inputs
+    ) -> Cost | None:
+        """What it adds besides what can be counted in the prepared model's layers and tensors.
 
-    def more_macs(self, model: nn.Module, faults: FaultsBySite, inputs: Any) -> float:
-        """Multiply-accumulates of an example besides those of the prepared model's layers."""
-        return 0.0
+        Args:
+            before: makes the faults of the model that ``prepared`` was given.
+            prepared: what ``prepared`` made of it.
+            few: some examples.
+
+        Returns:
+            the cost; None where it is not known.
+        """
+        return Cost()
 
 
 @dataclass(frozen=True)
@@ -180,7 +190,7 @@ def _at_rate(fault: Fault, times: float) -> Fault:
 
 
 @dataclass(frozen=True)
-class ClippedWeights(Way):
+class NarrowWeights(Way):
     """Trains with every weight kept between -limit and limit (Stutz et al., MLSys 2021).
 
     A narrow range makes the steps of integer words small, and spreads what the network knows over
@@ -198,7 +208,7 @@ class ClippedWeights(Way):
 
     @property
     def name(self) -> str:
-        return f"weights clipped to {self.limit:g}"
+        return f"weights within {self.limit:g}"
 
     @contextmanager
     def training(self, model: nn.Module, faults: FaultsBySite, seed: int) -> Iterator[Struck]:
