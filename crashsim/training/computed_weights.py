@@ -53,7 +53,7 @@ def check_placements(
     struck = {p.site.module: p.site.name for p in placements if p.site.kind == "parameter"}
     if not struck:
         return
-    # Torch's own layers say so; before their observers have seen values, a pass shows it unreliably.
+    # Of torch's own layers it is known; a pass shows it only once their observers have seen values.
     for path, module in model.named_modules():
         weight = f"{path}.weight".lstrip(".")
         if weight in struck and isinstance(getattr(module, "weight_fake_quant", None), nn.Module):
