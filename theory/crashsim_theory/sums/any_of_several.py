@@ -55,7 +55,8 @@ class Contributions:
                 sample, at = _struck(block, tilt.t * np.minimum(g, tilt.most), samples, rng)
                 own += np.bincount(sample, np.minimum(g[at], tilt.most), samples)
                 value, bit = np.divmod(at, block.displacements[0].size)
-                moved = block.displacements.reshape(len(block.displacements), -1)[value, bit]
+                steps = block.displacements.reshape(len(block.displacements), -1)
+                moved = steps[value, bit].astype(np.float64)
                 for r in range(chunk.rows):
                     total[:, r] += np.bincount(sample, block.gains[r, value] * moved, samples)
         if self.normal is not None:
