@@ -13,6 +13,7 @@ from enum import IntEnum, unique
 import numpy as np
 
 _BLOCKS = 2**64  # of a seed
+REVISION = 1  # of the numbers that a seed gives: raise it whenever they change
 
 
 @unique

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from itertools import pairwise
 from operator import add
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from crashsim.arrays import Floats
+from crashsim.campaign.identity import digest
 from crashsim.campaign.tasks import Task
 from crashsim.coordinates.drawing import MAX_BLOCK, sample_block, samples_per_block
 from crashsim.coordinates.points import Points
 from crashsim.sampling.dense import DenseSums, DenseTally
 from crashsim.sampling.exact_strata import FewFaults
+from crashsim.sampling.identity import identity_of
+from crashsim.sampling.joint_sums import JointSums
+from crashsim.sampling.metric_sums import EventSums, MeanSums
 from crashsim.sampling.tally import Sums, Tally
 from crashsim.space import FaultSpace
 
 _STEP_VALUES = 2**22  # Deltas computed at once
-_TOLD = 10  # times in a run, at least, that progress is told and samples are kept
+_STEP_WORK = 2**24  # values at the struck sites, of samples and inputs, between two tellings
 _PILOT = 128  # samples of the first block, at most, that fix the centre,
 _PILOT_VALUES = 2**23  # and Deltas of theirs
 
@@ -61,11 +65,15 @@ class Draws:
         return min(max(2, min(_PILOT, _PILOT_VALUES // values)), self.samples, self.per_block)
 
     def parts(self, block: int) -> list[Points]:
-        """A block's samples a few at a time, so that outputs stay small and progress is told."""
+        """A block's samples a few at a time, so that outputs stay small and progress is told.
+
+        How many does not depend on the number of samples: sums of a longer run begin the same.
+        """
         drawn = self.few.sample_block(self.seed, block) if self.few else None
         points = drawn or sample_block(self.space.placements, self.seed, block)
         points = points.part(0, min(points.count, self.samples - self.first_of(block)))
-        most = max(1, min(_STEP_VALUES // (self.space.B * self.space.K), self.samples // _TOLD))
+        most = max(1, _STEP_VALUES // (self.space.B * self.space.K))
+        most = max(1, min(most, _STEP_WORK // (self.space.B * self.space.scalars)))
         edges = [0]
         for end in sorted({points.count if block else self.pilot, points.count}):
             begin, count = edges[-1], -(-(end - edges[-1]) // most)
@@ -127,6 +135,20 @@ class Samples(Task[Sums | DenseSums]):
     tally: Tally | DenseTally
     kept: int
     first: First | None = None
+
+    made_of: ClassVar = (Sums, DenseSums, JointSums, EventSums, MeanSums)
+
+    def identity(self) -> Mapping[str, str]:
+        return {
+            "work": "Monte Carlo",
+            **identity_of(self.draws.space),
+            "seed": str(self.draws.seed),
+            "given": "two faults or more" if self.draws.few else "any faults",
+            "counted": digest((self.tally, self.kept, self.draws.pilot)),
+        }
+
+    def is_whole(self, block: int) -> bool:
+        return self.draws.first_of(block + 1) <= self.draws.samples
 
     @classmethod
     def aimed(cls, draws: Draws, tally: Tally | DenseTally, kept: int, first: First) -> Samples:

@@ -66,6 +66,14 @@ class DrawnChips:
         """The number of blocks."""
         return -(-self.chips // self.per_block)
 
+    def identity(self) -> Mapping[str, str]:
+        given = "any faults" if self.strikes is None else f"two or more {digest(self.strikes)}"
+        return {
+            "seed": f"{self.seed}{', virtual' if self.are_virtual else ''}",
+            "given": given,
+            "chips in a block": str(self.per_block),
+        }
+
     def points(self, block: int) -> Points:
         start = block * self.per_block
         stop = min(start + self.per_block, self.chips)
@@ -114,6 +122,13 @@ class SingleChips:
     def blocks(self) -> int:
         """The number of blocks."""
         return -(-self.chips // self.per_block)
+
+    def identity(self) -> Mapping[str, str]:
+        return {
+            "seed": "none",
+            "given": f"one fault {digest(self.strikes)}",
+            "chips in a block": str(self.per_block),
+        }
 
     def points(self, block: int) -> Points:
         return self.strikes.points.part(*self._within(block))
