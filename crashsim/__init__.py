@@ -15,6 +15,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from crashsim.campaign.store import Store
+    from crashsim.campaign.workers import Workers
     from crashsim.errors import CrashsimError, CrashsimWarning, Interrupted
     from crashsim.faults import (
         AdditiveNoise,
@@ -57,6 +59,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "results.agreement": ("Agreement", "rank_loss"),
     "sampling.enumeration": ("ExactDistribution", "enumerate_exact"),
+    "campaign.store": ("Store",),
+    "campaign.workers": ("Workers",),
     "errors": ("CrashsimError", "CrashsimWarning", "Interrupted"),
     "results.estimate": ("Estimate",),
     "faults": (
@@ -120,10 +124,12 @@ __all__ = [
     "Score",
     "SignFlip",
     "Site",
+    "Store",
     "Strike",
     "StuckAt",
     "TrainingReport",
     "WeightCrash",
+    "Workers",
     "byzantine_table",
     "enumerate_exact",
     "find_sites",

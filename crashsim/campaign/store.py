@@ -16,7 +16,7 @@ and quick to open.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,10 +34,10 @@ from crashsim.campaign.store_files import (
 )
 from crashsim.campaign.stored_work import Work
 from crashsim.errors import ArgumentError, FileError
-from crashsim.noticing import notice
 from crashsim.writing import write_files
 
 _WORK = re.compile(r"[0-9a-f]{32}")
+_FOLLOWS = ("clean outputs", "counted")  # parts of an identity that others decide
 
 
 class Store:
@@ -56,31 +56,14 @@ class Store:
                 "made where there is none"
             )
 
-    def work(
-        self, identity: Mapping[str, str], made_of: Iterable[type], *, told: bool = True
-    ) -> Work[Any]:
+    def work(self, identity: Mapping[str, str], made_of: Iterable[type]) -> Work[Any]:
         """What is kept of one piece of work.
 
         Args:
             identity: what its sums depend on, in words.
             made_of: the dataclasses that its sums are made of.
-            told: says in a notice in what an earlier work differs, where none is the same.
         """
-        found: Work[Any] = Work(self.folder, identity, tuple(made_of), self.argument)
-        if told and not found.manifest.exists():
-            self._tell_nearest(identity)
-        return found
-
-    def _tell_nearest(self, identity: Mapping[str, str]) -> None:
-        apart = [difference(identity, other) for other in self.identities().values()]
-        alike = [each for each in apart if len(each) <= 3]
-        if alike:
-            nearest = min(alike, key=len)
-            notice(
-                f"{self.argument}={str(self.folder)!r}: nothing there is of this run; the nearest "
-                f"differs in {'; '.join(nearest)}",
-                stacklevel=5,
-            )
+        return Work(self.folder, identity, tuple(made_of), self.argument)
 
     def identities(self) -> dict[str, dict[str, str]]:
         """What each piece of work in the store depends on, by its name."""
@@ -183,6 +166,21 @@ class Merged:
 
     files: int
     left_out: tuple[str, ...]
+
+
+def apart(statuses: Sequence[Status]) -> list[tuple[str, ...]]:
+    """For each piece of work, in what it differs from the one before that is most like it.
+
+    What follows from other differences (the clean outputs, of another model) is told only where
+    there is no other.
+    """
+    found: list[tuple[str, ...]] = []
+    for i, status in enumerate(statuses):
+        before = [difference(status.identity, other.identity) for other in statuses[:i]]
+        nearest = min(before, key=len, default=[])
+        causes = [each for each in nearest if not each.startswith(_FOLLOWS)]
+        found.append(tuple(causes or nearest))
+    return found
 
 
 def store_of(store: str | Path | Store | None) -> Store | None:

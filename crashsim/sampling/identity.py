@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from functools import lru_cache
 from typing import Any
 
@@ -16,7 +17,7 @@ from crashsim.model.labelled import InMemory, Labelled
 from crashsim.space import FaultSpace
 from crashsim.visible import visible
 
-_SHOWN = 80  # characters of a fault
+_SHOWN = 40  # characters of a fault's field
 _PIECE = 256  # examples that are read together
 
 
@@ -48,8 +49,16 @@ def identity_of_examples(examples: Labelled) -> str:
 
 
 def _told(placement: Placement) -> str:
-    fault = visible(str(placement.fault))
-    shown = fault if len(fault) <= _SHOWN else f"{fault[:_SHOWN]}…"
+    fault = placement.fault
+    given = [
+        f"{field.name}={visible(str(getattr(fault, field.name)))[:_SHOWN]}"
+        for field in fields(fault)
+        if field.repr and _is_given(getattr(fault, field.name), field.default)
+    ]
     sites = ", ".join(site.name for site in placement.sites)
-    rest: Any = (placement.fault, placement.size, placement.count, placement.tied)
-    return f"{shown} at {sites} {digest(rest)}"
+    rest: Any = (fault, placement.size, placement.count, placement.tied)
+    return f"{type(fault).__name__}({', '.join(given)}) at {sites} {digest(rest)}"
+
+
+def _is_given(value: Any, default: Any) -> bool:
+    return type(value) is not type(default) or isinstance(value, np.ndarray) or value != default

@@ -57,7 +57,7 @@ class Chips(Task[ChipSums]):
         }
 
     def is_whole(self, block: int) -> bool:
-        return (block + 1) * self.source.per_block <= self.source.chips
+        return self.source.is_whole(block)
 
     def run(self, block: int) -> ChipSums:
         return reduce(add, self.parts(block))
