@@ -6,11 +6,13 @@ parts say in what.
 
 from __future__ import annotations
 
+import builtins
 import functools
 import hashlib
 import inspect
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import PurePath
@@ -22,7 +24,7 @@ import numpy as np
 from crashsim.errors import ArgumentError
 
 _SHOWN = 12  # characters of a digest that people see
-_LIBRARIES = ("builtins", "torch", "numpy", "scipy", "crashsim", "math", "functools", "collections")
+_LIBRARIES = ("torch", "numpy", "scipy", "crashsim", "math", "functools", "collections")
 
 
 def name_of(parts: Mapping[str, str]) -> str:
@@ -127,14 +129,13 @@ class _Contents:
             yield str(plain.reshape(-1).tolist()).encode()
 
     def _code(self, value: Any) -> Iterator[bytes]:
-        name = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', value)}"
-        yield name.encode()
-        if name.split(".")[0] in _LIBRARIES or isinstance(value, BuiltinFunctionType):
+        yield f"{value.__module__}.{value.__qualname__}".encode()
+        if isinstance(value, BuiltinFunctionType) or _is_of_library(value):
             return
-        try:
-            source: str | None = inspect.getsource(value)
-        except (OSError, TypeError):  # typed in, or made by a program
-            source = None
+        source: str | None = None
+        if value.__name__ != "<lambda>":  # of which a line may hold several
+            with suppress(OSError, TypeError):  # it was typed in, or made by a program
+                source = inspect.getsource(value)
         yield (source or "").encode()
         functions = [value] if isinstance(value, FunctionType) else _functions_of(value)
         for function in functions:
@@ -177,6 +178,14 @@ class _Contents:
                 "attributes"
             )
         yield from self.of(inside)
+
+
+def _is_of_library(value: FunctionType | type) -> bool:
+    """Whether the versions of libraries say what it does."""
+    module = value.__module__ or ""
+    if module == "builtins":  # so is what a program made without a module's name
+        return getattr(builtins, value.__name__, None) is value
+    return module.split(".")[0] in _LIBRARIES
 
 
 def _functions_of(kind: type) -> list[FunctionType]:

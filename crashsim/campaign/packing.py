@@ -105,8 +105,8 @@ def _made(described: Any, data: bytes, known: Mapping[str, type]) -> Any:
 
 def _array_of(described: Mapping[str, Any], data: bytes) -> Any:
     dtype, shape = np.dtype(described["array"]), tuple(described["shape"])
-    if dtype.kind not in _DTYPES:
-        raise ValueError(f"an array of {dtype}")
+    if dtype.kind not in _DTYPES or any(type(n) is not int or n < 0 for n in shape):
+        raise ValueError(f"an array of {dtype} and shape {shape}")
     count, at = int(np.prod(shape, dtype=object)), described["at"]
     array = np.frombuffer(data, dtype, count, at).reshape(shape).copy()
     return array[()] if described["scalar"] else array

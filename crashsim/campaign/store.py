@@ -10,7 +10,7 @@ a block that another has written meanwhile writes the same bytes.
                              total-<n>.npz               sums of the first n blocks together
 
 Totals take the place of the blocks that they hold, so that a store of very many blocks stays small
-and quick to open.
+and quick to open. There is one at each power of two, where runs look whether to stop.
 """
 
 from __future__ import annotations

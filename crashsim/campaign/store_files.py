@@ -7,7 +7,7 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +31,27 @@ def files_in(folder: Path) -> list[Path]:
     return [folder / name for name in names if BLOCKS.fullmatch(name) or TOTAL.fullmatch(name)]
 
 
+def chain(totals: Iterable[int]) -> list[int]:
+    """The totals that serve: of 1, 2, 4, ... blocks without a gap, and the last one beyond."""
+    known = sorted(totals)
+    found: list[int] = []
+    power = 1
+    while power in known:
+        found.append(power)
+        power *= 2
+    between = [count for count in known if found and found[-1] < count < power]
+    return found + between[-1:]
+
+
 def take_away_held(folder: Path) -> int:
-    """Files whose blocks are all held by a total, and totals that are of no more use."""
-    totals = sorted(int(m[1]) for f in files_in(folder) if (m := TOTAL.fullmatch(f.name)))
-    if not totals:
-        return 0
+    """Files of blocks that a total holds as well, and totals that a larger one makes needless."""
+    serving = chain(int(m[1]) for f in files_in(folder) if (m := TOTAL.fullmatch(f.name)))
     gone = 0
-    for file in files_in(folder):
+    for file in files_in(folder) if serving else ():
         blocks, total = BLOCKS.fullmatch(file.name), TOTAL.fullmatch(file.name)
-        held = blocks is not None and int(blocks[2]) < totals[-1]
-        if total is not None and int(total[1]) < totals[-1]:
-            held = int(total[1]) & (int(total[1]) - 1) != 0
+        held = blocks is not None and int(blocks[2]) < serving[-1]
+        if total is not None:
+            held = int(total[1]) < serving[-1] and int(total[1]) not in serving
         if held:
             file.unlink(missing_ok=True)
             gone += 1

@@ -13,6 +13,7 @@ from crashsim.campaign.packing import unpack
 from crashsim.campaign.store_files import (
     BLOCKS,
     TOTAL,
+    chain,
     content_of,
     ensure_manifest,
     files_in,
@@ -25,8 +26,7 @@ from crashsim.writing import write_files
 
 _SELDOM = 0.5  # seconds between two writes of blocks that are done sooner
 _LOOK = 2.0  # seconds between two looks at what other programs have written
-_COMPACT = 64  # blocks, at each power of two of which from here on a total is written,
-_MOST_LOOSE = 4096  # and at each multiple of this
+_MOST_LOOSE = 4096  # blocks: a total is written at each multiple, and at each power of two
 
 S = TypeVar("S")
 
@@ -64,11 +64,15 @@ class Work(Generic[S]):
         self._look()
 
     def totals(self, most: int) -> Iterator[Total[S]]:
-        """The totals of at most so many blocks, the least first."""
-        for count in sorted(self._totals):
+        """The totals of at most so many blocks, the least first: at every power of two.
+
+        Where rules stop a run, they look there; so totals beyond one that is missing do not serve.
+        """
+        for count in chain(self._totals):
             held = self._read(self._totals[count]) if count <= most else None
-            if held is not None and count in held:  # unless it was given another file's name
-                yield Total(held[count], count)
+            if held is None or count not in held:  # damaged, or given another file's name
+                return
+            yield Total(held[count], count)
 
     def get(self, block: int) -> S | None:
         """The sums of a block, if they are there."""
@@ -108,8 +112,7 @@ class Work(Generic[S]):
     def reached(self, total: Total[S]) -> None:
         """The first blocks have been added up; now and then their total takes their place."""
         count = total.blocks
-        is_power = count >= _COMPACT and count & (count - 1) == 0
-        if not is_power and count % _MOST_LOOSE:
+        if count & (count - 1) and count % _MOST_LOOSE:
             return
         self.flush()
         file = self._folder / f"total-{count:08d}.npz"

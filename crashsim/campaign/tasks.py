@@ -131,7 +131,7 @@ def fold(
     work: Work[S] = store.work(task.identity(), task.made_of)
     start: Total[S] | None = None
     for start in work.totals(len(blocks)):
-        yield Folded(start.sums, start.blocks)
+        yield Folded(start.sums, start.blocks, is_block=True)
     left = blocks[start.blocks if start else 0 :]
     try:
         for at in _added(_each(task, left, executor, ahead, work), start):
