@@ -9,24 +9,31 @@ order, whichever block is finished first: the result is the same to the last bit
 from __future__ import annotations
 
 import os
-import pickle
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    wait,
+)
 from contextlib import closing
 from dataclasses import dataclass
-from functools import lru_cache, reduce
 from itertools import islice
-from operator import add
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from crashsim.arguments import instance
+from crashsim.campaign.sending import run_block, sent_to
 from crashsim.campaign.store import Store
 from crashsim.campaign.stored_work import Total, Work
 from crashsim.errors import ArgumentError, CrashsimError
 
 _AHEAD = 2  # blocks in flight for each processor
+# What clusters raise where processes died under a block: of Dask, Ray and submitit.
+_LOST = ("KilledWorker", "WorkerCrashedError", "OutOfMemoryError", "UncompletedJobError")
 
 
 class Sums(Protocol):
@@ -173,7 +180,7 @@ def _each(
             known = None if work is None else work.get(block)
             yield _kept(task, block, work) if known is None else [known]
         return
-    left, sent = iter(blocks), _Sent(task)
+    left, sent = iter(blocks), sent_to(executor, task)
     most = ahead or _AHEAD * (os.cpu_count() or 1)
     flying: deque[_Flying[S]] = deque()
     try:
@@ -239,9 +246,9 @@ def _done(sums: S) -> Future[S]:
     return future
 
 
-def _submitted(executor: Executor, sent: _Sent[S], block: int) -> Future[S]:
+def _submitted(executor: Executor, task: Any, block: int) -> Future[S]:
     try:
-        return executor.submit(_run, sent, block)
+        return executor.submit(run_block, task, block)
     except BrokenExecutor as error:
         raise _broken(error) from error
     except RuntimeError as error:
@@ -251,40 +258,18 @@ def _submitted(executor: Executor, sent: _Sent[S], block: int) -> Future[S]:
 def _finished(future: Future[S]) -> S:
     try:
         return future.result()
-    except BrokenExecutor as error:
-        raise _broken(error) from error
+    except CancelledError as error:
+        raise CrashsimError("executor: was ended, or cancelled the work, before it was done") from (
+            error
+        )
+    except Exception as error:
+        if isinstance(error, BrokenExecutor) or type(error).__name__ in _LOST:
+            raise _broken(error) from error
+        raise
 
 
-def _broken(error: BrokenExecutor) -> CrashsimError:
+def _broken(error: Exception) -> CrashsimError:
     return CrashsimError(
         f"executor: a worker ended before its work did ({error}); it may have run out of memory: "
         "give fewer workers, or a ThreadPoolExecutor"
     )
-
-
-class _Sent(Generic[S]):
-    """A task on its way to workers: pickled once, and unpickled once in each process."""
-
-    def __init__(self, task: Task[S]) -> None:
-        self.task = task
-        self._pickled: bytes | None = None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        if self._pickled is None:
-            try:
-                self._pickled = pickle.dumps(self.task)
-            except Exception as error:  # whatever its parts raise
-                raise ArgumentError(
-                    f"executor: the work cannot be sent to other processes ({error}); give classes "
-                    "and functions that are defined at the top of a module, or a ThreadPoolExecutor"
-                ) from error
-        return _received, (self._pickled,)
-
-
-@lru_cache(maxsize=2)  # a model is prepared once in a worker, not for each block
-def _received(pickled: bytes) -> _Sent[Any]:
-    return _Sent(pickle.loads(pickled))
-
-
-def _run(sent: _Sent[S], block: int) -> S:
-    return reduce(add, sent.task.parts(block))

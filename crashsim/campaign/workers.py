@@ -10,12 +10,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context, parent_process
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
@@ -58,6 +60,7 @@ class Workers(Executor):
             for number in range(self.count)
         ]
         self._is_closed = False
+        self._shared: tempfile.TemporaryDirectory[str] | None = None
         for server in self._servers:
             server.start()
 
@@ -68,6 +71,15 @@ class Workers(Executor):
             piece = _Piece(work, args, options)
             self._queue.put(piece)
         return piece.future
+
+    def share(self, content: bytes) -> Path:
+        """Puts what several pieces of work need into a file that all processes read once."""
+        with self._lock:
+            if self._shared is None:
+                self._shared = tempfile.TemporaryDirectory(prefix="crashsim-")
+            file = Path(self._shared.name, f"{len(os.listdir(self._shared.name))}.pkl")
+            file.write_bytes(content)
+        return file
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         with self._lock:
@@ -83,6 +95,8 @@ class Workers(Executor):
         if wait:
             for server in self._servers:
                 server.join()
+            if self._shared is not None:
+                self._shared.cleanup()
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         self.shutdown(cancel_futures=kind is not None)
