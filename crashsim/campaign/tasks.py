@@ -143,7 +143,7 @@ def fold(
     try:
         for at in _added(_each(task, left, executor, ahead, work), start):
             yield at
-            if at.is_block:
+            if at.is_block and task.is_whole(at.blocks - 1):
                 work.reached(Total(at.sums, at.blocks))
     finally:
         work.flush()

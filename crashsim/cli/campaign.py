@@ -61,10 +61,12 @@ def merge(
     from crashsim.campaign.store import Store
 
     target = Store(store)
-    files, left_out = 0, []
+    files = 0
+    left_out: list[str] = []
     for other in others:
         merged = target.merge(_store(other))
-        files, left_out = files + merged.files, left_out + list(merged.left_out)
+        files += merged.files
+        left_out += merged.left_out
     out = console()
     out.print(f"took over {files} {'file' if files == 1 else 'files'}")
     for why in left_out:

@@ -163,7 +163,7 @@ def score(
     check_outputs(reads, json=json_file, arrays=arrays_file, report=report_file)
     faults = read_faults(fault, p, sites, group)
     data = labelled_examples(inputs, limit, batch_axis, targets)
-    options = {
+    options: dict[str, Any] = {
         "readout": readout,
         "batch_axis": batch_axis,
         "steps_axis": steps_axis,

@@ -132,7 +132,7 @@ def sweep(
     data = labelled_examples(inputs, limit, batch_axis, targets)
     if predict and beside:
         raise ArgumentError("predict: --predict is without --beside; give one of them")
-    options = {
+    options: dict[str, Any] = {
         "predict": "beside" if beside else predict,
         "rates": listed,
         "metric": metric,

@@ -321,7 +321,7 @@ class _Run:
             if progress and self.n > done:
                 done = self.n
                 progress(done, most)
-            if self._rel_width is not None and at.blocks == next_look:
+            if self._rel_width is not None and at.blocks == next_look * self._draws.per_look:
                 next_look *= 2
                 if self._is_narrow(self._rel_width):
                     self.stopped = "relative width"

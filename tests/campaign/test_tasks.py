@@ -168,9 +168,10 @@ def test_blocks_that_have_not_begun_are_cancelled_when_the_caller_stops():
 def test_other_processes_run_blocks_too():
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         assert folded(InParts(), range(9), pool) == by_hand(InParts(), range(9))
-        local = type("Local", (Thirds,), {})
-        with pytest.raises(ArgumentError, match="cannot be sent to other processes"):
-            folded(local(1.0), range(3), pool)
+        local = type("Local", (Thirds,), {"run": lambda self, block: self.scale + block})
+        assert folded(local(1.0), range(3), pool) == [(1.0, 1), (3.0, 2), (6.0, 3)]
+        with pytest.raises(ArgumentError, match="cannot be sent to other processes.*locks"):
+            folded(Thirds(threading.Lock()), range(3), pool)
 
 
 class Sent(Thirds):
