@@ -34,8 +34,19 @@ if TYPE_CHECKING:
     from crashsim.metrics import Event, Mean
     from crashsim.model.sites.discovery import find_sites
     from crashsim.model.sites.site import Site
+    from crashsim.protection.protected import Protected
     from crashsim.protection.replicas import Replicated, byzantine_table, plan_replicas
     from crashsim.protection.robustness import voter_robustness
+    from crashsim.protection.schemes import (
+        SECDED,
+        TMR,
+        ClipActivations,
+        ClipWeights,
+        Duplication,
+        Parity,
+        Scrubbing,
+        SpareCells,
+    )
     from crashsim.results.agreement import Agreement, rank_loss
     from crashsim.results.estimate import Estimate
     from crashsim.sampling.enumeration import ExactDistribution, enumerate_exact
@@ -92,21 +103,37 @@ _HOMES = {
     "training.crash_variance": ("CrashVariance",),
     "protection.replicas": ("Replicated", "byzantine_table", "plan_replicas"),
     "protection.robustness": ("voter_robustness",),
+    "protection.protected": ("Protected",),
+    "protection.schemes": (
+        "SECDED",
+        "TMR",
+        "ClipActivations",
+        "ClipWeights",
+        "Duplication",
+        "Parity",
+        "Scrubbing",
+        "SpareCells",
+    ),
     "training.goodhart": ("TrainingReport",),
 }
 
 __all__ = [
+    "SECDED",
+    "TMR",
     "AdditiveNoise",
     "Agreement",
     "Balance",
     "BitFlip",
     "BitStuck",
+    "ClipActivations",
+    "ClipWeights",
     "Continuity",
     "CrashTraining",
     "CrashVariance",
     "CrashsimError",
     "CrashsimWarning",
     "Curve",
+    "Duplication",
     "Estimate",
     "Event",
     "ExactDistribution",
@@ -118,12 +145,16 @@ __all__ = [
     "Mean",
     "Method",
     "NeuronCrash",
+    "Parity",
     "Preview",
+    "Protected",
     "Replicated",
     "Sample",
     "Score",
+    "Scrubbing",
     "SignFlip",
     "Site",
+    "SpareCells",
     "Store",
     "Strike",
     "StuckAt",

@@ -28,6 +28,7 @@ from crashsim.faults import (
     faults_by_site,
 )
 from crashsim.faults.checks import STRONGEST
+from crashsim.model.protected_module import ResidualLaw
 from crashsim.model.sites.site import Site, select_sites
 
 DEPENDENT = (
@@ -211,7 +212,11 @@ def patterns_of(faults: Faults, sites: str) -> list[str]:
 
 
 def place(
-    faults: Faults, sites: str, available: list[Site], dtype: torch.dtype = torch.float32
+    faults: Faults,
+    sites: str,
+    available: list[Site],
+    dtype: torch.dtype = torch.float32,
+    residual: ResidualLaw | None = None,
 ) -> list[Placement]:
     """Faults at their sites, sites in order of execution within each name.
 
@@ -220,6 +225,7 @@ def place(
         sites: that a single fault strikes.
         available: the model's.
         dtype: of the numbers that it stores.
+        residual: what protection leaves of a fault; None: nothing is protected.
     """
     placements: list[Placement] = []
     start = 0
@@ -237,6 +243,8 @@ def place(
                     "other sites"
                 )
             one = Placement(calls, as_stored(fault, calls[0], dtype), start, start)
+            if residual is not None:
+                one = replace(one, fault=residual(one.fault, one.site, one.shape))
             stop = start + one.fault.coordinate_count(one.shape)
             placed.append(replace(one, stop=stop))
             start = stop

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 from crashsim.arguments import shown
 from crashsim.errors import ArgumentError
 from crashsim.metrics import Targets, read_targets
+from crashsim.model.checks import unwrapped
 from crashsim.model.global_random import Drawing
 from crashsim.model.inputs import BatchAxis, Inputs, read_inputs
 
@@ -126,7 +127,7 @@ def read_labelled(data: Any, targets: Any, model: nn.Module, batch_axis: BatchAx
     """
     if isinstance(data, DataLoader | Dataset):
         return _streamed(data, targets, batch_axis)
-    inside = None
+    inside, model = None, unwrapped(model)
     if _is_pair(data, model):
         data, inside = data
     elif isinstance(data, Mapping):

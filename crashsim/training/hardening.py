@@ -271,14 +271,16 @@ class _Hardening:
             judged = self._judge(model)
             failed = ""
             lost = self._best_accuracy - reached_accuracy
-            if judged.replicas is not None and lost <= self._limits.accuracy_loss:
-                verification = self._verify(model, judged.replicas)
+            counts = judged.worth_trying if lost <= self._limits.accuracy_loss else []
+            for replicas in counts:  # the fewest first: one network, where one suffices
+                verification = self._verify(model, replicas)
                 if verification.met:
-                    step = self._record(current, reached_accuracy, judged, _promise(judged))
+                    enough = replace(judged, replicas=replicas)
+                    step = self._record(current, reached_accuracy, enough, _promise(enough))
                     return self._finish(model, step, verification)
                 failed = (
-                    f"theory promises {judged.failure:.2g}, but Monte Carlo finds up to "
-                    f"{verification.high:.2g}; "
+                    f"theory promises {judged.failure:.2g} of one network, but Monte Carlo finds "
+                    f"up to {verification.high:.2g} of {_copies(replicas)}; "
                 )
             design, reason = self._next(current, reached_accuracy, judged)
             step = self._record(current, reached_accuracy, judged, failed + reason)
@@ -380,11 +382,11 @@ class _Hardening:
 
     def _finish(self, model: nn.Module, step: Step, verification: Verification) -> Hardened:
         assert step.replicas is not None
-        what = "one network" if step.replicas == 1 else f"the median of {step.replicas} networks"
         statement = (
-            f"Reached: {what} {step.design.architecture} moves an output by {self._epsilon:g} or "
-            f"more with probability {verification.failure:.2g}, at most {verification.high:.2g} "
-            f"with {verification.confidence:.4g} confidence; asked for {self._delta:g}."
+            f"Reached: {_copies(step.replicas)} {step.design.architecture} moves an output by "
+            f"{self._epsilon:g} or more with probability {verification.failure:.2g}, at most "
+            f"{verification.high:.2g} with {verification.confidence:.4g} confidence; asked for "
+            f"{self._delta:g}."
         )
         return Hardened(
             True, statement, model, step.design, step.replicas, accuracy(model, self._test),
@@ -432,6 +434,10 @@ class _Hardening:
             False, statement, model, design, 1, accuracy(model, self._test), verification,
             self._steps, partial=True,
         )  # fmt: skip
+
+
+def _copies(replicas: int) -> str:
+    return "one network" if replicas == 1 else f"the median of {replicas} networks"
 
 
 def _promise(judged: Judgement) -> str:

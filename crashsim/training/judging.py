@@ -14,7 +14,7 @@ from crashsim.coordinates.points import Points
 from crashsim.space import FaultSpace
 from crashsim.training.verification import vote_failure
 
-SAFETY = 2.0  # theory must promise this many times less than asked for
+SAFETY = 2.0  # theory may be wrong by this factor, either way
 _SINGLE_PASSES = 2**18  # forward passes up to which single faults are tried one by one
 
 
@@ -24,13 +24,23 @@ class Judgement:
 
     Attributes:
         failure: estimated probability that one network fails (a bound, in the paper's way).
-        replicas: copies needed, None if no number up to the limit suffices.
+        replicas: copies that suffice even where theory promises too much, None if no number up to
+            the limit does.
         facts: q, delta_0 and the like.
+        fewest: copies that suffice if theory promises too little; None as for ``replicas``.
     """
 
     failure: float
     replicas: int | None
     facts: dict[str, float]
+    fewest: int | None = None
+
+    @property
+    def worth_trying(self) -> list[int]:
+        """Numbers of copies that may suffice, the fewest first: only measuring tells which does."""
+        if self.fewest is None:
+            return []
+        return list(range(self.fewest, (self.replicas or self.fewest) + 1, 2))
 
 
 def judge(space: FaultSpace, epsilon: float, delta: float, most: int) -> Judgement:
@@ -46,9 +56,10 @@ def judge(space: FaultSpace, epsilon: float, delta: float, most: int) -> Judgeme
     upper = surrogate.saddlepoint(epsilon, "upper")
     lower = surrogate.saddlepoint(epsilon, "lower")
     one = vote_failure(1, upper, lower)
-    counts = range(1, most + 1, 2)
-    enough = (r for r in counts if vote_failure(r, upper, lower) * SAFETY <= delta)
-    return Judgement(one, next(enough, None), {"shift": float(np.abs(surrogate.mean).max())})
+    failures = {r: vote_failure(r, upper, lower) for r in range(1, most + 1, 2)}
+    surely = next((r for r, failure in failures.items() if failure * SAFETY <= delta), None)
+    perhaps = next((r for r, failure in failures.items() if failure <= delta * SAFETY), None)
+    return Judgement(one, surely, {"shift": float(np.abs(surrogate.mean).max())}, perhaps)
 
 
 def judge_as_paper(model: nn.Module, space: FaultSpace, epsilon: float, delta: float) -> Judgement:
@@ -73,7 +84,7 @@ def judge_as_paper(model: nn.Module, space: FaultSpace, epsilon: float, delta: f
     if failure <= delta:
         count = 1
     facts = {"q": q, "delta_0": float(np.mean(crowded)), "remainder": float(np.mean(bent))}
-    return Judgement(failure, count, facts)
+    return Judgement(failure, count, facts, count)
 
 
 def _analysed(space: FaultSpace) -> Analysis:

@@ -67,6 +67,9 @@ def verify(
 ) -> Verification:
     """Measures the failure probability of a network, or of the median of several.
 
+    One network is measured until its interval decides, with four times as many samples each time;
+    look j spends ``alpha / (j (j + 1))`` of the error probability ``alpha``.
+
     For replicas there are two ways, each with half of the error probability, and the lower limit
     of the two counts: simulate votes, or measure one copy and apply the exact binomial law to its
     limits (the only way where delta is small).
@@ -77,14 +80,7 @@ def verify(
     """
     wanted = min(samples, max(5_000, math.ceil(min(20 / delta, samples))))
     if replicas == 1:
-        try:
-            sampled = monte_carlo(
-                space, epsilon=epsilon, samples=wanted, seed=seed, confidence=confidence
-            )
-        except Interrupted as stop:
-            cut = replace(_of_one(stop.partial, delta, confidence, seed), met=False)
-            raise Interrupted(str(stop), cut) from stop
-        return _of_one(sampled, delta, confidence, seed)
+        return _until_decided(space, epsilon, delta, seed, confidence, wanted, samples)
     half = 1 - (1 - confidence) / 2
     other = (seed + 500_000) % 2**64
     trials = max(2, min(wanted, samples // replicas))
@@ -103,6 +99,32 @@ def verify(
     if limit >= by_vote.high:
         return by_vote
     return Verification(value, 0.0, limit, confidence, wanted, other, "binomial", limit <= delta)
+
+
+def _until_decided(
+    space: FaultSpace,
+    epsilon: float,
+    delta: float,
+    seed: int,
+    confidence: float,
+    samples: int,
+    most: int,
+) -> Verification:
+    """Measures one network until its interval lies on one side of delta, or ``most`` are drawn."""
+    look = 1
+    while True:
+        spent = 1 - (1 - confidence) / (look * (look + 1))
+        try:
+            sampled = monte_carlo(
+                space, epsilon=epsilon, samples=samples, seed=seed, confidence=spent
+            )
+        except Interrupted as stop:
+            cut = replace(_of_one(stop.partial, delta, spent, seed), met=False)
+            raise Interrupted(str(stop), cut) from stop
+        found = _of_one(sampled, delta, spent, seed)
+        if found.met or found.low > delta or samples >= most:
+            return found
+        look, samples = look + 1, min(4 * samples, most)
 
 
 def _of_one(sampled: MonteCarlo, delta: float, confidence: float, seed: int) -> Verification:

@@ -169,6 +169,11 @@ def _check(space: FaultSpace) -> None:
     faults = [p.fault for p in space.placements]
     if not all(isinstance(fault, WordFault) and not fault.is_varied for fault in faults):
         raise NotApplicableError("for faults of words alone, with one rate at each site")
+    if any(fault.is_guarded for fault in faults):
+        raise NotApplicableError(
+            "for words without guards: under a code a single fault does nothing, and two or more "
+            "of a block act together"
+        )
     if any(fault.change_probability >= 1 for fault in faults):
         raise NotApplicableError("for faults that are rare")
 

@@ -133,8 +133,16 @@ def too_many_differences(size: Size) -> str | None:
     return None
 
 
+UNDER_GUARDS = (
+    "for faults that nothing guards: under a code or a vote a single one does nothing, and what "
+    "two do is all there is"
+)
+
+
 def too_many_singles(size: Size) -> str | None:
     """Why not even a sample of the coordinates is changed alone unasked, or None."""
+    if any(p.fault.is_guarded for p in size.space.placements):
+        return UNDER_GUARDS
     reason = too_many_differences(size)
     if reason is None:
         return None
