@@ -15,6 +15,7 @@ from typing import Any
 
 from crashsim.errors import ArgumentError, CrashsimError, MissingExtraError
 
+_CONNECT = 10  # seconds for a scheduler to answer
 _LOOK = 0.5  # seconds between two looks at the jobs of a SLURM cluster
 
 
@@ -37,7 +38,7 @@ class DaskExecutor(Executor):
         self._is_ours = isinstance(client, str)
         if self._is_ours:
             try:
-                client = Client(client, set_as_default=False)
+                client = Client(client, set_as_default=False, timeout=_CONNECT)
             except (OSError, ValueError) as error:
                 raise CrashsimError(
                     f"dask={client!r}: no scheduler answers there ({error}); start one with `dask "
@@ -46,15 +47,16 @@ class DaskExecutor(Executor):
         self._client, self._executor = client, client.get_executor(pure=False)
 
     def share(self, content: bytes) -> Any:
-        """Sends what several pieces of work need to the workers once."""
-        return self._client.scatter(content, broadcast=True, hash=False)
+        """Sends what several pieces of work need to each worker that asks for it, once."""
+        # Not scattered: data that are results the scheduler makes anew where their worker died.
+        return self._client.submit(bytes, content, pure=False)
 
     def submit(self, work: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
         found: Future[Any] = self._executor.submit(work, *args, **options)
         return found
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        self._executor.shutdown(wait, cancel_futures=cancel_futures)
+        self._executor.shutdown(wait and not cancel_futures)
         if self._is_ours:
             self._client.close()
 

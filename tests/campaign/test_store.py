@@ -87,7 +87,7 @@ def test_what_is_damaged_is_named_and_computed_again(tmp_path, damage):
     if damage == "renamed":  # sound, but not what its name says
         assert last(Thirds(), 10, store) == last(Thirds(), 10)
         return
-    with pytest.warns(CrashsimWarning, match="cannot be used .*computed again"):
+    with pytest.warns(CrashsimWarning, match=r"cannot be used .*computed again"):
         assert last(Thirds(), 5, store) == wanted
     assert COMPUTED
     if damage != "foreign":
@@ -196,7 +196,7 @@ def test_a_full_disk_loses_no_result(tmp_path, monkeypatch):
         raise FileError("store: cannot write there (no space left on device)")
 
     monkeypatch.setattr(stored_work, "write_files", full)
-    with pytest.warns(CrashsimWarning, match="no space left.*the run goes on") as told:
+    with pytest.warns(CrashsimWarning, match=r"no space left.*the run goes on") as told:
         assert last(Thirds(), 5, Store(tmp_path)) == last(Thirds(), 5)
     assert len(told) == 1
 

@@ -170,7 +170,7 @@ def test_other_processes_run_blocks_too():
         assert folded(InParts(), range(9), pool) == by_hand(InParts(), range(9))
         local = type("Local", (Thirds,), {"run": lambda self, block: self.scale + block})
         assert folded(local(1.0), range(3), pool) == [(1.0, 1), (3.0, 2), (6.0, 3)]
-        with pytest.raises(ArgumentError, match="cannot be sent to other processes.*locks"):
+        with pytest.raises(ArgumentError, match=r"cannot be sent to other processes.*locks"):
             folded(Thirds(threading.Lock()), range(3), pool)
 
 
