@@ -130,7 +130,6 @@ class Gains:
         for low in range(0, space.B, batch):
             high = min(low + batch, space.B)
             made = self._slopes(low, high)
-            worked((high - low) * (1 + 2 * self.count))
             yield slice(low, high), made
 
     def along(self, points: Points) -> Floats:
@@ -268,6 +267,7 @@ def weighing(v: Values) -> Weighing:
     first, second = np.empty((2, v.size))
     found = {group: (np.empty(v.size), np.empty(v.size), np.empty(v.size)) for group in groups}
     for low in range(0, v.size, _BLOCK):
+        worked(0.0)
         part = slice(low, low + _BLOCK)
         d = v.displacements(part)
         first[part] = (mean[part] * d).sum(1)
@@ -320,6 +320,7 @@ def _contracted(gains: Gains) -> Contracted:
     for row, slopes in gains.each():
         for w, total, slope in zip(weights, by_value, slopes, strict=True):
             for low in range(0, len(slope), _BLOCK):
+                worked(0.0)
                 part = slice(low, low + _BLOCK)
                 g = slope[part].astype(np.float64)
                 mean[row] += w.first[part] @ g
