@@ -24,6 +24,7 @@ from crashsim.injection.batches import (
     Started,
     Strategy,
     rows_together,
+    scalars_at_once,
     scalars_of_weights,
 )
 from crashsim.injection.faulty_model import FaultyModel
@@ -64,6 +65,8 @@ class Strategies:
 
     def __init__(self, faulty: FaultyModel, scalars: int) -> None:
         self._faulty, self._scalars = faulty, scalars
+        alone = faulty.model.runs_alone
+        self._at_once = scalars if alone else min(scalars, scalars_at_once(faulty.model.sites))
         self._with_weights = scalars + scalars_of_weights(faulty.model.sites, faulty.placements)
         self._tensors = faulty.model.tensors
         # The reason, where there can be none.
@@ -233,7 +236,7 @@ class Strategies:
             return Strategy(lambda some: plain_samples(faulty, some, points), self._scalars)
         weights = self._patched_at(points.base)
         weights.take(points)
-        return Strategy(lambda some: patched_samples(faulty, some, points, weights), self._scalars)
+        return Strategy(lambda some: patched_samples(faulty, some, points, weights), self._at_once)
 
     def _patched_at(self, base: Floats) -> PatchedWeights:
         """The parameters, set up to be patched; those of the last points where they serve."""
@@ -261,7 +264,7 @@ class Strategies:
         return added <= self._cost_of_patching(changes)
 
     def _cost_of_patching(self, changes: Mapping[Placement, Changes] | None) -> float:
-        together = rows_together(self._faulty.examples, self._scalars)
+        together = rows_together(self._faulty.examples, self._at_once)
         struck = number_of_struck(self._faulty.placements, changes)
         return cost_of_patching(self._whole_pass, struck, len(self._faulty.examples), together)
 
