@@ -3,13 +3,13 @@
 
     python benchmarks/architectures.py [--quick] [--only NAME] [--faults KIND] [--budget 2m]
 
-ResNet-18, U-Net, GPT-2 small, ViT-B/16, BERT-base and an LSTM classifier in plain torch, with random
-weights. For each, and for crashes of its neurons and int8 flips of all its weights: what the plan
-says it costs, in plain passes of all inputs; what the score took, in as many plain passes that were
+ResNet-18, U-Net, GPT-2 small, ViT-B/16, BERT-base and an LSTM classifier in plain torch, with
+random weights. For each, and for crashes of its neurons and int8 flips of all its weights: what the
+plan says it costs, in plain passes of all inputs; what the score took, in plain passes that were
 timed in the same run; the same for Monte Carlo alone over its samples; peak memory; the longest
 silence between two reports of progress; and which methods answered. Seconds are those of the
-processor, on one thread. Each network runs in a process of its own; ``--quick`` takes small widths,
-all in one.
+processor, on one thread. Each network runs in a process of its own; ``--quick`` takes small widths
+and a budget of a second, all in one.
 """
 
 from __future__ import annotations
@@ -216,6 +216,8 @@ def main() -> None:
     parser.add_argument("--faults", choices=FAULTS, help="one kind of fault")
     parser.add_argument("--budget", default=None, help="such as 2m; by default none")
     options = parser.parse_args()
+    if options.quick and options.budget is None:
+        options.budget = "1s"
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", crashsim.CrashsimWarning)
     names = [options.only] if options.only else list(NETWORKS)
