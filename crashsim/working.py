@@ -52,7 +52,7 @@ class Steps:
 
     def begin(self) -> None:
         """Tells that it begins."""
-        self._told = 0
+        self._told, self._last = 0, time.monotonic()
         self._tell(0, self._total)
 
     def work(self, rows: float) -> None:
