@@ -21,6 +21,7 @@ class Stream(IntEnum):
 
     MONTE_CARLO = 0  # plain samples, by block
     VIRTUAL = 2**59  # chips that a surrogate alone judges, by block
+    PLANS = 2**59 + 2**58  # virtual chips by which plans of protection are judged, by block
     COUNTED = 2**60  # which coordinates are struck, of an exact number of them, by block
     MARKS = 2**60 + 2**59  # at which rates of a curve a fault is kept, by block
     FEW_FAULTS = 2**61  # samples given two or more faults, by block

@@ -63,6 +63,19 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Shares:
+    """What is left of the harm of single faults, as shares of it.
+
+    Attributes:
+        silent: does what it did.
+        zeroed: of the harm that words or neurons do which become 0, of each of their bits.
+    """
+
+    silent: float = 0.0
+    zeroed: float = 0.0
+
+
+@dataclass(frozen=True)
 class Scheme(ABC):
     """One way to protect a network; frozen and hashable.
 
@@ -121,6 +134,20 @@ class Scheme(ABC):
     def clips_words(self) -> bool:
         """Whether words that are read as impossible numbers become 0."""
         return False
+
+    def left(self, p: float, bits: int) -> Shares:
+        """What is left of the harm of faults where it protects, about, at a probability p of each.
+
+        Args:
+            p: of a fault, small.
+            bits: of a word; 1 of neurons.
+        """
+        return Shares()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is for a whole network, and not for some of its coordinates."""
+        return self.clips_words or type(self).harden is not Scheme.harden
 
     # What it does to the network.
 

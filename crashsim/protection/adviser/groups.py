@@ -1,0 +1,258 @@
+"""What can be protected alone: groups of coordinates, what they cost, and how much harm they do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr
+
+from crashsim.arrays import Floats
+from crashsim.coordinates.parts import Parts, parts_of
+from crashsim.coordinates.placement import Placement
+from crashsim.faults import WordFault
+from crashsim.protection.adviser.margins import Margins
+from crashsim.protection.schemes import ClipActivations, Cost, Part, Scheme
+from crashsim.space import FaultSpace
+
+_COLUMNS = 192  # margins that harm is summed over, the likeliest to fall
+_VALUES = 2**22  # gains at once
+_TOGETHER = 2  # bits of a word that are protected together, where they can be chosen one by one
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """Groups of coordinates of the unprotected faults: parts of the network, or each by itself.
+
+    Attributes:
+        space: of the faults.
+        parts: which coordinates belong together; None: each is a group.
+        macs: multiply-accumulates with which each site's values are computed, by site.
+    """
+
+    space: FaultSpace
+    parts: Parts | None
+    macs: dict[str, float]
+
+    @classmethod
+    def of(cls, space: FaultSpace, by: Sequence[str] | None, macs: dict[str, float]) -> Groups:
+        """Groups by names of parts, as of ``crashsim.coordinates.part_names``.
+
+        Raises:
+            ArgumentError: there are no such parts.
+        """
+        return cls(space, None if by is None else parts_of(space.placements, by), macs)
+
+    def __len__(self) -> int:
+        return self.space.N if self.parts is None else len(self.parts)
+
+    def of_placement(self, number: int) -> Ints:
+        """(size,) the group of each coordinate of a placement."""
+        p = self.space.placements[number]
+        if self.parts is None:
+            return np.arange(p.start, p.stop)
+        return self.parts.of_placement(number).astype(np.int64)
+
+    @property
+    def typical(self) -> tuple[float, int]:
+        """The mean probability of a fault, and about how many bits of a word share a group or are
+        chosen together; 1 of neurons."""
+        placements = self.space.placements
+        p = sum(p.fault.change_probability * p.size for p in placements) / self.space.N
+        bits = max(max(_bits(p) for p in placements), 1)
+        splits = self.parts is None or not {"bit", "field", "word"}.isdisjoint(self.parts.by)
+        return p, min(bits, _TOGETHER) if splits else bits
+
+    @cached_property
+    def _sites(self) -> list[Ints]:
+        """Of each placement, (size,) the groups."""
+        return [self.of_placement(i) for i in range(len(self.space.placements))]
+
+    def coordinates(self, chosen: NDArray[np.bool_]) -> dict[str, Ints]:
+        """The coordinates of some groups (groups,) at each site, counted from its first."""
+        found = {}
+        for p, groups in zip(self.space.placements, self._sites, strict=True):
+            local = np.flatnonzero(chosen[groups])
+            if len(local):
+                found[p.site.name] = local
+        return found
+
+    def costs(self, scheme: Scheme) -> Floats:
+        """(groups,) the overhead of a scheme at each group by itself; without rounding to blocks.
+
+        Infinite where it protects nothing of it.
+        """
+        total = np.zeros(len(self))
+        there = np.zeros(len(self), dtype=np.bool_)
+        for p, groups in zip(self.space.placements, self._sites, strict=True):
+            if not scheme.applies(p.site):
+                continue
+            sizes = np.bincount(groups, minlength=len(self)) if self.parts is not None else None
+            if sizes is None:
+                each = self.overhead(self._cost_of(scheme, p, p.size)) / p.size
+                total[groups] += each
+                there[groups] = True
+                continue
+            for g in np.flatnonzero(sizes).tolist():
+                total[g] += self.overhead(self._cost_of(scheme, p, int(sizes[g])))
+                there[g] = True
+        return np.where(there, total, np.inf)
+
+    def cost(self, scheme: Scheme, coordinates: dict[str, Ints]) -> dict[str, Cost]:
+        """The cost of a scheme for these coordinates, by site."""
+        found = {}
+        for p in self.space.placements:
+            local = coordinates.get(p.site.name)
+            if local is not None and len(local):
+                words = len(np.unique(local // _bits(p))) if _bits(p) else 0
+                found[p.site.name] = self._cost_of(scheme, p, len(local), words)
+        return found
+
+    def _cost_of(self, scheme: Scheme, p: Placement, count: int, words: int | None = None) -> Cost:
+        if bits := _bits(p):
+            whole = min(p.units, count) if words is None else words
+            rows = p.shape[0] if len(p.shape) > 1 else 1
+            return scheme.cost(Part(bits=count, words=whole, groups=min(rows, count // bits + 1)))
+        macs = self.macs.get(p.site.name, 0.0) * count / p.size
+        return scheme.cost(Part(units=count * p.units // p.size, macs=macs))
+
+    def cost_of_whole(self, scheme: Scheme) -> list[Cost]:
+        """The costs of a scheme for the whole network."""
+        if isinstance(scheme, ClipActivations):
+            sites = [s for s in self.space.available_sites if s.kind == "activation"]
+            sites = [s for s in sites if s.role != "guard"]
+            ranges = sum(s.shape[0] if scheme.per == "channel" else 1 for s in sites if s.shape)
+            return [scheme.cost(Part(units=sum(s.size for s in sites), groups=ranges))]
+        there = [p for p in self.space.placements if scheme.applies(p.site)]
+        return [self._cost_of(scheme, p, p.size) for p in there]
+
+    def share(self, chosen: NDArray[np.bool_]) -> float:
+        """The share of the coordinates that some groups (groups,) are."""
+        count = sum(len(local) for local in self.coordinates(chosen).values())
+        return count / self.space.N
+
+    def overhead(self, cost: Cost) -> float:
+        """A cost as a share of what the network has: of its struck bits, and of its operations."""
+        bits = sum(p.size for p in self.space.placements if _bits(p))
+        share = cost.bits / bits if bits else 0.0
+        return share + (cost.macs / self.macs["all"] if self.macs.get("all") else 0.0)
+
+
+def _bits(p: Placement) -> int:
+    """Coordinates of a word; 0 where neurons are struck."""
+    return len(p.fault.masks) if isinstance(p.fault, WordFault) else 0
+
+
+@dataclass(frozen=True, eq=False)
+class Harm:
+    """How often each coordinate's fault makes an example wrong, to first order, by placement.
+
+    Attributes:
+        faults: (size,) of each placement: what is gained where the fault is taken away.
+        zeros: (size,) what is lost again where its word, or neuron, becomes 0 in its place.
+    """
+
+    faults: tuple[Floats, ...]
+    zeros: tuple[Floats, ...]
+
+    @classmethod
+    def of(cls, margins: Margins) -> Harm:
+        """By the linear prediction of the margins.
+
+        With t the tilt at which a margin's mean is 0, P(it falls) changes by the factor
+        exp(-p (e^(t g) - 1)) where a coordinate of gain g is protected (Chernoff's exponent), and
+        by no more than a fault that decides alone. The sum over margins of what that takes away is
+        additive over coordinates.
+        """
+        weights = _Weights.of(margins)
+        faults, zeros = [], []
+        placed = zip(margins.space.placements, margins.slopes, strict=True)
+        for number, (p, slopes) in enumerate(placed):
+            chance = np.broadcast_to(
+                np.asarray(p.fault.change_probabilities, dtype=np.float64), p.size
+            )
+            some = slopes[:, weights.columns]
+            if not isinstance(p.fault, WordFault):
+                harm = chance * weights.harm(some, np.ones(len(some)))
+                faults.append(harm)
+                zeros.append(harm)
+                continue
+            value = margins.space.tensors[p.site.module].detach()
+            moves = margins.moves(number)
+            each = np.stack([weights.harm(some, d) for d in moves.T], 1)
+            zero = weights.harm(some, -value.reshape(-1).double().cpu().numpy())
+            chance = chance.reshape(moves.shape)
+            faults.append((chance * each).reshape(-1))
+            zeros.append((chance * zero[:, None]).reshape(-1))
+        return cls(tuple(faults), tuple(zeros))
+
+    def by_group(self, groups: Groups, zeroed: bool = False) -> Floats:
+        """(groups,) summed."""
+        found = np.zeros(len(groups))
+        for number, harm in enumerate(self.zeros if zeroed else self.faults):
+            if groups.parts is None:
+                found[groups.of_placement(number)] = harm
+            else:
+                found += np.bincount(groups.of_placement(number), harm, len(groups))
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Weights:
+    """Of the margins that are the likeliest to fall.
+
+    Attributes:
+        columns: (C,) which they are.
+        chance: (C,) P(each falls).
+        tilt: (C,) at which its mean is 0.
+    """
+
+    columns: Ints
+    chance: Floats
+    tilt: Floats
+
+    @classmethod
+    def of(cls, margins: Margins) -> _Weights:
+        right = (margins.clean > 0).all(axis=1, keepdims=True)
+        clean: Floats = np.where(right, margins.clean, np.inf).reshape(-1)
+        variance, alone = np.zeros(clean.size), np.zeros(clean.size)
+        placed = zip(margins.space.placements, margins.slopes, strict=True)
+        for number, (p, slopes) in enumerate(placed):
+            chance = np.broadcast_to(
+                np.asarray(p.fault.change_probabilities, dtype=np.float64), p.size
+            )
+            moves = np.ones((len(slopes), 1))
+            if isinstance(p.fault, WordFault):
+                moves = margins.moves(number)
+            chance = chance.reshape(moves.shape)
+            for d, q in zip(moves.T, chance.T, strict=True):
+                for low in range(0, len(slopes), max(1, _VALUES // clean.size)):
+                    rows = slice(low, low + max(1, _VALUES // clean.size))
+                    with np.errstate(over="ignore", invalid="ignore"):
+                        gains = np.nan_to_num(-slopes[rows] * d[rows, None].astype(np.float32))
+                    decides = gains >= clean
+                    alone += q[rows] @ decides
+                    variance += q[rows] @ np.where(decides, 0.0, gains) ** 2
+        sigma = np.sqrt(np.maximum(variance, 1e-300))
+        chance = np.clip(ndtr(-clean / sigma) + -np.expm1(-alone), 1e-12, 1.0)
+        likely = np.argsort(-chance, kind="stable")[:_COLUMNS]
+        likely = likely[np.isfinite(clean[likely])]
+        return cls(likely, chance[likely], clean[likely] / sigma[likely] ** 2)
+
+    def harm(self, slopes: NDArray[np.float32], moves: Floats) -> Floats:
+        """(values,) summed over margins, of faults that move each value by so much."""
+        found = np.empty(len(slopes))
+        most = np.log1p(1 / self.chance)
+        step = max(1, _VALUES // max(len(self.columns), 1))
+        for low in range(0, len(slopes), step):
+            rows = slice(low, low + step)
+            with np.errstate(over="ignore", invalid="ignore"):
+                tilted = -slopes[rows] * moves[rows, None] * self.tilt
+                tilted = np.nan_to_num(tilted, nan=np.inf, posinf=np.inf)
+            found[rows] = np.expm1(np.minimum(tilted, most)) @ self.chance
+        return found
