@@ -425,13 +425,14 @@ def derive(
 def report(
     score_file: Annotated[
         Path,
-        typer.Argument(help="JSON of `crashsim score`, `crashsim hardware` or `crashsim sweep`."),
+        typer.Argument(help="JSON of `crashsim score`, `hardware`, `sweep` or `protect`."),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The HTML file.")] = Path("report.html"),
 ) -> None:
-    """Turn a saved score, run of the chip, or curve into an HTML report."""
-    from crashsim.report import chip_html, curves
+    """Turn a saved score, run of the chip, curve or plan into an HTML report."""
+    from crashsim.report import chip_html, curves, plans
     from crashsim.results.chip_record import ChipRecord
+    from crashsim.results.plan.plan_record import PlanRecord
     from crashsim.scoring.records import load_record
 
     check_outputs([("score", score_file)], report=out)
@@ -440,5 +441,7 @@ def report(
         write("out", out, curves.to_html(found))
     elif isinstance(found, ChipRecord):
         write("out", out, chip_html.to_html(found))
+    elif isinstance(found, PlanRecord):
+        write("out", out, plans.to_html(found))
     else:
         write("out", out, found.to_html())

@@ -318,5 +318,5 @@ def test_costs_are_those_of_the_formulas():
     assert crashsim.Parity().cost(part).bits == 125
     assert TMR(of="words").cost(part).to_dict() == {"bits": 2000, "macs": 10000, "latency": 1}
     assert Duplication().cost(part).bits == 1000
-    assert ClipActivations().cost(part).macs == 80
+    assert ClipActivations().cost(part).macs == 5
     assert SpareCells(spares=2).cost(part).bits == 2 * 8 * 4

@@ -33,8 +33,7 @@ from crashsim.protection.adviser.macs import macs_by_site
 from crashsim.protection.adviser.margins import margins_of, right_classes
 from crashsim.protection.adviser.measured import Measured, measured
 from crashsim.protection.adviser.search import Found, Search, Wanted
-from crashsim.protection.adviser.virtual_plans import CHIPS as VIRTUAL
-from crashsim.protection.adviser.virtual_plans import VirtualChips
+from crashsim.protection.adviser.virtual_plans import VirtualChips, usual_chips
 from crashsim.protection.plan import Plan
 from crashsim.protection.protected import Protected, Residual
 from crashsim.protection.schemes import SECDED, TMR, Cost, Scheme, Scrubbing
@@ -70,7 +69,7 @@ def protect(
     schemes: Iterable[Scheme] | None = None,
     by: Any = None,
     chips: int | None = None,
-    virtual: int = VIRTUAL,
+    virtual: int | None = None,
     seed: int = 0,
     targets: Any = None,
     memory: int = _MEMORY,
@@ -106,7 +105,8 @@ def protect(
             for words; ``"coordinate"``: each coordinate by itself. By default of neurons
             ``("layer", "channel")``.
         chips: that the plan is measured by, 400 if not given.
-        virtual: number of virtual chips that judge each candidate.
+        virtual: number of virtual chips that judge each candidate, by default 400 to 2,000, more
+            where they cost less.
         seed: the numbers depend on it alone.
         targets: (B, ...) where the inputs do not hold them.
         memory: bytes that slopes may take, about.
@@ -163,7 +163,7 @@ class _Asked:
     budget: float | None
     schemes: tuple[Scheme, ...] | None
     chips: int
-    virtual: int
+    virtual: int | None
     seed: int
     confidence: float
 
@@ -199,7 +199,7 @@ class _Asked:
         return cls(
             target, metric, share, budget, schemes,
             CHIPS if chips is None else sample_count("chips", chips, 10),
-            sample_count("virtual", virtual, 20),
+            None if virtual is None else sample_count("virtual", virtual, 20),
             check_seed(seed),
             fraction("confidence", confidence),
         )  # fmt: skip
@@ -263,7 +263,7 @@ class _Work:
         """Chooses, measures, and chooses anew where the target is missed."""
         bare = self.struck(self.model, self._first)
         whole, some = self._schemes(bare)
-        whole = self._that_pay(whole)
+        whole = self._that_pay(self._within_budget(whole, bare))
         space = self.struck(self._protected(_hardening(whole)), self._first)
         clips = any(scheme.clips_words for scheme in whole)
         margins = [margins_of(space, *half, self.memory // 2, clips) for half in self.halves]
@@ -272,9 +272,8 @@ class _Work:
             space, self._by(by, space), macs_by_site(space.model, self._first, sites)
         )
         options = Options.of(groups, some, Harm.of(margins[0]))
-        judges = [
-            VirtualChips(m, self.asked.seed, self.asked.virtual, i) for i, m in enumerate(margins)
-        ]
+        count = self.asked.virtual or usual_chips(margins[0])
+        judges = [VirtualChips(m, self.asked.seed, count, i) for i, m in enumerate(margins)]
         chosen = self._chosen(options, judges[0], whole)
         return self._described(chosen, options, judges[1], bare, names)
 
@@ -303,6 +302,22 @@ class _Work:
             return by
         of_neurons = all(_is_of_neurons(p) for p in space.placements)
         return ("layer", "channel") if of_neurons else ("layer", "bit")
+
+    def _within_budget(self, whole: tuple[Scheme, ...], bare: FaultSpace) -> tuple[Scheme, ...]:
+        """Those for the whole network that the budget allows, in the order of their being given."""
+        left = np.inf if self.asked.budget is None else self.asked.budget
+        groups = Groups(bare, None, macs_by_site(bare.model, self._first, {}))
+        kept: tuple[Scheme, ...] = ()
+        for scheme in whole:
+            overhead = sum(map(groups.overhead, groups.cost_of_whole(scheme)))
+            if overhead <= left:
+                kept, left = (*kept, scheme), left - overhead
+            else:
+                self.told.append(
+                    f"{scheme.name} is left out: its overhead of {overhead:.3g} is more than the "
+                    "budget"
+                )
+        return kept
 
     def _that_pay(self, whole: tuple[Scheme, ...]) -> tuple[Scheme, ...]:
         """Those for the whole network without which it is worse, on the examples that choose."""
@@ -447,7 +462,7 @@ class _Work:
             },
             reached=reached,
             told=self.told,
-            virtual_chips=asked.virtual,
+            virtual_chips=judge.chips,
             seed=asked.seed,
             confidence=asked.confidence,
             versions=versions(),

@@ -19,9 +19,10 @@ from crashsim.protection.adviser.groups import Groups, Harm
 from crashsim.protection.adviser.virtual_plans import VirtualChips
 from crashsim.protection.schemes import Cost, Scheme
 
-_TABLE = 2**26  # numbers of a table of what each group does to each margin of each chip
+_TABLE = 2**22  # numbers of a table of what each group does to each margin of each chip
 _LOST = 1e20  # of a margin, in place of what is infinite
 _FEWEST = 50  # chips that such a table is of, at least
+_NEGLIGIBLE = 1e-6  # of the largest gain
 _STEPS = 20  # exchanges, at most
 _EXACT = 4096  # options up to which the integer programme is solved as such, not by ratios
 
@@ -58,28 +59,26 @@ class Options:
 
     def best_for(self, budget: float) -> Choice:
         """The integer programme: the most harm that a budget takes away, one scheme for a group."""
-        gains = np.where(np.isfinite(self.costs), self.gains, 0.0)
-        costs = np.where(np.isfinite(self.costs), self.costs, 0.0)
-        useful = np.isfinite(self.costs) & (self.gains > 0) & (self.costs <= budget)
-        s, g = np.nonzero(useful)
+        costs = np.where(np.isfinite(self.costs), self.costs, np.inf)
+        helps = self.gains > _NEGLIGIBLE * max(float(self.gains.max(initial=0.0)), 1e-300)
+        s, g = np.nonzero(helps & (costs <= budget))
         choice = np.full(len(self.groups), -1, dtype=np.int64)
         if not len(s):
             return choice
         if len(s) > _EXACT:
             return self._by_ratio(s, g, budget, choice)
-        scale = float(gains[s, g].max())
-        once = sparse.csr_array(
-            (np.ones(len(g)), (g, np.arange(len(g)))), (len(self.groups), len(g))
-        )
+        of_group = (g, np.arange(len(g)))
+        once = sparse.csr_array((np.ones(len(g)), of_group), (len(self.groups), len(g)))
+        gains = self.gains[s, g]
         found = milp(
-            -gains[s, g] / scale,
+            -gains / gains.max(),
             constraints=[
-                LinearConstraint(costs[s, g][None], ub=budget),
-                LinearConstraint(once, ub=1),
+                LinearConstraint(costs[s, g][None] / max(budget, 1e-300), ub=1.0),
+                LinearConstraint(once[np.unique(g)], ub=1),
             ],
             integrality=np.ones(len(g)),
             bounds=Bounds(0, 1),
-            options={"time_limit": 10.0, "mip_rel_gap": 1e-3},
+            options={"time_limit": 10.0, "mip_rel_gap": 1e-3, "presolve": False},
         )
         if found.x is None:
             return self._by_ratio(s, g, budget, choice)

@@ -231,8 +231,8 @@ class _Weights:
                 moves = margins.moves(number)
             chance = chance.reshape(moves.shape)
             for d, q in zip(moves.T, chance.T, strict=True):
-                for low in range(0, len(slopes), max(1, _VALUES // clean.size)):
-                    rows = slice(low, low + max(1, _VALUES // clean.size))
+                for low in range(0, len(slopes), max(1, _VALUES // max(clean.size, 1))):
+                    rows = slice(low, low + max(1, _VALUES // max(clean.size, 1)))
                     with np.errstate(over="ignore", invalid="ignore"):
                         gains = np.nan_to_num(-slopes[rows] * d[rows, None].astype(np.float32))
                     decides = gains >= clean

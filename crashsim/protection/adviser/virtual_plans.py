@@ -25,10 +25,19 @@ from crashsim.faults.guarded_units import GuardedUnits
 from crashsim.model.protected_module import ResidualLaw
 from crashsim.protection.adviser.margins import Margins
 
-CHIPS = 400
-_AT_ONCE = 100  # chips drawn together
+_FEWEST, _MOST = 400, 2000  # chips that judge a plan, unless another number is asked for
+_PRODUCTS = 2**24  # slopes that these gather, about
+_AT_ONCE = 400  # chips drawn together
 
 Ints = NDArray[np.int64]
+
+
+def usual_chips(margins: Margins) -> int:
+    """How many chips judge a plan: more where faults are few and the network is small."""
+    placements = margins.space.placements
+    struck = sum(p.size * p.fault.change_probability for p in placements)
+    each = (1 + struck) * max(margins.clean.size, 1)
+    return int(np.clip(_PRODUCTS / each, _FEWEST, _MOST)) // _FEWEST * _FEWEST
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +53,7 @@ class VirtualChips:
 
     margins: Margins
     seed: int
-    chips: int = CHIPS
+    chips: int
     set: int = 0
 
     def accuracies(self, residual: ResidualLaw | None) -> Floats:
@@ -67,7 +76,7 @@ class VirtualChips:
         """(chips,) the share of right examples, of margins (chips, E R) that are moved."""
         clean = self.margins.clean
         with np.errstate(invalid="ignore"):
-            left = clean + moved.reshape(-1, *clean.shape)
+            left = clean + moved.reshape(len(moved), *clean.shape)
             right = self.margins.steady + (left > 0).all(2).sum(1)
         # A weight that is no number makes every output one: no example is right.
         right = np.where(np.isnan(moved).any(1), 0, right)

@@ -19,6 +19,10 @@ from crashsim.faults.words import Detection, Guard, Members
 from crashsim.faults.words.bits import Bits, chosen_bits, is_field, listed
 from crashsim.model.sites.site import Site
 
+# Of a multiply-accumulate: a comparator of 8 bits has about so many of the gates that a multiplier
+# of 8 by 8 bits with its accumulator has.
+COMPARISON = 1 / 16
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -26,7 +30,7 @@ class Cost:
 
     Attributes:
         bits: stored besides those of the unprotected network.
-        macs: multiply-accumulates for each example; a comparison counts as one.
+        macs: multiply-accumulates for each example; a comparison counts as a sixteenth.
         latency: steps that an answer waits for, besides: decoding, comparing, voting, clipping.
     """
 
