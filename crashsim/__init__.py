@@ -60,7 +60,12 @@ if TYPE_CHECKING:
     from crashsim.training.crash_training import CrashTraining
     from crashsim.training.crash_variance import CrashVariance
     from crashsim.training.goodhart import TrainingReport
-    from crashsim.training.hardening import Hardened, harden
+    from crashsim.training.harden import harden
+    from crashsim.training.hardening import Hardened
+    from crashsim.training.menu.hardening import Hardening
+    from crashsim.training.menu.protection import Protection
+    from crashsim.training.menu.training_loop import TrainingLoop
+    from crashsim.training.menu.ways import Copies, CrashTrained, NarrowWeights, Penalised
     from crashsim.training.weight_penalties import Balance, Continuity
 
 __version__ = "0.1.0"
@@ -95,7 +100,12 @@ _HOMES = {
     "space": ("FaultSpace",),
     "sweeping.curve": ("Curve",),
     "sweeping.sweep": ("sweep",),
-    "training.hardening": ("Hardened", "harden"),
+    "training.harden": ("harden",),
+    "training.hardening": ("Hardened",),
+    "training.menu.hardening": ("Hardening",),
+    "training.menu.protection": ("Protection",),
+    "training.menu.training_loop": ("TrainingLoop",),
+    "training.menu.ways": ("Copies", "CrashTrained", "NarrowWeights", "Penalised"),
     "training.weight_penalties": ("Balance", "Continuity"),
     "training.crash_training": ("CrashTraining",),
     "training.crash_variance": ("CrashVariance",),
@@ -128,6 +138,8 @@ __all__ = [
     "ClipActivations",
     "ClipWeights",
     "Continuity",
+    "Copies",
+    "CrashTrained",
     "CrashTraining",
     "CrashVariance",
     "CrashsimError",
@@ -141,14 +153,18 @@ __all__ = [
     "FaultSpace",
     "GainNoise",
     "Hardened",
+    "Hardening",
     "Interrupted",
     "Mean",
     "Method",
+    "NarrowWeights",
     "NeuronCrash",
     "Parity",
+    "Penalised",
     "Plan",
     "Preview",
     "Protected",
+    "Protection",
     "Replicated",
     "Sample",
     "Score",
@@ -158,6 +174,7 @@ __all__ = [
     "SpareCells",
     "Strike",
     "StuckAt",
+    "TrainingLoop",
     "TrainingReport",
     "WeightCrash",
     "byzantine_table",

@@ -84,6 +84,10 @@ class Inputs:
         """Examples ``start`` to ``stop``."""
         return self._map(lambda tensor: tensor[start:stop])
 
+    def every(self, step: int, first: int = 0) -> Inputs:
+        """Each example of number first, first + step, first + 2 step, ..."""
+        return self._map(lambda tensor: tensor[first::step])
+
     def spread(self, count: int) -> Inputs:
         """At most ``count`` examples, far from each other."""
         where = torch.linspace(0, len(self) - 1, min(count, len(self))).long()

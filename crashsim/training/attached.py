@@ -157,6 +157,9 @@ class Attached(checkpointing.Participant, ABC):
     def _end(self, output: Any) -> None:
         """Called after a wanted forward pass, with None if it raised."""
 
+    def _check(self, placements: list[Placement]) -> None:
+        """Raises CrashsimError where it can do nothing with some of the faults."""
+
     def _meet_compiler(self) -> None:
         """Called where the model's own forward pass is compiled, in which no hook acts."""
 
@@ -344,6 +347,7 @@ class Attached(checkpointing.Participant, ABC):
             available = find_sites(twin.module, x, lambda v: run(twin.tensors, v))
             placements = place(self.faults, self._pattern, available, dtype_of(model))
             check_strength(placements, dtype_of(model))
+            self._check(placements)
             check_placements(
                 twin.module, placements, twin.tensors, x, lambda v, given: run(given, v)
             )

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from crashsim.arguments import check_seed, one_of, whole
 from crashsim.coordinates.drawing import check_rates
 from crashsim.coordinates.placement import Faults, Placement
-from crashsim.errors import ArgumentError, ModelError
-from crashsim.faults import Fault
+from crashsim.errors import ArgumentError, ModelError, SiteError
+from crashsim.faults import Fault, WordFault
 from crashsim.model import checkpointing
 from crashsim.model.calling import call_with
 from crashsim.model.sites.site import Action, Site, StepAction, perturbing
@@ -175,6 +175,17 @@ class CrashVariance(Attached):
         variance = self._sum_of_squares(output.reshape(len(output), -1), coordinates, weights)
         self.variance = variance.detach()
         return self.strength * variance
+
+    def _check(self, placements: list[Placement]) -> None:
+        for placement in placements:
+            fault = placement.fault
+            if isinstance(fault, WordFault) and not fault.adds_up:
+                raise SiteError(
+                    f"sites={placement.site.name!r}: {type(fault).__name__} strikes bits whose "
+                    "changes of a number do not add up (of an exponent, say), so that outputs have "
+                    "no derivative by them, and this penalty no meaning; give bits='mantissa', an "
+                    "integer format, or CrashTraining, which strikes them while training"
+                )
 
     # Recording.
 
