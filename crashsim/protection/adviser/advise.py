@@ -271,11 +271,11 @@ class _Work:
         groups = Groups.of(
             space, self._by(by, space), macs_by_site(space.model, self._first, sites)
         )
-        options = Options.of(groups, some, Harm.of(margins[0]))
+        measures = Options.by_measure(groups, some, Harm.measures(margins[0]))
         count = self.asked.virtual or usual_chips(margins[0])
         judges = [VirtualChips(m, self.asked.seed, count, i) for i, m in enumerate(margins)]
-        chosen = self._chosen(options, judges[0], whole)
-        return self._described(chosen, options, judges[1], bare, names)
+        chosen = self._chosen(measures, judges[0], whole)
+        return self._described(chosen, measures[0], judges[1], bare, names)
 
     @property
     def _first(self) -> Inputs:
@@ -350,7 +350,9 @@ class _Work:
         """The metric of a share of right examples, and the other way round."""
         return 1 - right if self.lower_is_better else right
 
-    def _chosen(self, options: Options, judge: VirtualChips, whole: tuple[Scheme, ...]) -> _Chosen:
+    def _chosen(
+        self, measures: list[Options], judge: VirtualChips, whole: tuple[Scheme, ...]
+    ) -> _Chosen:
         target = None if self.asked.target is None else self._value(self.asked.target)
         budget = np.inf if self.asked.budget is None else self.asked.budget
         found: _Chosen | None = None
@@ -358,13 +360,13 @@ class _Work:
         for rounds in range(1, _ROUNDS + 1):
             goal = None if target is None else min(target + room, 1.0)
             search = Search(
-                options, judge, whole, Wanted(goal, self.asked.share, budget), self._tell
+                measures, judge, whole, Wanted(goal, self.asked.share, budget), self._tell
             )
             front = search.front()
             best = search.best(front)
             if found is not None and np.array_equal(best.choice, found.best.choice):
                 break
-            schemes = (*whole, *options.made(best.choice))
+            schemes = (*whole, *measures[0].made(best.choice))
             real = self._measured(schemes, self.halves[1], self.asked.chips)
             found = _Chosen(front, best, schemes, whole, real, rounds, search.wanted.goal)
             short = self._shortfall(real)

@@ -12,8 +12,6 @@ from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from crashsim.arrays import Floats
-from crashsim.coordinates.drawing import draw_points
-from crashsim.coordinates.streams import Stream, generator
 from crashsim.faults import WordFault
 from crashsim.protection.adviser.groups import Groups, Harm
 from crashsim.protection.adviser.virtual_plans import VirtualChips
@@ -21,6 +19,7 @@ from crashsim.protection.schemes import Cost, Scheme
 
 _TABLE = 2**22  # numbers of a table of what each group does to each margin of each chip
 _LOST = 1e20  # of a margin, in place of what is infinite
+_BLOCK = 2**19  # of the chips of a walk, beyond those that judge plans
 _FEWEST = 50  # chips that such a table is of, at least
 _NEGLIGIBLE = 1e-6  # of the largest gain
 _STEPS = 20  # exchanges, at most
@@ -46,16 +45,21 @@ class Options:
     costs: Floats
 
     @classmethod
-    def of(cls, groups: Groups, schemes: Sequence[Scheme], harm: Harm) -> Options:
-        """Of schemes that protect some coordinates and not others."""
+    def by_measure(
+        cls, groups: Groups, schemes: Sequence[Scheme], measures: Sequence[Harm]
+    ) -> list[Options]:
+        """Of schemes that protect some coordinates and not others, by each measure of harm."""
         p, bits = groups.typical
-        all_of, zeroed = harm.by_group(groups), harm.by_group(groups, zeroed=True)
-        gains, costs = [], []
-        for scheme in schemes:
-            left = scheme.left(p, bits)
-            gains.append(all_of * (1 - left.silent) - zeroed * left.zeroed)
-            costs.append(groups.costs(scheme))
-        return cls(groups, tuple(schemes), np.array(gains), np.array(costs))
+        costs = np.array([groups.costs(scheme) for scheme in schemes])
+        found = []
+        for harm in measures:
+            all_of, zeroed = harm.by_group(groups), harm.by_group(groups, zeroed=True)
+            gains = []
+            for scheme in schemes:
+                left = scheme.left(p, bits)
+                gains.append(all_of * (1 - left.silent) - zeroed * left.zeroed)
+            found.append(cls(groups, tuple(schemes), np.array(gains), costs))
+        return found
 
     def best_for(self, budget: float) -> Choice:
         """The integer programme: the most harm that a budget takes away, one scheme for a group."""
@@ -158,8 +162,7 @@ class Walk:
         if groups.parts is None or count < _FEWEST:
             return None
         space = chips.margins.space
-        rng = generator(chips.seed, Stream.PLANS, 2**30)
-        points = draw_points(rng, space.placements, count)
+        points = chips.drawn(space.placements, _BLOCK, count)
         table = np.zeros((count * len(groups), columns), dtype=np.float32)
         for number, (p, change) in enumerate(zip(space.placements, points.changes, strict=True)):
             rows, at, values = change.listed()

@@ -8,7 +8,6 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr
 
 from crashsim.arrays import Floats
 from crashsim.coordinates.parts import Parts, parts_of
@@ -18,8 +17,7 @@ from crashsim.protection.adviser.margins import Margins
 from crashsim.protection.schemes import ClipActivations, Cost, Part, Scheme
 from crashsim.space import FaultSpace
 
-_COLUMNS = 192  # margins that harm is summed over, the likeliest to fall
-_VALUES = 2**22  # gains at once
+_VALUES = 2**20  # gains at once
 _TOGETHER = 2  # bits of a word that are protected together, where they can be chosen one by one
 
 Ints = NDArray[np.int64]
@@ -150,7 +148,7 @@ def _bits(p: Placement) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Harm:
-    """How often each coordinate's fault makes an example wrong, to first order, by placement.
+    """How much harm each coordinate's fault does, to first order, by placement: one measure of it.
 
     Attributes:
         faults: (size,) of each placement: what is gained where the fault is taken away.
@@ -161,35 +159,39 @@ class Harm:
     zeros: tuple[Floats, ...]
 
     @classmethod
-    def of(cls, margins: Margins) -> Harm:
-        """By the linear prediction of the margins.
+    def measures(cls, margins: Margins) -> list[Harm]:
+        """Three sums over the margins of the examples that are right, by their linear prediction.
 
-        With t the tilt at which a margin's mean is 0, P(it falls) changes by the factor
-        exp(-p (e^(t g) - 1)) where a coordinate of gain g is protected (Chernoff's exponent), and
-        by no more than a fault that decides alone. The sum over margins of what that takes away is
-        additive over coordinates.
+        With z = gain / margin of a fault: of z^2, at most 1, what it adds to the margins' variance,
+        which is what counts where many faults act together; the same with each margin weighed by
+        how much its chance to fall grows with its variance; and of how many margins it takes all,
+        z >= 1, as where faults are so rare that each acts alone.
         """
-        weights = _Weights.of(margins)
-        faults, zeros = [], []
+        sums: list[list[Floats]] = [[] for _ in range(6)]
+        right = (margins.clean > 0).all(axis=1, keepdims=True)
+        columns = np.flatnonzero(np.broadcast_to(right, margins.clean.shape).reshape(-1))
+        clean = margins.clean.reshape(-1)[columns]
+        weights = _weights(margins, columns, clean)
         placed = zip(margins.space.placements, margins.slopes, strict=True)
         for number, (p, slopes) in enumerate(placed):
             chance = np.broadcast_to(
                 np.asarray(p.fault.change_probabilities, dtype=np.float64), p.size
             )
-            some = slopes[:, weights.columns]
+            relative = (slopes[:, columns] / -clean).astype(np.float32)
             if not isinstance(p.fault, WordFault):
-                harm = chance * weights.harm(some, np.ones(len(some)))
-                faults.append(harm)
-                zeros.append(harm)
-                continue
-            value = margins.space.tensors[p.site.module].detach()
-            moves = margins.moves(number)
-            each = np.stack([weights.harm(some, d) for d in moves.T], 1)
-            zero = weights.harm(some, -value.reshape(-1).double().cpu().numpy())
-            chance = chance.reshape(moves.shape)
-            faults.append((chance * each).reshape(-1))
-            zeros.append((chance * zero[:, None]).reshape(-1))
-        return cls(tuple(faults), tuple(zeros))
+                found = [
+                    chance * part for part in _taken(relative, np.ones((len(slopes), 1)), weights)
+                ]
+                zeros = found
+            else:
+                moves = margins.moves(number)
+                value = margins.space.tensors[p.site.module].detach().reshape(-1, 1)
+                zero = _taken(relative, -value.double().cpu().numpy(), weights)
+                found = [chance * part for part in _taken(relative, moves, weights)]
+                zeros = [chance * np.repeat(part, moves.shape[1]) for part in zero]
+            for into, part in zip(sums, (*found, *zeros), strict=True):
+                into.append(part)
+        return [cls(tuple(sums[i]), tuple(sums[3 + i])) for i in range(3)]
 
     def by_group(self, groups: Groups, zeroed: bool = False) -> Floats:
         """(groups,) summed."""
@@ -202,57 +204,48 @@ class Harm:
         return found
 
 
-@dataclass(frozen=True, eq=False)
-class _Weights:
-    """Of the margins that are the likeliest to fall.
+def _weights(margins: Margins, columns: Ints, clean: Floats) -> NDArray[np.float32]:
+    """(C,) how much the chance that each margin falls grows with its variance, at most 1.
 
-    Attributes:
-        columns: (C,) which they are.
-        chance: (C,) P(each falls).
-        tilt: (C,) at which its mean is 0.
+    Of a normal margin u standard deviations from 0 that is u^3 phi(u) / 2 times the relative
+    growth; the largest is taken for 1.
     """
-
-    columns: Ints
-    chance: Floats
-    tilt: Floats
-
-    @classmethod
-    def of(cls, margins: Margins) -> _Weights:
-        right = (margins.clean > 0).all(axis=1, keepdims=True)
-        clean: Floats = np.where(right, margins.clean, np.inf).reshape(-1)
-        variance, alone = np.zeros(clean.size), np.zeros(clean.size)
-        placed = zip(margins.space.placements, margins.slopes, strict=True)
-        for number, (p, slopes) in enumerate(placed):
-            chance = np.broadcast_to(
-                np.asarray(p.fault.change_probabilities, dtype=np.float64), p.size
-            )
-            moves = np.ones((len(slopes), 1))
-            if isinstance(p.fault, WordFault):
-                moves = margins.moves(number)
-            chance = chance.reshape(moves.shape)
-            for d, q in zip(moves.T, chance.T, strict=True):
-                for low in range(0, len(slopes), max(1, _VALUES // max(clean.size, 1))):
-                    rows = slice(low, low + max(1, _VALUES // max(clean.size, 1)))
-                    with np.errstate(over="ignore", invalid="ignore"):
-                        gains = np.nan_to_num(-slopes[rows] * d[rows, None].astype(np.float32))
-                    decides = gains >= clean
-                    alone += q[rows] @ decides
-                    variance += q[rows] @ np.where(decides, 0.0, gains) ** 2
-        sigma = np.sqrt(np.maximum(variance, 1e-300))
-        chance = np.clip(ndtr(-clean / sigma) + -np.expm1(-alone), 1e-12, 1.0)
-        likely = np.argsort(-chance, kind="stable")[:_COLUMNS]
-        likely = likely[np.isfinite(clean[likely])]
-        return cls(likely, chance[likely], clean[likely] / sigma[likely] ** 2)
-
-    def harm(self, slopes: NDArray[np.float32], moves: Floats) -> Floats:
-        """(values,) summed over margins, of faults that move each value by so much."""
-        found = np.empty(len(slopes))
-        most = np.log1p(1 / self.chance)
-        step = max(1, _VALUES // max(len(self.columns), 1))
-        for low in range(0, len(slopes), step):
-            rows = slice(low, low + step)
+    variance = np.zeros(len(columns))
+    placed = zip(margins.space.placements, margins.slopes, strict=True)
+    for number, (p, slopes) in enumerate(placed):
+        second = np.broadcast_to(np.asarray(p.fault.change_probabilities), p.size)
+        if isinstance(p.fault, WordFault):
+            moves = margins.moves(number)
             with np.errstate(over="ignore", invalid="ignore"):
-                tilted = -slopes[rows] * moves[rows, None] * self.tilt
-                tilted = np.nan_to_num(tilted, nan=np.inf, posinf=np.inf)
-            found[rows] = np.expm1(np.minimum(tilted, most)) @ self.chance
-        return found
+                second = (second.reshape(moves.shape) * np.nan_to_num(moves**2)).sum(1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            variance += np.nan_to_num(second @ slopes[:, columns].astype(np.float64) ** 2)
+    u = clean / np.sqrt(np.maximum(variance, 1e-300))
+    found = u**3 * np.exp(-(u**2) / 2)
+    return np.asarray(found / max(found.max(initial=0.0), 1e-300), dtype=np.float32)
+
+
+def _taken(
+    relative: NDArray[np.float32], moves: Floats, weights: NDArray[np.float32]
+) -> tuple[Floats, Floats, Floats]:
+    """Sums over margins of faults (values, bits), flat: squares, weighed ones, margins they take.
+
+    Args:
+        relative: (values, margins) by which share of each margin a value's unit step lowers it.
+        moves: (values, bits) what each fault moves its value by.
+        weights: (margins,) of squares.
+    """
+    found = np.zeros((3, *moves.shape))
+    step = max(1, _VALUES // max(relative.shape[1], 1))
+    for low in range(0, len(moves), step):
+        rows = slice(low, low + step)
+        for bit in range(moves.shape[1]):
+            move = moves[rows, bit, None].astype(np.float32)
+            with np.errstate(over="ignore", invalid="ignore"):
+                z = np.nan_to_num(relative[rows] * move, nan=1.0)
+                found[2, rows, bit] = (z >= 1).sum(1)
+                np.square(z, out=z)
+                np.minimum(z, 1.0, out=z)
+            found[0, rows, bit], found[1, rows, bit] = z.sum(1), z @ weights
+    squares, weighed, taken = found.reshape(3, -1)
+    return squares, weighed, taken

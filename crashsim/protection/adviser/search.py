@@ -66,20 +66,21 @@ class Search:
     """A search under way.
 
     Attributes:
-        options: what may be done.
+        measures: what may be done, with what it gains by each measure of harm.
         chips: virtual ones that judge.
         whole: schemes that every plan has.
         wanted: of the plan.
         progress: called with the number of plans that were judged.
     """
 
-    options: Options
+    measures: list[Options]
     chips: VirtualChips
     whole: tuple[Scheme, ...]
     wanted: Wanted
     progress: Callable[[int], None] = lambda done: None
 
     def __post_init__(self) -> None:
+        self.options = self.measures[0]
         self._judged: dict[bytes, Found] = {}
         self._walk = Walk.of(self.chips, self.options, self.wanted.worth)
         self._fixed = sum(
@@ -135,8 +136,7 @@ class Search:
         most = min(every, max(self.wanted.budget - self._fixed, 0.0))
         levels = np.geomspace(max(possible[possible > 0].min(), every / 2000), every, _LEVELS)
         budgets = sorted({*(b for b in levels.tolist() if b < most), most})
-        several = len(options.schemes) > 1
-        for some in (options, *(self._each() if several else ())):
+        for some in self._each():
             for budget in budgets:
                 yield some.best_for(budget)
         if self._walk is None:
@@ -160,13 +160,19 @@ class Search:
             yield [np.where(choice >= 0, scheme, -1) for choice in path]
 
     def _each(self) -> list[Options]:
-        """The options of each scheme alone."""
-        return [self.options.alone(scheme) for scheme in range(len(self.options.schemes))]
+        """The options by each measure, with all schemes and with each alone."""
+        count = len(self.options.schemes)
+        alone = range(count) if count > 1 else ()
+        return [
+            some
+            for options in self.measures
+            for some in (options, *(options.alone(scheme) for scheme in alone))
+        ]
 
     def _around(self, found: list[Found], goal: float) -> list[Found]:
         """More plans where the goal is just reached, and what can be left out of them."""
         more: list[Found] = []
-        for options in (self.options, *self._each()):
+        for options in self._each():
             for _ in range(_HALVINGS):
                 every = [*found, *more]
                 reaching = [f.overhead for f in every if f.worth >= goal]

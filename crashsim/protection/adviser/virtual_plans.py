@@ -18,7 +18,7 @@ from scipy import sparse
 from crashsim.arrays import Floats
 from crashsim.coordinates.drawing import draw_points
 from crashsim.coordinates.placement import Placement
-from crashsim.coordinates.points import Listed, Written
+from crashsim.coordinates.points import Listed, Points, Written
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.faults import Fault, WordFault
 from crashsim.faults.guarded_units import GuardedUnits
@@ -82,13 +82,16 @@ class VirtualChips:
         right = np.where(np.isnan(moved).any(1), 0, right)
         return np.asarray(right / self.margins.count)
 
+    def drawn(self, placed: Sequence[Placement], block: int, count: int) -> Points:
+        """The faults of a block of chips."""
+        rng = generator(self.seed, Stream.PLANS, self.set * 2**20 + block)
+        return draw_points(rng, placed, count)
+
     def _moves(
         self, placed: Sequence[Placement], block: int, count: int
     ) -> Iterator[sparse.csr_array]:
         """Of each placement, (chips, values) what each chip displaces."""
-        number = self.set * 2**20 + block
-        rng = generator(self.seed, Stream.PLANS, number)
-        points = draw_points(rng, placed, count)
+        points = self.drawn(placed, block, count)
         tensors = self.margins.space.tensors
         for p, change in zip(placed, points.changes, strict=True):
             value = tensors[p.site.module] if p.site.kind == "parameter" else None
