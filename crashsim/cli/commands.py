@@ -425,13 +425,16 @@ def derive(
 def report(
     score_file: Annotated[
         Path,
-        typer.Argument(help="JSON of `crashsim score`, `hardware`, `sweep` or `protect`."),
+        typer.Argument(
+            help="JSON of `crashsim score`, `hardware`, `sweep`, `protect` or `harden --train`."
+        ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The HTML file.")] = Path("report.html"),
 ) -> None:
-    """Turn a saved score, run of the chip, curve or plan into an HTML report."""
-    from crashsim.report import chip_html, curves, plans
+    """Turn a saved score, run of the chip, curve, plan or comparison into an HTML report."""
+    from crashsim.report import chip_html, curves, hardening, plans
     from crashsim.results.chip_record import ChipRecord
+    from crashsim.results.hardening.record import HardeningRecord
     from crashsim.results.plan.plan_record import PlanRecord
     from crashsim.scoring.records import load_record
 
@@ -441,6 +444,8 @@ def report(
         write("out", out, curves.to_html(found))
     elif isinstance(found, ChipRecord):
         write("out", out, chip_html.to_html(found))
+    elif isinstance(found, HardeningRecord):
+        write("out", out, hardening.to_html(found))
     elif isinstance(found, PlanRecord):
         write("out", out, plans.to_html(found))
     else:

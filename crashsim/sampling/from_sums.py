@@ -181,13 +181,14 @@ class FromSums:
             linear = self._linear[part] if m > 2 else None
             quantities = [d] if of_d_alone else quantities_of(d, linear)
             quantities = pooled_over_inputs(quantities, self._control) if pooled else quantities
-            values = -centre
-            for coefficient, quantity in zip(coefficients, quantities, strict=not of_d_alone):
-                values = values + coefficient * quantity
-            squares = values * values
+            values = coefficients[0] * quantities[0]
+            for coefficient, quantity in zip(coefficients[1:], quantities[1:], strict=False):
+                values += coefficient * quantity
+            values -= centre
+            squares = np.multiply(values, values, out=values)
             second += squares.sum(0)
-            fourth += np.einsum("s...,s...->...", squares, squares)
             np.maximum(largest, squares.max(0), out=largest)
+            fourth += np.einsum("s...,s...->...", squares, squares)
         if not pooled:  # what was not seen of one input may be as large as what was of another
             largest = np.broadcast_to(largest.max(0), largest.shape)
         return Spread.of_sums(len(kept), second, fourth, np.sqrt(largest))
@@ -456,9 +457,19 @@ class FromSums:
 
 
 def _joined(pieces: Sequence[NDArray[np.float32]], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """(n, B, K) of pieces; each column's values beside each other where samples are many."""
     if len(pieces) == 1:
         return pieces[0]
-    return np.concatenate([np.empty((0, *shape), np.float32), *pieces])
+    count = sum(len(piece) for piece in pieces)
+    b, k = shape
+    is_tall = count > b * k
+    found = np.empty((b, k, count) if is_tall else (count, b, k), np.float32)
+    found = found.transpose(2, 0, 1) if is_tall else found
+    start = 0
+    for piece in pieces:
+        found[start : start + len(piece)] = piece
+        start += len(piece)
+    return found
 
 
 def _target(like: Floats, of_d: Floats | float, of_square: float) -> Floats:

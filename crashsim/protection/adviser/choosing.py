@@ -18,6 +18,7 @@ from crashsim.protection.adviser.virtual_plans import VirtualChips
 from crashsim.protection.schemes import Cost, Scheme
 
 _TABLE = 2**22  # numbers of a table of what each group does to each margin of each chip
+_WHOLE = 100_000  # parts of a budget that costs are rounded up to
 _LOST = 1e20  # of a margin, in place of what is infinite
 _BLOCK = 2**19  # of the chips of a walk, beyond those that judge plans
 _FEWEST = 50  # chips that such a table is of, at least
@@ -74,10 +75,12 @@ class Options:
         of_group = (g, np.arange(len(g)))
         once = sparse.csr_array((np.ones(len(g)), of_group), (len(self.groups), len(g)))
         gains = self.gains[s, g]
+        # Whole numbers, rounded up, so that no solution is off by the solver's tolerance.
+        whole = np.ceil(costs[s, g] / max(budget, 1e-300) * _WHOLE)
         found = milp(
             -gains / gains.max(),
             constraints=[
-                LinearConstraint(costs[s, g][None] / max(budget, 1e-300), ub=1.0),
+                LinearConstraint(whole[None], ub=_WHOLE),
                 LinearConstraint(once[np.unique(g)], ub=1),
             ],
             integrality=np.ones(len(g)),
