@@ -124,9 +124,9 @@ def main(arguments: list[str] | None = None) -> None:
     data = uncertain(net, 4 if quick else 37, 2)
     judge_plans(net, data, 50 if quick else 400, 10 if quick else 400)
     search = uncertain(net, 8 if quick else 74, 3)
-    chips = 10 if quick else 400
+    chips = 10 if quick else 300
     few_bits(net, search, chips)
-    reach(net, search, chips, 0.5 if quick else 0.05)
+    reach(net, search, chips, 0.5 if quick else 0.02)
 
 
 if __name__ == "__main__":

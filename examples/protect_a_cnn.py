@@ -1,4 +1,4 @@
-"""Which bits of a convolutional network deserve protection: 5% of them, or the top two of every word?
+"""Which bits of a convolutional network deserve protection: some, or the top two of every word?
 
     python examples/protect_a_cnn.py --out plan.html
 
