@@ -29,9 +29,11 @@ from crashsim import (
     WeightCrash,
 )
 from crashsim.errors import ArgumentError, ModelError
-from crashsim.files.data import load_data
+from crashsim.files.architectures import parse_architecture
+from crashsim.files.data import Data, load_data
 from crashsim.report.hardening import to_html
 from crashsim.results.hardening.words import rows, statement
+from crashsim.training.classifier import Recipe, accuracy, train_classifier
 from crashsim.training.menu.ways import Nothing, Way
 
 TRAIN, TEST = load_data("digits", "train"), load_data("digits", "test")
@@ -520,3 +522,21 @@ def test_values_are_struck_before_they_are_clipped():
     np.testing.assert_allclose(outputs, expected.numpy(), rtol=1e-4, atol=1e-4)
     with pytest.raises(ArgumentError, match="one by one"):
         way.struck({"1*": stuck}, clipped)
+
+
+def test_an_architecture_is_compared_by_its_recipe():
+    recipe = Recipe(epochs=3)
+    found = crashsim.harden("64-20-10:relu", TRAIN, TEST, FAULT, target=0.6, chips=20,
+                            menu=[Penalised(0.1)], recipe=recipe)  # fmt: skip
+    assert isinstance(found, Hardening)
+    assert found.reached
+    assert found.model["name"] == "64-20-10:relu"
+    net = parse_architecture("64-20-10:relu").build(0)
+    train_classifier(net, TRAIN, recipe)
+    assert found.way("nothing")["clean"] == pytest.approx(
+        accuracy(net, Data("half", TEST.inputs[::2], TEST.targets[::2])), abs=1e-6
+    )
+    with pytest.raises(ArgumentError, match="leave one out"):
+        crashsim.harden("64-20-10", TRAIN, TEST, FAULT, recipe=recipe, train=train)
+    with pytest.raises(ArgumentError, match="data="):
+        crashsim.harden("64-20-10", (X, Y), HELD_OUT, FAULT, target=0.5)
