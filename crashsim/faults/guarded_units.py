@@ -23,8 +23,7 @@ class GuardedUnits(BernoulliFault):
     """A fault of neurons of which some have copies, each struck on its own with the same ``p``.
 
     Coordinates: one for each neuron (or group of neurons) as the fault itself has, and behind them
-    those of the copies. What the voter or comparator sees is a polynomial in them, linear in each,
-    so that theory's moments are those of the protected network.
+    those of the copies. What the voter or comparator sees is a polynomial in them, linear in each.
 
     Args:
         struck: the fault without copies.
