@@ -540,3 +540,41 @@ def test_an_architecture_is_compared_by_its_recipe():
         crashsim.harden("64-20-10", TRAIN, TEST, FAULT, recipe=recipe, train=train)
     with pytest.raises(ArgumentError, match="data="):
         crashsim.harden("64-20-10", (X, Y), HELD_OUT, FAULT, target=0.5)
+
+
+class Frames(nn.Module):
+    """Rows of an image as steps, with the batch on a given axis."""
+
+    def __init__(self, batch=0):
+        super().__init__()
+        self.first, self.act, self.head = nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 10)
+        self.batch = batch
+
+    def forward(self, x):
+        return self.head(self.act(self.first(x))).mean(1 - self.batch)
+
+
+def test_steps_and_batches_on_axes_of_their_own():
+    images, rows_first = TEST.inputs.reshape(-1, 8, 8), TEST.inputs.reshape(-1, 8, 8).movedim(0, 1)
+
+    def loop(model, penalty):
+        train(model, penalty, 1 / 3, (8, 8))
+
+    def turned(model, penalty):
+        optimiser = torch.optim.SGD(model.parameters(), 0.2, momentum=0.9)
+        for chosen in torch.randperm(len(X)).split(64):
+            optimiser.zero_grad()
+            outputs = model(X[chosen].reshape(-1, 8, 8).movedim(0, 1))
+            (F.cross_entropy(outputs, Y[chosen]) + penalty(outputs)).backward()
+            optimiser.step()
+
+    menu = [Penalised(0.1), NarrowWeights(0.5)]
+    plain = crashsim.harden(Frames, None, (images, TEST.targets), FAULT, train=loop, menu=menu,
+                            chips=40, steps_axis=1)  # fmt: skip
+    other = crashsim.harden(lambda: Frames(1), None, (rows_first, TEST.targets), FAULT, menu=menu,
+                            train=turned, chips=40, steps_axis=0, batch_axis=1)  # fmt: skip
+    assert [way["refused"] == "" for way in plain.ways] == [True, True, True]
+    assert [way["refused"] == "" for way in other.ways] == [True, False, True]
+    assert "takes the batch first" in other.ways[1]["refused"]
+    assert other.ways[0]["clean"] == plain.ways[0]["clean"]
+    assert other.ways[0]["mean"]["value"] == pytest.approx(plain.ways[0]["mean"]["value"], abs=0.02)
