@@ -15,6 +15,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from crashsim.campaign.store import Store
+    from crashsim.campaign.workers import Workers
     from crashsim.errors import CrashsimError, CrashsimWarning, Interrupted
     from crashsim.faults import (
         AdditiveNoise,
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from crashsim.metrics import Event, Mean
     from crashsim.model.sites.discovery import find_sites
     from crashsim.model.sites.site import Site
+    from crashsim.protection.adviser.advise import protect
+    from crashsim.protection.plan import Plan
     from crashsim.protection.protected import Protected
     from crashsim.protection.replicas import Replicated, byzantine_table, plan_replicas
     from crashsim.protection.robustness import voter_robustness
@@ -73,6 +77,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "results.agreement": ("Agreement", "rank_loss"),
     "sampling.enumeration": ("ExactDistribution", "enumerate_exact"),
+    "campaign.store": ("Store",),
+    "campaign.workers": ("Workers",),
     "errors": ("CrashsimError", "CrashsimWarning", "Interrupted"),
     "results.estimate": ("Estimate",),
     "faults": (
@@ -109,6 +115,8 @@ _HOMES = {
     "training.crash_variance": ("CrashVariance",),
     "protection.replicas": ("Replicated", "byzantine_table", "plan_replicas"),
     "protection.robustness": ("voter_robustness",),
+    "protection.adviser.advise": ("protect",),
+    "protection.plan": ("Plan",),
     "protection.protected": ("Protected",),
     "protection.schemes": (
         "SECDED",
@@ -157,6 +165,7 @@ __all__ = [
     "NeuronCrash",
     "Parity",
     "Penalised",
+    "Plan",
     "Preview",
     "Protected",
     "Protection",
@@ -167,11 +176,13 @@ __all__ = [
     "SignFlip",
     "Site",
     "SpareCells",
+    "Store",
     "Strike",
     "StuckAt",
     "TrainingLoop",
     "TrainingReport",
     "WeightCrash",
+    "Workers",
     "byzantine_table",
     "enumerate_exact",
     "find_sites",
@@ -180,6 +191,7 @@ __all__ = [
     "monte_carlo",
     "plan",
     "plan_replicas",
+    "protect",
     "rank_loss",
     "score",
     "sweep",

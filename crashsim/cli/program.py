@@ -9,11 +9,13 @@ from typing import Any
 import typer
 
 from crashsim.cli import commands
+from crashsim.cli.campaign import campaign
 from crashsim.cli.criticality import criticality
 from crashsim.cli.devices import devices
 from crashsim.cli.doctor import doctor
 from crashsim.cli.hardening.harden import harden
 from crashsim.cli.hardware import hardware
+from crashsim.cli.protect import protect
 from crashsim.cli.sample import sample
 from crashsim.cli.sweep import sweep
 from crashsim.cli.terminal import fail
@@ -49,6 +51,7 @@ for command in (
     commands.score,
     commands.compare,
     sweep,
+    protect,
     sample,
     commands.train,
     harden,
@@ -60,3 +63,4 @@ for command in (
     doctor,
 ):
     app.command()(_stoppable(command))
+app.add_typer(campaign)
