@@ -249,7 +249,12 @@ def _gradients(shared: Shared) -> Analysis:
     found, space, asked = Analysis(), shared.space, shared.asked
     if is_sketched(Size(space, asked.memory)):
         sketched_mean_point_taylor(
-            space, found, memory=asked.memory, seed=asked.seed, confidence=asked.confidence
+            space,
+            found,
+            memory=asked.memory,
+            seed=asked.seed,
+            confidence=asked.confidence,
+            named=asked.outputs or (),
         )
         return found
     # Gains of many coordinates are made in the model's own precision.
