@@ -55,6 +55,7 @@ class Workers(Executor):
         self._queue: SimpleQueue[_Piece | None] = SimpleQueue()
         self._lock, self._ended = threading.Lock(), threading.Event()
         self._pools: dict[int, ProcessPoolExecutor] = {}
+        self._numbers: dict[int, int] = {}
         self._servers = [
             threading.Thread(target=self._serve, args=(number,), daemon=True)
             for number in range(self.count)
@@ -105,8 +106,7 @@ class Workers(Executor):
     def processes(self) -> list[int]:
         """The numbers by which the system knows the processes that are alive."""
         with self._lock:
-            pools = list(self._pools.values())
-        return [number for pool in pools for number in list(pool._processes or ())]
+            return list(self._numbers.values())
 
     def _serve(self, number: int) -> None:
         """One process, and those that come after it."""
@@ -115,9 +115,7 @@ class Workers(Executor):
                 piece.future.cancel()
             elif piece.future.set_running_or_notify_cancel():
                 self._do(piece, number)
-        with self._lock:
-            pool = self._pools.pop(number, None)
-        if pool is not None:
+        if (pool := self._without(number)) is not None:
             pool.shutdown()
 
     def _do(self, piece: _Piece, number: int) -> None:
@@ -126,8 +124,8 @@ class Workers(Executor):
                 found = self._pool(number).submit(piece.work, *piece.args, **piece.options).result()
             except BrokenExecutor as error:
                 lost: BaseException = error
-                with self._lock:
-                    self._pools.pop(number).shutdown(wait=False)
+                if (broken := self._without(number)) is not None:
+                    broken.shutdown(wait=False)
                 if self._ended.is_set():
                     break
             except BaseException as error:
@@ -144,12 +142,19 @@ class Workers(Executor):
         piece.future.set_exception(told)
 
     def _pool(self, number: int) -> ProcessPoolExecutor:
+        if number not in self._pools:
+            pool = ProcessPoolExecutor(1, get_context("spawn"), _prepare, (self._threads,))
+            with self._lock:
+                self._pools[number] = pool
+            process = pool.submit(os.getpid).result()
+            with self._lock:
+                self._numbers[number] = process
+        return self._pools[number]
+
+    def _without(self, number: int) -> ProcessPoolExecutor | None:
         with self._lock:
-            if number not in self._pools:
-                self._pools[number] = ProcessPoolExecutor(
-                    1, get_context("spawn"), _prepare, (self._threads,)
-                )
-            return self._pools[number]
+            self._numbers.pop(number, None)
+            return self._pools.pop(number, None)
 
 
 def _told(piece: _Piece) -> str:
@@ -172,4 +177,4 @@ def _end_with_parent() -> None:
     parent = parent_process()
     if parent is not None:
         parent.join()
-        os._exit(1)
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from crashsim_theory import Moments
+from numpy.typing import NDArray
 from torch import Tensor
 
 from crashsim.arguments import as_float, shown
@@ -402,6 +403,20 @@ def moments_of(placement: Placement) -> Moments:
     return Moments(
         *(np.broadcast_to(k, placement.size) for k in (found.mean, found.k2, found.k3, found.k4))
     )
+
+
+def moments_at(
+    placements: Sequence[Placement], columns: NDArray[np.int64]
+) -> tuple[Floats, Floats]:
+    """Mean and variance of some coordinates, each (n,)."""
+    mean, k2 = np.empty((2, len(columns)))
+    owners = np.searchsorted([p.stop for p in placements], columns, side="right")
+    for number in np.unique(owners):
+        p, mine = placements[number], owners == number
+        moments = moments_of(p)
+        mean[mine] = moments.mean[columns[mine] - p.start]
+        k2[mine] = moments.k2[columns[mine] - p.start]
+    return mean, k2
 
 
 def nodes_of(placement: Placement) -> tuple[Floats, Floats]:

@@ -24,6 +24,7 @@ from crashsim.faults.words.word_fault import BitSteps, WordTable
 from crashsim.injection.faulty_model import FaultyModel
 from crashsim.injection.site_changes import steps_of
 from crashsim.model.inputs import Inputs
+from crashsim.working import worked
 
 Slope = NDArray[np.float32]
 Point = Sequence[float | Floats]  # for each placement one number for all coordinates, or (size,)
@@ -51,12 +52,15 @@ class Values:
         """The values, where slopes are by value."""
         return self._faulty.model.tensors[self.placement.site.module].detach()
 
-    def displacements(self) -> Floats:
-        """(size, bits) what each coordinate moves its value by; ones where slopes are its own."""
+    def displacements(self, part: slice = slice(None)) -> Floats:
+        """(n, bits) what each coordinate of some values moves them by; ones where slopes are by
+        coordinate. Of all values at once it takes eight bytes for each bit."""
         if not self.by_value:
-            return np.ones((self.size, 1))
-        moved = self.placement.fault.displacement(self.parameter).double().cpu().numpy()
-        return np.asarray(moved).reshape(self.size, self.bits)
+            return np.ones((len(range(*part.indices(self.size))), 1))
+        steps = self._steps
+        if isinstance(steps, BitSteps):
+            return np.asarray(steps.of_values(part).double().cpu().numpy())
+        return np.asarray(steps.view(self.size, self.bits)[part].double().cpu().numpy())
 
     def moved_by(self, columns: Integers) -> Floats:
         """(n,) the displacements of some coordinates, counted from the placement's first."""
@@ -152,9 +156,11 @@ class Slopes:
                 # Each input has coordinates of its own: one backward pass serves all inputs.
                 e.requires_grad_()
             out = self._outputs(inputs, leaves, e)[0]
+            worked(len(inputs))
             rows = torch.from_numpy(readouts).to(out).expand(*shape, -1)
             for row, weights in enumerate(rows.unbind(1)):
                 by_value, by_coordinate = _gradients(out, weights, leaves, e)
+                worked(2 * len(inputs))
                 each = iter(by_value)
                 for v, into in zip(self.values, found, strict=True):
                     if v.by_value:

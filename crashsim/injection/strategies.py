@@ -16,7 +16,7 @@ from torch import Tensor
 
 from crashsim.arrays import Floats, Integers
 from crashsim.coordinates.placement import Placement
-from crashsim.coordinates.points import Points
+from crashsim.coordinates.points import Points, no_fault
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.faults import WordFault
 from crashsim.injection.batches import (
@@ -48,7 +48,8 @@ from crashsim.model.checks import rounding_slack
 from crashsim.model.graph.tracing import UntraceableError
 from crashsim.model.inputs import Inputs
 
-_CHECKED = 1024  # faults per site with which a strategy is checked
+_CHECKED, _FEWEST_CHECKED = 1024, 64  # faults per site with which a strategy is checked
+_CHECKED_SCALARS = 2**27  # numbers in flight of these, about: each may move all of a layer's plane
 
 
 class Strategies:
@@ -188,7 +189,7 @@ class Strategies:
     def _many_faults(self) -> Points:
         """Three points with many faults at every site."""
         rng = generator(0, Stream.SHORT_CUTS)
-        size = min(_CHECKED, self._faulty.N)
+        size = min(_CHECKED, max(_FEWEST_CHECKED, _CHECKED_SCALARS // self._scalars))
         rows, columns, values = [], [], []
         for row in range(3):
             for number, p in enumerate(self._faulty.placements):
@@ -202,7 +203,7 @@ class Strategies:
                 values.append(np.full(len(chosen), p.fault.typical_change))
         return Points(
             3,
-            np.zeros(self._faulty.N),
+            no_fault(self._faulty.N),
             np.concatenate(rows),
             np.concatenate(columns),
             np.concatenate(values),

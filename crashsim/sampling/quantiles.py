@@ -159,7 +159,7 @@ def stratified_quantiles(
     for some in _columns(len(masses), columns):
         known, drawn = outcomes[:, :, some], size[:, :, some]
         values = np.concatenate([known.reshape(-1, known.shape[2]), drawn.reshape(n * b, -1)]).T
-        order = np.argsort(values, axis=1, kind="stable")
+        order = np.argsort(values, axis=1)
         law = np.take_along_axis(values, order, 1), np.cumsum(masses[order], axis=1)
         parts.append([_stratified(drawn, law, rest, level, alpha) for level in levels])
     return [_joined(found) for found in zip(*parts, strict=True)]

@@ -322,7 +322,7 @@ def _point(
     law, clean = found.law(0), float(found.clean[0])
     mean, band = law.mean(alpha), law.mean(shared)
     values, counts = np.unique(law.sampled, return_counts=True)
-    population = found.of_population(0, alpha)
+    population = found.over_examples(0, alpha, mean)
     accepted = None
     if accept is not None:
         share = law.at_most(accept, alpha) if lower else law.at_least(accept, alpha)
@@ -335,7 +335,7 @@ def _point(
         "band_high": float(band.high),
         "predicted": None,
         "change": _range(mean, clean),
-        "population": None if population is None else _range(population[0]),
+        "population": None if population is None else _range(population),
         "percentiles": [
             {"level": level, **_range(law.quantile(level, alpha))} for level in PERCENTILES
         ],

@@ -29,6 +29,7 @@ from crashsim.faults import Fault, WordFault
 from crashsim.model import checkpointing
 from crashsim.model.calling import call_with
 from crashsim.model.sites.site import Action, Site, StepAction, perturbing
+from crashsim.model.sites.time_axis import StepsAxis
 from crashsim.model.twins.twin import twin_of
 from crashsim.training.attached import Attached, Moment, devices_of
 from crashsim.training.striking import StruckCall, check_fits, struck_step, struck_value
@@ -113,6 +114,8 @@ class CrashVariance(Attached):
         exact: the exact sum over outputs instead of the unbiased estimate.
         draws: random combinations to average over.
         seed: of the signs; global random state is never used.
+        steps_axis: the axis of the struck values that is time, as of ``FaultSpace``: a neuron is
+            then dead in all steps.
 
     Attributes:
         variance: the penalty of the last call without its strength, detached.
@@ -129,6 +132,7 @@ class CrashVariance(Attached):
         exact: bool = False,
         draws: int = 1,
         seed: int = 0,
+        steps_axis: StepsAxis | None = None,
     ) -> None:
         strength = check_strength(strength)
         one_of("at", at, ("zero", "mean"))
@@ -138,7 +142,7 @@ class CrashVariance(Attached):
         self._generator = torch.Generator().manual_seed(check_seed(seed))
         self._passes: list[_Pass] = []
         self._current = _Pass()
-        super().__init__(model, faults, sites)
+        super().__init__(model, faults, sites, steps_axis)
 
     def __call__(self, output: Tensor) -> Tensor:
         """The penalty, a scalar to add to the loss.

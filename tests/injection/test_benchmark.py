@@ -34,6 +34,20 @@ def test_the_quick_benchmark_of_scores_prints_its_tables():
 
 
 @pytest.mark.slow
+def test_the_quick_benchmark_of_architectures_prints_a_line_each():
+    run = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "architectures.py"), "--quick"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    lines = run.stdout.splitlines()
+    assert len(lines) == 12
+    assert all("monte-carlo" in line and "planned" in line for line in lines)
+
+
+@pytest.mark.slow
 def test_the_quick_benchmark_of_a_resnet_prints_its_lines():
     run = subprocess.run(
         [sys.executable, str(BENCHMARKS / "resnet20.py"), "--quick"],
@@ -44,3 +58,16 @@ def test_the_quick_benchmark_of_a_resnet_prints_its_lines():
     assert run.returncode == 0, run.stderr
     for part in ("all gains in", "a sample is worth", "by the law", "a default score"):
         assert part in run.stdout
+
+
+@pytest.mark.slow
+def test_the_quick_benchmark_of_a_predicted_curve_prints_its_lines():
+    run = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "curve.py"), "--quick"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("9 rates in") == 2
+    assert run.stdout.count("predicted, ") == 6

@@ -194,7 +194,7 @@ def test_the_batch_size_changes_no_number(fault, make_net, randn, monkeypatch):
 
 def test_progress_is_told_the_more_often_the_more_a_sample_takes(make_net, randn):
     for inputs, hidden, most in ((1, 6, 1024), (64, 4096, 64)):
-        space = FaultSpace(make_net((3, hidden, 2)), randn(inputs, 3), NeuronCrash(0.01))
+        space = FaultSpace(make_net((3, hidden, 2)), randn(inputs, 3), NeuronCrash(0.2))
         for samples in (200, 2500):
             seen = []
             monte_carlo(space, samples=samples, progress=lambda *step, seen=seen: seen.append(step))

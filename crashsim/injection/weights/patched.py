@@ -12,7 +12,7 @@ from torch import Tensor
 
 from crashsim.arrays import Floats
 from crashsim.coordinates.placement import Placement
-from crashsim.coordinates.points import Listed, Points
+from crashsim.coordinates.points import Listed, Points, is_no_fault
 from crashsim.faults.words.word_fault import BitSteps, WordTable
 from crashsim.injection.faulty_model import FaultyModel
 from crashsim.injection.site_changes import steps_of
@@ -39,11 +39,13 @@ class PatchedWeights:
     def __init__(self, faulty: FaultyModel, base: Floats) -> None:
         self._faulty = faulty
         # A copy: whose array it is may change it. None for zeros, which are the rule.
-        self._base = base.copy() if base.any() else None
+        self._base = None if is_no_fault(base) else base.copy()
         self._is_applied = False
         own = faulty.model.tensors
         placed = [p for p in faulty.placements if p.site.kind == "parameter"]
-        at_base = faulty.weights_at(Points.at(base))
+        at_base: Mapping[str, Tensor] = {p.site.module: own[p.site.module] for p in placed}
+        if not is_no_fault(base):
+            at_base = faulty.weights_at(Points.at(base))
         steps = {p: steps_of(p, own[p.site.module]) for p in placed}
         # Where several faults strike one parameter, each acts on what the one before it left; and
         # of words that are struck already, further bits act on what these are then.
@@ -51,7 +53,7 @@ class PatchedWeights:
         again = {
             p.site.module
             for p in placed
-            if isinstance(steps[p], WordTable) and base[p.start : p.stop].any()
+            if isinstance(steps[p], WordTable) and not is_no_fault(base[p.start : p.stop])
         }
         several = sorted({name for name in names if names.count(name) > 1} | again)
         self._stretches = [
@@ -76,7 +78,7 @@ class PatchedWeights:
         """Whether it is set up at this point, and whole: an interrupt may have left a sample in."""
         if self._is_applied:
             return False
-        return not base.any() if self._base is None else np.array_equal(base, self._base)
+        return is_no_fault(base) if self._base is None else np.array_equal(base, self._base)
 
     def take(self, points: Points) -> None:
         """Makes these the samples that ``apply`` counts; their base is the one it is set up at."""
@@ -238,9 +240,9 @@ def _differences(
     """Edges (S + 1,) and columns (n,) of its changes, and by how much they differ from the base:
     (n,), or all by the same."""
     own = [c for c in points.changes if (c.start, c.stop) == (p.start, p.stop)]
-    base = points.base[p.start : p.stop]
-    if own and isinstance(own[0], Listed) and isinstance(own[0].values, float) and not base.any():
-        return own[0].edges, np.asarray(own[0].columns, np.int64), own[0].values
+    base, one = points.base[p.start : p.stop], own[0] if own else None
+    if isinstance(one, Listed) and isinstance(one.values, float) and is_no_fault(base):
+        return one.edges, np.asarray(one.columns, np.int64), one.values
     rows, columns, values = _changes_at(points, p)
     edges = np.searchsorted(rows, np.arange(points.count + 1))
     return edges, columns, values - base[columns]

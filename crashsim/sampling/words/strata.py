@@ -19,7 +19,7 @@ import numpy as np
 
 from crashsim.arrays import Floats, Integers
 from crashsim.coordinates.placement import Placement
-from crashsim.coordinates.points import Points
+from crashsim.coordinates.points import Points, no_fault
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.errors import NotApplicableError
 from crashsim.faults import AdditiveNoise, WordFault
@@ -197,7 +197,7 @@ def _strike(
     columns = np.concatenate([s.coordinates(of) for s, of in zip(strata, words, strict=True)])
     owners = np.repeat(np.arange(len(strata)), [len(of) for of in words])
     hits = np.zeros((len(strata), 2, space.B))
-    base = np.zeros(space.N)
+    base = no_fault(space.N)
     step = max(1, _AT_ONCE // (space.B * space.K))
     for start in range(0, len(columns), step):
         part = slice(start, start + step)

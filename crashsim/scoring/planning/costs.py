@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from crashsim.analytic import sketch
 from crashsim.analytic.gains import KEPT, are_dense, kept_bytes
 from crashsim.analytic.surrogates.rivals import RIVALS, margins_at_most
+from crashsim.analytic.weighing import weighed_bytes
 from crashsim.arguments import is_number, shown
 from crashsim.errors import ArgumentError
 from crashsim.results.numbers import CORE, RATE_NAME
@@ -22,7 +23,13 @@ from crashsim.sampling.pilot import strikes_at_most
 from crashsim.sampling.tilted.importance import AIMING
 from crashsim.sampling.tilted.importance import SAMPLES as RARE_SAMPLES
 from crashsim.sampling.words.strata import SAMPLES as STRIKES
-from crashsim.scoring.planning.size import BUDGET, Size, is_sketched, operations_of_margins
+from crashsim.scoring.planning.size import (
+    BUDGET,
+    Size,
+    is_sketched,
+    no_surrogate,
+    operations_of_margins,
+)
 from crashsim.scoring.variance_reduction import is_controlled
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -87,6 +94,27 @@ def cost_of_sample(size: Size) -> float:
     return size.operations + _struck(size) + _COUNTED * size.B * size.K
 
 
+def affordable_samples(size: Size, operations: float, fewest: int, most: int) -> int:
+    """How many samples so many operations pay for, with the single faults that come before them."""
+    passes = operations / cost_of_sample(size)
+    low, high = fewest, int(min(max(fewest, passes), most))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if _strikes_before(size, middle) + middle <= passes:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _strikes_before(size: Size, samples: int) -> int:
+    """How many single faults a control variate looks at before so many samples, at most."""
+    space = size.space
+    if are_dense(space) or not is_controlled(size, samples) or no_surrogate(size) is not None:
+        return 0
+    return strikes_at_most(space, samples)
+
+
 def _struck(size: Size) -> float:
     """To draw the faults of a sample."""
     return _DRAWN * sum(p.size * p.fault.change_probability for p in size.space.placements)
@@ -94,8 +122,7 @@ def _struck(size: Size) -> float:
 
 def cost_of_sampling(size: Size, samples: int) -> Cost:
     """Of a Monte Carlo run, and of the single faults that its control may be mended by, at most."""
-    is_piloted = not are_dense(size.space) and is_controlled(size, samples)
-    first = strikes_at_most(size.space, samples) if is_piloted else 0
+    first = _strikes_before(size, samples)
     kept = min(samples * size.B * size.K, max(_KEPT_VALUES, 200 * size.B * size.K))
     return Cost((first + samples) * cost_of_sample(size), 4.0 * kept + _IN_FLIGHT)
 
@@ -140,9 +167,10 @@ def _gradients(size: Size) -> Cost:
     """
     space = size.space
     if is_sketched(size):
-        kept = kept_bytes(space, sketch.PROBES)
-        passes = (1 + 2 * sketch.PROBES) * size.operations
-        return Cost(passes + 10.0 * kept, min(1.5 * kept, KEPT * size.memory))
+        kept, values = kept_bytes(space, sketch.PROBES), space.slopes.size
+        together = sketch.probes_together(values, size.memory)
+        passes = (-(-sketch.PROBES // together) + 2 * sketch.PROBES) * size.operations
+        return Cost(passes + 10.0 * kept, 4.0 * together * values + weighed_bytes(values))
     passes = (1 + 2 * size.K) * size.operations
     if are_dense(space):
         return Cost(2 * passes + 20.0 * size.gains, 20.0 * size.gains)

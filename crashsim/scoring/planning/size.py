@@ -14,15 +14,18 @@ import torch
 from crashsim.analytic import sampled_singles
 from crashsim.analytic.gains import MEMORY, MOST_DENSE, are_dense, are_served, kept_bytes
 from crashsim.analytic.surrogates import rivals
+from crashsim.analytic.weighing import weighed_bytes
 from crashsim.coordinates.placement import DEPENDENT
 from crashsim.injection.flops import Operations
 from crashsim.results.estimate import MOST_OUTPUTS
 from crashsim.sampling.enumeration import can_enumerate
+from crashsim.sampling.exact_strata import few_strike
 from crashsim.space import FaultSpace
 
 BUDGET = 5e11  # operations per method: about a minute of one core
 EXTRA = 3e9  # operations of what refines first-order theory: a second or so
 _ALONE, _SHARED = 3e6, 1e5  # operations that a sample's calls cost, by itself and with others
+_FEW = 0.5  # probability of two or more faults below which they alone are sampled
 ENUMERATED = 16  # coordinates up to which the exact sum is computed unasked
 _EACH = 1024  # outputs up to which a backward pass is made for each
 _SKETCH = "mean-point-taylor takes random sums of them"
@@ -77,6 +80,11 @@ class Size:
         """Of all inputs with a single coordinate changed, which share what a call costs."""
         return _operations(self.space, self.space.B, _SHARED)
 
+    @cached_property
+    def strikes_are_few(self) -> bool:
+        """Whether most samples would hold no strike or a single one, but not surely so."""
+        return few_strike(self.space, _FEW)
+
     @property
     def gains(self) -> int:
         return self.N * self.B * self.K
@@ -119,7 +127,16 @@ def too_many_gradients(size: Size) -> str | None:
 
 def no_gradients(size: Size) -> str | None:
     """Why there are neither gradients nor random sums of them unasked, or None."""
-    return None if is_sketched(size) else too_many_gradients(size)
+    if not is_sketched(size):
+        return too_many_gradients(size)
+    values = size.space.slopes.size
+    held = 4.0 * values + weighed_bytes(values)
+    if held > size.memory:
+        return (
+            f"the slopes of one sum of outputs take {held:.2g} bytes, of {size.memory} that they "
+            "may (memory=)"
+        )
+    return None
 
 
 def too_many_differences(size: Size) -> str | None:

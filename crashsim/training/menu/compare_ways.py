@@ -98,7 +98,8 @@ def compare_ways(
         targets: (B, ...) of ``held_out``, where it does not hold them.
         seed: of everything.
         confidence: of the intervals; in the comparison of all of them at once.
-        readout, reset, batch_axis, steps_axis: as of ``score``, for judging.
+        readout, reset, batch_axis, steps_axis: as of ``score``. Training strikes models that take
+            the batch first, and return one tensor.
         executor: that runs blocks of chips.
         progress: called with ``"ways"``, the number done and their number.
         names: what to call the ``model`` in reports.
@@ -123,7 +124,7 @@ def compare_ways(
     if not isinstance(model, nn.Module) and not callable(model):
         raise ArgumentError(f"model={shown(model)}; give a module, or a function that builds one")
     by_site = faults_by_site(faults, sites)
-    trainer = Trainer(model, train, seed)
+    trainer = Trainer(model, train, seed, batch_axis, steps_axis)
     if equal == "operations" and not trainer.takes_effort:
         raise ArgumentError(
             "equal='operations': train takes no effort=, so that it cannot train longer; write "

@@ -256,9 +256,12 @@ class Comparison:
     def _choose(self) -> None:
         """The cheapest way that reaches the target, once it is confirmed; else the best."""
         allowed = self._allowed()
-        promising = [taken for taken in allowed if taken.judged.reaches == "yes"]
         best = max(allowed, key=self._goodness)
-        for taken in [*sorted(promising, key=self._price), *([] if best in promising else [best])]:
+        tried = [best]
+        if self.asked.target is not None:
+            perhaps = [taken for taken in allowed if taken.judged.reaches != "no"]
+            tried = sorted(perhaps, key=self._price) or [best]
+        for taken in tried:
             self.chosen = taken
             if self._verify(taken):
                 self.reached = True

@@ -17,8 +17,9 @@ from crashsim.errors import ArgumentError, ModelError
 from crashsim.files.users_code import reported_as_the_users
 from crashsim.injection.flops import Operations
 from crashsim.model.checks import check_can_be_trained, check_module
-from crashsim.model.inputs import Inputs
+from crashsim.model.inputs import BatchAxis, Inputs
 from crashsim.model.nested import leaves
+from crashsim.model.sites.time_axis import StepsAxis
 from crashsim.training.menu.ways import FaultsBySite, Struck, Way
 
 Start = nn.Module | Callable[[], nn.Module]
@@ -50,11 +51,14 @@ class Trainer:
         train: the user's function: ``train(model)``, ``train(model, penalty)``, and perhaps
             ``effort=`` besides. It trains the model in place, or returns another.
         seed: of torch's global generator within a training, which is put back afterwards.
+        batch_axis, steps_axis: as of ``FaultSpace``.
     """
 
     start: Start
     train: Train
     seed: int
+    batch_axis: BatchAxis = 0
+    steps_axis: StepsAxis | None = None
 
     @property
     def takes_penalty(self) -> bool:
@@ -113,11 +117,7 @@ class Trainer:
             started = _versions(self.start)
             with ExitStack() as stack:
                 seen = stack.enter_context(_counted(model))
-                struck = [
-                    stack.enter_context(part.training(model, faults, self.seed))
-                    for part in parts
-                    if part.trains
-                ]
+                struck = self.struck(model, parts, faults, stack)
                 penalty = _Penalty(struck)
                 returned = self._call(model, penalty, effort)
                 self._check_taken(parts, struck, penalty)
@@ -139,6 +139,25 @@ class Trainer:
                 )
         # A copy has neither the optimiser's hooks nor the graphs of the last pass.
         return Trained(copied(model).eval(), seen.passes, seen.examples, effort)
+
+    def struck(
+        self, model: nn.Module, parts: tuple[Way, ...], faults: FaultsBySite, stack: ExitStack
+    ) -> list[Struck]:
+        """Attaches what the ways need to a model, until the stack closes.
+
+        Raises:
+            ModelError: the model takes the batch on another axis than the first.
+        """
+        if self.batch_axis != 0 and any(part.attaches for part in parts):
+            raise ModelError(
+                f"batch_axis={self.batch_axis!r}: while a model trains, faults are attached to one "
+                "that takes the batch first; wrap it in a module that does, and turns its inputs"
+            )
+        return [
+            stack.enter_context(part.training(model, faults, self.seed, self.steps_axis))
+            for part in parts
+            if part.trains
+        ]
 
     def _call(self, model: nn.Module, penalty: _Penalty, effort: float) -> Any:
         given: list[Any] = [model, penalty] if self.takes_penalty else [model]
@@ -254,11 +273,7 @@ def operations_of_training(
     with trainer.seeded(), torch.enable_grad():
         model = trainer.fresh().train()
         with ExitStack() as stack:
-            struck = [
-                stack.enter_context(part.training(model, faults, trainer.seed))
-                for part in parts
-                if part.trains
-            ]
+            struck = trainer.struck(model, parts, faults, stack)
             penalty = _Penalty(struck)
             inputs = few.to(*_place_of(model))
             inputs.clone().call(model)  # in which sites are looked for

@@ -20,6 +20,7 @@ from crashsim.arguments import MOST_COPIES, number, shown, whole
 from crashsim.errors import ArgumentError
 from crashsim.faults import Fault, Rates
 from crashsim.model.inputs import Inputs
+from crashsim.model.sites.time_axis import StepsAxis
 from crashsim.protection.schemes import Cost
 from crashsim.protection.voters import Voter, make_voter
 from crashsim.space import FaultSpace
@@ -54,6 +55,7 @@ class Way:
     """
 
     trains = False
+    attaches = False  # faults to the model while it trains, which then takes the batch first
 
     @property
     def name(self) -> str:
@@ -61,13 +63,16 @@ class Way:
         return type(self).__name__.lower()
 
     @contextmanager
-    def training(self, model: nn.Module, faults: FaultsBySite, seed: int) -> Iterator[Struck]:
+    def training(
+        self, model: nn.Module, faults: FaultsBySite, seed: int, steps_axis: StepsAxis | None
+    ) -> Iterator[Struck]:
         """Around the training of a model: attaches what the way needs, and takes it off again.
 
         Args:
             model: that trains within the block.
             faults: by site.
             seed: of whatever is drawn.
+            steps_axis: the axis of the struck values that is time, as of ``FaultSpace``.
         """
         yield Struck()
 
@@ -120,7 +125,7 @@ class Penalised(Way):
 
     strength: float = 0.1
     at: Literal["zero", "mean"] = "zero"
-    trains = True
+    trains = attaches = True
 
     def __post_init__(self) -> None:
         if check_strength(self.strength) == 0:
@@ -131,9 +136,16 @@ class Penalised(Way):
         return f"penalty {self.strength:g}" + (" at the mean" if self.at == "mean" else "")
 
     @contextmanager
-    def training(self, model: nn.Module, faults: FaultsBySite, seed: int) -> Iterator[Struck]:
+    def training(
+        self, model: nn.Module, faults: FaultsBySite, seed: int, steps_axis: StepsAxis | None
+    ) -> Iterator[Struck]:
         with CrashVariance(
-            model, dict(faults), strength=self.strength, at=self.at, seed=seed
+            model,
+            dict(faults),
+            strength=self.strength,
+            at=self.at,
+            seed=seed,
+            steps_axis=steps_axis,
         ) as penalty:
             yield Struck(penalty, lambda: penalty.sites)
 
@@ -152,7 +164,7 @@ class CrashTrained(Way):
 
     times: float = 1.0
     inverse_scaling: bool = False
-    trains = True
+    trains = attaches = True
 
     def __post_init__(self) -> None:
         number("times", self.times, "a positive factor of the rate", above=0)
@@ -162,10 +174,12 @@ class CrashTrained(Way):
         return "crash training" + ("" if self.times == 1 else f" at {self.times:g} times the rate")
 
     @contextmanager
-    def training(self, model: nn.Module, faults: FaultsBySite, seed: int) -> Iterator[Struck]:
+    def training(
+        self, model: nn.Module, faults: FaultsBySite, seed: int, steps_axis: StepsAxis | None
+    ) -> Iterator[Struck]:
         more = {site: _at_rate(fault, self.times) for site, fault in faults.items()}
         with CrashTraining(
-            model, more, inverse_scaling=self.inverse_scaling, seed=seed
+            model, more, inverse_scaling=self.inverse_scaling, seed=seed, steps_axis=steps_axis
         ) as training:
             yield Struck(None, lambda: training.sites)
 
@@ -211,7 +225,9 @@ class NarrowWeights(Way):
         return f"weights within {self.limit:g}"
 
     @contextmanager
-    def training(self, model: nn.Module, faults: FaultsBySite, seed: int) -> Iterator[Struck]:
+    def training(
+        self, model: nn.Module, faults: FaultsBySite, seed: int, steps_axis: StepsAxis | None
+    ) -> Iterator[Struck]:
         def clip(*_: Any) -> None:
             if model.training:
                 self._clip(model)

@@ -29,9 +29,11 @@ from crashsim import (
     WeightCrash,
 )
 from crashsim.errors import ArgumentError, ModelError
-from crashsim.files.data import load_data
+from crashsim.files.architectures import parse_architecture
+from crashsim.files.data import Data, load_data
 from crashsim.report.hardening import to_html
 from crashsim.results.hardening.words import rows, statement
+from crashsim.training.classifier import Recipe, accuracy, train_classifier
 from crashsim.training.menu.ways import Nothing, Way
 
 TRAIN, TEST = load_data("digits", "train"), load_data("digits", "test")
@@ -520,3 +522,59 @@ def test_values_are_struck_before_they_are_clipped():
     np.testing.assert_allclose(outputs, expected.numpy(), rtol=1e-4, atol=1e-4)
     with pytest.raises(ArgumentError, match="one by one"):
         way.struck({"1*": stuck}, clipped)
+
+
+def test_an_architecture_is_compared_by_its_recipe():
+    recipe = Recipe(epochs=3)
+    found = crashsim.harden("64-20-10:relu", TRAIN, TEST, FAULT, target=0.6, chips=20,
+                            menu=[Penalised(0.1)], recipe=recipe)  # fmt: skip
+    assert isinstance(found, Hardening)
+    assert found.reached
+    assert found.model["name"] == "64-20-10:relu"
+    net = parse_architecture("64-20-10:relu").build(0)
+    train_classifier(net, TRAIN, recipe)
+    assert found.way("nothing")["clean"] == pytest.approx(
+        accuracy(net, Data("half", TEST.inputs[::2], TEST.targets[::2])), abs=1e-6
+    )
+    with pytest.raises(ArgumentError, match="leave one out"):
+        crashsim.harden("64-20-10", TRAIN, TEST, FAULT, recipe=recipe, train=train)
+    with pytest.raises(ArgumentError, match="data="):
+        crashsim.harden("64-20-10", (X, Y), HELD_OUT, FAULT, target=0.5)
+
+
+class Frames(nn.Module):
+    """Rows of an image as steps, with the batch on a given axis."""
+
+    def __init__(self, batch=0):
+        super().__init__()
+        self.first, self.act, self.head = nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 10)
+        self.batch = batch
+
+    def forward(self, x):
+        return self.head(self.act(self.first(x))).mean(1 - self.batch)
+
+
+def test_steps_and_batches_on_axes_of_their_own():
+    images, rows_first = TEST.inputs.reshape(-1, 8, 8), TEST.inputs.reshape(-1, 8, 8).movedim(0, 1)
+
+    def loop(model, penalty):
+        train(model, penalty, 1 / 3, (8, 8))
+
+    def turned(model, penalty):
+        optimiser = torch.optim.SGD(model.parameters(), 0.2, momentum=0.9)
+        for chosen in torch.randperm(len(X)).split(64):
+            optimiser.zero_grad()
+            outputs = model(X[chosen].reshape(-1, 8, 8).movedim(0, 1))
+            (F.cross_entropy(outputs, Y[chosen]) + penalty(outputs)).backward()
+            optimiser.step()
+
+    menu = [Penalised(0.1), NarrowWeights(0.5)]
+    plain = crashsim.harden(Frames, None, (images, TEST.targets), FAULT, train=loop, menu=menu,
+                            chips=40, steps_axis=1)  # fmt: skip
+    other = crashsim.harden(lambda: Frames(1), None, (rows_first, TEST.targets), FAULT, menu=menu,
+                            train=turned, chips=40, steps_axis=0, batch_axis=1)  # fmt: skip
+    assert [way["refused"] == "" for way in plain.ways] == [True, True, True]
+    assert [way["refused"] == "" for way in other.ways] == [True, False, True]
+    assert "takes the batch first" in other.ways[1]["refused"]
+    assert other.ways[0]["clean"] == plain.ways[0]["clean"]
+    assert other.ways[0]["mean"]["value"] == pytest.approx(plain.ways[0]["mean"]["value"], abs=0.02)
