@@ -456,14 +456,17 @@ def derive(
 def report(
     score_file: Annotated[
         Path,
-        typer.Argument(help="JSON of `crashsim score`, `hardware`, `sweep` or `harden --train`."),
+        typer.Argument(
+            help="JSON of `crashsim score`, `hardware`, `sweep`, `protect` or `harden --train`."
+        ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The HTML file.")] = Path("report.html"),
 ) -> None:
-    """Turn a saved score, run of the chip, curve or comparison into an HTML report."""
-    from crashsim.report import chip_html, curves, hardening
+    """Turn a saved score, run of the chip, curve, plan or comparison into an HTML report."""
+    from crashsim.report import chip_html, curves, hardening, plans
     from crashsim.results.chip_record import ChipRecord
     from crashsim.results.hardening.record import HardeningRecord
+    from crashsim.results.plan.plan_record import PlanRecord
     from crashsim.scoring.records import load_record
 
     check_outputs([("score", score_file)], report=out)
@@ -474,5 +477,7 @@ def report(
         write("out", out, chip_html.to_html(found))
     elif isinstance(found, HardeningRecord):
         write("out", out, hardening.to_html(found))
+    elif isinstance(found, PlanRecord):
+        write("out", out, plans.to_html(found))
     else:
         write("out", out, found.to_html())
