@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from crashsim.model.sites.site import Site
     from crashsim.protection.replicas import Replicated, byzantine_table, plan_replicas
     from crashsim.protection.robustness import voter_robustness
+    from crashsim.protection.vulnerability.table import Vulnerability
+    from crashsim.protection.vulnerability.vulnerability import vulnerability
     from crashsim.results.agreement import Agreement, rank_loss
     from crashsim.results.estimate import Estimate
     from crashsim.sampling.enumeration import ExactDistribution, enumerate_exact
@@ -88,6 +90,8 @@ _HOMES = {
     "training.crash_variance": ("CrashVariance",),
     "protection.replicas": ("Replicated", "byzantine_table", "plan_replicas"),
     "protection.robustness": ("voter_robustness",),
+    "protection.vulnerability.table": ("Vulnerability",),
+    "protection.vulnerability.vulnerability": ("vulnerability",),
     "training.goodhart": ("TrainingReport",),
 }
 
@@ -123,6 +127,7 @@ __all__ = [
     "Strike",
     "StuckAt",
     "TrainingReport",
+    "Vulnerability",
     "WeightCrash",
     "byzantine_table",
     "enumerate_exact",
@@ -136,6 +141,7 @@ __all__ = [
     "score",
     "sweep",
     "voter_robustness",
+    "vulnerability",
 ]
 
 

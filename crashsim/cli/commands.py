@@ -425,13 +425,15 @@ def derive(
 def report(
     score_file: Annotated[
         Path,
-        typer.Argument(help="JSON of `crashsim score`, `crashsim hardware` or `crashsim sweep`."),
+        typer.Argument(help="JSON of `crashsim score`, `hardware`, `sweep` or `vulnerability`."),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The HTML file.")] = Path("report.html"),
 ) -> None:
-    """Turn a saved score, run of the chip, or curve into an HTML report."""
+    """Turn a saved score, run of the chip, curve or map into an HTML report."""
     from crashsim.report import chip_html, curves
+    from crashsim.report import vulnerability as maps
     from crashsim.results.chip_record import ChipRecord
+    from crashsim.results.vulnerability.vulnerability_record import VulnerabilityRecord
     from crashsim.scoring.records import load_record
 
     check_outputs([("score", score_file)], report=out)
@@ -440,5 +442,7 @@ def report(
         write("out", out, curves.to_html(found))
     elif isinstance(found, ChipRecord):
         write("out", out, chip_html.to_html(found))
+    elif isinstance(found, VulnerabilityRecord):
+        write("out", out, maps.to_html(found))
     else:
         write("out", out, found.to_html())

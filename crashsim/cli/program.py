@@ -17,6 +17,7 @@ from crashsim.cli.hardware import hardware
 from crashsim.cli.sample import sample
 from crashsim.cli.sweep import sweep
 from crashsim.cli.terminal import fail
+from crashsim.cli.vulnerability import vulnerability
 from crashsim.errors import Interrupted
 
 app = typer.Typer(
@@ -49,6 +50,7 @@ for command in (
     commands.score,
     commands.compare,
     sweep,
+    vulnerability,
     sample,
     commands.train,
     harden,

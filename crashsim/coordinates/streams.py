@@ -26,6 +26,7 @@ class Stream(IntEnum):
     FEW_FAULTS = 2**61  # samples given two or more faults, by block
     PREDICTED = 2**61 + 2**59  # what rivals share in a predicted curve, by example
     VOTES = 2**61 + 2**60  # in which a voter is far from the honest copies' average
+    VULNERABILITY = 2**61 + 2**60 + 2**59  # which single faults meet which examples, by stratum
     IMPORTANCE = 2**62  # tails and class changes, by input and block
     CURVE = 2**62 + 2**61  # the rare-event curve of a report, by point and block
     RIVALS = 2**62 + 2**61 + 2**60  # what class changes to several rivals share, by input
