@@ -156,6 +156,53 @@ def _worth_of_draws(space: FaultSpace, samples: int, draws: int) -> tuple[int, l
     return strikes, [whole.var(0) / (whole - part).var(0) for whole, part in pairs]
 
 
+def measure_repeats(net: nn.Module, x: torch.Tensor, p: float, samples: int, seeds: int) -> None:
+    """Whether intervals of so few samples cover, and what one is worth by how seeds spread."""
+    fault = BitFlip(p, bits=8)
+    truth, error, plain = _long_run(FaultSpace(net, x, fault, "weights"), samples, 5 * samples)
+    found = {"mean": [], "variance": []}  # type: ignore[var-annotated]
+    for seed in range(1, seeds + 1):
+        score = crashsim.score(
+            net, x, fault, "weights", samples=samples, seed=seed, methods=list(MOMENTS)
+        )
+        for quantity, rows in found.items():
+            rows.append([(e.value, e.low, e.high, e.worth) for e in _pooled(score, quantity)])
+    for number, (quantity, rows) in enumerate(found.items()):
+        value, low, high, worth = np.moveaxis(np.array(rows, float), -1, 0)  # (seeds, K)
+        covered = (low <= truth[number] + 2 * error[number]) & (
+            truth[number] - 2 * error[number] <= high
+        )
+        off = ((value - truth[number]) ** 2).mean(0) - error[number] ** 2
+        shown = plain[number] / samples / np.maximum(off, 1e-30)
+        print(
+            f"p={p:g}, {seeds} seeds of {samples} samples, {quantity}: {100 * covered.mean():.0f}% "
+            f"of the 95% intervals hold the value of a long run (standard error "
+            f"{np.median(error[number] / abs(truth[number])):.1%}); worth {np.median(shown):.3g} "
+            f"({shown.min():.3g} to {shown.max():.3g}) by how far they are off, "
+            f"{np.nanmedian(worth) / samples:.3g} by their own estimate"
+        )
+
+
+def _long_run(space: FaultSpace, samples: int, draws: int) -> tuple[list[np.ndarray], ...]:
+    """E Delta and Var Delta averaged over inputs, their standard errors, and one plain sample's
+    variance of either: by independent draws less a control of known mean, with slope 1."""
+    gains = Gains.of(space, "mean", MEMORY)
+    surrogate = FactoredSurrogate.of(gains, gains.shift - gains.sums.mean)
+    control = Control.of(space, surrogate, None, 99, samples)
+    first, second, plain = [], [], []
+    for block in range(-(-draws // 50)):
+        points = sample_points(space.placements, 20_000 + block, 50)
+        delta, linear = space.outputs(points) - space.clean(), control.at(points)
+        first.append(delta - linear)
+        second.append((delta**2 - linear**2).mean(1))
+        plain.append([delta.mean(1), (delta**2).mean(1)])
+    left, squares = np.concatenate(first), np.concatenate(second)  # (S, B, K), (S, K)
+    mean = left.mean(0)
+    values = [mean.mean(0), (control.second - mean**2).mean(0) + squares.mean(0)]
+    errors = [part.std(0) / len(left) ** 0.5 for part in (left.mean(1), squares)]
+    return values, errors, [np.concatenate(part).var(0) for part in zip(*plain, strict=True)]
+
+
 def _pooled(score: Score, quantity: str) -> list[crashsim.Estimate]:
     found = (e for e in score.estimates if (e.method, e.quantity) == ("monte-carlo", quantity))
     return [e for e in found if e.input == "all" and isinstance(e.output, int)]
@@ -179,7 +226,11 @@ def measure_changes(net: nn.Module, x: torch.Tensor, p: float, samples: int) -> 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a smaller network, fewer samples")
-    quick = parser.parse_args(arguments).quick
+    parser.add_argument(
+        "--repeats", type=int, default=0, help="seeds by which to see whether intervals cover"
+    )
+    options = parser.parse_args(arguments)
+    quick = options.quick
     torch.manual_seed(0)
     net = resnet(1, 4) if quick else resnet(3, 16)
     start = time.process_time()
@@ -193,6 +244,9 @@ def main(arguments: list[str] | None = None) -> None:
     for p in (1e-3,) if quick else (1e-5, 1e-4):
         measure_worth(net, x, p, samples, draws)
         measure_changes(net, x, p, samples)
+    for p in (1e-3,) if quick else (1e-5, 1e-4):
+        if options.repeats:
+            measure_repeats(net, x, p, samples, options.repeats)
     start = time.process_time()
     score = crashsim.score(net, x, BitFlip(1e-5, bits=8), "weights")
     print(f"a default score: {time.process_time() - start:.0f} s; skipped: {list(score.skipped)}")

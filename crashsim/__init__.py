@@ -32,8 +32,19 @@ if TYPE_CHECKING:
     from crashsim.metrics import Event, Mean
     from crashsim.model.sites.discovery import find_sites
     from crashsim.model.sites.site import Site
+    from crashsim.protection.protected import Protected
     from crashsim.protection.replicas import Replicated, byzantine_table, plan_replicas
     from crashsim.protection.robustness import voter_robustness
+    from crashsim.protection.schemes import (
+        SECDED,
+        TMR,
+        ClipActivations,
+        ClipWeights,
+        Duplication,
+        Parity,
+        Scrubbing,
+        SpareCells,
+    )
     from crashsim.protection.vulnerability.table import Vulnerability
     from crashsim.protection.vulnerability.vulnerability import vulnerability
     from crashsim.results.agreement import Agreement, rank_loss
@@ -49,7 +60,12 @@ if TYPE_CHECKING:
     from crashsim.training.crash_training import CrashTraining
     from crashsim.training.crash_variance import CrashVariance
     from crashsim.training.goodhart import TrainingReport
-    from crashsim.training.hardening import Hardened, harden
+    from crashsim.training.harden import harden
+    from crashsim.training.hardening import Hardened
+    from crashsim.training.menu.hardening import Hardening
+    from crashsim.training.menu.protection import Protection
+    from crashsim.training.menu.training_loop import TrainingLoop
+    from crashsim.training.menu.ways import Copies, CrashTrained, NarrowWeights, Penalised
     from crashsim.training.weight_penalties import Balance, Continuity
 
 __version__ = "0.1.0"
@@ -84,29 +100,52 @@ _HOMES = {
     "space": ("FaultSpace",),
     "sweeping.curve": ("Curve",),
     "sweeping.sweep": ("sweep",),
-    "training.hardening": ("Hardened", "harden"),
+    "training.harden": ("harden",),
+    "training.hardening": ("Hardened",),
+    "training.menu.hardening": ("Hardening",),
+    "training.menu.protection": ("Protection",),
+    "training.menu.training_loop": ("TrainingLoop",),
+    "training.menu.ways": ("Copies", "CrashTrained", "NarrowWeights", "Penalised"),
     "training.weight_penalties": ("Balance", "Continuity"),
     "training.crash_training": ("CrashTraining",),
     "training.crash_variance": ("CrashVariance",),
     "protection.replicas": ("Replicated", "byzantine_table", "plan_replicas"),
     "protection.robustness": ("voter_robustness",),
+    "protection.protected": ("Protected",),
+    "protection.schemes": (
+        "SECDED",
+        "TMR",
+        "ClipActivations",
+        "ClipWeights",
+        "Duplication",
+        "Parity",
+        "Scrubbing",
+        "SpareCells",
+    ),
     "protection.vulnerability.table": ("Vulnerability",),
     "protection.vulnerability.vulnerability": ("vulnerability",),
     "training.goodhart": ("TrainingReport",),
 }
 
 __all__ = [
+    "SECDED",
+    "TMR",
     "AdditiveNoise",
     "Agreement",
     "Balance",
     "BitFlip",
     "BitStuck",
+    "ClipActivations",
+    "ClipWeights",
     "Continuity",
+    "Copies",
+    "CrashTrained",
     "CrashTraining",
     "CrashVariance",
     "CrashsimError",
     "CrashsimWarning",
     "Curve",
+    "Duplication",
     "Estimate",
     "Event",
     "ExactDistribution",
@@ -114,18 +153,27 @@ __all__ = [
     "FaultSpace",
     "GainNoise",
     "Hardened",
+    "Hardening",
     "Interrupted",
     "Mean",
     "Method",
+    "NarrowWeights",
     "NeuronCrash",
+    "Parity",
+    "Penalised",
     "Preview",
+    "Protected",
+    "Protection",
     "Replicated",
     "Sample",
     "Score",
+    "Scrubbing",
     "SignFlip",
     "Site",
+    "SpareCells",
     "Strike",
     "StuckAt",
+    "TrainingLoop",
     "TrainingReport",
     "Vulnerability",
     "WeightCrash",

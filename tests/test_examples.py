@@ -28,6 +28,7 @@ RUNS = {
         ["--epochs", "2", "--inputs", "6", "--masks", "4", "--steps", "20"],
         "in steps 15 to 19",
     ),
+    "harden_your_own.py": (["--epochs", "1", "--chips", "20"], "weights within 0.3"),
     "spiking_training.py": (["--epochs", "2", "--steps", "5", "--samples", "200"], "of plain"),
 }
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from crashsim.analytic.precision import double_precision
 from crashsim.arrays import Floats
 from crashsim.coordinates.placement import moments_of
-from crashsim.coordinates.points import Listed, Points, Written
+from crashsim.coordinates.points import Listed, Points, Written, is_no_fault
 from crashsim.errors import NotApplicableError
 from crashsim.injection.site_changes import changes_by_placement
 from crashsim.injection.slopes import Point, Values
@@ -143,7 +143,7 @@ class Gains:
         for v, change, kept in zip(self.values, changes, self.kept, strict=True):
             slopes = kept.reshape(v.size, -1)
             base = points.base[v.placement.start : v.placement.stop]
-            if base.any():
+            if not is_no_fault(base):
                 at_base = (base.reshape(v.size, v.bits) * v.displacements()).sum(1)
                 moved += (at_base @ slopes).reshape(moved.shape[1:])
             found = _moved(v, change, base, slopes)
@@ -232,7 +232,7 @@ def _by_value(v: Values, change: Listed | Written, base: Floats) -> Floats:
     if isinstance(change, Written):
         return np.asarray((change.e.reshape(v.size, v.bits) * v.displacements()).sum(1))
     moves = np.zeros(v.size)
-    if base.any():
+    if not is_no_fault(base):
         moves += (base.reshape(v.size, v.bits) * v.displacements()).sum(1)
     columns = np.asarray(change.columns, dtype=np.int64)
     np.add.at(moves, columns // v.bits, (change.values - base[columns]) * v.moved_by(columns))
@@ -258,21 +258,27 @@ class Weighing:
 def weighing(v: Values) -> Weighing:
     """Of a placement's values."""
     moments = moments_of(v.placement)
-    d = v.displacements()
-    mean, k2, k4 = (k.reshape(d.shape) for k in (moments.mean, moments.k2, moments.k4))
-    first = (mean * d).sum(1)
-    d *= d
-    second = (k2 * d).sum(1)
+    mean, k2, k4 = (k.reshape(v.size, v.bits) for k in (moments.mean, moments.k2, moments.k4))
     # A coordinate that is off its usual value with a small probability q has k2^2 = q k4.
     with np.errstate(divide="ignore", invalid="ignore"):
         alike = moments.k2.strides == (0,)
         chance = moments.k2[:1] ** 2 / moments.k4[:1] if alike else k2**2 / k4
         octave = np.floor(np.log2(chance))
-    found = {}
-    for group in np.unique(octave[np.isfinite(octave)]).tolist():
-        chosen = d if octave.size == 1 else np.where(octave == group, d, 0.0)
-        terms = k2 * chosen
-        found[group] = (terms.sum(1), (k4 * chosen * chosen).sum(1), (terms * terms).sum(1))
+    groups = np.unique(octave[np.isfinite(octave)]).tolist()
+    first, second = np.empty((2, v.size))
+    found = {group: (np.empty(v.size), np.empty(v.size), np.empty(v.size)) for group in groups}
+    for low in range(0, v.size, _BLOCK):
+        part = slice(low, low + _BLOCK)
+        d = v.displacements(part)
+        first[part] = (mean[part] * d).sum(1)
+        d *= d
+        second[part] = (k2[part] * d).sum(1)
+        for group, (terms, fourth, squares) in found.items():
+            chosen = d if alike else np.where(octave[part] == group, d, 0.0)
+            each = k2[part] * chosen
+            terms[part] = each.sum(1)
+            fourth[part] = (k4[part] * chosen * chosen).sum(1)
+            squares[part] = (each * each).sum(1)
     return Weighing(first, second, found)
 
 

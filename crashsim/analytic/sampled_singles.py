@@ -19,7 +19,7 @@ from crashsim.analytic.gains import MEMORY, Gains
 from crashsim.analytic.shares import SharesByValue
 from crashsim.analytic.single_sample import Chosen, choose
 from crashsim.arrays import Floats, Integers
-from crashsim.coordinates.points import Points
+from crashsim.coordinates.points import Points, no_fault
 from crashsim.errors import NotApplicableError
 from crashsim.results.estimate import Interval
 from crashsim.results.estimates import Estimates, estimates_of
@@ -144,7 +144,7 @@ def _sums(space: FaultSpace, method: SingleMethod, gains: Gains | None, chosen: 
 def _passes(space: FaultSpace, method: SingleMethod, columns: Integers) -> Floats:
     """(m, B, K) F(e_i = 1) - F(0) of each; or (2 m, B, K) F(m, e_i = 0 and then 1) - F(m)."""
     if method == "single":
-        points = Points.one_at_a_time(np.zeros(space.N), columns, np.ones(len(columns)))
+        points = Points.one_at_a_time(no_fault(space.N), columns, np.ones(len(columns)))
         return space.outputs(points) - space.clean()
     m = space.mean_point
     twice = np.concatenate([columns, columns])
@@ -155,7 +155,7 @@ def _passes(space: FaultSpace, method: SingleMethod, columns: Integers) -> Float
 def _linear(gains: Gains, columns: Integers) -> Floats:
     """(m, B, K) the gains of some coordinates."""
     n = gains.space.N
-    points = Points.one_at_a_time(np.zeros(n), columns, np.ones(len(columns)))
+    points = Points.one_at_a_time(no_fault(n), columns, np.ones(len(columns)))
     return gains.along(points) + gains.sums.mean
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from crashsim.analytic.gains import Gains
 from crashsim.arrays import Floats
@@ -57,9 +58,20 @@ class SharesByValue:
         for v, squares, second in zip(self.values, self.squares, self.second, strict=True):
             each = squares * second
             # Only the values with the largest shares can have coordinates that do.
-            few = np.argsort(-each, kind="stable")[:count]
+            few = _largest(each, count)
             k2 = moments_of(v.placement).k2.reshape(v.size, v.bits)[few]
-            parts = squares[few, None] * k2 * v.displacements()[few] ** 2 / self._total
+            parts = squares[few, None] * k2 * v.displacements_of(few) ** 2 / self._total
             columns = v.placement.start + few[:, None] * v.bits + np.arange(v.bits)
             found += zip((-parts).ravel().tolist(), columns.ravel().tolist(), strict=True)
         return [(column, -share) for share, column in sorted(found)[:count]]
+
+
+def _largest(sizes: Floats, count: int) -> NDArray[np.int64]:
+    """The places of the largest, largest first; of equal ones, the first."""
+    if len(sizes) > count:
+        least = -np.partition(-sizes, count - 1)[count - 1]
+        places = np.flatnonzero(sizes >= least)
+    else:
+        places = np.arange(len(sizes))
+    found: NDArray[np.int64] = places[np.argsort(-sizes[places], kind="stable")[:count]]
+    return found

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from crashsim.analytic.shares import SharesByValue
 from crashsim.arrays import Floats
-from crashsim.coordinates.placement import Placement, moments_of
+from crashsim.coordinates.placement import Placement, moments_at, moments_of
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.injection.slopes import Values
 from crashsim.space import FaultSpace
@@ -62,12 +62,7 @@ def choose(
         columns = np.concatenate([columns, law.choose(*_levels(rng, count - evenly))])
         part = evenly / count
         chances = part * layers.chances(columns) + (1 - part) * law.chances(columns)
-    mean, k2 = np.empty((2, count))
-    for p, mine in _owned(space.placements, columns):
-        moments = moments_of(p)
-        mean[mine] = moments.mean[columns[mine] - p.start]
-        k2[mine] = moments.k2[columns[mine] - p.start]
-    return Chosen(columns, chances, mean, k2)
+    return Chosen(columns, chances, *moments_at(space.placements, columns))
 
 
 def _levels(rng: np.random.Generator, count: int) -> tuple[Floats, Floats]:

@@ -237,6 +237,8 @@ def compare(
     p: POption = None,
     sites: SitesOption = None,
     group: GroupOption = None,
+    batch_axis: BatchAxisOption = 0,
+    steps_axis: StepsAxisOption = None,
     samples: SamplesOption = None,
     train: TrainOption = None,
     inits: Annotated[
@@ -253,8 +255,6 @@ def compare(
     """Rank models by how well they tolerate faults, with intervals."""
     from dataclasses import replace
 
-    import torch
-
     from crashsim.report.comparison import render_comparison
     from crashsim.results.comparison import compare as compare_scores
     from crashsim.results.json_reading import finite
@@ -269,7 +269,9 @@ def compare(
     if len(set(models)) < len(models):
         raise ArgumentError(f"models: {models} names one twice; give different models")
     faults = read_faults(fault, p, sites, group)
-    examples = read_examples(inputs)
+    examples = read_examples(inputs, None, batch_axis)
+    few = read_examples(inputs, limit, batch_axis)
+    layout = {"batch_axis": batch_axis, "steps_axis": steps_axis}
     if isinstance(examples.inputs, dict):
         raise ArgumentError(
             f"inputs={inputs!r} holds {sorted(examples.inputs)}; models are compared on one array: "
@@ -283,17 +285,15 @@ def compare(
             for init in range(inits):
                 named = read_model(name, seed + init, train, None, inits, trust=trust)
                 data = replace(examples, inputs=examples.fitted(named.model))
-                chosen = data.first(limit)
+                chosen = replace(few, inputs=few.fitted(named.model))
                 with progress_bars() as progress:
                     group_scores.append(
                         score_model(
                             named, chosen, faults, progress,
-                            methods=["monte-carlo"], samples=samples, seed=seed,
+                            methods=["monte-carlo"], samples=samples, seed=seed, **layout,
                         )
                     )  # fmt: skip
-                with torch.no_grad():
-                    clean = named.model(chosen.inputs.clone()).flatten(1)
-                group_spread.append(float(clean.var(0, correction=0).sum()))
+                group_spread.append(_spread(named.model, chosen.inputs, batch_axis))
                 if data.targets is not None:
                     group_accuracy.append(accuracy(named.model, data))
             if group_accuracy:
@@ -314,6 +314,22 @@ def compare(
     all_of(as_json, lambda: console().print(render_comparison(result)))
     if stop is not None:
         raise Interrupted("interrupted", result) from stop
+
+
+def _spread(model: Any, inputs: Any, batch_axis: int) -> float:
+    """The variance of the outputs over the inputs, wherever the batch is, summed over outputs."""
+    import torch
+
+    from crashsim.faults import NeuronCrash
+    from crashsim.space import FaultSpace
+
+    if batch_axis:
+        axis, none = batch_axis, NeuronCrash(p=0.0)
+        clean = torch.from_numpy(FaultSpace(model, inputs, none, "input", batch_axis=axis).clean())
+    else:
+        with torch.no_grad():
+            clean = model(inputs.clone()).flatten(1)
+    return float(clean.var(0, correction=0).sum())
 
 
 def train(
@@ -425,14 +441,17 @@ def derive(
 def report(
     score_file: Annotated[
         Path,
-        typer.Argument(help="JSON of `crashsim score`, `hardware`, `sweep` or `vulnerability`."),
+        typer.Argument(
+            help="JSON of `crashsim score`, `hardware`, `sweep`, `vulnerability` or `harden --train`."
+        ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The HTML file.")] = Path("report.html"),
 ) -> None:
-    """Turn a saved score, run of the chip, curve or map into an HTML report."""
-    from crashsim.report import chip_html, curves
+    """Turn a saved score, run of the chip, curve, map or comparison into an HTML report."""
+    from crashsim.report import chip_html, curves, hardening
     from crashsim.report import vulnerability as maps
     from crashsim.results.chip_record import ChipRecord
+    from crashsim.results.hardening.record import HardeningRecord
     from crashsim.results.vulnerability.vulnerability_record import VulnerabilityRecord
     from crashsim.scoring.records import load_record
 
@@ -444,5 +463,7 @@ def report(
         write("out", out, chip_html.to_html(found))
     elif isinstance(found, VulnerabilityRecord):
         write("out", out, maps.to_html(found))
+    elif isinstance(found, HardeningRecord):
+        write("out", out, hardening.to_html(found))
     else:
         write("out", out, found.to_html())

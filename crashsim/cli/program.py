@@ -12,7 +12,7 @@ from crashsim.cli import commands
 from crashsim.cli.criticality import criticality
 from crashsim.cli.devices import devices
 from crashsim.cli.doctor import doctor
-from crashsim.cli.harden import harden
+from crashsim.cli.hardening.harden import harden
 from crashsim.cli.hardware import hardware
 from crashsim.cli.sample import sample
 from crashsim.cli.sweep import sweep

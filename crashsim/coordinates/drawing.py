@@ -19,7 +19,7 @@ from torch import Tensor
 from crashsim.arrays import Floats, Integers
 from crashsim.coordinates.counts import Count
 from crashsim.coordinates.placement import Placement, counts_of
-from crashsim.coordinates.points import Listed, Points, Written, join
+from crashsim.coordinates.points import Listed, Points, Written, join, no_fault
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.errors import ArgumentError
 from crashsim.faults import Fault, check_drawable
@@ -61,7 +61,7 @@ def sample_block(placements: Sequence[Placement], seed: int, block: int) -> Poin
         _drawn(rng, p, count) if p.count is None else _struck(chosen[p.count], p, count)
         for p in placements
     ]
-    return Points.of(count, np.zeros(placements[-1].stop), changes)
+    return Points.of(count, no_fault(placements[-1].stop), changes)
 
 
 def draw_points(rng: np.random.Generator, placements: Sequence[Placement], count: int) -> Points:
@@ -73,7 +73,7 @@ def draw_points(rng: np.random.Generator, placements: Sequence[Placement], count
         count: of samples.
     """
     changes = [_drawn(rng, p, count) for p in placements]
-    return Points.of(count, np.zeros(placements[-1].stop), changes)
+    return Points.of(count, no_fault(placements[-1].stop), changes)
 
 
 def _drawn(rng: np.random.Generator, p: Placement, count: int) -> Listed | Written:

@@ -83,6 +83,9 @@ def splits_of(p: Placement, by: Sequence[str]) -> list[Split]:
     place = _Place.of(p)
     found = []
     for name in by:
+        if p.fault.is_guarded and name not in ("layer", "fault"):
+            found.append(_NONE)  # bits of a block, and those that guards store, act together
+            continue
         tile = _TILE.fullmatch(name)
         found.append(_tile(place, *tile.groups()) if tile else _NAMED[name](place))
     if math.prod(split.levels for split in found) >= 2**62:

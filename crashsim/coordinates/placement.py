@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from crashsim_theory import Moments
+from numpy.typing import NDArray
 from torch import Tensor
 
 from crashsim.arguments import as_float, shown
@@ -28,6 +29,7 @@ from crashsim.faults import (
     faults_by_site,
 )
 from crashsim.faults.checks import STRONGEST
+from crashsim.model.protected_module import ResidualLaw
 from crashsim.model.sites.site import Site, select_sites
 
 DEPENDENT = (
@@ -211,7 +213,11 @@ def patterns_of(faults: Faults, sites: str) -> list[str]:
 
 
 def place(
-    faults: Faults, sites: str, available: list[Site], dtype: torch.dtype = torch.float32
+    faults: Faults,
+    sites: str,
+    available: list[Site],
+    dtype: torch.dtype = torch.float32,
+    residual: ResidualLaw | None = None,
 ) -> list[Placement]:
     """Faults at their sites, sites in order of execution within each name.
 
@@ -220,6 +226,7 @@ def place(
         sites: that a single fault strikes.
         available: the model's.
         dtype: of the numbers that it stores.
+        residual: what protection leaves of a fault; None: nothing is protected.
     """
     placements: list[Placement] = []
     start = 0
@@ -237,6 +244,8 @@ def place(
                     "other sites"
                 )
             one = Placement(calls, as_stored(fault, calls[0], dtype), start, start)
+            if residual is not None:
+                one = replace(one, fault=residual(one.fault, one.site, one.shape))
             stop = start + one.fault.coordinate_count(one.shape)
             placed.append(replace(one, stop=stop))
             start = stop
@@ -394,6 +403,20 @@ def moments_of(placement: Placement) -> Moments:
     return Moments(
         *(np.broadcast_to(k, placement.size) for k in (found.mean, found.k2, found.k3, found.k4))
     )
+
+
+def moments_at(
+    placements: Sequence[Placement], columns: NDArray[np.int64]
+) -> tuple[Floats, Floats]:
+    """Mean and variance of some coordinates, each (n,)."""
+    mean, k2 = np.empty((2, len(columns)))
+    owners = np.searchsorted([p.stop for p in placements], columns, side="right")
+    for number in np.unique(owners):
+        p, mine = placements[number], owners == number
+        moments = moments_of(p)
+        mean[mine] = moments.mean[columns[mine] - p.start]
+        k2[mine] = moments.k2[columns[mine] - p.start]
+    return mean, k2
 
 
 def nodes_of(placement: Placement) -> tuple[Floats, Floats]:

@@ -86,6 +86,16 @@ class Written:
         return rows, columns + self.start, self.e[rows, columns].astype(np.float64)
 
 
+def no_fault(n: int) -> Floats:
+    """(n,) the point at which nothing is struck: read-only zeros that take no memory."""
+    return np.broadcast_to(np.zeros(()), (n,))
+
+
+def is_no_fault(point: Floats) -> bool:
+    """Whether nothing is struck at a point, or in a stretch of one."""
+    return not (point[:1] if point.strides == (0,) else point).any()
+
+
 class Points:
     """``count`` points: ``base`` everywhere, but ``values`` at ``(rows, columns)``.
 
@@ -157,7 +167,7 @@ class Points:
         rows, columns, values = self.rows, self.columns, self.values
         ours = (columns >= start) & (columns < stop)
         base, values = self.base[start:stop], values[ours]
-        whole = not base.any() and bool(((values == 0) | (values == 1)).all())
+        whole = is_no_fault(base) and bool(((values == 0) | (values == 1)).all())
         e = np.zeros((self.count, stop - start), np.uint8 if whole else np.float64)
         if not whole:
             e += base

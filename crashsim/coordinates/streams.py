@@ -9,8 +9,11 @@ the next one.
 from __future__ import annotations
 
 from enum import IntEnum, unique
+from typing import cast
 
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
+from numpy.typing import DTypeLike, NDArray
 
 _BLOCKS = 2**64  # of a seed
 
@@ -49,6 +52,17 @@ class Stream(IntEnum):
         return min((other for other in Stream if other > self), default=_BLOCKS) - self
 
 
+class _Key(ISeedSequence):
+    """A seed as the key itself. Given as ``key=``, numpy first asks the system for entropy that
+    nobody uses, which takes longer than all else that makes a generator."""
+
+    def __init__(self, seed: int) -> None:
+        self._words = np.array([seed % 2**64, seed >> 64], dtype=np.uint64)
+
+    def generate_state(self, n_words: int, dtype: DTypeLike = np.uint64) -> NDArray[np.uint64]:
+        return self._words
+
+
 def generator(seed: int, stream: Stream, block: int = 0) -> np.random.Generator:
     """The random numbers of one block of a stream. Different blocks never overlap.
 
@@ -59,4 +73,5 @@ def generator(seed: int, stream: Stream, block: int = 0) -> np.random.Generator:
         raise ValueError(f"block {block} of {stream.name}, which has {stream.size}")
     # As an array: of a list with a number from 2^63 on, numpy makes floating-point numbers first.
     counter = np.array([0, 0, 0, stream + block], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=seed, counter=counter))
+    key = cast(np.random.SeedSequence, _Key(seed))  # of which numpy asks no more
+    return np.random.Generator(np.random.Philox(key, counter=counter))

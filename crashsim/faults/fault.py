@@ -198,6 +198,11 @@ class Fault(ABC):
         return bool(np.all(none == 0) and np.all(struck == 1))
 
     @property
+    def is_guarded(self) -> bool:
+        """Whether codes, copies or spares correct some of what is struck before it is used."""
+        return False
+
+    @property
     def is_two_valued(self) -> bool:
         """Whether e takes one of two values, so that a line goes through all it does alone."""
         return self.atoms is not None and len(self.atoms[0]) == 2

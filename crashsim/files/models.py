@@ -20,7 +20,7 @@ from torch import nn
 
 from crashsim.arguments import instance, one_of
 from crashsim.arguments import path as file_path
-from crashsim.errors import ArgumentError, CrashsimError, FileError
+from crashsim.errors import ArgumentError, CrashsimError, FileError, ModelError
 from crashsim.files.architectures import Architecture, is_architecture, parse_architecture
 from crashsim.files.limits import check_file, check_size, most_bytes, read_text, size_on_disk
 from crashsim.files.users_code import call_factory
@@ -78,6 +78,29 @@ def save_model(
     # for a model, since the weights say which description they go with.
     write_files("out", (weights, content), (description, text.encode()))
     return weights, description
+
+
+def save_weights(path: str | Path, model: nn.Module) -> Path:
+    """Writes ``PATH.safetensors``, the state dict of a model that code of the user's builds.
+
+    Raises:
+        FileError: it cannot be written.
+        ModelError: the state holds more than tensors, as that of torch's integer layers does.
+    """
+    check_module(model)
+    check_model_path(path)
+    weights, _ = model_files(path)
+    state = model.state_dict()
+    for name, value in state.items():
+        if not isinstance(value, torch.Tensor) or value.is_quantized:
+            raise ModelError(
+                f"model: {name!r} of its state is {type(value).__name__}, which safetensors does "
+                "not hold; save it in Python, where harden returns the network"
+            )
+    # Copies, since tied weights are written once for each name.
+    write_files("out", (weights, save({k: v.detach().cpu().clone().contiguous()
+                                       for k, v in state.items()})))  # fmt: skip
+    return weights
 
 
 def _digest(described: Any) -> str:

@@ -76,6 +76,31 @@ def load_class(path: Path, name: str, base: type[T], given: str) -> type[T]:
     return found
 
 
+def load_function(spec: str, option: str) -> Callable[..., Any]:
+    """The function, or other callable object, of ``package.module:name`` or ``path.py:name``.
+
+    Args:
+        spec: what names it.
+        option: the argument that gives it.
+
+    Raises:
+        FileError: there is no such module or file.
+        ModelError: the code fails.
+        ArgumentError: the name stands for nothing that can be called.
+    """
+    where, _, name = spec.rpartition(":")
+    given = f"{option}={spec!r}"
+    if not where or not name:
+        raise ArgumentError(f"{given}: give a function of your code, as path.py:{option}")
+    module = _import_file(Path(where), given) if where.endswith(".py") else _import(where, spec)
+    found = getattr(module, name, None)
+    if not callable(found) or isinstance(found, type):
+        what = "has no such name" if found is None else f"{name!r} is {type(found).__name__}"
+        raise ArgumentError(f"{given}: {where!r}: {what}; name a function in it")
+    function: Callable[..., Any] = found
+    return function
+
+
 def _check_callable_alone(factory: Callable[..., Any], spec: str, name: str) -> None:
     try:
         inspect.signature(factory).bind()

@@ -22,6 +22,7 @@ _BATCH_SCALARS = 2**22
 _BATCH_SCALARS_OF_A_GPU = 2**28  # which has no use for few: a gigabyte in single precision
 
 _STEPS_IN_FLIGHT = 3
+_LAYERS_IN_FLIGHT = 4  # of a plain pass: what a layer reads and writes, and what goes past it
 
 # Outputs (S b, ...) of points from one number to another; and how many at most at a time.
 Run = Callable[[int, int], Tensor]
@@ -89,6 +90,12 @@ def scalars_per_sample(sites: Sequence[Site], runs_alone: bool) -> int:
     # Of what runs in many steps, few steps' values are in flight at a time.
     in_flight = (min(1.0, _STEPS_IN_FLIGHT / calls[site.units or site.name]) for site in values)
     return int(sum(s.size * share for s, share in zip(values, in_flight, strict=True))) or 1
+
+
+def scalars_at_once(sites: Sequence[Site]) -> int:
+    """The same of a plain pass, which keeps but few layers' values at a time."""
+    largest = max((site.size for site in sites if site.kind != "parameter"), default=1)
+    return _LAYERS_IN_FLIGHT * largest
 
 
 def scalars_of_weights(sites: Sequence[Site], placements: Sequence[Placement]) -> int:

@@ -14,9 +14,10 @@ from torch import Tensor
 from crashsim.arrays import Floats, Integers
 from crashsim.faults import WordFault
 from crashsim.injection.faulty_model import FaultyModel
-from crashsim.injection.site_changes import LOOKED_UP
 from crashsim.injection.slopes import Slopes, Values
 from crashsim.model.inputs import Inputs
+
+MANY = 2**16  # bits, beyond which no point is made of all of them to look at a few
 
 
 class FewWords:
@@ -85,8 +86,9 @@ class FewWords:
 
 
 def has_many_words(faulty: FaultyModel) -> bool:
-    """Whether faults strike more bits of a parameter than are written out."""
-    return any(isinstance(p.fault, WordFault) and p.size > LOOKED_UP for p in faulty.placements)
+    """Whether faults strike so many bits that a point of all of them costs more than a pass."""
+    bits = sum(p.size for p in faulty.placements if isinstance(p.fault, WordFault))
+    return bits > MANY
 
 
 def _largest(sizes: Floats, count: int) -> NDArray[np.int64]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, fx
 
 from crashsim.injection.graph import Batched, expand
 from crashsim.injection.site_changes import Changes
 from crashsim.injection.sparse.affected_samples import AffectedSamples, grown, is_start
+from crashsim.model.inputs import Inputs
+from crashsim.model.nested import leaves
+
+_KEPT = 2**22  # numbers of a reference that is kept, at most
 
 
 @dataclass
@@ -30,6 +35,48 @@ class Reference:
     values: dict[fx.Node, Any]
     outputs: dict[fx.Node, Tensor] = field(default_factory=dict)
     clean: dict[fx.Node, Any] | None = None
+
+    @property
+    def size(self) -> int:
+        """How many numbers it holds beside the model's own."""
+        held = [value for node, value in self.values.items() if node.op != "get_attr"]
+        held += [*self.outputs.values(), *(self.clean or {}).values()]
+        tensors = (leaf for value in held for _, leaf in leaves(value))
+        return sum(leaf.numel() for leaf in tensors if isinstance(leaf, Tensor))
+
+
+class LastReference:
+    """The reference of the inputs that were run last, without any base: for their next samples.
+
+    A pass through all layers, for each block of samples, would read every weight once more.
+    """
+
+    def __init__(self) -> None:
+        self._inputs: Inputs | None = None
+        self._layers: frozenset[fx.Node] = frozenset()
+        self._reference: Reference | None = None
+
+    def of(self, x: Inputs, layers: Collection[fx.Node]) -> Reference | None:
+        """Of these very numbers, if they were the last; with the outputs of these layers."""
+        if self._inputs is None or self._layers != layers or not _are_equal(self._inputs, x):
+            return None
+        return self._reference
+
+    def keep(self, x: Inputs, layers: Collection[fx.Node], reference: Reference) -> None:
+        """Keeps one, in the place of the last; not if it is large."""
+        self._inputs = self._reference = None
+        if reference.size <= _KEPT:
+            self._reference, self._layers = reference, frozenset(layers)
+            self._inputs = x.clone()  # whoever holds the tensors may write to them
+
+
+def _are_equal(one: Inputs, other: Inputs) -> bool:
+    if one.arguments is not other.arguments or one.keywords is not other.keywords:
+        return False
+    pairs = zip(one.tensors, other.tensors, strict=True)
+    return one.batch_axes == other.batch_axes and all(
+        a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b) for a, b in pairs
+    )
 
 
 class NodeInputs:

@@ -7,7 +7,8 @@ along its batch axis.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from crashsim.faults.words.word_fault import WordFault, WordTable
 from crashsim.injection.fault_nodes import FaultNodes
 from crashsim.injection.graph import expand
 from crashsim.injection.inplace import Overwriting
-from crashsim.injection.node_inputs import NodeInputs, Reference
+from crashsim.injection.node_inputs import LastReference, NodeInputs, Reference
 from crashsim.injection.site_changes import (
     RARE_WEIGHTS,
     SCATTERED,
@@ -77,6 +78,7 @@ class Program:
         self._overwriting = Overwriting(self._traced, self._changed, self._sites)
         self._tables: dict[fx.Node, Tensor] = {}
         self._reaches: dict[fx.Node, Reach] = {}
+        self._last = LastReference()
 
     def why_wrong(self) -> str | None:
         """Why the program is not the model, if a layer has kept something since it was checked."""
@@ -185,9 +187,28 @@ class Program:
 
     def reference(self, x: Inputs, changes: Mapping[Placement, Changes]) -> Reference:
         """Runs what lies before all faults on b inputs."""
+        sparse = self.sparse_layers(changes)
+        is_plain = all(change.base is None for change in changes.values())
+        found = self._last.of(x, sparse) if is_plain else None
+        if found is None:
+            found = self._before_faults(x, changes, sparse)
+            if is_plain:
+                self._last.keep(x, sparse, found)
+        count = next(iter(changes.values())).count
+        if not self._leaves_out(found, changes, count):
+            return replace(found, clean=None)
+        if found.clean is None:
+            found = replace(found, clean=self._behind_faults(x, found, changes))
+            if is_plain:
+                self._last.keep(x, sparse, found)
+        return found
+
+    def _before_faults(
+        self, x: Inputs, changes: Mapping[Placement, Changes], sparse: Collection[fx.Node]
+    ) -> Reference:
+        """The values before all faults, and what rare faults are added to."""
         reference = Reference(len(x), {})
         values = reference.values
-        sparse = self.sparse_layers(changes)
         for node in self._traced.nodes:
             if any(n in self._changed for n in node.all_input_nodes):
                 continue
@@ -199,15 +220,19 @@ class Program:
                     for link in chain[1:]:
                         passed[link] = self._traced.evaluate(link, passed, None)
                     reference.outputs[layer] = passed[layer]
-        count = next(iter(changes.values())).count
-        if self._leaves_out(reference, changes, count):
-            every = dict(values)
-            for node in self._traced.nodes:
-                if node in self._changed:
-                    at_base = self._at_base(node, changes)
-                    every[node] = self._traced.evaluate(node, every, x, at_base)
-            reference.clean = {node: every[node] for node in self._changed}
         return reference
+
+    def _behind_faults(
+        self, x: Inputs, reference: Reference, changes: Mapping[Placement, Changes]
+    ) -> dict[fx.Node, Any]:
+        """The values behind the first fault, without faults."""
+        batched = self._traced.batched  # copies, which an operation may overwrite
+        every = {node: expand(v, batched[node], 1) for node, v in reference.values.items()}
+        for node in self._traced.nodes:
+            if node in self._changed:
+                at_base = self._at_base(node, changes)
+                every[node] = self._traced.evaluate(node, every, x, at_base)
+        return {node: every[node] for node in self._changed}
 
     def _leaves_out(
         self, reference: Reference, changes: Mapping[Placement, Changes], count: int

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from crashsim.coordinates.drawing import LISTED
 from crashsim.coordinates.placement import Placement
-from crashsim.coordinates.points import Listed, Points, Written
+from crashsim.coordinates.points import Listed, Points, Written, is_no_fault
 from crashsim.faults.words.word_fault import BitSteps, WordFault, WordTable
 from crashsim.model.sites.site import Site
 
@@ -327,9 +327,10 @@ def split(
     found = []
     for p, change in zip(placements, changes_by_placement(points, placements), strict=True):
         base = points.base[p.start : p.stop]
-        if _group_size(p) > 1:
-            base = p.fault.by_unit(base, p.shape)
-        at_base = torch.from_numpy(base).to(like) if np.count_nonzero(base) else None
+        at_base = None
+        if not is_no_fault(base):
+            by_unit = p.fault.by_unit(base, p.shape) if _group_size(p) > 1 else base
+            at_base = torch.from_numpy(by_unit).to(like)
         few = isinstance(change, Listed) and len(change.columns) <= points.count
         rare = isinstance(change, Listed) and is_rare(p, SCATTERED)
         found.append(Changes(p, points.count, change, at_base, rare or few, like))

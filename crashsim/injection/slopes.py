@@ -51,12 +51,15 @@ class Values:
         """The values, where slopes are by value."""
         return self._faulty.model.tensors[self.placement.site.module].detach()
 
-    def displacements(self) -> Floats:
-        """(size, bits) what each coordinate moves its value by; ones where slopes are its own."""
+    def displacements(self, part: slice = slice(None)) -> Floats:
+        """(n, bits) what each coordinate of some values moves them by; ones where slopes are by
+        coordinate. Of all values at once it takes eight bytes for each bit."""
         if not self.by_value:
-            return np.ones((self.size, 1))
-        moved = self.placement.fault.displacement(self.parameter).double().cpu().numpy()
-        return np.asarray(moved).reshape(self.size, self.bits)
+            return np.ones((len(range(*part.indices(self.size))), 1))
+        steps = self._steps
+        if isinstance(steps, BitSteps):
+            return np.asarray(steps.of_values(part).double().cpu().numpy())
+        return np.asarray(steps.view(self.size, self.bits)[part].double().cpu().numpy())
 
     def moved_by(self, columns: Integers) -> Floats:
         """(n,) the displacements of some coordinates, counted from the placement's first."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from crashsim.arrays import Floats, Integers
 from crashsim.coordinates.placement import Placement
-from crashsim.coordinates.points import Points
+from crashsim.coordinates.points import Points, no_fault
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.faults import WordFault
 from crashsim.injection.batches import (
@@ -24,6 +24,7 @@ from crashsim.injection.batches import (
     Started,
     Strategy,
     rows_together,
+    scalars_at_once,
     scalars_of_weights,
 )
 from crashsim.injection.faulty_model import FaultyModel
@@ -47,7 +48,8 @@ from crashsim.model.checks import rounding_slack
 from crashsim.model.graph.tracing import UntraceableError
 from crashsim.model.inputs import Inputs
 
-_CHECKED = 1024  # faults per site with which a strategy is checked
+_CHECKED, _FEWEST_CHECKED = 1024, 64  # faults per site with which a strategy is checked
+_CHECKED_SCALARS = 2**27  # numbers in flight of these, about: each may move all of a layer's plane
 
 
 class Strategies:
@@ -63,6 +65,8 @@ class Strategies:
 
     def __init__(self, faulty: FaultyModel, scalars: int) -> None:
         self._faulty, self._scalars = faulty, scalars
+        alone = faulty.model.runs_alone
+        self._at_once = scalars if alone else min(scalars, scalars_at_once(faulty.model.sites))
         self._with_weights = scalars + scalars_of_weights(faulty.model.sites, faulty.placements)
         self._tensors = faulty.model.tensors
         # The reason, where there can be none.
@@ -185,7 +189,7 @@ class Strategies:
     def _many_faults(self) -> Points:
         """Three points with many faults at every site."""
         rng = generator(0, Stream.SHORT_CUTS)
-        size = min(_CHECKED, self._faulty.N)
+        size = min(_CHECKED, max(_FEWEST_CHECKED, _CHECKED_SCALARS // self._scalars))
         rows, columns, values = [], [], []
         for row in range(3):
             for number, p in enumerate(self._faulty.placements):
@@ -199,7 +203,7 @@ class Strategies:
                 values.append(np.full(len(chosen), p.fault.typical_change))
         return Points(
             3,
-            np.zeros(self._faulty.N),
+            no_fault(self._faulty.N),
             np.concatenate(rows),
             np.concatenate(columns),
             np.concatenate(values),
@@ -232,7 +236,7 @@ class Strategies:
             return Strategy(lambda some: plain_samples(faulty, some, points), self._scalars)
         weights = self._patched_at(points.base)
         weights.take(points)
-        return Strategy(lambda some: patched_samples(faulty, some, points, weights), self._scalars)
+        return Strategy(lambda some: patched_samples(faulty, some, points, weights), self._at_once)
 
     def _patched_at(self, base: Floats) -> PatchedWeights:
         """The parameters, set up to be patched; those of the last points where they serve."""
@@ -260,7 +264,7 @@ class Strategies:
         return added <= self._cost_of_patching(changes)
 
     def _cost_of_patching(self, changes: Mapping[Placement, Changes] | None) -> float:
-        together = rows_together(self._faulty.examples, self._scalars)
+        together = rows_together(self._faulty.examples, self._at_once)
         struck = number_of_struck(self._faulty.placements, changes)
         return cost_of_patching(self._whole_pass, struck, len(self._faulty.examples), together)
 

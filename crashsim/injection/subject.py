@@ -18,6 +18,7 @@ from crashsim.model.inputs import BatchAxis, Inputs, ModelInputs, can_compute, r
 from crashsim.model.isolated_model import IsolatedModel, device_of
 from crashsim.model.multiplied.weight_names import check_names, told_left
 from crashsim.model.number_types import autocast_type
+from crashsim.model.protected_module import ResidualLaw, residual_of
 from crashsim.model.sites.time_axis import StepsAxis, with_steps_axis
 from crashsim.model.twins.held_tensors import numbers_named
 from crashsim.model.twins.resetting import Reset
@@ -55,6 +56,7 @@ def read_subject(
     steps_axis: StepsAxis | None,
 ) -> Subject:
     """Reads what a ``FaultSpace`` is made of; its arguments and errors are the space's."""
+    residual = residual_of(model)
     model = unwrapped(model)
     check_model(model)
     by_site = faults_by_site(faults, _name_of(sites))
@@ -64,7 +66,7 @@ def read_subject(
         isolated.sites = with_steps_axis(isolated.sites, steps_axis, examples)
     if any(fault.is_of_features for fault in by_site.values()):
         isolated.find_features(examples)
-    placements = _placed(isolated, faults, sites, by_site)
+    placements = _placed(isolated, faults, sites, by_site, residual)
     check_strength(placements, dtype)
     check_range(((p.fault, p.site) for p in placements), isolated.tensors)
     unread = isolated.unread([p.site for p in placements], examples)
@@ -102,12 +104,16 @@ def _examples(
 
 
 def _placed(
-    isolated: IsolatedModel, faults: Faults, sites: str, by_site: Mapping[str, Fault]
+    isolated: IsolatedModel,
+    faults: Faults,
+    sites: str,
+    by_site: Mapping[str, Fault],
+    residual: ResidualLaw | None,
 ) -> list[Placement]:
     """The faults at their sites; SiteError where some of them would not reach what they strike."""
     check_names(patterns_of(faults, sites), isolated.held, isolated.sites)
     try:
-        placements = place(faults, sites, isolated.sites, dtype_of(isolated.original))
+        placements = place(faults, sites, isolated.sites, dtype_of(isolated.original), residual)
     except SiteError as error:
         why = _why_none(isolated.looped, numbers_named(isolated.original, by_site))
         raise SiteError(f"{error}{why}") from error

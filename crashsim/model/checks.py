@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from crashsim.errors import ArgumentError, ModelError
 from crashsim.model.inputs import Inputs, can_compute, plain
 from crashsim.model.multiplied.stored_words import stored_by_subclass
+from crashsim.model.protected_module import ProtectedModule
 from crashsim.noticing import notice
 
 
@@ -106,12 +107,17 @@ def _check_not_scripted(model: nn.Module) -> None:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside the wrappers that change where and how it runs, not what it computes."""
+    """The module inside the wrappers that change where and how it runs, not what it computes.
+
+    Of a protected model, the one that runs.
+    """
     while True:
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             model = model.module
         elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):  # torch.compile
             model = inner
+        elif isinstance(model, ProtectedModule):
+            model = model.hardened
         else:
             return model
 

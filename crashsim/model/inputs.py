@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -83,6 +83,15 @@ class Inputs:
     def part(self, start: int, stop: int) -> Inputs:
         """Examples ``start`` to ``stop``."""
         return self._map(lambda tensor: tensor[start:stop])
+
+    def among(self, numbers: Sequence[int]) -> Inputs:
+        """The examples of these numbers, in their order."""
+        where = torch.as_tensor(numbers, dtype=torch.int64)
+        return self._map(lambda tensor: tensor[where.to(tensor.device)])
+
+    def every(self, step: int, first: int = 0) -> Inputs:
+        """Each example of number first, first + step, first + 2 step, ..."""
+        return self._map(lambda tensor: tensor[first::step])
 
     def spread(self, count: int) -> Inputs:
         """At most ``count`` examples, far from each other."""

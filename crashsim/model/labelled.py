@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 from crashsim.arguments import shown
 from crashsim.errors import ArgumentError
 from crashsim.metrics import Targets, read_targets
+from crashsim.model.checks import unwrapped
 from crashsim.model.global_random import Drawing
 from crashsim.model.inputs import BatchAxis, Inputs, read_inputs
 
@@ -109,6 +110,29 @@ class Streamed(Labelled):
         return sum(len(inputs) for inputs, _ in self.pieces(_AT_ONCE))
 
 
+@dataclass(frozen=True)
+class EveryOther(Labelled):
+    """Every other example of a set: one of two halves that have no example in common.
+
+    Attributes:
+        of: the set.
+        odd: the second, fourth, ... example, in place of the first, third, ...
+    """
+
+    of: Labelled
+    odd: bool = False
+
+    def pieces(self, size: int) -> Iterator[Piece]:
+        first = int(self.odd)
+        for inputs, targets in self.of.pieces(2 * size):
+            if len(inputs) > first:
+                yield inputs.every(2, first), None if targets is None else targets[first::2]
+
+    @cached_property
+    def count(self) -> int:
+        return (self.of.count + 1 - int(self.odd)) // 2
+
+
 def read_labelled(data: Any, targets: Any, model: nn.Module, batch_axis: BatchAxis = 0) -> Labelled:
     """What a user gave as inputs, with targets beside or inside.
 
@@ -126,7 +150,7 @@ def read_labelled(data: Any, targets: Any, model: nn.Module, batch_axis: BatchAx
     """
     if isinstance(data, DataLoader | Dataset):
         return _streamed(data, targets, batch_axis)
-    inside = None
+    inside, model = None, unwrapped(model)
     if _is_pair(data, model):
         data, inside = data
     elif isinstance(data, Mapping):

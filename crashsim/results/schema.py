@@ -77,6 +77,7 @@ class FaultFacts(TypedDict):
     scale: NotRequired[str | float]
     upset: NotRequired[str | int]
     to: NotRequired[int]  # what bits are stuck at
+    guarded: NotRequired[int]  # bits that a code, copies or spares guard
     immense: NotRequired[bool]  # some of the bits make numbers immense or not finite
     rates: NotRequired[OwnRates]  # p, std or rate is then their mean
     count: NotRequired[int]  # the exact number that is struck

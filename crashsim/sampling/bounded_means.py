@@ -30,6 +30,8 @@ _REACH = 14.0  # of its variable: tails beyond e^14 widths
 _MOST_VALUES = 250  # different ones, up to which the integral is computed
 _FARTHER = 1 / 3  # share of the error on the side of the farther bound
 _FEW_MASKS = 200  # that fail any input, up to which those that were not seen count
+_FEW = 8  # different values that are summed one by one
+_LEAST = 1e-12  # distance of a quantile from the ends
 _NEAR = 0.5  # standard deviations from the mean within which the path keeps off the pole
 
 
@@ -110,7 +112,8 @@ def _with_masks_unseen(
         counts = np.array([max(n - failing, 1e-3), failing, 1.0])
         if share > 1 - 1e-9:
             values, counts = values[[0, 2]], np.array([counts[0], failing + 1.0])
-        flat[at] = max(float(flat[at]), _end(values, counts, 1 - alpha / 2))
+        if not _reaches(float(flat[at]), values, counts, 1 - alpha / 2):
+            flat[at] = max(float(flat[at]), _end(values, counts, 1 - alpha / 2))
     return flat.reshape(ends.shape)
 
 
@@ -130,6 +133,13 @@ def mean_end(values: Floats, bound: float, level: float) -> float:
     return float(distinct[0] + scale * end)
 
 
+def _reaches(t: float, z: Floats, counts: Floats, level: float) -> bool:
+    """Whether a number is not below the quantile, which takes longer to find."""
+    if not _LEAST < t < 1 - _LEAST:
+        return t > 0.5
+    return _probability(_Weighted(z - t, counts)) >= level
+
+
 def _end(z: Floats, counts: Floats, level: float) -> float:
     """The quantile, of values from 0 to 1 that occur so often."""
 
@@ -138,8 +148,8 @@ def _end(z: Floats, counts: Floats, level: float) -> float:
 
     mean = float(z @ counts / counts.sum())
     deviation = float(np.sqrt(((z - mean) ** 2) @ counts) / (counts.sum()))
-    least, most = 1e-12, 1 - 1e-12
-    near = max(1e-12, mean - 8 * deviation), min(1 - 1e-12, mean + 8 * deviation)
+    least, most = _LEAST, 1 - _LEAST
+    near = max(least, mean - 8 * deviation), min(most, mean + 8 * deviation)
     if off(near[0]) < 0:
         least = near[0]
     if off(near[1]) > 0:
@@ -173,7 +183,12 @@ class _Weighted:
     def saddle(self) -> float:
         """Where the cumulant function is flat."""
         inset = 1 - 1e-13
-        return float(optimize.brentq(self.slope, inset / self.c.min(), inset / self.c.max()))
+        edges = inset / float(self.c.min()), inset / float(self.c.max())
+        pairs = list(zip(self.c.tolist(), self.m.tolist(), strict=True))
+        if len(pairs) > _FEW:
+            return float(optimize.brentq(self.slope, *edges))
+        # Of so few terms, array operations would take most of the time.
+        return float(optimize.brentq(lambda s: sum(m * c / (1 - c * s) for c, m in pairs), *edges))
 
 
 def _probability(sum_: _Weighted) -> float:

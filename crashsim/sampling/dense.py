@@ -168,7 +168,8 @@ class DenseTally:
         """The sums of samples with outputs (n, B, K), of which the first ``room`` are kept."""
         delta = outputs - self.clean
         lost = np.zeros(delta.shape[:2], np.bool_)
-        has_square = np.abs(delta).max((1, 2)) <= LARGEST  # NaN has none
+        most, least = delta.max((1, 2)), delta.min((1, 2))
+        has_square = (most <= LARGEST) & (least >= -LARGEST)  # NaN has none
         finite = delta
         if not has_square.all():
             lost = NOT_FINITE.happens(outputs, self.clean, None)
@@ -209,9 +210,8 @@ class DenseTally:
             square = d * d
             d.sum(0, out=first[:, part])
             square.sum(0, out=second[:, part])
-            for powers, total, values in zip(
-                found, totals, (d.mean(1), square.mean(1)), strict=True
-            ):
+            averages = (d[:, 0], square[:, 0]) if b == 1 else (d.mean(1), square.mean(1))
+            for powers, total, values in zip(found, totals, averages, strict=True):
                 total += values.sum(1)
                 powers.fill(part, values)
         for powers, total in zip(found, totals, strict=True):
@@ -251,6 +251,8 @@ class _Powers:
 
 
 def _squarable(delta: Floats) -> Floats:
+    if delta.max() <= LARGEST and delta.min() >= -LARGEST:
+        return delta
     return np.where(np.abs(delta) <= LARGEST, delta, 0.0)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from crashsim.arrays import Floats, Integers
 from crashsim.coordinates.drawing import MAX_BLOCK
+from crashsim.coordinates.placement import moments_of
 from crashsim.coordinates.points import Points
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.errors import ArgumentError
@@ -97,6 +98,26 @@ def probability_of_two(p: Floats) -> float:
     before = np.concatenate([[0.0], line[:-1]])
     later = -np.expm1(-(line[-1] - line))
     return max(float((np.exp(-before) * p * later).sum()), _SMALLEST)
+
+
+def few_strike(space: FaultSpace, most: float) -> bool:
+    """Whether two strikes or more have a smaller probability than ``most``, though two may strike.
+
+    A strike is of a coordinate at 0 or 1, whichever is the less likely; there is none of others, or
+    of those that depend on each other. Takes a placement at a time: a space may be vast.
+    """
+    if space.counts or not all(p.fault.is_binary for p in space.placements):
+        return False
+    several, line, odds = 0, 0.0, 0.0
+    for placement in space.placements:
+        mean, times = moments_of(placement).mean, 1
+        if mean.strides == (0,):  # all alike
+            mean, times = mean[:1], len(mean)
+        p = np.minimum(mean, 1 - mean)
+        several += times * int(np.count_nonzero(p))
+        line -= times * float(np.log1p(-p).sum())
+        odds += times * float((p / (1 - p)).sum())
+    return several >= 2 and 1 - np.exp(-line) * (1 + odds) < most
 
 
 def usual_state(space: FaultSpace) -> tuple[Floats, Floats] | None:

@@ -32,6 +32,7 @@ from crashsim.sampling.tally import Sums, Tally, pooled_over_inputs, quantities_
 
 QUANTILES = (0.5, 0.9, 0.99)
 _AT_ONCE = 2**15  # kept values looked at together: small enough for the cache
+_AVERAGES = 2**22  # averages over inputs that are kept, at most, of each quantity
 _ROUNDING = 2.0  # of outputs, in units of the last place: what no control takes out
 
 
@@ -170,27 +171,53 @@ class FromSums:
             pooled: of the sums over inputs, and not of each input.
         """
         sums = self._sums.pooled if pooled else self._sums.per_input
-        m, kept = len(coefficients), self.kept
+        m, n = len(coefficients), len(self.kept)
         centre = (coefficients * sums.mean[:m]).sum(0)
         second, fourth, largest = np.zeros((3, *centre.shape))
-        step = max(1, _AT_ONCE // self._clean.size)
-        of_d_alone = m == 2 and not coefficients[1].any()
-        for start in range(0, len(kept), step):
-            part = slice(start, min(start + step, len(kept)))
-            d = kept[part] - self._centre
-            linear = self._linear[part] if m > 2 else None
-            quantities = [d] if of_d_alone else quantities_of(d, linear)
-            quantities = pooled_over_inputs(quantities, self._control) if pooled else quantities
-            values = -centre
-            for coefficient, quantity in zip(coefficients, quantities, strict=not of_d_alone):
-                values = values + coefficient * quantity
-            squares = values * values
+        used = 1 if m == 2 and not coefficients[1].any() else m
+        step = max(1, _AT_ONCE // (centre.size if self._averages and pooled else self._clean.size))
+        for start in range(0, n, step):
+            part = slice(start, min(start + step, n))
+            quantities = self._quantities(part, used, pooled)
+            values = coefficients[0] * quantities[0]
+            for coefficient, quantity in zip(coefficients[1:], quantities[1:], strict=False):
+                values += coefficient * quantity
+            values -= centre
+            squares = np.multiply(values, values, out=values)
             second += squares.sum(0)
-            fourth += np.einsum("s...,s...->...", squares, squares)
             np.maximum(largest, squares.max(0), out=largest)
+            fourth += np.einsum("s...,s...->...", squares, squares)
         if not pooled:  # what was not seen of one input may be as large as what was of another
             largest = np.broadcast_to(largest.max(0), largest.shape)
-        return Spread.of_sums(len(kept), second, fourth, np.sqrt(largest))
+        return Spread.of_sums(n, second, fourth, np.sqrt(largest))
+
+    def _quantities(self, part: slice, used: int, pooled: bool) -> list[Floats]:
+        """The first of d, d^2, L and L^2 of some kept samples, as many as are used."""
+        if pooled and self._averages is not None:
+            return [average[part] for average in self._averages[:used]]
+        d = self.kept[part] - self._centre
+        quantities = (
+            [d] if used == 1 else quantities_of(d, self._linear[part] if used > 2 else None)
+        )
+        return pooled_over_inputs(quantities, self._control) if pooled else quantities
+
+    @cached_property
+    def _averages(self) -> list[Floats] | None:
+        """The quantities of all kept samples averaged over inputs, where that makes few of many:
+        they are looked at several times."""
+        n, (b, k) = len(self.kept), self._clean.shape
+        if b == 1 or n * (k + 1) > _AVERAGES:
+            return None
+        used = 2 if self._control is None else 4
+        found = [np.empty((n, k + 1)) for _ in range(used)]
+        step = max(1, _AT_ONCE // (b * k))
+        for start in range(0, n, step):
+            d = self.kept[start : start + step] - self._centre
+            linear = self._linear[start : start + step] if used > 2 else None
+            some = pooled_over_inputs(quantities_of(d, linear), self._control)
+            for average, values in zip(found, some, strict=True):
+                average[start : start + step] = values
+        return found
 
     def _limits(self, pooled: bool) -> Limits | None:
         if self._control is None:
@@ -456,9 +483,19 @@ class FromSums:
 
 
 def _joined(pieces: Sequence[NDArray[np.float32]], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """(n, B, K) of pieces; each column's values beside each other where samples are many."""
     if len(pieces) == 1:
         return pieces[0]
-    return np.concatenate([np.empty((0, *shape), np.float32), *pieces])
+    count = sum(len(piece) for piece in pieces)
+    b, k = shape
+    is_tall = count > b * k
+    found = np.empty((b, k, count) if is_tall else (count, b, k), np.float32)
+    found = found.transpose(2, 0, 1) if is_tall else found
+    start = 0
+    for piece in pieces:
+        found[start : start + len(piece)] = piece
+        start += len(piece)
+    return found
 
 
 def _target(like: Floats, of_d: Floats | float, of_square: float) -> Floats:

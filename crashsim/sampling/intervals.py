@@ -86,8 +86,11 @@ def _student(freedom: Floats, level: float) -> Floats:
     """
     if np.size(freedom) <= _TABLE:
         return np.asarray(stdtrit(freedom, level))
-    places = np.geomspace(1.0, max(float(freedom.max()), 2.0), _TABLE)
-    found: Floats = np.interp(np.log(freedom), np.log(places), stdtrit(places, level))
+    last = max(float(freedom.max()), 2.0)
+    known = stdtrit(np.geomspace(1.0, last, _TABLE), level)
+    place = np.log(freedom) * ((_TABLE - 1) / np.log(last))  # evenly spread: no search
+    start = np.clip(place.astype(np.int64), 0, _TABLE - 2)
+    found: Floats = known[start] + (place - start) * np.diff(known)[start]
     return found
 
 

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from crashsim.arrays import Floats
+
+
+def by_column(values: Floats) -> Floats:
+    """Values (S, ...), those of one column beside each other where samples are many.
+
+    Numbers that are added up are added fastest where they lie beside each other.
+    """
+    last = values.ndim - 1
+    if last == 0 or len(values) <= math.prod(values.shape[1:]):
+        return values
+    columns = np.ascontiguousarray(values.transpose(*range(1, last + 1), 0))
+    return columns.transpose(last, *range(last))
 
 
 @dataclass(frozen=True)
@@ -29,6 +42,7 @@ class JointSums:
     @classmethod
     def of(cls, values: Sequence[Floats], weights: Floats | None = None) -> JointSums:
         """Of m arrays (S, ...), each sample counting once, or with its weight (S,)."""
+        values = [by_column(value) for value in values]
         weighted = values
         if weights is not None:
             spread = weights.reshape(-1, *[1] * (values[0].ndim - 1))

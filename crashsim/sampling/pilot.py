@@ -26,7 +26,8 @@ from crashsim.analytic.gains import Gains
 from crashsim.analytic.shares import SharesByValue
 from crashsim.analytic.single_sample import Chosen, choose
 from crashsim.arrays import Floats
-from crashsim.coordinates.points import Points
+from crashsim.coordinates.placement import moments_at
+from crashsim.coordinates.points import Points, no_fault
 from crashsim.space import FaultSpace
 
 STRIKES = 96  # single faults that are looked at
@@ -77,7 +78,7 @@ class MendedGains:
     def of(cls, space: FaultSpace, gains: Gains, columns: NDArray[np.int64]) -> MendedGains:
         """Evaluates the single strikes of these coordinates, ascending."""
         delta, linear = _strikes(space, gains, columns)
-        mean, k2 = space.mean_point[columns], space.moments.k2[columns]
+        mean, k2 = moments_at(space.placements, columns)
         variance = np.einsum("m,m...->...", k2, delta**2 - linear**2)
         return cls(gains, columns, mean, delta - linear, variance)
 
@@ -200,7 +201,7 @@ class Pilot:
 
 def _strikes(space: FaultSpace, gains: Gains, columns: NDArray[np.int64]) -> tuple[Floats, Floats]:
     """Delta and L, of which the mean is left out, of single strikes, each (m, B, K)."""
-    points = Points.one_at_a_time(np.zeros(space.N), columns, np.ones(len(columns)))
+    points = Points.one_at_a_time(no_fault(space.N), columns, np.ones(len(columns)))
     return space.outputs(points) - space.clean(), gains.along(points) + gains.sums.mean
 
 

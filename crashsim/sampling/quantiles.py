@@ -95,8 +95,13 @@ def pooled_quantile(size: Kept, ordered: Kept, level: float, alpha: float) -> In
     """
     n, b, k = size.shape
     value = _at(ordered, np.full(k, level))
-    # How much wider than for independent inputs; the larger side, where many share the quantile.
-    design = np.maximum(_design_effect(size <= value), _design_effect(size < value))
+    if b == 1:  # every sample a mask of its own: only the variance with n - 1 is wider
+        design = np.where(
+            (ordered[:, 0] < value) | (value < ordered[:, -1]), n / max(n - 1, 1), 1.0
+        )
+    else:
+        # How much wider than for independent inputs; the larger side, where many share the value.
+        design = np.maximum(_design_effect(size <= value), _design_effect(size < value))
     shares = clustered_proportion_interval(
         np.full(k, level), design * level * (1 - level), n, b, alpha
     )
@@ -114,10 +119,16 @@ def _at(ordered: Kept, probabilities: Floats) -> Floats:
 
 def _design_effect(hits: NDArray[np.bool_]) -> Floats:
     """Variance over masks of the share of inputs that are hit, over that of a single one, (K,)."""
-    share = hits.mean(1)
-    alone = share.mean(0) * (1 - share.mean(0))
+    n, b, _ = hits.shape
+    # Whole numbers, whose sums are exact.
+    counts = np.einsum("nbk->nk", hits.view(np.uint8), dtype=np.float32 if b < 2**24 else float)
+    first = counts.sum(0, dtype=np.float64)
+    second = np.einsum("nk,nk->k", counts, counts, dtype=np.float64)
+    variance = (second - first**2 / n) / (max(n - 1, 1) * b**2)
+    share = first / (n * b)
+    alone = share * (1 - share)
     effect: Floats = np.ones_like(alone)
-    np.divide(share.var(0, ddof=1), alone, out=effect, where=alone > 0)
+    np.divide(variance, alone, out=effect, where=alone > 0)
     return effect
 
 
@@ -148,7 +159,7 @@ def stratified_quantiles(
     for some in _columns(len(masses), columns):
         known, drawn = outcomes[:, :, some], size[:, :, some]
         values = np.concatenate([known.reshape(-1, known.shape[2]), drawn.reshape(n * b, -1)]).T
-        order = np.argsort(values, axis=1, kind="stable")
+        order = np.argsort(values, axis=1)
         law = np.take_along_axis(values, order, 1), np.cumsum(masses[order], axis=1)
         parts.append([_stratified(drawn, law, rest, level, alpha) for level in levels])
     return [_joined(found) for found in zip(*parts, strict=True)]

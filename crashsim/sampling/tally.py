@@ -9,7 +9,6 @@ accurate.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -24,7 +23,7 @@ from crashsim.metrics import CLASS_CHANGE, NOT_FINITE, AskedMetrics
 from crashsim.results.estimate import MOST_OUTPUTS
 from crashsim.sampling.control_variates import Control
 from crashsim.sampling.exact_strata import FewFaults
-from crashsim.sampling.joint_sums import JointSums
+from crashsim.sampling.joint_sums import JointSums, by_column
 from crashsim.sampling.metric_sums import MetricSums, centre_of, none_of, sums_of
 
 Kept = Floats | NDArray[np.float32]
@@ -69,17 +68,6 @@ class Sums:
         added = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
         pairs = zip(self.metrics, other.metrics, strict=True)
         return Sums(**{**added, "metrics": tuple(a + b for a, b in pairs)})
-
-
-def _by_output(values: Floats) -> Floats:
-    """Values (S, B, K), those of one output beside each other where samples are many.
-
-    Numbers that are added up are added fastest where they lie beside each other.
-    """
-    samples, *rest = values.shape
-    if samples <= math.prod(rest):
-        return values
-    return np.ascontiguousarray(values.transpose(1, 2, 0)).transpose(2, 0, 1)
 
 
 def _squarable(delta: Floats) -> Floats:
@@ -172,7 +160,7 @@ class Tally:
 
     def count(self, points: Points, outputs: Floats, room: int) -> Sums:
         """The sums of samples with outputs (n, B, K), of which the first ``room`` are kept."""
-        delta = _by_output(outputs) - self.clean
+        delta = by_column(outputs) - self.clean
         linear = None if self.control is None else self.control.at(points)
         with np.errstate(over="ignore"):  # of what single precision does not hold
             kept = () if room <= 0 else (delta[:room].astype(np.float32),)
@@ -262,10 +250,15 @@ class Tally:
             changed, lost: (S, B) where the class changes, or an output is not finite.
             weights: (S,) of the samples.
         """
-        events = [event.mean(1)[:, None] for event in (changed, lost)]
+        samples, inputs = changed.shape
+        k = 0 if moved is None else self.clean.shape[1] + 1
+        shares = np.empty((k + 2, samples)).T
         if moved is not None:
-            events = [moved.mean(1), moved.any(2).mean(1)[:, None], *events]
-        found = JointSums.of([np.concatenate(events, axis=1)], weights)
+            shares[:, : k - 1] = moved.mean(1)
+            shares[:, k - 1] = moved.any(2).mean(1)
+        for column, event in ((k, changed), (k + 1, lost)):
+            shares[:, column] = event[:, 0] if inputs == 1 else event.mean(1)
+        found = JointSums.of([shares], weights)
         return found if moved is not None else found.after_zeros(self.clean.shape[1] + 1)
 
     def _metrics(self, outputs: Floats, weights: Floats | None) -> tuple[MetricSums, ...]:

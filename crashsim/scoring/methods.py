@@ -40,6 +40,7 @@ from crashsim.scoring.planning.size import (
     BUDGET,
     EXTRA,
     GRADIENT_VALUES,
+    UNDER_GUARDS,
     Size,
     is_enumerated,
     no_surrogate,
@@ -212,6 +213,8 @@ def _single_law(given: Given) -> Estimates:
 
 
 def _where_derivatives_serve(size: Size) -> str | None:
+    if any(p.fault.is_guarded for p in size.space.placements):
+        return UNDER_GUARDS
     if size.space.has_derivatives:
         return "surrogate-law serves models with derivatives; ask for it as +single-law"
     return too_many_differences(size)

@@ -10,17 +10,21 @@ from crashsim.errors import FileError
 from crashsim.files.limits import read_text
 from crashsim.results.chip_record import ChipRecord, is_chip_record
 from crashsim.results.curve.curve_record import CurveRecord, curves_of, is_curve_record
+from crashsim.results.hardening.record import HardeningRecord, is_hardening_record
 from crashsim.results.vulnerability.vulnerability_record import (
     VulnerabilityRecord,
     is_vulnerability_record,
 )
 from crashsim.scoring.score import Score
 
-__all__ = ["load_record"]
+__all__ = ["Saved", "load_record"]
+
+Saved = Score | ChipRecord | list[CurveRecord] | HardeningRecord | VulnerabilityRecord
 
 
-def load_record(path: str | Path) -> Score | ChipRecord | list[CurveRecord] | VulnerabilityRecord:
-    """Reads what ``--json`` of ``score``, ``hardware``, ``sweep`` or ``vulnerability`` wrote.
+def load_record(path: str | Path) -> Saved:
+    """Reads what ``--json`` of ``crashsim score``, ``hardware``, ``sweep``, ``vulnerability`` or
+    ``harden`` wrote.
 
     Raises:
         FileError: it cannot be read, is none of these, or would take too much memory (see
@@ -28,22 +32,26 @@ def load_record(path: str | Path) -> Score | ChipRecord | list[CurveRecord] | Vu
     """
     path = file_path("path", path)
     what = f"score={str(path)!r}"
-    remedy = "give what --json of `crashsim score`, `hardware`, `sweep` or `vulnerability` wrote"
+    remedy = (
+        "give a file that --json of `crashsim score`, `hardware`, `sweep`, `vulnerability` or "
+        "`harden` wrote"
+    )
     try:
         plain = json.loads(read_text(what, path, remedy))
     except (OSError, ValueError, RecursionError):
         return Score.load(path)  # which says what is wrong with it
-    is_curve, is_map = is_curve_record(plain), is_vulnerability_record(plain)
-    if not (is_curve or is_map or is_chip_record(plain)):
-        return Score.load(path)
     try:
-        if is_map:
+        if is_hardening_record(plain):
+            return HardeningRecord.from_dict(plain)
+        if is_vulnerability_record(plain):
             return VulnerabilityRecord.from_dict(plain)
-        if is_curve:
+        if is_curve_record(plain):
             return curves_of(plain)
-        return ChipRecord.from_dict(plain)
+        if is_chip_record(plain):
+            return ChipRecord.from_dict(plain)
     except FileError as error:
         told = str(error)
-        for kind in ("record: ", "curve: ", "vulnerability: "):
+        for kind in ("record: ", "curve: ", "hardening: ", "vulnerability: "):
             told = told.removeprefix(kind)
         raise FileError(f"{what}: {told}") from error
+    return Score.load(path)

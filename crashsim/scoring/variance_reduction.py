@@ -8,15 +8,12 @@ from __future__ import annotations
 from crashsim.analytic.gains import KEPT, are_dense, kept_bytes
 from crashsim.sampling.chips.run import DEFAULT_CHIPS
 from crashsim.sampling.dense import DENSE
-from crashsim.sampling.exact_strata import probability_of_two, usual_state
 from crashsim.sampling.monte_carlo import DEFAULT_SAMPLES
 from crashsim.scoring.judging import Judging
 from crashsim.scoring.planning.size import BUDGET, GRADIENT_VALUES, Size
-from crashsim.space import FaultSpace
 
 MIN_SAMPLES = 200  # unless they cost more than twice what a method may,
 _FEWEST = 10  # and then this number
-_FEW = 0.5  # probability of two or more faults below which they alone are sampled
 _CONTROL_VALUES = 2**26  # B x K x N gains of a control variate
 _CHIPS = 0.2  # of a method's budget, for chips that meet all examples
 _FORWARDS = 4  # passes that a derivative along a sample's faults takes, about
@@ -45,7 +42,7 @@ def is_stratified(size: Size, samples: int | None) -> bool:
     if size.B * size.K > DENSE:
         return False
     enough = (samples or DEFAULT_SAMPLES) >= size.N
-    return enough and size.gains <= GRADIENT_VALUES and _few_strike(size.space)
+    return enough and size.gains <= GRADIENT_VALUES and size.strikes_are_few
 
 
 def is_controlled(size: Size, samples: int | None) -> bool:
@@ -62,10 +59,4 @@ def is_controlled(size: Size, samples: int | None) -> bool:
     if are_dense(space) and size.gains > _CONTROL_VALUES:
         return False
     # Where single faults are all that samples hold, they say too little of what it leaves over.
-    return is_stratified(size, samples) or not _few_strike(space)
-
-
-def _few_strike(space: FaultSpace) -> bool:
-    """Whether most samples would hold no strike or a single one, but not surely so."""
-    usual = usual_state(space)
-    return usual is not None and (usual[1] > 0).sum() >= 2 and probability_of_two(usual[1]) < _FEW
+    return is_stratified(size, samples) or not size.strikes_are_few

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from crashsim_theory import LinearSurrogate, TheoryError
+from numpy.typing import NDArray
 
 from crashsim.analytic.first_order import (
     Analysis,
@@ -16,6 +18,7 @@ from crashsim.analytic.first_order import (
     double_precision,
     mean_point_taylor,
 )
+from crashsim.analytic.gains import are_served
 from crashsim.analytic.surrogates.class_chances import class_chances
 from crashsim.analytic.surrogates.surrogate_law import single_changes
 from crashsim.arrays import Floats
@@ -25,6 +28,7 @@ from crashsim.metrics.layout import check_classes, layout_of
 from crashsim.model.labelled import Labelled
 from crashsim.results.curve.curve_record import CurveRecord, PointFacts
 from crashsim.space import FaultSpace
+from crashsim.sweeping.class_changes import Changes, ClassChanges
 from crashsim.sweeping.rates import at_rate
 
 METRICS = ("accuracy", "error-rate", "class-change")
@@ -81,41 +85,78 @@ def predict(
     if by_singles and space.N * space.K * examples.count > _MOST_SINGLES:
         why = "bits of exponents are struck" if space.strikes_words else space.why_no_derivatives
         raise NotApplicableError(f"no linear surrogate of so many faults is to be had: {why}")
-    wide = double_precision(space)
-    size = max(_DENSE // (space.N * space.K), _FACTORED)
-    moved, clean, done = np.zeros(len(rates)), 0.0, 0
     try:
-        for inputs, targets in examples.pieces(size):
-            part = wide.at_examples(inputs)
-            right = None
-            if metric != "class-change" and targets is not None:
-                # Those of earlier examples do not speak for these.
-                check_classes(metric, layout_of(metric, space.output_shape, targets), targets)
-                right = targets.reshape(part.B).astype(np.int64)
-                clean += float((predicted_class(part.clean()) == right).sum())
-            surrogate = single_changes(part) if by_singles else None
-            for i, rate in enumerate(rates):
-                there = at_rate(part, rate)
-                lost, gained = class_chances(
-                    there, _surrogate(there, surrogate, memory), right, seed
-                )
-                moved[i] += lost.sum() - gained.sum()
-            done += part.B
-            progress("prediction", done, examples.count)
+        if by_singles or not are_served(space):
+            found = _by_every_example(space, rates, examples, metric, seed, memory, progress)
+        else:
+            changes = ClassChanges(space, tuple(rates), examples, seed, memory, progress)
+            found = changes.found(lambda part, targets: _right(metric, part, targets))
     except TheoryError as error:
         raise NotApplicableError(str(error)) from error
-    values = moved / done
-    unfaulted = clean / done
+    moved, spread = found.moved / examples.count, found.error / examples.count
+    unfaulted = found.clean / examples.count
     what = "of single-fault changes" if by_singles else "at the mean point"
     told = (
         f"predicted without sampling: the exact law of the margins' linear surrogate {what} (an "
         "estimate: single faults are to be small changes)"
     )
+    if found.looked_at < examples.count:
+        told += (
+            f"; {found.looked_at} of {examples.count} examples looked at, which moves the change "
+            f"by {_percent(spread, moved)} (one standard error)"
+        )
     if metric == "class-change":
-        return Prediction(values, 0.0, told)
+        return Prediction(moved, 0.0, told)
     if metric == "error-rate":
-        return Prediction(1 - unfaulted + values, 1 - unfaulted, told)
-    return Prediction(unfaulted - values, unfaulted, told)
+        return Prediction(1 - unfaulted + moved, 1 - unfaulted, told)
+    return Prediction(unfaulted - moved, unfaulted, told)
+
+
+def _percent(spread: Floats, moved: Floats) -> str:
+    """The largest error of a curve relative to its change."""
+    some = moved != 0
+    if not some.any():
+        return "0%"
+    return f"up to {100 * float((spread[some] / np.abs(moved[some])).max()):.2g}%"
+
+
+def _right(metric: str, part: FaultSpace, targets: Any) -> NDArray[np.int64] | None:
+    """The right classes of some examples; None: those that are predicted."""
+    if metric == "class-change" or targets is None:
+        return None
+    # Those of earlier examples do not speak for these.
+    check_classes(metric, layout_of(metric, part.output_shape, targets), targets)
+    found: NDArray[np.int64] = targets.reshape(part.B).astype(np.int64)
+    return found
+
+
+def _by_every_example(
+    space: FaultSpace,
+    rates: Sequence[float],
+    examples: Labelled,
+    metric: str,
+    seed: int,
+    memory: int,
+    progress: Callable[[str, int, int], None],
+) -> Changes:
+    """The same by dense surrogates at every rate, of any law that is known by its outcomes."""
+    wide = double_precision(space)
+    size = max(_DENSE // (space.N * space.K), _FACTORED)
+    by_singles = space.strikes_words or not space.has_derivatives
+    moved, clean, done = np.zeros(len(rates)), 0, 0
+    for inputs, targets in examples.pieces(size):
+        part = wide.at_examples(inputs)
+        right = _right(metric, part, targets)
+        if right is not None:
+            clean += int((predicted_class(part.clean()) == right).sum())
+        surrogate = single_changes(part) if by_singles else None
+        for i, rate in enumerate(rates):
+            there = at_rate(part, rate)
+            lost, gained = class_chances(there, _surrogate(there, surrogate, memory), right, seed)
+            moved[i] += lost.sum() - gained.sum()
+        done += part.B
+        progress("prediction", done, examples.count)
+    return Changes(moved, np.zeros(len(rates)), clean, done)
 
 
 def predicted_point(rate: float, value: float, without_fault: float) -> PointFacts:

@@ -28,11 +28,13 @@ from crashsim.faults import check_independent, faults_by_site
 from crashsim.model import checkpointing
 from crashsim.model.calling import call_with
 from crashsim.model.checks import check_can_be_trained, check_module, dtype_of
+from crashsim.model.inputs import read_inputs
 from crashsim.model.recurrence import Stepwise
 from crashsim.model.sites.discovery import find_sites
 from crashsim.model.sites.layer_kinds import calls_no_activations
 from crashsim.model.sites.names import ACTIVATION_FUNCTIONS, SiteKey
 from crashsim.model.sites.site import FunctionListener, Site, report_items
+from crashsim.model.sites.time_axis import StepsAxis, with_steps_axis
 from crashsim.model.twins.twin import Twin, twin_of
 from crashsim.model.unread_parameters import check_read
 from crashsim.noticing import notice
@@ -103,13 +105,21 @@ class Attached(checkpointing.Participant, ABC):
             ones too.
         faults: one fault (struck at ``sites``), or a mapping from site names or globs to faults.
         sites: name or glob of the sites that a single fault strikes.
+        steps_axis: the axis of the struck values that is time, as of ``FaultSpace``.
     """
 
-    def __init__(self, model: nn.Module, faults: Faults, sites: str = "hidden") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        faults: Faults,
+        sites: str = "hidden",
+        steps_axis: StepsAxis | None = None,
+    ) -> None:
         check_can_be_trained(check_module(model))
         check_independent(faults_by_site(faults).values(), "training")
         instance("sites", sites, str, "a name or glob; several go into faults")
         self.model, self.faults, self._pattern = model, faults, sites
+        self.steps_axis = steps_axis
         self._attach()
 
     def _attach(self) -> None:
@@ -156,6 +166,9 @@ class Attached(checkpointing.Participant, ABC):
     @abstractmethod
     def _end(self, output: Any) -> None:
         """Called after a wanted forward pass, with None if it raised."""
+
+    def _check(self, placements: list[Placement]) -> None:
+        """Raises CrashsimError where it can do nothing with some of the faults."""
 
     def _meet_compiler(self) -> None:
         """Called where the model's own forward pass is compiled, in which no hook acts."""
@@ -342,8 +355,11 @@ class Attached(checkpointing.Participant, ABC):
             self._keeps_state = twin.has_changed()
             twin.looks = True
             available = find_sites(twin.module, x, lambda v: run(twin.tensors, v))
+            if self.steps_axis is not None:
+                available = with_steps_axis(available, self.steps_axis, read_inputs(x))
             placements = place(self.faults, self._pattern, available, dtype_of(model))
             check_strength(placements, dtype_of(model))
+            self._check(placements)
             check_placements(
                 twin.module, placements, twin.tensors, x, lambda v, given: run(given, v)
             )

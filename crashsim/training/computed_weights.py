@@ -53,8 +53,13 @@ def check_placements(
     struck = {p.site.module: p.site.name for p in placements if p.site.kind == "parameter"}
     if not struck:
         return
+    # Of torch's own layers it is known; a pass shows it only once their observers have seen values.
+    for path, module in model.named_modules():
+        weight = f"{path}.weight".lstrip(".")
+        if weight in struck and isinstance(getattr(module, "weight_fake_quant", None), nn.Module):
+            raise _refusal(struck[weight], weight, weight)
     found = sources_in_forward(
-        model, tensors, read_inputs(x), lambda given, t: run(given.tensors[0], t)
+        model, tensors, read_inputs(x), lambda given, t: run(given.tensors[0], t), set(struck)
     )
     found |= {source: w for w, sources in computed_weights(model) for source in sources}
     for source, name in struck.items():

@@ -16,6 +16,7 @@ from crashsim.coordinates.placement import Faults, Placement
 from crashsim.errors import ModelError
 from crashsim.faults import check_drawable, faults_of
 from crashsim.model import checkpointing
+from crashsim.model.sites.time_axis import StepsAxis
 from crashsim.training.attached import Attached, Moment
 from crashsim.training.striking import StruckCall, check_fits, struck_step, struck_value
 
@@ -76,6 +77,8 @@ class CrashTraining(Attached):
         inverse_scaling: divide by the mean factor 1 - p that crashes leave, as dropout does, so
             that values keep their mean. Without it, the network learns to live with the shift.
         seed: of the faults; global random state is never used.
+        steps_axis: the axis of the struck values that is time, as of ``FaultSpace``: a neuron is
+            then dead in all steps.
     """
 
     def __init__(
@@ -86,13 +89,14 @@ class CrashTraining(Attached):
         *,
         inverse_scaling: bool = False,
         seed: int = 0,
+        steps_axis: StepsAxis | None = None,
     ) -> None:
         self.inverse_scaling = inverse_scaling
         check_drawable(faults_of(faults), "crash training")
         self._generator = torch.Generator().manual_seed(check_seed(seed))
         self._swapped: list[_Swap] = []
         self._shared: dict[int, _Drawn] = {}
-        super().__init__(model, faults, sites)
+        super().__init__(model, faults, sites, steps_axis)
         if self._is_compiled:
             self.remove()
             raise ModelError(

@@ -24,11 +24,12 @@ from torch import Tensor, nn
 from crashsim.arguments import check_seed, one_of, whole
 from crashsim.coordinates.drawing import check_rates
 from crashsim.coordinates.placement import Faults, Placement
-from crashsim.errors import ArgumentError, ModelError
-from crashsim.faults import Fault
+from crashsim.errors import ArgumentError, ModelError, SiteError
+from crashsim.faults import Fault, WordFault
 from crashsim.model import checkpointing
 from crashsim.model.calling import call_with
 from crashsim.model.sites.site import Action, Site, StepAction, perturbing
+from crashsim.model.sites.time_axis import StepsAxis
 from crashsim.model.twins.twin import twin_of
 from crashsim.training.attached import Attached, Moment, devices_of
 from crashsim.training.striking import StruckCall, check_fits, struck_step, struck_value
@@ -113,6 +114,8 @@ class CrashVariance(Attached):
         exact: the exact sum over outputs instead of the unbiased estimate.
         draws: random combinations to average over.
         seed: of the signs; global random state is never used.
+        steps_axis: the axis of the struck values that is time, as of ``FaultSpace``: a neuron is
+            then dead in all steps.
 
     Attributes:
         variance: the penalty of the last call without its strength, detached.
@@ -129,6 +132,7 @@ class CrashVariance(Attached):
         exact: bool = False,
         draws: int = 1,
         seed: int = 0,
+        steps_axis: StepsAxis | None = None,
     ) -> None:
         strength = check_strength(strength)
         one_of("at", at, ("zero", "mean"))
@@ -138,7 +142,7 @@ class CrashVariance(Attached):
         self._generator = torch.Generator().manual_seed(check_seed(seed))
         self._passes: list[_Pass] = []
         self._current = _Pass()
-        super().__init__(model, faults, sites)
+        super().__init__(model, faults, sites, steps_axis)
 
     def __call__(self, output: Tensor) -> Tensor:
         """The penalty, a scalar to add to the loss.
@@ -175,6 +179,17 @@ class CrashVariance(Attached):
         variance = self._sum_of_squares(output.reshape(len(output), -1), coordinates, weights)
         self.variance = variance.detach()
         return self.strength * variance
+
+    def _check(self, placements: list[Placement]) -> None:
+        for placement in placements:
+            fault = placement.fault
+            if isinstance(fault, WordFault) and not fault.adds_up:
+                raise SiteError(
+                    f"sites={placement.site.name!r}: {type(fault).__name__} strikes bits whose "
+                    "changes of a number do not add up (of an exponent, say), so that outputs have "
+                    "no derivative by them, and this penalty no meaning; give bits='mantissa', an "
+                    "integer format, or CrashTraining, which strikes them while training"
+                )
 
     # Recording.
 

@@ -71,3 +71,60 @@ def test_wrong_use_says_what_to_do(run, folder, command, told):
     assert code == 2
     assert told in " ".join((out + err).split())
     assert "Traceback" not in out + err
+
+
+FRAMES = """
+import torch
+from torch import nn
+
+
+class Frames(nn.Module):
+    def __init__(self, width, batch):
+        super().__init__()
+        self.first, self.act, self.head = nn.Linear(4, width), nn.Tanh(), nn.Linear(width, 3)
+        self.batch = batch
+
+    def forward(self, x):
+        return self.head(self.act(self.first(x))).mean(1 - self.batch)
+
+
+def made(width, batch):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(width)
+        return Frames(width, batch).eval()
+
+
+def small(): return made(5, 0)
+def large(): return made(9, 0)
+def small_turned(): return made(5, 1)
+def large_turned(): return made(9, 1)
+"""
+
+
+def test_models_are_compared_with_time_and_batch_where_they_are_said_to_be(run, tmp_path):
+    (tmp_path / "frames.py").write_text(FRAMES)
+    x = np.random.default_rng(0).normal(size=(10, 6, 4)).astype("f4")
+    np.savez(tmp_path / "x.npz", inputs=x)
+    np.savez(tmp_path / "turned.npz", inputs=x.swapaxes(0, 1))
+
+    def compared(ending, *options):
+        models = [f"frames.py:{size}{ending}" for size in ("small", "large")]
+        code, _, err = run("compare", *models, "--p", "0.1", "--samples", "300", "--limit", "8",
+                           "--json", "c.json", *options)  # fmt: skip
+        assert code == 0, err
+        found = json.loads((tmp_path / "c.json").read_text())["contenders"]
+        return [number for each in found for number in _numbers(each)]
+
+    plain = compared("", "--inputs", "x.npz", "--steps-axis", "1")
+    turned = compared("_turned", "--inputs", "turned.npz", "--batch-axis", "1", "--steps-axis", "0")
+    positions = compared("", "--inputs", "x.npz")
+    assert len(plain) > 10
+    assert turned == pytest.approx(plain, rel=1e-4, abs=1e-6)
+    assert positions != pytest.approx(plain, rel=0.1)  # another neuron in each step
+
+
+def _numbers(plain):
+    if isinstance(plain, dict | list):
+        parts = plain.values() if isinstance(plain, dict) else plain
+        return [number for part in parts for number in _numbers(part)]
+    return [plain] if isinstance(plain, float) else []

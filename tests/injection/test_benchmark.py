@@ -44,3 +44,16 @@ def test_the_quick_benchmark_of_a_resnet_prints_its_lines():
     assert run.returncode == 0, run.stderr
     for part in ("all gains in", "a sample is worth", "by the law", "a default score"):
         assert part in run.stdout
+
+
+@pytest.mark.slow
+def test_the_quick_benchmark_of_a_predicted_curve_prints_its_lines():
+    run = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "curve.py"), "--quick"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("9 rates in") == 2
+    assert run.stdout.count("predicted, ") == 6

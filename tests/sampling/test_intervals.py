@@ -14,7 +14,11 @@ from crashsim.sampling.intervals import (
     proportion_interval,
     variance_interval,
 )
-from crashsim.sampling.quantiles import quantile_interval, stratified_quantiles
+from crashsim.sampling.quantiles import (
+    pooled_quantile,
+    quantile_interval,
+    stratified_quantiles,
+)
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 10), (1, 10), (5, 10), (10, 10), (3, 100_000)])
@@ -168,3 +172,32 @@ def test_half_widths_of_very_many_values_are_those_of_each(alpha):
         one = Spread(*(field[at] for field in (spread.variance, kurtosis, spread.largest)))
         wanted = half_width(one, n, alpha)
         assert wanted * (1 - 1e-9) <= found[at] <= wanted * (1 + 1e-4)
+
+
+@pytest.mark.parametrize("inputs", [1, 5])
+@pytest.mark.parametrize("step", [None, 0.5, 10.0])
+def test_pooled_quantiles_by_the_definition_of_their_design_effect(inputs, step):
+    """Of values that all differ, of many that are alike, and all alike."""
+    rng = np.random.default_rng(3)
+    size = np.abs(rng.normal(size=(400, inputs, 2)) + rng.normal(size=(400, 1, 2)))
+    size = (size if step is None else step * np.round(size / step)).astype(np.float32)
+    ordered = np.sort(size.reshape(-1, 2), axis=0).T
+    for level in (0.5, 0.9):
+        found = pooled_quantile(size, np.ascontiguousarray(ordered), level, 0.05)
+        for k in range(2):
+            value = ordered[k, int(np.ceil(level * size[:, :, k].size)) - 1]
+            effects = []
+            for hits in (size[:, :, k] <= value, size[:, :, k] < value):
+                share = hits.mean(1)
+                alone = share.mean() * (1 - share.mean())
+                effects.append(share.var(ddof=1) / alone if alone > 0 else 1.0)
+            shares = clustered_proportion_interval(
+                np.array([level]), np.array([max(effects) * level * (1 - level)]), 400, inputs, 0.05
+            )
+            where = [
+                int(np.ceil(ordered.shape[1] * end[0] - 1)) for end in (shares.low, shares.high)
+            ]
+            assert found.value[k] == value
+            assert found.low[k] == min(ordered[k, max(where[0], 0)], value)
+            assert found.high[k] == max(ordered[k, where[1]], value)
+    assert step is not None or (found.low < found.high).all()

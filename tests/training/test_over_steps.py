@@ -561,3 +561,42 @@ def test_a_window_of_a_layer_that_is_called_once(name):
     assert set(steps[2:5].unique().tolist()) == {0.0, 2.0}
     dead = (steps[2:5] == 0).all(0)
     assert 0.35 < number(dead.double().mean()) < 0.65
+
+
+class Frames(nn.Module):
+    """Dense layers over frames (B, T, F), each neuron of which computes all steps in turn."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.act, self.head = nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)
+
+    def forward(self, x, alive=None):
+        h = self.act(self.first(x))
+        return self.head(h if alive is None else h * alive[:, None]).mean(1)
+
+
+def test_time_is_where_it_is_said_to_be():
+    """A neuron is one for all steps: the variance is that by one factor for all of them."""
+    torch.manual_seed(0)
+    net, x = Frames(), torch.randn(5, 7, 4)
+    with CrashVariance(net, NeuronCrash(P), exact=True, steps_axis=1) as penalty:
+        penalty(net(x))
+        found = float(penalty.variance)
+    alive = torch.ones(5, 6, requires_grad=True)
+    outputs = net(x, alive)
+    squares = sum(
+        torch.autograd.grad(outputs[:, k].sum(), alive, retain_graph=True)[0].square().sum()
+        for k in range(3)
+    )
+    assert found == pytest.approx(float(P * (1 - P) * squares / 5), rel=1e-5)
+    with CrashVariance(net, NeuronCrash(P), exact=True) as penalty:
+        penalty(net(x))
+        assert abs(float(penalty.variance) - found) > 0.1 * found  # a neuron for each position
+    seen = []
+    handle = net.head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with CrashTraining(net, NeuronCrash(0.4), steps_axis=1, seed=3):
+        net(x)
+    handle.remove()
+    dead = seen[-1] == 0
+    assert 0 < dead.float().mean() < 1
+    assert (dead == dead[:, :1]).all()  # in all steps or in none

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from crashsim_theory import BERNOULLI, NORMAL
 from crashsim_theory.tails.compressed import CompressedRows, compress
 from crashsim_theory.tails.estimates import RowFunction, chernoff_tail, saddlepoint_tail, solve_tilt
@@ -22,8 +23,10 @@ from numpy.typing import NDArray
 from crashsim.analytic.gains import Gains, InputSlopes
 from crashsim.arrays import Floats
 from crashsim.errors import NotApplicableError
+from crashsim.injection.slopes import Values
 
 Side = Literal["upper", "lower", "both"]
+_TOGETHER = 2**17  # values of a chunk
 _RATES = 64  # different probabilities, up to which each has cells of its own
 
 
@@ -136,13 +139,12 @@ class FactoredSurrogate:
                 fault = v.placement.fault
                 if fault.law == NORMAL:
                     continue
-                of_rows = (slope @ rows.T.astype(np.float32)).T
                 p = np.asarray(fault.rate)
-                d = v.displacements()
-                if p.ndim == 0:
-                    found.append(GainChunk(of_rows, d, p))
-                else:
-                    found.append(GainChunk(of_rows, d, p.reshape(d.shape)))
+                for low in range(0, v.size, _TOGETHER):
+                    part = slice(low, low + _TOGETHER)
+                    of_rows = (slope[part] @ rows.T.astype(np.float32)).T
+                    own = p if p.ndim == 0 else p.reshape(v.size, v.bits)[part]
+                    found.append(GainChunk(of_rows, _displacements(v, part), own))
             yield chosen, found
 
     def _by_input(self) -> Iterator[tuple[InputSlopes, NDArray[np.int64], Floats]]:
@@ -209,6 +211,13 @@ class FactoredSurrogate:
             total += upper(rows.negative, index, values)
         found = np.minimum(total, 1.0).reshape((*self.shape, *eps.shape))
         return np.where(eps <= 0, 1.0, found) if side == "both" else found
+
+
+def _displacements(v: Values, part: slice) -> Any:
+    """(n, bits) of some values: in single precision, where that is what the model computes in."""
+    moved = v.displacements(part)
+    is_single = v.by_value and v.parameter.dtype != torch.float64
+    return moved.astype(np.float32) if is_single else moved
 
 
 def _with_one_rate(chunks: list[GainChunk]) -> list[GainChunk]:

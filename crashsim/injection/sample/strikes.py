@@ -27,7 +27,7 @@ class Strike:
         site: its name.
         index: in the site's shape (of one time step, where a neuron fails in all); of neurons that
             die together the number of their group, of a flipped bit the weight's index and the
-            bit, the least significant first.
+            bit, the least significant first; of guarded words the number of the stored bit.
         fault: what the command line calls the fault.
         value: the coordinate e: 1 for a fault that strikes or does not.
         clean, faulty: of a weight: its value without the faults, and with all of them.
@@ -60,7 +60,7 @@ def strikes_of(
         indices = np.unravel_index(local, p.fault.coordinate_shape(p.shape))
         before: list[Any] = [None] * len(local)
         after = before
-        if p.site.kind == "parameter":
+        if p.site.kind == "parameter" and not p.fault.is_guarded:
             word = tuple(torch.from_numpy(i) for i in indices[: len(p.shape)])
             before, after = (t[p.site.module][word].tolist() for t in (clean, faulty))
         rows = zip(*(i.tolist() for i in indices), strict=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from crashsim.arrays import Floats
 from crashsim.coordinates.placement import Placement
-from crashsim.coordinates.points import Points
+from crashsim.coordinates.points import Listed, Points, is_no_fault
 from crashsim.faults.words.word_fault import BitSteps, WordTable
 from crashsim.injection.faulty_model import FaultyModel
 from crashsim.injection.site_changes import steps_of
@@ -39,11 +39,13 @@ class PatchedWeights:
     def __init__(self, faulty: FaultyModel, base: Floats) -> None:
         self._faulty = faulty
         # A copy: whose array it is may change it. None for zeros, which are the rule.
-        self._base = base.copy() if base.any() else None
+        self._base = None if is_no_fault(base) else base.copy()
         self._is_applied = False
         own = faulty.model.tensors
         placed = [p for p in faulty.placements if p.site.kind == "parameter"]
-        at_base = faulty.weights_at(Points.at(base))
+        at_base: Mapping[str, Tensor] = {p.site.module: own[p.site.module] for p in placed}
+        if not is_no_fault(base):
+            at_base = faulty.weights_at(Points.at(base))
         steps = {p: steps_of(p, own[p.site.module]) for p in placed}
         # Where several faults strike one parameter, each acts on what the one before it left; and
         # of words that are struck already, further bits act on what these are then.
@@ -51,7 +53,7 @@ class PatchedWeights:
         again = {
             p.site.module
             for p in placed
-            if isinstance(steps[p], WordTable) and base[p.start : p.stop].any()
+            if isinstance(steps[p], WordTable) and not is_no_fault(base[p.start : p.stop])
         }
         several = sorted({name for name in names if names.count(name) > 1} | again)
         self._stretches = [
@@ -76,7 +78,7 @@ class PatchedWeights:
         """Whether it is set up at this point, and whole: an interrupt may have left a sample in."""
         if self._is_applied:
             return False
-        return not base.any() if self._base is None else np.array_equal(base, self._base)
+        return is_no_fault(base) if self._base is None else np.array_equal(base, self._base)
 
     def take(self, points: Points) -> None:
         """Makes these the samples that ``apply`` counts; their base is the one it is set up at."""
@@ -144,24 +146,30 @@ class _Patches:
     """What each sample changes in a stretch of memory.
 
     Args:
-        count: number of samples.
-        rows: (n,) the sample of each change.
-        where: (n,) its place in the stretch.
+        edges: (S + 1,) where each sample's changes begin, and where the last one's end.
+        where: (n,) the place of each change in the stretch.
         numbers: (n,) what is added there, or what is put there.
         adds: whether they are added: several may then act on one place.
     """
 
     def __init__(
-        self, count: int, rows: NDArray[np.int64], where: Tensor, numbers: Tensor, adds: bool
+        self, edges: NDArray[np.int64], where: Tensor, numbers: Tensor, adds: bool
     ) -> None:
+        self._edges = edges.tolist()
+        self._where, self._numbers, self._adds = where, numbers, adds
+        self._undo: tuple[Tensor, Tensor] | None = None
+
+    @classmethod
+    def of_rows(
+        cls, count: int, rows: NDArray[np.int64], where: Tensor, numbers: Tensor, adds: bool
+    ) -> _Patches:
+        """With the sample of each change, (n,), in any order."""
         if (np.diff(rows) < 0).any():  # the changes of a sample together
             small = rows.astype(np.uint16) if count < 2**16 else rows
             order = np.argsort(small, kind="stable")
             rows, there = rows[order], torch.from_numpy(order).to(where.device)
             where, numbers = where.index_select(0, there), numbers.index_select(0, there)
-        self._edges = np.searchsorted(rows, np.arange(count + 1)).tolist()
-        self._where, self._numbers, self._adds = where, numbers, adds
-        self._undo: tuple[Tensor, Tensor] | None = None
+        return cls(np.searchsorted(rows, np.arange(count + 1)), where, numbers, adds)
 
     def apply(self, flat: Tensor, number: int) -> None:
         part = slice(self._edges[number], self._edges[number + 1])
@@ -182,17 +190,31 @@ def _added(
     points: Points, steps: Mapping[Placement, Tensor | BitSteps], stretch: _Stretch
 ) -> _Patches:
     """The changes of faults whose coordinates each add something of their own."""
-    rows, where, numbers, flat = [], [], [], stretch.flat
-    for p, step in steps.items():
-        row, columns, values = _changes_at(points, p)
+    flat, found = stretch.flat, [_differences(points, p) for p in steps]
+    edges = [each for each, _, _ in found]
+    starts = _starts(edges)
+    total = sum(int(each[-1]) for each in edges)
+    where = np.empty(total, dtype=np.int64)
+    numbers = flat.new_empty(total)
+    for at, (p, step) in enumerate(steps.items()):
+        own, columns, values = found[at]
+        # A sample's changes together, those of each placement in their order.
+        place = np.repeat(starts[:, at] - own[:-1], np.diff(own)) + np.arange(own[-1])
         # Several coordinates may act on one weight (its bits): their changes add up.
-        units = columns // (p.size // p.site.size) + stretch.starts[p.site.module]
-        off = torch.from_numpy(values - points.base[p.start + columns]).to(flat)
-        local = torch.from_numpy(columns).to(flat.device)
-        rows.append(row)
-        where.append(torch.from_numpy(units).to(flat.device))
-        numbers.append(off * step.index_select(0, local).to(flat))
-    return _Patches(points.count, np.concatenate(rows), torch.cat(where), torch.cat(numbers), True)
+        where[place] = columns // (p.size // p.site.size) + stretch.starts[p.site.module]
+        taken = step.index_select(0, torch.from_numpy(columns).to(flat.device)).to(flat)
+        off = values if isinstance(values, float) else torch.from_numpy(values).to(flat)
+        numbers[torch.from_numpy(place).to(flat.device)] = taken * off
+    ends = np.append(starts[:, 0], total)
+    return _Patches(ends, torch.from_numpy(where).to(flat.device), numbers, True)
+
+
+def _starts(edges: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """(S, P) where the changes of each sample and placement begin, a sample's together."""
+    counts = np.stack([np.diff(each) for each in edges], axis=1)
+    ends = np.cumsum(counts).reshape(counts.shape)
+    found: NDArray[np.int64] = ends - counts
+    return found
 
 
 def _changed_words(
@@ -208,7 +230,22 @@ def _changed_words(
         rows.append(row)
         where.append(units + stretch.starts[p.site.module])
         numbers.append(table.struck(units, masks).to(flat))
-    return _Patches(points.count, np.concatenate(rows), torch.cat(where), torch.cat(numbers), False)
+    every = np.concatenate(rows), torch.cat(where), torch.cat(numbers)
+    return _Patches.of_rows(points.count, *every, adds=False)
+
+
+def _differences(
+    points: Points, p: Placement
+) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats | float]:
+    """Edges (S + 1,) and columns (n,) of its changes, and by how much they differ from the base:
+    (n,), or all by the same."""
+    own = [c for c in points.changes if (c.start, c.stop) == (p.start, p.stop)]
+    base, one = points.base[p.start : p.stop], own[0] if own else None
+    if isinstance(one, Listed) and isinstance(one.values, float) and is_no_fault(base):
+        return one.edges, np.asarray(one.columns, np.int64), one.values
+    rows, columns, values = _changes_at(points, p)
+    edges = np.searchsorted(rows, np.arange(points.count + 1))
+    return edges, columns, values - base[columns]
 
 
 def _changes_at(

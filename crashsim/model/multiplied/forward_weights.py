@@ -8,7 +8,7 @@ copy that the layer made once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -76,24 +76,30 @@ def hold_forward_weights(
         call: runs the copy.
         held: what is known of the twin's weights so far; the names of sources are added.
     """
-    used, computed = _found(twin, tensors, inputs, call)
+    used, computed = _found(twin, tensors, inputs, call, tensors)
     moved = _move_to_parameters(origin, twin, used, computed)
     _hold_computed(origin, computed, tensors, held)
     return moved or bool(computed)
 
 
 def sources_in_forward(
-    model: nn.Module, tensors: Mapping[str, Tensor], inputs: Inputs, call: Call
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    inputs: Inputs,
+    call: Call,
+    among: Collection[str],
 ) -> dict[str, str]:
     """Names of tensors from which a forward computes weights, each with the weight's name.
 
     Args:
         model: is hooked while ``call`` runs it.
         tensors, inputs, call: as for ``hold_forward_weights``.
+        among: names of those that are looked at. Each is changed for a pass, which not every
+            buffer bears: torch's observers crash where the sizes of their buffers do not agree.
     """
     taken: set[str] = set()
     found: dict[str, str] = {}
-    for item in _found(model, tensors, inputs, call)[1]:
+    for item in _found(model, tensors, inputs, call, among)[1]:
         name = _name(model, item, tensors, taken)
         taken.add(name)
         found = {**dict.fromkeys(item.sources, name), **found}
@@ -101,9 +107,13 @@ def sources_in_forward(
 
 
 def _found(
-    twin: nn.Module, tensors: Mapping[str, Tensor], inputs: Inputs, call: Call
+    twin: nn.Module,
+    tensors: Mapping[str, Tensor],
+    inputs: Inputs,
+    call: Call,
+    among: Collection[str],
 ) -> tuple[set[str], list[_Computed]]:
-    """The parameters and buffers that a pass multiplies by, and what else."""
+    """The parameters and buffers that a pass multiplies by, and what else, made from some."""
     watcher = _Watcher(twin, tensors, call)
     example = inputs.part(0, 1)
     try:
@@ -112,7 +122,7 @@ def _found(
         return set(), []
     used, computed = set(watcher.used), _same_for_all(watcher, example, inputs, products)
     for item in computed:
-        item.sources = list(watcher.sources_of(item, example, products))
+        item.sources = list(watcher.sources_of(item, example, products, among))
     # What is computed from a weight that is multiplied itself too is in the same memory as that.
     return used, [item for item in computed if not used & set(item.sources)]
 
@@ -144,11 +154,16 @@ class _Watcher:
         return found
 
     def sources_of(
-        self, item: _Computed, example: Inputs, products: list[_Factor]
+        self,
+        item: _Computed,
+        example: Inputs,
+        products: list[_Factor],
+        among: Collection[str],
     ) -> Iterator[str]:
         """The parameters and buffers that change a computed tensor when they change."""
         inside = _names_inside(self._twin, item.path)
-        for name, tensor in self.tensors.items():
+        for name in among:
+            tensor = self.tensors[name]
             if name not in inside or not tensor.numel() or name.rpartition(".")[2] == "bias":
                 continue
             try:

@@ -19,7 +19,7 @@ from crashsim.coordinates.placement import Placement
 from crashsim.coordinates.points import Points, Written, join
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.errors import ArgumentError
-from crashsim.sampling.exact_strata import StrikeLaw, probability_of_two, strike_law, usual_state
+from crashsim.sampling.exact_strata import StrikeLaw, few_strike, strike_law, usual_state
 from crashsim.space import FaultSpace
 
 _ROWS = 2**20  # forward rows of a block, about
@@ -139,9 +139,9 @@ def rare_strikes(space: FaultSpace, most: int, is_asked: bool = False) -> Strike
         return strike_law(space)
     if min(_SINGLES, most // 2) < space.N or usual is None:
         return None
-    if usual[0].any() or (usual[1] > 0).sum() < 2:
+    if usual[0].any():
         return None
-    return strike_law(space) if probability_of_two(usual[1]) < _FEW else None
+    return strike_law(space) if few_strike(space, _FEW) else None
 
 
 def chips_per_block(examples: int) -> int:

@@ -19,7 +19,7 @@ from crashsim.arrays import Floats
 from crashsim.campaign.tasks import Task
 from crashsim.coordinates.drawing import Classes, classes_of, draw_points, unequal
 from crashsim.coordinates.placement import moments_of
-from crashsim.coordinates.points import Points
+from crashsim.coordinates.points import Points, no_fault
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.sampling.tilted.weights import WeightSums
 from crashsim.space import FaultSpace
@@ -80,7 +80,7 @@ class SparseTilt:
         columns = np.concatenate([plain.columns[kept], self.columns[hits]])
         order = np.lexsort((columns, rows))
         values = np.ones(len(rows))
-        return Points(count, np.zeros(space.N), rows[order], columns[order], values)
+        return Points(count, no_fault(space.N), rows[order], columns[order], values)
 
 
 def tilted(one: FactoredSurrogate, t: float) -> SparseTilt:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashsim.arrays import Floats
-from crashsim.coordinates.points import Points
+from crashsim.coordinates.points import Points, no_fault
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.errors import NotApplicableError
 from crashsim.metrics import CLASS_CHANGE, NOT_FINITE, Event
@@ -106,7 +106,7 @@ def _points(
     none = np.empty(0, dtype=np.int64)
     row, column = (np.concatenate([none, *parts]) for parts in (rows, columns))
     order = np.lexsort((column, row))
-    return Points(len(struck), np.zeros(space.N), row[order], column[order], np.ones(len(row)))
+    return Points(len(struck), no_fault(space.N), row[order], column[order], np.ones(len(row)))
 
 
 def _estimates(quantity: Quantity, sums: Sequence[WeightSums], alpha: float) -> Estimates:

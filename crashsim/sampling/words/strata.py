@@ -19,7 +19,7 @@ import numpy as np
 
 from crashsim.arrays import Floats, Integers
 from crashsim.coordinates.placement import Placement
-from crashsim.coordinates.points import Points
+from crashsim.coordinates.points import Points, no_fault
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.errors import NotApplicableError
 from crashsim.faults import AdditiveNoise, WordFault
@@ -169,6 +169,11 @@ def _check(space: FaultSpace) -> None:
     faults = [p.fault for p in space.placements]
     if not all(isinstance(fault, WordFault) and not fault.is_varied for fault in faults):
         raise NotApplicableError("for faults of words alone, with one rate at each site")
+    if any(fault.is_guarded for fault in faults):
+        raise NotApplicableError(
+            "for words without guards: under a code a single fault does nothing, and two or more "
+            "of a block act together"
+        )
     if any(fault.change_probability >= 1 for fault in faults):
         raise NotApplicableError("for faults that are rare")
 
@@ -192,7 +197,7 @@ def _strike(
     columns = np.concatenate([s.coordinates(of) for s, of in zip(strata, words, strict=True)])
     owners = np.repeat(np.arange(len(strata)), [len(of) for of in words])
     hits = np.zeros((len(strata), 2, space.B))
-    base = np.zeros(space.N)
+    base = no_fault(space.N)
     step = max(1, _AT_ONCE // (space.B * space.K))
     for start in range(0, len(columns), step):
         part = slice(start, start + step)

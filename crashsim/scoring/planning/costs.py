@@ -22,7 +22,13 @@ from crashsim.sampling.pilot import strikes_at_most
 from crashsim.sampling.tilted.importance import AIMING
 from crashsim.sampling.tilted.importance import SAMPLES as RARE_SAMPLES
 from crashsim.sampling.words.strata import SAMPLES as STRIKES
-from crashsim.scoring.planning.size import BUDGET, Size, is_sketched, operations_of_margins
+from crashsim.scoring.planning.size import (
+    BUDGET,
+    Size,
+    is_sketched,
+    no_surrogate,
+    operations_of_margins,
+)
 from crashsim.scoring.variance_reduction import is_controlled
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -87,6 +93,27 @@ def cost_of_sample(size: Size) -> float:
     return size.operations + _struck(size) + _COUNTED * size.B * size.K
 
 
+def affordable_samples(size: Size, operations: float, fewest: int, most: int) -> int:
+    """How many samples so many operations pay for, with the single faults that come before them."""
+    passes = operations / cost_of_sample(size)
+    low, high = fewest, int(min(max(fewest, passes), most))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if _strikes_before(size, middle) + middle <= passes:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _strikes_before(size: Size, samples: int) -> int:
+    """How many single faults a control variate looks at before so many samples, at most."""
+    space = size.space
+    if are_dense(space) or not is_controlled(size, samples) or no_surrogate(size) is not None:
+        return 0
+    return strikes_at_most(space, samples)
+
+
 def _struck(size: Size) -> float:
     """To draw the faults of a sample."""
     return _DRAWN * sum(p.size * p.fault.change_probability for p in size.space.placements)
@@ -94,8 +121,7 @@ def _struck(size: Size) -> float:
 
 def cost_of_sampling(size: Size, samples: int) -> Cost:
     """Of a Monte Carlo run, and of the single faults that its control may be mended by, at most."""
-    is_piloted = not are_dense(size.space) and is_controlled(size, samples)
-    first = strikes_at_most(size.space, samples) if is_piloted else 0
+    first = _strikes_before(size, samples)
     kept = min(samples * size.B * size.K, max(_KEPT_VALUES, 200 * size.B * size.K))
     return Cost((first + samples) * cost_of_sample(size), 4.0 * kept + _IN_FLIGHT)
 

@@ -17,8 +17,8 @@ from crashsim.scoring.method import Method, told_as_its_own
 from crashsim.scoring.methods import METHODS
 from crashsim.scoring.planning.costs import (
     Cost,
+    affordable_samples,
     cost_of,
-    cost_of_sample,
     cost_of_sampling,
 )
 from crashsim.scoring.planning.size import Size
@@ -209,7 +209,7 @@ def _affordable_samples(left: list[Method], size: Size, budget: float) -> int:
         if method.name != SAMPLING:
             costs |= _costs_of(method, size, None, costs)
     rest = budget - sum(cost.operations for cost in costs.values())
-    return int(min(max(_FEWEST, rest / cost_of_sample(size)), MOST_SAMPLES))
+    return affordable_samples(size, rest, _FEWEST, MOST_SAMPLES)
 
 
 def _read(methods: Iterable[str | Method] | None) -> tuple[set[str], tuple[Method, ...]]:

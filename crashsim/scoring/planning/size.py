@@ -18,11 +18,13 @@ from crashsim.coordinates.placement import DEPENDENT
 from crashsim.injection.flops import Operations
 from crashsim.results.estimate import MOST_OUTPUTS
 from crashsim.sampling.enumeration import can_enumerate
+from crashsim.sampling.exact_strata import few_strike
 from crashsim.space import FaultSpace
 
 BUDGET = 5e11  # operations per method: about a minute of one core
 EXTRA = 3e9  # operations of what refines first-order theory: a second or so
 _ALONE, _SHARED = 3e6, 1e5  # operations that a sample's calls cost, by itself and with others
+_FEW = 0.5  # probability of two or more faults below which they alone are sampled
 ENUMERATED = 16  # coordinates up to which the exact sum is computed unasked
 _EACH = 1024  # outputs up to which a backward pass is made for each
 _SKETCH = "mean-point-taylor takes random sums of them"
@@ -76,6 +78,11 @@ class Size:
     def operations_of_change(self) -> float:
         """Of all inputs with a single coordinate changed, which share what a call costs."""
         return _operations(self.space, self.space.B, _SHARED)
+
+    @cached_property
+    def strikes_are_few(self) -> bool:
+        """Whether most samples would hold no strike or a single one, but not surely so."""
+        return few_strike(self.space, _FEW)
 
     @property
     def gains(self) -> int:
@@ -133,8 +140,16 @@ def too_many_differences(size: Size) -> str | None:
     return None
 
 
+UNDER_GUARDS = (
+    "for faults that nothing guards: under a code or a vote a single one does nothing, and what "
+    "two do is all there is"
+)
+
+
 def too_many_singles(size: Size) -> str | None:
     """Why not even a sample of the coordinates is changed alone unasked, or None."""
+    if any(p.fault.is_guarded for p in size.space.placements):
+        return UNDER_GUARDS
     reason = too_many_differences(size)
     if reason is None:
         return None

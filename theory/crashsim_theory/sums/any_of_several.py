@@ -55,7 +55,8 @@ class Contributions:
                 sample, at = _struck(block, tilt.t * np.minimum(g, tilt.most), samples, rng)
                 own += np.bincount(sample, np.minimum(g[at], tilt.most), samples)
                 value, bit = np.divmod(at, block.displacements[0].size)
-                moved = block.displacements.reshape(len(block.displacements), -1)[value, bit]
+                steps = block.displacements.reshape(len(block.displacements), -1)
+                moved = steps[value, bit].astype(np.float64)
                 for r in range(chunk.rows):
                     total[:, r] += np.bincount(sample, block.gains[r, value] * moved, samples)
         if self.normal is not None:
@@ -113,7 +114,8 @@ def _struck(
     points = rng.poisson(ends[-1], samples)
     sample = np.repeat(np.arange(samples), points)
     at = np.searchsorted(ends, rng.random(len(sample)) * ends[-1], side="right")
-    pairs = np.unique(sample * len(p) + np.minimum(at, len(p) - 1))
+    pairs = np.sort(sample * len(p) + np.minimum(at, len(p) - 1))
+    pairs = pairs[np.diff(pairs, prepend=-1) > 0]  # faster than np.unique, which hashes
     sample, at = np.divmod(pairs, len(p))
     return sample, at
 

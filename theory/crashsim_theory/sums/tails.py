@@ -20,11 +20,12 @@ _TYPICAL = 0.01  # standard deviations by which a tilted mean may miss the thres
 _STEPS = 200
 
 
-def tails(profile: Profile, eps: Array, side: Side, cells: int = CELLS) -> Array:
+def tails(profile: Profile, eps: Array, side: Side, cells: int = CELLS, far: float = _FAR) -> Array:
     """P(L >= eps), P(L <= -eps), or the sum of both, of every eps (...), an estimate.
 
     Exact but for the lattice: mean and variance of L are kept, and sums closer together than a
-    point's distance are not told apart.
+    point's distance are not told apart. Tails below ``far`` are computed anew, under a tilt; with
+    ``far=0`` they are rounding errors of 1e-12 or so.
     """
     found = np.zeros(eps.shape)
     if not eps.size:
@@ -37,19 +38,19 @@ def tails(profile: Profile, eps: Array, side: Side, cells: int = CELLS) -> Array
     law, exactly = lattice_law(rest, window.low, window.high, cells)
     if upper is not None:
         above = _with_alone(law.above(upper, exactly), up, down)
-        found += _with_far(profile, upper, above, cells)
+        found += _with_far(profile, upper, above, cells, far)
     if lower is not None:
         below = _with_alone(law.below(lower, exactly), down, up)
-        found += _with_far(profile.negative, -lower, below, cells)
+        found += _with_far(profile.negative, -lower, below, cells, far)
     return np.clip(found, 0.0, 1.0)
 
 
-def _with_far(profile: Profile, c: Array, near: Array, cells: int) -> Array:
+def _with_far(profile: Profile, c: Array, near: Array, cells: int, far: float) -> Array:
     """P(sum >= c), given it where it is not small: what is small anew, what is impossible as 0."""
     _, most = profile.range()
     most += 1e-12 * abs(most)
     found = np.where(c > most, 0.0, near)
-    for at in np.argwhere((near < _FAR) & (c <= most)):
+    for at in np.argwhere((near < far) & (c <= most)) if far > 0 else ():
         where = tuple(at)
         found[where] = _far_tail(profile, float(c[where]), cells)
     return np.clip(found, 0.0, 1.0)

@@ -122,12 +122,12 @@ def _moved(group: GainChunk) -> Array:
 
 
 def _summed(group: GainChunk) -> Array:
-    return np.asarray(group.gains @ _moved(group).sum(1), dtype=np.float64)
+    return np.asarray(group.gains @ _moved(group).sum(1, dtype=np.float64), dtype=np.float64)
 
 
 def _largest(group: GainChunk) -> Array:
     """(R,) the largest size of a gain."""
-    reach = np.abs(_moved(group)).max(1)
+    reach = np.abs(_moved(group)).max(1).astype(np.float64)
     return np.asarray((np.abs(group.gains) * reach).max(1), dtype=np.float64)
 
 

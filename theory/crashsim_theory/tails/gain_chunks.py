@@ -31,7 +31,8 @@ class GainChunk:
     Attributes:
         gains: (R, n) float32 or float64: the change of each surrogate per unit of displacement of
             value i.
-        displacements: (n,), or (n, bits) for values with several coordinates each.
+        displacements: (n,), or (n, bits) for values with several coordinates each; float32 or
+            float64.
         p: the coordinates' probabilities; broadcasts with ``displacements``.
 
     Raises:
@@ -43,17 +44,13 @@ class GainChunk:
     p: Any
 
     def __post_init__(self) -> None:
-        gains = np.asarray(self.gains)
-        if gains.dtype not in (np.float32, np.float64):
-            gains = as_array("gains", gains)
-        moved, p = as_array("displacements", self.displacements), as_probability("p", self.p)
+        gains = _as_floats("gains", self.gains)
+        moved, p = _as_floats("displacements", self.displacements), as_probability("p", self.p)
         if gains.ndim != 2:
             raise TheoryError("gains.shape", gains.shape, "give (surrogates, values)")
         if moved.ndim not in (1, 2) or len(moved) != gains.shape[1]:
             remedy = f"give ({gains.shape[1]},) or ({gains.shape[1]}, bits), as gains has values"
             raise TheoryError("displacements.shape", moved.shape, remedy)
-        if not np.all(np.isfinite(gains)):
-            raise TheoryError("gains", gains, "every entry must be finite")
         try:
             np.broadcast_to(p, moved.shape)
         except ValueError:
@@ -77,14 +74,26 @@ class GainChunk:
         if len(self.displacements) <= values:
             yield self
             return
-        p = np.broadcast_to(self.p, self.displacements.shape)
+        p = self.p if self.p.ndim == 0 else np.broadcast_to(self.p, self.displacements.shape)
         for start in range(0, len(self.displacements), values):
             part = slice(start, start + values)
-            yield _unchecked(self.gains[:, part], self.displacements[part], p[part])
+            yield _unchecked(
+                self.gains[:, part], self.displacements[part], p[part] if p.ndim else p
+            )
 
     def of_row(self, row: int) -> GainChunk:
         """The same coordinates in one of the surrogates, without copies."""
         return _unchecked(self.gains[row : row + 1], self.displacements, self.p)
+
+
+def _as_floats(argument: str, value: Any) -> Any:
+    """An array of finite numbers, in single precision where it is."""
+    array = np.asarray(value)
+    if array.dtype != np.float32:
+        return as_array(argument, value)
+    if not np.all(np.isfinite(array)):
+        raise TheoryError(argument, value, "every entry must be finite")
+    return array
 
 
 def _unchecked(gains: Any, displacements: Array, p: Array) -> GainChunk:
@@ -122,7 +131,7 @@ def _contracted(chunks: Iterable[GainChunk], power: int) -> Array:
             raise TheoryError("chunks", chunk.rows, remedy)
         for block in chunk.blocks():
             spread = block.p if power == 1 else block.p * (1 - block.p)
-            weights = spread * block.displacements**power
+            weights = spread * block.displacements.astype(np.float64) ** power
             weights = weights.reshape(len(block.displacements), -1).sum(1)
             total += block.gains.astype(np.float64) ** power @ weights
     if total is None:
