@@ -442,7 +442,7 @@ def report(
     score_file: Annotated[
         Path,
         typer.Argument(
-            help="JSON of `crashsim score`, `hardware`, `sweep`, `vulnerability` or `harden --train`."
+            help="JSON of `score`, `hardware`, `sweep`, `vulnerability` or `harden --train`."
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The HTML file.")] = Path("report.html"),

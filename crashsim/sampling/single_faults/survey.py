@@ -149,6 +149,8 @@ class Survey:
                 target = self._plan(row)
                 if row.is_exhausted:
                     self._look(row, is_last=True)
+                elif (target <= row.drawn[0]).all():
+                    row.is_stopped = True
                 else:
                     wanted.append((row, target))
             done = sum(row.is_settled or row.is_stopped for row in self.rows)
@@ -157,7 +159,8 @@ class Survey:
                 return
             self._judge(wanted, is_pilot=False)
             for row, _ in wanted:
-                is_last = row.evaluations >= self.most or row.looks + 1 >= _LOOKS
+                room = self.most - row.evaluations  # less than a draw of each stratum is none
+                is_last = room <= len(row.codes) or row.looks + 1 >= _LOOKS
                 self._look(row, is_last=is_last)
 
     def _judge(self, wanted: Sequence[tuple[Row, Whole]], *, is_pilot: bool) -> None:
