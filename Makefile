@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-all lint types unit format clean
+.PHONY: demo test test-all test-ray lint types unit format clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -26,6 +26,10 @@ test: lint types unit
 
 test-all: lint types $(VENV)/installed-dev
 	$(BIN)/pytest -q -m "slow or not slow"
+
+test-ray: $(VENV)/installed-dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt "ray>=2.40"
+	$(BIN)/pytest -q tests/campaign -k ray
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .

@@ -15,6 +15,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from crashsim.campaign.store import Store
+    from crashsim.campaign.workers import Workers
     from crashsim.errors import CrashsimError, CrashsimWarning, Interrupted
     from crashsim.faults import (
         AdditiveNoise,
@@ -75,6 +77,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "results.agreement": ("Agreement", "rank_loss"),
     "sampling.enumeration": ("ExactDistribution", "enumerate_exact"),
+    "campaign.store": ("Store",),
+    "campaign.workers": ("Workers",),
     "errors": ("CrashsimError", "CrashsimWarning", "Interrupted"),
     "results.estimate": ("Estimate",),
     "faults": (
@@ -171,12 +175,14 @@ __all__ = [
     "SignFlip",
     "Site",
     "SpareCells",
+    "Store",
     "Strike",
     "StuckAt",
     "TrainingLoop",
     "TrainingReport",
     "Vulnerability",
     "WeightCrash",
+    "Workers",
     "byzantine_table",
     "enumerate_exact",
     "find_sites",

@@ -12,12 +12,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 _SELDOM = 0.2  # seconds between two reports
+_AT_LEAST = 0.5  # after which the same step is told again, so that silence means that nothing runs
 
 _LISTENER: ContextVar[Callable[[float], None] | None] = ContextVar("work", default=None)
 
 
 def worked(rows: float) -> None:
-    """Tells whoever listens that this much is done: rows of a forward pass."""
+    """Tells whoever listens that this much is done: rows of a forward pass; 0 where it is none, but
+    something was done."""
     listener = _LISTENER.get()
     if listener is not None:
         listener(rows)
@@ -50,14 +52,15 @@ class Steps:
 
     def begin(self) -> None:
         """Tells that it begins."""
-        self._told = 0
+        self._told, self._last = 0, time.monotonic()
         self._tell(0, self._total)
 
     def work(self, rows: float) -> None:
         """Some rows were computed."""
         self._done += rows / self._rows
         done, now = min(int(self._done), self._total - 1), time.monotonic()
-        if done > self._told and now - self._last >= _SELDOM:
+        done = max(done, self._told)
+        if now - self._last >= (_SELDOM if done > self._told else _AT_LEAST):
             self._told, self._last = done, now
             self._tell(done, self._total)
 

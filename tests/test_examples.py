@@ -18,6 +18,7 @@ RUNS = {
     "accuracy_under_faults.py": (["--epochs", "2", "--chips", "60"], "of chips reach 90%"),
     "accuracy_curve.py": (["--epochs", "2", "--chips", "40"], "90% are right up to p"),
     "convolution_weights.py": (["--epochs", "1", "--samples", "200"], "second.weight"),
+    "vulnerability_map.py": (["--epochs", "2", "--limit", "8"], "bit 30 does most harm"),
     "float_words.py": (["--epochs", "2", "--samples", "200"], "infinite or nan"),
     "spiking_chip.py": (["--epochs", "3", "--inputs", "4", "--out", "{tmp}/chip.html"], "ratio"),
     "chip_faults.py": (

@@ -73,6 +73,18 @@ def test_steps_are_told_a_few_times_a_second_alone():
     assert 1 <= len(found) <= 5
 
 
+def test_work_that_completes_no_step_is_told_now_and_then(monkeypatch):
+    monkeypatch.setattr("crashsim.working._AT_LEAST", 0.0)
+    found = []
+    steps = Steps(lambda *step: found.append(step), 4, 10)
+    steps.begin()
+    with listening(steps.work):
+        for _ in range(3):
+            worked(0.0)
+    steps.end()
+    assert found == [(0, 4), (0, 4), (0, 4), (0, 4), (4, 4)]
+
+
 def test_every_stage_begins_goes_on_and_ends(make_net, randn, told, at_once):
     net, x = make_net((6, 30, 20, 3)), randn(3, 6)
     score = crashsim.score(

@@ -7,10 +7,10 @@ read, and derivatives along a sample's faults are taken forwards, without gains.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from crashsim_theory import BERNOULLI, NORMAL
@@ -19,8 +19,8 @@ from scipy import sparse
 from torch import Tensor
 
 from crashsim.analytic.precision import double_precision
+from crashsim.analytic.weighing import BLOCK, Weighings
 from crashsim.arrays import Floats
-from crashsim.coordinates.placement import moments_of
 from crashsim.coordinates.points import Listed, Points, Written, is_no_fault
 from crashsim.errors import NotApplicableError
 from crashsim.injection.site_changes import changes_by_placement
@@ -33,7 +33,6 @@ MEMORY = 2**31  # bytes, unless another number is asked for
 DENSE = 2**21  # B x K x N gains, up to which all are written out in double precision
 MOST_DENSE = 2**27  # the same, for laws and counts that factored gains do not serve
 KEPT = 0.5  # share of the memory that kept slopes may take: what reads them takes the rest
-_BLOCK = 2**16  # values of which copies in double precision are alive at once
 _TOGETHER = 16  # inputs of a pass
 _AT_A_TIME = 2**25  # slopes of inputs that share a pass
 
@@ -130,7 +129,6 @@ class Gains:
         for low in range(0, space.B, batch):
             high = min(low + batch, space.B)
             made = self._slopes(low, high)
-            worked((high - low) * (1 + 2 * self.count))
             yield slice(low, high), made
 
     def along(self, points: Points) -> Floats:
@@ -240,49 +238,6 @@ def _by_value(v: Values, change: Listed | Written, base: Floats) -> Floats:
 
 
 @dataclass(frozen=True)
-class Weighing:
-    """Sums over the coordinates of each value of moments times powers of displacements.
-
-    Attributes:
-        first: (size,) sum m d.
-        second: (size,) sum k2 d^2.
-        groups: of each group of coordinates, by the octave of their chance to vary: (size,) sums
-            k2 d^2, k4 d^4 and (k2 d^2)^2.
-    """
-
-    first: Floats
-    second: Floats
-    groups: Mapping[float, tuple[Floats, Floats, Floats]]
-
-
-def weighing(v: Values) -> Weighing:
-    """Of a placement's values."""
-    moments = moments_of(v.placement)
-    mean, k2, k4 = (k.reshape(v.size, v.bits) for k in (moments.mean, moments.k2, moments.k4))
-    # A coordinate that is off its usual value with a small probability q has k2^2 = q k4.
-    with np.errstate(divide="ignore", invalid="ignore"):
-        alike = moments.k2.strides == (0,)
-        chance = moments.k2[:1] ** 2 / moments.k4[:1] if alike else k2**2 / k4
-        octave = np.floor(np.log2(chance))
-    groups = np.unique(octave[np.isfinite(octave)]).tolist()
-    first, second = np.empty((2, v.size))
-    found = {group: (np.empty(v.size), np.empty(v.size), np.empty(v.size)) for group in groups}
-    for low in range(0, v.size, _BLOCK):
-        part = slice(low, low + _BLOCK)
-        d = v.displacements(part)
-        first[part] = (mean[part] * d).sum(1)
-        d *= d
-        second[part] = (k2[part] * d).sum(1)
-        for group, (terms, fourth, squares) in found.items():
-            chosen = d if alike else np.where(octave[part] == group, d, 0.0)
-            each = k2[part] * chosen
-            terms[part] = each.sum(1)
-            fourth[part] = (k4[part] * chosen * chosen).sum(1)
-            squares[part] = (each * each).sum(1)
-    return Weighing(first, second, found)
-
-
-@dataclass(frozen=True)
 class Contracted:
     """What first order needs of gains g.
 
@@ -293,7 +248,8 @@ class Contracted:
         of_sum: (B,) sum k2 (g summed over combinations)^2.
         spread, fourth, squares: (G, B, R) sum k2 g^2, sum k4 g^4 and sum (k2 g^2)^2 of each group
             of coordinates with about the same chance to vary, the rarest first.
-        by_value: for each placement, (size,) squared slopes summed over inputs and outputs.
+        by_value: for each placement, (size,) squared slopes summed over inputs and outputs; in
+            single precision of very many, as the next.
         second: for each placement, (size,) what these weigh in the variance.
     """
 
@@ -304,8 +260,8 @@ class Contracted:
     spread: Floats
     fourth: Floats
     squares: Floats
-    by_value: list[Floats]
-    second: list[Floats]
+    by_value: list[NDArray[Any]]
+    second: list[NDArray[Any]]
 
 
 def _contracted(gains: Gains) -> Contracted:
@@ -313,36 +269,29 @@ def _contracted(gains: Gains) -> Contracted:
     mean, variance = np.zeros((2, b, r))
     of_sum = np.zeros(b)
     covariance = np.zeros((b, r, r)) if r <= MOST_OUTPUTS else None
-    weights = [weighing(v) for v in gains.values]
-    octaves = sorted({octave for w in weights for octave in w.groups})
-    groups = np.zeros((3, len(octaves), b, r))
-    by_value = [np.zeros(v.size) for v in gains.values]
+    weighings = Weighings.of(gains.values)
+    groups = np.zeros((3, len(weighings.octaves), b, r))
+    by_value, second = weighings.kept(), weighings.kept()
     for row, slopes in gains.each():
-        for w, total, slope in zip(weights, by_value, slopes, strict=True):
-            for low in range(0, len(slope), _BLOCK):
-                part = slice(low, low + _BLOCK)
+        for number, slope in enumerate(slopes):
+            for low in range(0, len(slope), BLOCK):
+                worked(0.0)
+                part, w = slice(low, low + BLOCK), weighings.at(number, low)
                 g = slope[part].astype(np.float64)
-                mean[row] += w.first[part] @ g
-                of_sum[row] += w.second[part] @ g.sum(1) ** 2
+                mean[row] += w.first @ g
+                of_sum[row] += w.second @ g.sum(1) ** 2
                 if covariance is not None:
-                    covariance[row] += (g * w.second[part, None]).T @ g
+                    covariance[row] += (g * w.second[:, None]).T @ g
                 g *= g
-                variance[row] += w.second[part] @ g
-                total[part] += g.sum(1)
+                variance[row] += w.second @ g
+                by_value[number][part] += g.sum(1)
+                second[number][part] = w.second
                 fourth = g * g
-                for octave, (second, *higher) in w.groups.items():
-                    at = octaves.index(octave)
-                    groups[0, at, row] += second[part] @ g
-                    groups[1, at, row] += higher[0][part] @ fourth
-                    groups[2, at, row] += higher[1][part] @ fourth
+                for octave, (own, *higher) in w.groups.items():
+                    at = weighings.octaves.index(octave)
+                    groups[0, at, row] += own @ g
+                    groups[1, at, row] += higher[0] @ fourth
+                    groups[2, at, row] += higher[1] @ fourth
     return Contracted(
-        mean,
-        variance,
-        covariance,
-        of_sum,
-        groups[0],
-        groups[1],
-        groups[2],
-        by_value,
-        [w.second for w in weights],
+        mean, variance, covariance, of_sum, groups[0], groups[1], groups[2], by_value, second
     )

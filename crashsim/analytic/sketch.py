@@ -9,13 +9,16 @@ the number of outputs. E Delta needs none: around the mean point it is F(m) - F(
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from crashsim_theory import derive
 from scipy.special import stdtrit
 
 from crashsim.analytic.first_order import Analysis
-from crashsim.analytic.gains import Gains
+from crashsim.analytic.gains import KEPT, Gains
 from crashsim.analytic.shares import SharesByValue
+from crashsim.analytic.weighing import weighed_bytes
 from crashsim.arrays import Floats
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.results.estimate import Interval
@@ -45,13 +48,17 @@ def sketched_mean_point_taylor(
         NotApplicableError: the output has no derivative in any coordinate.
     """
     signs = generator(seed, Stream.OUTPUT_SIGNS).choice([-1.0, 1.0], size=(PROBES, space.K))
-    gains = Gains.of(space, "mean", memory, signs)
+    together = probes_together(space.slopes.size, memory)
+    # Read once, so not kept; a few at a time, where even one input's take much memory.
+    parts = [
+        Gains.of(space, "mean", 0, signs[low : low + together])
+        for low in range(0, PROBES, together)
+    ]
     formula = derive(order=1, point="mean")
     analysis.formulas[_METHOD] = {"text": formula.text(), "latex": formula.latex()}
-    analysis.by_value = SharesByValue.of(gains)
+    each, analysis.by_value = _variances(parts)  # (B, PROBES)
     analysis.source = _METHOD
-    each = gains.sums.variance  # (B, PROBES)
-    analysis.estimates += deterministic(_METHOD, "mean", "estimate", gains.shift_of_outputs)
+    analysis.estimates += deterministic(_METHOD, "mean", "estimate", parts[0].shift_of_outputs)
     analysis.estimates += estimates_of(
         _METHOD,
         "variance",
@@ -61,6 +68,28 @@ def sketched_mean_point_taylor(
         confidence=confidence,
         note=f"interval over {PROBES} random sums of the {space.K} outputs",
     )
+
+
+def probes_together(values: int, memory: int) -> int:
+    """How many random sums of an input's outputs have their slopes by so many values at a time."""
+    room = KEPT * memory - weighed_bytes(values)
+    return int(min(max(room // (4.0 * values), 1), PROBES))
+
+
+def _variances(parts: Sequence[Gains]) -> tuple[Floats, SharesByValue]:
+    """(B, PROBES) of the random sums, and the shares of all; a part after the other is dropped."""
+    variances, shares = [], None
+    for part in parts:
+        sums = part.sums
+        variances.append(sums.variance)
+        if shares is None:
+            shares = SharesByValue.of(part)
+        else:
+            for total, more in zip(shares.squares, sums.by_value, strict=True):
+                total += more
+        vars(part).pop("sums")
+    assert shares is not None
+    return np.concatenate(variances, axis=1), shares
 
 
 def _over_probes(values: Floats, confidence: float) -> Interval:

@@ -12,6 +12,14 @@ from typing import Annotated, Any, Literal
 import typer
 
 from crashsim.arguments import MOST_INITS
+from crashsim.cli.executors import (
+    DaskOption,
+    RayOption,
+    SlurmOption,
+    StoreOption,
+    WorkersOption,
+    executor_of,
+)
 from crashsim.cli.metrics import SMALL, labelled_examples, read_numbers, read_widths
 from crashsim.cli.options import (
     AcceptOption,
@@ -138,6 +146,11 @@ def score(
     report_file: Annotated[
         Path | None, typer.Option("--report", help="Write an HTML report.")
     ] = None,
+    workers: WorkersOption = None,
+    dask: DaskOption = None,
+    ray: RayOption = None,
+    slurm: SlurmOption = None,
+    store: StoreOption = None,
 ) -> None:
     """Score a network: how accurate it stays, how far its output moves, and how sure that is."""
     from crashsim.files.limits import read_size
@@ -150,7 +163,7 @@ def score(
     check_outputs(reads, json=json_file, arrays=arrays_file, report=report_file)
     faults = read_faults(fault, p, sites, group)
     data = labelled_examples(inputs, limit, batch_axis, targets)
-    options = {
+    options: dict[str, Any] = {
         "readout": readout,
         "batch_axis": batch_axis,
         "steps_axis": steps_axis,
@@ -180,12 +193,14 @@ def score(
     results: list[Any] = []
     stop = None
     try:
-        for init in range(inits):
-            named = read_model(model, seed + init, train, weights, inits, reset, trust, graph)
-            with progress_bars() as progress:
-                results.append(
-                    judge_model(named, data, faults, progress, is_asked=is_asked, **options)
-                )
+        with executor_of(workers, dask, ray, slurm) as executor:
+            options |= {"executor": executor, "store": store}
+            for init in range(inits):
+                named = read_model(model, seed + init, train, weights, inits, reset, trust, graph)
+                with progress_bars() as progress:
+                    results.append(
+                        judge_model(named, data, faults, progress, is_asked=is_asked, **options)
+                    )
     except KeyboardInterrupt as error:
         stop = error
         results += [error.partial] if isinstance(error, Interrupted) else []

@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from crashsim.cli import commands
+from crashsim.cli.campaign import campaign
 from crashsim.cli.criticality import criticality
 from crashsim.cli.devices import devices
 from crashsim.cli.doctor import doctor
@@ -62,3 +63,4 @@ for command in (
     doctor,
 ):
     app.command()(_stoppable(command))
+app.add_typer(campaign)

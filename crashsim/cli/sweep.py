@@ -8,6 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
+from crashsim.cli.executors import (
+    DaskOption,
+    RayOption,
+    SlurmOption,
+    StoreOption,
+    WorkersOption,
+    executor_of,
+)
 from crashsim.cli.metrics import labelled_examples
 from crashsim.cli.options import (
     BatchAxisOption,
@@ -104,6 +112,11 @@ def sweep(
         Path | None, typer.Option("--report", help="Write an HTML page with the figure.")
     ] = None,
     csv_file: Annotated[Path | None, typer.Option("--csv", help="Write the points as CSV.")] = None,
+    workers: WorkersOption = None,
+    dask: DaskOption = None,
+    ray: RayOption = None,
+    slurm: SlurmOption = None,
+    store: StoreOption = None,
 ) -> None:
     """Draw a metric against the rate of faults, with a band: of models, and of kinds of fault."""
     from crashsim.sweeping.rates import read_rates
@@ -119,7 +132,7 @@ def sweep(
     data = labelled_examples(inputs, limit, batch_axis, targets)
     if predict and beside:
         raise ArgumentError("predict: --predict is without --beside; give one of them")
-    options = {
+    options: dict[str, Any] = {
         "predict": "beside" if beside else predict,
         "rates": listed,
         "metric": metric,
@@ -133,12 +146,14 @@ def sweep(
     curves: list[Any] = []
     stop = None
     try:
-        for name in models:
-            named = read_model(name, seed, train, weights, 1, reset, trust)
-            for label, faults in kinds.items():
-                words = [name] * (len(models) > 1) + [label] * (len(kinds) > 1)
-                with progress_bars() as progress:
-                    curves.append(_curve(named, data, faults, progress, " ".join(words), options))
+        with executor_of(workers, dask, ray, slurm) as executor:
+            options |= {"executor": executor, "store": store}
+            for name in models:
+                named = read_model(name, seed, train, weights, 1, reset, trust)
+                for label, faults in kinds.items():
+                    words = " ".join([name] * (len(models) > 1) + [label] * (len(kinds) > 1))
+                    with progress_bars() as progress:
+                        curves.append(_curve(named, data, faults, progress, words, options))
     except KeyboardInterrupt as error:
         stop = error
         curves += [error.partial] if isinstance(error, Interrupted) else []

@@ -16,6 +16,7 @@ from numpy.random.bit_generator import ISeedSequence
 from numpy.typing import DTypeLike, NDArray
 
 _BLOCKS = 2**64  # of a seed
+REVISION = 1  # of the numbers that a seed gives: raise it whenever they change
 
 
 @unique

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
+import cloudpickle
 from torch import nn
 
 from crashsim.errors import ArgumentError, CrashsimError, FileError, ModelError
@@ -149,6 +150,7 @@ def _import_file(path: Path, given: str) -> ModuleType:
     sys.modules[name] = module
     with reported_as_the_users(given, f"running {str(path)!r}"):
         found.loader.exec_module(module)
+    cloudpickle.register_pickle_by_value(module)  # no other process could import it
     return module
 
 

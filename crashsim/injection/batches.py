@@ -21,6 +21,7 @@ from crashsim.working import worked
 _BATCH_SCALARS = 2**22
 _BATCH_SCALARS_OF_A_GPU = 2**28  # which has no use for few: a gigabyte in single precision
 
+_KEPT = 2**25 - 2**16  # bytes: glibc learns from blocks of less than 32 MiB
 _STEPS_IN_FLIGHT = 3
 _LAYERS_IN_FLIGHT = 4  # of a plain pass: what a layer reads and writes, and what goes past it
 
@@ -51,6 +52,7 @@ def in_batches(strategy: Strategy, examples: Inputs, count: int, outputs: int) -
         count: number of points S.
         outputs: number of outputs K.
     """
+    _keep_memory()
     size, rows = len(examples), rows_together(examples, strategy.scalars)
     result = np.empty((count, size, outputs))
     batch = -(-size // -(-size // rows))  # all batches are of about one size
@@ -63,6 +65,16 @@ def in_batches(strategy: Strategy, examples: Inputs, count: int, outputs: int) -
                 result[start:stop, low : low + batch] = out.double().cpu().numpy()
                 worked((stop - start) * min(batch, size - low))
     return result
+
+
+def _keep_memory() -> None:
+    """Has the C library keep up to 64 MiB that a batch frees, for the next one.
+
+    By default glibc gives freed memory back as soon as it is twice the largest block that was
+    ever freed: each batch would have all its pages mapped anew, which takes as long as its
+    arithmetic. A large block that is freed, untouched, moves that limit.
+    """
+    np.empty(_KEPT, np.uint8)
 
 
 def rows_together(examples: Inputs, scalars: int) -> int:

@@ -25,6 +25,7 @@ from crashsim.model.checks import rounding_slack
 from crashsim.model.inputs import Inputs
 from crashsim.model.isolated_model import IsolatedModel
 from crashsim.model.sites.site import Action, Site, StepAction, perturbing
+from crashsim.working import worked
 
 _STRUCK_APART = 4  # examples, to see whether the model keeps their order
 _FEW_STRUCK = 8  # of their coordinates, where many would be too many
@@ -114,6 +115,7 @@ class FaultyModel:
                 e = self.neuron_coordinates(point)[:, None]
                 passes = [self.run(part, e, tensors) for part in parts]
                 found.append(torch.cat(passes, 1).double().cpu())
+                worked(0.0)  # a check, or a point that is no sample
         outputs: Floats = torch.cat(found).numpy()
         return outputs
 

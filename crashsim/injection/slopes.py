@@ -24,6 +24,7 @@ from crashsim.faults.words.word_fault import BitSteps, WordTable
 from crashsim.injection.faulty_model import FaultyModel
 from crashsim.injection.site_changes import steps_of
 from crashsim.model.inputs import Inputs
+from crashsim.working import worked
 
 Slope = NDArray[np.float32]
 Point = Sequence[float | Floats]  # for each placement one number for all coordinates, or (size,)
@@ -155,9 +156,11 @@ class Slopes:
                 # Each input has coordinates of its own: one backward pass serves all inputs.
                 e.requires_grad_()
             out = self._outputs(inputs, leaves, e)[0]
+            worked(len(inputs))
             rows = torch.from_numpy(readouts).to(out).expand(*shape, -1)
             for row, weights in enumerate(rows.unbind(1)):
                 by_value, by_coordinate = _gradients(out, weights, leaves, e)
+                worked(2 * len(inputs))
                 each = iter(by_value)
                 for v, into in zip(self.values, found, strict=True):
                     if v.by_value:

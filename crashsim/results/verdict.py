@@ -13,6 +13,8 @@ from crashsim.results.schema import OwnRates
 
 # Where samples of the faults' own law see too few events, these may have seen enough.
 _FOR_RARE = ("importance-sampling", "word-importance")
+# What theory says of events that samples saw too seldom, the best first.
+_LAWS = ("surrogate-law", "single-law", "nearest-rivals", "saddlepoint")
 # What gives moments too, unless outputs that are not finite spoil them.
 _WITH_MOMENTS = ("exact", "monte-carlo")
 
@@ -29,6 +31,20 @@ def best(score: Record, quantity: str, output: int | str = "all") -> Estimate | 
         rare = min((e for e in others if e is not None), key=_width, default=found)
         return rare if _width(rare) < min(_width(found), 2.0) else found
     return None
+
+
+def _beside(score: Record, found: Estimate) -> str:
+    """What theory says, where samples saw so few events that their interval says little, and do
+    not contradict it."""
+    if found.method != "monte-carlo" or found.low is None or found.high is None:
+        return ""
+    if _width(found) <= 2.0:
+        return ""
+    for name in _LAWS:
+        told = score.find(name, found.quantity, output=found.output)
+        if told is not None and found.low <= told.value <= found.high:
+            return f"; theory puts it at {percent(told.value)} ({_source(told)})"
+    return ""
 
 
 def _width(estimate: Estimate) -> float:
@@ -57,7 +73,7 @@ def verdict(score: Record) -> str:
         which = "the output" if score.outputs == 1 else "some output"
         sentences.append(
             f"{which.capitalize()} moves by {score.epsilon:g} or more with probability "
-            f"{percent(tail.value)} ({_source(tail)})."
+            f"{percent(tail.value)} ({_source(tail)}){_beside(score, tail)}."
         )
     shares = {s["name"]: s["share"] for s in score.sites if s["share"] is not None}
     leading = max(shares, key=shares.__getitem__, default="")
@@ -89,7 +105,7 @@ def _events(score: Record) -> list[str]:
     if change is not None:
         found.append(
             f"The predicted class changes with probability {percent(change.value)} "
-            f"({_source(change)})."
+            f"({_source(change)}){_beside(score, change)}."
         )
     if lost is not None:
         among = ", which counts as a change" if change is not None else ""

@@ -32,6 +32,8 @@ _FARTHER = 1 / 3  # share of the error on the side of the farther bound
 _FEW_MASKS = 200  # that fail any input, up to which those that were not seen count
 _FEW = 8  # different values that are summed one by one
 _LEAST = 1e-12  # distance of a quantile from the ends
+_SURE = 1e-300, 1 - 1e-16  # probabilities that have normal quantiles
+_STEPS = 200  # to a saddle point, at most
 _NEAR = 0.5  # standard deviations from the mean within which the path keeps off the pole
 
 
@@ -143,8 +145,15 @@ def _reaches(t: float, z: Floats, counts: Floats, level: float) -> bool:
 def _end(z: Floats, counts: Floats, level: float) -> float:
     """The quantile, of values from 0 to 1 that occur so often."""
 
+    wanted = float(ndtri(level))
+    known: dict[float, float] = {}
+
     def off(t: float) -> float:
-        return _probability(_Weighted(z - t, counts)) - level
+        """Of normal quantiles, in which the probability is nearly linear: few steps do."""
+        if t not in known:
+            found = np.clip(_probability(_Weighted(z - t, counts)), *_SURE)
+            known[t] = float(ndtri(found)) - wanted
+        return known[t]
 
     mean = float(z @ counts / counts.sum())
     deviation = float(np.sqrt(((z - mean) ** 2) @ counts) / (counts.sum()))
@@ -154,9 +163,9 @@ def _end(z: Floats, counts: Floats, level: float) -> float:
         least = near[0]
     if off(near[1]) > 0:
         most = near[1]
-    if off(least) >= 0:
+    if least < near[0] and off(least) >= 0:
         return 0.0
-    if off(most) <= 0:
+    if most > near[1] and off(most) <= 0:
         return 1.0
     return float(optimize.brentq(off, least, most, xtol=1e-12, rtol=1e-10))
 
@@ -173,22 +182,30 @@ class _Weighted:
         found: Floats = -(np.log(1 - np.multiply.outer(np.asarray(s), self.c)) @ self.m)
         return found
 
-    def slope(self, s: float) -> float:
-        return float((self.c / (1 - self.c * s)) @ self.m)
-
     def curvature(self, s: float) -> float:
         return float(((self.c / (1 - self.c * s)) ** 2) @ self.m)
 
     @property
     def saddle(self) -> float:
-        """Where the cumulant function is flat."""
+        """Where the cumulant function is flat: by Newton's steps, kept between its poles."""
         inset = 1 - 1e-13
-        edges = inset / float(self.c.min()), inset / float(self.c.max())
+        low, high = inset / float(self.c.min()), inset / float(self.c.max())
         pairs = list(zip(self.c.tolist(), self.m.tolist(), strict=True))
-        if len(pairs) > _FEW:
-            return float(optimize.brentq(self.slope, *edges))
-        # Of so few terms, array operations would take most of the time.
-        return float(optimize.brentq(lambda s: sum(m * c / (1 - c * s) for c, m in pairs), *edges))
+        if len(pairs) <= _FEW:
+            # Of so few terms, array operations would take most of the time.
+            return float(
+                optimize.brentq(lambda s: sum(m * c / (1 - c * s) for c, m in pairs), low, high)
+            )
+        s = 0.0
+        for _ in range(_STEPS):
+            terms = self.c / (1 - self.c * s)
+            slope = float(terms @ self.m)
+            low, high = (s, high) if slope < 0 else (low, s)
+            step = slope / float((terms * terms) @ self.m)
+            s, before = (s - step if low < s - step < high else (low + high) / 2), s
+            if abs(s - before) <= 1e-9 * abs(s):
+                break
+        return s
 
 
 def _probability(sum_: _Weighted) -> float:

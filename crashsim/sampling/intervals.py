@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,7 +119,7 @@ def variance_interval(variance: Floats, half: Floats) -> Interval:
     positive = variance > 0
     ratio = np.divide(half, variance, out=np.zeros_like(variance), where=positive)
     # From a factor of e^2 on, where little is known, it grows with the square of the half-width.
-    factor = np.where(ratio < 2, np.exp(np.minimum(ratio, 2.0)), np.e**2 * (ratio / 2) ** 2)
+    factor = np.where(ratio < 2, np.exp(np.minimum(ratio, 2.0)), math.e**2 * (ratio / 2) ** 2)
     low = np.where(positive, variance / factor, 0.0)
     high = np.where(positive, variance * factor, np.inf)
     return Interval(variance, low, high)

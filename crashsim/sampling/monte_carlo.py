@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -29,6 +30,7 @@ from crashsim.arguments import (
     shown,
 )
 from crashsim.arrays import Floats
+from crashsim.campaign.store import Store, store_of
 from crashsim.campaign.tasks import fold
 from crashsim.errors import ArgumentError, Interrupted
 from crashsim.metrics import RESERVED, AskedMetrics, OfSums
@@ -135,6 +137,7 @@ def monte_carlo(
     metrics: Iterable[Any] | None = None,
     executor: Executor | None = None,
     outputs: Iterable[int] | None = None,
+    store: str | Path | Store | None = None,
 ) -> MonteCarlo:
     """Samples Delta under random faults.
 
@@ -148,8 +151,8 @@ def monte_carlo(
             confidence``, so the final intervals hold although the run chose its end.
         seed: the samples depend on this alone.
         confidence: of the intervals.
-        progress: called with the number of samples done and the most there will be, at least
-            after every tenth of them.
+        progress: called with the number of samples done and the most there will be, a few
+            times a second where a sample takes long.
         control: a linear surrogate of Delta, (B, K), as control variate: means and variances then
             get the narrower intervals of what it leaves over. Where few samples hold two or more
             faults, which are all it can learn that from, give ``few_exact`` too.
@@ -160,6 +163,7 @@ def monte_carlo(
             estimates have the metric's name as quantity.
         executor: that runs the blocks of samples (``crashsim.campaign.tasks``); the result is the
             same whichever it is, and without one.
+        store: a folder that keeps finished blocks: the same call resumes, or adds samples.
         outputs: that get quantiles, and with very many outputs estimates for each input, beside
             those that vary most.
 
@@ -206,7 +210,7 @@ def monte_carlo(
     run = _Run(Draws(space, few, seed, budget), tally, epsilon, 1 - confidence, rel_width, named)
     interrupt: KeyboardInterrupt | None = None
     try:
-        run.draw(executor, progress)
+        run.draw(executor, store_of(store), progress)
     except KeyboardInterrupt as stop:
         if not run.can_stop_here():
             raise
@@ -303,19 +307,21 @@ class _Run:
         strikes = {name: self.n * each for name, each in chance.items() if each > 0}
         return [(name, many) for name, many in strikes.items() if 2 * many < ENOUGH]
 
-    def draw(self, executor: Executor | None, progress: Progress | None) -> None:
+    def draw(
+        self, executor: Executor | None, store: Store | None, progress: Progress | None
+    ) -> None:
         """Draws samples until the run stops."""
         done, most = 0, self._draws.samples
         for done in self._first.evaluate():
             if progress:
                 progress(done, most)
         task, next_look = self._task(), 1
-        for at in fold(task, range(self._draws.blocks), executor):
+        for at in fold(task, range(self._draws.blocks), executor, store=store):
             self._counted = task.tally, at.sums
             if progress and self.n > done:
                 done = self.n
                 progress(done, most)
-            if self._rel_width is not None and at.blocks == next_look:
+            if self._rel_width is not None and at.blocks == next_look * self._draws.per_look:
                 next_look *= 2
                 if self._is_narrow(self._rel_width):
                     self.stopped = "relative width"

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from itertools import pairwise
 from operator import add
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from crashsim.arrays import Floats
+from crashsim.campaign.identity import digest
 from crashsim.campaign.tasks import Task
 from crashsim.coordinates.drawing import MAX_BLOCK, sample_block, samples_per_block
 from crashsim.coordinates.points import Points
 from crashsim.sampling.dense import DenseSums, DenseTally
 from crashsim.sampling.exact_strata import FewFaults
+from crashsim.sampling.identity import identity_of
+from crashsim.sampling.joint_sums import JointSums
+from crashsim.sampling.metric_sums import EventSums, MeanSums
 from crashsim.sampling.tally import Sums, Tally
 from crashsim.space import FaultSpace
 
 _STEP_VALUES = 2**22  # Deltas computed at once
-_TOLD = 10  # times in a run, at least, that progress is told and samples are kept
+_STEP_WORK = 2**24  # values at the struck sites, of samples and inputs, between two tellings
+_BLOCK_WORK = 2**28  # values at the struck sites of a block, about: a unit to resume, or hand over,
+_FEWEST = 4  # and its samples, at least
 _PILOT = 128  # samples of the first block, at most, that fix the centre,
 _PILOT_VALUES = 2**23  # and Deltas of theirs
 
@@ -33,44 +39,74 @@ class Draws:
         few: samples are given two or more faults, where it is not None.
         seed: the samples depend on it alone.
         samples: their number.
+        last: what was drawn last, by its number.
     """
 
     space: FaultSpace
     few: FewFaults | None
     seed: int
     samples: int
+    last: dict[int, Points] = field(default_factory=dict, repr=False, compare=False)
 
     @property
-    def per_block(self) -> int:
-        """The number of samples in a block."""
+    def per_drawing(self) -> int:
+        """The number of samples that are drawn together."""
         return MAX_BLOCK if self.few else samples_per_block(self.space.placements)
+
+    @property
+    def per_look(self) -> int:
+        """In how many blocks they are computed: so many that one takes about a second at most."""
+        work = self.space.B * self.space.scalars
+        fewest = min(_FEWEST, self.per_drawing)
+        return max(1, self.per_drawing // max(fewest, _BLOCK_WORK // work))
 
     @property
     def blocks(self) -> int:
         """The number of blocks."""
-        return -(-self.samples // self.per_block)
+        whole, rest = divmod(self.samples, self.per_drawing)
+        edges = [self.first_of(part) for part in range(self.per_look)]
+        return whole * self.per_look + sum(edge < rest for edge in edges)
 
     def first_of(self, block: int) -> int:
         """The number of samples before a block."""
-        return block * self.per_block
+        number, part = divmod(block, self.per_look)
+        return number * self.per_drawing + self.per_drawing * part // self.per_look
 
     @property
     def pilot(self) -> int:
         """The number of samples that fix the centre; of the space alone but for small runs."""
         values = self.space.B * self.space.K
-        return min(max(2, min(_PILOT, _PILOT_VALUES // values)), self.samples, self.per_block)
+        return min(max(2, min(_PILOT, _PILOT_VALUES // values)), self.samples, self.first_of(1))
 
     def parts(self, block: int) -> list[Points]:
-        """A block's samples a few at a time, so that outputs stay small and progress is told."""
-        drawn = self.few.sample_block(self.seed, block) if self.few else None
-        points = drawn or sample_block(self.space.placements, self.seed, block)
-        points = points.part(0, min(points.count, self.samples - self.first_of(block)))
-        most = max(1, min(_STEP_VALUES // (self.space.B * self.space.K), self.samples // _TOLD))
+        """A block's samples a few at a time, so that outputs stay small and progress is told.
+
+        How many does not depend on the number of samples: sums of a longer run begin the same.
+        """
+        number, part = divmod(block, self.per_look)
+        start = self.first_of(part)
+        stop = min(self.first_of(part + 1), self.samples - number * self.per_drawing)
+        points = self._drawn(number).part(start, stop)
+        most = max(1, _STEP_VALUES // (self.space.B * self.space.K))
+        most = max(1, min(most, _STEP_WORK // (self.space.B * self.space.scalars)))
         edges = [0]
         for end in sorted({points.count if block else self.pilot, points.count}):
             begin, count = edges[-1], -(-(end - edges[-1]) // most)
             edges += [begin + (end - begin) * i // count for i in range(1, count + 1)]
         return [points.part(start, stop) for start, stop in pairwise(edges)]
+
+    def _drawn(self, number: int) -> Points:
+        if number not in self.last:
+            self.last.clear()
+            few = self.few.sample_block(self.seed, number) if self.few else None
+            self.last[number] = few or sample_block(self.space.placements, self.seed, number)
+        return self.last[number]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "last": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
 
 
 class First:
@@ -127,6 +163,20 @@ class Samples(Task[Sums | DenseSums]):
     tally: Tally | DenseTally
     kept: int
     first: First | None = None
+
+    made_of: ClassVar = (Sums, DenseSums, JointSums, EventSums, MeanSums)
+
+    def identity(self) -> Mapping[str, str]:
+        return {
+            "work": "Monte Carlo",
+            **identity_of(self.draws.space),
+            "seed": str(self.draws.seed),
+            "given": "two faults or more" if self.draws.few else "any faults",
+            "counted": digest((self.tally, self.kept, self.draws.pilot)),
+        }
+
+    def is_whole(self, block: int) -> bool:
+        return self.draws.first_of(block + 1) <= self.draws.samples
 
     @classmethod
     def aimed(cls, draws: Draws, tally: Tally | DenseTally, kept: int, first: First) -> Samples:

@@ -305,6 +305,8 @@ def _monte_carlo(given: Given) -> Found:
                 targets=asked.metrics.targets,
                 metrics=asked.metrics.metrics,
                 outputs=asked.outputs,
+                executor=asked.executor,
+                store=asked.store,
             ),
         )
     except Interrupted as stop:
@@ -338,6 +340,8 @@ def judged(given: Given, run: MonteCarlo) -> Found:
                 seed=given.asked.seed,
                 confidence=given.asked.confidence,
                 progress=given.progress,
+                executor=given.asked.executor,
+                store=given.asked.store,
             )
         )
     except Interrupted as stop:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from crashsim.analytic.gains import MEMORY
+from crashsim.campaign.store import Store
 from crashsim.metrics import AskedMetrics
 from crashsim.scoring.judging import Judging
 
@@ -35,6 +37,8 @@ class Request:
             varies most.
         metrics: asked of each input, with the targets that they compare the outputs with.
         judging: what is asked of whole chips; None: nothing.
+        executor: that runs blocks of samples and of chips; None: they run here.
+        store: that keeps them.
     """
 
     epsilon: float | None = None
@@ -48,3 +52,5 @@ class Request:
     outputs: tuple[int, ...] | None = None
     metrics: AskedMetrics = field(default_factory=AskedMetrics)
     judging: Judging | None = None
+    executor: Executor | None = None
+    store: Store | None = None

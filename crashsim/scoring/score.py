@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from crashsim.analytic.gains import MEMORY
 from crashsim.analytic.rounding import least_rounding
 from crashsim.arguments import callback, instance, whole
 from crashsim.arguments import path as file_path
+from crashsim.campaign.store import Store, store_of
 from crashsim.coordinates.placement import Faults
 from crashsim.errors import FileError, Interrupted
 from crashsim.files.limits import read_text
@@ -166,6 +168,8 @@ def score(
     steps_axis: StepsAxis | None = None,
     memory: int = MEMORY,
     budget: float | str | None = None,
+    executor: Executor | None = None,
+    store: str | Path | Store | None = None,
 ) -> Score:
     """How far the outputs move under random faults, by theory and by Monte Carlo.
 
@@ -227,6 +231,10 @@ def score(
         budget: of all of it: a time such as ``"2m"``, of a core that does 1e10 operations a second,
             or a number of operations. Methods and samples are chosen to fit, the same on every
             machine; those that are named are computed all the same.
+        executor: an ``Executor`` of concurrent.futures (``crashsim.Workers(2)``: two processes),
+            which runs blocks of samples and of chips: the numbers are the same as without.
+        store: a folder that keeps finished blocks of them. The same call goes on where it was
+            ended, whatever ended it, or adds samples to those that are there.
 
     Raises:
         CrashsimError: an argument makes no sense, or the model cannot be analysed.
@@ -270,6 +278,7 @@ def score(
         instance("names", names, Mapping, "a mapping such as {'model': 'mine'}")
     with collecting() as noticed:
         space, planned, asked, timings = prepared(model, inputs, faults, options)
+        asked = replace(asked, executor=executor, store=store_of(store))
         results = compute(space, planned, asked, progress or (lambda *_: None))
         results.timings = timings = {**timings, **results.timings}
         curves = histogram = None

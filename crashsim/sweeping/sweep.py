@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +22,7 @@ from crashsim.arguments import (
     shown,
     whole,
 )
+from crashsim.campaign.store import Store, store_of
 from crashsim.campaign.tasks import fold
 from crashsim.coordinates.placement import Faults
 from crashsim.errors import ArgumentError, Interrupted, NotApplicableError
@@ -74,6 +76,7 @@ def sweep(
     confidence: float = CONFIDENCE,
     progress: Progress | None = None,
     executor: Executor | None = None,
+    store: str | Path | Store | None = None,
     names: Mapping[str, str] | None = None,
     readout: str | int | None = None,
     reset: Reset | None = None,
@@ -109,6 +112,7 @@ def sweep(
         confidence: of the intervals, and of the band over all rates.
         progress: called with ``"chips"``, the number done and their number.
         executor: that runs blocks of chips; the result is the same without one.
+        store: a folder that keeps finished blocks: the same call resumes, or adds chips.
         names: what to call the ``model`` and the ``inputs`` in reports.
         readout, reset, batch_axis, steps_axis: as of ``score``.
 
@@ -160,7 +164,7 @@ def sweep(
             if predict is not False:
                 run.predict(space, memory, told, is_alone=predict is True)
             if predict is not True:
-                run.draw(executor, told)
+                run.draw(executor, store_of(store), told)
         except KeyboardInterrupt as error:
             if not run.sums.by_rate:  # nothing was measured
                 raise
@@ -240,10 +244,10 @@ class _Run:
                 raise
             self.doubts.append(f"no prediction: {error}")
 
-    def draw(self, executor: Executor | None, progress: Progress) -> None:
+    def draw(self, executor: Executor | None, store: Store | None, progress: Progress) -> None:
         """Judges all chips."""
         task, told, most = ChipsByRate(self.source, self.examples, self.asked), 0, self.source.chips
-        for at in fold(task, range(self.source.blocks), executor):
+        for at in fold(task, range(self.source.blocks), executor, store=store):
             self.sums = at.sums
             done = min(round(self.sums.done), most)
             if done > told:
@@ -318,7 +322,7 @@ def _point(
     law, clean = found.law(0), float(found.clean[0])
     mean, band = law.mean(alpha), law.mean(shared)
     values, counts = np.unique(law.sampled, return_counts=True)
-    population = found.of_population(0, alpha)
+    population = found.over_examples(0, alpha, mean)
     accepted = None
     if accept is not None:
         share = law.at_most(accept, alpha) if lower else law.at_least(accept, alpha)
@@ -331,7 +335,7 @@ def _point(
         "band_high": float(band.high),
         "predicted": None,
         "change": _range(mean, clean),
-        "population": None if population is None else _range(population[0]),
+        "population": None if population is None else _range(population),
         "percentiles": [
             {"level": level, **_range(law.quantile(level, alpha))} for level in PERCENTILES
         ],

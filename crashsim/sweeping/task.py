@@ -6,16 +6,18 @@ any, and at neighbouring rates, most of the work falls away.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from operator import add
+from typing import ClassVar
 
 import numpy as np
 from crashsim_theory import NORMAL
 from numpy.typing import NDArray
 
 from crashsim.arrays import Floats
+from crashsim.campaign.identity import digest
 from crashsim.campaign.tasks import Task
 from crashsim.coordinates.points import Listed, Points
 from crashsim.errors import ModelError
@@ -24,6 +26,7 @@ from crashsim.model.labelled import Labelled
 from crashsim.sampling.chips.drawn import chosen
 from crashsim.sampling.chips.sums import ChipSums
 from crashsim.sampling.chips.task import outputs_of, pieces_of
+from crashsim.sampling.identity import identity_of, identity_of_examples
 from crashsim.sweeping.nested import NestedChips
 
 _ROWS = 2**20  # forward rows of a block, about
@@ -65,6 +68,23 @@ class ChipsByRate(Task[CurveSums]):
     source: NestedChips
     examples: Labelled
     asked: AskedMetrics
+
+    made_of: ClassVar = (CurveSums, ChipSums)
+
+    def identity(self) -> Mapping[str, str]:
+        return {
+            "work": "a curve of chips over rates",
+            **identity_of(self.source.space),
+            "examples": identity_of_examples(self.examples),
+            "metrics": digest(self.asked),
+            "rates": ", ".join(f"{rate:g}" for rate in self.source.rates)
+            + f" {digest(self.source.rates)}",
+            "seed": str(self.source.seed),
+            "chips in a block": str(self.source.per_block),
+        }
+
+    def is_whole(self, block: int) -> bool:
+        return (block + 1) * self.source.per_block <= self.source.chips
 
     def run(self, block: int) -> CurveSums:
         return reduce(add, self.parts(block))

@@ -31,7 +31,7 @@ class InParts(Task):
         return sum(self.parts(block))
 
     def parts(self, block):
-        yield from (0.1 * block, 0.2, 0.3 / (block + 1))
+        yield from (0.1 / 3 * 10.0 ** (block % 5), 0.2, 0.3 / (block + 1))
 
 
 @dataclass(frozen=True)
@@ -67,17 +67,36 @@ class LastFirst(Executor):
 
 
 def folded(task, blocks, executor=None, **options):
-    return [(at.sums, at.blocks) for at in fold(task, blocks, executor, **options)]
+    """What is told of whole blocks: of parts, only work that is done here tells."""
+    each = fold(task, blocks, executor, **options)
+    return [(at.sums, at.blocks) for at in each if at.is_block]
 
 
 def by_hand(task, blocks):
     total, found = None, []
-    for count, block in enumerate(blocks):
+    for count, block in enumerate(blocks, start=1):
+        of_block = None
         for part in task.parts(block):
-            total = part if total is None else total + part
-            found.append((total, count))
-        found.append((total, count + 1))
+            of_block = part if of_block is None else of_block + part
+        total = of_block if total is None else total + of_block
+        found.append((total, count))
     return found
+
+
+def test_parts_are_told_as_they_are_done():
+    told = [(at.sums, at.blocks, at.is_block) for at in fold(InParts(), range(2))]
+    one, ten = 0.1 / 3, 0.1 / 3 * 10.0
+    first, second = one + 0.2 + 0.3, ten + 0.2 + 0.15
+    assert told == [
+        (one, 0, False),
+        (one + 0.2, 0, False),
+        (first, 0, False),
+        (first, 1, True),
+        (first + ten, 1, False),
+        (first + (ten + 0.2), 1, False),
+        (first + second, 1, False),
+        (first + second, 2, True),
+    ]
 
 
 @pytest.mark.parametrize("task", [Thirds(0.1), InParts()])
@@ -149,9 +168,10 @@ def test_blocks_that_have_not_begun_are_cancelled_when_the_caller_stops():
 def test_other_processes_run_blocks_too():
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         assert folded(InParts(), range(9), pool) == by_hand(InParts(), range(9))
-        local = type("Local", (Thirds,), {})
-        with pytest.raises(ArgumentError, match="cannot be sent to other processes"):
-            folded(local(1.0), range(3), pool)
+        local = type("Local", (Thirds,), {"run": lambda self, block: self.scale + block})
+        assert folded(local(1.0), range(3), pool) == [(1.0, 1), (3.0, 2), (6.0, 3)]
+        with pytest.raises(ArgumentError, match=r"cannot be sent to other processes.*locks"):
+            folded(Thirds(threading.Lock()), range(3), pool)
 
 
 class Sent(Thirds):

@@ -34,6 +34,32 @@ def test_the_quick_benchmark_of_scores_prints_its_tables():
 
 
 @pytest.mark.slow
+def test_the_quick_benchmark_of_architectures_prints_a_line_each():
+    run = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "architectures.py"), "--quick"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    lines = run.stdout.splitlines()
+    assert len(lines) == 12
+    assert all("monte-carlo" in line and "planned" in line for line in lines)
+
+
+def test_the_quick_benchmark_of_single_faults_prints_its_lines():
+    run = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "vulnerability.py"), "--quick"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("of intervals hold over") == 2
+    assert "0.weight" in run.stdout
+
+
+@pytest.mark.slow
 def test_the_quick_benchmark_of_a_resnet_prints_its_lines():
     run = subprocess.run(
         [sys.executable, str(BENCHMARKS / "resnet20.py"), "--quick"],

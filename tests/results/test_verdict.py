@@ -43,6 +43,21 @@ def test_nothing_computed(make_net, randn):
     assert found.verdict
 
 
+def test_what_samples_saw_too_seldom_is_told_by_theory_as_well(make_net, randn):
+    net, x = make_net((4, 400, 3)), randn(2, 4)
+    methods = ["monte-carlo", "surrogate-law"]
+    seldom, often = (
+        score(net, x, NeuronCrash(p), epsilon=epsilon, samples=300, methods=methods, seed=1)
+        for p, epsilon in ((1e-3, None), (0.3, 0.05))
+    )
+    law = seldom.find("surrogate-law", "class-change")
+    assert 0 < law.value < seldom.find("monte-carlo", "class-change").high
+    assert f"; theory puts it at {percent(law.value)} (surrogate-law, estimate)." in seldom.verdict
+    measured = often.find("monte-carlo", "tail")
+    assert measured.high - measured.low < measured.value
+    assert "theory puts it" not in often.verdict
+
+
 @pytest.mark.parametrize(
     ("value", "shown"),
     [(0.0, "0%"), (1.0, "100%"), (0.0321, "3.21%"), (1.3e-6, "1.3e-06"), (0.5, "50%")],

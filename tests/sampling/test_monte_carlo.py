@@ -192,15 +192,16 @@ def test_the_batch_size_changes_no_number(fault, make_net, randn, monkeypatch):
         assert (a.value, a.low, a.high) == pytest.approx((b.value, b.low, b.high), rel=1e-7)
 
 
-def test_progress_is_told_every_tenth_of_a_run(make_net, randn):
-    space = FaultSpace(make_net((3, 6, 2)), randn(1, 3), NeuronCrash(0.2))
-    for samples in (200, 2500, 10_000):
-        seen = []
-        monte_carlo(space, samples=samples, progress=lambda *step, seen=seen: seen.append(step))
-        done = [0, *(n for n, _ in seen)]
-        assert done[-1] == samples
-        assert {total for _, total in seen} == {samples}
-        assert max(np.diff(done)) <= samples / 10
+def test_progress_is_told_the_more_often_the_more_a_sample_takes(make_net, randn):
+    for inputs, hidden, most in ((1, 6, 1024), (64, 4096, 64)):
+        space = FaultSpace(make_net((3, hidden, 2)), randn(inputs, 3), NeuronCrash(0.2))
+        for samples in (200, 2500):
+            seen = []
+            monte_carlo(space, samples=samples, progress=lambda *step, seen=seen: seen.append(step))
+            done = [0, *(n for n, _ in seen)]
+            assert done[-1] == samples
+            assert {total for _, total in seen} == {samples}
+            assert max(np.diff(done)) <= most
 
 
 def test_too_few_kept_samples_are_the_first(make_net, randn, monkeypatch):

@@ -24,10 +24,21 @@ from crashsim.analytic.gains import Gains, InputSlopes
 from crashsim.arrays import Floats
 from crashsim.errors import NotApplicableError
 from crashsim.injection.slopes import Values
+from crashsim.working import worked
 
 Side = Literal["upper", "lower", "both"]
 _TOGETHER = 2**17  # values of a chunk
+_TAILS = 256  # solved together
 _RATES = 64  # different probabilities, up to which each has cells of its own
+
+
+class Chunks(list[GainChunk]):
+    """Chunks that tell of it as they are read, one after the other."""
+
+    def __iter__(self) -> Iterator[GainChunk]:
+        for chunk in super().__iter__():
+            worked(0.0)
+            yield chunk
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,14 +138,14 @@ class FactoredSurrogate:
         """(...) the tilts at which the mean is 0, as a margin's is where the class changes."""
         return self.tilt(0.0)
 
-    def chunks(self) -> Iterator[tuple[NDArray[np.int64], list[GainChunk]]]:
+    def chunks(self) -> Iterator[tuple[NDArray[np.int64], Chunks]]:
         """Numbers of surrogates of one input, in flat order, and the chunks of their gains.
 
         Raises:
             NotApplicableError: a law is neither Bernoulli nor normal.
         """
         for slopes, chosen, rows in self._by_input():
-            found = []
+            found = Chunks()
             for v, slope in zip(self.gains.values, slopes, strict=True):
                 fault = v.placement.fault
                 if fault.law == NORMAL:
@@ -145,6 +156,7 @@ class FactoredSurrogate:
                     of_rows = (slope[part] @ rows.T.astype(np.float32)).T
                     own = p if p.ndim == 0 else p.reshape(v.size, v.bits)[part]
                     found.append(GainChunk(of_rows, _displacements(v, part), own))
+                    worked(0.0)
             yield chosen, found
 
     def _by_input(self) -> Iterator[tuple[InputSlopes, NDArray[np.int64], Floats]]:
@@ -174,7 +186,9 @@ class FactoredSurrogate:
         flat, parts, order = self.shift.reshape(-1), [], []
         normal = self.normal_variance.reshape(-1)
         for chosen, chunks in self.chunks():
-            parts.append(compress(flat[chosen], _with_one_rate(chunks), normal[chosen]))
+            parts.append(
+                compress(flat[chosen], _with_one_rate(chunks), normal[chosen], lambda: worked(0.0))
+            )
             order.append(chosen)
         back = np.argsort(np.concatenate(order))
 
@@ -204,11 +218,14 @@ class FactoredSurrogate:
     def _tail(self, eps: Floats, side: Side, upper: RowFunction) -> Floats:
         rows, count = self.compressed, self.shift.size
         index, values = np.repeat(np.arange(count), eps.size), np.tile(eps.reshape(-1), count)
-        total = np.zeros(len(index))
-        if side != "lower":
-            total += upper(rows, index, values)
-        if side != "upper":
-            total += upper(rows.negative, index, values)
+        total, negative = np.zeros(len(index)), rows.negative
+        for low in range(0, len(index), _TAILS):
+            part = slice(low, low + _TAILS)
+            worked(0.0)
+            if side != "lower":
+                total[part] += upper(rows, index[part], values[part])
+            if side != "upper":
+                total[part] += upper(negative, index[part], values[part])
         found = np.minimum(total, 1.0).reshape((*self.shape, *eps.shape))
         return np.where(eps <= 0, 1.0, found) if side == "both" else found
 

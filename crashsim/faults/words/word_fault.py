@@ -283,7 +283,11 @@ class WordFault(BernoulliFault):
     def table(self, value: Tensor) -> WordTable:
         """The words of a tensor, to look struck ones up in."""
         step = self.word.step(value)
-        flat = None if step is None else step.expand(value.shape).reshape(-1)
+        flat = None
+        if step is not None:  # one scale of all takes no memory for each
+            alike = step.numel() == 1
+            flat = step.reshape(1).expand(value.numel()) if alike else step.expand(value.shape)
+            flat = flat.reshape(-1)
         return WordTable(self, value.reshape(-1), self.word.read(value).reshape(-1), flat)
 
     def struck_alone(self, value: Tensor, masks: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashsim.arrays import Floats
+from crashsim.campaign.identity import digest
 from crashsim.coordinates.drawing import (
     MAX_BLOCK,
     draw_points,
@@ -33,6 +35,12 @@ class ChipSource(Protocol):
 
     @property
     def space(self) -> FaultSpace: ...
+
+    def identity(self) -> Mapping[str, str]:
+        """Which chips they are, in words, but for the model and its faults."""
+
+    def is_whole(self, block: int) -> bool:
+        """Whether a block has the same chips where there are more of them."""
 
     def points(self, block: int) -> Points:
         """The chips of a block, from base 0."""
@@ -65,6 +73,17 @@ class DrawnChips:
     def blocks(self) -> int:
         """The number of blocks."""
         return -(-self.chips // self.per_block)
+
+    def identity(self) -> Mapping[str, str]:
+        given = "any faults" if self.strikes is None else f"two or more {digest(self.strikes)}"
+        return {
+            "seed": f"{self.seed}{', virtual' if self.are_virtual else ''}",
+            "given": given,
+            "chips in a block": str(self.per_block),
+        }
+
+    def is_whole(self, block: int) -> bool:
+        return (block + 1) * self.per_block <= self.chips
 
     def points(self, block: int) -> Points:
         start = block * self.per_block
@@ -114,6 +133,16 @@ class SingleChips:
     def blocks(self) -> int:
         """The number of blocks."""
         return -(-self.chips // self.per_block)
+
+    def identity(self) -> Mapping[str, str]:
+        return {
+            "seed": "none",
+            "given": f"one fault {digest(self.strikes)}",
+            "chips in a block": str(self.per_block),
+        }
+
+    def is_whole(self, block: int) -> bool:
+        return True
 
     def points(self, block: int) -> Points:
         return self.strikes.points.part(*self._within(block))

@@ -114,14 +114,13 @@ class FoundChips:
         of the chips may have changed are independent to first order, so they add in quadrature.
         None for what is no mean over examples.
         """
-        found = self.of_examples(number)
-        if found is None:
-            return None
-        mean, clean = found
-        low, high = bounds_of(self.asked.metrics[number])
         over_chips = self.mean(number, alpha)
+        total, examples = self.over_examples(number, alpha, over_chips), self.of_examples(number)
+        if total is None or examples is None:
+            return None
+        mean, clean = examples
+        low, high = bounds_of(self.asked.metrics[number])
         width = high - low
-        total = _added(over_chips, bounded_mean_interval(mean, low, high, alpha), low, high)
         paired = bounded_mean_interval(mean - clean, -width, width, alpha)
         shifted = over_chips.value - self.clean[number]
         change = scalar_interval(
@@ -130,6 +129,14 @@ class FoundChips:
             over_chips.high - self.clean[number],
         )
         return total, _added(change, paired, -width, width)
+
+    def over_examples(self, number: int, alpha: float, over_chips: Interval) -> Interval | None:
+        """A metric over chips and examples, given its mean over chips, (); None as above."""
+        found = self.of_examples(number)
+        if found is None:
+            return None
+        low, high = bounds_of(self.asked.metrics[number])
+        return _added(over_chips, bounded_mean_interval(found[0], low, high, alpha), low, high)
 
 
 def _added(first: Interval, second: Interval, low: float, high: float) -> Interval:

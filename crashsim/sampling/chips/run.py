@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from crashsim.arguments import as_float, callback, check_seed, instance, sample_count, shown
+from crashsim.campaign.store import Store, store_of
 from crashsim.campaign.tasks import fold
 from crashsim.errors import ArgumentError, Interrupted
 from crashsim.metrics import AskedMetrics, bounds_of, read_targets, usual
@@ -87,6 +89,7 @@ def chip_metrics(
     confidence: float = 0.95,
     progress: Progress | None = None,
     executor: Executor | None = None,
+    store: str | Path | Store | None = None,
 ) -> ChipRun:
     """Judges faulty chips on labelled examples.
 
@@ -113,6 +116,7 @@ def chip_metrics(
         confidence: of the intervals.
         progress: called with the number of chips done and the most there will be.
         executor: that runs the blocks; the result is the same whichever it is, and without one.
+        store: a folder that keeps finished blocks: the same call resumes, or adds chips.
 
     Raises:
         ArgumentError: an argument out of its range; or the function of a metric fails.
@@ -137,7 +141,7 @@ def chip_metrics(
     alpha = 1 - float(confidence)
     run = _Run(space, examples, asked, seed, most, alpha, widths, strikes, others)
     try:
-        run.draw(executor, progress)
+        run.draw(executor, store_of(store), progress)
     except KeyboardInterrupt as stop:
         if not run.sums.chips:
             raise
@@ -213,14 +217,17 @@ class _Run:
         if self.widths:
             self.stopped = "budget"
 
-    def draw(self, executor: Executor | None, progress: Progress | None) -> None:
+    def draw(
+        self, executor: Executor | None, store: Store | None, progress: Progress | None
+    ) -> None:
         """Judges chips until the run stops."""
         count, told = self.examples.count, 0
         per_block, before = chips_per_block(count), 0
         if self.strikes is not None:
             each = SingleChips(self.space, self.strikes, per_block)
             before = each.chips
-            for at in fold(Chips(each, self.examples, self.asked), range(each.blocks), executor):
+            chips = Chips(each, self.examples, self.asked)
+            for at in fold(chips, range(each.blocks), executor, store=store):
                 told = self._tell(progress, told, at.sums, 0)
             self.singles = at.sums
         source = DrawnChips(self.space, self.seed, self.most - before, per_block, self.strikes)
@@ -228,7 +235,7 @@ class _Run:
             alike = replace(source, chips=self.others, are_virtual=True)
             self.virtual = judge_by_surrogate(source, alike, self.examples, self.asked)
         task, next_look = Chips(source, self.examples, self.asked), 1
-        for at in fold(task, range(source.blocks), executor):
+        for at in fold(task, range(source.blocks), executor, store=store):
             self.sums = at.sums
             told = self._tell(progress, told, at.sums, before)
             if self.widths and at.blocks == next_look:

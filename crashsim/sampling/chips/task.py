@@ -5,15 +5,17 @@ What is in memory at once is a batch of examples under some chips, never all of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from itertools import pairwise
 from operator import add
+from typing import ClassVar
 
 import numpy as np
 
 from crashsim.arrays import Floats
+from crashsim.campaign.identity import digest
 from crashsim.campaign.tasks import Task
 from crashsim.coordinates.points import Points
 from crashsim.errors import ModelError
@@ -21,6 +23,7 @@ from crashsim.metrics import AskedMetrics
 from crashsim.model.labelled import Labelled
 from crashsim.sampling.chips.drawn import ChipSource, chosen, struck
 from crashsim.sampling.chips.sums import ChipSums
+from crashsim.sampling.identity import identity_of, identity_of_examples
 from crashsim.space import FaultSpace
 
 _SCALARS = 2**22  # numbers in flight in a batch of examples
@@ -41,6 +44,20 @@ class Chips(Task[ChipSums]):
     source: ChipSource
     examples: Labelled
     asked: AskedMetrics
+
+    made_of: ClassVar = (ChipSums,)
+
+    def identity(self) -> Mapping[str, str]:
+        return {
+            "work": "chips, judged on all examples",
+            **identity_of(self.source.space),
+            "examples": identity_of_examples(self.examples),
+            "metrics": digest(self.asked),
+            **self.source.identity(),
+        }
+
+    def is_whole(self, block: int) -> bool:
+        return self.source.is_whole(block)
 
     def run(self, block: int) -> ChipSums:
         return reduce(add, self.parts(block))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from crashsim.analytic import sketch
 from crashsim.analytic.gains import KEPT, are_dense, kept_bytes
 from crashsim.analytic.surrogates.rivals import RIVALS, margins_at_most
+from crashsim.analytic.weighing import weighed_bytes
 from crashsim.arguments import is_number, shown
 from crashsim.errors import ArgumentError
 from crashsim.results.numbers import CORE, RATE_NAME
@@ -166,9 +167,10 @@ def _gradients(size: Size) -> Cost:
     """
     space = size.space
     if is_sketched(size):
-        kept = kept_bytes(space, sketch.PROBES)
-        passes = (1 + 2 * sketch.PROBES) * size.operations
-        return Cost(passes + 10.0 * kept, min(1.5 * kept, KEPT * size.memory))
+        kept, values = kept_bytes(space, sketch.PROBES), space.slopes.size
+        together = sketch.probes_together(values, size.memory)
+        passes = (-(-sketch.PROBES // together) + 2 * sketch.PROBES) * size.operations
+        return Cost(passes + 10.0 * kept, 4.0 * together * values + weighed_bytes(values))
     passes = (1 + 2 * size.K) * size.operations
     if are_dense(space):
         return Cost(2 * passes + 20.0 * size.gains, 20.0 * size.gains)

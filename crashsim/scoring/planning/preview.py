@@ -123,7 +123,8 @@ def plan(
     Args:
         model, inputs, faults: as of ``score``.
         options: other arguments of ``score`` (``sites``, ``samples``, ``budget``, ...); those that
-            do not decide what is computed (``progress``, ``names``) are taken and not used.
+            do not decide what is computed (``progress``, ``names``, ``executor``, ``store``) are
+            taken and not used.
 
     Raises:
         CrashsimError: as ``score`` raises it.
@@ -156,4 +157,4 @@ def plan(
     return found
 
 
-_UNUSED = ("progress", "names")
+_UNUSED = ("progress", "names", "executor", "store")

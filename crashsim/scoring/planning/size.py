@@ -14,6 +14,7 @@ import torch
 from crashsim.analytic import sampled_singles
 from crashsim.analytic.gains import MEMORY, MOST_DENSE, are_dense, are_served, kept_bytes
 from crashsim.analytic.surrogates import rivals
+from crashsim.analytic.weighing import weighed_bytes
 from crashsim.coordinates.placement import DEPENDENT
 from crashsim.injection.flops import Operations
 from crashsim.results.estimate import MOST_OUTPUTS
@@ -126,7 +127,16 @@ def too_many_gradients(size: Size) -> str | None:
 
 def no_gradients(size: Size) -> str | None:
     """Why there are neither gradients nor random sums of them unasked, or None."""
-    return None if is_sketched(size) else too_many_gradients(size)
+    if not is_sketched(size):
+        return too_many_gradients(size)
+    values = size.space.slopes.size
+    held = 4.0 * values + weighed_bytes(values)
+    if held > size.memory:
+        return (
+            f"the slopes of one sum of outputs take {held:.2g} bytes, of {size.memory} that they "
+            "may (memory=)"
+        )
+    return None
 
 
 def too_many_differences(size: Size) -> str | None:

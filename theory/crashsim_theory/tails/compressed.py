@@ -9,7 +9,7 @@ bound on them bounds the surrogate. The variance grows by 3e-5 of itself at most
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,7 +79,10 @@ class CompressedRows(Rows):
 
 
 def compress(
-    shift: Array, groups: Iterable[GainChunk], normal_variance: Array | None = None
+    shift: Array,
+    groups: Iterable[GainChunk],
+    normal_variance: Array | None = None,
+    tell: Callable[[], None] = lambda: None,
 ) -> CompressedRows:
     """The rows of R surrogates with these Bernoulli coordinates.
 
@@ -87,6 +90,7 @@ def compress(
         shift: (R,) of each.
         groups: chunks of the R surrogates, each with a single p.
         normal_variance: (R,) that normal coordinates contribute.
+        tell: is called whenever some are gathered.
     """
     groups = [group for group in groups if float(group.p) > 0]
     sure = np.zeros(len(shift))
@@ -101,7 +105,7 @@ def compress(
     for chance, members in classes.items():
         tops = np.max([_largest(member) for member in members], axis=0)
         gains.append(tops[:, np.newaxis] * _grid())
-        counts.append(np.stack([_counted(members, r, top) for r, top in enumerate(tops)]))
+        counts.append(np.stack([_counted(members, r, top, tell) for r, top in enumerate(tops)]))
         p.append(np.full(2 * _CELLS, chance))
     spread = np.zeros(len(shift)) if normal_variance is None else normal_variance
     if not p:
@@ -131,12 +135,13 @@ def _largest(group: GainChunk) -> Array:
     return np.asarray((np.abs(group.gains) * reach).max(1), dtype=np.float64)
 
 
-def _counted(members: list[GainChunk], row: int, top: float) -> Array:
+def _counted(members: list[GainChunk], row: int, top: float, tell: Callable[[], None]) -> Array:
     """(2 cells,) how many coordinates of one surrogate each cell holds."""
     found = np.zeros(2 * (_CELLS + 1))  # with the cells of 0, which hold what is next to nothing
     if top == 0:
         return np.zeros(2 * _CELLS)
     for member in members:
+        tell()
         moved = _moved(member)
         for low in range(0, len(moved), _BLOCK):
             d = moved[low : low + _BLOCK]
