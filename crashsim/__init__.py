@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from crashsim.metrics import Event, Mean
     from crashsim.model.sites.discovery import find_sites
     from crashsim.model.sites.site import Site
+    from crashsim.protection.adviser.advise import protect
+    from crashsim.protection.plan import Plan
     from crashsim.protection.protected import Protected
     from crashsim.protection.replicas import Replicated, byzantine_table, plan_replicas
     from crashsim.protection.robustness import voter_robustness
@@ -115,6 +117,8 @@ _HOMES = {
     "training.crash_variance": ("CrashVariance",),
     "protection.replicas": ("Replicated", "byzantine_table", "plan_replicas"),
     "protection.robustness": ("voter_robustness",),
+    "protection.adviser.advise": ("protect",),
+    "protection.plan": ("Plan",),
     "protection.protected": ("Protected",),
     "protection.schemes": (
         "SECDED",
@@ -165,6 +169,7 @@ __all__ = [
     "NeuronCrash",
     "Parity",
     "Penalised",
+    "Plan",
     "Preview",
     "Protected",
     "Protection",
@@ -191,6 +196,7 @@ __all__ = [
     "monte_carlo",
     "plan",
     "plan_replicas",
+    "protect",
     "rank_loss",
     "score",
     "sweep",

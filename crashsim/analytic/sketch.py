@@ -21,8 +21,8 @@ from crashsim.analytic.shares import SharesByValue
 from crashsim.analytic.weighing import weighed_bytes
 from crashsim.arrays import Floats
 from crashsim.coordinates.streams import Stream, generator
-from crashsim.results.estimate import Interval
-from crashsim.results.estimates import deterministic, estimates_of
+from crashsim.results.estimate import Interval, Values
+from crashsim.results.estimates import Estimates, deterministic, estimates_of
 from crashsim.space import FaultSpace
 
 PROBES = 16  # random sums of outputs
@@ -30,7 +30,13 @@ _METHOD = "mean-point-taylor"
 
 
 def sketched_mean_point_taylor(
-    space: FaultSpace, analysis: Analysis, *, memory: int, seed: int, confidence: float
+    space: FaultSpace,
+    analysis: Analysis,
+    *,
+    memory: int,
+    seed: int,
+    confidence: float,
+    named: Sequence[int] = (),
 ) -> None:
     """``mean-point-taylor`` of very many outputs: each mean, the total variance, and the shares.
 
@@ -43,17 +49,14 @@ def sketched_mean_point_taylor(
         memory: in bytes, for gains.
         seed: of the random signs.
         confidence: of the interval.
+        named: outputs that also get variances of their own, at a backward pass each.
 
     Raises:
         NotApplicableError: the output has no derivative in any coordinate.
     """
     signs = generator(seed, Stream.OUTPUT_SIGNS).choice([-1.0, 1.0], size=(PROBES, space.K))
     together = probes_together(space.slopes.size, memory)
-    # Read once, so not kept; a few at a time, where even one input's take much memory.
-    parts = [
-        Gains.of(space, "mean", 0, signs[low : low + together])
-        for low in range(0, PROBES, together)
-    ]
+    parts = _parts(space, signs, together)
     formula = derive(order=1, point="mean")
     analysis.formulas[_METHOD] = {"text": formula.text(), "latex": formula.latex()}
     each, analysis.by_value = _variances(parts)  # (B, PROBES)
@@ -67,6 +70,31 @@ def sketched_mean_point_taylor(
         pooled=_over_probes(each.mean(0), confidence),
         confidence=confidence,
         note=f"interval over {PROBES} random sums of the {space.K} outputs",
+    )
+    if named:
+        analysis.estimates += _of_named(space, named, together)
+
+
+def _parts(space: FaultSpace, readouts: Floats, together: int) -> list[Gains]:
+    """Gains of some combinations of outputs (R, K): read once, so not kept; a few at a time, where
+    even one input's take much memory."""
+    starts = range(0, len(readouts), together)
+    return [Gains.of(space, "mean", 0, readouts[low : low + together]) for low in starts]
+
+
+def _of_named(space: FaultSpace, named: Sequence[int], together: int) -> Estimates:
+    """The variances of some outputs."""
+    outputs = np.unique(np.asarray(named, np.int64))
+    rows = np.zeros((len(outputs), space.K))
+    rows[np.arange(len(outputs)), outputs] = 1.0
+    each = np.concatenate([g.sums.variance for g in _parts(space, rows, together)], axis=1)
+    return estimates_of(
+        _METHOD,
+        "variance",
+        "estimate",
+        per_input=Values(each),
+        pooled=Values(each.mean(0)),
+        outputs=outputs,
     )
 
 

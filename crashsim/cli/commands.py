@@ -457,16 +457,17 @@ def report(
     score_file: Annotated[
         Path,
         typer.Argument(
-            help="JSON of `score`, `hardware`, `sweep`, `vulnerability` or `harden --train`."
+            help="JSON of `score`, `hardware`, `sweep`, `vulnerability`, `protect` or `harden`."
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The HTML file.")] = Path("report.html"),
 ) -> None:
-    """Turn a saved score, run of the chip, curve, map or comparison into an HTML report."""
-    from crashsim.report import chip_html, curves, hardening
+    """Turn a saved score, run of the chip, curve, map, plan or comparison into an HTML report."""
+    from crashsim.report import chip_html, curves, hardening, plans
     from crashsim.report import vulnerability as maps
     from crashsim.results.chip_record import ChipRecord
     from crashsim.results.hardening.record import HardeningRecord
+    from crashsim.results.plan.plan_record import PlanRecord
     from crashsim.results.vulnerability.vulnerability_record import VulnerabilityRecord
     from crashsim.scoring.records import load_record
 
@@ -480,5 +481,7 @@ def report(
         write("out", out, maps.to_html(found))
     elif isinstance(found, HardeningRecord):
         write("out", out, hardening.to_html(found))
+    elif isinstance(found, PlanRecord):
+        write("out", out, plans.to_html(found))
     else:
         write("out", out, found.to_html())

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from crashsim.errors import ArgumentError
 from crashsim.faults.bernoulli import BernoulliFault
 from crashsim.faults.fault import Strikes
-from crashsim.faults.words.guards import Members
+from crashsim.faults.words.guards import Ints, Members
 
 Seen = Literal["vote", "zero", "last"]
 """The majority of three copies; or what becomes of a value whose two copies differ."""
@@ -22,8 +23,7 @@ class GuardedUnits(BernoulliFault):
     """A fault of neurons of which some have copies, each struck on its own with the same ``p``.
 
     Coordinates: one for each neuron (or group of neurons) as the fault itself has, and behind them
-    those of the copies. What the voter or comparator sees is a polynomial in them, linear in each,
-    so that theory's moments are those of the protected network.
+    those of the copies. What the voter or comparator sees is a polynomial in them, linear in each.
 
     Args:
         struck: the fault without copies.
@@ -97,6 +97,24 @@ class GuardedUnits(BernoulliFault):
         differ = torch.zeros_like(own).index_copy(-1, where, first + others[0] - 2 * both)
         differ = self._of_values(differ, shape)
         return struck * (1 - differ)
+
+    def seen_struck(self, rows: Ints, columns: Ints) -> tuple[Ints, Ints]:
+        """Samples and units that are struck as the voter or comparator sees it.
+
+        Args:
+            rows: (n,) the sample of each struck coordinate.
+            columns: (n,) the coordinate.
+        """
+        own = columns < self.units
+        members = self.members.numbers
+        copies = members[(columns[~own] - self.units) % max(len(members), 1)]
+        key = np.concatenate(
+            [rows[own] * self.units + columns[own], rows[~own] * self.units + copies]
+        )
+        found, often = np.unique(key, return_counts=True)
+        row, unit = np.divmod(found, self.units)
+        needed = np.where(np.isin(unit, members), 1 if self.seen == "zero" else 2, 1)
+        return row[often >= needed], unit[often >= needed]
 
     def _of_values(self, e: Tensor, shape: tuple[int, ...]) -> Tensor:
         """(..., *shape) coordinates (..., units) written out for each value."""

@@ -21,6 +21,10 @@ _EXAMPLES_LOOKED_AT = 4  # to see whether a gradient is that of the output
 _COORDINATES_LOOKED_AT = 8  # of each of them: those of the largest gradients
 _MUCH, _LITTLE = 0.5, 0.1  # changes of such a coordinate
 _NOTICEABLE = 1e3  # times rounding, that its gradient says the output changes
+GUARDED = (
+    "faults that a code, a vote or a comparison corrects act through several at once, of which no "
+    "derivative tells"
+)
 WORDS = (
     "bits of words that do not add up (an exponent's multiply the number by up to 1e38) have no "
     "small steps to expand in"
@@ -53,12 +57,20 @@ class Derivatives:
         Where spikes depend on a struck value there is none, but a surrogate gradient at most; nor
         is there one in bits that do not add up, which are set or not.
         """
-        return not self._strikes_words and not self._passes_spikes and self._has_gradient
+        if self._strikes_words or self._strikes_guarded:
+            return False
+        return not self._passes_spikes and self._has_gradient
 
     @property
     def _strikes_words(self) -> bool:
         faults = (p.fault for p in self._faulty.placements)
         return any(isinstance(fault, WordFault) and not fault.adds_up for fault in faults)
+
+    @property
+    def _strikes_guarded(self) -> bool:
+        """Whether copies vote or are compared: one alone does little or nothing, so that a
+        derivative says nothing of what several do."""
+        return any(p.fault.is_guarded for p in self._faulty.placements)
 
     @cached_property
     def _has_gradient(self) -> bool:
@@ -147,6 +159,8 @@ class Derivatives:
     @property
     def why_none(self) -> str:
         """Why there are none, where there are none."""
+        if self._strikes_guarded:
+            return GUARDED
         if self._strikes_words:
             return WORDS
         return SPIKES if self._passes_spikes else NO_DERIVATIVES

@@ -98,6 +98,11 @@ class Inputs:
         where = torch.linspace(0, len(self) - 1, min(count, len(self))).long()
         return self._map(lambda tensor: tensor[where.to(tensor.device)])
 
+    def chosen(self, numbers: NDArray[np.int64]) -> Inputs:
+        """The examples of these numbers."""
+        where = torch.from_numpy(numbers)
+        return self._map(lambda tensor: tensor[where.to(tensor.device)])
+
     def repeat(self, count: int) -> Inputs:
         """The whole batch ``count`` times, copied: the model may change it."""
         return self._map(lambda tensor: _repeat(tensor, count))

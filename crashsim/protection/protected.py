@@ -126,7 +126,7 @@ class Protected(ProtectedModule):
             for scheme in given:
                 hardened = scheme.harden(hardened, data)
         super().__init__(hardened, Residual(given))
-        self.train(hardened.training)
+        self.training = hardened.training  # without touching the model's own modules
 
     @property
     def schemes(self) -> tuple[Scheme, ...]:

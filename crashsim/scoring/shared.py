@@ -23,6 +23,7 @@ from crashsim.results.estimate import Quantity
 from crashsim.results.estimates import Estimates
 from crashsim.scoring.planning.costs import Cost, cost_of
 from crashsim.scoring.planning.size import (
+    UNDER_GUARDS,
     Size,
     is_sketched,
     no_gradients,
@@ -248,7 +249,12 @@ def _gradients(shared: Shared) -> Analysis:
     found, space, asked = Analysis(), shared.space, shared.asked
     if is_sketched(Size(space, asked.memory)):
         sketched_mean_point_taylor(
-            space, found, memory=asked.memory, seed=asked.seed, confidence=asked.confidence
+            space,
+            found,
+            memory=asked.memory,
+            seed=asked.seed,
+            confidence=asked.confidence,
+            named=asked.outputs or (),
         )
         return found
     # Gains of many coordinates are made in the model's own precision.
@@ -258,6 +264,8 @@ def _gradients(shared: Shared) -> Analysis:
 
 
 def _differences(shared: Shared) -> Analysis:
+    if any(p.fault.is_guarded for p in shared.space.placements):
+        raise NotApplicableError(UNDER_GUARDS)
     found = Analysis()
     first_order.mean_point_single(shared.take("wide"), found)
     return found

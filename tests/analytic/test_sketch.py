@@ -100,3 +100,43 @@ def test_as_many_backward_passes_as_sums(space, monkeypatch):
     monkeypatch.setattr(torch.autograd, "grad", lambda *a, **k: rows.append(1) or run(*a, **k))
     sketched(space, 0)
     assert 0 < len(rows) <= PROBES * space.B
+
+
+def test_named_outputs_have_variances_of_their_own(space, every):
+    found = Analysis()
+    sketched_mean_point_taylor(
+        space, found, memory=MEMORY, seed=0, confidence=0.95, named=(71, 3, 40)
+    )
+    for output in (3, 40, 71):
+        for row in (0, 1, 2, "all"):
+            one = found.estimates.find("mean-point-taylor", "variance", row, output)
+            wanted = every.estimates.find("mean-point-taylor", "variance", row, output).value
+            assert one.value == pytest.approx(wanted, rel=1e-4)
+            assert wanted > 0
+    assert found.estimates.find("mean-point-taylor", "variance", 0, 4) is None
+    assert found.estimates.find("mean-point-taylor", "variance").low is not None
+
+
+@pytest.mark.parametrize("memory", [1, 2**14])
+def test_a_few_sums_at_a_time_say_the_same(space, memory):
+    """However little memory there is."""
+    whole, parts = sketched(space, 1), Analysis()
+    sketched_mean_point_taylor(space, parts, memory=memory, seed=1, confidence=0.95)
+    for row in (0, 2, "all"):
+        one, wanted = (
+            a.estimates.find("mean-point-taylor", "variance", row) for a in (parts, whole)
+        )
+        assert one.value == pytest.approx(wanted.value, rel=1e-6)
+        assert one.high == pytest.approx(wanted.high, rel=1e-6)
+    np.testing.assert_allclose(parts.by_value.by_placement, whole.by_value.by_placement, rtol=1e-6)
+
+
+def test_very_many_weights_are_weighed_a_block_at_a_time(space, monkeypatch):
+    """In single precision, and nothing held but what is summed."""
+    whole = sketched(space, 1)
+    monkeypatch.setattr("crashsim.analytic.weighing._HELD", 0)
+    blocks = sketched(space, 1)
+    assert blocks.by_value.squares[0].dtype == np.float32
+    one, wanted = (a.estimates.find("mean-point-taylor", "variance") for a in (blocks, whole))
+    assert one.value == wanted.value > 0
+    np.testing.assert_allclose(blocks.by_value.by_placement, whole.by_value.by_placement, rtol=1e-5)

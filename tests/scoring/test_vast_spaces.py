@@ -4,6 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 import crashsim
@@ -88,3 +89,28 @@ def test_a_budget_pays_for_the_single_faults_before_samples_too(seeded, randn):
         found = plan(space, ["monte-carlo", "mean-point-taylor"], None, None, budget=budget)
         spent = sum(cost.operations for cost in found.steps.values())
         assert 0.3 * budget < spent <= 1.01 * budget
+
+
+def test_named_outputs_of_very_many_have_first_order_by_the_formula(seeded, randn):
+    """Var F_k = p (1 - p) sum_j (W_kj h_j)^2, exactly, as the outputs are linear in the crashes."""
+    net = seeded(lambda: nn.Sequential(nn.Linear(5, 12), nn.ReLU(), nn.Linear(12, 1500))).eval()
+    x, p = randn(2, 5), 0.05
+    found = crashsim.score(net, x, NeuronCrash(p), methods=["mean-point-taylor"], outputs=[700, 3])
+    with torch.no_grad():
+        hidden, weight = net[1](net[0](x)).double(), net[2].weight.double()
+    for output in (3, 700):
+        for row in (0, 1):
+            wanted = p * (1 - p) * float(((weight[output] * hidden[row]) ** 2).sum())
+            one = found.find("mean-point-taylor", "variance", input=row, output=output)
+            assert one.value == pytest.approx(wanted, rel=1e-5)
+            assert wanted > 0
+
+
+def test_slopes_that_do_not_fit_are_refused_with_what_they_take(seeded, randn):
+    net = seeded(lambda: nn.Sequential(nn.Linear(50, 300), nn.ReLU(), nn.Linear(300, 100))).eval()
+    space = FaultSpace(net, randn(1, 50), BitFlip(1e-4, format="int8"), "weights")
+    small, large = (plan(space, None, 10, None, memory=memory) for memory in (2**16, 2**31))
+    assert "bytes, of 65536 that they may (memory=)" in small.skipped["mean-point-taylor"]
+    assert "mean-point-taylor" in large.methods
+    held = max(cost.memory for name, cost in large.steps.items() if name == "gradients")
+    assert held > space.slopes.size * 4

@@ -227,7 +227,7 @@ class GuardedWords(WordFault):
 
     def _changed(self, value: Tensor, masks: Tensor) -> Tensor:
         struck = super()._changed(value, masks.clamp(min=0))
-        return _as_seen(struck, masks, _limit(value) if self.clips else None)
+        return _as_seen(struck, masks, largest_possible(value) if self.clips else None)
 
     def displacement(self, value: Tensor) -> Tensor:
         """Change of each value by each coordinate of its own word alone, without guards."""
@@ -235,7 +235,7 @@ class GuardedWords(WordFault):
 
     def table(self, value: Tensor) -> WordTable:
         own = super().table(value)
-        limit = _limit(value) if self.clips else None
+        limit = largest_possible(value) if self.clips else None
         return GuardedTable(self, own.values, own.words, own.step, limit)
 
     # What reports say of it.
@@ -269,8 +269,8 @@ class GuardedTable(WordTable):
         return _as_seen(super().struck(units, masks.clamp(min=0)), masks, self.limit)
 
 
-def _limit(value: Tensor) -> Tensor:
-    """() the power of two above all numbers of a tensor."""
+def largest_possible(value: Tensor) -> Tensor:
+    """() the power of two above all numbers of a tensor: no exponent reaches it."""
     return torch.exp2(torch.frexp(value.detach().abs().max().double())[1].double())
 
 

@@ -2,7 +2,7 @@
 
 from crashsim.protection.schemes.clipping import ClipActivations, ClipWeights
 from crashsim.protection.schemes.copies import TMR, Duplication
-from crashsim.protection.schemes.scheme import Cost, Part, Scheme
+from crashsim.protection.schemes.scheme import Cost, Part, Scheme, Shares
 from crashsim.protection.schemes.scrubbing import Scrubbing
 from crashsim.protection.schemes.words import SECDED, Parity, SpareCells
 
@@ -26,5 +26,6 @@ __all__ = [
     "Part",
     "Scheme",
     "Scrubbing",
+    "Shares",
     "SpareCells",
 ]

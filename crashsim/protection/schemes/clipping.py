@@ -17,14 +17,15 @@ from crashsim.errors import ArgumentError
 from crashsim.faults import WordFault
 from crashsim.model.inputs import read_inputs
 from crashsim.model.nested import leaves
+from crashsim.model.protected_module import Limiter
 from crashsim.model.sites.layer_kinds import is_activation
 from crashsim.model.sites.site import Site
-from crashsim.protection.schemes.scheme import Cost, Part, Scheme
+from crashsim.protection.schemes.scheme import COMPARISON, Cost, Part, Scheme
 
 Per = Literal["layer", "channel"]
 
 
-class Clip(nn.Module):
+class Clip(Limiter):
     """Values between bounds; those that are no numbers become the number of them nearest to 0.
 
     Args:
@@ -51,8 +52,8 @@ class ClipActivations(Scheme):
     What faults do before is limited by that; the clean network is as it was on those data, and may
     be another on others, which is measured. NaN becomes 0, as far as 0 is within the range.
 
-    Costs two comparisons for each value, counted as multiply-accumulates, and a step:
-    ``macs = 2 * values``, ``latency = 1``; and two stored words of 32 bits for each range:
+    Costs two comparisons for each value, each a sixteenth of a multiply-accumulate, and a step:
+    ``macs = 2 / 16 * values``, ``latency = 1``; and two stored words of 32 bits for each range:
     ``bits = 64 * ranges``.
 
     Args:
@@ -143,7 +144,7 @@ class ClipActivations(Scheme):
         return flat.amin(1).view(shape), flat.amax(1).view(shape)
 
     def cost(self, part: Part) -> Cost:
-        return Cost(bits=64.0 * part.groups, macs=2.0 * part.units, latency=1.0)
+        return Cost(bits=64.0 * part.groups, macs=2 * COMPARISON * part.units, latency=1.0)
 
 
 def _hook(look: Callable[[nn.Module, Any, Any], None]) -> Any:
@@ -160,8 +161,9 @@ class ClipWeights(Scheme):
     Impossible is what lies at or above the power of two that is larger than all clean weights of
     the tensor: a comparison of exponents.
 
-    Costs a comparison of exponents for each weight that is read, and the largest exponent of each
-    tensor: ``macs = words``, ``bits = 8 * tensors``, ``latency = 1``.
+    Costs a comparison of exponents for each weight that is read, a sixteenth of a
+    multiply-accumulate, and the largest exponent of each tensor: ``macs = words / 16``,
+    ``bits = 8 * tensors``, ``latency = 1``.
     """
 
     name: ClassVar[str] = "clip-weights"
@@ -179,4 +181,4 @@ class ClipWeights(Scheme):
         )
 
     def cost(self, part: Part) -> Cost:
-        return Cost(bits=8.0, macs=part.words, latency=1.0)
+        return Cost(bits=8.0, macs=COMPARISON * part.words, latency=1.0)

@@ -13,7 +13,14 @@ from crashsim.faults import BernoulliFault, Fault, WordFault
 from crashsim.faults.guarded_units import GuardedUnits
 from crashsim.faults.words import CopyGuard, Detection, Guard, VoteGuard
 from crashsim.model.sites.site import Site
-from crashsim.protection.schemes.scheme import Cost, Part, Scheme, detection_given, per_word
+from crashsim.protection.schemes.scheme import (
+    Cost,
+    Part,
+    Scheme,
+    Shares,
+    detection_given,
+    per_word,
+)
 
 Of = Literal["words", "neurons", "channels", "layers"]
 
@@ -54,6 +61,9 @@ class TMR(Scheme):
     def guarded(self, fault: BernoulliFault, site: Site, shape: tuple[int, ...]) -> Fault:
         return GuardedUnits.of(fault, self.units(fault, site, shape), shape, "vote")
 
+    def left(self, p: float, bits: int) -> Shares:
+        return Shares(silent=self.law(p) / max(p, 1e-300))
+
     def cost(self, part: Part) -> Cost:
         return Cost(bits=2.0 * part.bits, macs=2.0 * part.macs, latency=1.0)
 
@@ -91,6 +101,9 @@ class Duplication(Scheme):
                 "on; give 'zero' or 'last'"
             )
         return GuardedUnits.of(fault, self.units(fault, site, shape), shape, self.on_detection)
+
+    def left(self, p: float, bits: int) -> Shares:
+        return Shares(silent=p, zeroed=0.0 if self.on_detection == "last" else 2.0)
 
     def cost(self, part: Part) -> Cost:
         return Cost(bits=part.bits, macs=part.macs, latency=1.0)

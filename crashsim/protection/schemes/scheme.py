@@ -19,6 +19,10 @@ from crashsim.faults.words import Detection, Guard, Members
 from crashsim.faults.words.bits import Bits, chosen_bits, is_field, listed
 from crashsim.model.sites.site import Site
 
+# Of a multiply-accumulate: a comparator of 8 bits has about so many of the gates that a multiplier
+# of 8 by 8 bits with its accumulator has.
+COMPARISON = 1 / 16
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -26,7 +30,7 @@ class Cost:
 
     Attributes:
         bits: stored besides those of the unprotected network.
-        macs: multiply-accumulates for each example; a comparison counts as one.
+        macs: multiply-accumulates for each example; a comparison counts as a sixteenth.
         latency: steps that an answer waits for, besides: decoding, comparing, voting, clipping.
     """
 
@@ -60,6 +64,19 @@ class Part:
     units: int = 0
     macs: float = 0.0
     groups: int = 1
+
+
+@dataclass(frozen=True)
+class Shares:
+    """What is left of the harm of single faults, as shares of it.
+
+    Attributes:
+        silent: does what it did.
+        zeroed: of the harm that words or neurons do which become 0, of each of their bits.
+    """
+
+    silent: float = 0.0
+    zeroed: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -121,6 +138,20 @@ class Scheme(ABC):
     def clips_words(self) -> bool:
         """Whether words that are read as impossible numbers become 0."""
         return False
+
+    def left(self, p: float, bits: int) -> Shares:
+        """What is left of the harm of faults where it protects, about, at a probability p of each.
+
+        Args:
+            p: of a fault, small.
+            bits: of a word; 1 of neurons.
+        """
+        return Shares()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is for a whole network, and not for some of its coordinates."""
+        return self.clips_words or type(self).harden is not Scheme.harden
 
     # What it does to the network.
 

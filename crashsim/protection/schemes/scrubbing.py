@@ -41,6 +41,10 @@ class Scrubbing(Scheme):
             object.__setattr__(self, field, value)
 
     @property
+    def is_whole(self) -> bool:
+        return True
+
+    @property
     def p(self) -> float:
         """The probability that a bit is wrong at the end of an interval."""
         return -math.expm1(-2 * self.rate_per_hour * self.interval) / 2

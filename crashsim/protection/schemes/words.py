@@ -13,7 +13,14 @@ from crashsim.errors import ArgumentError
 from crashsim.faults import BitFlip, WordFault
 from crashsim.faults.words import CodeGuard, Detection, Guard, SpareGuard
 from crashsim.model.sites.site import Site
-from crashsim.protection.schemes.scheme import Cost, Part, Scheme, detection_given, per_word
+from crashsim.protection.schemes.scheme import (
+    Cost,
+    Part,
+    Scheme,
+    Shares,
+    detection_given,
+    per_word,
+)
 
 _MOST = 256  # data bits of a block
 
@@ -70,6 +77,12 @@ class SECDED(Scheme):
         _only_flips(self, fault, site)
         return CodeGuard(self.members(fault, site, shape), 1, self.on_detection, self.code)
 
+    def left(self, p: float, bits: int) -> Shares:
+        law = self.law(p)
+        seen = 0.0 if self.on_detection == "last" else law.detected / max(p * bits, 1e-300)
+        # A block that is silently wrong has three flips, and mostly one more by miscorrection.
+        return Shares(silent=4 * law.silent / max(p * self.data, 1e-300), zeroed=seen)
+
     def cost(self, part: Part) -> Cost:
         return Cost(bits=self.code.checks * math.ceil(part.bits / self.data), latency=1.0)
 
@@ -103,6 +116,11 @@ class Parity(Scheme):
         members = self.members(fault, site, shape)
         each = per_word(members, len(fault.chosen))
         return CodeGuard(members, each, self.on_detection, parity(each))
+
+    def left(self, p: float, bits: int) -> Shares:
+        law = self.law(p, bits)
+        seen = 0.0 if self.on_detection == "last" else law.detected / max(p * bits, 1e-300)
+        return Shares(silent=2 * law.silent / max(p * bits, 1e-300), zeroed=seen)
 
     def cost(self, part: Part) -> Cost:
         return Cost(bits=part.words, latency=1.0)

@@ -1,0 +1,1 @@
+"""A plan of protection: as data, and in words."""
