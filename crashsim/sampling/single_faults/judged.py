@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from itertools import pairwise
 from operator import add
+from typing import ClassVar
 
 import numpy as np
 
 from crashsim.arrays import Floats
+from crashsim.campaign.identity import digest
 from crashsim.campaign.tasks import Task
 from crashsim.coordinates.points import Points
 from crashsim.metrics import AskedMetrics
+from crashsim.sampling.identity import identity_of
 from crashsim.sampling.single_faults.pairs import Pairs, Whole
 from crashsim.space import FaultSpace
 
@@ -53,6 +56,17 @@ class Judging(Task[Judged]):
     space: FaultSpace
     asked: AskedMetrics
     pairs: Pairs
+
+    made_of: ClassVar = (Judged,)
+
+    def identity(self) -> Mapping[str, str]:
+        pairs = self.pairs.placement, self.pairs.column, self.pairs.example
+        return {
+            "work": "single faults",
+            **identity_of(self.space),
+            "metrics": digest(self.asked),
+            "pairs": f"{len(self.pairs):,} {digest(pairs)}",
+        }
 
     @property
     def blocks(self) -> int:

@@ -27,10 +27,10 @@ PILOT = 48  # pairs of a row, or one of each stratum
 _FIRST = 0.8  # share of the error that the first look may make
 _LOOKS = 12
 _TRIED = 5  # times the pilot's pairs are tried out of a long plan, at most
-_CLOSER = 0.97  # than asked for is planned
+_CLOSER = 0.93  # than asked for is planned
 _SECOND = 10  # times the pilot's pairs, from which a plan is tried out with a tenth of them first
 _EVENLY = 0.1  # share of the draws that go everywhere alike, whatever is predicted
-_PRIOR = 2.0  # draws that a prediction counts as
+_PRIOR = 0.5  # draws that a prediction counts as
 _DOUBT = 1e-3  # error of what contradicts the prediction
 
 Judge = Callable[[Pairs], Floats]
