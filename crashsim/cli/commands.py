@@ -464,7 +464,7 @@ def report(
 ) -> None:
     """Turn a saved score, run of the chip, curve, map, plan or comparison into an HTML report."""
     from crashsim.report import chip_html, curves, hardening, plans
-    from crashsim.report import vulnerability as maps
+    from crashsim.report.maps import vulnerability as maps
     from crashsim.results.chip_record import ChipRecord
     from crashsim.results.hardening.record import HardeningRecord
     from crashsim.results.plan.plan_record import PlanRecord

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import wraps
-from typing import Any
-
 import typer
 
 from crashsim.cli import commands
@@ -15,12 +11,11 @@ from crashsim.cli.devices import devices
 from crashsim.cli.doctor import doctor
 from crashsim.cli.hardening.harden import harden
 from crashsim.cli.hardware import hardware
-from crashsim.cli.protect import protect
+from crashsim.cli.protection.protect import protect
+from crashsim.cli.protection.vulnerability import vulnerability
 from crashsim.cli.sample import sample
 from crashsim.cli.sweep import sweep
-from crashsim.cli.terminal import fail
-from crashsim.cli.vulnerability import vulnerability
-from crashsim.errors import Interrupted
+from crashsim.cli.terminal import stoppable
 
 app = typer.Typer(
     name="crashsim",
@@ -31,21 +26,6 @@ app = typer.Typer(
     help="How far a neural network's output moves when its hardware fails at random.\n\n"
     "Start with: [bold]crashsim score 64-100-50-10:sigmoid --train digits[/bold]",
 )
-
-
-def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
-    """The command, which Ctrl-C ends with exit code 130."""
-
-    @wraps(command)
-    def run(*arguments: Any, **options: Any) -> None:
-        try:
-            command(*arguments, **options)
-        except KeyboardInterrupt as stop:
-            kept = "; the result is partial" if isinstance(stop, Interrupted) else ""
-            fail(f"interrupted{kept}")
-            raise typer.Exit(130) from stop
-
-    return run
 
 
 for command in (
@@ -64,5 +44,5 @@ for command in (
     devices,
     doctor,
 ):
-    app.command()(_stoppable(command))
+    app.command()(stoppable(command))
 app.add_typer(campaign)
