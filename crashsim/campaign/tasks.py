@@ -22,7 +22,6 @@ from concurrent.futures import (
 )
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from crashsim.arguments import instance
@@ -128,83 +127,182 @@ def fold(
         Exception: what a block raised, as soon as its turn comes. Blocks that have not begun are
             then cancelled, as they are when the caller stops or is interrupted.
     """
+    together = fold_each([(task, blocks)], executor, ahead=ahead, store=store)
+    with closing(together):
+        for _, at in together:
+            yield at
+
+
+def fold_each(
+    works: Iterable[tuple[Task[S], Iterable[int]]],
+    executor: Executor | None = None,
+    *,
+    ahead: int = 0,
+    store: Store | None = None,
+) -> Generator[tuple[int, Folded[S]], None, None]:
+    """The sums of several pieces of work, one after the other, as ``fold`` has them.
+
+    An executor has blocks of the next ones while the last blocks of one are under way.
+
+    Args:
+        works: tasks, each with the numbers of its blocks.
+        executor, ahead, store: as of ``fold``.
+
+    Yields:
+        the number of the piece of work, and its sums, as ``fold`` does.
+
+    Raises:
+        As ``fold``.
+    """
     if executor is not None:
         instance("executor", executor, Executor, "an Executor of concurrent.futures, or leave it")
-    if store is None:
-        yield from _added(_each(task, blocks, executor, ahead, None))
-        return
-    if not isinstance(blocks, range) or blocks != range(len(blocks)):
-        raise ArgumentError(f"blocks={blocks!r}: what is stored begins with block 0, in order")
-    work: Work[S] = store.work(task.identity(), task.made_of)
-    start: Total[S] | None = None
-    for start in work.totals(len(blocks)):
-        yield Folded(start.sums, start.blocks, is_block=True)
-    left = blocks[start.blocks if start else 0 :]
-    try:
-        for at in _added(_each(task, left, executor, ahead, work), start):
-            yield at
-            if at.is_block and task.is_whole(at.blocks - 1):
-                work.reached(Total(at.sums, at.blocks))
-    finally:
-        work.flush()
+    opened: list[Work[S]] = []
+    with closing(_each(_steps(works, executor, store, opened), executor, ahead)) as each:
+        yield from _added(each, opened)
 
 
 def _added(
-    each: Generator[Iterable[S], None, None], start: Total[S] | None = None
-) -> Iterator[Folded[S]]:
-    """The sums of the parts of each block, after those of the blocks before."""
-    total, count = (start.sums, start.blocks) if start else (None, 0)
-    with closing(each):
-        for parts in each:
+    each: Iterable[tuple[_Start[S] | _Step[S], Iterable[S]]], opened: list[Work[S]]
+) -> Generator[tuple[int, Folded[S]], None, None]:
+    """The sums after every part of every block; what is finished is on the disk at the end."""
+    total: S | None = None
+    count = 0
+    try:
+        for step, parts in each:
+            if isinstance(step, _Start):
+                total, count = None, 0
+                for start in step.totals:
+                    total, count = start.sums, start.blocks
+                    yield step.number, Folded(total, count, is_block=True)
+                continue
             of_block: S | None = None
             for part in parts:
                 of_block = part if of_block is None else of_block + part
-                yield Folded(of_block if total is None else total + of_block, count)
+                yield step.number, Folded(of_block if total is None else total + of_block, count)
             if of_block is not None:
                 total = of_block if total is None else total + of_block
             count += 1
             if total is not None:
-                yield Folded(total, count, is_block=True)
+                yield step.number, Folded(total, count, is_block=True)
+                if step.work is not None and step.task.is_whole(count - 1):
+                    step.work.reached(Total(total, count))
+    finally:
+        for work in opened:
+            work.flush()
+
+
+@dataclass(frozen=True)
+class _Start(Generic[S]):
+    """A piece of work begins, with what is known of it."""
+
+    number: int
+    totals: Iterable[Total[S]] = ()
+
+
+@dataclass(frozen=True)
+class _Step(Generic[S]):
+    """A block of a piece of work, whose task is sent elsewhere in the place of itself."""
+
+    number: int
+    task: Task[S]
+    block: int
+    work: Work[S] | None
+    sent: Any
+
+
+def _steps(
+    works: Iterable[tuple[Task[S], Iterable[int]]],
+    executor: Executor | None,
+    store: Store | None,
+    opened: list[Work[S]],
+) -> Generator[_Start[S] | _Step[S], None, None]:
+    """The blocks that are to be run or read, after a start of each piece of work."""
+    for number, (task, blocks) in enumerate(works):
+        work, left = None, blocks
+        if store is None:
+            yield _Start(number)
+        else:
+            if not isinstance(blocks, range) or blocks != range(len(blocks)):
+                raise ArgumentError(
+                    f"blocks={blocks!r}: what is stored begins with block 0, in order"
+                )
+            work = store.work(task.identity(), task.made_of)
+            opened.append(work)
+            known = _Known(work.totals(len(blocks)))
+            yield _Start(number, known)
+            left = blocks[known.blocks :]
+        sent = None
+        for block in left:
+            if executor is not None and sent is None:
+                sent = sent_to(executor, task)
+            yield _Step(number, task, block, work, sent)
+
+
+class _Known(Generic[S]):
+    """The totals that a store has, read as they are asked for."""
+
+    def __init__(self, totals: Iterator[Total[S]]) -> None:
+        self._left, self._held, self._last = totals, list[Total[S]](), 0
+
+    def __iter__(self) -> Iterator[Total[S]]:
+        for total in [*self._held]:
+            yield total
+        for total in self._left:
+            self._last = total.blocks
+            yield total
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks the last of them holds; those that were not asked for are read now."""
+        for total in self._left:
+            self._held.append(total)
+            self._last = total.blocks
+        return self._last
 
 
 def _each(
-    task: Task[S],
-    blocks: Iterable[int],
-    executor: Executor | None,
-    ahead: int,
-    work: Work[S] | None,
-) -> Generator[Iterable[S], None, None]:
+    steps: Generator[_Start[S] | _Step[S], None, None], executor: Executor | None, ahead: int
+) -> Generator[tuple[_Start[S] | _Step[S], Iterable[S]], None, None]:
     """The parts of each block, in the order of the blocks; what is finished is kept."""
-    if executor is None:
-        for block in blocks:
-            known = None if work is None else work.get(block)
-            yield _kept(task, block, work) if known is None else [known]
-        return
-    left, sent = iter(blocks), sent_to(executor, task)
-    most = ahead or _AHEAD * (os.cpu_count() or 1)
-    flying: deque[_Flying[S]] = deque()
+    with closing(steps):
+        if executor is not None:
+            yield from _sent(steps, executor, ahead or _AHEAD * (os.cpu_count() or 1))
+            return
+        for step in steps:
+            if isinstance(step, _Start):
+                yield step, ()
+                continue
+            known = None if step.work is None else step.work.get(step.block)
+            yield step, _kept(step) if known is None else [known]
+
+
+def _sent(
+    steps: Generator[_Start[S] | _Step[S], None, None], executor: Executor, most: int
+) -> Generator[tuple[_Start[S] | _Step[S], Iterable[S]], None, None]:
+    """The same, of an executor that has so many blocks at a time."""
+    flying: deque[_Start[S] | _Flying[S]] = deque()
     try:
         while True:
-            for block in islice(left, most - len(flying)):
-                known = None if work is None else work.get(block)
-                if known is None:
-                    flying.append(_Flying(block, _submitted(executor, sent, block)))
-                else:
-                    flying.append(_Flying(block, _done(known), is_kept=True))
+            while len(flying) < most and (step := next(steps, None)) is not None:
+                flying.append(step if isinstance(step, _Start) else _begun(step, executor))
+                if isinstance(flying[0], _Start):
+                    break  # whoever reads what is known may stop there
             if not flying:
                 return
-            while not flying[0].future.done():
-                wait(
-                    [each.future for each in flying if not each.future.done()],
-                    None,
-                    FIRST_COMPLETED,
-                )
-                _keep(flying, task, work)
-            _keep(flying, task, work)
-            yield [_finished(flying[0].future)]
+            first = flying[0]
+            if isinstance(first, _Start):
+                yield first, ()
+                flying.popleft()
+                continue
+            while not first.future.done():
+                waiting = [each.future for each in _of(flying) if not each.future.done()]
+                wait(waiting, None, FIRST_COMPLETED)
+                _keep(flying)
+            _keep(flying)
+            yield first.step, [_finished(first.future)]
             flying.popleft()
     finally:
-        for each in flying:
+        for each in _of(flying):
             each.future.cancel()
 
 
@@ -212,32 +310,41 @@ def _each(
 class _Flying(Generic[S]):
     """A block that is under way, or whose turn has not come."""
 
-    block: int
+    step: _Step[S]
     future: Future[S]
     is_kept: bool = False
 
 
-def _kept(task: Task[S], block: int, work: Work[S] | None) -> Iterator[S]:
+def _of(flying: Iterable[_Start[S] | _Flying[S]]) -> list[_Flying[S]]:
+    return [each for each in flying if isinstance(each, _Flying)]
+
+
+def _begun(step: _Step[S], executor: Executor) -> _Flying[S]:
+    known = None if step.work is None else step.work.get(step.block)
+    if known is not None:
+        return _Flying(step, _done(known), is_kept=True)
+    return _Flying(step, _submitted(executor, step.sent, step.block))
+
+
+def _kept(step: _Step[S]) -> Iterator[S]:
     """The parts of a block that runs here."""
     total: S | None = None
-    for part in task.parts(block):
+    for part in step.task.parts(step.block):
         total = part if total is None else total + part
         yield part
-    if work is not None and total is not None and task.is_whole(block):
-        work.put(block, total)
+    if step.work is not None and total is not None and step.task.is_whole(step.block):
+        step.work.put(step.block, total)
 
 
-def _keep(flying: Iterable[_Flying[S]], task: Task[S], work: Work[S] | None) -> None:
+def _keep(flying: Iterable[_Start[S] | _Flying[S]]) -> None:
     """Stores blocks as soon as they are finished, whether or not their turn has come."""
-    if work is None:
-        return
-    for each in flying:
-        future = each.future
+    for each in _of(flying):
+        future, step = each.future, each.step
         if each.is_kept or not future.done() or future.cancelled() or future.exception():
             continue
         each.is_kept = True
-        if task.is_whole(each.block):
-            work.put(each.block, future.result())
+        if step.work is not None and step.task.is_whole(step.block):
+            step.work.put(step.block, future.result())
 
 
 def _done(sums: S) -> Future[S]:

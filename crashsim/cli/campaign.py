@@ -1,4 +1,4 @@
-"""``crashsim campaign``: what stores hold, and how they are put together."""
+"""``crashsim campaign``: studies, what stores hold, and how they are put together."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ import typer
 
 from crashsim.cli.options import JsonOption
 from crashsim.cli.reading import check_outputs, told_written, write
-from crashsim.cli.terminal import console
+from crashsim.cli.study import compare, run
+from crashsim.cli.terminal import console, stoppable
 from crashsim.errors import FileError
 from crashsim.visible import visible
 
 campaign = typer.Typer(
     name="campaign",
     no_args_is_help=True,
-    help="Look at stores of finished work (--store DIR of other commands), and put them together.",
+    help="Run studies of many cases; look at stores of finished work (--store), put them together.",
 )
+
+campaign.command()(stoppable(run))
+campaign.command()(compare)
 
 StoreArgument = Annotated[Path, typer.Argument(help="The folder, as given to --store.")]
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import wraps
-from typing import Any
-
 import typer
 
 from crashsim.cli import commands
@@ -18,8 +14,7 @@ from crashsim.cli.hardware import hardware
 from crashsim.cli.protect import protect
 from crashsim.cli.sample import sample
 from crashsim.cli.sweep import sweep
-from crashsim.cli.terminal import fail
-from crashsim.errors import Interrupted
+from crashsim.cli.terminal import stoppable
 
 app = typer.Typer(
     name="crashsim",
@@ -30,21 +25,6 @@ app = typer.Typer(
     help="How far a neural network's output moves when its hardware fails at random.\n\n"
     "Start with: [bold]crashsim score 64-100-50-10:sigmoid --train digits[/bold]",
 )
-
-
-def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
-    """The command, which Ctrl-C ends with exit code 130."""
-
-    @wraps(command)
-    def run(*arguments: Any, **options: Any) -> None:
-        try:
-            command(*arguments, **options)
-        except KeyboardInterrupt as stop:
-            kept = "; the result is partial" if isinstance(stop, Interrupted) else ""
-            fail(f"interrupted{kept}")
-            raise typer.Exit(130) from stop
-
-    return run
 
 
 for command in (
@@ -62,5 +42,5 @@ for command in (
     devices,
     doctor,
 ):
-    app.command()(_stoppable(command))
+    app.command()(stoppable(command))
 app.add_typer(campaign)

@@ -6,13 +6,16 @@ import codecs
 import errno
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import wraps
 from typing import Any, TextIO, cast
 
+import typer
 from rich.console import Console
 from rich.text import Text
 
+from crashsim.errors import Interrupted
 from crashsim.visible import visible
 
 # What is printed of these where the terminal's encoding has none.
@@ -40,6 +43,21 @@ def tell(words: str, style: str = "", label: str = "", label_style: str = "") ->
 
 def fail(message: str) -> None:
     tell(message, label="error:", label_style="bold red")
+
+
+def stoppable(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, which Ctrl-C ends with exit code 130."""
+
+    @wraps(command)
+    def run(*arguments: Any, **options: Any) -> None:
+        try:
+            command(*arguments, **options)
+        except KeyboardInterrupt as stop:
+            kept = "; the result is partial" if isinstance(stop, Interrupted) else ""
+            fail(f"interrupted{kept}")
+            raise typer.Exit(130) from stop
+
+    return run
 
 
 def show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:

@@ -23,7 +23,8 @@ _BATCH_SCALARS_OF_A_GPU = 2**28  # which has no use for few: a gigabyte in singl
 
 _KEPT = 2**25 - 2**16  # bytes: glibc learns from blocks of less than 32 MiB
 _STEPS_IN_FLIGHT = 3
-_LAYERS_IN_FLIGHT = 4  # of a plain pass: what a layer reads and writes, and what goes past it
+# Of a plain pass: what a layer reads and writes, and what goes past it; and where it is struck.
+_LAYERS_IN_FLIGHT, _STRUCK_IN_FLIGHT = 4, 8
 
 # Outputs (S b, ...) of points from one number to another; and how many at most at a time.
 Run = Callable[[int, int], Tensor]
@@ -104,10 +105,15 @@ def scalars_per_sample(sites: Sequence[Site], runs_alone: bool) -> int:
     return int(sum(s.size * share for s, share in zip(values, in_flight, strict=True))) or 1
 
 
-def scalars_at_once(sites: Sequence[Site]) -> int:
-    """The same of a plain pass, which keeps but few layers' values at a time."""
+def scalars_at_once(sites: Sequence[Site], struck: bool = False) -> int:
+    """The same of a pass, which keeps but few layers' values at a time, where it knows which.
+
+    Args:
+        sites: all sites of the model.
+        struck: whether values are struck on the way, or followed.
+    """
     largest = max((site.size for site in sites if site.kind != "parameter"), default=1)
-    return _LAYERS_IN_FLIGHT * largest
+    return (_STRUCK_IN_FLIGHT if struck else _LAYERS_IN_FLIGHT) * largest
 
 
 def scalars_of_weights(sites: Sequence[Site], placements: Sequence[Placement]) -> int:

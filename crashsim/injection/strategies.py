@@ -65,9 +65,12 @@ class Strategies:
 
     def __init__(self, faulty: FaultyModel, scalars: int) -> None:
         self._faulty, self._scalars = faulty, scalars
-        alone = faulty.model.runs_alone
-        self._at_once = scalars if alone else min(scalars, scalars_at_once(faulty.model.sites))
-        self._with_weights = scalars + scalars_of_weights(faulty.model.sites, faulty.placements)
+        sites, alone = faulty.model.sites, faulty.model.runs_alone
+        self._at_once = scalars if alone else min(scalars, scalars_at_once(sites))
+        self._struck = scalars if alone else min(scalars, scalars_at_once(sites, struck=True))
+        self._with_weights = self._struck + scalars_of_weights(
+            faulty.model.sites, faulty.placements
+        )
         self._tensors = faulty.model.tensors
         # The reason, where there can be none.
         self._program: Program | str | None = None
@@ -220,7 +223,7 @@ class Strategies:
             scalars = self._with_weights
             return Strategy(lambda some: self._behind_faults(some, program, changes), scalars)
         if not faulty.strikes_weights and faulty.keeps_order:
-            return Strategy(lambda some: many_samples(faulty, some, changes), self._scalars)
+            return Strategy(lambda some: many_samples(faulty, some, changes), self._struck)
         stacked = self.stacked(changes) if faulty.strikes_weights else None
         if isinstance(stacked, StackedWeights):
             return Strategy(

@@ -62,14 +62,19 @@ def metric_of(given: Any, clean: Floats, shape: Sequence[int], targets: Targets)
     )
 
 
+def check_name(name: str) -> str:
+    """The name of a metric. Raises ArgumentError where there is none of that name."""
+    if name not in NAMES and _NUMBERED.fullmatch(name) is None:
+        raise ArgumentError(f"metrics: {name!r} is not known; choose among {', '.join(NAMES)}")
+    return name
+
+
 def _named(name: str, clean: Floats, shape: tuple[int, ...], targets: Targets) -> Made:
     if name == "due":
         return classes.DUE
     if name in ("mse", "mae"):
         return losses.distance(name, 2 if name == "mse" else 1, clean, targets)
-    numbered = _NUMBERED.fullmatch(name)
-    if name not in NAMES and numbered is None:
-        raise ArgumentError(f"metrics: {name!r} is not known; choose among {', '.join(NAMES)}")
+    numbered = _NUMBERED.fullmatch(check_name(name))
     k = int(numbered[2]) if numbered else 1
     if name == "class-change" or name.startswith("sdc"):
         layout = _layout(name, shape, targets if _has_positions(targets) else None)

@@ -18,6 +18,10 @@ class ResidualLaw(Protocol):
         """
 
 
+class Limiter(nn.Module):
+    """A module that keeps values within limits: protection, no neurons, whatever it changes."""
+
+
 class ProtectedModule(nn.Module):
     """A model with protection around it, of which faults know.
 

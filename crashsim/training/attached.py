@@ -24,15 +24,17 @@ from torch import Tensor, nn
 from crashsim.arguments import instance
 from crashsim.coordinates.placement import Faults, Placement, check_strength, place
 from crashsim.errors import ModelError
-from crashsim.faults import check_independent, faults_by_site
+from crashsim.faults import check_independent, faults_by_site, faults_of
 from crashsim.model import checkpointing
 from crashsim.model.calling import call_with
 from crashsim.model.checks import check_can_be_trained, check_module, dtype_of
 from crashsim.model.inputs import read_inputs
 from crashsim.model.recurrence import Stepwise
 from crashsim.model.sites.discovery import find_sites
+from crashsim.model.sites.feature_axis import marked_features
 from crashsim.model.sites.layer_kinds import calls_no_activations
 from crashsim.model.sites.names import ACTIVATION_FUNCTIONS, SiteKey
+from crashsim.model.sites.passes import watched_values
 from crashsim.model.sites.site import FunctionListener, Site, report_items
 from crashsim.model.sites.time_axis import StepsAxis, with_steps_axis
 from crashsim.model.twins.twin import Twin, twin_of
@@ -357,6 +359,12 @@ class Attached(checkpointing.Participant, ABC):
             available = find_sites(twin.module, x, lambda v: run(twin.tensors, v))
             if self.steps_axis is not None:
                 available = with_steps_axis(available, self.steps_axis, read_inputs(x))
+            if any(fault.is_of_features for fault in faults_of(self.faults)):
+                example = read_inputs(x).part(0, 1)
+                watched = partial(
+                    watched_values, twin.module, example, lambda v: run(twin.tensors, v)
+                )
+                available = marked_features(twin.module, available, watched)
             placements = place(self.faults, self._pattern, available, dtype_of(model))
             check_strength(placements, dtype_of(model))
             self._check(placements)

@@ -575,11 +575,12 @@ class Frames(nn.Module):
         return self.head(h if alive is None else h * alive[:, None]).mean(1)
 
 
-def test_time_is_where_it_is_said_to_be():
+@pytest.mark.parametrize(("group", "options"), [("unit", {"steps_axis": 1}), ("feature", {})])
+def test_time_is_where_it_is_said_to_be(group, options):
     """A neuron is one for all steps: the variance is that by one factor for all of them."""
     torch.manual_seed(0)
     net, x = Frames(), torch.randn(5, 7, 4)
-    with CrashVariance(net, NeuronCrash(P), exact=True, steps_axis=1) as penalty:
+    with CrashVariance(net, NeuronCrash(P, group=group), exact=True, **options) as penalty:
         penalty(net(x))
         found = float(penalty.variance)
     alive = torch.ones(5, 6, requires_grad=True)
@@ -594,9 +595,12 @@ def test_time_is_where_it_is_said_to_be():
         assert abs(float(penalty.variance) - found) > 0.1 * found  # a neuron for each position
     seen = []
     handle = net.head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    with CrashTraining(net, NeuronCrash(0.4), steps_axis=1, seed=3):
+    with CrashTraining(net, NeuronCrash(0.4, group=group), seed=3, **options):
         net(x)
+        net(x[:2, :4])  # shorter ones, too
     handle.remove()
-    dead = seen[-1] == 0
-    assert 0 < dead.float().mean() < 1
-    assert (dead == dead[:, :1]).all()  # in all steps or in none
+    assert [tuple(h.shape) for h in seen[-2:]] == [(5, 7, 6), (2, 4, 6)]
+    for h in seen[-2:]:
+        dead = h == 0
+        assert 0 < dead.float().mean() < 1
+        assert (dead == dead[:, :1]).all()  # in all steps or in none

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from crashsim.model.inputs import Inputs
 from crashsim.model.nested import leaves
+from crashsim.model.protected_module import Limiter
 from crashsim.model.sites.names import INPUT, SiteKey, item_name
 from crashsim.model.sites.neurons import Neurons, multiplied
 from crashsim.model.sites.passes import (
@@ -194,12 +195,14 @@ def _guards(
             changes.add(path)
 
     modules = dict(model.named_modules())
+    limiters = {path for path, module in modules.items() if isinstance(module, Limiter)}
     with torch.no_grad(), ExitStack() as stack:
         for path in {s.module for s in activations.values() if s.module}:
             hook = modules[path].register_forward_pre_hook(partial(before, path=path))
             stack.callback(hook.remove)
         stack.enter_context(listening(model, after, only=list(activations.values())))
         example.clone().call(call)
+    changes -= limiters  # which are none where they limit these very values, either
     return [s for s in activations.values() if s.function is None and s.module not in changes]
 
 

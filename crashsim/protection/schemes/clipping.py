@@ -17,6 +17,7 @@ from crashsim.errors import ArgumentError
 from crashsim.faults import WordFault
 from crashsim.model.inputs import read_inputs
 from crashsim.model.nested import leaves
+from crashsim.model.protected_module import Limiter
 from crashsim.model.sites.layer_kinds import is_activation
 from crashsim.model.sites.site import Site
 from crashsim.protection.schemes.scheme import COMPARISON, Cost, Part, Scheme
@@ -24,7 +25,7 @@ from crashsim.protection.schemes.scheme import COMPARISON, Cost, Part, Scheme
 Per = Literal["layer", "channel"]
 
 
-class Clip(nn.Module):
+class Clip(Limiter):
     """Values between bounds; those that are no numbers become the number of them nearest to 0.
 
     Args:

@@ -19,6 +19,7 @@ from crashsim.injection.flops import Operations
 from crashsim.model.checks import check_can_be_trained, check_module
 from crashsim.model.inputs import BatchAxis, Inputs
 from crashsim.model.nested import leaves
+from crashsim.model.sites.passes import real_leaves
 from crashsim.model.sites.time_axis import StepsAxis
 from crashsim.training.menu.ways import FaultsBySite, Struck, Way
 
@@ -280,10 +281,10 @@ def operations_of_training(
             counting = Operations()
             with counting:
                 output = inputs.clone().call(model)
-                if not isinstance(output, Tensor):
-                    return None
-                loss = output.float().square().mean() + penalty(output)
-                loss.backward()
+                loss = penalty(output) if isinstance(output, Tensor) else 0.0
+                for value in real_leaves(output):
+                    loss = loss + value.float().square().mean() if value.requires_grad else loss
+                torch.as_tensor(loss).backward()
     return counting.total / len(few) or None
 
 

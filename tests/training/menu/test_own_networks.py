@@ -578,3 +578,19 @@ def test_steps_and_batches_on_axes_of_their_own():
     assert "takes the batch first" in other.ways[1]["refused"]
     assert other.ways[0]["clean"] == plain.ways[0]["clean"]
     assert other.ways[0]["mean"]["value"] == pytest.approx(plain.ways[0]["mean"]["value"], abs=0.02)
+
+
+def test_what_clips_is_no_neuron():
+    """Also where it cuts these very values: the same neurons are struck as without it."""
+    for seed in range(6):
+        with seeded(seed):
+            net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+            learned, x = 0.5 * torch.randn(20, 6), torch.randn(40, 6)
+        examples = FaultSpace(net, learned, FAULT).examples
+        clipped = Protection(ClipActivations()).prepared(net, examples)
+        space = FaultSpace(clipped, x, FAULT)
+        assert [p.site.name for p in space.placements] == ["1.0"]
+        assert space.N == 8
+        with torch.no_grad():
+            top = torch.relu(net[0](learned)).max()
+            assert (torch.relu(net[0](x)) > top).any()
