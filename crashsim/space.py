@@ -276,7 +276,7 @@ class FaultSpace:
         block, number = divmod(index, samples_per_block(self.placements))
         points = sample_block(self.placements, seed, block).part(number, number + 1)
         with self.faulty_model.model.at_work():
-            return Sample.at(self.faulty_model, points, self.outputs, seed, index)
+            return Sample.at(self.faulty_model, points, self.outcomes, seed, index)
 
     def at_faults(self, faults: Iterable[Any]) -> Sample:
         """The sample in which these faults strike, and no others.
@@ -293,7 +293,7 @@ class FaultSpace:
         points, struck = point_of(self.placements, faults, self.N)
         with self.faulty_model.model.at_work():
             check_same_weights(struck, self.placements, self.tensors)
-            return Sample.at(self.faulty_model, points, self.outputs)
+            return Sample.at(self.faulty_model, points, self.outcomes)
 
     def clean(self) -> Floats:
         """F(0): (B, K)."""
