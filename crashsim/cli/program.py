@@ -11,7 +11,7 @@ from crashsim.cli.devices import devices
 from crashsim.cli.doctor import doctor
 from crashsim.cli.hardening.harden import harden
 from crashsim.cli.hardware import hardware
-from crashsim.cli.protect import protect
+from crashsim.cli.protection.protect import protect
 from crashsim.cli.sample import sample
 from crashsim.cli.sweep import sweep
 from crashsim.cli.terminal import stoppable

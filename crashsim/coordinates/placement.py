@@ -29,8 +29,8 @@ from crashsim.faults import (
     faults_by_site,
 )
 from crashsim.faults.checks import STRONGEST
-from crashsim.model.protected_module import ResidualLaw
 from crashsim.model.sites.site import Site, select_sites
+from crashsim.model.twins.protected_module import ResidualLaw
 
 DEPENDENT = (
     "for faults that strike independently of each other; of an exact number of them (count=), one "

@@ -18,9 +18,9 @@ from crashsim.model.inputs import BatchAxis, Inputs, ModelInputs, can_compute, r
 from crashsim.model.isolated_model import IsolatedModel, device_of
 from crashsim.model.multiplied.weight_names import check_names, told_left
 from crashsim.model.number_types import autocast_type
-from crashsim.model.protected_module import ResidualLaw, residual_of
 from crashsim.model.sites.time_axis import StepsAxis, with_steps_axis
 from crashsim.model.twins.held_tensors import numbers_named
+from crashsim.model.twins.protected_module import ResidualLaw, residual_of
 from crashsim.model.twins.resetting import Reset
 from crashsim.noticing import notice
 

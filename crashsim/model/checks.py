@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from crashsim.errors import ArgumentError, ModelError
 from crashsim.model.inputs import Inputs, can_compute, plain
 from crashsim.model.multiplied.stored_words import stored_by_subclass
-from crashsim.model.protected_module import ProtectedModule
+from crashsim.model.twins.protected_module import ProtectedModule
 from crashsim.noticing import notice
 
 

@@ -14,8 +14,8 @@ from crashsim.errors import ArgumentError
 from crashsim.faults import BernoulliFault, Fault, WordFault
 from crashsim.faults.words import GuardedWords
 from crashsim.model.checks import unwrapped
-from crashsim.model.protected_module import ProtectedModule
 from crashsim.model.sites.site import Site
+from crashsim.model.twins.protected_module import ProtectedModule
 from crashsim.protection.schemes import Scheme
 
 

@@ -202,6 +202,13 @@ def test_ctrl_c_keeps_the_best_so_far(harden, tmp_path):
         ((*FACTORY, "--train", "code.py:train", "--way", "secded=3"), "not known"),
         ((*FACTORY, "--train", "code.py:train", "--way", "code.py:NUMBER"), "not a crashsim.Way"),
         ((*FACTORY, "--train", "code.py:train", "--json", "code.py"), "overwrite"),
+        (
+            (*FACTORY, "--train", "code.py:train", "--max-width", "4"),
+            "max-width=4.0: has no effect",
+        ),
+        ((*FACTORY, "--train", "code.py:train", "--epochs", "4"), "epochs=4: has no effect"),
+        ((*FACTORY[:1], "--train", "code.py:train", "--chips", "0"), "chips=0"),
+        (("64-20-10", "--chips", "9", "--method", "paper"), "method='paper': has no effect"),
         (("64-20-10",), "give both, or --target"),
         (("64-20-10", "--share", "0.9"), "share=0.9"),
     ],

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from crashsim import Plan
-from crashsim.cli.scheme_specs import read_schemes
+from crashsim.cli.protection.scheme_specs import read_schemes
 from crashsim.errors import ArgumentError
 from crashsim.protection.schemes import SECDED, TMR, Parity, Scrubbing
 
@@ -51,6 +51,17 @@ def test_a_target_of_answers_that_change(run, examples, tmp_path):
     assert (plain["metric"], plain["target"], plain["share"]) == ("class-change", 0.5, 0.5)
     assert plain["reached"] is True
     assert plain["chosen"] == []  # so much changes seldom
+
+
+def test_workers_give_the_same_plan(run, examples, tmp_path):
+    for name, more in (("one", ()), ("two", ("--workers", 2))):
+        code, _, err = run(
+            "protect", "4-5-2:tanh", "--inputs", examples, "--budget", 0.3, "--by", "layer",
+            "--schemes", "secded", "--json", f"{name}.json", *FAST, *more,
+        )  # fmt: skip
+        assert code == 0, err
+    one, two = (json.loads((tmp_path / f"{n}.json").read_text()) for n in ("one", "two"))
+    assert one == two
 
 
 def test_schemes_as_they_are_written():

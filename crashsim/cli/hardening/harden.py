@@ -83,10 +83,12 @@ def harden(
         ),
     ] = None,
     equal: Annotated[
-        Literal["steps", "operations"],
-        typer.Option(help="What all ways have in common, in training."),
-    ] = "steps",
-    chips: Annotated[int, typer.Option(help="Faulty chips on which each way is judged.")] = 300,
+        Literal["steps", "operations"] | None,
+        typer.Option(help="What all ways have in common, in training. (default: steps)"),
+    ] = None,
+    chips: Annotated[
+        int | None, typer.Option(help="Faulty chips on which each way is judged. (default: 300)")
+    ] = None,
     data: Annotated[
         str,
         typer.Option(
@@ -111,12 +113,21 @@ def harden(
     ] = None,
     group: GroupOption = None,
     method: Annotated[
-        Literal["saddlepoint", "paper"],
-        typer.Option(help="Our tails and exact replica count, or the paper's Chebyshev theorem."),
-    ] = "saddlepoint",
-    epochs: Annotated[int, typer.Option(help="Of each training.")] = 30,
-    max_width: Annotated[float, typer.Option(help="Hidden layers may grow by this factor.")] = 8,
-    max_replicas: Annotated[int, typer.Option(help="Most copies to take the median of.")] = 9,
+        Literal["saddlepoint", "paper"] | None,
+        typer.Option(
+            help="Our tails and exact replica count, or the paper's Chebyshev theorem. "
+            "(default: saddlepoint)"
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Of each training of an architecture. (default: 30)")
+    ] = None,
+    max_width: Annotated[
+        float | None, typer.Option(help="Hidden layers may grow by this factor. (default: 8)")
+    ] = None,
+    max_replicas: Annotated[
+        int | None, typer.Option(help="Most copies to take the median of. (default: 9)")
+    ] = None,
     max_accuracy_loss: Annotated[
         float, typer.Option(help="Clean accuracy that may be given up.")
     ] = 0.02,
@@ -154,16 +165,23 @@ def harden(
     compares = {
         "train": train, "target": target, "metric": metric, "share": share, "way": way,
         "report": report_file, "readout": readout, "steps-axis": steps_axis, "weights": weights,
-        "targets": targets, "limit": limit,
+        "targets": targets, "limit": limit, "equal": equal, "chips": chips,
+        "batch-axis": batch_axis or None, "reset": reset, "exporter": exporter,
     }  # fmt: skip
     if any(given is not None for given in compares.values()) or not is_architecture(model):
+        grows = {"method": method, "max-width": max_width, "max-replicas": max_replicas}
+        _check_used(grows, "ways are compared, and no architecture grows")
+        if train is not None:
+            _check_used({"epochs": epochs}, "--train says how to train")
         options = {
             "epsilon": epsilon, "delta": delta, "target": target, "metric": metric, "share": share,
-            "menu": read_menu(way), "equal": equal, "chips": chips, "readout": readout,
+            "menu": read_menu(way), "equal": equal or "steps", "readout": readout,
+            "chips": 300 if chips is None else chips,
             "batch_axis": batch_axis, "steps_axis": steps_axis, "accuracy_loss": max_accuracy_loss,
         }  # fmt: skip
+        passes = 30 if epochs is None else epochs
         if not harden_own(
-            model, train, data, out, json_file, report_file, faults, epochs, seed, weights, trust,
+            model, train, data, out, json_file, report_file, faults, passes, seed, weights, trust,
             reset, {"exporter": exporter}, targets, limit, options,
         ):  # fmt: skip
             raise typer.Exit(1)
@@ -178,7 +196,11 @@ def harden(
         screen.print(Text.assemble((f"{step.number}. ", "bold"), visible(_describe(step))))
         screen.print(Text.assemble(("   → ", "dim"), visible(step.reason)))
 
-    limits = Limits(width=max_width, replicas=max_replicas, accuracy_loss=max_accuracy_loss)
+    limits = Limits(
+        width=8 if max_width is None else max_width,
+        replicas=9 if max_replicas is None else max_replicas,
+        accuracy_loss=max_accuracy_loss,
+    )
     stop = None
     try:
         with progress_bars() as progress:
@@ -194,8 +216,8 @@ def harden(
                 faults,
                 epsilon=epsilon,
                 delta=delta,
-                method=method,
-                recipe=Recipe(epochs=epochs, seed=seed),
+                method=method or "saddlepoint",
+                recipe=Recipe(epochs=30 if epochs is None else epochs, seed=seed),
                 limits=limits,
                 seed=seed,
                 report=count,
@@ -223,6 +245,13 @@ def harden(
         raise stop
     if not found.reached:
         raise typer.Exit(1)
+
+
+def _check_used(options: dict[str, Any], why: str) -> None:
+    """Options that would have no effect are a mistake: the result would not be what it seems."""
+    for name, value in options.items():
+        if value is not None:
+            raise ArgumentError(f"{name}={value!r}: has no effect, since {why}; leave it out")
 
 
 def _describe(step: Any) -> str:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from crashsim.model.inputs import Inputs
 from crashsim.model.nested import leaves
-from crashsim.model.protected_module import Limiter
 from crashsim.model.sites.names import INPUT, SiteKey, item_name
 from crashsim.model.sites.neurons import Neurons, multiplied
 from crashsim.model.sites.passes import (
@@ -25,6 +24,7 @@ from crashsim.model.sites.passes import (
 )
 from crashsim.model.sites.reuse import Feeders, Following, is_used_again
 from crashsim.model.sites.site import Action, Role, Site, listening
+from crashsim.model.twins.protected_module import Limiter
 
 
 def marked_units(

@@ -18,7 +18,8 @@ from crashsim.protection.adviser.virtual_plans import VirtualChips
 from crashsim.protection.schemes import Cost, Scheme
 
 _TABLE = 2**22  # numbers of a table of what each group does to each margin of each chip
-_WHOLE = 100_000  # parts of a budget that costs are rounded up to
+_SMALL = 1e-3  # of a budget, in the integer programme,
+_ROOM = 2e-3  # and which share of it is left, so that no tolerance goes beyond it
 _LOST = 1e20  # of a margin, in place of what is infinite
 _BLOCK = 2**19  # of the chips of a walk, beyond those that judge plans
 _FEWEST = 50  # chips that such a table is of, at least
@@ -75,12 +76,15 @@ class Options:
         of_group = (g, np.arange(len(g)))
         once = sparse.csr_array((np.ones(len(g)), of_group), (len(self.groups), len(g)))
         gains = self.gains[s, g]
-        # Whole numbers, rounded up, so that no solution is off by the solver's tolerance.
-        whole = np.ceil(costs[s, g] / max(budget, 1e-300) * _WHOLE)
+        best = np.where(helps & (costs <= budget), self.gains, -1.0).argmax(0)
+        if costs[best, np.arange(len(best))][np.unique(g)].sum() <= budget:
+            choice[np.unique(g)] = best[np.unique(g)]  # there is room for all
+            return choice
         found = milp(
             -gains / gains.max(),
             constraints=[
-                LinearConstraint(whole[None], ub=_WHOLE),
+                # The solver's tolerances are absolute: small numbers keep clear of them.
+                LinearConstraint(_SMALL * costs[s, g][None] / budget, ub=_SMALL * (1 - _ROOM)),
                 LinearConstraint(once[np.unique(g)], ub=1),
             ],
             integrality=np.ones(len(g)),

@@ -22,7 +22,7 @@ from crashsim.coordinates.points import Listed, Points, Written
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.faults import Fault, WordFault
 from crashsim.faults.guarded_units import GuardedUnits
-from crashsim.model.protected_module import ResidualLaw
+from crashsim.model.twins.protected_module import ResidualLaw
 from crashsim.protection.adviser.margins import Margins
 
 _FEWEST, _MOST = 400, 2000  # chips that judge a plan, unless another number is asked for

@@ -17,9 +17,9 @@ from crashsim.errors import ArgumentError
 from crashsim.faults import WordFault
 from crashsim.model.inputs import read_inputs
 from crashsim.model.nested import leaves
-from crashsim.model.protected_module import Limiter
 from crashsim.model.sites.layer_kinds import is_activation
 from crashsim.model.sites.site import Site
+from crashsim.model.twins.protected_module import Limiter
 from crashsim.protection.schemes.scheme import COMPARISON, Cost, Part, Scheme
 
 Per = Literal["layer", "channel"]

@@ -8,6 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
+from crashsim.cli.executors import (
+    DaskOption,
+    RayOption,
+    SlurmOption,
+    WorkersOption,
+    executor_of,
+)
 from crashsim.cli.metrics import labelled_examples
 from crashsim.cli.options import (
     BatchAxisOption,
@@ -25,6 +32,7 @@ from crashsim.cli.options import (
     TrustOption,
     WeightsOption,
 )
+from crashsim.cli.protection.scheme_specs import read_schemes
 from crashsim.cli.reading import (
     check_outputs,
     data_inputs,
@@ -35,7 +43,6 @@ from crashsim.cli.reading import (
     read_model,
     write,
 )
-from crashsim.cli.scheme_specs import read_schemes
 from crashsim.cli.terminal import console
 from crashsim.errors import ArgumentError
 from crashsim.writing import all_of
@@ -98,14 +105,15 @@ def protect(
     weights: WeightsOption = None,
     reset: ResetOption = None,
     trust: TrustOption = False,
-    workers: Annotated[
-        int, typer.Option(min=1, help="Processes that judge chips; the numbers are the same.")
-    ] = 1,
     seed: SeedOption = 0,
     json_file: JsonOption = None,
     report_file: Annotated[
         Path | None, typer.Option("--report", help="Write an HTML page with the plan.")
     ] = None,
+    workers: WorkersOption = None,
+    dask: DaskOption = None,
+    ray: RayOption = None,
+    slurm: SlurmOption = None,
 ) -> None:
     """Choose what to protect, and how: the cheapest plan for a target, or the best in a budget."""
     reads = [*model_inputs(model, weights), *fault_inputs(fault)]
@@ -130,28 +138,20 @@ def protect(
         "batch_axis": batch_axis,
         "names": {"model": named.name, "inputs": data.name},
     }
-    found = _planned(named.model, data, faults, workers, options)
+    with executor_of(workers, dask, ray, slurm) as executor:
+        found = _planned(named.model, data, faults, {**options, "executor": executor})
     _show(found, json_file, report_file)
 
 
-def _planned(model: Any, data: Any, faults: Any, workers: int, options: dict[str, Any]) -> Any:
+def _planned(model: Any, data: Any, faults: Any, options: dict[str, Any]) -> Any:
     """The plan; its warnings stay in it, for whoever shows it."""
-    from concurrent.futures import ProcessPoolExecutor
-    from contextlib import nullcontext
-    from multiprocessing import get_context
-
     from crashsim.noticing import collecting
     from crashsim.protection.adviser.advise import protect as plan_of
 
-    pool = (
-        ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-        if workers > 1
-        else nullcontext()
-    )
-    with progress_bars() as progress, pool as executor, collecting():
+    with progress_bars() as progress, collecting():
         return plan_of(
             model, data.fitted(model), faults,
-            targets=data.targets, progress=progress, executor=executor, **options,
+            targets=data.targets, progress=progress, **options,
         )  # fmt: skip
 
 

@@ -1,0 +1,1 @@
+"""``crashsim protect``: the command, and how schemes are written on a command line."""
