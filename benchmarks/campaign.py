@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import heapq
+import itertools
 import os
 import tempfile
 import time
@@ -110,8 +111,10 @@ def speed_of_workers(chips: int) -> dict[int, float]:
     return found
 
 
-def share_of_time_at_work(workers: int, ahead: int, parent: float, blocks: int) -> float:
-    """Simulates the queue: how much of their time workers work, at about a second a block.
+def share_of_time_at_work(
+    workers: int, ahead: int, parent: float, blocks: int, seconds: float
+) -> float:
+    """Simulates the queue: how much of their time workers work.
 
     The parent hands out blocks while at most ``ahead`` are under way or wait for their turn, and
     takes what is finished, one after the other, ``parent`` seconds for both together.
@@ -120,9 +123,10 @@ def share_of_time_at_work(workers: int, ahead: int, parent: float, blocks: int) 
         workers, blocks: their numbers.
         ahead: blocks in flight.
         parent: seconds that the parent spends on a block.
+        seconds: that a block takes, about: with a standard deviation of a tenth.
     """
     rng = np.random.default_rng(0)
-    lengths = rng.lognormal(0.0, 0.1, blocks)
+    lengths = seconds * rng.lognormal(0.0, 0.1, blocks)
     free, clock = [0.0] * workers, 0.0
     ready = np.full(blocks, np.inf)
     running: list[tuple[float, int]] = []
@@ -166,9 +170,10 @@ def main() -> None:
     print(f"  two do {speeds[2] / speeds[1]:.2f} times the work of one ({speeds[1]:.0f} chips/s)")
 
     print(f"queue of {WORKERS} workers, simulated, {1e3 * many:.2f} ms of the parent for a block")
-    for ahead in (WORKERS, 2 * WORKERS, 4 * WORKERS):
-        share = share_of_time_at_work(WORKERS, ahead, many, (10 if quick else 60) * WORKERS)
-        print(f"  {ahead} blocks in flight: workers work {share:.1%} of their time")
+    for seconds, ahead in itertools.product((1, 10, 60), (WORKERS, 2 * WORKERS)):
+        count = (10 if quick else 60) * WORKERS
+        share = share_of_time_at_work(WORKERS, ahead, many, count, seconds)
+        print(f"  {seconds} s a block, {ahead} in flight: they work {share:.1%} of their time")
 
 
 if __name__ == "__main__":
