@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -172,6 +173,18 @@ class FaultSpace:
         space._use(self.faulty_model.with_faults(faults))
         return space
 
+    def at_placement(self, number: int) -> FaultSpace:
+        """The same space with the faults of one placement alone, whose coordinates begin at 0.
+
+        All that lies before them is computed once for many points. How points are computed is
+        chosen for as many examples as the space has.
+        """
+        space, p = copy(self), self.placements[number]
+        one = replace(p, start=0, stop=p.size, count=None)
+        space._use(FaultyModel(self.faulty_model.model, self.examples, [one]))
+        space.N = p.size
+        return space
+
     def at_input(self, index: int) -> FaultSpace:
         """The same space with one of its inputs alone."""
         space = copy(self)
@@ -276,7 +289,7 @@ class FaultSpace:
         block, number = divmod(index, samples_per_block(self.placements))
         points = sample_block(self.placements, seed, block).part(number, number + 1)
         with self.faulty_model.model.at_work():
-            return Sample.at(self.faulty_model, points, self.outputs, seed, index)
+            return Sample.at(self.faulty_model, points, self.outcomes, seed, index)
 
     def at_faults(self, faults: Iterable[Any]) -> Sample:
         """The sample in which these faults strike, and no others.
@@ -293,7 +306,7 @@ class FaultSpace:
         points, struck = point_of(self.placements, faults, self.N)
         with self.faulty_model.model.at_work():
             check_same_weights(struck, self.placements, self.tensors)
-            return Sample.at(self.faulty_model, points, self.outputs)
+            return Sample.at(self.faulty_model, points, self.outcomes)
 
     def clean(self) -> Floats:
         """F(0): (B, K)."""

@@ -37,6 +37,7 @@ from crashsim.cli.reading import (
     told_written,
 )
 from crashsim.cli.terminal import console
+from crashsim.errors import ArgumentError
 from crashsim.visible import visible
 
 _SHOWN = 10  # struck coordinates that are printed
@@ -45,6 +46,13 @@ _SHOWN = 10  # struck coordinates that are printed
 def sample(
     model: ModelArgument,
     index: Annotated[int, typer.Option(min=0, help="Which of Monte Carlo's samples, from 0.")] = 0,
+    fault_list: Annotated[
+        Path | None,
+        typer.Option(
+            help="A CSV of faults to strike in place of a sample's, such as another tool drew: "
+            "columns layer, index, bit (of words) and value (of noise)."
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Writes OUT.safetensors and OUT.json.")] = Path(
         "sample"
     ),
@@ -65,26 +73,38 @@ def sample(
     trust: TrustOption = False,
     seed: SeedOption = 0,
 ) -> None:
-    """Keep one of Monte Carlo's samples: the faults in it, and the weights that they leave."""
+    """Keep one of Monte Carlo's samples, or faults of a list, and the weights that they leave."""
     import numpy as np
 
+    from crashsim.files.fault_lists import read_fault_list
     from crashsim.space import FaultSpace
 
-    reads = [*model_inputs(model, weights), *data_inputs("inputs", inputs), *fault_inputs(fault)]
+    listed = [] if fault_list is None else [("fault_list", str(fault_list))]
+    if listed and index:
+        raise ArgumentError(f"index={index}: a sample of a seed, and fault_list= are two; give one")
+    reads = [
+        *listed,
+        *model_inputs(model, weights),
+        *data_inputs("inputs", inputs),
+        *fault_inputs(fault),
+    ]
     check_outputs([*reads, *data_inputs("train", train)], out=out)
     faults = read_faults(fault, p, sites, group)
     data = read_examples(inputs, limit)
     graph = {"steps": steps, "dt": dt, "exporter": exporter, "start": start}
     named = read_model(model, seed, train, weights, reset=reset, trust=trust, graph=graph)
     space = FaultSpace(named.model, data.fitted(named.model), faults, readout=readout)
-    found = space.sample(seed, index)
+    found, name = space.sample(seed, index), f"sample {index} of seed {seed}"
+    if fault_list is not None:
+        found, name = space.at_faults(read_fault_list(fault_list)), str(fault_list)
     for file in found.save(out):
         told_written(file)
-    moved = float(np.abs(found.outputs - space.clean()).max())
-    lines = [
-        f"sample {index} of seed {seed}: {len(found.faults)} of {space.N} coordinates struck, the "
-        f"outputs move by at most {moved:.4g}"
-    ]
+    outputs = found.outputs
+    moved = f"the outputs move by at most {np.abs(outputs - space.clean()).max():.4g}"
+    if not np.isfinite(outputs).all():
+        lost = int((~np.isfinite(outputs)).any(-1).sum())
+        moved = f"outputs of {lost} of {space.B} inputs are not finite"
+    lines = [f"{name}: {len(found.faults)} of {space.N} coordinates struck, {moved}"]
     for strike in found.faults[:_SHOWN]:
         place = ", ".join(map(str, strike.index))
         change = "" if strike.clean is None else f": {strike.clean:.4g} becomes {strike.faulty:.4g}"

@@ -258,6 +258,11 @@ def _read(batch: Any, batch_axis: BatchAxis) -> Piece:
             f"inputs: the data set gives {shown(type(batch).__name__)}; give tensors, pairs "
             "(inputs, targets), or mappings of them"
         )
+    if isinstance(targets, torch.Tensor | np.ndarray | int | float) and np.ndim(targets) == 0:
+        raise ArgumentError(
+            "inputs: the loader gives single examples without a batch axis, as with "
+            "batch_size=None; give it a batch_size, such as 32, or give its data set"
+        )
     found = read_inputs(batch, batch_axis)
     return found, read_targets(targets, len(found))
 

@@ -25,13 +25,13 @@ from crashsim.sweeping.examples_looked_at import LookedAt
 from crashsim.sweeping.margin_tails import EACH, Margins, MarginTails, Question
 
 _SECONDS = 25.0  # of a core, about, that all margins may take
-_OF_LAW, _OF_GAINS = 3e-3, 1.2e-8  # seconds of a margin: for each rate, for each coordinate
+_OF_LAW, _OF_GAINS = 3e-3, 1.6e-8  # seconds of a margin: for each rate, for each coordinate
 _PILOTS = 16  # examples whose laws tell the others' risks
 _RIVALS = 9  # of an example, at most
 _LEADERS = 3  # classes that one which is not predicted must overtake, of those in the lead
-_MATTERS = 0.02  # share of an example's risk below which a rival does not count
+_MATTERS = 0.1  # share of an example's risk below which a rival is told by the pilots' laws
 _TOGETHER = 2**26  # gains of the examples that are looked at together
-_SHARED = 4, 64  # examples a rate at which what rivals share is drawn: of many, of few coordinates
+_SHARED = 3, 64  # examples a rate at which what rivals share is drawn: of many, of few coordinates
 
 Progress = Callable[[str, int, int], None]
 
@@ -145,6 +145,7 @@ class ClassChanges:
     memory: int
     progress: Progress
     tails: MarginTails = field(init=False)
+    _left_out: Floats | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.tails = MarginTails(self.space, self.rates, self.memory)
@@ -159,6 +160,8 @@ class ClassChanges:
             for b in looked.which.tolist()
         ]
         found = self._chances(looked, questions)
+        if self._left_out is not None:  # rivals that the pilots' laws tell, as independent ones
+            found += (1 - found) * self._left_out[:, looked.which]
         signs = np.where(right, 1.0, -1.0)
         moved, error = looked.total(rough * signs, found * signs[looked.which])
         return Changes(moved, error, int(right.sum()), len(looked.which))
@@ -172,12 +175,19 @@ class ClassChanges:
             rough = np.zeros((len(self.rates), count))
             return rough, np.ones((count, near), dtype=np.bool_), LookedAt.all_of(count)
         far = self._risks(every)
-        lost = np.minimum(far.sum(2), 1.0)
+        lost = 1 - np.prod(1 - np.clip(far, 0.0, 1.0), axis=2)
         rough = np.where(every.is_right, lost, far[:, :, 0])
-        least = _MATTERS * far.max(2, keepdims=True)
-        matters = ((far >= least) & (far > 0)).any(0)
+        # At the rate at which an example counts most of all.
+        totals = rough.sum(1, keepdims=True)
+        at = np.divide(rough, totals, out=np.zeros_like(rough), where=totals > 0).argmax(0)
+        then = far[at, np.arange(count)]
+        matters = then >= _MATTERS * then.max(1, keepdims=True)
         matters[~every.is_right] = np.arange(near) < _LEADERS
         matters[:, 0] = True
+        self._left_out = 1 - np.prod(
+            1 - np.where(matters | ~every.is_right[:, np.newaxis], 0.0, np.clip(far, 0.0, 1.0)),
+            axis=2,
+        )
         costs = matters.sum(1).astype(np.float64)
         rng = generator(self.seed, Stream.PREDICTED)
         return rough, matters, LookedAt.by_risk(rough, costs, budget, rng)

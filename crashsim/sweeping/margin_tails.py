@@ -30,10 +30,11 @@ from crashsim.sweeping.rates import at_rate
 EACH = 2**14  # coordinates up to which gains are taken at every rate, and entries stay alone
 _COMMON = 0.02  # rates above it: no fault decides alone, and a law on fewer points does
 _POINTS = 2**14, 2**11  # of the lattice for rare and for common faults
-_SMALL = 4e-3  # rates up to which the mean point is near enough to that of other rates
+_SMALL = 1.2e-2  # rates up to which the mean point is near enough to that of other rates
+_TAKEN = 4e-3  # rate up to which these take their gains
 _NEAR = 3.5  # ratio of larger rates that share their gains
 _FEWEST, _DRAWS, _MOST = 24, 128, 1024  # draws of faults; the most, of few coordinates
-_STRUCK = 2**19  # coordinates in all of them, of many
+_STRUCK = 2**18  # coordinates in all of them, of many
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,10 +255,10 @@ class MarginTails:
             self._wide.slopes.moved(mean) if any(map(np.any, mean)) else None for mean in means
         ]
         self._resolution = resolution_of(self._wide)
-        self._anchors = [
-            _Anchor(spaces[numbers[-1]], rates[numbers[-1]], numbers)
-            for numbers in _together(self.rates, space)
-        ]
+        self._anchors = []
+        for numbers in _together(self.rates, space):
+            taken = max((i for i in numbers if rates[i] <= _TAKEN), default=numbers[-1])
+            self._anchors.append(_Anchor(spaces[taken], rates[taken], numbers))
 
     @property
     def passes(self) -> int:
@@ -296,7 +297,7 @@ class MarginTails:
 
 
 def _together(rates: tuple[float, ...], space: FaultSpace) -> list[list[int]]:
-    """The numbers of the rates that share their gains, taken at the largest of them."""
+    """The numbers of the rates that share their gains."""
     if space.N <= EACH:
         return [[i] for i in range(len(rates))]
     found: list[list[int]] = []

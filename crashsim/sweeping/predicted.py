@@ -102,22 +102,14 @@ def predict(
     )
     if found.looked_at < examples.count:
         told += (
-            f"; {found.looked_at} of {examples.count} examples looked at, which moves the change "
-            f"by {_percent(spread, moved)} (one standard error)"
+            f"; {found.looked_at} of {examples.count} examples looked at, which moves a value "
+            f"by up to {spread.max():.2g} (one standard error)"
         )
     if metric == "class-change":
         return Prediction(moved, 0.0, told)
     if metric == "error-rate":
         return Prediction(1 - unfaulted + moved, 1 - unfaulted, told)
     return Prediction(unfaulted - moved, unfaulted, told)
-
-
-def _percent(spread: Floats, moved: Floats) -> str:
-    """The largest error of a curve relative to its change."""
-    some = moved != 0
-    if not some.any():
-        return "0%"
-    return f"up to {100 * float((spread[some] / np.abs(moved[some])).max()):.2g}%"
 
 
 def _right(metric: str, part: FaultSpace, targets: Any) -> NDArray[np.int64] | None:

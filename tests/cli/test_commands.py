@@ -100,6 +100,30 @@ def test_sample(run, examples, tmp_path):
         assert "Traceback" not in err
 
 
+def test_a_list_of_faults(run, examples, tmp_path):
+    """Those that another tool drew strike, and no others; what they make infinite is told."""
+    architecture = parse_architecture("4-6-2:relu")
+    save_model("net", architecture.build(0), architecture, {})
+    lines = "layer,index,bit", "linear2.weight,1;3,30", "linear2.weight,0;0,31", ""
+    (tmp_path / "faults.csv").write_text("\n".join(lines))
+    options = ("--inputs", examples, "--fault", "weights=bit-flip:format=float32,p=0.01")
+    listed = ("--fault-list", "faults.csv")
+    code, out, err = run("sample", "net", *options, *listed, "--out", "kept")
+    assert code == 0, err
+    assert "2 of 1152 coordinates struck" in out
+    model = architecture.build(0)
+    kept = Sample.load(tmp_path / "kept.json")
+    assert kept.weights["linear2.weight"][0, 0] == -model.linear2.weight[0, 0]
+    word = model.linear2.weight.detach().numpy()[1, 3].view(np.uint32) ^ np.uint32(1 << 30)
+    assert kept.weights["linear2.weight"][1, 3] == word.view(np.float32)
+    code, _, err = run("sample", "net", *options, *listed, "--index", 3, "--out", "other")
+    assert code == 2
+    assert "fault_list" in err
+    (tmp_path / "faults.csv").write_text("layer,index,bit\nlinear2.weight,1;99,30\n")
+    code, _, err = run("sample", "net", *options, *listed, "--out", "other")
+    assert code == 2, err
+
+
 def test_train_then_score_then_compare(run, examples, tmp_path):
     for name, sizes in (("a", "4-6-2:relu"), ("b", "4-3-2:tanh")):
         code, out, err = run("train", sizes, "--data", examples, "--epochs", 2, "--out", name)

@@ -47,6 +47,18 @@ def test_the_quick_benchmark_of_architectures_prints_a_line_each():
     assert all("monte-carlo" in line and "planned" in line for line in lines)
 
 
+def test_the_quick_benchmark_of_single_faults_prints_its_lines():
+    run = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "vulnerability.py"), "--quick"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("of intervals hold over") == 2
+    assert "0.weight" in run.stdout
+
+
 @pytest.mark.slow
 def test_the_quick_benchmark_of_a_resnet_prints_its_lines():
     run = subprocess.run(

@@ -178,7 +178,7 @@ class Texts(Dataset):
     [
         ((X, Y), Y, "give them once"),
         (PAIRS, Y, "leave it out"),
-        (DataLoader(PAIRS, batch_size=None), None, "a row for each"),
+        (DataLoader(PAIRS, batch_size=None), None, "batch_size, such as 32"),
         ((X, Y[:5]), None, "a row for each"),
         (X, "abc", "a row for each"),
         (Empty(), None, "no examples"),

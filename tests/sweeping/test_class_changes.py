@@ -51,12 +51,12 @@ def test_looking_at_some_examples_tells_what_looking_at_all_does(fault, monkeypa
     monkeypatch.setattr("crashsim.sweeping.class_changes._SECONDS", 1e9)
     whole = crashsim.sweep(net, (x, y), fault, sites, **options)
     assert "looked at" not in whole.prediction
-    monkeypatch.setattr("crashsim.sweeping.class_changes._SECONDS", 1.0)
+    monkeypatch.setattr("crashsim.sweeping.class_changes._SECONDS", 0.5)
     some = crashsim.sweep(net, (x, y), fault, sites, **options)
     assert "of 50 examples looked at" in some.prediction
     for point, other in zip(some.points, whole.points, strict=True):
         change = whole.clean - other["value"]
-        assert whole.clean - point["value"] == pytest.approx(change, rel=0.2, abs=1e-9)
+        assert whole.clean - point["value"] == pytest.approx(change, rel=0.3, abs=1e-9)
         assert change > 0
     again = crashsim.sweep(net, (x, y), fault, sites, **options)
     assert again.points == some.points

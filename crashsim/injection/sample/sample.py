@@ -91,7 +91,7 @@ class Sample:
 
     @property
     def outputs(self) -> Floats:
-        """(B, K) F at the sample.
+        """(B, K) F at the sample; infinite or NaN where the faults make it so.
 
         Raises:
             NotApplicableError: the sample was read from a file.
