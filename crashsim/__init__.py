@@ -49,6 +49,8 @@ if TYPE_CHECKING:
         Scrubbing,
         SpareCells,
     )
+    from crashsim.protection.vulnerability.table import Vulnerability
+    from crashsim.protection.vulnerability.vulnerability import vulnerability
     from crashsim.results.agreement import Agreement, rank_loss
     from crashsim.results.estimate import Estimate
     from crashsim.sampling.enumeration import ExactDistribution, enumerate_exact
@@ -128,6 +130,8 @@ _HOMES = {
         "Scrubbing",
         "SpareCells",
     ),
+    "protection.vulnerability.table": ("Vulnerability",),
+    "protection.vulnerability.vulnerability": ("vulnerability",),
     "training.goodhart": ("TrainingReport",),
 }
 
@@ -181,6 +185,7 @@ __all__ = [
     "StuckAt",
     "TrainingLoop",
     "TrainingReport",
+    "Vulnerability",
     "WeightCrash",
     "Workers",
     "byzantine_table",
@@ -196,6 +201,7 @@ __all__ = [
     "score",
     "sweep",
     "voter_robustness",
+    "vulnerability",
 ]
 
 

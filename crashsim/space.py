@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -170,6 +171,18 @@ class FaultSpace:
         """The same space with other faults of as many coordinates at its placements, in order."""
         space = copy(self)
         space._use(self.faulty_model.with_faults(faults))
+        return space
+
+    def at_placement(self, number: int) -> FaultSpace:
+        """The same space with the faults of one placement alone, whose coordinates begin at 0.
+
+        All that lies before them is computed once for many points. How points are computed is
+        chosen for as many examples as the space has.
+        """
+        space, p = copy(self), self.placements[number]
+        one = replace(p, start=0, stop=p.size, count=None)
+        space._use(FaultyModel(self.faulty_model.model, self.examples, [one]))
+        space.N = p.size
         return space
 
     def at_input(self, index: int) -> FaultSpace:

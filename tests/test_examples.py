@@ -19,6 +19,7 @@ RUNS = {
     "accuracy_curve.py": (["--epochs", "2", "--chips", "40"], "90% are right up to p"),
     "protect_a_cnn.py": (["--epochs", "1", "--chips", "20"], "of the bits, chosen one by one"),
     "convolution_weights.py": (["--epochs", "1", "--samples", "200"], "second.weight"),
+    "vulnerability_map.py": (["--epochs", "2", "--limit", "8"], "bit 30 does most harm"),
     "float_words.py": (["--epochs", "2", "--samples", "200"], "infinite or nan"),
     "spiking_chip.py": (["--epochs", "3", "--inputs", "4", "--out", "{tmp}/chip.html"], "ratio"),
     "chip_faults.py": (

@@ -15,7 +15,7 @@ from crashsim.injection.slopes import Values
 from crashsim.working import worked
 
 BLOCK = 2**16  # values of which copies in double precision are alive at once
-_HELD = 2**28  # bytes that they may take, beyond which they are found anew whenever they are read
+_HELD = 2**29  # bytes that they may take, beyond which they are found anew whenever they are read
 _EACH = 40  # bytes of a value's
 
 

@@ -457,16 +457,18 @@ def report(
     score_file: Annotated[
         Path,
         typer.Argument(
-            help="JSON of `crashsim score`, `hardware`, `sweep`, `protect` or `harden --train`."
+            help="JSON of `score`, `hardware`, `sweep`, `vulnerability`, `protect` or `harden`."
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The HTML file.")] = Path("report.html"),
 ) -> None:
-    """Turn a saved score, run of the chip, curve, plan or comparison into an HTML report."""
+    """Turn a saved score, run of the chip, curve, map, plan or comparison into an HTML report."""
     from crashsim.report import chip_html, curves, hardening, plans
+    from crashsim.report.maps import vulnerability as maps
     from crashsim.results.chip_record import ChipRecord
     from crashsim.results.hardening.record import HardeningRecord
     from crashsim.results.plan.plan_record import PlanRecord
+    from crashsim.results.vulnerability.vulnerability_record import VulnerabilityRecord
     from crashsim.scoring.records import load_record
 
     check_outputs([("score", score_file)], report=out)
@@ -475,6 +477,8 @@ def report(
         write("out", out, curves.to_html(found))
     elif isinstance(found, ChipRecord):
         write("out", out, chip_html.to_html(found))
+    elif isinstance(found, VulnerabilityRecord):
+        write("out", out, maps.to_html(found))
     elif isinstance(found, HardeningRecord):
         write("out", out, hardening.to_html(found))
     elif isinstance(found, PlanRecord):

@@ -12,6 +12,7 @@ from crashsim.cli.doctor import doctor
 from crashsim.cli.hardening.harden import harden
 from crashsim.cli.hardware import hardware
 from crashsim.cli.protection.protect import protect
+from crashsim.cli.protection.vulnerability import vulnerability
 from crashsim.cli.sample import sample
 from crashsim.cli.sweep import sweep
 from crashsim.cli.terminal import stoppable
@@ -31,6 +32,7 @@ for command in (
     commands.score,
     commands.compare,
     sweep,
+    vulnerability,
     protect,
     sample,
     commands.train,

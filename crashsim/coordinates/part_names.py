@@ -40,6 +40,7 @@ from crashsim.faults import WordFault
 Key = str | int | None
 Codes = NDArray[np.int64]
 
+_UNKNOWN = 2**62  # units that a coordinate may strike together, where they are not known
 _TILE = re.compile(r"tile:([1-9][0-9]{0,8})(?:x([1-9][0-9]{0,8}))?")
 
 
@@ -114,6 +115,9 @@ class _Place:
 
     @classmethod
     def of(cls, p: Placement) -> _Place:
+        if isinstance(p.fault, WordFault) and p.fault.is_guarded:
+            # Bits that guards store besides stand for no word.
+            return cls(p, (), _UNKNOWN, ())
         if isinstance(p.fault, WordFault):
             inner = math.prod(p.shape[1:]) if len(p.shape) > 1 else p.units
             together = {"row": inner, "column": 0 if len(p.shape) > 1 else 1}
@@ -199,7 +203,8 @@ def _bit(place: _Place) -> Split:
 
 def _field(place: _Place) -> Split:
     """Of the highest bit that is struck."""
-    if not isinstance(fault := place.placement.fault, WordFault) or fault.upset == "word":
+    fault = place.placement.fault
+    if not place.masks or not isinstance(fault, WordFault) or fault.upset == "word":
         return _NONE
     of_bit = {bit: name for name, bits in fault.word.fields.items() for bit in bits}
     names = [of_bit.get(mask.bit_length() - 1) for mask in place.masks]
@@ -247,7 +252,7 @@ def _word(place: _Place) -> Split:
 
 
 def _row(place: _Place) -> Split:
-    if not place.is_weight:
+    if not place.is_weight or not place.shape:
         return _NONE
     return place.along(0) if len(place.shape) > 1 else _always(0)
 

@@ -205,6 +205,7 @@ class Slopes:
         with self._faulty.model.at_work(), torch.no_grad():
             leaves, e = self._leaves(moved, len(inputs))
             out: Floats = self._outputs(inputs, leaves, e)[0].double().cpu().numpy()
+        worked(0.0)
         return out
 
     def along(

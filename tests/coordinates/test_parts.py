@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from crashsim import BitFlip, FaultSpace, NeuronCrash, WeightCrash
+from crashsim import SECDED, BitFlip, FaultSpace, NeuronCrash, Protected, WeightCrash
 from crashsim.coordinates.parts import parts_of
 from crashsim.errors import ArgumentError
 
@@ -121,6 +121,16 @@ def test_what_some_faults_have_not(net, x):
     found = labels(FaultSpace(net, x, faults), ("fault", "bit"))
     bits = {("bit-flip", bit) for bit in range(8)}
     assert set(found) == bits | {("neuron-crash", None), ("weight-crash", None)}
+
+
+def test_words_behind_an_error_correcting_code_have_layers_alone(net, x):
+    protected = Protected(net, [SECDED(sites="3.weight")])
+    space = FaultSpace(protected, x, {"*3.weight": BitFlip(0.01, format="int8")})
+    (placement,) = space.placements
+    assert set(labels(space, "layer")) == {(placement.site.name,)}
+    for name in ("bit", "word", "row", "tile:8"):
+        with pytest.raises(ArgumentError):
+            parts_of(space.placements, name)
 
 
 @pytest.mark.parametrize("by", ["", (), "layer,layer", "layers", "tile:0", 3, ("layer", 3)])

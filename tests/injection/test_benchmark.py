@@ -47,6 +47,18 @@ def test_the_quick_benchmark_of_architectures_prints_a_line_each():
     assert all("monte-carlo" in line and "planned" in line for line in lines)
 
 
+def test_the_quick_benchmark_of_single_faults_prints_its_lines():
+    run = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "vulnerability.py"), "--quick"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("of intervals hold over") == 2
+    assert "0.weight" in run.stdout
+
+
 @pytest.mark.slow
 def test_the_quick_benchmark_of_a_resnet_prints_its_lines():
     run = subprocess.run(
@@ -71,3 +83,15 @@ def test_the_quick_benchmark_of_a_predicted_curve_prints_its_lines():
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("9 rates in") == 2
     assert run.stdout.count("predicted, ") == 6
+
+
+def test_the_quick_benchmark_of_campaigns_prints_its_tables():
+    run = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "campaign.py"), "--quick"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    for part in ("written alone", "opened in", "times the work of one", "of their time"):
+        assert part in run.stdout

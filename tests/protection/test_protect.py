@@ -162,6 +162,34 @@ def test_what_is_measured_is_what_a_run_of_the_protected_model_finds():
     assert again.to_dict() == plan.to_dict()
 
 
+def test_a_store_keeps_what_was_measured(tmp_path):
+    net, x, y = digits()
+    first, again = (
+        crashsim.protect(
+            net, (x, y), INT8, "weights", budget=0.05, by=("layer",), chips=1100, virtual=50,
+            store=tmp_path,  # a whole block of chips and some
+        )
+        for _ in range(2)
+    )  # fmt: skip
+    assert first.to_dict() == again.to_dict()
+    assert any(tmp_path.iterdir())
+
+
+def test_ctrl_c_while_a_plan_is_measured_ends_it():
+    net, x, y = digits()
+
+    def stop(what, done, count):
+        if what == "chips":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        crashsim.protect(
+            net, (x, y), INT8, "weights", budget=0.05, by=("layer",), chips=40, virtual=50,
+            progress=stop,
+        )  # fmt: skip
+    assert not isinstance(stopped.value, crashsim.Interrupted)
+
+
 def test_a_target_of_a_share_of_chips_is_reached_at_less_than_half_of_three_copies():
     net, x, y = digits()
     plan = crashsim.protect(

@@ -12,6 +12,7 @@ from crashsim.cli.executors import (
     DaskOption,
     RayOption,
     SlurmOption,
+    StoreOption,
     WorkersOption,
     executor_of,
 )
@@ -114,6 +115,7 @@ def protect(
     dask: DaskOption = None,
     ray: RayOption = None,
     slurm: SlurmOption = None,
+    store: StoreOption = None,
 ) -> None:
     """Choose what to protect, and how: the cheapest plan for a target, or the best in a budget."""
     reads = [*model_inputs(model, weights), *fault_inputs(fault)]
@@ -139,7 +141,9 @@ def protect(
         "names": {"model": named.name, "inputs": data.name},
     }
     with executor_of(workers, dask, ray, slurm) as executor:
-        found = _planned(named.model, data, faults, {**options, "executor": executor})
+        found = _planned(
+            named.model, data, faults, {**options, "executor": executor, "store": store}
+        )
     _show(found, json_file, report_file)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from crashsim.arguments import (
     shown,
     whole,
 )
+from crashsim.campaign.store import Store, store_of
 from crashsim.coordinates.placement import Faults, Placement
 from crashsim.errors import ArgumentError
 from crashsim.faults import NeuronCrash, WordFault
@@ -76,6 +78,7 @@ def protect(
     confidence: float = 0.95,
     progress: Progress | None = None,
     executor: Executor | None = None,
+    store: str | Path | Store | None = None,
     names: Mapping[str, str] | None = None,
     readout: str | int | None = None,
     batch_axis: BatchAxis = 0,
@@ -113,6 +116,8 @@ def protect(
         confidence: of the intervals.
         progress: called with what is done, the number done and their number.
         executor: that measures chips; the result is the same without one.
+        store: a folder that keeps finished blocks of measured chips (of up to 1,024), for the same
+            call to resume.
         names: what to call the ``model`` and the ``inputs`` in reports.
         readout, batch_axis: as of ``score``.
 
@@ -146,6 +151,7 @@ def protect(
 
         work = _Work.of(asked, model, struck, taken, classes)
         work.memory, work.executor, work.progress = memory, executor, progress
+        work.store = store_of(store)
         plan = work.plan(by, names or {})
     plan = replace(plan, warnings=list(noticed))
     for message in plan.warnings:
@@ -215,7 +221,7 @@ class _Work:
         struck: the faults at a model, with examples.
         metric: its name.
         halves: examples to choose by, and to measure by, with the classes that are right.
-        memory, executor, progress: as of ``protect``.
+        memory, executor, store, progress: as of ``protect``.
         told: what to know about the plan.
     """
 
@@ -226,6 +232,7 @@ class _Work:
     halves: list[tuple[Inputs, NDArray[np.int64]]]
     memory: int = _MEMORY
     executor: Executor | None = None
+    store: Store | None = None
     progress: Progress | None = None
     told: list[str] = field(default_factory=list)
 
@@ -398,7 +405,7 @@ class _Work:
         tell = None if self.progress is None else (lambda d, n: self._told_measured(d, n))
         return measured(
             space, InMemory(inputs, targets), self.metric, self.asked.target, chips,
-            self.asked.seed, self.asked.confidence, self.executor, tell,
+            self.asked.seed, self.asked.confidence, self.executor, self.store, tell,
         )  # fmt: skip
 
     def _told_measured(self, done: int, count: int) -> None:

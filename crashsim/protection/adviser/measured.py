@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from crashsim.arrays import Floats
+from crashsim.campaign.store import Store
+from crashsim.errors import Interrupted
 from crashsim.model.labelled import Labelled
 from crashsim.results.estimate import Interval
 from crashsim.sampling.chips.facts import is_lower_better
@@ -44,20 +47,29 @@ def measured(
     seed: int,
     confidence: float,
     executor: Executor | None,
+    store: str | Path | Store | None,
     progress: Callable[[int, int], None] | None,
 ) -> Measured:
-    """Judges chips by Monte Carlo; arguments as of ``chip_metrics``."""
-    run = chip_metrics(
-        space,
-        examples,
-        metrics=[metric],
-        samples=chips,
-        one_exact=False,
-        seed=seed,
-        confidence=confidence,
-        executor=executor,
-        progress=progress,
-    )
+    """Judges chips by Monte Carlo; arguments as of ``chip_metrics``.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C: a part of what a plan is measured by is no plan.
+    """
+    try:
+        run = chip_metrics(
+            space,
+            examples,
+            metrics=[metric],
+            samples=chips,
+            one_exact=False,
+            seed=seed,
+            confidence=confidence,
+            executor=executor,
+            store=store,
+            progress=progress,
+        )
+    except Interrupted as stop:
+        raise KeyboardInterrupt from stop
     law, alpha = run.found.law(0), 1 - run.confidence
     accepted = None
     if level is not None:

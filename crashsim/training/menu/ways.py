@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from crashsim.arguments import MOST_COPIES, number, shown, whole
 from crashsim.errors import ArgumentError
-from crashsim.faults import Fault, Rates
+from crashsim.faults import Fault, Rates, counted
 from crashsim.model.inputs import Inputs
 from crashsim.model.sites.time_axis import StepsAxis
 from crashsim.protection.schemes import Cost
@@ -275,6 +275,12 @@ class Copies(Way):
 
     def struck(self, faults: FaultsBySite, prepared: nn.Module) -> FaultsBySite:
         assert isinstance(prepared, VotingCopies)
+        for fault in faults.values():
+            if counted(fault):
+                raise ArgumentError(
+                    f"faults: {type(fault).__name__}(count=...) strikes so many of all copies "
+                    "together, and not of each; give p= to compare copies"
+                )
         return {each: fault for site, fault in faults.items() for each in prepared.sites_of(site)}
 
 

@@ -444,6 +444,12 @@ def test_ways_that_cannot_be_taken_say_why():
     assert "takes no penalty" in found.way("penalty 0.1")["refused"]
     assert found.way("crash training")["refused"] == ""
     assert "data=None" in found.way("clip")["refused"]
+    exact = NeuronCrash(count=2)
+    found = crashsim.harden(network(), None, HELD_OUT, exact, train=train, chips=20,
+                            menu=[Copies(3), CrashTrained()])  # fmt: skip
+    assert found.ways[0]["refused"] == ""
+    assert "of all copies together" in found.way("median of 3")["refused"]
+    assert "count" in found.way("crash training")["refused"]
     exponents = BitFlip(1e-3, format="float32")
     found = crashsim.harden(network(), None, HELD_OUT, exponents, "weights", train=train,
                             chips=20, menu=[Penalised(0.1)])  # fmt: skip

@@ -1,0 +1,1 @@
+"""Maps of single faults, in a terminal and as a page."""

@@ -1,0 +1,1 @@
+"""Single faults, judged where they may matter: which, on which examples, and what follows."""
