@@ -46,6 +46,11 @@ class DaskExecutor(Executor):
                 ) from error
         self._client, self._executor = client, client.get_executor(pure=False)
 
+    @property
+    def count(self) -> int:
+        """How many blocks the workers that are there run at once."""
+        return sum(self._client.nthreads().values())
+
     def share(self, content: bytes) -> Any:
         """Sends what several pieces of work need to each worker that asks for it, once."""
         # Not scattered: data that are results the scheduler makes anew where their worker died.
@@ -86,6 +91,11 @@ class RayExecutor(Executor):
                 ray.init(address=address, log_to_driver=False)
             except (OSError, ValueError) as error:
                 raise CrashsimError(f"ray={address!r}: no cluster there ({error})") from error
+
+    @property
+    def count(self) -> int:
+        """How many processors the cluster has."""
+        return int(self._ray.cluster_resources().get("CPU", 1))
 
     def share(self, content: bytes) -> Any:
         """Puts what several pieces of work need where every worker finds it."""

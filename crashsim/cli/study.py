@@ -20,7 +20,7 @@ from crashsim.cli.options import JsonOption
 from crashsim.cli.reading import check_outputs, write
 from crashsim.cli.study_sources import CommandLineSources, study_inputs
 from crashsim.cli.terminal import console
-from crashsim.errors import ArgumentError, Interrupted
+from crashsim.errors import ArgumentError, FileError, Interrupted
 from crashsim.noticing import collecting, notice
 from crashsim.writing import all_of
 
@@ -66,10 +66,10 @@ def run(
     reads = [("study", str(study_file)), *study_inputs(study)]
     to_stdout = str(json_file) == "-"
     check_outputs(reads, json=None if to_stdout else json_file, csv=csv_file, report=report_file)
-    sources = CommandLineSources()
     if dry_run:
-        _show_plan(planned(study, sources), json_file)
+        _show_plan(planned(study, CommandLineSources(is_plan=True)), json_file)
         return
+    sources = CommandLineSources()
     stop = None
     with collecting() as noticed:
         try:
@@ -94,17 +94,29 @@ def compare(
 ) -> None:
     """Say what changed between two studies: differences with intervals, new and gone cases."""
     from crashsim.report.studies import render_changes
-    from crashsim.results.studies.case_record import load_cases
     from crashsim.results.studies.changes import changes_of
 
     check_outputs([("old", str(old)), ("new", str(new))], json=json_file)
-    found = changes_of(load_cases(old), load_cases(new))
+    found = changes_of(_cases(old), _cases(new))
 
     def as_json() -> None:
         if json_file:
             write("json", json_file, json.dumps(found.to_dict(), indent=1))
 
     all_of(as_json, lambda: console().print(render_changes(found)))
+
+
+def _cases(path: Path) -> Any:
+    """The cases of a file of results."""
+    from crashsim.files.limits import read_text
+    from crashsim.results.studies.case_record import from_lines
+
+    subject = f"study={str(path)!r}"
+    remedy = "give a file that `crashsim campaign run --json` wrote"
+    try:
+        return from_lines(read_text(subject, path, remedy), subject)
+    except UnicodeDecodeError as error:
+        raise FileError(f"{subject}: is no text ({error}); {remedy}") from error
 
 
 def _show_plan(cases: Any, json_file: Path | None) -> None:

@@ -17,14 +17,21 @@ from crashsim.writing import Named
 
 
 class CommandLineSources:
-    """What is named in a study as it is on a command line, from the folder of today."""
+    """What is named in a study as it is on a command line, from the folder of today.
+
+    Args:
+        is_plan: models are only to be counted, so none is trained.
+    """
+
+    def __init__(self, *, is_plan: bool = False) -> None:
+        self._is_plan = is_plan
 
     def model(self, table: Any, study: Any) -> Any:
         """The module, trained if that is asked for."""
         named = read_model(
             table.model,
             study.study.seed,
-            table.train,
+            None if self._is_plan else table.train,
             table.weights,
             1,
             table.reset,

@@ -25,6 +25,7 @@ from crashsim.model.twins.resetting import Reset
 from crashsim.noticing import collecting, notice
 from crashsim.results.agreement import agreements
 from crashsim.results.contradictions import contradictions
+from crashsim.results.flat import numbers_of_score
 from crashsim.results.record import Record
 from crashsim.results.schema import Curves, Histogram
 from crashsim.results.verdict import verdict
@@ -115,6 +116,10 @@ class Score(Record):
     def verdict(self) -> str:
         """The answer in one or two sentences."""
         return verdict(self)
+
+    def metrics(self) -> dict[str, float]:
+        """A flat dict of numbers, as MLflow and W&B log; see ``crashsim.results.flat``."""
+        return numbers_of_score(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, numbers and strings; what ``--json`` writes."""

@@ -18,6 +18,7 @@ from crashsim.files.limits import read_text
 from crashsim.results.curve.curve_record import CurveRecord, PointFacts
 from crashsim.results.curve.curves import title
 from crashsim.results.estimate import Interval
+from crashsim.results.flat import numbers_of_curve
 from crashsim.sampling.chips.law import ChipLaw
 from crashsim.sweeping.tolerable import TolerableRate, tolerable
 from crashsim.visible import visible
@@ -83,6 +84,10 @@ class Curve(CurveRecord):
             -np.inf if self.least is None else self.least,
             np.inf if self.most is None else self.most,
         )
+
+    def metrics(self) -> dict[str, float]:
+        """A flat dict of numbers, as MLflow and W&B log; see ``crashsim.results.flat``."""
+        return numbers_of_curve(self)
 
     def save(self, path: str | Path) -> None:
         """Writes the curve as JSON. Raises FileError if it cannot."""

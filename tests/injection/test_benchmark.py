@@ -83,3 +83,15 @@ def test_the_quick_benchmark_of_a_predicted_curve_prints_its_lines():
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("9 rates in") == 2
     assert run.stdout.count("predicted, ") == 6
+
+
+def test_the_quick_benchmark_of_campaigns_prints_its_tables():
+    run = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "campaign.py"), "--quick"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    for part in ("written alone", "opened in", "times the work of one", "of their time"):
+        assert part in run.stdout

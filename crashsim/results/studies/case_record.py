@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from io import StringIO
-from pathlib import Path
 from typing import Any
 
 from typing_extensions import TypedDict  # which pydantic asks for before Python 3.12
@@ -150,18 +149,3 @@ def _case(plain: Any) -> CaseRecord:
     if not (found.low <= found.value <= found.high or found.value != found.value):
         raise ValueError("value: lies outside its interval")
     return found
-
-
-def load_cases(path: str | Path) -> list[CaseRecord]:
-    """The cases of a file of ``crashsim campaign run --json``.
-
-    Raises:
-        FileError: it cannot be read, or is something else.
-    """
-    subject = f"study={str(path)!r}"
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise FileError(f"{subject}: cannot be read ({reason}); give a file of results") from error
-    return from_lines(text, subject)
