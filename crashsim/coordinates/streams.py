@@ -33,6 +33,7 @@ class Stream(IntEnum):
     PLANS = 2**61 + 2**60 + 2**59  # virtual chips that judge plans of protection, by block
     IMPORTANCE = 2**62  # tails and class changes, by input and block
     VULNERABILITY = 2**62 + 2**60  # which single faults meet which examples, by stratum
+    CLASS_CHANGES = 2**62 + 2**60 + 2**59  # what rivals share, in a curve predicted at many rates
     CURVE = 2**62 + 2**61  # the rare-event curve of a report, by point and block
     RIVALS = 2**62 + 2**61 + 2**60  # what class changes to several rivals share, by input
     CERTIFIED = 2**63  # samples inside a certificate, by input, question and block

@@ -189,7 +189,7 @@ class ClassChanges:
             axis=2,
         )
         costs = matters.sum(1).astype(np.float64)
-        rng = generator(self.seed, Stream.PREDICTED)
+        rng = generator(self.seed, Stream.CLASS_CHANGES)
         return rough, matters, LookedAt.by_risk(rough, costs, budget, rng)
 
     def _risks(self, every: _Examples) -> Floats:
@@ -226,7 +226,7 @@ class ClassChanges:
             zip(order.tolist(), self._margins(numbers, in_order), strict=True), 1
         ):
             question = questions[n]
-            rng = generator(self.seed, Stream.PREDICTED, 1 + int(looked.which[n]))
+            rng = generator(self.seed, Stream.CLASS_CHANGES, 1 + int(looked.which[n]))
             for i in range(len(self.rates)):
                 tails = np.clip(margins.tails(i), 0.0, 1.0)
                 if question.is_loss:
