@@ -147,8 +147,8 @@ def _passes(space: FaultSpace, method: SingleMethod, columns: Integers) -> Float
         points = Points.one_at_a_time(no_fault(space.N), columns, np.ones(len(columns)))
         return space.outputs(points) - space.clean()
     m = space.mean_point
-    # F(m) as one of them: computed otherwise it is rounded otherwise, by as much for all of millions
-    # of coordinates, and that would add up.
+    # F(m) as one of them: computed otherwise it is rounded otherwise, alike for millions
+    # of coordinates, which would add up.
     each = np.concatenate([columns[:1], columns, columns])
     values = np.concatenate([m[columns[:1]], np.repeat([0.0, 1.0], len(columns))])
     found: Floats = space.outputs(Points.one_at_a_time(m, each, values))
