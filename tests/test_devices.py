@@ -9,6 +9,7 @@ from torch import nn
 
 import crashsim
 from crashsim import AdditiveNoise, BitFlip, FaultSpace, GainNoise, NeuronCrash, WeightCrash
+from crashsim.analytic.sampled_singles import sampled_singles
 from crashsim.coordinates.drawing import sample_points
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -162,3 +163,26 @@ def test_half_precision_runs_there():
     _, (model, inputs), faults, sites = on_both(CASES["many neurons"], torch.float16)
     score = crashsim.score(model, inputs, faults, sites, samples=500, methods=["monte-carlo"])
     assert score.find("monte-carlo", "variance").value > 0
+
+
+def test_many_single_faults_around_the_mean_point_do_not_add_up_rounding():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        x = torch.randn(16, 1, 8, 8)
+        net = nn.Sequential(
+            nn.Conv2d(1, 8, 3),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(288, 32),
+            nn.ReLU(),
+            nn.Linear(32, 5),
+        ).eval()
+    fault = BitFlip(p=1e-3, format="int8")
+    found = {}
+    for device in ("cpu", "cuda"):
+        space = FaultSpace(net.to(device), x.to(device), fault, "weights")
+        estimates = sampled_singles(space, "mean-point-single")
+        found[device] = np.array([e.value for e in estimates if e.quantity == "mean"])
+    size = np.abs(found["cpu"]).max()
+    assert size > 1e-3
+    np.testing.assert_allclose(found["cuda"], found["cpu"], atol=0.1 * size)

@@ -147,9 +147,13 @@ def _passes(space: FaultSpace, method: SingleMethod, columns: Integers) -> Float
         points = Points.one_at_a_time(no_fault(space.N), columns, np.ones(len(columns)))
         return space.outputs(points) - space.clean()
     m = space.mean_point
-    twice = np.concatenate([columns, columns])
-    values = np.repeat([0.0, 1.0], len(columns))
-    return space.outputs(Points.one_at_a_time(m, twice, values)) - space.outputs(Points.at(m))
+    # F(m) as one of them: computed otherwise it is rounded otherwise, alike for millions
+    # of coordinates, which would add up.
+    each = np.concatenate([columns[:1], columns, columns])
+    values = np.concatenate([m[columns[:1]], np.repeat([0.0, 1.0], len(columns))])
+    found: Floats = space.outputs(Points.one_at_a_time(m, each, values))
+    passes: Floats = found[1:] - found[0]
+    return passes
 
 
 def _linear(gains: Gains, columns: Integers) -> Floats:
