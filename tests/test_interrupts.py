@@ -63,7 +63,7 @@ def test_the_samples_that_were_drawn_are_kept(space, asked):
         )
     found = raised.value.partial
     assert found.stopped == "interrupted"
-    assert asked // 3 <= found.samples == drawn[-1] < min(asked, asked // 3 + 1024)
+    assert asked // 3 <= found.samples == drawn[-1] <= asked // 3 + asked // 10
     assert_same(found, monte_carlo(space, samples=found.samples, epsilon=0.1, seed=4))
 
 
@@ -85,7 +85,7 @@ def test_an_interrupt_at_any_line_gives_the_first_samples(make_net, randn, inter
     ):
         try:
             with stop:
-                monte_carlo(space, samples=64, **options)
+                monte_carlo(space, samples=100, **options)
         except Interrupted as interrupt:
             n = interrupt.partial.samples
             if n not in whole:
@@ -170,7 +170,7 @@ def test_a_score_keeps_the_samples_that_were_drawn(make_net, randn):
         score(net, x, WeightCrash(0.1), samples=2000, progress=progress)
     found = raised.value.partial
     assert (found.stopped, found.partial) == ("interrupted", True)
-    assert 500 <= found.samples < 2000
+    assert 500 <= found.samples < 800
     assert f"first {found.samples} samples" in found.warnings[0]
     alone = score(net, x, WeightCrash(0.1), samples=found.samples)
     for output in (0, 1, "all"):
