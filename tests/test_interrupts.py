@@ -85,7 +85,7 @@ def test_an_interrupt_at_any_line_gives_the_first_samples(make_net, randn, inter
     ):
         try:
             with stop:
-                monte_carlo(space, samples=64, **options)
+                monte_carlo(space, samples=100, **options)
         except Interrupted as interrupt:
             n = interrupt.partial.samples
             if n not in whole:

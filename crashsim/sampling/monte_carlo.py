@@ -151,8 +151,8 @@ def monte_carlo(
             confidence``, so the final intervals hold although the run chose its end.
         seed: the samples depend on this alone.
         confidence: of the intervals.
-        progress: called with the number of samples done and the most there will be, a few
-            times a second where a sample takes long.
+        progress: called with the number of samples done and the most there will be, at least
+            after every tenth of them.
         control: a linear surrogate of Delta, (B, K), as control variate: means and variances then
             get the narrower intervals of what it leaves over. Where few samples hold two or more
             faults, which are all it can learn that from, give ``few_exact`` too.

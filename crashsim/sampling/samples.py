@@ -26,6 +26,7 @@ _STEP_VALUES = 2**22  # Deltas computed at once
 _STEP_WORK = 2**24  # values at the struck sites, of samples and inputs, between two tellings
 _BLOCK_WORK = 2**28  # values at the struck sites of a block, about: a unit to resume, or hand over,
 _FEWEST = 4  # and its samples, at least
+_FINEST = 20  # samples of the first parts; later ones are up to a tenth of all so far
 _PILOT = 128  # samples of the first block, at most, that fix the centre,
 _PILOT_VALUES = 2**23  # and Deltas of theirs
 
@@ -89,6 +90,7 @@ class Draws:
         points = self._drawn(number).part(start, stop)
         most = max(1, _STEP_VALUES // (self.space.B * self.space.K))
         most = max(1, min(most, _STEP_WORK // (self.space.B * self.space.scalars)))
+        most = min(most, max(_FINEST, self.first_of(block) // 9))
         edges = [0]
         for end in sorted({points.count if block else self.pilot, points.count}):
             begin, count = edges[-1], -(-(end - edges[-1]) // most)

@@ -192,16 +192,16 @@ def test_the_batch_size_changes_no_number(fault, make_net, randn, monkeypatch):
         assert (a.value, a.low, a.high) == pytest.approx((b.value, b.low, b.high), rel=1e-7)
 
 
-def test_progress_is_told_the_more_often_the_more_a_sample_takes(make_net, randn):
-    for inputs, hidden, most in ((1, 6, 1024), (64, 4096, 64)):
+def test_progress_is_told_every_tenth_of_a_run(make_net, randn):
+    for inputs, hidden, most in ((1, 6, 1024), (64, 4096, 64)):  # oftener where a sample takes long
         space = FaultSpace(make_net((3, hidden, 2)), randn(inputs, 3), NeuronCrash(0.2))
-        for samples in (200, 2500):
+        for samples in (200, 2500, 10_000)[: 3 if inputs == 1 else 2]:
             seen = []
             monte_carlo(space, samples=samples, progress=lambda *step, seen=seen: seen.append(step))
             done = [0, *(n for n, _ in seen)]
             assert done[-1] == samples
             assert {total for _, total in seen} == {samples}
-            assert max(np.diff(done)) <= most
+            assert max(np.diff(done)) <= min(samples / 10, most)
 
 
 def test_too_few_kept_samples_are_the_first(make_net, randn, monkeypatch):
@@ -313,7 +313,7 @@ def test_a_block_depends_on_the_task_and_its_number_alone(make_net, randn):
     space = FaultSpace(make_net((3, 6, 2), scale=2), randn(3, 3), NeuronCrash(0.2))
     draws = Draws(space, None, 5, 3 * MAX_BLOCK + 100)
     first = First(draws)
-    assert list(first.evaluate()) == [128]
+    assert list(first.evaluate())[-1] == 128
     tally = Tally.of(space.clean(), 0.3, None, None, AskedMetrics())
     task = Samples.aimed(draws, tally, 1500, first)
     task.run(2)  # leaves nothing behind
