@@ -5,8 +5,8 @@ rivals, of the change that the fault makes to a margin by the gradient, over the
 gradient is far below the usual one at its site, little is said by it: a neuron that is silent here
 may be woken. Such pairs go by t, what the fault would do with a gradient of usual size; so do large
 faults that the gradient takes for harmless. Octaves of z, and of t, make the strata, and each
-of the two a chain (``strata``) as long as effects are below 1. What is predicted only decides where
-is looked: no estimate rests on it.
+of the two a chain (``strata``) as long as effects are below 1. What is predicted decides where is
+looked: no value rests on it, and of intervals only what ``strata`` assumes of chains.
 """
 
 from __future__ import annotations
