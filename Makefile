@@ -25,7 +25,7 @@ demo: $(VENV)/installed
 test: lint types unit
 
 test-all: lint types $(VENV)/installed-dev
-	$(BIN)/pytest -q -m "slow or not slow"
+	$(BIN)/pytest -q -n auto --maxprocesses 8 --dist loadfile -m "slow or not slow"
 
 test-ray: $(VENV)/installed-dev
 	$(BIN)/python -m pip install --quiet -c constraints.txt "ray>=2.40"
@@ -39,8 +39,9 @@ lint: $(VENV)/installed-dev
 types: $(VENV)/installed-dev
 	$(BIN)/mypy
 
+# A process for each core; the tests of a file stay together, as they share fixtures.
 unit: $(VENV)/installed-dev
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n auto --maxprocesses 8 --dist loadfile
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff format .
