@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from crashsim.cli import commands
-from crashsim.cli.campaign import campaign
+from crashsim.cli.campaigns.campaign import campaign
 from crashsim.cli.criticality import criticality
 from crashsim.cli.devices import devices
 from crashsim.cli.doctor import doctor

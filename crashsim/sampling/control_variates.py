@@ -28,8 +28,8 @@ from crashsim.arrays import Floats
 from crashsim.coordinates.points import Listed, Points
 from crashsim.sampling.exact_strata import FewFaults
 from crashsim.sampling.intervals import ENOUGH
-from crashsim.sampling.joint_sums import JointSums
 from crashsim.sampling.pilot import MendedGains, Pilot
+from crashsim.sampling.sums.joint_sums import JointSums
 from crashsim.space import FaultSpace
 
 _SPARSE = 0.1  # share of changed coordinates up to which they are added one by one

@@ -30,8 +30,9 @@ from crashsim.sampling.intervals import (
     proportion_interval,
     variance_interval,
 )
-from crashsim.sampling.joint_sums import JointSums
-from crashsim.sampling.metric_sums import (
+from crashsim.sampling.quantiles import quantiles_of
+from crashsim.sampling.sums.joint_sums import JointSums
+from crashsim.sampling.sums.metric_sums import (
     MeanSums,
     MetricSums,
     centre_of,
@@ -39,7 +40,6 @@ from crashsim.sampling.metric_sums import (
     none_of,
     sums_of,
 )
-from crashsim.sampling.quantiles import quantiles_of
 from crashsim.sampling.tally import LARGEST
 
 _AT_ONCE = 2**15  # values of samples, inputs and outputs that are summed together

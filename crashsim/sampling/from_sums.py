@@ -26,8 +26,8 @@ from crashsim.sampling.intervals import (
     proportion_interval,
     variance_interval,
 )
-from crashsim.sampling.metric_sums import intervals_of
 from crashsim.sampling.quantiles import quantiles_of, stratified_quantiles
+from crashsim.sampling.sums.metric_sums import intervals_of
 from crashsim.sampling.tally import Sums, Tally, pooled_over_inputs, quantities_of
 
 QUANTILES = (0.5, 0.9, 0.99)

@@ -17,8 +17,8 @@ from crashsim.coordinates.points import Points
 from crashsim.sampling.dense import DenseSums, DenseTally
 from crashsim.sampling.exact_strata import FewFaults
 from crashsim.sampling.identity import identity_of
-from crashsim.sampling.joint_sums import JointSums
-from crashsim.sampling.metric_sums import EventSums, MeanSums
+from crashsim.sampling.sums.joint_sums import JointSums
+from crashsim.sampling.sums.metric_sums import EventSums, MeanSums
 from crashsim.sampling.tally import Sums, Tally
 from crashsim.space import FaultSpace
 

@@ -23,8 +23,8 @@ from crashsim.metrics import CLASS_CHANGE, NOT_FINITE, AskedMetrics
 from crashsim.results.estimate import MOST_OUTPUTS
 from crashsim.sampling.control_variates import Control
 from crashsim.sampling.exact_strata import FewFaults
-from crashsim.sampling.joint_sums import JointSums, by_column
-from crashsim.sampling.metric_sums import MetricSums, centre_of, none_of, sums_of
+from crashsim.sampling.sums.joint_sums import JointSums, by_column
+from crashsim.sampling.sums.metric_sums import MetricSums, centre_of, none_of, sums_of
 
 Kept = Floats | NDArray[np.float32]
 LARGEST = 1e38  # a Delta of which samples are kept, in single precision

@@ -16,7 +16,7 @@ from crashsim.sampling.control_variates import Control, Limits, controlled_mean
 from crashsim.sampling.enumeration import enumerate_space
 from crashsim.sampling.exact_strata import few_faults, probability_of_two
 from crashsim.sampling.from_sums import QUANTILES
-from crashsim.sampling.joint_sums import JointSums
+from crashsim.sampling.sums.joint_sums import JointSums
 
 
 def surrogate_of(space):

@@ -28,7 +28,7 @@ from crashsim.sampling.intervals import (
     mean_interval,
     proportion_interval,
 )
-from crashsim.sampling.joint_sums import JointSums
+from crashsim.sampling.sums.joint_sums import JointSums
 
 
 @dataclass(frozen=True)

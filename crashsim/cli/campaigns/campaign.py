@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
+from crashsim.cli.campaigns.study import compare, run
 from crashsim.cli.options import JsonOption
 from crashsim.cli.reading import check_outputs, told_written, write
-from crashsim.cli.study import compare, run
 from crashsim.cli.terminal import console, stoppable
 from crashsim.errors import FileError
 from crashsim.visible import visible

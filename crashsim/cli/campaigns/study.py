@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from crashsim.cli.campaigns.study_sources import CommandLineSources, study_inputs
 from crashsim.cli.executors import (
     DaskOption,
     RayOption,
@@ -18,7 +19,6 @@ from crashsim.cli.executors import (
 )
 from crashsim.cli.options import JsonOption
 from crashsim.cli.reading import check_outputs, write
-from crashsim.cli.study_sources import CommandLineSources, study_inputs
 from crashsim.cli.terminal import console
 from crashsim.errors import ArgumentError, FileError, Interrupted
 from crashsim.noticing import collecting, notice
@@ -56,7 +56,7 @@ def run(
     store: StoreOption = None,
 ) -> None:
     """Run all cases of a study; the same command again goes on where it was, with --store."""
-    from crashsim.cli.study_table import watching
+    from crashsim.cli.campaigns.study_table import watching
     from crashsim.studies.description import read_study, with_budget
     from crashsim.studies.run import planned, run_study
 

@@ -1,0 +1,1 @@
+"""``crashsim campaign``: stores, studies, and what changed between them."""
