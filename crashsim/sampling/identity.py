@@ -21,7 +21,7 @@ _SHOWN = 40  # characters of a fault's field
 _PIECE = 256  # examples that are read together
 
 
-@lru_cache(maxsize=8)  # of the spaces of one run: their weights are read but once
+@lru_cache(maxsize=1)  # weights are read once in a run; no more models are held than that one
 def identity_of(space: FaultSpace) -> Mapping[str, str]:
     """Of the model, the inputs and the faults, and of what computes them.
 
