@@ -74,6 +74,12 @@ class Store:
         return found
 
     def _folders(self) -> list[Path]:
+        return [
+            each for each in self._named() if (each / "manifest.json").exists() or files_in(each)
+        ]
+
+    def _named(self) -> list[Path]:
+        """Also what a program was ended in before it wrote a manifest, which holds nothing."""
         if not self.folder.is_dir():
             return []
         return sorted(each for each in self.folder.iterdir() if _WORK.fullmatch(each.name))
@@ -116,7 +122,7 @@ class Store:
     def clean(self) -> int:
         """Takes away what is damaged or held by a total as well; the number of files."""
         gone = 0
-        for folder in self._folders():
+        for folder in self._named():
             for file in files_in(folder):
                 if not _is_sound(file, folder.name):
                     file.unlink(missing_ok=True)

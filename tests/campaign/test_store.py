@@ -116,6 +116,19 @@ def test_status_and_clean_tell_of_damage(tmp_path):
     assert store.clean() == len(damaged.damaged) - 1
 
 
+def test_work_ended_before_its_manifest_was_written_is_no_damage(tmp_path):
+    begun = tmp_path / "a" / ("0" * 32)
+    begun.mkdir(parents=True)
+    (begun / ".manifest.json.1f.tmp").write_text("{")
+    store = Store(tmp_path / "a")
+    assert store.status() == []
+    assert Store(tmp_path / "b").merge(store).left_out == ()
+    assert store.clean() == 1
+    (begun / "blocks-0-0.npz").write_bytes(b"PK")
+    (status,) = store.status()
+    assert len(status.damaged) == 2  # of what, nobody knows any more
+
+
 def test_totals_take_the_place_of_blocks(tmp_path, monkeypatch):
     monkeypatch.setattr(stored_work, "_MOST_LOOSE", 6)
     store = Store(tmp_path)
