@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 import typer
 
 MODEL_HELP = (
-    "An architecture (64-100-50-10:sigmoid), a model from `crashsim train`, a .nir file, "
+    "An architecture (64-100-50-10:sigmoid), a model from `crashsim train`, a .nir or .onnx "
+    "file (vad.onnx:sr=16000,input=?x576 fixes an input and lengths of axes), "
     "package.module:factory or path.py:factory (runs that code), or a torch.export .pt2 archive "
     "(can run code that is in it: needs --trust)."
 )
