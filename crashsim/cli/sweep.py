@@ -44,7 +44,7 @@ from crashsim.cli.reading import (
     read_model,
     write,
 )
-from crashsim.cli.terminal import console
+from crashsim.cli.terminal import present
 from crashsim.errors import ArgumentError, Interrupted
 from crashsim.noticing import collecting, notice
 from crashsim.writing import all_of
@@ -205,7 +205,7 @@ def _curve(
 def _show(
     curves: list[Any], json_file: Path | None, report_file: Path | None, csv_file: Path | None
 ) -> None:
-    from crashsim.report.curves import render, to_html
+    from crashsim.report.curves import render, to_html, told
 
     def as_json() -> None:
         if json_file:
@@ -224,4 +224,7 @@ def _show(
 
             write("csv", csv_file, csv_of(curves))
 
-    all_of(as_json, as_html, as_csv, lambda: console().print(render(curves)))
+    def as_text() -> None:
+        present("\n".join(map(told, curves)), render(curves))
+
+    all_of(as_json, as_html, as_csv, as_text)
