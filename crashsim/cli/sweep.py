@@ -57,9 +57,18 @@ def sweep(
     rates: Annotated[
         str,
         typer.Option(
-            help="LOW:HIGH:COUNT, that many rates at equal ratios, or rates with commas between."
+            help="LOW:HIGH:COUNT, that many rates at equal ratios; LOW:HIGH, rates that are chosen "
+            "where the curve bends; or rates with commas between."
         ),
     ] = "1e-4:1e-1:7",
+    adaptive: Annotated[
+        bool,
+        typer.Option(
+            "--adaptive",
+            help="Choose the rates between the ends of --rates by a pilot of few chips: where the "
+            "curve bends and where the target is missed.",
+        ),
+    ] = False,
     metric: Annotated[
         str | None,
         typer.Option(
@@ -119,13 +128,15 @@ def sweep(
     store: StoreOption = None,
 ) -> None:
     """Draw a metric against the rate of faults, with a band: of models, and of kinds of fault."""
+    from crashsim.sweeping.adaptive import read_span
     from crashsim.sweeping.rates import read_rates
 
     reads = [file for model in models for file in model_inputs(model, weights)]
     reads += [*fault_inputs(fault), *data_inputs("inputs", inputs)]
     reads += [*data_inputs("train", train), *data_inputs("targets", targets)]
     check_outputs(reads, json=json_file, report=report_file, csv=csv_file)
-    listed = read_rates(rates)
+    if read_span(rates, adaptive) is None:
+        read_rates(rates)
     if len(set(models)) < len(models):
         raise ArgumentError(f"models: {models} names one twice; give different models")
     kinds = _kinds(fault, sites, group, joint)
@@ -134,7 +145,8 @@ def sweep(
         raise ArgumentError("predict: --predict is without --beside; give one of them")
     options: dict[str, Any] = {
         "predict": "beside" if beside else predict,
-        "rates": listed,
+        "rates": rates,
+        "adaptive": adaptive,
         "metric": metric,
         "target": target,
         "chips": chips,
