@@ -40,6 +40,7 @@ from crashsim.cli.options import (
     ModelArgument,
     ModelsArgument,
     OutputsOption,
+    ParquetOption,
     PlanOption,
     POption,
     ReadoutOption,
@@ -73,6 +74,7 @@ from crashsim.cli.reading import (
     show_plan,
     told_written,
     write,
+    write_tables,
 )
 from crashsim.cli.terminal import console, present, printing
 from crashsim.errors import ArgumentError, Interrupted
@@ -143,6 +145,10 @@ def score(
             help="Write all numbers as .npz: with many outputs, JSON has the largest alone.",
         ),
     ] = None,
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", help="Write the estimates as CSV, a row each.")
+    ] = None,
+    parquet_file: ParquetOption = None,
     report_file: Annotated[
         Path | None, typer.Option("--report", help="Write an HTML report.")
     ] = None,
@@ -162,7 +168,8 @@ def score(
     reads = [*model_inputs(model, weights), *data_inputs("inputs", inputs), *fault_inputs(fault)]
     reads += [*data_inputs("train", train), *method_inputs(methods)]
     reads += data_inputs("targets", targets)
-    check_outputs(reads, json=json_file, arrays=arrays_file, report=report_file)
+    files = {"csv": csv_file, "parquet": parquet_file, "arrays": arrays_file}
+    check_outputs(reads, json=json_file, report=report_file, **files)
     faults = read_faults(fault, p, sites, group)
     data = labelled_examples(inputs, limit, batch_axis, targets)
     options: dict[str, Any] = {
@@ -222,6 +229,11 @@ def score(
             write_files("arrays", (arrays_file, results[0].estimates_file()))
             told_written(arrays_file)
 
+    def as_tables() -> None:
+        from crashsim.results.tables import of_scores
+
+        write_tables(csv_file, parquet_file, lambda: of_scores(results))
+
     def as_html() -> None:
         if report_file:
             write("report", report_file, results[0].to_html())
@@ -235,7 +247,7 @@ def score(
         if len(whole) > 1:
             console().print(spread_over(whole))
 
-    all_of(as_json, as_arrays, as_html, as_text)
+    all_of(as_json, as_arrays, as_tables, as_html, as_text)
     if stop is not None:
         raise Interrupted("interrupted", results) from stop
 

@@ -10,13 +10,16 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from crashsim.cli.terminal import console, printing, standard_error, tell
 from crashsim.errors import ArgumentError
 from crashsim.noticing import collecting
 from crashsim.visible import visible
-from crashsim.writing import Named, all_of, check_files, write_text
+from crashsim.writing import Named, all_of, check_files, write_files, write_text
+
+if TYPE_CHECKING:
+    from crashsim.results.tables import Table
 
 STDOUT = Path("-")  # in the place of a file's name
 _SMALL = 2_000_000  # parameters
@@ -300,9 +303,17 @@ def check_outputs(
         inputs: the files that the command reads, as ``model_inputs`` and ``data_inputs`` say.
         out: where a model is to be written: two files.
         files: where other results are to be written, by option.
+
+    Raises:
+        FileError, ArgumentError: that cannot be.
+        MissingExtraError: Parquet is asked for, and pyarrow is not there.
     """
     there = ((name, path) for name, path in files.items() if path is not None)
     outputs: list[Named] = [(name, path) for name, path in there if path != STDOUT]
+    if files.get("parquet") is not None:
+        from crashsim.results.tables import check_parquet
+
+        check_parquet()
     if out is not None:
         from crashsim.files.models import check_model_path, model_files
 
@@ -349,6 +360,17 @@ def write(option: str, path: Path, text: str) -> None:
         return
     write_text(option, path, text)
     told_written(path)
+
+
+def write_tables(
+    csv_file: Path | None, parquet_file: Path | None, table: Callable[[], Table]
+) -> None:
+    """Writes the files of rows that are asked for."""
+    if csv_file is not None:
+        write("csv", csv_file, table().csv())
+    if parquet_file is not None:
+        write_files("parquet", (parquet_file, table().parquet()))
+        told_written(parquet_file)
 
 
 def told_written(path: Path) -> None:

@@ -24,6 +24,7 @@ from crashsim.cli.options import (
     InputsOption,
     JsonOption,
     ModelsArgument,
+    ParquetOption,
     ReadoutOption,
     ResetOption,
     SeedOption,
@@ -43,6 +44,7 @@ from crashsim.cli.reading import (
     read_faults,
     read_model,
     write,
+    write_tables,
 )
 from crashsim.cli.terminal import present
 from crashsim.errors import ArgumentError, Interrupted
@@ -121,6 +123,7 @@ def sweep(
         Path | None, typer.Option("--report", help="Write an HTML page with the figure.")
     ] = None,
     csv_file: Annotated[Path | None, typer.Option("--csv", help="Write the points as CSV.")] = None,
+    parquet_file: ParquetOption = None,
     workers: WorkersOption = None,
     dask: DaskOption = None,
     ray: RayOption = None,
@@ -134,7 +137,7 @@ def sweep(
     reads = [file for model in models for file in model_inputs(model, weights)]
     reads += [*fault_inputs(fault), *data_inputs("inputs", inputs)]
     reads += [*data_inputs("train", train), *data_inputs("targets", targets)]
-    check_outputs(reads, json=json_file, report=report_file, csv=csv_file)
+    check_outputs(reads, json=json_file, report=report_file, csv=csv_file, parquet=parquet_file)
     if read_span(rates, adaptive) is None:
         read_rates(rates)
     if len(set(models)) < len(models):
@@ -171,7 +174,7 @@ def sweep(
         curves += [error.partial] if isinstance(error, Interrupted) else []
         if not curves:
             raise
-    _show(curves, json_file, report_file, csv_file)
+    _show(curves, json_file, report_file, csv_file, parquet_file)
     if stop is not None:
         raise Interrupted("interrupted", curves) from stop
 
@@ -215,7 +218,11 @@ def _curve(
 
 
 def _show(
-    curves: list[Any], json_file: Path | None, report_file: Path | None, csv_file: Path | None
+    curves: list[Any],
+    json_file: Path | None,
+    report_file: Path | None,
+    csv_file: Path | None,
+    parquet_file: Path | None,
 ) -> None:
     from crashsim.report.curves import render, to_html, told
 
@@ -236,7 +243,12 @@ def _show(
 
             write("csv", csv_file, csv_of(curves))
 
+    def as_parquet() -> None:
+        from crashsim.results.tables import of_curves
+
+        write_tables(None, parquet_file, lambda: of_curves(curves))
+
     def as_text() -> None:
         present("\n".join(map(told, curves)), render(curves))
 
-    all_of(as_json, as_html, as_csv, as_text)
+    all_of(as_json, as_html, as_csv, as_parquet, as_text)
