@@ -76,7 +76,7 @@ from crashsim.cli.reading import (
     write,
     write_tables,
 )
-from crashsim.cli.terminal import console
+from crashsim.cli.terminal import console, present, printing
 from crashsim.errors import ArgumentError, Interrupted
 from crashsim.writing import all_of, write_files
 
@@ -160,8 +160,10 @@ def score(
 ) -> None:
     """Score a network: how accurate it stays, how far its output moves, and how sure that is."""
     from crashsim.files.limits import read_size
+    from crashsim.report import text
+    from crashsim.report.screen import score as screen
     from crashsim.report.spread import spread_over
-    from crashsim.report.text import render
+    from crashsim.results.verdict import headline
 
     reads = [*model_inputs(model, weights), *data_inputs("inputs", inputs), *fault_inputs(fault)]
     reads += [*data_inputs("train", train), *method_inputs(methods)]
@@ -237,7 +239,10 @@ def score(
             write("report", report_file, results[0].to_html())
 
     def as_text() -> None:
-        console().print(render(results[0]))
+        first = results[0]
+        present(headline(first), (text if printing().details else screen).render(first))
+        if printing().quiet:
+            return
         whole = [result for result in results if not result.partial]
         if len(whole) > 1:
             console().print(spread_over(whole))
@@ -338,7 +343,7 @@ def compare(
         if json_file:
             write("json", json_file, json.dumps(finite(result.to_dict()), indent=1))
 
-    all_of(as_json, lambda: console().print(render_comparison(result)))
+    all_of(as_json, lambda: present(result.verdict, render_comparison(result)))
     if stop is not None:
         raise Interrupted("interrupted", result) from stop
 
