@@ -46,7 +46,7 @@ from crashsim.cli.reading import (
     write,
     write_tables,
 )
-from crashsim.cli.terminal import console
+from crashsim.cli.terminal import present
 from crashsim.errors import ArgumentError, Interrupted
 from crashsim.noticing import collecting, notice
 from crashsim.writing import all_of
@@ -232,7 +232,7 @@ def _show(
     csv_file: Path | None,
     parquet_file: Path | None,
 ) -> None:
-    from crashsim.report.curves import render, to_html
+    from crashsim.report.curves import render, to_html, told
 
     def as_json() -> None:
         if json_file:
@@ -256,4 +256,7 @@ def _show(
 
         write_tables(None, parquet_file, lambda: of_curves(curves))
 
-    all_of(as_json, as_html, as_csv, as_parquet, lambda: console().print(render(curves)))
+    def as_text() -> None:
+        present("\n".join(map(told, curves)), render(curves))
+
+    all_of(as_json, as_html, as_csv, as_parquet, as_text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from crashsim.results.curve.curve_record import CurveRecord, PointFacts, TolerableFacts
-from crashsim.results.numbers import percent
+from crashsim.results.numbers import percent, percents
 
 # Metrics that are shares of examples or positions.
 _SHARES = ("accuracy", "top-", "error-rate", "class-change", "sdc-", "due", "mean-iou")
@@ -102,8 +102,8 @@ def rows(curve: CurveRecord) -> list[list[str]]:
         if curve.is_measured:
             row.append(_worst(curve, point))
             if (share := point["accepted"]) is not None:
-                ends = f"[{percent(share['low'])}, {percent(share['high'])}]"
-                row.append(f"{percent(share['value'])} {ends}")
+                value, low, high = percents(share["value"], share["low"], share["high"])
+                row.append(f"{value} [{low}, {high}]")
             if has_prediction(curve):
                 row.append(value_text(curve, point["predicted"]))
         found.append(row)
