@@ -48,6 +48,7 @@ class Check:
             beyond what the surrogate says, over chips.
         half: (R,) half-width of its interval.
         shared: (R,) half-width of a band over all rates.
+        alpha: 1 - confidence.
         chips, examples: by how many.
         rows: forward passes of one example.
     """
@@ -55,6 +56,7 @@ class Check:
     off: Floats
     half: Floats
     shared: Floats
+    alpha: float
     chips: int
     examples: int
     rows: int
@@ -121,9 +123,14 @@ def check_prediction(
     ]
     rows = Runs.of(points, _is_noisy(space)).count * len(picked.right)
     return Check(
-        of_chips[: len(struck)].mean(1), np.array(halves[0]), np.array(halves[1]), chips.chips,
-        len(picked.right), rows,
-    )  # fmt: skip
+        of_chips[: len(struck)].mean(1),
+        np.array(halves[0]),
+        np.array(halves[1]),
+        alpha,
+        chips.chips,
+        len(picked.right),
+        rows,
+    )
 
 
 def _half(
