@@ -44,7 +44,9 @@ def _told(curve: CurveRecord) -> str:
 def to_text(curves: Sequence[CurveRecord], width: int) -> str:
     """Plain text of the given width."""
     into = StringIO()
-    console = Console(file=into, width=width, color_system=None, force_terminal=False)
+    console = Console(
+        file=into, width=width, color_system=None, force_terminal=False, force_jupyter=False
+    )
     console.print(render(curves))
     return "\n".join(line.rstrip() for line in into.getvalue().splitlines()) + "\n"
 

@@ -35,7 +35,9 @@ def render(found: HardeningRecord) -> RenderableType:
 def to_text(found: HardeningRecord, width: int) -> str:
     """Plain text of the given width."""
     into = StringIO()
-    console = Console(file=into, width=width, color_system=None, force_terminal=False)
+    console = Console(
+        file=into, width=width, color_system=None, force_terminal=False, force_jupyter=False
+    )
     console.print(render(found))
     return "\n".join(line.rstrip() for line in into.getvalue().splitlines()) + "\n"
 

@@ -45,7 +45,9 @@ def render(plan: PlanRecord) -> RenderableType:
 def to_text(plan: PlanRecord, width: int) -> str:
     """Plain text of the given width."""
     into = StringIO()
-    console = Console(file=into, width=width, color_system=None, force_terminal=False)
+    console = Console(
+        file=into, width=width, color_system=None, force_terminal=False, force_jupyter=False
+    )
     console.print(render(plan))
     return "\n".join(line.rstrip() for line in into.getvalue().splitlines()) + "\n"
 

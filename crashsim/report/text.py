@@ -24,7 +24,9 @@ _COLUMN = 15  # characters that a number and its interval ask for
 
 def to_text(score: Record, width: int = 100) -> str:
     """Plain text of the given width."""
-    console = Console(file=StringIO(), width=width, color_system=None, force_terminal=False)
+    console = Console(
+        file=StringIO(), width=width, color_system=None, force_terminal=False, force_jupyter=False
+    )
     console.print(render(score))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
