@@ -20,7 +20,7 @@ def inline(writer: Any, node: nodes.Node) -> None:
 
 
 def displayed(writer: Any, node: nodes.Node) -> None:
-    """A formula on lines of its own, as many as it is written in; a wide one scrolls within them."""
+    """A formula on its own lines, as many as it is written in; wide ones scroll."""
     made = (convert(line, display="block") for line in lines(node.astext()))
     writer.body.append(f'<div class="formula">{"".join(made)}</div>')
     raise nodes.SkipNode
