@@ -8,10 +8,8 @@ from typing import Annotated, Literal
 import typer
 
 MODEL_HELP = (
-    "An architecture (64-100-50-10:sigmoid), a model from `crashsim train`, a .nir or .onnx "
-    "file (vad.onnx:sr=16000,input=?x576 fixes an input and lengths of axes), "
-    "package.module:factory or path.py:factory (runs that code), or a torch.export .pt2 archive "
-    "(can run code that is in it: needs --trust)."
+    "Architecture (64-50-10:relu), file of `crashsim train`, .onnx, .nir, path.py:factory or "
+    "package.module:factory (runs it), .pt2 (--trust)."
 )
 FAULT_HELP = (
     "[SITES=]KIND[:NAME=VALUE,...], repeatable. Kinds: neuron-crash, weight-crash, stuck-at, "
@@ -25,6 +23,10 @@ FAULT_HELP = (
 )
 
 ModelArgument = Annotated[str, typer.Argument(help=MODEL_HELP)]
+DemoModelArgument = Annotated[
+    str | None,
+    typer.Argument(help=MODEL_HELP + " (default: a demo)", show_default=False),
+]
 ModelsArgument = Annotated[list[str], typer.Argument(help=MODEL_HELP)]
 InputsOption = Annotated[
     str,
@@ -199,3 +201,7 @@ StartOption = Annotated[
     ),
 ]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write everything as JSON.")]
+ParquetOption = Annotated[
+    Path | None,
+    typer.Option("--parquet", help="Write the rows as Parquet. Needs crashsim[parquet]."),
+]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from crashsim.results.curve.curve_record import CurveRecord, PointFacts, TolerableFacts
-from crashsim.results.numbers import percent
+from crashsim.results.numbers import percent, percents
 
 # Metrics that are shares of examples or positions.
 _SHARES = ("accuracy", "top-", "error-rate", "class-change", "sdc-", "due", "mean-iou")
@@ -78,9 +78,11 @@ def _tolerated(curve: CurveRecord, found: TolerableFacts) -> str:
 def titles(curve: CurveRecord) -> list[str]:
     """The columns of ``rows``."""
     found = [curve.parameter, curve.metric]
-    if not curve.is_measured:
+    if not curve.is_measured and not has_intervals(curve):
         return found
     found[1] = f"{curve.metric} [{percent(curve.confidence)}]"
+    if not curve.is_measured:
+        return [*found, "band"]
     found += ["band", "worst 5%"]
     if curve.points[0]["accepted"] is not None:
         bound = "≤" if curve.lower_is_better else "≥"
@@ -94,17 +96,23 @@ def rows(curve: CurveRecord) -> list[list[str]]:
     found = [["0", value_text(curve, curve.clean), *[""] * (width - 2)]]
     for point in curve.points:
         row = [f"{point['rate']:.3g}", value_text(curve, point["value"])]
-        if curve.is_measured:
+        if curve.is_measured or has_intervals(curve):
             row[1] += f" {_ends(curve, point['low'], point['high'])}"
             row.append(_ends(curve, point["band_low"], point["band_high"]))
+        if curve.is_measured:
             row.append(_worst(curve, point))
             if (share := point["accepted"]) is not None:
-                ends = f"[{percent(share['low'])}, {percent(share['high'])}]"
-                row.append(f"{percent(share['value'])} {ends}")
+                value, low, high = percents(share["value"], share["low"], share["high"])
+                row.append(f"{value} [{low}, {high}]")
             if has_prediction(curve):
                 row.append(value_text(curve, point["predicted"]))
         found.append(row)
     return found
+
+
+def has_intervals(curve: CurveRecord) -> bool:
+    """Whether its points have intervals: they were measured, or chips checked what is predicted."""
+    return all(math.isfinite(point["low"]) for point in curve.points)
 
 
 def has_prediction(curve: CurveRecord) -> bool:
@@ -115,12 +123,27 @@ def has_prediction(curve: CurveRecord) -> bool:
 def footer(curve: CurveRecord) -> str:
     """How many chips, examples and passes, and what the intervals are."""
     examples = f"{curve.inputs['count']:,} examples"
+    chosen = _chosen(curve)
     if not curve.is_measured:
-        return f"predicted for {examples}, without intervals"
+        how = "intervals by the chips that check it" if has_intervals(curve) else "no intervals"
+        return f"predicted for {examples}, {how}{chosen}"
     return (
         f"{curve.chips:,} chips at every rate, with nested faults, each judged on {examples} "
         f"({curve.rows:,} passes); intervals over chips, given the examples; the band holds at all "
-        f"{len(curve.points)} rates at once"
+        f"{len(curve.points)} rates at once{chosen}"
+    )
+
+
+def _chosen(curve: CurveRecord) -> str:
+    """How rates were chosen, where nobody named them."""
+    if curve.pilot is None:
+        return ""
+    grid = f"at {len(curve.pilot['rates'])} rates"
+    if not curve.pilot["chips"]:
+        return f"; its rates were chosen by a prediction {grid}"
+    return (
+        f"; its rates were chosen by {curve.pilot['chips']} other chips {grid} "
+        f"({curve.pilot['rows']:,} passes more)"
     )
 
 
