@@ -332,7 +332,10 @@ def _load_state(model: nn.Module, path: str) -> None:
 def _check_names(model: nn.Module, state: Any, path: str) -> None:
     """Raises FileError where a state dict lacks what a model has, has more, or other shapes."""
     if not isinstance(state, Mapping):
-        raise _no_state_dict(path, TypeError(f"it holds {type(state).__name__}"))
+        raise FileError(
+            f"weights: {path!r} does not fit the network (it holds {type(state).__name__}, no "
+            "weights by name); save model.state_dict(), or use safetensors"
+        )
     own = dict(model.state_dict(keep_vars=True))
     held = {id(tensor) for name, tensor in own.items() if name in state}
     missing = [n for n, t in own.items() if n not in state and id(t) not in held]
