@@ -347,9 +347,9 @@ def _check_names(model: nn.Module, state: Any, path: str) -> None:
         and t.shape != own[n].shape and not is_lazy(own[n])
     ]  # fmt: skip
     parts = [
-        f"{len(names)} {what} ({shown(names)})"
+        f"{what}: {len(names)} ({shown(names)})"
         for names, what in (
-            (missing, "missing"), (more, "unexpected"), (wrong, "of other shapes"),
+            (missing, "Missing key(s)"), (more, "Unexpected key(s)"), (wrong, "Other shapes"),
         )
         if names
     ]  # fmt: skip

@@ -344,7 +344,7 @@ def test_names_that_do_not_fit_are_told(tmp_path):
     (tmp_path / "m.py").write_text("import torch\nnet = lambda: torch.nn.Linear(2, 3)\n")
     spec, path = f"{tmp_path}/m.py:net", str(tmp_path / "w.safetensors")
     save_file({"bias": torch.zeros(4), "scale": torch.zeros(1)}, path)
-    told = r"1 missing \(weight\); 1 unexpected \(scale\); 1 of other shapes \(bias: \(4,\) in"
+    told = r"1 \(weight\); Unexpected key\(s\): 1 \(scale\); Other shapes: 1 \(bias: \(4,\) in"
     with pytest.raises(FileError, match=told), torch.random.fork_rng(devices=[]):
         load_model(spec, weights=path)
 
