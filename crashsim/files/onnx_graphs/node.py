@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from crashsim.files.onnx_graphs.network import Call
 from crashsim.files.onnx_graphs.sizes import Sizes
+from crashsim.model.multiplied.stored_words import Words
 
 
 class UnsupportedError(Exception):
@@ -25,10 +26,12 @@ class Constant:
     Attributes:
         tensor: its numbers.
         is_weight: whether it is made of what the file stores as weights.
+        words: how the file stores it, where that is in words of int8.
     """
 
     tensor: Tensor
     is_weight: bool = False
+    words: Words | None = None
 
 
 @dataclass(frozen=True)
