@@ -51,12 +51,11 @@ def _list(known: dict[str, Device], details: bool) -> None:
             for name, device in known.items()
         ]
         out.print()
-        titles = ("--device", "what", "parameters", "source")
-        out.print(FittedTable(titles, rows, words={1, 2, 3}))
+        all_of_it = ("--device", "what", "parameters", "source")
+        out.print(FittedTable(all_of_it, rows, words={1, 2, 3}))
         return
-    out.print(
-        FittedTable(("--device", "what"), [(n, d.title) for n, d in known.items()], words={1})
-    )
+    lines = [(name, device.title) for name, device in known.items()]
+    out.print(FittedTable(("--device", "what"), lines, words={1}))
     out.print()
     names = "  ".join(map(_written, CHIP_FAULTS))
     out.print(f"--chip-fault: {names}", markup=False, highlight=False)
