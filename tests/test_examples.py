@@ -40,7 +40,7 @@ def test_the_example_runs(name: str, tmp_path: Path) -> None:
     arguments, expected = RUNS[name]
     filled = [argument.format(tmp=tmp_path) for argument in arguments]
     done = subprocess.run(
-        [sys.executable, str(EXAMPLES / name), *filled],
+        [sys.executable, str(EXAMPLES / name), *filled, "--figure", "figure.png"],
         capture_output=True,
         text=True,
         cwd=tmp_path,
@@ -48,6 +48,7 @@ def test_the_example_runs(name: str, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert expected in done.stdout.lower()
+    assert (tmp_path / "figure.png").stat().st_size > 1000
 
 
 def test_every_example_is_run() -> None:
