@@ -42,6 +42,7 @@ def draw(score: crashsim.Score, path: Path) -> None:
             axes.plot([estimate.low, estimate.high], [row, row], color="tab:blue")
     axes.set_yticks(range(len(found)), [f"{e.method} ({e.kind})" for e in reversed(found)])
     axes.set_xscale("log")
+    axes.tick_params(which="minor", labelbottom=False)
     axes.set_xlabel("P(the class changes), 1% of the neurons dead")
     axes.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=120)

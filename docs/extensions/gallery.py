@@ -150,8 +150,8 @@ def _index(examples: list[Example]) -> str:
     listed = "\n".join(example.name for example in examples)
     return f"""# Examples
 
-Each script answers a question. It ran in a small size when this site was built; what it printed and drew is
-on its page, and the script is yours to change. The experiments of the paper have
+Each script answers a question. It ran in a small size when this site was built; what it printed
+and drew is on its page, and the script is yours to change. The experiments of the paper have
 [a page of their own](../about/paper.md).
 
 ::::{{grid}} 1 1 2 2
