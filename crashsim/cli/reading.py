@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from crashsim.cli.terminal import console, printing, standard_error, tell
 from crashsim.errors import ArgumentError
+from crashsim.importing import check_there
 from crashsim.noticing import collecting
 from crashsim.visible import visible
 from crashsim.writing import Named, all_of, check_files, write_files, write_text
@@ -295,7 +296,10 @@ def show_plan(
 
 
 def check_outputs(
-    inputs: Iterable[Named] = (), *, out: Path | None = None, **files: Path | None
+    inputs: Iterable[Named] = (),
+    *,
+    out: Path | None = None,
+    **files: Path | None,
 ) -> None:
     """Fails before the work where a result could not be written, or would overwrite something.
 
@@ -320,6 +324,12 @@ def check_outputs(
         check_model_path(out)
         outputs += [("out", path) for path in model_files(out)]
     check_files(outputs, inputs)
+
+
+def check_figures(report: Path | None) -> None:
+    """Fails before the work where a page with figures is asked for without matplotlib."""
+    if report is not None:
+        check_there("matplotlib", "report: a page with figures")
 
 
 def model_inputs(spec: str, weights: str | None = None) -> list[Named]:
