@@ -22,7 +22,7 @@ from sphinx.util import logging
 
 ROOT = Path(__file__).parents[2]
 PAGES = Path("gallery")
-# The arguments that make each one quick; in the order of the gallery.
+# In the order of the gallery, with arguments that make each one quick; others follow as they are.
 EXAMPLES = {
     "score_a_model.py": "",
     "accuracy_curve.py": "--epochs 10 --chips 100",
@@ -61,6 +61,10 @@ class Example:
         return [" ".join(question.split()), rest]
 
     @property
+    def draws(self) -> bool:
+        return '"--figure"' in self.script.read_text()
+
+    @property
     def key(self) -> str:
         text = self.script.read_text() + self.arguments
         return hashlib.sha256(text.encode()).hexdigest()
@@ -75,18 +79,19 @@ def write(app: Any) -> None:
     folder, kept = Path(app.srcdir) / PAGES, Path(app.outdir).parent / "gallery"
     folder.mkdir(exist_ok=True)
     scripts = {path.name for path in (ROOT / "examples").glob("*.py")}
-    for name in sorted(scripts ^ EXAMPLES.keys()):
-        told.warning("%s is in examples/ or in the gallery, not in both", name)
+    for name in sorted(EXAMPLES.keys() - scripts):
+        told.warning("%s is in the gallery, and not in examples/", name)
     examples = [
-        Example(ROOT / "examples" / name, arguments, kept / Path(name).stem)
-        for name, arguments in EXAMPLES.items()
+        Example(ROOT / "examples" / name, EXAMPLES.get(name, ""), kept / Path(name).stem)
+        for name in [*EXAMPLES, *sorted(scripts - EXAMPLES.keys())]
         if name in scripts
     ]
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(_run, examples))
     for example in examples:
         _write(folder / f"{example.name}.md", _page(example))
-        shutil.copyfile(example.kept / "figure.png", folder / f"{example.name}.png")
+        if example.draws:
+            shutil.copyfile(example.kept / "figure.png", folder / f"{example.name}.png")
     _write(folder / "index.md", _index(examples))
 
 
@@ -99,10 +104,10 @@ def _run(example: Example) -> None:
     command = [sys.executable, str(example.script), *example.arguments.split()]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "88", "NO_COLOR": "1"}
     done = subprocess.run(
-        [*command, "--figure", "figure.png"],
+        [*command, *(["--figure", "figure.png"] if example.draws else [])],
         cwd=example.kept, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL,
     )  # fmt: skip
-    if done.returncode or not (example.kept / "figure.png").exists():
+    if done.returncode or example.draws > (example.kept / "figure.png").exists():
         told.warning("%s fails:\n%s", example.script.name, done.stderr)
         return
     state.write_text(json.dumps({"key": example.key, "printed": done.stdout}))
@@ -122,7 +127,7 @@ def _page(example: Example) -> str:
 
 {prose}
 
-![{question}]({example.name}.png)
+{f"![{question}]({example.name}.png)" if example.draws else ""}
 
 ```console
 $ {shown}
@@ -143,7 +148,7 @@ def _index(examples: list[Example]) -> str:
         f""":::{{grid-item-card}} {example.words[0]}
 :link: {example.name}
 :link-type: doc
-:img-top: {example.name}.png
+{f":img-top: {example.name}.png" if example.draws else ""}
 :::"""
         for example in examples
     )
