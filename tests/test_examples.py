@@ -31,6 +31,10 @@ RUNS = {
         "in steps 15 to 19",
     ),
     "harden_your_own.py": (["--epochs", "1", "--chips", "20"], "weights within 0.3"),
+    "onnx_model.py": (
+        ["--epochs", "2", "--samples", "60", "--out", "{tmp}/digits.onnx"],
+        "sites: input, first, act, second",
+    ),
     "spiking_training.py": (["--epochs", "2", "--steps", "5", "--samples", "200"], "of plain"),
 }
 

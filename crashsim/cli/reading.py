@@ -335,6 +335,7 @@ def check_figures(report: Path | None) -> None:
 def model_inputs(spec: str, weights: str | None = None) -> list[Named]:
     """The files that a model may be read from."""
     from crashsim.files.architectures import is_architecture
+    from crashsim.files.checkpoints import PREFIX, checkpoint_files
     from crashsim.files.models import model_files
     from crashsim.files.onnx_graphs.spec import onnx_spec
 
@@ -344,6 +345,9 @@ def model_inputs(spec: str, weights: str | None = None) -> list[Named]:
 
         files: list[str | Path] = [onnx.path, *files_beside(onnx.path)]
         return [*(("model", file) for file in files), *given]
+    if spec.startswith(PREFIX):
+        folder = Path(spec.removeprefix(PREFIX))
+        return [*(("model", file) for file in checkpoint_files(folder)), *given]
     if not Path(spec).name or is_architecture(spec):
         return given
     code = spec.rpartition(":")[0]  # of a factory: a file, or a module in this folder
