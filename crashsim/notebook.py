@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from html import escape
+from importlib import import_module
 from typing import Any
 
 from crashsim.visible import visible
@@ -98,11 +99,10 @@ class ProgressLine:
         if not _is_notebook():
             print(f"\r{line:60}", end="\n" if is_over else "", file=sys.stderr, flush=True)
             return
-        from IPython.display import HTML, display  # which a notebook has loaded
-
-        shown = HTML(f"<code>{escape(line)}</code>")
+        notebook: Any = import_module("IPython.display")  # which a notebook has loaded
+        shown = notebook.HTML(f"<code>{escape(line)}</code>")
         if self._shown is None:
-            self._shown = display(shown, display_id=True)
+            self._shown = notebook.display(shown, display_id=True)
         else:
             self._shown.update(shown)
 
