@@ -14,6 +14,12 @@ from crashsim.files.onnx_graphs.network import Call
 from crashsim.files.onnx_graphs.sizes import Sizes
 from crashsim.model.multiplied.stored_words import Words
 
+# Bends what it is given, and is written where a normalisation or a distance is computed, not where
+# neurons are.
+_ARITHMETIC = frozenset(
+    "Abs Cast Ceil Div Exp Floor Log Mod Mul Pow Reciprocal Round Sqrt Sub".split()
+)
+
 
 class UnsupportedError(Exception):
     """What a node asks for is not supported; the message says what, and what to do."""
@@ -182,7 +188,8 @@ class Node:
             else:
                 values.append(value)
                 slots.append(None)
-        return Made(Call(function, slots, tensors, options), values)
+        is_arithmetic = self.operator in _ARITHMETIC
+        return Made(Call(function, slots, tensors, options, is_arithmetic), values)
 
     def _held(self, value: Constant) -> Tensor:
         tensor = value.tensor
