@@ -129,9 +129,10 @@ def plan(
     kept = frozenset(m.name for m in left if m.name in named or m in own)
     if budget is None:
         much = _MUCH if samples is None else _MUCH_BESIDE_FEW
-        skipped |= _out_of_proportion(left, kept, size, count, much)
         if samples is not None:
             skipped |= _beyond_samples(left, kept, size, samples)
+            left = [m for m in left if m.name not in skipped]
+        skipped |= _out_of_proportion(left, kept, size, count, much)
     else:
         skipped |= _beyond_budget(left, kept, size, budget)
         left = [m for m in left if m.name not in skipped]
