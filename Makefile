@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-all test-ray lint types unit format clean
+.PHONY: demo test test-all test-ray docs lint types unit format clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -15,6 +15,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "pip>=25.1"
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group dev
+	touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed-dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt --group docs
 	touch $@
 
 demo: $(VENV)/installed
@@ -30,6 +34,12 @@ test-all: lint types $(VENV)/installed-dev
 test-ray: $(VENV)/installed-dev
 	$(BIN)/python -m pip install --quiet -c constraints.txt "ray>=2.40"
 	$(BIN)/pytest -q tests/campaign -k ray
+
+# The site, in docs/_build/html. What pages and examples print is kept beside it, by their own text:
+# after a change of crashsim `make clean` makes all of it anew. Links that lead nowhere are warnings.
+docs: $(VENV)/installed-docs
+	$(BIN)/sphinx-build -W --keep-going --quiet -j auto -b html docs docs/_build/html
+	$(BIN)/pytest -q tests/docs/test_site.py
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
@@ -48,4 +58,4 @@ format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) demo dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo dist docs/_build docs/gallery docs/reference/generated .mypy_cache .pytest_cache .ruff_cache .hypothesis

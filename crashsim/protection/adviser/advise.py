@@ -14,12 +14,7 @@ from torch import nn
 
 from crashsim.arguments import (
     callback,
-    check_seed,
-    fraction,
     instance,
-    number,
-    sample_count,
-    shown,
     whole,
 )
 from crashsim.campaign.store import Store, store_of
@@ -29,25 +24,30 @@ from crashsim.faults import NeuronCrash, WordFault
 from crashsim.model.inputs import BatchAxis, Inputs, ModelInputs
 from crashsim.model.labelled import InMemory
 from crashsim.noticing import collecting, notice
+from crashsim.protection.adviser.asked import Asked, as_metric, lower_is_better
 from crashsim.protection.adviser.choosing import Options
+from crashsim.protection.adviser.described import (
+    Chosen,
+    Verdict,
+    accepted,
+    as_range,
+    front_rows,
+    rows_of,
+    total_cost,
+)
 from crashsim.protection.adviser.groups import Groups, Harm
 from crashsim.protection.adviser.macs import macs_by_site
 from crashsim.protection.adviser.margins import margins_of, right_classes
 from crashsim.protection.adviser.measured import Measured, measured
-from crashsim.protection.adviser.search import Found, Search, Wanted
+from crashsim.protection.adviser.search import Search, Wanted
 from crashsim.protection.adviser.virtual_plans import VirtualChips, usual_chips
 from crashsim.protection.plan import Plan
 from crashsim.protection.protected import Protected, Residual
-from crashsim.protection.schemes import SECDED, TMR, Cost, Scheme, Scrubbing
-from crashsim.results.estimate import Interval
-from crashsim.results.plan.plan_record import ChosenFacts, FrontFacts
-from crashsim.results.schema import RangeFacts
+from crashsim.protection.schemes import SECDED, TMR, Scheme, Scrubbing
 from crashsim.scoring.judging import read_given
 from crashsim.scoring.provenance import describe_fault, describe_model, describe_placed, versions
 from crashsim.space import FaultSpace
 
-METRICS = ("accuracy", "error-rate", "class-change")
-CHIPS = 400  # that a plan is measured by, unless another number is asked for
 _ROUNDS = 3  # times that a plan is measured, and chosen anew where it falls short
 _EXAMPLES = 2048  # that are looked at, half of them to choose by
 _FEWEST = 4
@@ -134,7 +134,7 @@ def protect(
         >>> plan.overhead <= 0.1
         True
     """
-    asked = _Asked.of(target, metric, share, budget, schemes, chips, virtual, seed, confidence)
+    asked = Asked.of(target, metric, share, budget, schemes, chips, virtual, seed, confidence)
     callback("progress", progress)
     memory = whole("memory", memory, 2**20, 2**50)
     if names is not None:
@@ -159,58 +159,6 @@ def protect(
     return plan
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """What was asked for, checked."""
-
-    target: float | None
-    metric: str | None
-    share: float | None
-    budget: float | None
-    schemes: tuple[Scheme, ...] | None
-    chips: int
-    virtual: int | None
-    seed: int
-    confidence: float
-
-    @classmethod
-    def of(
-        cls, target: Any, metric: Any, share: Any, budget: Any, schemes: Any, chips: Any,
-        virtual: Any, seed: Any, confidence: Any,
-    ) -> _Asked:  # fmt: skip
-        if metric is not None and metric not in METRICS:
-            raise ArgumentError(f"metric={shown(metric)}; give one of {', '.join(METRICS)}")
-        if target is not None:
-            target = number("target", target, "a share of examples, such as 0.95", least=0, most=1)
-        if budget is not None:
-            budget = number("budget", budget, "an overhead, such as 0.1 for a tenth", least=0)
-        if target is None and budget is None:
-            raise ArgumentError(
-                "target=None, budget=None: give the value of the metric that is to be reached, or "
-                "the most overhead"
-            )
-        if share is not None:
-            share = fraction("share", share)
-            if target is None:
-                raise ArgumentError(f"share={share}: of chips that reach what? give target, too")
-        if schemes is not None:
-            listed = (schemes,) if isinstance(schemes, Scheme) else schemes
-            if isinstance(listed, str) or not isinstance(listed, Iterable):
-                raise ArgumentError(f"schemes={shown(schemes)}; give a list of schemes")
-            schemes = tuple(listed)
-            for scheme in schemes:
-                instance("schemes", scheme, Scheme, "protection schemes, such as SECDED()")
-            if not schemes:
-                raise ArgumentError("schemes=[]: nothing can be protected; give some, or None")
-        return cls(
-            target, metric, share, budget, schemes,
-            CHIPS if chips is None else sample_count("chips", chips, 10),
-            None if virtual is None else sample_count("virtual", virtual, 20),
-            check_seed(seed),
-            fraction("confidence", confidence),
-        )  # fmt: skip
-
-
 @dataclass
 class _Work:
     """A plan in the making.
@@ -225,7 +173,7 @@ class _Work:
         told: what to know about the plan.
     """
 
-    asked: _Asked
+    asked: Asked
     model: nn.Module
     struck: Callable[[nn.Module, Inputs], FaultSpace]
     metric: str
@@ -239,7 +187,7 @@ class _Work:
     @classmethod
     def of(
         cls,
-        asked: _Asked,
+        asked: Asked,
         model: nn.Module,
         struck: Callable[[nn.Module, Inputs], FaultSpace],
         taken: Inputs,
@@ -282,7 +230,52 @@ class _Work:
         count = self.asked.virtual or usual_chips(margins[0])
         judges = [VirtualChips(m, self.asked.seed, count, i) for i, m in enumerate(margins)]
         chosen = self._chosen(measures, judges[0], whole)
-        return self._described(chosen, measures[0], judges[1], bare, names)
+        without = self._measured((), self.halves[1], self.asked.chips)
+        predicted, bare_predicted = (
+            as_metric(self.metric, float(judges[1].accuracies(Residual(schemes)).mean()))
+            for schemes in (chosen.schemes, chosen.whole)
+        )
+        verdict = Verdict(self.asked, self.metric, chosen, predicted)
+        rows = rows_of(chosen, measures[0])
+        return Plan(
+            model=describe_model(bare, names),
+            inputs={
+                "source": names.get("inputs"),
+                "count": sum(len(inputs) for inputs, _ in self.halves),
+                "shape": bare.examples.shapes(),
+            },
+            faults=[describe_fault(p) for p in bare.placements],
+            sites=[describe_placed(p) for p in bare.placements],
+            coordinates=bare.N,
+            chosen=rows,
+            cost=total_cost(rows),
+            front=front_rows(chosen, measures[0], self.asked, self.metric),
+            verified={
+                **as_range(chosen.real.mean),
+                "unprotected": as_range(without.mean),
+                "accepted": accepted(chosen.real),
+                "predicted": predicted,
+                "predicted_unprotected": bare_predicted,
+                "agrees": verdict.agrees,
+                "chips": self.asked.chips,
+                "examples": len(self.halves[1][0]),
+                "rounds": chosen.rounds,
+            },
+            metric=self.metric,
+            lower_is_better=lower_is_better(self.metric),
+            clean=chosen.real.clean,
+            target=self.asked.target,
+            share=self.asked.share,
+            budget=self.asked.budget,
+            overhead=chosen.best.overhead,
+            reached=verdict.reached,
+            told=[*self.told, *verdict.notes()],
+            virtual_chips=judges[1].chips,
+            seed=self.asked.seed,
+            confidence=self.asked.confidence,
+            versions=versions(),
+            schemes=chosen.schemes,
+        )
 
     @property
     def _first(self) -> Inputs:
@@ -336,7 +329,7 @@ class _Work:
                 self._measured(schemes, self.halves[0], _TRIED).values
                 for schemes in (kept, (*kept, scheme))
             )
-            gain = before - after if self.lower_is_better else after - before
+            gain = before - after if lower_is_better(self.metric) else after - before
             error = float(gain.std(ddof=1)) / np.sqrt(len(gain))
             if gain.mean() > error:
                 kept = (*kept, scheme)
@@ -349,20 +342,12 @@ class _Work:
 
     # Choosing and measuring.
 
-    @property
-    def lower_is_better(self) -> bool:
-        return self.metric != "accuracy"
-
-    def _value(self, right: float) -> float:
-        """The metric of a share of right examples, and the other way round."""
-        return 1 - right if self.lower_is_better else right
-
     def _chosen(
         self, measures: list[Options], judge: VirtualChips, whole: tuple[Scheme, ...]
-    ) -> _Chosen:
-        target = None if self.asked.target is None else self._value(self.asked.target)
+    ) -> Chosen:
+        target = None if self.asked.target is None else as_metric(self.metric, self.asked.target)
         budget = np.inf if self.asked.budget is None else self.asked.budget
-        found: _Chosen | None = None
+        found: Chosen | None = None
         room = 0.0
         for rounds in range(1, _ROUNDS + 1):
             goal = None if target is None else min(target + room, 1.0)
@@ -375,7 +360,7 @@ class _Work:
                 break
             schemes = (*whole, *measures[0].made(best.choice))
             real = self._measured(schemes, self.halves[1], self.asked.chips)
-            found = _Chosen(front, best, schemes, whole, real, rounds, search.wanted.goal)
+            found = Chosen(front, best, schemes, whole, real, rounds, search.wanted.goal)
             short = self._shortfall(real)
             if short <= 0 or best.overhead >= front[-1].overhead:
                 break
@@ -389,11 +374,11 @@ class _Work:
         if target is None:
             return 0.0
         if share is None:
-            off = real.mean.value - target if self.lower_is_better else target - real.mean.value
-            return float(off)
+            off = float(target - real.mean.value)
+            return -off if lower_is_better(self.metric) else off
         if real.accepted is not None and real.accepted.value >= share:
             return 0.0
-        low = np.quantile(real.values, share if self.lower_is_better else 1 - share)
+        low = np.quantile(real.values, share if lower_is_better(self.metric) else 1 - share)
         return max(float(abs(low - target)), 1e-4)
 
     def _measured(
@@ -416,170 +401,6 @@ class _Work:
         if self.progress is not None:
             self.progress("plans", done, max(done, _PLANS))
 
-    # What is told of it.
-
-    def _described(
-        self, chosen: _Chosen, options: Options, judge: VirtualChips, bare: FaultSpace,
-        names: Mapping[str, str],
-    ) -> Plan:  # fmt: skip
-        asked = self.asked
-        without = self._measured((), self.halves[1], asked.chips)
-        own, none = (
-            self._value(float(judge.accuracies(Residual(s)).mean()))
-            for s in (chosen.schemes, chosen.whole)
-        )
-        rows = _rows(chosen, options)
-        real = chosen.real
-        agrees = bool(real.mean.low <= own <= real.mean.high)
-        reached = self._reached(real)
-        self._add_notes(chosen, own, agrees, reached)
-        total = Cost()
-        for row in rows:
-            total = total + Cost(**row["cost"])
-        return Plan(
-            model=describe_model(bare, names),
-            inputs={
-                "source": names.get("inputs"),
-                "count": sum(len(inputs) for inputs, _ in self.halves),
-                "shape": bare.examples.shapes(),
-            },
-            faults=[describe_fault(p) for p in bare.placements],
-            sites=[describe_placed(p) for p in bare.placements],
-            coordinates=bare.N,
-            metric=self.metric,
-            lower_is_better=self.lower_is_better,
-            clean=real.clean,
-            target=asked.target,
-            share=asked.share,
-            budget=asked.budget,
-            chosen=rows,
-            overhead=chosen.best.overhead,
-            cost=total.to_dict(),
-            front=[self._front_row(f, f is chosen.best, options) for f in chosen.front],
-            verified={
-                **_range(real.mean),
-                "unprotected": _range(without.mean),
-                "accepted": None
-                if real.accepted is None
-                else {"level": real.level, **_range(real.accepted)},
-                "predicted": own,
-                "predicted_unprotected": none,
-                "agrees": agrees,
-                "chips": asked.chips,
-                "examples": len(self.halves[1][0]),
-                "rounds": chosen.rounds,
-            },
-            reached=reached,
-            told=self.told,
-            virtual_chips=judge.chips,
-            seed=asked.seed,
-            confidence=asked.confidence,
-            versions=versions(),
-            schemes=chosen.schemes,
-        )
-
-    def _reached(self, real: Measured) -> bool | None:
-        """Whether the interval says that the target is reached; None where it leaves that open."""
-        target, share = self.asked.target, self.asked.share
-        if target is None:
-            return None
-        if share is not None:
-            assert real.accepted is not None
-            low, high, target = real.accepted.low, real.accepted.high, share
-        elif self.lower_is_better:
-            low, high, target = -real.mean.high, -real.mean.low, -target
-        else:
-            low, high = real.mean.low, real.mean.high
-        if float(low) >= target:
-            return True
-        return False if float(high) < target else None
-
-    def _add_notes(self, chosen: _Chosen, own: float, agrees: bool, reached: bool | None) -> None:
-        real, asked = chosen.real, self.asked
-        if not agrees:
-            self.told.append(
-                f"virtual chips predict {own:.4g}, and {real.mean.value:.4g} "
-                f"[{real.mean.low:.4g}, {real.mean.high:.4g}] is measured: faults or schemes act "
-                "together, beyond first order"
-            )
-        if asked.target is not None and chosen.best.worth < (chosen.goal or 0.0):
-            most = "this budget" if asked.budget is not None else "these schemes"
-            self.told.append(
-                f"the target is out of reach of {most}: the best plan has {self.metric} "
-                f"{real.mean.value:.4g} [{real.mean.low:.4g}, {real.mean.high:.4g}]"
-            )
-        elif reached is None and asked.target is not None:
-            self.told.append(
-                "the interval leaves open whether the target is reached; give more chips"
-            )
-        elif reached is False:
-            self.told.append("the target is not reached, as measured")
-        if chosen.rounds > 1:
-            self.told.append(
-                f"chosen {chosen.rounds} times: what was measured fell short of what was predicted"
-            )
-
-    def _front_row(self, found: Found, is_chosen: bool, options: Options) -> FrontFacts:
-        target = self.asked.target
-        accepted = None
-        if target is not None:
-            right = self._value(target)
-            accepted = float((found.accuracies >= right).mean())
-        used = sorted({options.schemes[i].name for i in np.unique(found.choice) if i >= 0})
-        return {
-            "overhead": found.overhead,
-            "protected": options.groups.share(found.choice >= 0),
-            "predicted": self._value(float(found.accuracies.mean())),
-            "accepted": accepted,
-            "schemes": used,
-            "chosen": is_chosen,
-        }
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """The plan that was chosen, with those that no other beats, and what was measured of it."""
-
-    front: list[Found]
-    best: Found
-    schemes: tuple[Scheme, ...]
-    whole: tuple[Scheme, ...]
-    real: Measured
-    rounds: int
-    goal: float | None = None
-
-
-def _rows(chosen: _Chosen, options: Options) -> list[ChosenFacts]:
-    """What is protected, a row for each scheme and site."""
-    groups, rows = options.groups, []
-    for scheme in chosen.whole:
-        for cost in groups.cost_of_whole(scheme):
-            rows.append(_row(scheme, "*", [], 0, 0, cost, groups))
-    for i, scheme in enumerate(options.schemes):
-        at = groups.coordinates(chosen.best.choice == i)
-        for site, cost in groups.cost(scheme, at).items():
-            p = next(p for p in groups.space.placements if p.site.name == site)
-            bits: list[int] = []
-            if isinstance(p.fault, WordFault):
-                which = np.unique(at[site] % len(p.fault.masks))
-                bits = [p.fault.masks[w].bit_length() - 1 for w in which]
-            rows.append(_row(scheme, site, bits, len(at[site]), p.size, cost, groups))
-    return rows
-
-
-def _row(
-    scheme: Scheme, site: str, bits: list[int], count: int, of: int, cost: Cost, groups: Groups
-) -> ChosenFacts:
-    return {
-        "scheme": scheme.name,
-        "site": site,
-        "bits": bits,
-        "coordinates": count,
-        "of": of,
-        "cost": cost.to_dict(),
-        "overhead": groups.overhead(cost),
-    }
-
 
 def _hardening(whole: tuple[Scheme, ...]) -> tuple[Scheme, ...]:
     """Schemes that change what the network computes, or how often faults strike: the rest leaves
@@ -589,11 +410,3 @@ def _hardening(whole: tuple[Scheme, ...]) -> tuple[Scheme, ...]:
 
 def _is_of_neurons(p: Placement) -> bool:
     return not isinstance(p.fault, WordFault)
-
-
-def _range(interval: Interval) -> RangeFacts:
-    return {
-        "value": float(interval.value),
-        "low": float(interval.low),
-        "high": float(interval.high),
-    }
