@@ -133,9 +133,8 @@ def coarse(profile: Profile) -> Profile:
     least = int(keys.max()) - _COARSE_RANGE
     size = _COARSE_RANGE + 1
     at = np.maximum(keys - least, 0) + size * (profile.gains < 0)
-    counts, total = (
-        np.bincount(at, w, 2 * size) for w in (profile.counts, profile.counts * profile.gains)
-    )
+    counts: Array = np.bincount(at, profile.counts, 2 * size).astype(np.float64)
+    total = np.bincount(at, profile.counts * profile.gains, 2 * size)
     there = counts > 0
     mean, p = total[there] / counts[there], np.full(int(there.sum()), profile.p[0])
     return replace(profile, gains=mean, low=mean, high=mean, counts=counts[there], p=p)

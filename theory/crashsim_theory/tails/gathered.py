@@ -72,8 +72,7 @@ def _cells_of(gains: Array) -> tuple[Array, Array]:
     cell = np.clip(cell, 0, number - 1)
     share = (size - ends[cell + 1]) / (ends[cell] - ends[cell + 1])
     place = cell + (number + 1) * (gains < 0)
-    found = np.bincount(place, share, 2 * number + 2) + np.bincount(
-        place + 1, 1 - share, 2 * number + 2
-    )
+    found = np.zeros(2 * number + 2)
+    found += np.bincount(place, share, len(found)) + np.bincount(place + 1, 1 - share, len(found))
     both = found.reshape(2, -1)[:, :-1]  # what the cell of 0 holds adds nothing
     return np.concatenate([top * ends[:-1], -top * ends[:-1]]), both.reshape(-1)
