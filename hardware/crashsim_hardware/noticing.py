@@ -22,7 +22,7 @@ def notice(message: str, stacklevel: int = 2) -> None:
     found = _collected.get()
     if found is None:
         warnings.warn(message, HardwareWarning, stacklevel=stacklevel + 1)
-    else:
+    elif message not in found:
         found.append(message)
 
 

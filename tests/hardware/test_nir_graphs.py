@@ -9,6 +9,7 @@ import pytest
 from crashsim_hardware import (
     ChipFaults,
     HardwareError,
+    HardwareWarning,
     crash_statistics,
     read_nir,
     run,
@@ -353,3 +354,18 @@ def test_neurons_that_are_the_outputs_are_counted_as_they_fire(engine, exporter,
     for faults in ({"release_failure": 0.3}, {"adc_bits": 4, "adc_range": 0.5}):
         found = run(chip, [[0.5], [3.0]], ChipFaults(masks=2, **faults), engine=engine).outputs
         assert np.array_equal(found[:, :, 0], [[0.5, most]] * 2)
+
+
+def test_a_converter_that_cuts_off_several_spikes_a_step_says_so():
+    nodes = {
+        "input": nir.Input({"input": np.array([1])}), "a": nir.Linear(np.ones((1, 1))),
+        "i": nir.IF(np.ones(1), np.ones(1)), "b": nir.Linear(np.ones((1, 1))),
+        "o": nir.IF(np.ones(1), np.ones(1)), "output": nir.Output({"output": np.array([1])}),
+    }  # fmt: skip
+    graph = nir.NIRGraph(nodes, [*itertools.pairwise(nodes)])
+    chip = read_nir(graph, reset="subtract", steps=20, exporter="sinabs")
+    with pytest.warns(HardwareWarning, match="adc_bits: .* larger adc_range"):
+        cut = run(chip, [[3.0]], ChipFaults(adc_bits=4)).outputs
+    assert np.array_equal(cut, [[[1.0]]])
+    wide = run(chip, [[3.0]], ChipFaults(adc_bits=8, adc_range=4.0)).outputs
+    assert wide == pytest.approx(3.0, rel=0.02)

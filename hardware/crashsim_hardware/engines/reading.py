@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashsim_hardware.chip import Projection, round_to_grid
+from crashsim_hardware.noticing import notice
 from crashsim_hardware.transforms import AvgPool2d, Transform, chain, output_shape, weight_of
 
 from .block import Block
@@ -52,6 +53,8 @@ class Reading:
         if block.adc_bits is not None:
             self._top = float(2 ** (block.adc_bits - 1) - 1)
             self._unit = block.adc_range * full_scale(projection) / self._top
+        # a range below the full scale is meant to clip
+        self._may_warn = block.adc_range >= 1.0
 
     def __call__(self, charge: Floats, spikes: Floats, step: int) -> Floats:
         """The charges (m, b, n_out) as read, of spikes (m, b, n_in)."""
@@ -59,9 +62,20 @@ class Reading:
             normal = self._block.normals(self._index, step, charge.shape[-1])
             charge = charge + self._noise * np.sqrt(self._counted(spikes)) * normal
         if self._unit > 0.0:
-            words = np.clip(np.round(charge / self._unit), -self._top, self._top)
-            charge = words * self._unit
+            words = np.round(charge / self._unit)
+            if self._may_warn and spikes.max(initial=0.0) > 1.0:
+                self._warn_of_clipping(np.abs(words).max(initial=0.0))
+            charge = np.clip(words, -self._top, self._top) * self._unit
         return round_to_grid(charge, self._bits)
+
+    def _warn_of_clipping(self, largest: float) -> None:
+        if largest > self._top:
+            notice(
+                "adc_bits: neurons send several spikes in a step, and a sum of theirs is more than "
+                "the largest of single spikes, where the converter cuts it off; give a larger "
+                "adc_range"
+            )
+            self._may_warn = False
 
     def _counted(self, spikes: Floats) -> Floats:
         """How many spikes each column sums, (m, b, n_out): their squares, where several come."""

@@ -76,7 +76,7 @@ class ChipFaults:
     adc_bits: bits of the converter that reads each column's sum of weights in each step; None for
         the sum itself. Neurons that are the outputs are counted, with no converter.
     adc_range: largest sum that the converter tells from larger ones, relative to the largest that
-        spikes can cause in one step.
+        spikes can cause in one step, one of each neuron; above 1 where neurons send several.
     weight_bits: weights stored with that many bits (the same on every mask).
     window: steps (start, stop), from start to before stop, in which `dead`, `stuck` and `held`
         neurons are so, counted from the first of each layer's own; None: in all. Their outputs are
@@ -151,9 +151,10 @@ class ChipFaults:
             )
         if self.adc_bits is not None:
             whole("adc_bits (a sign and a magnitude)", self.adc_bits, 2, 32)
-        if not is_number(self.adc_range) or not 0.0 < self.adc_range <= 1.0:
+        if not is_number(self.adc_range) or not 0.0 < self.adc_range < np.inf:
             raise HardwareError(
-                f"adc_range must be a share of the largest sum, in (0, 1], got {self.adc_range!r}"
+                "adc_range must be relative to the largest sum of single spikes, above 0, "
+                f"got {self.adc_range!r}"
             )
 
     def _check_arrays(self) -> None:
