@@ -204,11 +204,11 @@ def _beyond_samples(
 ) -> dict[str, str]:
     """The methods that would take many times as long as the samples asked for, with the reason.
 
-    Who asks for few samples has little time; a sum over all patterns needs no samples, and what
-    samples rare events is weighed against all the rest.
+    Who asks for few samples has little time. What needs nothing but passes of the network is not
+    theory: a sum over all patterns, strata of single faults.
     """
     sampling = cost_of_sampling(size, samples).operations
-    theory = [m for m in left if m.kind not in ("statistical", "exact")]
+    theory = [m for m in left if m.needs and m.kind != "statistical"]
     asked: dict[str, Cost] = {}
     for method in theory:
         if method.name in kept:
