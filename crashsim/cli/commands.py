@@ -40,6 +40,7 @@ from crashsim.cli.options import (
     ModelArgument,
     ModelsArgument,
     OutputsOption,
+    ParquetOption,
     PlanOption,
     POption,
     ReadoutOption,
@@ -73,8 +74,9 @@ from crashsim.cli.reading import (
     show_plan,
     told_written,
     write,
+    write_tables,
 )
-from crashsim.cli.terminal import console
+from crashsim.cli.terminal import console, present, printing
 from crashsim.errors import ArgumentError, Interrupted
 from crashsim.writing import all_of, write_files
 
@@ -143,6 +145,10 @@ def score(
             help="Write all numbers as .npz: with many outputs, JSON has the largest alone.",
         ),
     ] = None,
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", help="Write the estimates as CSV, a row each.")
+    ] = None,
+    parquet_file: ParquetOption = None,
     report_file: Annotated[
         Path | None, typer.Option("--report", help="Write an HTML report.")
     ] = None,
@@ -154,13 +160,16 @@ def score(
 ) -> None:
     """Score a network: how accurate it stays, how far its output moves, and how sure that is."""
     from crashsim.files.limits import read_size
+    from crashsim.report import text
+    from crashsim.report.screen import score as screen
     from crashsim.report.spread import spread_over
-    from crashsim.report.text import render
+    from crashsim.results.verdict import headline
 
     reads = [*model_inputs(model, weights), *data_inputs("inputs", inputs), *fault_inputs(fault)]
     reads += [*data_inputs("train", train), *method_inputs(methods)]
     reads += data_inputs("targets", targets)
-    check_outputs(reads, json=json_file, arrays=arrays_file, report=report_file)
+    files = {"csv": csv_file, "parquet": parquet_file, "arrays": arrays_file}
+    check_outputs(reads, json=json_file, report=report_file, **files)
     faults = read_faults(fault, p, sites, group)
     data = labelled_examples(inputs, limit, batch_axis, targets)
     options: dict[str, Any] = {
@@ -220,17 +229,25 @@ def score(
             write_files("arrays", (arrays_file, results[0].estimates_file()))
             told_written(arrays_file)
 
+    def as_tables() -> None:
+        from crashsim.results.tables import of_scores
+
+        write_tables(csv_file, parquet_file, lambda: of_scores(results))
+
     def as_html() -> None:
         if report_file:
             write("report", report_file, results[0].to_html())
 
     def as_text() -> None:
-        console().print(render(results[0]))
+        first = results[0]
+        present(headline(first), (text if printing().details else screen).render(first))
+        if printing().quiet:
+            return
         whole = [result for result in results if not result.partial]
         if len(whole) > 1:
             console().print(spread_over(whole))
 
-    all_of(as_json, as_arrays, as_html, as_text)
+    all_of(as_json, as_arrays, as_tables, as_html, as_text)
     if stop is not None:
         raise Interrupted("interrupted", results) from stop
 
@@ -326,7 +343,7 @@ def compare(
         if json_file:
             write("json", json_file, json.dumps(finite(result.to_dict()), indent=1))
 
-    all_of(as_json, lambda: console().print(render_comparison(result)))
+    all_of(as_json, lambda: present(result.verdict, render_comparison(result)))
     if stop is not None:
         raise Interrupted("interrupted", result) from stop
 

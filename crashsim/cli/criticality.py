@@ -31,7 +31,7 @@ from crashsim.cli.reading import (
     read_model,
     write,
 )
-from crashsim.cli.terminal import console
+from crashsim.cli.terminal import console, present
 from crashsim.errors import ArgumentError
 
 
@@ -119,13 +119,21 @@ def _plain(model: str, found: Any, seed: int) -> dict[str, Any]:
 
 
 def _show(worst: list[Any]) -> None:
-    from rich.table import Table
+    from rich.console import Group
 
-    table = Table(box=None, pad_edge=False)
-    for title in ("fault", "layer", "index", "largest change of an output", "classes that change"):
-        table.add_column(title)
-    for each in worst:
-        index = ", ".join(map(str, each.index))
-        table.add_row(each.fault, each.layer, index, f"{each.moved:.4g}", f"{each.changed:.1%}")
-    console().print(table)
-    console().print("exact, for these inputs and this start of the chip; the change is their mean")
+    from crashsim.report.screen.table import FittedTable
+
+    titles = ("fault", "layer", "index", "largest change of an output", "classes that change")
+    rows = [
+        (e.fault, e.layer, ", ".join(map(str, e.index)), f"{e.moved:.4g}", f"{e.changed:.1%}")
+        for e in worst
+    ]
+    if not rows:
+        console().print("no single fault moves the chip")
+        return
+    verdict = (
+        f"The worst single fault: {rows[0][0]} at {rows[0][1]} ({rows[0][2]}) moves an output by "
+        f"{rows[0][3]} and changes the class of {rows[0][4]} of the inputs."
+    )
+    note = "exact, for these inputs and this start of the chip; the change is their mean"
+    present(verdict, Group(verdict, FittedTable(titles, rows, names=3), note))

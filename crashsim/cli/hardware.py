@@ -41,7 +41,7 @@ from crashsim.cli.reading import (
     told_written,
     write,
 )
-from crashsim.cli.terminal import console
+from crashsim.cli.terminal import console, present, printing
 from crashsim.errors import ArgumentError
 from crashsim.writing import all_of
 
@@ -259,25 +259,26 @@ def _converted(chip: Any, *conversion: Any) -> Any:
 
 
 def _show(record: Any) -> None:
-    from crashsim.report import chip
-    from crashsim.report.text import plain, render_chip
+    from rich.console import Group
 
-    facts = record.hardware
-    leading = [w for w in record.warnings if "never fires" in w]
-    for warning in leading:
-        console().print(plain(f"warning: {warning}", "yellow"))
-    if chip.has_network(facts):
-        console().print(render_chip(facts))
-    else:
-        console().print(plain(chip.graph_sentence(facts)))
-    for estimate in record.estimates:
-        if estimate.input == "all" and estimate.output == "all":
-            console().print(plain(estimate))
-    for name, intact, broken, _ in chip.activity_rows(facts, record.picojoules)[2:]:
-        console().print(plain(f"{name} per inference: {intact} intact, {broken} with faults"))
-    for warning in record.warnings:
-        if warning not in leading:
-            console().print(plain(f"warning: {warning}", "yellow"))
+    from crashsim.report import chip
+    from crashsim.report.screen.chip import render as chip_screen
+    from crashsim.report.text import plain
+
+    silent = [w for w in record.warnings if "never fires" in w]  # which makes all else nothing
+    first = [plain(f"warning: {warning}", "yellow") for warning in silent]
+    others = [w for w in record.warnings if w not in silent]
+    warned = [plain(told, "yellow") for told in _warnings(others)]
+    verdict = " ".join([*silent, chip.headline(record)])
+    present(verdict, Group(*first, chip_screen(record), *warned))
+
+
+def _warnings(warnings: list[str]) -> list[str]:
+    from crashsim.report.screen import notes
+
+    if printing().details:
+        return [f"warning: {warning}" for warning in warnings]
+    return notes.lines(warnings)
 
 
 def _is_own(chip: Any, inputs: str, readout: str) -> bool:

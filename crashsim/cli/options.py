@@ -198,3 +198,7 @@ StartOption = Annotated[
     ),
 ]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write everything as JSON.")]
+ParquetOption = Annotated[
+    Path | None,
+    typer.Option("--parquet", help="Write the rows as Parquet. Needs crashsim[parquet]."),
+]

@@ -9,6 +9,7 @@ from crashsim.cli.campaigns.campaign import campaign
 from crashsim.cli.criticality import criticality
 from crashsim.cli.devices import devices
 from crashsim.cli.doctor import doctor
+from crashsim.cli.front.showing import showing
 from crashsim.cli.hardening.harden import harden
 from crashsim.cli.hardware import hardware
 from crashsim.cli.protection.protect import protect
@@ -44,5 +45,5 @@ for command in (
     devices,
     doctor,
 ):
-    app.command()(stoppable(command))
+    app.command()(stoppable(showing(command)))
 app.add_typer(campaign)

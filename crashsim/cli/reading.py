@@ -4,31 +4,37 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from rich.console import Console
-
-from crashsim.cli.terminal import tell
+from crashsim.cli.terminal import console, printing, standard_error, tell
 from crashsim.errors import ArgumentError
 from crashsim.noticing import collecting
 from crashsim.visible import visible
-from crashsim.writing import Named, all_of, check_files, write_text
+from crashsim.writing import Named, all_of, check_files, write_files, write_text
 
+if TYPE_CHECKING:
+    from crashsim.results.tables import Table
+
+STDOUT = Path("-")  # in the place of a file's name
 _SMALL = 2_000_000  # parameters
 _T = TypeVar("_T")
 
 
 @contextmanager
 def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar on stderr; nothing where stderr is no terminal."""
+    """A progress bar on stderr; where that is no terminal nothing, or a line for each step."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    terminal = Console(stderr=True)
+    terminal = standard_error()
+    if printing().verbose and not terminal.is_terminal:
+        yield _tell_steps()
+        return
     with Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -45,6 +51,21 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
             bars.update(tasks[name], completed=done, total=total)
 
         yield show
+
+
+def _tell_steps() -> Callable[[str, int, int], None]:
+    """Tells each step when it starts, and what it took when it is done."""
+    started: dict[str, float] = {}
+
+    def say(name: str, done: int, total: int) -> None:
+        if name not in started:
+            started[name] = time.monotonic()
+            tell(f"{name}: of {total:,}", "dim")
+        if done >= total > 0 and started[name] >= 0:
+            tell(f"{name}: done, {time.monotonic() - started[name]:.1f} s", "dim")
+            started[name] = -1.0
+
+    return say
 
 
 def read_faults(
@@ -266,7 +287,11 @@ def show_plan(
         if json_file:
             write("json", json_file, json.dumps(found.to_dict(), indent=1))
 
-    all_of(as_json, lambda: print(visible(found.to_text(), lines=True), end=""))
+    def as_text() -> None:
+        shown = visible(found.to_text(), lines=True)
+        console().print(shown, end="", markup=False, highlight=False, soft_wrap=True)
+
+    all_of(as_json, as_text)
 
 
 def check_outputs(
@@ -278,8 +303,17 @@ def check_outputs(
         inputs: the files that the command reads, as ``model_inputs`` and ``data_inputs`` say.
         out: where a model is to be written: two files.
         files: where other results are to be written, by option.
+
+    Raises:
+        FileError, ArgumentError: that cannot be.
+        MissingExtraError: Parquet is asked for, and pyarrow is not there.
     """
-    outputs: list[Named] = [(name, path) for name, path in files.items() if path is not None]
+    there = ((name, path) for name, path in files.items() if path is not None)
+    outputs: list[Named] = [(name, path) for name, path in there if path != STDOUT]
+    if files.get("parquet") is not None:
+        from crashsim.results.tables import check_parquet
+
+        check_parquet()
     if out is not None:
         from crashsim.files.models import check_model_path, model_files
 
@@ -320,8 +354,23 @@ def data_inputs(option: str, spec: str | None) -> list[Named]:
 
 
 def write(option: str, path: Path, text: str) -> None:
+    """Writes a file; ``-`` is standard output, where then nothing else is printed."""
+    if path == STDOUT:
+        print(text.removesuffix("\n"))
+        return
     write_text(option, path, text)
     told_written(path)
+
+
+def write_tables(
+    csv_file: Path | None, parquet_file: Path | None, table: Callable[[], Table]
+) -> None:
+    """Writes the files of rows that are asked for."""
+    if csv_file is not None:
+        write("csv", csv_file, table().csv())
+    if parquet_file is not None:
+        write_files("parquet", (parquet_file, table().parquet()))
+        told_written(parquet_file)
 
 
 def told_written(path: Path) -> None:

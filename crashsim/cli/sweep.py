@@ -24,6 +24,7 @@ from crashsim.cli.options import (
     InputsOption,
     JsonOption,
     ModelsArgument,
+    ParquetOption,
     ReadoutOption,
     ResetOption,
     SeedOption,
@@ -43,8 +44,9 @@ from crashsim.cli.reading import (
     read_faults,
     read_model,
     write,
+    write_tables,
 )
-from crashsim.cli.terminal import console
+from crashsim.cli.terminal import present
 from crashsim.errors import ArgumentError, Interrupted
 from crashsim.noticing import collecting, notice
 from crashsim.writing import all_of
@@ -57,9 +59,18 @@ def sweep(
     rates: Annotated[
         str,
         typer.Option(
-            help="LOW:HIGH:COUNT, that many rates at equal ratios, or rates with commas between."
+            help="LOW:HIGH:COUNT, that many rates at equal ratios; LOW:HIGH, rates that are chosen "
+            "where the curve bends; or rates with commas between."
         ),
     ] = "1e-4:1e-1:7",
+    adaptive: Annotated[
+        bool,
+        typer.Option(
+            "--adaptive",
+            help="Choose the rates between the ends of --rates by a pilot of few chips: where the "
+            "curve bends and where the target is missed.",
+        ),
+    ] = False,
     metric: Annotated[
         str | None,
         typer.Option(
@@ -112,6 +123,7 @@ def sweep(
         Path | None, typer.Option("--report", help="Write an HTML page with the figure.")
     ] = None,
     csv_file: Annotated[Path | None, typer.Option("--csv", help="Write the points as CSV.")] = None,
+    parquet_file: ParquetOption = None,
     workers: WorkersOption = None,
     dask: DaskOption = None,
     ray: RayOption = None,
@@ -119,13 +131,15 @@ def sweep(
     store: StoreOption = None,
 ) -> None:
     """Draw a metric against the rate of faults, with a band: of models, and of kinds of fault."""
+    from crashsim.sweeping.adaptive import read_span
     from crashsim.sweeping.rates import read_rates
 
     reads = [file for model in models for file in model_inputs(model, weights)]
     reads += [*fault_inputs(fault), *data_inputs("inputs", inputs)]
     reads += [*data_inputs("train", train), *data_inputs("targets", targets)]
-    check_outputs(reads, json=json_file, report=report_file, csv=csv_file)
-    listed = read_rates(rates)
+    check_outputs(reads, json=json_file, report=report_file, csv=csv_file, parquet=parquet_file)
+    if read_span(rates, adaptive) is None:
+        read_rates(rates)
     if len(set(models)) < len(models):
         raise ArgumentError(f"models: {models} names one twice; give different models")
     kinds = _kinds(fault, sites, group, joint)
@@ -134,7 +148,8 @@ def sweep(
         raise ArgumentError("predict: --predict is without --beside; give one of them")
     options: dict[str, Any] = {
         "predict": "beside" if beside else predict,
-        "rates": listed,
+        "rates": rates,
+        "adaptive": adaptive,
         "metric": metric,
         "target": target,
         "chips": chips,
@@ -159,7 +174,7 @@ def sweep(
         curves += [error.partial] if isinstance(error, Interrupted) else []
         if not curves:
             raise
-    _show(curves, json_file, report_file, csv_file)
+    _show(curves, json_file, report_file, csv_file, parquet_file)
     if stop is not None:
         raise Interrupted("interrupted", curves) from stop
 
@@ -203,9 +218,13 @@ def _curve(
 
 
 def _show(
-    curves: list[Any], json_file: Path | None, report_file: Path | None, csv_file: Path | None
+    curves: list[Any],
+    json_file: Path | None,
+    report_file: Path | None,
+    csv_file: Path | None,
+    parquet_file: Path | None,
 ) -> None:
-    from crashsim.report.curves import render, to_html
+    from crashsim.report.curves import render, to_html, told
 
     def as_json() -> None:
         if json_file:
@@ -224,4 +243,12 @@ def _show(
 
             write("csv", csv_file, csv_of(curves))
 
-    all_of(as_json, as_html, as_csv, lambda: console().print(render(curves)))
+    def as_parquet() -> None:
+        from crashsim.results.tables import of_curves
+
+        write_tables(None, parquet_file, lambda: of_curves(curves))
+
+    def as_text() -> None:
+        present("\n".join(map(told, curves)), render(curves))
+
+    all_of(as_json, as_html, as_csv, as_parquet, as_text)

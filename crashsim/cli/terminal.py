@@ -8,11 +8,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any, TextIO, cast
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.text import Text
 
 from crashsim.errors import Interrupted
@@ -27,9 +29,65 @@ _PLAIN = {
 _HANDLER = "crashsim.plain"
 
 
+@dataclass(frozen=True)
+class Printing:
+    """How much a command prints, and where.
+
+    Attributes:
+        details: every number and every warning, not one screen.
+        quiet: the verdict alone.
+        verbose: each step is told as it starts, in files and pipes too.
+        color: whether there may be colours.
+        is_file: standard output is for a file that was asked for there; words go to standard error.
+    """
+
+    details: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    color: bool = True
+    is_file: bool = False
+
+
+_printing = ContextVar("printing", default=Printing())  # noqa: B039 - it is frozen
+
+
+def printing() -> Printing:
+    """How much the command that runs prints."""
+    return _printing.get()
+
+
+@contextmanager
+def printing_as(how: Printing) -> Iterator[None]:
+    """Until the end, ``printing`` is this."""
+    token = _printing.set(how)
+    try:
+        yield
+    finally:
+        _printing.reset(token)
+
+
 def console() -> Console:
-    """Standard output."""
-    return Console()
+    """Where words go: standard output, unless a file goes there."""
+    return _console(stderr=printing().is_file)
+
+
+def standard_error() -> Console:
+    """For messages and progress."""
+    return _console(stderr=True)
+
+
+def _console(stderr: bool) -> Console:
+    if os.environ.get("NO_COLOR") or not printing().color:
+        return Console(stderr=stderr, color_system=None)
+    return Console(stderr=stderr)
+
+
+def present(verdict: str, shown: RenderableType) -> None:
+    """Prints a result, or its verdict alone where only that was asked for."""
+    if printing().quiet:
+        console().print(Text(visible(verdict)), soft_wrap=True)
+    else:
+        console().print(shown)
 
 
 def tell(words: str, style: str = "", label: str = "", label_style: str = "") -> None:
@@ -38,7 +96,7 @@ def tell(words: str, style: str = "", label: str = "", label_style: str = "") ->
     if label:
         text.append(f"{label} ", label_style)
     text.append(visible(words, lines=True), style)
-    Console(stderr=True).print(text, soft_wrap=True)
+    standard_error().print(text, soft_wrap=True)
 
 
 def fail(message: str) -> None:

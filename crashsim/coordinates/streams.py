@@ -35,6 +35,7 @@ class Stream(IntEnum):
     VULNERABILITY = 2**62 + 2**60  # which single faults meet which examples, by stratum
     CLASS_CHANGES = 2**62 + 2**60 + 2**59  # what rivals share, in a curve predicted at many rates
     CURVE = 2**62 + 2**61  # the rare-event curve of a report, by point and block
+    CURVE_PILOT = 2**62 + 2**61 + 2**59  # chips that say where a curve bends, by block
     RIVALS = 2**62 + 2**61 + 2**60  # what class changes to several rivals share, by input
     CERTIFIED = 2**63  # samples inside a certificate, by input, question and block
     OUTPUT_SIGNS = 2**63 + 2**60  # random sums of very many outputs

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from crashsim.report.tables import number
+from crashsim.results.chip_record import ChipRecord
+from crashsim.results.estimate import Estimate
+from crashsim.results.numbers import interval_numbers, percent, percents
 from crashsim.results.schema import ChipFacts
 
+_NAMED = {
+    "variance": ("Var Δ, all outputs", "squared output units"),
+    "class-change": ("P(class changes)", "of chips and inputs"),
+}
 _READ = {
     "count": "in spikes a step",
     "first-spike": "how early neurons first fire (1 - t/T; 0 for never)",
@@ -22,6 +31,54 @@ def sentence(facts: ChipFacts) -> str:
         f"1 ms. Without faults its outputs are off by {facts['clean_error']:.2%} of their own "
         f"spread and it names the same class for {facts['clean_agreement']:.1%} of the inputs."
     )
+
+
+def headline(record: ChipRecord) -> str:
+    """What the faults do to the chip, and how far it is from its network without any."""
+    found = {e.quantity: e for e in record.estimates if e.input == "all" and e.output == "all"}
+    told = []
+    change, variance = found.get("class-change"), found.get("variance")
+    struck = " and ".join(record.faults) or "these faults"
+    if change is not None:
+        told.append(f"On the chip, {struck} changes the predicted class {_percents(change)}.")
+    if variance is not None:
+        size = math.sqrt(max(variance.value, 0.0))
+        told.append(f"The outputs move by {number(size)} (standard deviation, all together).")
+    facts = record.hardware
+    if has_network(facts):
+        told.append(
+            f"Without faults, the chip names the network's class for "
+            f"{facts['clean_agreement']:.1%} of the inputs."
+        )
+    return " ".join(told) or graph_sentence(facts)
+
+
+def _percents(change: Estimate) -> str:
+    if change.low is None or change.high is None:
+        return f"with probability {percents(change.value, change.value, change.value)[0]}"
+    value, low, high = percents(change.value, change.low, change.high)
+    level = percent(change.confidence or 0.0)
+    return f"with probability {value} ({level} interval {low} to {high})"
+
+
+def figures(record: ChipRecord) -> list[tuple[str, str, str]]:
+    """What was measured of the chip: name, value with its interval, unit."""
+    found = []
+    for estimate in record.estimates:
+        if estimate.input != "all" or estimate.output != "all":
+            continue
+        name = _NAMED.get(estimate.quantity, (estimate.quantity, ""))
+        shown = [f"{x:.3g}" for x in (estimate.value, estimate.low, estimate.high) if x is not None]
+        if len(shown) == 3 and estimate.low is not None and estimate.high is not None:
+            ends = (estimate.value, estimate.low, estimate.high)
+            is_share = estimate.quantity in ("class-change", "tail", "not-finite")
+            value, low, high = (percents if is_share else interval_numbers)(*ends)
+            found.append((name[0], f"{value} [{low}, {high}]", name[1]))
+        else:
+            found.append((name[0], shown[0], name[1]))
+    for name_, intact, broken, _ in activity_rows(record.hardware, record.picojoules)[2:]:
+        found.append((name_, f"{broken}", f"an inference; {intact} intact"))
+    return found
 
 
 def graph_sentence(facts: ChipFacts) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from io import StringIO
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.panel import Panel
-from rich.table import Table
 
 from crashsim.report.html import page
-from crashsim.report.text import plain
+from crashsim.report.screen.table import FittedTable
+from crashsim.report.text import as_text, plain
 from crashsim.results.curve import curves as words
 from crashsim.results.curve.curve_record import CurveRecord
 
@@ -19,14 +18,10 @@ def render(curves: Sequence[CurveRecord]) -> RenderableType:
     """Curves as rich renderables, one under the other."""
     parts: list[RenderableType] = []
     for curve in curves:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for i, heading in enumerate(words.titles(curve)):
-            table.add_column(plain(heading), justify="left" if i == 0 else "right", no_wrap=i < 2)
-        for row in words.rows(curve):
-            table.add_row(*map(plain, row))
+        table = FittedTable(words.titles(curve), words.rows(curve))
         heading = f"crashsim sweep: {words.title(curve)}"
         parts += [
-            Panel(plain(_told(curve)), title=plain(heading), title_align="left"),
+            Panel(plain(told(curve)), title=plain(heading), title_align="left"),
             plain(words.faults_of(curve), "dim"),
             table,
             plain(words.footer(curve), "dim"),
@@ -37,16 +32,14 @@ def render(curves: Sequence[CurveRecord]) -> RenderableType:
     return Group(*parts)
 
 
-def _told(curve: CurveRecord) -> str:
+def told(curve: CurveRecord) -> str:
+    """What the curve says, in a few sentences."""
     return " ".join(words.sentences(curve))
 
 
 def to_text(curves: Sequence[CurveRecord], width: int) -> str:
     """Plain text of the given width."""
-    into = StringIO()
-    console = Console(file=into, width=width, color_system=None, force_terminal=False)
-    console.print(render(curves))
-    return "\n".join(line.rstrip() for line in into.getvalue().splitlines()) + "\n"
+    return as_text(render(curves), width)
 
 
 def to_html(curves: Sequence[CurveRecord]) -> str:

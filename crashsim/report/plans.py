@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from io import StringIO
-
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.panel import Panel
-from rich.table import Table
 
 from crashsim.report.html import page
-from crashsim.report.text import plain
+from crashsim.report.screen.table import FittedTable
+from crashsim.report.text import as_text, plain
 from crashsim.results.plan import plans as words
 from crashsim.results.plan.plan_record import PlanRecord
 
+_FEW = 8  # rows of a table on one screen
 
-def render(plan: PlanRecord) -> RenderableType:
-    """A plan as rich renderables, one under the other."""
+
+def _around(rows: list[list[str]]) -> list[list[str]]:
+    """A few rows: the first, and those around the plan that was chosen."""
+    chosen = next((i for i, row in enumerate(rows) if row[0].endswith("<")), 0)
+    start = min(max(chosen - _FEW // 2, 0), max(len(rows) - _FEW, 0))
+    return rows[start : start + _FEW]
+
+
+def render(plan: PlanRecord, details: bool = True) -> RenderableType:
+    """A plan as rich renderables, one under the other; without details, on one screen."""
     parts: list[RenderableType] = [
         Panel(
             plain(" ".join(words.sentences(plan))),
@@ -28,14 +35,11 @@ def render(plan: PlanRecord) -> RenderableType:
         ("what to protect", words.CHOSEN, words.chosen_rows(plan)),
         ("plans that no other beats", words.FRONT, words.front_rows(plan)),
     ):
-        table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
-        table.title = plain(heading)
-        for i, title in enumerate(titles):
-            table.add_column(plain(title), justify="left" if i == 0 else "right")
-        for row in rows:
-            table.add_row(*map(plain, row))
         if rows:
-            parts.append(table)
+            shown = rows if details else _around(rows)
+            parts.append(FittedTable(titles, shown, title=heading))
+        if rows and len(shown) < len(rows):
+            parts.append(plain(f"{len(shown)} of {len(rows)} rows: --details has all", "dim"))
     parts += [plain(line, "yellow") for line in plan.told]
     parts.append(plain(words.footer(plan), "dim"))
     parts += [plain(f"note: {warning}", "yellow") for warning in plan.warnings]
@@ -44,10 +48,7 @@ def render(plan: PlanRecord) -> RenderableType:
 
 def to_text(plan: PlanRecord, width: int) -> str:
     """Plain text of the given width."""
-    into = StringIO()
-    console = Console(file=into, width=width, color_system=None, force_terminal=False)
-    console.print(render(plan))
-    return "\n".join(line.rstrip() for line in into.getvalue().splitlines()) + "\n"
+    return as_text(render(plan), width)
 
 
 def to_html(plan: PlanRecord) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from io import StringIO
 
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from crashsim.report import chip
+from crashsim.report.screen.table import FittedTable
 from crashsim.report.tables import MARKS, columns, legend, number, rows, worths
 from crashsim.results import chips
 from crashsim.results.agreement import Agreement
@@ -19,15 +20,17 @@ from crashsim.results.schema import ChipFacts
 from crashsim.results.verdict import verdict
 from crashsim.visible import visible
 
-_COLUMN = 15  # characters that a number and its interval ask for
-
 
 def to_text(score: Record, width: int = 100) -> str:
     """Plain text of the given width."""
-    console = Console(file=StringIO(), width=width, color_system=None, force_terminal=False)
-    console.print(render(score))
-    text = console.file.getvalue()  # type: ignore[attr-defined]
-    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+    return as_text(render(score), width)
+
+
+def as_text(shown: RenderableType, width: int) -> str:
+    """What a console of this width prints, without styles."""
+    into = StringIO()
+    Console(file=into, width=width, color_system=None, force_terminal=False).print(shown)
+    return "\n".join(line.rstrip() for line in into.getvalue().splitlines()) + "\n"
 
 
 def plain(words: object, style: str = "") -> Text:
@@ -40,7 +43,7 @@ def render(score: Record) -> RenderableType:
     parts: list[RenderableType] = [
         Panel(plain(verdict(score)), title=plain(_title(score)), title_align="left"),
         *_chips(score),
-        _Methods(score),
+        _methods(score),
         Text("  ".join(f"{mark} {meaning}" for mark, meaning in legend(score)), style="dim"),
     ]
     parts += [
@@ -63,40 +66,23 @@ def render(score: Record) -> RenderableType:
     return Group(*parts)
 
 
-class _Methods:
-    """Every method's numbers: as many tables one below the other as the width asks for."""
-
-    def __init__(self, score: Record) -> None:
-        self._score = score
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        titles, lines = columns(self._score), rows(self._score)
-        first = max([len("method"), *(len(method) for method, _ in lines)])
-        wide = max(1, (options.max_width - first) // _COLUMN)
-        count = -(-len(titles) // wide)
-        for part in range(count):
-            cut = slice(part * len(titles) // count, (part + 1) * len(titles) // count)
-            title = f"Average over {self._score.inputs['count']} inputs"
-            table = _table(title + (", continued" if part else ""))
-            table.add_column("method", no_wrap=True)
-            for column in titles[cut]:
-                table.add_column(plain(column.title), justify="left")
-            for method, cells in lines:
-                if any(cells[cut]):
-                    shown = ("" if c is None else str(c) for c in cells[cut])
-                    table.add_row(plain(method), *map(plain, shown))
-            yield from ("", table) if part else (table,)
+def _methods(score: Record) -> FittedTable:
+    """Every method's numbers."""
+    titles = ["method", *(column.title for column in columns(score))]
+    lines = [
+        [method, *("" if cell is None else str(cell) for cell in cells)]
+        for method, cells in rows(score)
+    ]
+    return FittedTable(titles, lines, title=f"Average over {score.inputs['count']} inputs")
 
 
 def _chips(score: Record) -> list[RenderableType]:
     """Metrics over chips, where there are any."""
     if score.chips is None:
         return []
-    table = _table("Over chips, each judged on all examples")
-    for title in chips.TITLES:
-        table.add_column(title, overflow="fold")
-    for row in chips.rows(score.chips):
-        table.add_row(*map(plain, row))
+    table = FittedTable(
+        chips.TITLES, chips.rows(score.chips), title="Over chips, each judged on all examples"
+    )
     return [table, plain(chips.footer(score.chips), "dim"), Text()]
 
 
@@ -145,14 +131,16 @@ def _shares(score: Record) -> Table:
     return table
 
 
-def _answers(score: Record) -> Table:
-    table = _table("What the target asks for")
-    for title in ("question", "answer", "method", "note"):
-        table.add_column(title, overflow="fold")
-    for a in score.answers:
-        value = "none" if a.value is None else f"{MARKS[a.kind]} {number(a.value)}"
-        table.add_row(*map(plain, (a.question, value, a.method, a.note)))
-    return table
+def _answers(score: Record) -> FittedTable:
+    found = [
+        (
+            a.question, "none" if a.value is None else f"{MARKS[a.kind]} {number(a.value)}",
+            a.method, a.note,
+        )
+        for a in score.answers
+    ]  # fmt: skip
+    titles = ("question", "answer", "method", "note")
+    return FittedTable(titles, found, words={2, 3}, title="What the target asks for")
 
 
 def _skipped(score: Record) -> Text:
@@ -174,6 +162,11 @@ def render_chip(facts: ChipFacts) -> RenderableType:
 
 
 def footer(score: Record) -> str:
+    """Seed, samples and times, and what sharper intervals would cost."""
+    return made_of(score) + _sharpening(score)
+
+
+def made_of(score: Record) -> str:
     """Seed, samples and times, in a line."""
     parts = [f"seed {score.seed}"]
     if score.samples:
@@ -182,7 +175,7 @@ def footer(score: Record) -> str:
         parts.append(f"{100 * score.confidence:.4g}% intervals")
     parts.append(f"{sum(score.timings.values()):.1f} s")
     parts.append(f"crashsim {score.versions.get('crashsim', '?')}")
-    return ", ".join(parts) + _sharpening(score)
+    return ", ".join(parts)
 
 
 def _sharpening(score: Record) -> str:

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import math
 
-from crashsim.results.numbers import interval_numbers, percent
-from crashsim.results.schema import ChipsFacts, MetricFacts, RangeFacts
+from crashsim.results.numbers import (
+    interval_numbers,
+    percent,
+    percents,
+    samples_needed,
+    says_little,
+)
+from crashsim.results.schema import ChipsFacts, LevelFacts, MetricFacts, RangeFacts
 
 # Metrics that are shares of examples or positions, and how a sentence says so.
 _SHARES = ("accuracy", "top-", "error-rate", "class-change", "sdc-", "due", "mean-iou")
 _SAYS = {"accuracy": "the network is right on", "error-rate": "the network is wrong on"}
+_WIDE_SHARE = 0.2  # between the ends of an interval, above which it says little
+_MOST = 0.95  # share of chips that must pass before faults are called tolerated
+_MEANS = {
+    "sdc-1": "answers that change (sdc-1)",
+    "due": "outputs not finite (due)",
+}
 _LOW, _HIGH = 0.05, 0.95  # the percentiles that a sentence tells of
 TITLES = ("metric", "no faults", "over chips", "change", "worst 5% of chips", "chips accepted")
 
@@ -64,6 +76,38 @@ def _average(facts: ChipsFacts, metric: MetricFacts, faults: str) -> str:
     )
 
 
+def headline(facts: ChipsFacts, faults: str) -> str:
+    """What a reader in a hurry needs: is it tolerated, what is lost on average, and at worst."""
+    first = facts["metrics"][0]
+    clean, mean = _number(first, first["clean"]), first["mean"]
+    interval = f"{percent(facts['confidence'])} interval {_interval(first, mean)}"
+    told = (
+        f"Under {faults}, {first['name']} goes from {clean} to {_value(first, mean)} on average "
+        f"over chips ({interval})."
+    )
+    accepted, worst = first["accepted"], _worst(first)
+    if accepted is not None:
+        bound = "at most" if first["lower_is_better"] else "at least"
+        share = percents(accepted["value"], accepted["low"], accepted["high"])
+        told = (
+            f"{_judgement(accepted)} {share[0]} of chips ({share[1]} to {share[2]}) keep "
+            f"{first['name']} {bound} {_number(first, accepted['level'])}. {told}"
+        )
+    if worst is not None and facts["struck"]:
+        at_best = "at least" if first["lower_is_better"] else "at most"
+        told += f" One chip in twenty has {at_best} {_value(first, worst)}."
+    return told
+
+
+def _judgement(accepted: LevelFacts) -> str:
+    """Whether nearly all chips pass, or most do not; neither where the interval leaves it open."""
+    if accepted["low"] >= _MOST:
+        return "Tolerated:"
+    if accepted["high"] <= 0.5:
+        return "Not tolerated:"
+    return "Tolerated by a part of the chips:"
+
+
 def rows(facts: ChipsFacts) -> list[tuple[str, ...]]:
     """Each metric: its name, without faults, over chips, change, worst chips, accepted ones."""
     found: list[tuple[str, ...]] = []
@@ -72,10 +116,8 @@ def rows(facts: ChipsFacts) -> list[tuple[str, ...]]:
         share = ""
         if accepted is not None:
             bound = "≤" if metric["lower_is_better"] else "≥"
-            share = (
-                f"{percent(accepted['value'])} [{percent(accepted['low'])}, "
-                f"{percent(accepted['high'])}] {bound} {_number(metric, accepted['level'])}"
-            )
+            share, low, high = percents(accepted["value"], accepted["low"], accepted["high"])
+            share += f" [{low}, {high}] {bound} {_number(metric, accepted['level'])}"
         found.append(
             (
                 metric["name"],
@@ -87,6 +129,53 @@ def rows(facts: ChipsFacts) -> list[tuple[str, ...]]:
             )
         )
     return found
+
+
+def figures(facts: ChipsFacts, most: int) -> list[tuple[str, str, str, str]]:
+    """The first metrics: name, without faults, with faults and its interval; then worst chips."""
+    found: list[tuple[str, str, str, str]] = []
+    for i, metric in enumerate(facts["metrics"][:most]):
+        clean, name = _number(metric, metric["clean"]), metric["name"]
+        value, _, ends = _with_interval(metric, metric["mean"]).partition(" [")
+        said = _MEANS.get(name, f"{name}, on average")
+        found.append((said, clean, value, f"[{ends}" if ends else ""))
+        if i > 0:
+            continue
+        if (worst := _worst(metric)) is not None:
+            value, _, ends = _with_interval(metric, worst).partition(" [")
+            found.append((f"{name}, worst 5% of chips", clean, value, f"[{ends}" if ends else ""))
+        if (accepted := metric["accepted"]) is not None:
+            bound = "≤" if metric["lower_is_better"] else "≥"
+            level = _number(metric, accepted["level"])
+            share, low, high = percents(accepted["value"], accepted["low"], accepted["high"])
+            found.append((f"chips with {name} {bound} {level}", "", share, f"[{low}, {high}]"))
+    return found
+
+
+def metrics_on_more(facts: ChipsFacts | None, count: int) -> set[str]:
+    """The metrics that were judged on more than so many examples."""
+    if facts is None or facts["examples"] <= count:
+        return set()
+    return {metric["name"] for metric in facts["metrics"]}
+
+
+def wide(facts: ChipsFacts) -> list[str]:
+    """Metrics of which the chips say little, and about how many would tell more."""
+    told = []
+    for metric in facts["metrics"]:
+        mean = metric["mean"]
+        if not _is_share(metric):
+            continue
+        is_wide = mean["high"] - mean["low"] > _WIDE_SHARE
+        if metric["lower_is_better"]:  # a share of mistakes, which may be rare
+            is_wide = says_little(mean["low"], mean["high"], is_probability=True)
+        if is_wide:
+            more = samples_needed(facts["chips"], mean["value"], mean["low"], mean["high"])
+            many = "more chips" if more is None else f"about {more:,} chips (--samples {more})"
+            told.append(
+                f"{metric['name']}, on average: the interval says little; {many} would tell more"
+            )
+    return told
 
 
 def card(facts: ChipsFacts) -> dict[str, str]:

@@ -67,6 +67,7 @@ class Comparison:
             neighbours compared (Holm 1979).
         inits: initialisations of each.
         missing: models that were to be compared too, before an interrupt.
+        samples: of Monte Carlo, the fewest of a model.
     """
 
     by: By
@@ -74,6 +75,7 @@ class Comparison:
     p_values: list[float]
     inits: int
     missing: list[str] = field(default_factory=list)
+    samples: int = 0
 
     @property
     def partial(self) -> bool:
@@ -169,7 +171,8 @@ def compare(
     contenders.sort(key=lambda c: c.measures[by].value)
     raw = [_p_value(a.measures[by], b.measures[by]) for a, b in pairwise(contenders)]
     inits = min(len(group) for group in scores.values())
-    return Comparison(by, contenders, _holm(raw), inits, list(missing))
+    samples = min(score.samples for group in scores.values() for score in group)
+    return Comparison(by, contenders, _holm(raw), inits, list(missing), samples)
 
 
 def _contender(
@@ -212,6 +215,20 @@ def _measure(estimates: list[Estimate]) -> Measure:
     logs = np.log(each)
     mean, half = float(logs.mean()), _half_width(logs)
     return Measure(math.exp(mean), math.exp(mean - half), math.exp(mean + half), each)
+
+
+def inits_needed(each: Sequence[float], factor: float = 2.0) -> int | None:
+    """How many initialisations would know the geometric mean to a factor, were they as scattered.
+
+    None where more than 1,000, or one of them is 0.
+    """
+    if len(each) < 2 or min(each) <= 0:
+        return None
+    scatter = float(np.log(each).std(ddof=1))
+    for n in range(len(each), 1001):
+        if stats.t.ppf(1 - _ALPHA / 2, n - 1) * scatter / math.sqrt(n) <= math.log(factor):
+            return n
+    return None
 
 
 def _half_width(values: np.typing.NDArray[np.float64]) -> float:

@@ -2,13 +2,55 @@
 
 from __future__ import annotations
 
+import math
+
 CORE = 1e10  # operations a second: the rate at which operations that were counted become time
 RATE_NAME = f"{CORE:.0e} operations a second".replace("e+", "e")
+_WIDE = 10.0  # times its lower end, above which an interval says little
+_RARE = 0.01  # a probability that is small enough, even at the upper end of its interval
 
 
 def percent(value: float) -> str:
     """A probability as people write it: 3.2%, or 1.3e-06 where percent would hide it."""
     return f"{value:.2g}" if 0 < value < 1e-4 else f"{100 * value:.3g}%"
+
+
+def percents(value: float, low: float, high: float) -> tuple[str, str, str]:
+    """A probability and its interval in one unit, with the digits that tell the ends apart."""
+    ends = (value, low, high)
+    if high < 1e-4:
+        return percent(value), percent(low), percent(high)
+    for digits in range(3, 7):
+        texts = ["<0.01%" if 0 < x < 1e-4 else f"{100 * x:.{digits}g}%" for x in ends]
+        if texts[1] != texts[2] or low == high:
+            break
+    return texts[0], texts[1], texts[2]
+
+
+def says_little(low: float, high: float, *, is_probability: bool = False) -> bool:
+    """Whether the truth could be ten times as large at one end of an interval as at the other.
+
+    A probability of at most 1% is known well enough, whatever the other end is.
+    """
+    if is_probability and high <= _RARE:
+        return False
+    return not (low > 0.0 and high <= _WIDE * low)
+
+
+def samples_needed(count: int, value: float, low: float, high: float) -> int | None:
+    """About how many samples would bring a probability to a half of itself up and down.
+
+    Where none of ``count`` samples showed the event, how many would bring its upper end to 1%.
+    None where an interval has no end.
+    """
+    if not math.isfinite(high) or count < 1:
+        return None
+    if value <= 0.0 or low <= 0.0:
+        more = max(high / max(value, _RARE), 2.0)
+    else:
+        more = max(((high - low) / value) ** 2, 2.0)
+    digits: int = 10 ** max(math.floor(math.log10(count * more)) - 1, 0)
+    return math.ceil(count * more / digits) * digits
 
 
 def interval_numbers(value: float, low: float, high: float) -> tuple[str, str, str]:

@@ -84,6 +84,25 @@ def verdict(score: Record) -> str:
     return " ".join(sentences)
 
 
+def headline(score: Record) -> str:
+    """The verdict for a reader in a hurry: whether the faults are tolerated, and what matters."""
+    told = ["Partial, as it was interrupted."] if score.partial else []
+    if score.chips is not None:
+        told.append(chips.headline(score.chips, describe_faults(score)))
+    else:
+        events, moved = _events(score), _movement(score)
+        first = events[:1] if events else moved
+        if first and not first[0].startswith("Under "):
+            start = f"Under {describe_faults(score)}, "
+            first = [start + first[0][0].lower() + first[0][1:]]
+        told += first or ["Nothing was computed."]
+    shares = {s["name"]: s["share"] for s in score.sites if s["share"] is not None}
+    leading = max(shares, key=shares.__getitem__, default="")
+    if len(score.sites) > 1 and shares.get(leading, 0) > 0 and not _is_spoiled(score):
+        told.append(f"What matters most: {leading} ({percent(shares[leading])} of the variance).")
+    return " ".join(told)
+
+
 def _movement(score: Record) -> list[str]:
     """How far the outputs move; or why that is not told, or not worth much."""
     lost, variance = best(score, "not-finite"), best(score, "variance")

@@ -133,6 +133,27 @@ class Score(Record):
 
         return to_text(self, width)
 
+    def to_csv(self, path: str | Path | None = None) -> str:
+        """Every estimate as text, a line each; also written, where a path is given.
+
+        Raises:
+            FileError: it cannot be written.
+        """
+        from crashsim.results.tables import of_scores
+
+        return of_scores([self]).to_csv(path)
+
+    def to_parquet(self, path: str | Path) -> None:
+        """Writes every estimate as a Parquet file, with the columns of ``to_csv``.
+
+        Raises:
+            FileError: it cannot be written.
+            MissingExtraError: without pyarrow; names the command that installs it.
+        """
+        from crashsim.results.tables import of_scores
+
+        of_scores([self]).to_parquet(path)
+
     def to_html(self) -> str:
         """A self-contained HTML report."""
         from crashsim.report.html import to_html

@@ -128,6 +128,17 @@ class Curve(CurveRecord):
             write_text("path", file_path("path", path), text)
         return text
 
+    def to_parquet(self, path: str | Path) -> None:
+        """Writes the points as Parquet, with the columns of ``crashsim.results.tables.of_curves``.
+
+        Raises:
+            FileError: it cannot be written.
+            MissingExtraError: without pyarrow; names the command that installs it.
+        """
+        from crashsim.results.tables import of_curves
+
+        of_curves([self]).to_parquet(path)
+
     def plot(self, axes: Any = None, label: str | None = None) -> Any:
         """Draws the curve into matplotlib's axes (new ones, if none are given); returns them."""
         from crashsim.report.curve_plots import draw

@@ -18,12 +18,12 @@ from crashsim_theory import NORMAL
 from numpy.typing import NDArray
 
 from crashsim.arrays import Floats
-from crashsim.coordinates.drawing import LISTED, sample_block, samples_per_block
+from crashsim.coordinates.drawing import LISTED, draw_points, sample_block, samples_per_block
 from crashsim.coordinates.placement import Placement
 from crashsim.coordinates.points import Listed, Points, Written, join
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.errors import ArgumentError
-from crashsim.faults import Fault
+from crashsim.faults import Fault, check_drawable
 from crashsim.sampling.chips.drawn import probability_of_none
 from crashsim.space import FaultSpace
 from crashsim.sweeping.rates import at_rate
@@ -41,6 +41,7 @@ class NestedChips:
         seed: the chips depend on it, and on the largest rate.
         chips: their number.
         per_block: how many of them make a block.
+        are_pilots: other chips, which share no random number with those of Monte Carlo.
     """
 
     space: FaultSpace
@@ -48,17 +49,24 @@ class NestedChips:
     seed: int
     chips: int
     per_block: int
+    are_pilots: bool = False
 
     @classmethod
     def of(
-        cls, given: FaultSpace, rates: tuple[float, ...], seed: int, chips: int, per_block: int
+        cls,
+        given: FaultSpace,
+        rates: tuple[float, ...],
+        seed: int,
+        chips: int,
+        per_block: int,
+        are_pilots: bool = False,
     ) -> NestedChips:
         """The chips of a space with faults of any rate.
 
         Raises:
             ArgumentError: a rate that a fault does not take, or a law that cannot be nested.
         """
-        found = cls(at_rate(given, rates[-1]), rates, seed, chips, per_block)
+        found = cls(at_rate(given, rates[-1]), rates, seed, chips, per_block, are_pilots)
         for rate in rates[:-1]:
             smaller = at_rate(given, rate)
             for most, less in zip(found.space.placements, smaller.placements, strict=True):
@@ -83,8 +91,7 @@ class NestedChips:
         parts: list[list[Points]] = [[] for _ in self.rates]
         for number in range(start // size, -(-stop // size)):
             first, last = max(start, number * size), min(stop, (number + 1) * size)
-            drawn = sample_block(self.space.placements, self.seed, number)
-            rng = generator(self.seed, Stream.MARKS, number)
+            drawn, rng = self._drawn(number)
             here = first - number * size, last - number * size
             # Of all samples of the block, so that none depends on how many are wanted.
             marks = [self._marks(rng, p.fault, c, here) for p, c in self._each(drawn)]
@@ -92,6 +99,16 @@ class NestedChips:
             for part, rate in zip(parts, self.rates, strict=True):
                 part.append(self._at(wanted, marks, rate))
         return [join(part) for part in parts]
+
+    def _drawn(self, number: int) -> tuple[Points, np.random.Generator]:
+        """A block of samples at the largest rate, and where their marks come from."""
+        placements = self.space.placements
+        if not self.are_pilots:
+            marks = generator(self.seed, Stream.MARKS, number)
+            return sample_block(placements, self.seed, number), marks
+        check_drawable((p.fault for p in placements), "sampling")
+        rng = generator(self.seed, Stream.CURVE_PILOT, number)
+        return draw_points(rng, placements, samples_per_block(placements)), rng
 
     def _each(self, drawn: Points) -> Iterator[tuple[Placement, _Change]]:
         return zip(self.space.placements, drawn.changes, strict=True)

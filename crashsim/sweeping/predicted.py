@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +25,7 @@ from crashsim.errors import NotApplicableError
 from crashsim.metrics import predicted_class
 from crashsim.metrics.layout import check_classes, layout_of
 from crashsim.model.labelled import Labelled
-from crashsim.results.curve.curve_record import CurveRecord, PointFacts
+from crashsim.results.curve.curve_record import CurveRecord
 from crashsim.space import FaultSpace
 from crashsim.sweeping.class_changes import Changes, ClassChanges
 from crashsim.sweeping.rates import at_rate
@@ -149,29 +148,6 @@ def _by_every_example(
         done += part.B
         progress("prediction", done, examples.count)
     return Changes(moved, np.zeros(len(rates)), clean, done)
-
-
-def predicted_point(rate: float, value: float, without_fault: float) -> PointFacts:
-    """A point of a curve that was predicted alone: an estimate, without interval."""
-    return {
-        "rate": rate,
-        "kind": "estimate",
-        "value": value,
-        "low": math.nan,
-        "high": math.nan,
-        "band_low": math.nan,
-        "band_high": math.nan,
-        "predicted": value,
-        "change": None,
-        "population": None,
-        "percentiles": [],
-        "accepted": None,
-        "struck": 0,
-        "without_fault": without_fault,
-        "not_finite": 0,
-        "values": [],
-        "counts": [],
-    }
 
 
 def disagreements(curve: CurveRecord) -> list[str]:

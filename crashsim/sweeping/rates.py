@@ -17,6 +17,7 @@ from crashsim.space import FaultSpace
 
 MOST = 1000  # rates of a curve
 _RANGE = re.compile(r"([^:]+):([^:]+):([^:]+)")
+_ENDS = re.compile(r"([^:]+):([^:]+)")
 _HOW = "give numbers such as [1e-4, 1e-3, 1e-2], or '1e-6:1e-2:9' for nine at equal ratios"
 
 
@@ -47,6 +48,24 @@ def read_rates(rates: Any) -> tuple[float, ...]:
     if len(found) > MOST:
         raise ArgumentError(f"rates: {len(found)} of them; give at most {MOST}")
     return tuple(sorted(found))
+
+
+def read_ends(rates: Any) -> tuple[float, float] | None:
+    """The two rates of a text ``LOW:HIGH``, between which others are to be chosen; else None.
+
+    Raises:
+        ArgumentError: they are no rates, or do not rise.
+    """
+    match = _ENDS.fullmatch(rates.strip()) if isinstance(rates, str) else None
+    if match is None:
+        return None
+    try:
+        low, high = float(match[1]), float(match[2])
+    except ValueError:
+        raise ArgumentError(f"rates={rates!r}; {_HOW}") from None
+    if not 0 < low < high < math.inf:
+        raise ArgumentError(f"rates={rates!r}: give LOW:HIGH, two rates above 0 that rise")
+    return low, high
 
 
 def _of_text(text: str) -> list[float]:

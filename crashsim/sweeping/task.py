@@ -79,7 +79,7 @@ class ChipsByRate(Task[CurveSums]):
             "metrics": digest(self.asked),
             "rates": ", ".join(f"{rate:g}" for rate in self.source.rates)
             + f" {digest(self.source.rates)}",
-            "seed": str(self.source.seed),
+            "seed": f"{self.source.seed}{', pilot' if self.source.are_pilots else ''}",
             "chips in a block": str(self.source.per_block),
         }
 

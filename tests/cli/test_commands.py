@@ -25,7 +25,7 @@ FAST = ("--samples", 300, "--methods", "exact,taylor,mean-point-single,monte-car
 def test_score(run, examples, tmp_path):
     code, out, err = run(
         "score", "4-5-2:tanh", "--inputs", examples, "--p", 0.1, "--epsilon", 0.1,
-        "--json", "deep/s.json", "--report", "r.html", *FAST,
+        "--json", "deep/s.json", "--report", "r.html", "--details", *FAST,
     )  # fmt: skip
     assert code == 0, err
     assert "monte-carlo" in out
@@ -334,7 +334,7 @@ OTHER = 7
 def test_methods_of_ones_own_code(run, examples, tmp_path):
     (tmp_path / "own.py").write_text(OWN)
     model = ("score", "4-5-2:tanh", "--inputs", examples, "--p", 0.1, "--epsilon", 0.1)
-    code, out, err = run(*model, "--methods", "+pairs, own.py:SURE", "--json", "s.json")
+    code, out, err = run(*model, "--methods", "+pairs, own.py:SURE", "--json", "s.json", "-v")
     assert code == 0, err
     assert "sure" in out
     plain = json.loads((tmp_path / "s.json").read_text())

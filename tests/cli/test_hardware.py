@@ -44,7 +44,15 @@ def test_a_chip_as_nir(run, tmp_path):
     assert code == 0, err
     assert (tmp_path / "chip.nir").exists()
     code, out, err = run(
-        "score", "chip.nir", "--inputs", "d.npz", "--methods", "taylor,hardware", "--p", 0.1
+        "score",
+        "chip.nir",
+        "--inputs",
+        "d.npz",
+        "--methods",
+        "taylor,hardware",
+        "--p",
+        0.1,
+        "--details",
     )
     assert code == 0, err
     assert "hardware" in out
@@ -107,7 +115,7 @@ def test_a_report_and_the_same_from_the_json(run, tmp_path):
         *FAST, "--p", 0.1, "--json", "h.json", "--report", "h.html", "--pj-per-operation", 23.6
     )
     assert code == 0, err
-    assert "energy of synapses, nJ per inference" in out
+    assert "energy of synapses, nJ" in out
     page = (tmp_path / "h.html").read_text()
     for told in ("monte-carlo", "network", "hardware", "synaptic operations", "23.6 pJ", "<svg",
                  "neuron-crash p=0.1 at hidden"):  # fmt: skip

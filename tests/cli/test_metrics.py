@@ -58,8 +58,7 @@ def test_targets_come_with_the_data_or_beside_them(run, folder):
     # Accuracy comes first, then movement.
     words = texts[0].replace("│", " ").split()
     told = " ".join(words)
-    assert "the network is right on" in told
-    assert told.index("is right on") < told.index("together move")
+    assert told.index("accuracy goes from") < told.index("std of all")
 
 
 def test_virtual_chips_say_what_they_were_worth(run, folder):

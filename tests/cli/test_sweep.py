@@ -50,6 +50,21 @@ def test_models_and_kinds_of_fault_in_one_figure(run, examples, tmp_path):
     assert len((tmp_path / "c.csv").read_text().splitlines()) == 1 + 4 * 4
 
 
+@pytest.mark.parametrize("asked", [["0.001:0.3"], ["0.001:0.3:12", "--adaptive"]])
+def test_rates_that_are_chosen(run, examples, tmp_path, asked):
+    code, out, err = run(
+        "sweep", "4-5-2:tanh", "--inputs", examples, "--chips", 40, "--json", "c.json", "--rates",
+        *asked,
+    )  # fmt: skip
+    assert code == 0, err
+    assert "chosen by 32 other chips" in " ".join(out.split())
+    rates = [p["rate"] for p in json.loads((tmp_path / "c.json").read_text())["points"]]
+    assert (len(rates), rates[0], rates[-1]) == (12, 0.001, 0.3)
+    code, _, err = run("sweep", "4-5-2:tanh", "--inputs", examples, "--rates", "0.3:0.1")
+    assert code == 2
+    assert "LOW:HIGH" in err
+
+
 def test_faults_that_strike_together(run, examples, tmp_path):
     code, _, err = run(
         "sweep", "4-5-2:tanh", "--inputs", examples, "--fault", "neuron-crash", "--fault",
@@ -100,16 +115,16 @@ def test_a_saved_curve_becomes_a_page(run, examples, tmp_path):
 
 
 def test_ctrl_c_keeps_the_chips_that_were_finished(run, examples, tmp_path, monkeypatch):
-    from crashsim.sweeping import sweep
+    from crashsim.sweeping.task import ChipsByRate
 
-    judged = sweep.ChipsByRate.parts
+    judged = ChipsByRate.parts
 
     def parts(self, block):
         if block == 2:
             raise KeyboardInterrupt
         return judged(self, block)
 
-    monkeypatch.setattr(sweep.ChipsByRate, "parts", parts)
+    monkeypatch.setattr(ChipsByRate, "parts", parts)
     code, out, err = run(
         "sweep", "4-5-2:tanh", "--inputs", examples, "--json", "c.json", "--chips", 5000,
     )  # fmt: skip

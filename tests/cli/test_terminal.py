@@ -20,7 +20,7 @@ from crashsim.visible import visible
 PROGRAM = [sys.executable, "-c", "from crashsim.cli import main; main()"]
 SCORE = ("score", "4-5-2:tanh", "--inputs", "d.npz", "--p", "0.1", "--epsilon", "0.1",
          "--samples", "300", "--methods", "exact,norm,taylor,saddlepoint,monte-carlo",
-         "--json", "s.json", "--report", "r.html")  # fmt: skip
+         "--json", "s.json", "--report", "r.html", "--details")  # fmt: skip
 
 
 @pytest.fixture

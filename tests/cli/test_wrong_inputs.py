@@ -182,7 +182,7 @@ def test_two_outputs_in_one_file(run, folder):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is full")
 def test_what_can_be_written_is_written(run, folder):
-    code, out, err = run(*SCORE, "--json", "/dev/full", "--report", "r.html")
+    code, out, err = run(*SCORE, "--json", "/dev/full", "--report", "r.html", "--details")
     assert code == 2
     assert "no space left" in err
     assert "monte-carlo" in out

@@ -17,8 +17,8 @@ from crashsim.cli.executors import (
     WorkersOption,
     executor_of,
 )
-from crashsim.cli.options import JsonOption
-from crashsim.cli.reading import check_outputs, write
+from crashsim.cli.options import JsonOption, ParquetOption
+from crashsim.cli.reading import check_outputs, write, write_tables
 from crashsim.cli.terminal import console
 from crashsim.errors import ArgumentError, FileError, Interrupted
 from crashsim.noticing import collecting, notice
@@ -46,6 +46,7 @@ def run(
     ] = None,
     json_file: CasesOption = None,
     csv_file: Annotated[Path | None, typer.Option("--csv", help="Write the cases as CSV.")] = None,
+    parquet_file: ParquetOption = None,
     report_file: Annotated[
         Path | None, typer.Option("--report", help="Write an HTML page of curves and ranks.")
     ] = None,
@@ -65,7 +66,8 @@ def run(
         study = with_budget(study, budget)
     reads = [("study", str(study_file)), *study_inputs(study)]
     to_stdout = str(json_file) == "-"
-    check_outputs(reads, json=None if to_stdout else json_file, csv=csv_file, report=report_file)
+    files = {"csv": csv_file, "parquet": parquet_file, "report": report_file}
+    check_outputs(reads, json=None if to_stdout else json_file, **files)
     if dry_run:
         _show_plan(planned(study, CommandLineSources(is_plan=True)), json_file)
         return
@@ -82,7 +84,7 @@ def run(
             stop, cases = error, error.partial
     for message in dict.fromkeys(noticed):
         notice(message)
-    _show(study.study.name, cases, json_file, csv_file, report_file)
+    _show(study.study.name, cases, json_file, csv_file, parquet_file, report_file)
     if stop is not None:
         raise stop
 
@@ -128,7 +130,12 @@ def _show_plan(cases: Any, json_file: Path | None) -> None:
 
 
 def _show(
-    name: str, cases: Any, json_file: Path | None, csv_file: Path | None, report_file: Path | None
+    name: str,
+    cases: Any,
+    json_file: Path | None,
+    csv_file: Path | None,
+    parquet_file: Path | None,
+    report_file: Path | None,
 ) -> None:
     from crashsim.report import studies
     from crashsim.results.studies.case_record import to_csv, to_lines
@@ -151,4 +158,9 @@ def _show(
         else:
             console().print(studies.render(name, cases))
 
-    all_of(as_json, as_csv, as_html, as_text)
+    def as_parquet() -> None:
+        from crashsim.results.tables import of_cases
+
+        write_tables(None, parquet_file, lambda: of_cases(cases))
+
+    all_of(as_json, as_csv, as_parquet, as_html, as_text)

@@ -8,7 +8,7 @@ from typing import Any
 
 from crashsim.cli.metrics import labelled_examples
 from crashsim.cli.reading import progress_bars, read_model, told_written, write
-from crashsim.cli.terminal import console
+from crashsim.cli.terminal import present
 from crashsim.errors import ArgumentError, Interrupted
 from crashsim.noticing import collecting, notice
 from crashsim.writing import Named, all_of
@@ -106,6 +106,7 @@ def _tell_of_saturation(named: Any, inputs: Any) -> None:
 def _show(found: Any, out: Path, json_file: Path | None, report_file: Path | None) -> None:
     from crashsim.files.models import save_weights
     from crashsim.report.hardening import render, to_html
+    from crashsim.results.hardening.words import statement
 
     def as_weights() -> None:
         if found.trained is not None:
@@ -119,4 +120,4 @@ def _show(found: Any, out: Path, json_file: Path | None, report_file: Path | Non
         if report_file:
             write("report", report_file, to_html(found))
 
-    all_of(as_weights, as_json, as_html, lambda: console().print(render(found)))
+    all_of(as_weights, as_json, as_html, lambda: present(statement(found), render(found)))

@@ -44,7 +44,7 @@ from crashsim.cli.reading import (
     read_model,
     write,
 )
-from crashsim.cli.terminal import console
+from crashsim.cli.terminal import present, printing
 from crashsim.errors import ArgumentError
 from crashsim.writing import all_of
 
@@ -161,6 +161,7 @@ def _planned(model: Any, data: Any, faults: Any, options: dict[str, Any]) -> Any
 
 def _show(plan: Any, json_file: Path | None, report_file: Path | None) -> None:
     from crashsim.report.plans import render
+    from crashsim.results.plan.plans import sentences
 
     def as_json() -> None:
         if json_file:
@@ -170,4 +171,7 @@ def _show(plan: Any, json_file: Path | None, report_file: Path | None) -> None:
         if report_file:
             write("report", report_file, plan.to_html())
 
-    all_of(as_json, as_html, lambda: console().print(render(plan)))
+    def as_text() -> None:
+        present(" ".join(sentences(plan)), render(plan, printing().details))
+
+    all_of(as_json, as_html, as_text)

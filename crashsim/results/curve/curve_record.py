@@ -20,7 +20,8 @@ from crashsim.results.schema import (
     SiteFacts,
 )
 
-SCHEMA = 1
+SCHEMA = 2
+_READABLE = (1, SCHEMA)  # files of schema 1 say nothing of a pilot
 
 
 class PointFacts(TypedDict):
@@ -68,6 +69,14 @@ class TolerableFacts(TypedDict):
     confidence: Number
 
 
+class PilotFacts(TypedDict):
+    """What adaptive rates were chosen by: other chips than the curve's (0: a prediction)."""
+
+    chips: int
+    rates: list[Number]
+    rows: int
+
+
 @dataclass(frozen=True)
 class CurveRecord:
     """A curve as data.
@@ -90,6 +99,7 @@ class CurveRecord:
         versions: of packages.
         partial: it was interrupted, so that chips are missing.
         name: of the curve among others in a figure.
+        pilot: what the rates were chosen by; None: they were asked for.
     """
 
     model: ModelFacts
@@ -114,6 +124,7 @@ class CurveRecord:
     versions: dict[str, str] = field(default_factory=dict)
     partial: bool = False
     name: str = ""
+    pilot: PilotFacts | None = None
 
     @property
     def is_measured(self) -> bool:
@@ -133,8 +144,8 @@ class CurveRecord:
             FileError: not a curve, or one of another schema.
         """
         remedy = "give a file that `crashsim sweep --json` or `Curve.save` of this version wrote"
-        if not is_curve_record(plain) or plain.get("schema") != SCHEMA:
-            raise FileError(f"curve: is no curve of schema {SCHEMA}; {remedy}")
+        if not is_curve_record(plain) or plain.get("schema") not in _READABLE:
+            raise FileError(f"curve: is no curve of schema {SCHEMA} or less; {remedy}")
         try:
             found: Self = read(cls, plain)
             found._check()

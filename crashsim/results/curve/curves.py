@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from crashsim.results.curve.curve_record import CurveRecord, PointFacts, TolerableFacts
-from crashsim.results.numbers import percent
+from crashsim.results.numbers import percent, percents
 
 # Metrics that are shares of examples or positions.
 _SHARES = ("accuracy", "top-", "error-rate", "class-change", "sdc-", "due", "mean-iou")
@@ -99,8 +99,8 @@ def rows(curve: CurveRecord) -> list[list[str]]:
             row.append(_ends(curve, point["band_low"], point["band_high"]))
             row.append(_worst(curve, point))
             if (share := point["accepted"]) is not None:
-                ends = f"[{percent(share['low'])}, {percent(share['high'])}]"
-                row.append(f"{percent(share['value'])} {ends}")
+                value, low, high = percents(share["value"], share["low"], share["high"])
+                row.append(f"{value} [{low}, {high}]")
             if has_prediction(curve):
                 row.append(value_text(curve, point["predicted"]))
         found.append(row)
@@ -115,12 +115,26 @@ def has_prediction(curve: CurveRecord) -> bool:
 def footer(curve: CurveRecord) -> str:
     """How many chips, examples and passes, and what the intervals are."""
     examples = f"{curve.inputs['count']:,} examples"
+    chosen = _chosen(curve)
     if not curve.is_measured:
-        return f"predicted for {examples}, without intervals"
+        return f"predicted for {examples}, without intervals{chosen}"
     return (
         f"{curve.chips:,} chips at every rate, with nested faults, each judged on {examples} "
         f"({curve.rows:,} passes); intervals over chips, given the examples; the band holds at all "
-        f"{len(curve.points)} rates at once"
+        f"{len(curve.points)} rates at once{chosen}"
+    )
+
+
+def _chosen(curve: CurveRecord) -> str:
+    """How rates were chosen, where nobody named them."""
+    if curve.pilot is None:
+        return ""
+    grid = f"at {len(curve.pilot['rates'])} rates"
+    if not curve.pilot["chips"]:
+        return f"; its rates were chosen by a prediction {grid}"
+    return (
+        f"; its rates were chosen by {curve.pilot['chips']} other chips {grid} "
+        f"({curve.pilot['rows']:,} passes more)"
     )
 
 
