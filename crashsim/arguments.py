@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import numbers
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from crashsim.errors import ArgumentError
 MOST_SAMPLES = 10**9
 MOST_STEPS = 10**6  # epochs, time steps, networks: more than anyone waits for
 MOST_COPIES = 100_000  # replicas of a network
+_LONGEST = 200  # characters of a name that others are compared with
 MOST_INITS = 10_000  # initialisations of an architecture
 
 
@@ -61,7 +63,18 @@ def number(
 def one_of(argument: str, value: Any, choices: Sequence[str]) -> None:
     """ArgumentError unless the value is one of these strings."""
     if not isinstance(value, str) or value not in choices:
-        raise ArgumentError(f"{argument}={shown(value)}; choose among {', '.join(choices)}")
+        raise ArgumentError(
+            f"{argument}={shown(value)}{nearest(value, choices)}; choose among {', '.join(choices)}"
+        )
+
+
+def nearest(name: Any, known: Iterable[str]) -> str:
+    """`` (did you mean 'relu1'?)``, where one of the names is close to this one; else nothing."""
+    if not isinstance(name, str):
+        return ""
+    lower = {one.lower(): one for one in known}
+    found = get_close_matches(name.lower()[:_LONGEST], lower, 1, 0.6)
+    return f" (did you mean {lower[found[0]]!r}?)" if found else ""
 
 
 def fraction(argument: str, value: Any) -> float:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import crashsim_hardware as chips
 from crashsim_hardware import Chip, ChipFaults
 
+from crashsim.arguments import nearest
 from crashsim.errors import ArgumentError
 
 __all__ = ["CHIP_FAULTS", "Breaks", "ChipFault", "parse_chip_fault"]
@@ -147,7 +148,8 @@ def parse_chip_fault(spec: str) -> Breaks:
     name, _, text = head.partition("=")
     if name not in CHIP_FAULTS:
         raise ArgumentError(
-            f"chip-fault={spec!r}: {name!r} is not known; choose among {', '.join(CHIP_FAULTS)}"
+            f"chip-fault={spec!r}: {name!r} is not known{nearest(name, CHIP_FAULTS)}; "
+            f"choose among {', '.join(CHIP_FAULTS)}"
         )
     known = CHIP_FAULTS[name]
     numbers: dict[str, float] = dict(known.others)

@@ -20,11 +20,13 @@ from crashsim.cli.executors import (
     WorkersOption,
     executor_of,
 )
+from crashsim.cli.front import demo
 from crashsim.cli.metrics import SMALL, labelled_examples, read_numbers, read_widths
 from crashsim.cli.options import (
     AcceptOption,
     BatchAxisOption,
     BudgetOption,
+    DemoModelArgument,
     DtOption,
     EpsilonOption,
     ExporterOption,
@@ -37,7 +39,6 @@ from crashsim.cli.options import (
     LimitOption,
     MemoryOption,
     MetricOption,
-    ModelArgument,
     ModelsArgument,
     OutputsOption,
     ParquetOption,
@@ -82,7 +83,7 @@ from crashsim.writing import all_of, write_files
 
 
 def score(
-    model: ModelArgument,
+    model: DemoModelArgument = None,
     inputs: InputsOption = "digits",
     targets: TargetsOption = None,
     metric: MetricOption = None,
@@ -165,6 +166,9 @@ def score(
     from crashsim.report.spread import spread_over
     from crashsim.results.verdict import headline
 
+    is_demo = model is None
+    if model is None:
+        model, train = demo.start(inputs, train=train, weights=weights, targets=targets)
     reads = [*model_inputs(model, weights), *data_inputs("inputs", inputs), *fault_inputs(fault)]
     reads += [*data_inputs("train", train), *method_inputs(methods)]
     reads += data_inputs("targets", targets)
@@ -248,6 +252,8 @@ def score(
             console().print(spread_over(whole))
 
     all_of(as_json, as_arrays, as_tables, as_html, as_text)
+    if is_demo:
+        demo.say_next()
     if stop is not None:
         raise Interrupted("interrupted", results) from stop
 

@@ -11,6 +11,7 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from crashsim.arguments import nearest
 from crashsim.errors import ArgumentError
 from crashsim.faults import FAULTS, BernoulliFault, Fault, WordFault
 from crashsim.files.users_code import load_class, reported_as_the_users
@@ -78,7 +79,8 @@ def _read(spec: str) -> tuple[re.Match[str], type[Fault]]:
         return match, load_class(*own, f"fault={spec!r}")  # type: ignore[type-abstract]
     named = spec.partition(":")[0].rpartition("=")[2]
     raise ArgumentError(
-        f"fault={spec!r}: {named!r} is not known; choose among {', '.join(FAULTS)}, or give "
+        f"fault={spec!r}: {named!r} is not known{nearest(named, FAULTS)}; choose among "
+        f"{', '.join(FAULTS)}, or give "
         "path.py:Class"
     )
 
@@ -102,7 +104,8 @@ def _values(spec: str, cls: type[Fault], text: str) -> dict[str, Any]:
         name, equals, value = item.partition("=")
         if not equals or name not in known:
             raise ArgumentError(
-                f"fault={spec!r}: {item!r}: give NAME=VALUE with {' or '.join(sorted(known))}"
+                f"fault={spec!r}: {item!r}{nearest(name, known)}"
+                f": give NAME=VALUE with {' or '.join(sorted(known))}"
             )
         if name in values:
             raise ArgumentError(f"fault={spec!r}: gives {name} twice; give it once")

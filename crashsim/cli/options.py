@@ -8,9 +8,8 @@ from typing import Annotated, Literal
 import typer
 
 MODEL_HELP = (
-    "An architecture (64-100-50-10:sigmoid), a model from `crashsim train`, a .nir file, "
-    "package.module:factory or path.py:factory (runs that code), or a torch.export .pt2 archive "
-    "(can run code that is in it: needs --trust)."
+    "Architecture (64-50-10:relu), file of `crashsim train`, .nir, path.py:factory or "
+    "package.module:factory (runs it), .pt2 (--trust)."
 )
 FAULT_HELP = (
     "[SITES=]KIND[:NAME=VALUE,...], repeatable. Kinds: neuron-crash, weight-crash, stuck-at, "
@@ -24,6 +23,10 @@ FAULT_HELP = (
 )
 
 ModelArgument = Annotated[str, typer.Argument(help=MODEL_HELP)]
+DemoModelArgument = Annotated[
+    str | None,
+    typer.Argument(help=MODEL_HELP + " (default: a demo)", show_default=False),
+]
 ModelsArgument = Annotated[list[str], typer.Argument(help=MODEL_HELP)]
 InputsOption = Annotated[
     str,

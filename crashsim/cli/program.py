@@ -9,6 +9,8 @@ from crashsim.cli.campaigns.campaign import campaign
 from crashsim.cli.criticality import criticality
 from crashsim.cli.devices import devices
 from crashsim.cli.doctor import doctor
+from crashsim.cli.front.pages import PAGES
+from crashsim.cli.front.panels import paged, with_panels
 from crashsim.cli.front.showing import showing
 from crashsim.cli.hardening.harden import harden
 from crashsim.cli.hardware import hardware
@@ -21,11 +23,12 @@ from crashsim.cli.terminal import stoppable
 app = typer.Typer(
     name="crashsim",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="How far a neural network's output moves when its hardware fails at random.\n\n"
-    "Start with: [bold]crashsim score 64-100-50-10:sigmoid --train digits[/bold]",
+    "Start with: [bold]crashsim score[/bold]",
+    epilog="Exit codes: 0 fine, 1 failure, 2 wrong use, 130 Ctrl-C (what was finished is kept)."
+    "\n\nIn all commands: --help is one screen, --help-all has every option.",
 )
 
 
@@ -45,5 +48,6 @@ for command in (
     devices,
     doctor,
 ):
-    app.command()(stoppable(showing(command)))
+    page = PAGES[command.__name__]
+    app.command(cls=paged(page))(stoppable(with_panels(showing(command), page)))
 app.add_typer(campaign)

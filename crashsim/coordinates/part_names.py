@@ -32,7 +32,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from crashsim.arguments import shown
+from crashsim.arguments import nearest, shown
 from crashsim.coordinates.placement import Placement
 from crashsim.errors import ArgumentError
 from crashsim.faults import WordFault
@@ -72,7 +72,8 @@ def check_names(by: object) -> tuple[str, ...]:
     for name in names:
         if not isinstance(name, str) or (name not in _NAMED and not _TILE.fullmatch(name)):
             raise ArgumentError(
-                f"by: {shown(name)} is no name of parts; choose among {', '.join(_NAMED)}, "
+                f"by: {shown(name)} is no name of parts{nearest(name, _NAMED)}"
+                f"; choose among {', '.join(_NAMED)}, "
                 "tile:64 (consecutive units) and tile:64x64 (rows by columns)"
             )
     if len(set(names)) < len(names):

@@ -12,7 +12,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from crashsim.arguments import check_seed, instance
+from crashsim.arguments import check_seed, instance, nearest
 from crashsim.errors import ArgumentError
 from crashsim.files.limits import in_units, memory
 
@@ -127,7 +127,8 @@ def parse_architecture(spec: str) -> Architecture:
     activation = "relu" if match["activation"] is None else match["activation"]
     if activation not in ACTIVATIONS:
         raise ArgumentError(
-            f"architecture={spec!r}: activation {activation!r} is not known; "
-            f"choose among {', '.join(ACTIVATIONS)}"
+            f"architecture={spec!r}: activation {activation!r} is not known"
+            f"{nearest(activation, ACTIVATIONS)}"
+            f"; choose among {', '.join(ACTIVATIONS)}"
         )
     return Architecture(sizes, activation)

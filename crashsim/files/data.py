@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from crashsim.arguments import instance, one_of, whole
+from crashsim.arguments import instance, nearest, one_of, whole
 from crashsim.errors import ArgumentError, FileError
 from crashsim.files.limits import check_size
 from crashsim.files.stored_arrays import StoredArray, idx_array, numpy_arrays
@@ -25,6 +25,7 @@ from crashsim.model.twins.twin import apart
 
 Split = Literal["train", "test"]
 _Read = TypeVar("_Read")
+_NAMED = ("digits", "digits-images", "mnist:FOLDER", "mnist-images:FOLDER")
 _SPLIT_SEED = 0
 _TEST_SHARE = 0.2
 _TARGETS = ("targets", "y", "Y", "labels")
@@ -150,8 +151,8 @@ def load_data(spec: str, split: Split = "test", limit: int | None = None) -> Dat
         return Data(spec, found.inputs.float(), _classes(spec, found))
     else:
         raise ArgumentError(
-            f"data={spec!r} is not known; give 'digits', 'digits-images', 'mnist:FOLDER', "
-            "'mnist-images:FOLDER', or a .npy or .npz file"
+            f"data={spec!r} is not known{nearest(spec, _NAMED)}; give 'digits', 'digits-images', "
+            "'mnist:FOLDER', 'mnist-images:FOLDER', or a .npy or .npz file"
         )
     if limit is not None:
         data = data.first(limit)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from crashsim.arguments import shown
+from crashsim.arguments import nearest, shown
 from crashsim.arrays import Floats
 from crashsim.errors import ArgumentError
 from crashsim.metrics import classes, losses
@@ -65,7 +65,9 @@ def metric_of(given: Any, clean: Floats, shape: Sequence[int], targets: Targets)
 def check_name(name: str) -> str:
     """The name of a metric. Raises ArgumentError where there is none of that name."""
     if name not in NAMES and _NUMBERED.fullmatch(name) is None:
-        raise ArgumentError(f"metrics: {name!r} is not known; choose among {', '.join(NAMES)}")
+        raise ArgumentError(
+            f"metrics: {name!r} is not known{nearest(name, NAMES)}; choose among {', '.join(NAMES)}"
+        )
     return name
 
 

@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from crashsim.arguments import instance, is_whole, whole
+from crashsim.arguments import instance, is_whole, nearest, whole
 from crashsim.errors import ArgumentError
 from crashsim.metrics import predicted_class
 
@@ -83,7 +83,8 @@ def make_voter(name: str | Voter, copies: int, f: int | None = None) -> Voter:
     }
     if name not in found:
         raise ArgumentError(
-            f"voter={name!r} is not known; choose among {', '.join(VOTERS)}, or give a "
+            f"voter={name!r} is not known{nearest(name, VOTERS)}"
+            f"; choose among {', '.join(VOTERS)}, or give a "
             "function from (R, B, K) to (B, K)"
         )
     if name == "minimum-diameter" and comb(copies, f) > _MOST_SUBSETS:

@@ -29,6 +29,7 @@ from crashsim.scoring.planning.size import (
     no_gradients,
     no_margins,
     no_surrogate,
+    probes_of,
     singles_sampled,
     too_many_differences,
     too_many_singles,
@@ -247,13 +248,15 @@ def _layer_bounds(shared: Shared) -> Estimates:
 
 def _gradients(shared: Shared) -> Analysis:
     found, space, asked = Analysis(), shared.space, shared.asked
-    if is_sketched(Size(space, asked.memory)):
+    size = Size(space, asked.memory)
+    if is_sketched(size):
         sketched_mean_point_taylor(
             space,
             found,
             memory=asked.memory,
             seed=asked.seed,
             confidence=asked.confidence,
+            probes=probes_of(size),
             named=asked.outputs or (),
         )
         return found

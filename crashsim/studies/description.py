@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -20,7 +19,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from crashsim.arguments import MOST_SAMPLES, shown
+from crashsim.arguments import MOST_SAMPLES, nearest, shown
 from crashsim.errors import ArgumentError, CrashsimError, FileError
 from crashsim.files.limits import opened
 from crashsim.metrics.named import check_name
@@ -174,7 +173,7 @@ class Study(_Table):
                     if name not in names:
                         raise ValueError(
                             f"[grid] {table}: {name!r} is not among [[{table}]]"
-                            f"{_nearest(name, names)}; there are {', '.join(names)}"
+                            f"{nearest(name, names)}; there are {', '.join(names)}"
                         )
         known = [metric for grid in self.grid for metric in grid.metric]
         for option in ("width", "rel_width"):
@@ -183,7 +182,7 @@ class Study(_Table):
                 if name not in (_ALL, *known):
                     raise ValueError(
                         f"[study] {option}: {name!r} is no metric of the grid"
-                        f"{_nearest(name, known)}; there are {', '.join(dict.fromkeys(known))}"
+                        f"{nearest(name, known)}; there are {', '.join(dict.fromkeys(known))}"
                     )
         return self
 
@@ -254,7 +253,7 @@ def _told(error: ErrorDetails) -> str:
     if error["type"] == "extra_forbidden":
         known = _keys(path[:-1])
         return (
-            f"{where}: there is no such key{_nearest(str(path[-1]), known)}; "
+            f"{where}: there is no such key{nearest(str(path[-1]), known)}; "
             f"choose among {', '.join(known)}"
         )
     if error["type"] == "missing":
@@ -286,8 +285,3 @@ _TABLES: dict[str, type[_Table]] = {
 
 def _keys(path: Sequence[int | str]) -> list[str]:
     return list((_TABLES[str(path[0])] if path else Study).model_fields)
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    near = get_close_matches(name, known, 1, 0.5)
-    return f" (did you mean {near[0]!r}?)" if near else ""

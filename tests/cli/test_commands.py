@@ -168,7 +168,7 @@ def test_help(run, command):
 
 BAD = {
     "no such command": ("scores",),
-    "no model": ("score",),
+    "no model": ("score", "--inputs", "d.npz"),
     "unknown model": ("score", "nothing"),
     "unknown activation": ("score", "4-5-2:swish"),
     "no neurons": ("score", "4-0-2"),

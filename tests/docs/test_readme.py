@@ -1,4 +1,4 @@
-"""What README.md prints runs: its commands are taken, its Python does what it says."""
+"""What README.md and the pages print runs: commands are taken, Python does what it says."""
 
 import re
 import shlex
@@ -14,26 +14,52 @@ from torch import nn
 import crashsim
 from crashsim.cli.program import app
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
-FENCED = re.findall(r"^```(.*)\n((?:(?!```).*\n)*)```$", README, re.M)
-BLOCKS = [text for kind, text in FENCED if kind == "python"]
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs/doors").glob("*.md"))]
+# Pages whose Python runs here, one after the other; the others have tests of their own.
+RUN = [README, *(ROOT / "docs" / f"{name}.md" for name in ("python", "faults", "training"))]
+FENCED = re.compile(r"^```(.*)\n((?:(?!```).*\n)*)```$", re.M)
+BLOCKS = [
+    (page.name, text)
+    for page in RUN
+    for kind, text in FENCED.findall(page.read_text())
+    if kind == "python"
+]
 COMMANDS = [
-    shlex.split(line, comments=True)[1:]
-    for kind, text in FENCED
-    for line in text.splitlines()
-    if kind == "" and line.startswith("crashsim ")
+    pytest.param(shlex.split(line.split(" | ")[0], comments=True)[1:], id=f"{page.name}: {line}")
+    for page in PAGES
+    for kind, text in FENCED.findall(page.read_text())
+    for line in text.replace("\\\n", " ").splitlines()
+    if kind in ("", "bash", "sh") and line.startswith("crashsim ")
 ]
 
 
-@pytest.mark.parametrize("line", COMMANDS, ids=" ".join)
+def test_the_readme_is_a_page_long():
+    assert len(README.read_text().splitlines()) <= 125
+    assert len(COMMANDS) > 30
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
+    for link in links:
+        if not link.startswith(("http:", "https:", "mailto:")):
+            assert (page.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("line", COMMANDS)
 def test_every_command_is_taken_as_it_is_printed(line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in line:
         if Path(name).suffix in {".nir", ".npy", ".npz"} or name == "model":
             Path(name).touch()
-    assert len(COMMANDS) > 10
-    command = typer.main.get_command(app).commands[line[0]]
-    assert command.make_context(line[0], line[1:]).command is command  # exits on a wrong option
+    command = typer.main.get_command(app)
+    while hasattr(command, "commands") and line[0] in command.commands:
+        command, line = command.commands[line[0]], line[1:]
+        if not line:
+            break
+    assert command.make_context("crashsim", list(line)).command is command  # exits on wrong use
 
 
 class Encoder(nn.Module):
@@ -80,9 +106,9 @@ def test_the_python_of_the_page_runs(tmp_path, monkeypatch, capsys):
             "loader": [(x[:6], y[:6]), (x[6:], y[6:])], "criterion": nn.CrossEntropyLoss(),
         }  # fmt: skip
         assert len(BLOCKS) >= 5
-        for block in BLOCKS:
+        for page, block in BLOCKS:
             namespace |= {"x": namespace["left"]}
-            exec(compile(block, "README.md", "exec"), namespace)
+            exec(compile(block, page, "exec"), namespace)
     assert np.isfinite(namespace["loss"].item())
     assert Path("report.html").stat().st_size > 10_000
     assert Path("broken.safetensors").exists()

@@ -10,6 +10,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from crashsim.cli.front.panels import HELP_ALL
 from crashsim.cli.terminal import Printing, printing_as
 from crashsim.errors import ArgumentError
 
@@ -42,7 +43,15 @@ def showing(command: Callable[..., None]) -> Callable[..., None]:
     """The command with ``OPTIONS``, and with ``-`` as a file for standard output."""
 
     @wraps(command)
-    def run(*, details: bool, quiet: bool, verbose: bool, no_color: bool, **options: Any) -> None:
+    def run(
+        *,
+        details: bool,
+        quiet: bool,
+        verbose: bool,
+        no_color: bool,
+        help_all: bool,  # which has a callback of its own
+        **options: Any,
+    ) -> None:
         if quiet and (details or verbose):
             other = "details" if details else "verbose"
             raise ArgumentError(f"quiet: --quiet is without --{other}; give one of them")
@@ -54,7 +63,7 @@ def showing(command: Callable[..., None]) -> Callable[..., None]:
         with printing_as(how):
             command(**options)
 
-    return with_options(run, command, OPTIONS)
+    return with_options(run, command, {**OPTIONS, **HELP_ALL})
 
 
 def with_options(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from crashsim.arguments import nearest
 from crashsim.errors import ArgumentError
 from crashsim.writing import Named
 
@@ -56,8 +57,10 @@ def _way(part: str, text: str) -> Any:
         except TypeError as error:
             raise ArgumentError(f"way={text!r}: {error}; use it in Python") from error
     known = [*(f"{n}[=NUMBER]" for n in _NUMBERED), "nothing", *SCHEMES]
+    near = nearest(name, [*_NUMBERED, "nothing", *SCHEMES])
     raise ArgumentError(
-        f"way={text!r}: {part!r} is not known; choose among {', '.join(known)}, or path.py:NAME"
+        f"way={text!r}: {part!r} is not known{near}"
+        f"; choose among {', '.join(known)}, or path.py:NAME"
     )
 
 

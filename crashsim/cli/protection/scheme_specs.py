@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from crashsim.arguments import shown
+from crashsim.arguments import nearest, shown
 from crashsim.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ def read_scheme(spec: str) -> Scheme:
     name, _, rest = spec.partition(":")
     if name not in SCHEMES:
         raise ArgumentError(
-            f"schemes: {shown(name)} is not known; choose among {', '.join(SCHEMES)}"
+            f"schemes: {shown(name)} is not known{nearest(name, SCHEMES)}"
+            f"; choose among {', '.join(SCHEMES)}"
         )
     kind = SCHEMES[name]
     known = [field.name for field in fields(kind) if field.name != "only"]
@@ -61,7 +62,8 @@ def read_scheme(spec: str) -> Scheme:
         key = key.strip().replace("-", "_")
         if not equals or key not in known:
             raise ArgumentError(
-                f"schemes: {shown(option)} of {name}: give OPTION=VALUE with an option of "
+                f"schemes: {shown(option)} of {name}{nearest(key, known)}"
+                f": give OPTION=VALUE with an option of "
                 f"{', '.join(known)}"
             )
         options[key] = value if key in _TEXTS else _number(name, key, value)

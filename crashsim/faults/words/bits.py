@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from crashsim.arguments import is_whole, shown, whole
+from crashsim.arguments import is_whole, nearest, shown, whole
 from crashsim.errors import ArgumentError
 from crashsim.faults.words.formats import Stored
 
@@ -33,8 +33,8 @@ def listed(fault: str, bits: Any) -> tuple[int, ...]:
         given = []
     if not given:
         raise ArgumentError(
-            f"{fault}: bits={shown(bits)}; give 'sign', 'exponent', 'mantissa', or a list of "
-            "numbers of bits"
+            f"{fault}: bits={shown(bits)}{nearest(bits, _FIELDS)}; give 'sign', 'exponent', "
+            "'mantissa', or a list of numbers of bits"
         )
     return tuple(given)
 
@@ -69,7 +69,8 @@ def chosen_bits(fault: str, bits: Bits, word: Stored) -> tuple[int, ...]:
         if not found:
             known = [name for name, of_field in word.fields.items() if of_field]
             raise ArgumentError(
-                f"{fault}: bits={shown(bits)}: words of {word.name} have none; give "
+                f"{fault}: bits={shown(bits)}{nearest(bits, known)}"
+                f": words of {word.name} have none; give "
                 f"{', '.join(map(repr, known))}, or a list of numbers"
             )
         return found

@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from crashsim.arguments import shown
+from crashsim.arguments import nearest, shown
 from crashsim.errors import ArgumentError
 
 Fields = Mapping[str, tuple[int, ...]]
@@ -234,7 +234,8 @@ def format_named(name: str, scale: str | float | None = None) -> FloatFormat | I
     match = _INTEGER.fullmatch(name)
     if match is None or not 2 <= int(match[2]) <= 32:
         raise ArgumentError(
-            f"format={shown(name)} is not known; give {AS_STORED!r}, {', '.join(FLOATS)}, or int2 "
+            f"format={shown(name)} is not known{nearest(name, (AS_STORED, *FLOATS))}"
+            f"; give {AS_STORED!r}, {', '.join(FLOATS)}, or int2 "
             "to int32 (int8, say), or uint2 to uint32"
         )
     return IntegerFormat(int(match[2]), _scale(scale), not match[1], name)

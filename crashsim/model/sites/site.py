@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from crashsim.arguments import nearest
 from crashsim.errors import ModelError, SiteError
 from crashsim.faults import Strikes
 from crashsim.model.multiplied.stored_words import Words
@@ -461,7 +462,8 @@ def select_sites(available: Sequence[Site], pattern: str, strikes: Strikes) -> l
             f"choose among: {shown}{more}"
         )
     raise SiteError(
-        f"sites={pattern!r} matches no {what} site of the model; "
+        f"sites={pattern!r} matches no {what} site of the model"
+        f"{nearest(pattern, [*names, 'hidden', 'input', 'weights'])}; "
         f"use 'hidden', 'input', 'weights', or choose among: {shown}{more}"
     )
 

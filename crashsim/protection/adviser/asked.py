@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from crashsim.arguments import check_seed, fraction, instance, number, sample_count, shown
+from crashsim.arguments import check_seed, fraction, instance, nearest, number, sample_count, shown
 from crashsim.errors import ArgumentError
 from crashsim.protection.schemes import Scheme
 
@@ -43,7 +43,10 @@ class Asked:
         virtual: Any, seed: Any, confidence: Any,
     ) -> Asked:  # fmt: skip
         if metric is not None and metric not in METRICS:
-            raise ArgumentError(f"metric={shown(metric)}; give one of {', '.join(METRICS)}")
+            raise ArgumentError(
+                f"metric={shown(metric)}{nearest(metric, METRICS)}"
+                f"; give one of {', '.join(METRICS)}"
+            )
         if target is not None:
             target = number("target", target, "a share of examples, such as 0.95", least=0, most=1)
         if budget is not None:

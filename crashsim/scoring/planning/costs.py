@@ -29,6 +29,7 @@ from crashsim.scoring.planning.size import (
     is_sketched,
     no_surrogate,
     operations_of_margins,
+    probes_of,
 )
 from crashsim.scoring.variance_reduction import is_controlled
 
@@ -44,6 +45,7 @@ _COUNTED = 40  # for each output of a sample: sums, counts, order
 _DRAWN = 60  # for each fault of a sample, and for each coordinate that is drawn one by one
 _GUIDED = 8  # for each coordinate of a rare sample and part of the law that it is drawn from
 _PARTS = 33  # of that law, at most
+_BOUND_PASSES = 20  # that b1 and b2 take: in double precision, forwards and back
 _PROVED = 1e10  # for each bound: about a second
 _KEPT_VALUES = 2**26  # of samples, at most
 _IN_FLIGHT = 2**28  # bytes of activations, drawn faults and outputs
@@ -167,9 +169,10 @@ def _gradients(size: Size) -> Cost:
     """
     space = size.space
     if is_sketched(size):
-        kept, values = kept_bytes(space, sketch.PROBES), space.slopes.size
-        together = sketch.probes_together(values, size.memory)
-        passes = (-(-sketch.PROBES // together) + 2 * sketch.PROBES) * size.operations
+        probes, values = probes_of(size), space.slopes.size
+        kept = kept_bytes(space, probes)
+        together = sketch.probes_together(values, size.memory, probes)
+        passes = (-(-probes // together) + 2 * probes) * size.operations
         return Cost(passes + 10.0 * kept, 4.0 * together * values + weighed_bytes(values))
     passes = (1 + 2 * size.K) * size.operations
     if are_dense(space):
@@ -231,7 +234,9 @@ _COSTS: Mapping[str, Callable[[Size], Cost]] = {
         8.0 * outcomes_of(size.space) * size.B * size.K,
     ),
     "wide": lambda size: Cost(2 * size.operations, 16 * _parameters(size)),
-    "layer_bounds": lambda size: Cost(40 * _parameters(size)),
+    "layer_bounds": lambda size: Cost(
+        _BOUND_PASSES * size.operations_of_change + 40 * _parameters(size)
+    ),
     "gradients": _gradients,
     "taylor": _gradients,
     "differences": _differences,

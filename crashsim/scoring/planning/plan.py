@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from crashsim.analytic.gains import MEMORY
-from crashsim.arguments import MOST_SAMPLES
+from crashsim.arguments import MOST_SAMPLES, nearest
 from crashsim.errors import ArgumentError
 from crashsim.faults import check_drawable
 from crashsim.results.numbers import CORE, words_of_time
@@ -275,7 +275,8 @@ def _read(methods: Iterable[str | Method] | None) -> tuple[set[str], tuple[Metho
     unknown = sorted(name for name in names if name.removeprefix("+") not in known)
     unknown += [repr(m) for m in others]
     if unknown or (methods is not None and not given):
-        raise ArgumentError(f"methods={unknown}: choose among {', '.join(known)}")
+        near = nearest(unknown[0].removeprefix("+"), known) if unknown else ""
+        raise ArgumentError(f"methods={unknown}{near}: choose among {', '.join(known)}")
     return names, own
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import cache
 from importlib import resources
 from typing import Literal
@@ -186,7 +187,9 @@ def device(name: str, **values: float) -> Device:
     """The profile `name`, with the given figures in place of its own."""
     known = devices()
     if not isinstance(name, str) or name not in known:
-        raise HardwareError(f"no device {name!r}; there are {', '.join(sorted(known))}")
+        close = get_close_matches(name.lower()[:200], known, 1) if isinstance(name, str) else []
+        near = f" (did you mean {close[0]!r}?)" if close else ""
+        raise HardwareError(f"no device {name!r}{near}; there are {', '.join(sorted(known))}")
     return known[name].given(**values)
 
 
