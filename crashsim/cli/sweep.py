@@ -36,6 +36,7 @@ from crashsim.cli.options import (
     WeightsOption,
 )
 from crashsim.cli.reading import (
+    check_figures,
     check_outputs,
     data_inputs,
     fault_inputs,
@@ -87,8 +88,15 @@ def sweep(
     ] = None,
     predict: Annotated[
         bool,
-        typer.Option("--predict", help="Theory alone: no chip is judged, and no interval given."),
+        typer.Option("--predict", help="Theory, and what a few chips leave open of it."),
     ] = False,
+    check: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Chips that say how far --predict may be off; 0 for none. (default: 24)",
+        ),
+    ] = None,
     beside: Annotated[
         bool, typer.Option("--beside", help="Show what theory predicts beside what is measured.")
     ] = False,
@@ -138,6 +146,7 @@ def sweep(
     reads += [*fault_inputs(fault), *data_inputs("inputs", inputs)]
     reads += [*data_inputs("train", train), *data_inputs("targets", targets)]
     check_outputs(reads, json=json_file, report=report_file, csv=csv_file, parquet=parquet_file)
+    check_figures(report_file)
     if read_span(rates, adaptive) is None:
         read_rates(rates)
     if len(set(models)) < len(models):
@@ -160,6 +169,7 @@ def sweep(
     }
     curves: list[Any] = []
     stop = None
+    options |= {} if check is None else {"check": check}
     try:
         with executor_of(workers, dask, ray, slurm) as executor:
             options |= {"executor": executor, "store": store}

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crashsim.importing import needed
 from crashsim.report.plots import figure_of, svg
 from crashsim.results.curve import curves as words
 from crashsim.results.curve.curve_record import CurveRecord
@@ -20,20 +21,18 @@ _LABEL = 60  # characters
 def draw(curve: CurveRecord, axes: Any = None, label: str | None = None) -> Any:
     """Draws a curve into matplotlib's axes; new ones, if none are given. Returns the axes.
 
-    Shaded is the band that holds at all rates at once; bars are intervals at each rate alone, a
+    Shaded is the band over all rates at once; bars are intervals at each rate alone, a
     dotted line is the clean network, a dashed one what theory predicts.
     """
     if axes is None:
-        from matplotlib.figure import Figure
-
-        axes = Figure(layout="constrained").subplots()
+        axes = needed("matplotlib.figure", "a plot").Figure(layout="constrained").subplots()
     named = visible(label or words.title(curve))[:_LABEL]
     rates, values = _column(curve, "rate"), _column(curve, "value")
     style = "-" if curve.is_measured else "--"
     # A name that begins with an underscore would be left out of the legend.
     (line,) = axes.plot(rates, values, style, lw=1.8, label=named.lstrip("_") or "curve")
     colour = line.get_color()
-    if curve.is_measured:
+    if curve.is_measured or words.has_intervals(curve):
         low, high = _column(curve, "low"), _column(curve, "high")
         axes.fill_between(
             rates, _column(curve, "band_low"), _column(curve, "band_high"), color=colour,
@@ -41,7 +40,7 @@ def draw(curve: CurveRecord, axes: Any = None, label: str | None = None) -> Any:
         )  # fmt: skip
         axes.vlines(rates, low, high, color=colour, lw=1.1)
         axes.plot(rates, values, "o", ms=3.5, color=colour)
-        if words.has_prediction(curve):
+        if curve.is_measured and words.has_prediction(curve):
             predicted = _column(curve, "predicted")
             axes.plot(rates, predicted, "x", ms=5, color=colour, label=f"{named}, predicted")
     axes.axhline(curve.clean, color=colour, lw=1, ls=":")
