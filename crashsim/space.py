@@ -164,7 +164,7 @@ class FaultSpace:
         space = copy(self)
         space.examples = self.examples.to(self.device, dtype)
         space._use(self.faulty_model.with_dtype(dtype))
-        space._clean = space.faulty_model.model.checked_outputs(space.examples)
+        space._clean = space.faulty_model.model.clean_outputs(space.examples)
         return space
 
     def with_faults(self, faults: Sequence[Fault]) -> FaultSpace:

@@ -264,6 +264,17 @@ class Mutates(nn.Module):
         return self.b(torch.tanh(self.a(x)))
 
 
+def test_other_examples_of_a_model_that_writes_to_its_input(seeded, randn):
+    net, x, other = seeded(Mutates), randn(4, 3), randn(6, 3)
+    space = FaultSpace(net, x, NeuronCrash(0.2), "a")
+    with torch.no_grad():
+        expected = net(other.clone())
+    one = FaultSpace(net, other, NeuronCrash(0.2), "a")
+    moved = space.at_examples(one.examples)
+    np.testing.assert_allclose(moved.clean(), expected, rtol=1e-5)
+    np.testing.assert_array_equal(one.examples.tensors[0], other)
+
+
 class Counts(Mutates):
     def __init__(self):
         super().__init__()

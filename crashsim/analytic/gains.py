@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from crashsim_theory import BERNOULLI, NORMAL
@@ -161,9 +162,11 @@ class Gains:
     @cached_property
     def shift_of_outputs(self) -> Floats:
         """The same for each output, (B, K)."""
-        wide = double_precision(self.space)
-        there = _outputs_at(wide, self._point)
-        return np.asarray(there - wide.clean())
+        known = _SHIFTS.setdefault(self.space, {})
+        if self.at not in known:
+            wide = double_precision(self.space)
+            known[self.at] = np.asarray(_outputs_at(wide, self._point) - wide.clean())
+        return known[self.at]
 
     def _forwards(self, points: Points) -> Floats:
         """sum_i e_i g_i by derivatives along each point's faults, (S, B, R)."""
@@ -185,6 +188,10 @@ class Gains:
         if self.readouts.ndim == 2:
             return np.asarray(outputs @ self.readouts.T)
         return np.asarray((self.readouts @ outputs[..., None])[..., 0])
+
+
+# Of each space that lives, (B, K) at a point: a pass in double precision takes long.
+_SHIFTS: WeakKeyDictionary[FaultSpace, dict[At, Floats]] = WeakKeyDictionary()
 
 
 def are_dense(space: FaultSpace) -> bool:

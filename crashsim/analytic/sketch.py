@@ -3,8 +3,8 @@
 The gradient of every output costs a backward pass each. What is asked of all outputs together, the
 total variance and which coordinates it comes from, does not need them: a sum of the outputs with
 random signs z has the variance z' C z, whose mean over z is the trace of C, the total variance
-(Hutchinson, Communications in Statistics B 19, 1990). So ``PROBES`` backward passes serve, whatever
-the number of outputs. E Delta needs none: around the mean point it is F(m) - F(0).
+(Hutchinson, Communications in Statistics B 19, 1990). So a few backward passes serve, whatever the
+number of outputs. E Delta needs none: around the mean point it is F(m) - F(0).
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from crashsim.results.estimate import Interval, Values
 from crashsim.results.estimates import Estimates, deterministic, estimates_of
 from crashsim.space import FaultSpace
 
-PROBES = 16  # random sums of outputs
+PROBES = 16  # random sums of outputs, at most
+FEWEST = 4  # the same where a pass takes long
 _METHOD = "mean-point-taylor"
 
 
@@ -36,6 +37,7 @@ def sketched_mean_point_taylor(
     memory: int,
     seed: int,
     confidence: float,
+    probes: int = PROBES,
     named: Sequence[int] = (),
 ) -> None:
     """``mean-point-taylor`` of very many outputs: each mean, the total variance, and the shares.
@@ -49,17 +51,18 @@ def sketched_mean_point_taylor(
         memory: in bytes, for gains.
         seed: of the random signs.
         confidence: of the interval.
+        probes: number of random sums.
         named: outputs that also get variances of their own, at a backward pass each.
 
     Raises:
         NotApplicableError: the output has no derivative in any coordinate.
     """
-    signs = generator(seed, Stream.OUTPUT_SIGNS).choice([-1.0, 1.0], size=(PROBES, space.K))
-    together = probes_together(space.slopes.size, memory)
+    signs = generator(seed, Stream.OUTPUT_SIGNS).choice([-1.0, 1.0], size=(probes, space.K))
+    together = probes_together(space.slopes.size, memory, probes)
     parts = _parts(space, signs, together)
     formula = derive(order=1, point="mean")
     analysis.formulas[_METHOD] = {"text": formula.text(), "latex": formula.latex()}
-    each, analysis.by_value = _variances(parts)  # (B, PROBES)
+    each, analysis.by_value = _variances(parts)  # (B, probes)
     analysis.source = _METHOD
     analysis.estimates += deterministic(_METHOD, "mean", "estimate", parts[0].shift_of_outputs)
     analysis.estimates += estimates_of(
@@ -69,7 +72,7 @@ def sketched_mean_point_taylor(
         per_input=_over_probes(each, confidence),
         pooled=_over_probes(each.mean(0), confidence),
         confidence=confidence,
-        note=f"interval over {PROBES} random sums of the {space.K} outputs",
+        note=f"interval over {probes} random sums of the {space.K} outputs",
     )
     if named:
         analysis.estimates += _of_named(space, named, together)
@@ -98,14 +101,14 @@ def _of_named(space: FaultSpace, named: Sequence[int], together: int) -> Estimat
     )
 
 
-def probes_together(values: int, memory: int) -> int:
+def probes_together(values: int, memory: int, probes: int) -> int:
     """How many random sums of an input's outputs have their slopes by so many values at a time."""
     room = KEPT * memory - weighed_bytes(values)
-    return int(min(max(room // (4.0 * values), 1), PROBES))
+    return int(min(max(room // (4.0 * values), 1), probes))
 
 
 def _variances(parts: Sequence[Gains]) -> tuple[Floats, SharesByValue]:
-    """(B, PROBES) of the random sums, and the shares of all; a part after the other is dropped."""
+    """(B, probes) of the random sums, and the shares of all; a part after the other is dropped."""
     variances, shares = [], None
     for part in parts:
         sums = part.sums
@@ -121,8 +124,8 @@ def _variances(parts: Sequence[Gains]) -> tuple[Floats, SharesByValue]:
 
 
 def _over_probes(values: Floats, confidence: float) -> Interval:
-    """The mean of what the probes say, (..., PROBES), with Student's interval; never below 0."""
-    mean = np.asarray(values.mean(-1))
-    error = values.std(-1, ddof=1) / np.sqrt(PROBES)
-    half = stdtrit(PROBES - 1, 0.5 + confidence / 2) * error
+    """The mean of what the probes say, (..., probes), with Student's interval; never below 0."""
+    mean, probes = np.asarray(values.mean(-1)), values.shape[-1]
+    error = values.std(-1, ddof=1) / np.sqrt(probes)
+    half = stdtrit(probes - 1, 0.5 + confidence / 2) * error
     return Interval(mean, np.maximum(mean - half, 0.0), mean + half)

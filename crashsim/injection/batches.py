@@ -19,6 +19,8 @@ from crashsim.working import worked
 
 # Scalars of activations in flight at once: small enough for the cache, large enough to batch.
 _BATCH_SCALARS = 2**22
+# Where that is not even a few examples, as many as share what a call costs.
+_FEW, _SCALARS_OF_FEW = 8, 2**25
 _BATCH_SCALARS_OF_A_GPU = 2**28  # which has no use for few: a gigabyte in single precision
 
 _KEPT = 2**25 - 2**16  # bytes: glibc learns from blocks of less than 32 MiB
@@ -85,8 +87,10 @@ def rows_together(examples: Inputs, scalars: int) -> int:
         examples: the inputs.
         scalars: numbers in flight for each.
     """
-    on_gpu = any(tensor.is_cuda for tensor in examples.tensors)
-    return max(1, (_BATCH_SCALARS_OF_A_GPU if on_gpu else _BATCH_SCALARS) // scalars)
+    if any(tensor.is_cuda for tensor in examples.tensors):
+        return max(1, _BATCH_SCALARS_OF_A_GPU // scalars)
+    few = min(_FEW, len(examples), _SCALARS_OF_FEW // scalars)
+    return max(1, few, _BATCH_SCALARS // scalars)
 
 
 def scalars_per_sample(sites: Sequence[Site], runs_alone: bool) -> int:

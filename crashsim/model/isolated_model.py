@@ -345,7 +345,7 @@ class IsolatedModel:
             ModelError: they are not finite, or of another shape.
         """
         with torch.no_grad(), self._explaining_failures(examples), self._drawing.undone():
-            outputs = self.outputs(examples)
+            outputs = self.outputs(examples.clone())  # the model may write to what it is given
         found: Floats = outputs.reshape(len(examples), -1).double().cpu().numpy()
         if found.shape[1] != self.clean.shape[1]:
             raise ModelError(

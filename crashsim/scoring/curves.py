@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from crashsim_theory import TheoryError
+from crashsim_theory import LinearSurrogate, TheoryError
+from crashsim_theory.tails.gathered import gathered
 from scipy.special import ndtr
 
 from crashsim.analytic.first_order import Surrogate, of_pair, tail_probability
@@ -41,7 +42,7 @@ def curves_of(space: FaultSpace, results: Results, asked: Request, samples: int)
     if not variance.max() > 0:
         return None
     row, output = (int(i) for i in np.unravel_index(int(variance.argmax()), variance.shape))
-    one = analysis.surrogate and of_pair(analysis.surrogate, row, output)
+    one = analysis.surrogate and _drawn(analysis.surrogate, row, output)
     end = 8 * float(np.sqrt(variance[row, output]))
     if one is not None and not one.without_cgf:
         while float(one.saddlepoint(end)) > _SMALLEST:
@@ -58,10 +59,11 @@ def curves_of(space: FaultSpace, results: Results, asked: Request, samples: int)
             methods["saddlepoint"] = tail_probability("saddlepoint", one, grid).tolist()
     if results.proof is not None and one is not None:
         methods |= _proved_curves(results.proof, grid, row, output)
-    if one is not None and "importance-sampling" in results.found:
+    if analysis.surrogate is not None and "importance-sampling" in results.found:
         points = min(_SAMPLED, samples // (importance.FEWEST + importance.AIMING))
         if points > 0:
-            rare = _rare_events(space.at_input(row), one, output, grid, asked, samples, points)
+            exact = of_pair(analysis.surrogate, row, output)
+            rare = _rare_events(space.at_input(row), exact, output, grid, asked, samples, points)
             methods["importance-sampling"] = rare.tolist()
     if sampled is not None:
         interval = sampled.tail(row, output, grid)
@@ -130,7 +132,7 @@ def histogram_of(results: Results, outputs: Sequence[int] | None = None) -> Hist
     counts, edges = np.histogram(outcomes, bins=_BINS, weights=n * masses)
     saddlepoint = normal = None
     if analysis.surrogate is not None:
-        one = of_pair(analysis.surrogate, int(where[0]), int(where[1]))
+        one = _drawn(analysis.surrogate, int(where[0]), int(where[1]))
         if one.variance > 0 and not one.without_cgf:
             above = one.saddlepoint(edges, "upper")
             saddlepoint = (n * -np.diff(above)).tolist()
@@ -139,6 +141,12 @@ def histogram_of(results: Results, outputs: Sequence[int] | None = None) -> Hist
     return Histogram(
         int(where[0]), int(where[1]), edges.tolist(), counts.tolist(), saddlepoint, normal
     )
+
+
+def _drawn(surrogate: Surrogate, row: int, output: int) -> Surrogate:
+    """One of them, as exact as a picture shows."""
+    one = of_pair(surrogate, row, output)
+    return gathered(one) if isinstance(one, LinearSurrogate) else one
 
 
 def _normal_mass(edges: Floats, surrogate: Surrogate) -> Floats:

@@ -235,7 +235,7 @@ def _where_bits_add_up(size: Size) -> str | None:
 
 
 def _cost_of_law(size: Size) -> float:
-    return surrogate_law.law_operations(2 * size.gains, 2 * size.B * size.K)
+    return surrogate_law.law_operations(size.N, 2.0 * size.B * size.K)
 
 
 def _without_derivatives(size: Size) -> str | None:
@@ -536,7 +536,7 @@ METHODS: tuple[Method, ...] = (
     ),
     Method(
         "nearest-rivals",
-        "class changes to the nearest rivals, by the saddlepoint",
+        "class changes to the nearest rivals, by the exact law of their margins",
         _nearest_rivals,
         "estimate",
         needs=("nearest_margins",),

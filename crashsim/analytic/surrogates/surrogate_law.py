@@ -33,9 +33,11 @@ from crashsim.results.estimates import Estimates, deterministic
 from crashsim.space import FaultSpace
 
 Name = Literal["surrogate-law", "single-law"]
-# Of the law of one surrogate and of its tail, which may take a tilt and a law of its own: counted
-# in multiplications of a matrix product, of which a core does 1e10 a second.
-_OPERATIONS_OF_ROW = 8e8
+# Of the law of one surrogate and of its tail, which may take a tilt and a law of its own for every
+# coordinate that the tilt makes likely, up to some number: counted in multiplications of a matrix
+# product, of which a core does 1e10 a second.
+_OPERATIONS_OF_ROW = 1e7
+_OPERATIONS_OF_TILTED, _MOST_TILTED = 1.3e4, 10_000
 _OPERATIONS_OF_GAIN = 800.0
 
 
@@ -107,9 +109,10 @@ def single_margins(space: FaultSpace, surrogate: LinearSurrogate) -> Surrogate |
     return margins_of(space, surrogate) if space.K > 1 else None
 
 
-def law_operations(gains: float, rows: float) -> float:
-    """Operations of the laws of some surrogates with so many gains in all, about."""
-    return _OPERATIONS_OF_GAIN * gains + _OPERATIONS_OF_ROW * rows
+def law_operations(coordinates: int, rows: float) -> float:
+    """Operations of the laws of some surrogates with so many coordinates each, about."""
+    tilted = _OPERATIONS_OF_TILTED * min(coordinates, _MOST_TILTED)
+    return rows * (_OPERATIONS_OF_ROW + tilted + _OPERATIONS_OF_GAIN * coordinates)
 
 
 def _teller(progress: Callable[[int, int], None] | None, total: int) -> Callable[[], None]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from crashsim.analytic import sketch
 from crashsim.analytic.gains import KEPT, are_dense, kept_bytes
 from crashsim.analytic.surrogates.rivals import RIVALS, margins_at_most
+from crashsim.analytic.surrogates.surrogate_law import law_operations
 from crashsim.analytic.weighing import weighed_bytes
 from crashsim.arguments import is_number, shown
 from crashsim.errors import ArgumentError
@@ -32,6 +33,7 @@ from crashsim.scoring.planning.size import (
     is_sketched,
     no_surrogate,
     operations_of_margins,
+    probes_of,
 )
 from crashsim.scoring.variance_reduction import is_controlled
 
@@ -40,6 +42,7 @@ _BUDGET = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*([smh])\s*", re.ASCII)
 _TAIL = 2000  # operations for each gain of an event: some forty steps to the right tilt
 _CELLS = 3328  # of gains that are factored: as many are gathered to, once
 _GATHERED = 40  # for each gain, to gather them
+_COUNTED_GAIN, _ENTRIES = 400, 4000  # for each slope, to count its bits' gains: in so many entries
 _RARE = BUDGET / 10  # operations of importance sampling among many coordinates, a question
 _FEWEST_PASSES = 32  # of each input
 _FEWEST_STRIKES = 256  # of single faults of words
@@ -47,6 +50,7 @@ _COUNTED = 40  # for each output of a sample: sums, counts, order
 _DRAWN = 60  # for each fault of a sample, and for each coordinate that is drawn one by one
 _GUIDED = 8  # for each coordinate of a rare sample and part of the law that it is drawn from
 _PARTS = 33  # of that law, at most
+_BOUND_PASSES = 20  # that b1 and b2 take: in double precision, forwards and back
 _PROVED = 1e10  # for each bound: about a second
 _KEPT_VALUES = 2**26  # of samples, at most
 _IN_FLIGHT = 2**28  # bytes of activations, drawn faults and outputs
@@ -190,9 +194,10 @@ def _gradients(size: Size) -> Cost:
     """
     space = size.space
     if is_sketched(size):
-        kept, values = kept_bytes(space, sketch.PROBES), space.slopes.size
-        together = sketch.probes_together(values, size.memory)
-        passes = (-(-sketch.PROBES // together) + 2 * sketch.PROBES) * size.operations
+        probes, values = probes_of(size), space.slopes.size
+        kept = kept_bytes(space, probes)
+        together = sketch.probes_together(values, size.memory, probes)
+        passes = (-(-probes // together) + 2 * probes) * size.operations
         return Cost(passes + 10.0 * kept, 4.0 * together * values + weighed_bytes(values))
     passes = (1 + 2 * size.K) * size.operations
     if are_dense(space):
@@ -234,8 +239,9 @@ def _nearest_margins(size: Size) -> Cost:
 
 
 def _rivals(size: Size) -> Cost:
-    rows = RIVALS * size.B
-    return Cost(rows * (_GATHERED * size.N + _TAIL * _CELLS), 96.0 * _CELLS * rows)
+    rows, values = RIVALS * size.B, size.space.slopes.size
+    laws = law_operations(min(size.N, _ENTRIES), rows)
+    return Cost(laws + _COUNTED_GAIN * rows * values, 64.0 * values)
 
 
 def _moments(size: Size) -> Cost:
@@ -254,7 +260,9 @@ _COSTS: Mapping[str, Callable[[Size], Cost]] = {
         8.0 * outcomes_of(size.space) * size.B * size.K,
     ),
     "wide": lambda size: Cost(2 * size.operations, 16 * _parameters(size)),
-    "layer_bounds": lambda size: Cost(40 * _parameters(size)),
+    "layer_bounds": lambda size: Cost(
+        _BOUND_PASSES * size.operations_of_change + 40 * _parameters(size)
+    ),
     "gradients": _gradients,
     "taylor": _gradients,
     "differences": _differences,

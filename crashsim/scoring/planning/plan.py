@@ -11,7 +11,7 @@ from crashsim.analytic.gains import MEMORY
 from crashsim.arguments import MOST_SAMPLES, nearest
 from crashsim.errors import ArgumentError
 from crashsim.faults import check_drawable
-from crashsim.results.numbers import words_of_time
+from crashsim.results.numbers import CORE, words_of_time
 from crashsim.sampling.monte_carlo import DEFAULT_SAMPLES
 from crashsim.scoring.method import Method, told_as_its_own
 from crashsim.scoring.methods import METHODS
@@ -21,7 +21,7 @@ from crashsim.scoring.planning.costs import (
     cost_of,
     cost_of_sampling,
 )
-from crashsim.scoring.planning.size import Size
+from crashsim.scoring.planning.size import Size, singles_sampled
 from crashsim.scoring.shared import NEEDS
 from crashsim.scoring.variance_reduction import chosen_samples
 from crashsim.space import FaultSpace
@@ -32,6 +32,9 @@ _FEWEST = 2  # samples
 # Operations that may be spent on rare events, whatever the rest takes: ten seconds; less where the
 # number of samples that was asked for says that less is wanted.
 _MUCH, _MUCH_BESIDE_FEW = 1e11, 2e10
+# Theory that nobody asked for takes this much at most, or so many times as long as the samples do
+# that somebody did.
+_THEORY_BESIDE_FEW, _TIMES = 1e9, 4.0
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,9 @@ def plan(
     """Chooses methods; those that are named are computed whatever they cost.
 
     With a budget, methods are taken while they take 0.6 of it, the cheapest first, and Monte Carlo
-    gets what is left. What would cost more than all the rest together is left out, too.
+    gets what is left. Where a number of samples is asked for, theory takes a tenth of a second of a
+    core, or four times as long as they do. What would cost more than all the rest together is left
+    out, too.
 
     Args:
         methods: names; or names with a ``+``, which are added to those chosen unasked. A
@@ -124,6 +129,9 @@ def plan(
     kept = frozenset(m.name for m in left if m.name in named or m in own)
     if budget is None:
         much = _MUCH if samples is None else _MUCH_BESIDE_FEW
+        if samples is not None:
+            skipped |= _beyond_samples(left, kept, size, samples)
+            left = [m for m in left if m.name not in skipped]
         skipped |= _out_of_proportion(left, kept, size, count, much)
     else:
         skipped |= _beyond_budget(left, kept, size, budget)
@@ -141,6 +149,8 @@ def _costs_of(
     if "surrogate" in found and "differences" not in known:  # what it is made from
         source = "gradients" if size.space.has_derivatives else "differences"
         found |= {} if source in known else {source: cost_of(source, size)}
+    if "all_singles" in found and "differences" not in known and singles_sampled(size) is None:
+        found["differences"] = cost_of("differences", size)
     if method.name == SAMPLING:
         return {**found, SAMPLING: cost_of_sampling(size, samples or DEFAULT_SAMPLES)}
     return {**found, method.name: cost_of(method.name, size, method.cost)}
@@ -182,6 +192,40 @@ def _beyond_budget(
     Those asked for come first, then the cheapest, so that one dear number does not take the place
     of several others; of equal cost, in the order of the table.
     """
+    theory = [method for method in left if method.name != SAMPLING]
+    return {
+        name: f"it takes {words_of_time(more / CORE)} more of the budget; ask for it as +{name}"
+        for name, more in _too_dear(theory, kept, size, _THEORY * budget).items()
+    }
+
+
+def _beyond_samples(
+    left: list[Method], kept: frozenset[str], size: Size, samples: int
+) -> dict[str, str]:
+    """The methods that would take many times as long as the samples asked for, with the reason.
+
+    Who asks for few samples has little time. What needs nothing but passes of the network is not
+    theory: a sum over all patterns, strata of single faults.
+    """
+    sampling = cost_of_sampling(size, samples).operations
+    theory = [m for m in left if m.needs and m.kind != "statistical"]
+    asked: dict[str, Cost] = {}
+    for method in theory:
+        if method.name in kept:
+            asked |= _costs_of(method, size, samples, asked)
+    most = max(_THEORY_BESIDE_FEW, _TIMES * sampling)
+    most += sum(cost.operations for cost in asked.values())
+    return {
+        name: f"it takes {more / sampling:.2g} times as long as {samples} samples; ask for it as "
+        f"+{name}"
+        for name, more in _too_dear(theory, kept, size, most).items()
+    }
+
+
+def _too_dear(
+    theory: list[Method], kept: frozenset[str], size: Size, most: float
+) -> dict[str, float]:
+    """What so many operations do not pay for, by name, and what each would take in addition."""
     costs: dict[str, Cost] = {}
     found = {}
 
@@ -189,16 +233,13 @@ def _beyond_budget(
         alone = _costs_of(method, size, None, {})
         return method.name not in kept, sum(cost.operations for cost in alone.values())
 
-    for method in sorted(left, key=place):
-        if method.name == SAMPLING:
-            continue
+    for method in sorted(theory, key=place):
         more = _costs_of(method, size, None, costs)
         spent = sum(cost.operations for cost in (costs | more).values())
-        if method.name in kept or spent <= _THEORY * budget:
+        if method.name in kept or spent <= most:
             costs |= more
-            continue
-        own = words_of_time(sum(cost.seconds for cost in more.values()))
-        found[method.name] = f"it takes {own} more of the budget; ask for it as +{method.name}"
+        else:
+            found[method.name] = sum(cost.operations for cost in more.values())
     return found
 
 

@@ -11,7 +11,7 @@ from functools import cached_property
 
 import torch
 
-from crashsim.analytic import sampled_singles
+from crashsim.analytic import sampled_singles, sketch
 from crashsim.analytic.gains import MEMORY, MOST_DENSE, are_dense, are_served, kept_bytes
 from crashsim.analytic.surrogates import rivals
 from crashsim.analytic.weighing import weighed_bytes
@@ -27,6 +27,7 @@ EXTRA = 3e9  # operations of what refines first-order theory: a second or so
 _ALONE, _SHARED = 3e6, 1e5  # operations that a sample's calls cost, by itself and with others
 _FEW = 0.5  # probability of two or more faults below which they alone are sampled
 ENUMERATED = 16  # coordinates up to which the exact sum is computed unasked
+_PROBED = BUDGET / 10  # operations for random sums of the outputs
 _EACH = 1024  # outputs up to which a backward pass is made for each
 _SKETCH = "mean-point-taylor takes random sums of them"
 GRADIENT_VALUES = 2**27  # B x K x N gains kept: 1 GiB
@@ -113,6 +114,12 @@ def is_sketched(size: Size) -> bool:
         return False
     # Whatever the budget: what a number is does not depend on what others cost.
     return size.K > _EACH or _too_many_gains(replace(size, budget=None)) is not None
+
+
+def probes_of(size: Size) -> int:
+    """How many random sums of the outputs are differentiated: fewer where a pass takes long."""
+    affordable = int(_PROBED / (2 * size.operations))
+    return min(max(affordable, sketch.FEWEST), sketch.PROBES)
 
 
 def too_many_gradients(size: Size) -> str | None:

@@ -27,7 +27,7 @@ _SMALL = 0.2  # probability up to which the series is summed
 _REST = 1e-17  # of the series, where it is cut off, by term and relative to all
 _VANISHED = -46.0  # log |phi| below which a frequency does not matter
 _SAME = 1e-6  # points by which a sum and a threshold that are equal may differ
-_AT_ONCE = 2**20  # complex numbers alive at once
+_AT_ONCE = 2**16  # complex numbers alive at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,17 +167,33 @@ def _add_heavy(result: Complex, frequency: Array, position: Array, counts: Array
     most = result.real - (spread.sum() - np.fft.rfft(spread).real)
     wanted = most > _VANISHED
     result[~wanted] = -np.inf
-    s = frequency[wanted]
-    total = np.zeros(len(s), dtype=np.complex128)
-    step = max(1, _AT_ONCE // max(len(s), 1))
-    for start in range(0, len(position), step):
-        part = slice(start, start + step)
-        wave = _wave(position[part, np.newaxis], s)
-        chance = p[part, np.newaxis]
-        with np.errstate(divide="ignore"):
-            terms = np.log(1 - chance + chance * wave)
-        total += (counts[part, np.newaxis] * terms).sum(0)
-    result[wanted] += total
+    at = np.flatnonzero(wanted)
+    wave = np.exp(-1j * frequency)  # e^{-i s}; at the m-th frequency, e^{-i s k} is that at m k
+    wave = np.concatenate([wave, wave[-2:0:-1].conj()])
+    alone = counts == 1
+    for which in (alone, ~alone):
+        parts = np.flatnonzero(which)
+        step = max(1, _AT_ONCE // max(len(at), 1))
+        for start in range(0, len(parts), step):
+            part = parts[start : start + step]
+            terms = _factors(wave, at, position[part], p[part])
+            with np.errstate(divide="ignore"):
+                if which is alone:  # one logarithm of all: what phi is counts, not its argument
+                    result[at] += np.log(np.multiply.reduce(terms, 0))
+                else:
+                    result[at] += counts[part] @ np.log(terms)
+
+
+def _factors(wave: Complex, at: npt.NDArray[np.intp], position: Array, p: Array) -> Complex:
+    """1 - p + p e^{-i s g} of each entry at some frequencies, from the table of e^{-i s}."""
+    nearest = np.rint(position)
+    off, k = (position - nearest)[:, np.newaxis], np.mod(nearest, len(wave)).astype(np.int64)
+    step = wave[at]
+    split = (1 - off * off) + off * (off + 1) / 2 * step + off * (off - 1) / 2 * step.conj()
+    split *= wave[np.multiply.outer(k, at) & (len(wave) - 1)]
+    split *= p[:, np.newaxis]
+    split += 1 - p[:, np.newaxis]
+    return np.asarray(split)
 
 
 def _add_outcomes(

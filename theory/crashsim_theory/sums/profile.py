@@ -27,6 +27,9 @@ _ALONE = 2**14  # coordinates of a surrogate that stay entries of their own
 _DROPPED = 52 - 10  # bits of a double's mantissa that entries do not tell apart
 _RANGE = 160 << 10  # entries below the largest gain; what is smaller counts as zero
 _VALUES = 2**18  # coordinates sorted into entries together
+_FEW = 2**10  # entries that are searched in as they are
+_DROPPED_COARSELY = 52 - 5
+_COARSE_RANGE = 40 << 5  # coarse entries below the largest gain; smaller ones share the last
 _RATES = 64  # different rates that get entries of their own
 _RATES_PER_OCTAVE = 8  # of the grid that more rates than these are split to
 
@@ -120,6 +123,21 @@ class Profile:
         for o in self.outcomes:
             total += o.count * float(np.logaddexp.reduce(np.log(o.chances) + t * o.values))
         return total
+
+
+def coarse(profile: Profile) -> Profile:
+    """About the same sum, told by gains of about 3% of relative width: to search in."""
+    if len(profile.gains) <= _FEW or np.any(profile.p != profile.p[0]):
+        return profile
+    keys = np.maximum(np.abs(profile.gains).view(np.int64) >> _DROPPED_COARSELY, 1)
+    least = int(keys.max()) - _COARSE_RANGE
+    size = _COARSE_RANGE + 1
+    at = np.maximum(keys - least, 0) + size * (profile.gains < 0)
+    counts: Array = np.bincount(at, profile.counts, 2 * size).astype(np.float64)
+    total = np.bincount(at, profile.counts * profile.gains, 2 * size)
+    there = counts > 0
+    mean, p = total[there] / counts[there], np.full(int(there.sum()), profile.p[0])
+    return replace(profile, gains=mean, low=mean, high=mean, counts=counts[there], p=p)
 
 
 def profiles_of_chunks(

@@ -9,7 +9,7 @@ from scipy.special import expit
 
 from crashsim_theory.arrays import Array
 from crashsim_theory.sums.lattice import lattice_law
-from crashsim_theory.sums.profile import Outcomes, Profile
+from crashsim_theory.sums.profile import Outcomes, Profile, coarse
 from crashsim_theory.sums.window import Window, decided, window_of
 from crashsim_theory.tails.surrogate import Side
 
@@ -78,7 +78,7 @@ def _far_tail(profile: Profile, c: float, cells: int) -> float:
     """P(sum >= c) under the tilt that makes c typical, weighted back."""
     window = window_of(profile, (c, c), 700.0)
     rest, alone = _parted(profile, window)
-    t = solve_tilt(rest, c)
+    t = solve_tilt(coarse(rest), c)  # any tilt near it serves as well
     base = replace(rest, shift=0.0)
     if not np.isfinite(t):
         t = 700.0 / max(float(np.abs(rest.gains).max(initial=0.0)), 1e-300)

@@ -13,7 +13,7 @@ from scipy.special import expit
 from crashsim_theory.arrays import Array
 from crashsim_theory.tails.coordinates import OfLaw
 
-CHUNK_BYTES = 200_000_000
+CHUNK_BYTES = 2**22  # what a core's cache holds
 _TEMPORARIES = 8  # arrays of shape (rows, N) alive at once in `_cumulants`
 
 
