@@ -1,10 +1,14 @@
 """How Sphinx builds the site; `make docs` runs it, with warnings as errors."""
 
+import os
 import sys
 from pathlib import Path
 
 import crashsim
 
+# What pages run is this installation, in a terminal of 88 columns.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+os.environ.update(COLUMNS="88", OMP_NUM_THREADS="1")
 sys.path.insert(0, str(Path(__file__).parent / "extensions"))
 
 project = "crashsim"
@@ -20,6 +24,7 @@ extensions = [
     "sphinx_design",
     # in docs/extensions
     "mathml",
+    "terminal",
     "docstrings",
     "command_line",
     "reference",
@@ -27,6 +32,7 @@ extensions = [
 exclude_patterns = ["_build", "extensions", "**/README.md"]
 suppress_warnings = [
     "mystnb.unknown_mime_type",  # progress bars of notebooks
+    "toc.empty_glob",  # of pages that index.md does not name, there may be none
     "ref.python",  # one word, such as mean, is an attribute of several classes
 ]
 
@@ -41,6 +47,7 @@ smartquotes = False  # --option is no dash
 nb_execution_mode = "cache"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 240
+nb_execution_in_temp = True
 nb_merge_streams = True
 
 # Reference
@@ -65,4 +72,5 @@ html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#1f5fa8", "color-brand-content": "#1f5fa8"},
     "dark_css_variables": {"color-brand-primary": "#7fb2ee", "color-brand-content": "#7fb2ee"},
 }
-copybutton_exclude = ".linenos, .gp, .go"
+copybutton_prompt_text = "$ "
+copybutton_line_continuation_character = "\\"

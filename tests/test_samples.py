@@ -265,3 +265,20 @@ def test_files_that_are_no_samples_are_told(net, x, tmp_path, text):
         Sample.load(table)
     with pytest.raises(CrashsimError, match="path="):
         Sample.load(tmp_path / "nothing")
+
+
+def test_outputs_that_are_not_finite_are_kept(randn):
+    """A struck exponent makes a weight infinite: the outputs are those of a plain pass, kept."""
+    net = seeded(lambda: nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3)))
+    x = randn(4, 5) + 0.1
+    with torch.no_grad():
+        net[0].weight.clamp_(1.01, 1.99)  # bit 30 makes these infinite or no number
+    space = FaultSpace(net, x, BitFlip(0.02, format="float32", bits=[30]), "weights")
+    lost = 0
+    for index in range(20):
+        sample = space.sample(0, index)
+        with torch.no_grad():
+            plain = sample.model()(x).numpy()
+        np.testing.assert_allclose(sample.outputs, plain, rtol=1e-5)
+        lost += not np.isfinite(sample.outputs).all()
+    assert 0 < lost < 20

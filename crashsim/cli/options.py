@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 MODEL_HELP = (
-    "Architecture (64-50-10:relu), file of `crashsim train`, .nir, path.py:factory or "
+    "Architecture (64-50-10:relu), file of `crashsim train`, .onnx, .nir, path.py:factory or "
     "package.module:factory (runs it), .pt2 (--trust)."
 )
 FAULT_HELP = (

@@ -326,14 +326,20 @@ def model_inputs(spec: str, weights: str | None = None) -> list[Named]:
     """The files that a model may be read from."""
     from crashsim.files.architectures import is_architecture
     from crashsim.files.models import model_files
+    from crashsim.files.onnx_graphs.spec import onnx_spec
 
     given: list[Named] = [] if weights is None else [("weights", weights)]
+    if onnx := onnx_spec(spec):
+        from crashsim.files.onnx_graphs.reading import files_beside
+
+        files: list[str | Path] = [onnx.path, *files_beside(onnx.path)]
+        return [*(("model", file) for file in files), *given]
     if not Path(spec).name or is_architecture(spec):
         return given
     code = spec.rpartition(":")[0]  # of a factory: a file, or a module in this folder
     module = code.replace(".", os.sep)
-    files = (code, f"{module}.py", f"{module}/__init__.py") if code else (spec, *model_files(spec))
-    return [*(("model", file) for file in files), *given]
+    found = (code, f"{module}.py", f"{module}/__init__.py") if code else (spec, *model_files(spec))
+    return [*(("model", file) for file in found), *given]
 
 
 def fault_inputs(specs: list[str] | None) -> list[Named]:

@@ -87,8 +87,15 @@ def sweep(
     ] = None,
     predict: Annotated[
         bool,
-        typer.Option("--predict", help="Theory alone: no chip is judged, and no interval given."),
+        typer.Option("--predict", help="Theory, and what a few chips leave open of it."),
     ] = False,
+    check: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Chips that say how far --predict may be off; 0 for none. (default: 24)",
+        ),
+    ] = None,
     beside: Annotated[
         bool, typer.Option("--beside", help="Show what theory predicts beside what is measured.")
     ] = False,
@@ -160,6 +167,7 @@ def sweep(
     }
     curves: list[Any] = []
     stop = None
+    options |= {} if check is None else {"check": check}
     try:
         with executor_of(workers, dask, ray, slurm) as executor:
             options |= {"executor": executor, "store": store}

@@ -32,6 +32,7 @@ class Stream(IntEnum):
     VOTES = 2**61 + 2**60  # in which a voter is far from the honest copies' average
     PLANS = 2**61 + 2**60 + 2**59  # virtual chips that judge plans of protection, by block
     IMPORTANCE = 2**62  # tails and class changes, by input and block
+    CURVE_CHECK = 2**62 + 2**59  # which examples check a predicted curve
     VULNERABILITY = 2**62 + 2**60  # which single faults meet which examples, by stratum
     CLASS_CHANGES = 2**62 + 2**60 + 2**59  # what rivals share, in a curve predicted at many rates
     CURVE = 2**62 + 2**61  # the rare-event curve of a report, by point and block

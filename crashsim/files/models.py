@@ -23,6 +23,7 @@ from crashsim.arguments import path as file_path
 from crashsim.errors import ArgumentError, CrashsimError, FileError, ModelError
 from crashsim.files.architectures import Architecture, is_architecture, parse_architecture
 from crashsim.files.limits import check_file, check_size, most_bytes, read_text, size_on_disk
+from crashsim.files.onnx_graphs.spec import onnx_spec
 from crashsim.files.users_code import call_factory
 from crashsim.model.checks import check_module
 from crashsim.writing import check_writable, write_files
@@ -143,8 +144,10 @@ def load_model(
     Args:
         spec: an architecture (``64-100-50-10:sigmoid``, initialised from ``seed``); a model that
             ``crashsim train`` wrote (with or without its suffix); a ``torch.export`` archive
-            (``.pt2``); a NIR graph (``.nir``); or ``package.module:factory`` or
-            ``path.py:factory``, which imports the user's own code and calls it.
+            (``.pt2``); a NIR graph (``.nir``); an ONNX file (``.onnx``, where need be with inputs
+            that are always the same and lengths of axes, as ``vad.onnx:sr=16000,input=?x576``); or
+            ``package.module:factory`` or ``path.py:factory``, which imports the user's own code and
+            calls it.
         seed: of the initialisation of an architecture.
         weights: a state dict for a factory's model or an architecture (``.safetensors``, or
             ``.pt``/``.pth`` without pickled code).
@@ -170,7 +173,8 @@ def load_model(
         one_of("reset", reset, get_args(Reset))
     path = Path(spec)
     is_own = _is_own(path)
-    if weights is not None and (is_own or path.suffix in (".nir", ".pt2")):
+    onnx = onnx_spec(spec)
+    if weights is not None and (is_own or onnx or path.suffix in (".nir", ".pt2")):
         raise ArgumentError(
             f"weights={weights!r}: {spec!r} has weights of its own; give them with an architecture "
             "or a factory"
@@ -190,6 +194,10 @@ def load_model(
         check_file(f"model={spec!r}", path, "give a .nir file")
         chip, rates = read_chip(path, reset, most_bytes=most_bytes(), **graph)
         return NamedModel(spec, rates, chip=chip)
+    if onnx is not None:
+        from crashsim.files.onnx_graphs.reading import read_onnx
+
+        return NamedModel(spec, read_onnx(onnx.path, onnx.fixed, onnx.sizes))
     if path.suffix == ".pt2":
         return NamedModel(spec, _load_exported(spec, trusted=trusted))
     if is_own:
@@ -207,7 +215,7 @@ def load_model(
         )
     raise FileError(
         f"model={spec!r} is neither an architecture ('64-100-50-10:sigmoid'), nor an existing "
-        "model file (from `crashsim train`, or .pt2), nor 'path.py:factory'"
+        "model file (from `crashsim train`, .onnx, .nir or .pt2), nor 'path.py:factory'"
     )
 
 

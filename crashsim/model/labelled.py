@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler
 
@@ -47,6 +48,27 @@ class Labelled(ABC):
     def first(self, count: int) -> Piece:
         """The first ``count`` examples (all, if there are fewer)."""
         return next(self.pieces(count))
+
+    def among(self, numbers: NDArray[np.int64], size: int) -> Inputs:
+        """The inputs of some examples, in this order.
+
+        Args:
+            numbers: of the examples, each once.
+            size: how many are read at a time.
+        """
+        found: Inputs | None = None
+        held: list[int] = []
+        wanted, start = np.sort(numbers), 0
+        for inputs, _ in self.pieces(size):
+            here = wanted[(wanted >= start) & (wanted < start + len(inputs))]
+            if len(here):
+                part = inputs.among((here - start).tolist())
+                found = part if found is None else found.joined(part)
+                held += here.tolist()
+            start += len(inputs)
+        assert found is not None
+        place = {number: at for at, number in enumerate(held)}
+        return found.among([place[int(number)] for number in numbers])
 
     @property
     def has_targets(self) -> bool:

@@ -20,7 +20,7 @@ _LABEL = 60  # characters
 def draw(curve: CurveRecord, axes: Any = None, label: str | None = None) -> Any:
     """Draws a curve into matplotlib's axes; new ones, if none are given. Returns the axes.
 
-    Shaded is the band that holds at all rates at once; bars are intervals at each rate alone, a
+    Shaded is the band over all rates at once; bars are intervals at each rate alone, a
     dotted line is the clean network, a dashed one what theory predicts.
     """
     if axes is None:
@@ -33,7 +33,7 @@ def draw(curve: CurveRecord, axes: Any = None, label: str | None = None) -> Any:
     # A name that begins with an underscore would be left out of the legend.
     (line,) = axes.plot(rates, values, style, lw=1.8, label=named.lstrip("_") or "curve")
     colour = line.get_color()
-    if curve.is_measured:
+    if curve.is_measured or words.has_intervals(curve):
         low, high = _column(curve, "low"), _column(curve, "high")
         axes.fill_between(
             rates, _column(curve, "band_low"), _column(curve, "band_high"), color=colour,
@@ -41,7 +41,7 @@ def draw(curve: CurveRecord, axes: Any = None, label: str | None = None) -> Any:
         )  # fmt: skip
         axes.vlines(rates, low, high, color=colour, lw=1.1)
         axes.plot(rates, values, "o", ms=3.5, color=colour)
-        if words.has_prediction(curve):
+        if curve.is_measured and words.has_prediction(curve):
             predicted = _column(curve, "predicted")
             axes.plot(rates, predicted, "x", ms=5, color=colour, label=f"{named}, predicted")
     axes.axhline(curve.clean, color=colour, lw=1, ls=":")

@@ -29,7 +29,11 @@ def to_text(score: Record, width: int = 100) -> str:
 def as_text(shown: RenderableType, width: int) -> str:
     """What a console of this width prints, without styles."""
     into = StringIO()
-    Console(file=into, width=width, color_system=None, force_terminal=False).print(shown)
+    # In a notebook rich would show it instead of writing it.
+    console = Console(
+        file=into, width=width, color_system=None, force_terminal=False, force_jupyter=False
+    )
+    console.print(shown)
     return "\n".join(line.rstrip() for line in into.getvalue().splitlines()) + "\n"
 
 

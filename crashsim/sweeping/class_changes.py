@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from crashsim.arrays import Floats
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.metrics import predicted_class
-from crashsim.model.inputs import Inputs
 from crashsim.model.labelled import Labelled
 from crashsim.sampling.chips.task import pieces_of
 from crashsim.space import FaultSpace
@@ -251,7 +250,7 @@ class ClassChanges:
 
     def _margins(self, numbers: NDArray[np.int64], questions: list[Question]) -> Iterator[Margins]:
         """The margins of some examples, in this order, of which neighbours ask alike."""
-        inputs = self._inputs(numbers)
+        inputs = self.examples.among(numbers, pieces_of(self.space))
         start = 0
         while start < len(questions):
             rivals = len(questions[start].rivals)
@@ -263,19 +262,3 @@ class ClassChanges:
                 stop += 1
             yield from self.tails.of(inputs.part(start, stop), questions[start:stop])
             start = stop
-
-    def _inputs(self, numbers: NDArray[np.int64]) -> Inputs:
-        """The examples of these numbers, in this order."""
-        found: Inputs | None = None
-        held: list[int] = []
-        wanted, start = np.sort(numbers), 0
-        for inputs, _ in self.examples.pieces(pieces_of(self.space)):
-            here = wanted[(wanted >= start) & (wanted < start + len(inputs))]
-            if len(here):
-                part = inputs.among((here - start).tolist())
-                found = part if found is None else found.joined(part)
-                held += here.tolist()
-            start += len(inputs)
-        assert found is not None
-        place = {number: at for at, number in enumerate(held)}
-        return found.among([place[int(number)] for number in numbers])

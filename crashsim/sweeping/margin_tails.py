@@ -256,8 +256,7 @@ class MarginTails:
         ]
         self._resolution = resolution_of(self._wide)
         self._anchors = []
-        for numbers in _together(self.rates, space):
-            taken = max((i for i in numbers if rates[i] <= _TAKEN), default=numbers[-1])
+        for taken, numbers in sharing_gains(self.rates, space):
             self._anchors.append(_Anchor(spaces[taken], rates[taken], numbers))
 
     @property
@@ -296,14 +295,14 @@ class MarginTails:
         return np.stack(found)
 
 
-def _together(rates: tuple[float, ...], space: FaultSpace) -> list[list[int]]:
-    """The numbers of the rates that share their gains."""
+def sharing_gains(rates: Sequence[float], space: FaultSpace) -> list[tuple[int, list[int]]]:
+    """Which rates share the gains of one of them: the number of that one, and of them all."""
     if space.N <= EACH:
-        return [[i] for i in range(len(rates))]
+        return [(i, [i]) for i in range(len(rates))]
     found: list[list[int]] = []
     for i, rate in enumerate(rates):
         if found and (rate <= _SMALL or rate <= _NEAR * rates[found[-1][0]]):
             found[-1].append(i)
         else:
             found.append([i])
-    return found
+    return [(max((i for i in s if rates[i] <= _TAKEN), default=s[-1]), s) for s in found]

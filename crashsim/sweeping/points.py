@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from crashsim.results.curve.curve_record import PointFacts
@@ -61,16 +59,18 @@ def _range(interval: Interval, less: float = 0.0) -> RangeFacts:
     return RangeFacts(value=value, low=low, high=high)
 
 
-def predicted_point(rate: float, value: float, without_fault: float) -> PointFacts:
-    """A point of a curve that was predicted alone: an estimate, without interval."""
+def predicted_point(
+    rate: float, value: float, without_fault: float, alone: Interval, shared: Interval
+) -> PointFacts:
+    """A point of a curve that was predicted alone: an estimate, and what chips leave open of it."""
     return {
         "rate": rate,
         "kind": "estimate",
         "value": value,
-        "low": math.nan,
-        "high": math.nan,
-        "band_low": math.nan,
-        "band_high": math.nan,
+        "low": float(alone.low),
+        "high": float(alone.high),
+        "band_low": float(shared.low),
+        "band_high": float(shared.high),
         "predicted": value,
         "change": None,
         "population": None,

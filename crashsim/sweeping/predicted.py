@@ -44,11 +44,15 @@ class Prediction:
         values: (R,) at each rate.
         clean: without faults.
         told: what it rests on.
+        is_served: whether it is the law of a surrogate that judges chips, too.
+        error: (R,) standard error by which examples were looked at.
     """
 
     values: Floats
     clean: float
     told: str
+    is_served: bool
+    error: Floats
 
 
 def predict(
@@ -85,11 +89,12 @@ def predict(
         why = "bits of exponents are struck" if space.strikes_words else space.why_no_derivatives
         raise NotApplicableError(f"no linear surrogate of so many faults is to be had: {why}")
     try:
-        if by_singles or not are_served(space):
+        is_served = not by_singles and are_served(space)
+        if not is_served:
             found = _by_every_example(space, rates, examples, metric, seed, memory, progress)
         else:
             changes = ClassChanges(space, tuple(rates), examples, seed, memory, progress)
-            found = changes.found(lambda part, targets: _right(metric, part, targets))
+            found = changes.found(lambda part, targets: right_classes(metric, part, targets))
     except TheoryError as error:
         raise NotApplicableError(str(error)) from error
     moved, spread = found.moved / examples.count, found.error / examples.count
@@ -105,13 +110,13 @@ def predict(
             f"by up to {spread.max():.2g} (one standard error)"
         )
     if metric == "class-change":
-        return Prediction(moved, 0.0, told)
+        return Prediction(moved, 0.0, told, is_served, spread)
     if metric == "error-rate":
-        return Prediction(1 - unfaulted + moved, 1 - unfaulted, told)
-    return Prediction(unfaulted - moved, unfaulted, told)
+        return Prediction(1 - unfaulted + moved, 1 - unfaulted, told, is_served, spread)
+    return Prediction(unfaulted - moved, unfaulted, told, is_served, spread)
 
 
-def _right(metric: str, part: FaultSpace, targets: Any) -> NDArray[np.int64] | None:
+def right_classes(metric: str, part: FaultSpace, targets: Any) -> NDArray[np.int64] | None:
     """The right classes of some examples; None: those that are predicted."""
     if metric == "class-change" or targets is None:
         return None
@@ -137,7 +142,7 @@ def _by_every_example(
     moved, clean, done = np.zeros(len(rates)), 0, 0
     for inputs, targets in examples.pieces(size):
         part = wide.at_examples(inputs)
-        right = _right(metric, part, targets)
+        right = right_classes(metric, part, targets)
         if right is not None:
             clean += int((predicted_class(part.clean()) == right).sum())
         surrogate = single_changes(part) if by_singles else None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from scipy.special import ndtri
 
 from crashsim.arrays import Floats
 from crashsim.campaign.store import Store
@@ -19,11 +20,13 @@ from crashsim.results.curve.curve_record import PilotFacts
 from crashsim.results.estimate import Interval
 from crashsim.sampling.chips.facts import is_lower_better
 from crashsim.sampling.chips.found import FoundChips
+from crashsim.sampling.intervals import scalar_interval
 from crashsim.space import FaultSpace
 from crashsim.sweeping.adaptive import Outline
+from crashsim.sweeping.checked import Check, check_prediction
 from crashsim.sweeping.nested import NestedChips
 from crashsim.sweeping.points import accepted_level, measured_point, predicted_point
-from crashsim.sweeping.predicted import Prediction
+from crashsim.sweeping.predicted import Prediction, right_classes
 from crashsim.sweeping.predicted import predict as predict_curve
 from crashsim.sweeping.task import ChipsByRate, CurveSums
 
@@ -43,6 +46,7 @@ class CurveRun:
     sums: CurveSums = field(default_factory=CurveSums)
     prediction: Prediction | None = None
     doubts: list[str] = field(default_factory=list)
+    checked: Check | None = None
 
     def predict(
         self, space: FaultSpace, memory: int, progress: Progress, *, is_alone: bool
@@ -57,6 +61,33 @@ class CurveRun:
             if is_alone:
                 raise
             self.doubts.append(f"no prediction: {error}")
+
+    def check(self, chips: int, memory: int, alpha: float) -> None:
+        """Lets some chips say how far the prediction may be off, where its surrogate judges them.
+
+        Args:
+            chips: their number, which share no random number with those of a measured curve.
+            memory: bytes that gains may take.
+            alpha: 1 - confidence.
+        """
+        given, metric = self.source, self.asked.metrics[0].name
+        if self.prediction is None or not self.prediction.is_served or chips == 0:
+            return
+        pilots = replace(given, chips=chips, per_block=chips, are_pilots=True)
+        self.checked = check_prediction(
+            pilots,
+            self.examples,
+            lambda part, targets: right_classes(metric, part, targets),
+            memory,
+            alpha,
+        )
+        off = np.abs(self.checked.off) > self.checked.shared
+        if off.any():
+            where = ", ".join(f"{r:.3g}" for r, o in zip(given.rates, off, strict=True) if o)
+            self.doubts.append(
+                f"the chips that check the prediction show that it is off at rates {where}: single "
+                "faults are no small changes there; its interval holds what they show"
+            )
 
     @property
     def _found(self) -> list[FoundChips]:
@@ -123,6 +154,35 @@ class CurveRun:
             "prediction": "" if self.prediction is None else self.prediction.told,
         }
 
+    @property
+    def _told_of_check(self) -> str:
+        if self.checked is None:
+            return "; no chip checked it"
+        return (
+            f"; checked by {self.checked.chips} chips on {self.checked.examples} examples "
+            f"({self.checked.rows:,} passes): intervals reach from it to what these leave open"
+        )
+
+    def _ends(self, least: float, most: float) -> list[tuple[Interval, Interval]]:
+        """At each rate, what the check leaves open of a prediction: alone, and at all rates."""
+        assert self.prediction is not None
+        values = self.prediction.values
+        if self.checked is None:
+            none = np.full(2, np.nan)
+            return [(scalar_interval(v, *none), scalar_interval(v, *none)) for v in values]
+        sign = 1.0 if is_lower_better(self.asked.metrics[0].name) else -1.0
+        mended = values + sign * self.checked.off
+        found = []
+        for checked, alpha in (
+            (self.checked.half, self.checked.alpha),
+            (self.checked.shared, self.checked.alpha / len(values)),
+        ):
+            half = np.hypot(checked, ndtri(1 - alpha / 2) * self.prediction.error)
+            low = np.clip(np.minimum(values, mended - half), least, most)
+            high = np.clip(np.maximum(values, mended + half), least, most)
+            found.append([scalar_interval(*each) for each in zip(values, low, high, strict=True)])
+        return list(zip(*found, strict=True))
+
     def of_pilot(self) -> PilotFacts:
         """Of a pilot: what it looked at."""
         chips = self.sums.by_rate[0].chips if self.sums.by_rate else 0
@@ -145,17 +205,18 @@ class CurveRun:
             "most": most,
             "clean": self.prediction.clean,
             "chips": 0,
-            "rows": 0,
+            "rows": 0 if self.checked is None else self.checked.rows,
             "points": [
-                predicted_point(rate, float(value), none)
-                for rate, value, none in zip(
+                predicted_point(rate, float(value), none, *ends)
+                for rate, value, none, ends in zip(
                     self.source.rates,
                     self.prediction.values,
                     self.source.without_fault,
+                    self._ends(least, most),
                     strict=True,
                 )
             ],
-            "prediction": self.prediction.told,
+            "prediction": self.prediction.told + self._told_of_check,
         }
 
 

@@ -37,6 +37,7 @@ from crashsim.scoring.provenance import describe_fault, describe_model, describe
 from crashsim.space import FaultSpace
 from crashsim.sweeping.adaptive import CHIPS as PILOTS
 from crashsim.sweeping.adaptive import read_span
+from crashsim.sweeping.checked import CHIPS as CHECK
 from crashsim.sweeping.curve import Curve
 from crashsim.sweeping.nested import NestedChips
 from crashsim.sweeping.predicted import disagreements
@@ -64,6 +65,7 @@ def sweep(
     targets: Any = None,
     target: float | None = None,
     predict: bool | Literal["beside"] = False,
+    check: int = CHECK,
     memory: int = MEMORY,
     confidence: float = CONFIDENCE,
     progress: Progress | None = None,
@@ -102,8 +104,11 @@ def sweep(
             that reach it at every rate, and the largest rates at which their mean and 95% of them
             do. By default, of accuracies, a hundredth below the clean one.
         predict: True: no chip is judged, theory predicts the curve of ``accuracy``, ``error-rate``
-            or ``class-change``: an estimate without intervals. ``"beside"``: measure it, and show
-            what theory predicts beside that; where it lies outside the band, a warning says so.
+            or ``class-change``: an estimate; ``check`` chips say how far it may be off.
+            ``"beside"``: measure it, and show what theory predicts beside that; where it lies
+            outside the band, a warning says so.
+        check: number of chips that check a curve that is predicted alone, on some 48 examples: by
+            inference and by the surrogate whose law is predicted. 0: none, and no interval.
         memory: bytes that theory's gains may take, about.
         confidence: of the intervals, and of the band over all rates.
         progress: called with ``"chips"`` (before, of adaptive rates, ``"pilot"``), the number done
@@ -136,6 +141,7 @@ def sweep(
         target = number("target", target, "a value of the metric, such as 0.9")
     if predict not in (False, True, "beside"):
         raise ArgumentError(f"predict={shown(predict)}; give True, False or 'beside'")
+    check = whole("check", check, 0, 10_000)
     memory = whole("memory", memory, 2**20, 2**50)
     if names is not None:
         instance("names", names, Mapping, "a mapping such as {'model': 'mine'}")
@@ -172,7 +178,9 @@ def sweep(
         try:
             if predict is not False:
                 run.predict(space, memory, told, is_alone=predict is True)
-            if predict is not True:
+            if predict is True:
+                run.check(check, memory, 1 - float(confidence))
+            else:
                 run.draw(executor, kept, told)
         except KeyboardInterrupt as error:
             if not run.sums.by_rate:  # nothing was measured

@@ -92,7 +92,7 @@ class ChipsByRate(Task[CurveSums]):
     def parts(self, block: int) -> Iterator[CurveSums]:
         """Rows as they are done, and at the end the sums, which are those of whole chips alone."""
         by_rate = self.source.points(block)
-        runs = _Runs.of(by_rate, self._is_noisy)
+        runs = Runs.of(by_rate, self._is_noisy)
         chips, examples = by_rate[0].count, self.examples.count
         width, told = sum(self.asked.widths), 0.0
         of_runs = np.zeros((runs.count, width))
@@ -132,7 +132,7 @@ class ChipsByRate(Task[CurveSums]):
 
 
 @dataclass(frozen=True)
-class _Runs:
+class Runs:
     """The different chips of a block: those that are run.
 
     Attributes:
@@ -146,7 +146,7 @@ class _Runs:
     count: int
 
     @classmethod
-    def of(cls, by_rate: list[Points], is_noisy: bool) -> _Runs:
+    def of(cls, by_rate: list[Points], is_noisy: bool) -> Runs:
         """Chips that have other faults than at the rate below run.
 
         Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from docutils import nodes
@@ -19,7 +20,15 @@ def inline(writer: Any, node: nodes.Node) -> None:
 
 
 def displayed(writer: Any, node: nodes.Node) -> None:
-    """A formula on its own lines; a wide one scrolls within them."""
-    latex = node.astext().strip()
-    writer.body.append(f'<div class="formula">{convert(latex, display="block")}</div>')
+    """A formula on its own lines, as many as it is written in; wide ones scroll."""
+    made = (convert(line, display="block") for line in lines(node.astext()))
+    writer.body.append(f'<div class="formula">{"".join(made)}</div>')
     raise nodes.SkipNode
+
+
+def lines(latex: str) -> list[str]:
+    """The lines of an ``aligned`` environment, which the converter takes for one."""
+    found = re.search(r"\\begin\{aligned\}(.*)\\end\{aligned\}", latex, re.S)
+    if found is None:
+        return [latex.strip()]
+    return [line.replace("&", "").strip() for line in found[1].split(r"\\") if line.strip()]

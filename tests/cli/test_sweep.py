@@ -97,7 +97,9 @@ def test_a_prediction_alone(run, examples, tmp_path):
     options = ("--inputs", examples, "--rates", "0.01:0.3:3", "--predict")
     code, out, err = run("sweep", "4-5-2:tanh", *options, "--json", "c.json", "--report", "r.html")
     assert code == 0, err
-    assert "without intervals" in out
+    assert "checked by 24 chips on 40 examples" in " ".join(out.split())
+    _, out, _ = run("sweep", "4-5-2:tanh", *options, "--check", "0")
+    assert "no intervals" in out
     found = Curve.load(tmp_path / "c.json")
     assert not found.is_measured
     assert [point["kind"] for point in found.points] == ["estimate"] * 3

@@ -196,3 +196,40 @@ def test_a_budget_buys_class_changes_beside_the_total_variance(seeded, randn):
     one = plan(space, None, None, None, budget=0.99 * theory / 0.6)
     assert "nearest-rivals" in one.methods
     assert "of the budget" in one.skipped["mean-point-taylor"]
+
+
+def test_chips_are_counted_by_what_is_struck_of_all_examples(randn):
+    """By hand: two operations for each weight, of each example of each chip with a fault."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(64, 500), nn.ReLU(), nn.Linear(500, 10)).eval()
+    x = randn(300, 64)
+    y = torch.zeros(300, dtype=torch.long)
+    told = {}
+    for p, examples, chips in (
+        (0.05, 300, 100),
+        (0.05, 300, 400),
+        (0.05, 150, 100),
+        (1e-5, 300, 100),
+    ):
+        given = crashsim.plan(
+            net,
+            (x[:examples], y[:examples]),
+            NeuronCrash(p),
+            samples=chips,
+            methods=["monte-carlo"],
+        )
+        assert given.chips == chips
+        told[p, examples, chips] = given.steps["chips"].operations
+    struck = 1 - 0.95**500
+    by_hand = 100 * 300 * 2 * (500 * 10) * struck  # what comes before the faults runs once
+    assert by_hand < told[0.05, 300, 100] < 15 * by_hand
+    assert told[0.05, 300, 400] == pytest.approx(4 * told[0.05, 300, 100])
+    assert told[0.05, 150, 100] == pytest.approx(told[0.05, 300, 100] / 2, rel=0.2)
+    assert told[1e-5, 300, 100] < 0.05 * told[0.05, 300, 100]  # most chips are as new
+    given = crashsim.plan(net, (x, y), NeuronCrash(0.05), virtual=1000, methods=["monte-carlo"])
+    plain = crashsim.plan(net, (x, y), NeuronCrash(0.05), methods=["monte-carlo"])
+    assert given.steps["chips"].operations > plain.steps["chips"].operations
+    assert "chips (1,000)" in str(plain)
+    assert json.loads(json.dumps(plain.to_dict()))["chips"] == 1000
+    assert crashsim.plan(net, x, NeuronCrash(0.05)).chips is None

@@ -78,9 +78,11 @@ def _tolerated(curve: CurveRecord, found: TolerableFacts) -> str:
 def titles(curve: CurveRecord) -> list[str]:
     """The columns of ``rows``."""
     found = [curve.parameter, curve.metric]
-    if not curve.is_measured:
+    if not curve.is_measured and not has_intervals(curve):
         return found
     found[1] = f"{curve.metric} [{percent(curve.confidence)}]"
+    if not curve.is_measured:
+        return [*found, "band"]
     found += ["band", "worst 5%"]
     if curve.points[0]["accepted"] is not None:
         bound = "≤" if curve.lower_is_better else "≥"
@@ -94,9 +96,10 @@ def rows(curve: CurveRecord) -> list[list[str]]:
     found = [["0", value_text(curve, curve.clean), *[""] * (width - 2)]]
     for point in curve.points:
         row = [f"{point['rate']:.3g}", value_text(curve, point["value"])]
-        if curve.is_measured:
+        if curve.is_measured or has_intervals(curve):
             row[1] += f" {_ends(curve, point['low'], point['high'])}"
             row.append(_ends(curve, point["band_low"], point["band_high"]))
+        if curve.is_measured:
             row.append(_worst(curve, point))
             if (share := point["accepted"]) is not None:
                 value, low, high = percents(share["value"], share["low"], share["high"])
@@ -105,6 +108,11 @@ def rows(curve: CurveRecord) -> list[list[str]]:
                 row.append(value_text(curve, point["predicted"]))
         found.append(row)
     return found
+
+
+def has_intervals(curve: CurveRecord) -> bool:
+    """Whether its points have intervals: they were measured, or chips checked what is predicted."""
+    return all(math.isfinite(point["low"]) for point in curve.points)
 
 
 def has_prediction(curve: CurveRecord) -> bool:
@@ -117,7 +125,8 @@ def footer(curve: CurveRecord) -> str:
     examples = f"{curve.inputs['count']:,} examples"
     chosen = _chosen(curve)
     if not curve.is_measured:
-        return f"predicted for {examples}, without intervals{chosen}"
+        how = "intervals by the chips that check it" if has_intervals(curve) else "no intervals"
+        return f"predicted for {examples}, {how}{chosen}"
     return (
         f"{curve.chips:,} chips at every rate, with nested faults, each judged on {examples} "
         f"({curve.rows:,} passes); intervals over chips, given the examples; the band holds at all "

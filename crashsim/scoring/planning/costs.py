@@ -18,11 +18,14 @@ from crashsim.analytic.weighing import weighed_bytes
 from crashsim.arguments import is_number, shown
 from crashsim.errors import ArgumentError
 from crashsim.results.numbers import CORE, RATE_NAME
+from crashsim.sampling.chips.drawn import probability_of_none
+from crashsim.sampling.chips.run import DEFAULT_CHIPS
 from crashsim.sampling.enumeration import outcomes_of
 from crashsim.sampling.pilot import strikes_at_most
 from crashsim.sampling.tilted.importance import AIMING
 from crashsim.sampling.tilted.importance import SAMPLES as RARE_SAMPLES
 from crashsim.sampling.words.strata import SAMPLES as STRIKES
+from crashsim.scoring.judging import Judging
 from crashsim.scoring.planning.size import (
     BUDGET,
     Size,
@@ -94,6 +97,26 @@ def read_budget(budget: float | str | None) -> float | None:
 def cost_of_sample(size: Size) -> float:
     """Of one Monte Carlo sample: drawn, run on all inputs, and counted."""
     return size.operations + _struck(size) + _COUNTED * size.B * size.K
+
+
+def cost_of_chips(size: Size, judging: Judging, chips: int | None) -> Cost:
+    """To judge chips on all examples: those that are struck run, and virtual ones are products.
+
+    Args:
+        size: of the space.
+        judging: what is asked of chips.
+        chips: their number; None where a width decides: then of as many as are judged unasked.
+    """
+    space, examples = size.space, judging.examples.count
+    struck = 1 - probability_of_none(space.placements)
+    each = examples / size.B * size.operations * struck + _struck(size)
+    count = _COUNTED * examples * space.K
+    total = (chips or DEFAULT_CHIPS) * (each + count * struck)
+    if judging.virtual:
+        gathered = 2 * _struck(size) / _DRAWN * examples * space.K
+        total += judging.virtual * (gathered + _struck(size) + count * struck)
+        total += operations_of_margins(size) * examples / max(space.B, 1)
+    return Cost(total, min(_IN_FLIGHT, 8.0 * examples * space.K * max(chips or 1, 1)))
 
 
 def affordable_samples(size: Size, operations: float, fewest: int, most: int) -> int:

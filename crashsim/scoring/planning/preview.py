@@ -12,9 +12,12 @@ from crashsim.errors import ArgumentError
 from crashsim.model.inputs import ModelInputs
 from crashsim.noticing import collecting, notice
 from crashsim.results.numbers import CORE, RATE_NAME, words_of_time
-from crashsim.scoring.planning.costs import Cost, words_of_memory
+from crashsim.scoring.planning.costs import Cost, cost_of_chips, words_of_memory
 from crashsim.scoring.planning.plan import SAMPLING
 from crashsim.scoring.preparing import Options, prepared
+from crashsim.scoring.variance_reduction import chosen_chips
+
+CHIPS = "chips"  # on all examples
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class Preview:
     Attributes:
         steps: what would be computed, in order, with its cost: methods, and what they share.
         methods: the names of the methods among these.
+        chips: how many are judged on all examples, at most; None where none are, or where a width
+            decides.
         samples: of Monte Carlo; None where the width asked for decides, or it does not run.
         skipped: methods that would not run, with the reason.
         coordinates, inputs, outputs: the numbers of fault coordinates, inputs and outputs.
@@ -34,6 +39,7 @@ class Preview:
     steps: dict[str, Cost]
     methods: tuple[str, ...]
     samples: int | None
+    chips: int | None
     skipped: dict[str, str]
     coordinates: int
     inputs: int
@@ -74,6 +80,7 @@ class Preview:
             "seconds": self.seconds,
             "memory": self.memory,
             "samples": self.samples,
+            "chips": self.chips,
             "steps": steps,
             "skipped": self.skipped,
             "coordinates": self.coordinates,
@@ -92,7 +99,8 @@ class Preview:
             f"{'would run':24}{'operations':>12}{'time':>12}{'memory':>12}",
         ]
         for name, cost in self.steps.items():
-            about = f"{name} ({self.samples:,})" if name == SAMPLING and self.samples else name
+            count = {SAMPLING: self.samples, CHIPS: self.chips}.get(name)
+            about = f"{name} ({count:,})" if count else name
             lines.append(_row(about, cost.operations, cost.seconds, cost.memory))
         lines += [
             _row("all", self.operations, self.seconds, self.memory),
@@ -141,10 +149,15 @@ def plan(
         raise ArgumentError(f"{unknown[0]}: score has no such argument; choose among its own")
     with collecting() as noticed:
         space, planned, asked, _ = prepared(model, inputs, faults, Options(**options))
+        steps, chips = dict(planned.steps), None
+        if asked.judging is not None and SAMPLING in planned.methods:
+            chips = chosen_chips(planned.size, asked.judging)
+            steps[CHIPS] = cost_of_chips(planned.size, asked.judging, chips)
         found = Preview(
-            steps=planned.steps,
+            steps=steps,
             methods=planned.methods,
             samples=asked.samples if SAMPLING in planned.methods else None,
+            chips=chips,
             skipped=dict(planned.skipped),
             coordinates=space.N,
             inputs=space.B,
