@@ -44,11 +44,11 @@ def test_theory_of_dynamically_quantised_layers_is_of_differences(seeded, randn)
     layers = seeded(lambda: nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))).eval()
     net = torch.ao.quantization.quantize_dynamic(layers, {nn.Linear}, torch.qint8)
     fault = BitFlip(0.001, format="stored")
-    score = crashsim.score(net, randn(4, 6), fault, "weights", samples=500, methods=["+single"])
+    score = crashsim.score(net, randn(4, 6), fault, "weights", samples=2000, methods=["+single"])
     assert score.find("taylor", "variance") is None
     assert "without derivatives" in score.skipped["taylor"]
     single, measured = (score.find(name, "variance") for name in ("single", "monte-carlo"))
-    assert single.value == pytest.approx(measured.value, rel=0.3)
+    assert 0.8 * measured.low < single.value < 1.25 * measured.high
     assert measured.value > 1e-4
 
 
