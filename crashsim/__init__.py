@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from crashsim.metrics import Event, Mean
     from crashsim.model.sites.discovery import find_sites
     from crashsim.model.sites.site import Site
+    from crashsim.notebook import ProgressLine
     from crashsim.protection.adviser.advise import protect
     from crashsim.protection.plan import Plan
     from crashsim.protection.protected import Protected
@@ -101,6 +102,7 @@ _HOMES = {
     "files.models": ("load_model",),
     "injection.sample": ("Sample", "Strike"),
     "metrics": ("Event", "Mean"),
+    "notebook": ("ProgressLine",),
     "model.sites.discovery": ("find_sites",),
     "model.sites.site": ("Site",),
     "space": ("FaultSpace",),
@@ -171,6 +173,7 @@ __all__ = [
     "Penalised",
     "Plan",
     "Preview",
+    "ProgressLine",
     "Protected",
     "Protection",
     "Replicated",

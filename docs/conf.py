@@ -28,11 +28,11 @@ extensions = [
     "docstrings",
     "command_line",
     "reference",
+    "gallery",
 ]
 exclude_patterns = ["_build", "extensions", "**/README.md"]
 suppress_warnings = [
     "mystnb.unknown_mime_type",  # progress bars of notebooks
-    "toc.empty_glob",  # of pages that index.md does not name, there may be none
     "ref.python",  # one word, such as mean, is an attribute of several classes
 ]
 

@@ -1,6 +1,7 @@
-"""How accurate a classifier stays: on average over chips, on the worst ones, and how many pass."""
+"""How accurate does a classifier stay: on average over chips, on the worst, and how many pass?"""
 
 import argparse
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--chips", type=int, default=1000)
+    parser.add_argument("--figure", type=Path, help="a picture of it")
     options = parser.parse_args(arguments)
 
     torch.manual_seed(0)
@@ -25,6 +27,7 @@ def main(arguments: list[str] | None = None) -> None:
     test = load_data("digits", "test")
     assert test.targets is not None
 
+    laws: dict[str, list[tuple[float, float]]] = {}
     for label, faults in {
         "a tenth of the neurons": {"hidden": NeuronCrash(p=0.1)},
         "one weight in a thousand": {"weights": WeightCrash(p=0.001)},
@@ -49,6 +52,25 @@ def main(arguments: list[str] | None = None) -> None:
             f"{accepted['value']:.1%} of chips reach 90% "
             f"[{accepted['low']:.1%}, {accepted['high']:.1%}]"
         )
+        laws[label] = [(at["value"], at["level"]) for at in accuracy["percentiles"]]
+    if options.figure:
+        draw(laws, options.figure)
+
+
+def draw(laws: dict[str, list[tuple[float, float]]], path: Path) -> None:
+    """The share of chips below each accuracy, at the percentiles that the score holds."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.4), layout="constrained")
+    axes = figure.subplots()
+    for label, points in laws.items():
+        axes.plot(*zip(*points, strict=True), "o-", label=label)
+    axes.axvline(0.9, color="grey", lw=0.8)
+    axes.set_xlabel("accuracy of a chip")
+    axes.set_ylabel("share of chips below")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""The catalogue of faults on a spiking chip: how far each moves its outputs; the worst neurons."""
+"""How far does each fault of a spiking chip move its outputs, and which neurons are the worst?"""
 
 import argparse
+from pathlib import Path
 
 import numpy as np
 from crashsim_hardware import (
@@ -37,6 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--inputs", type=int, default=8)
     parser.add_argument("--masks", type=int, default=200)
+    parser.add_argument("--figure", type=Path, help="a picture of it")
     options = parser.parse_args(arguments)
 
     model = parse_architecture("64-40-10:relu").build(seed=0)
@@ -45,18 +47,26 @@ def main(arguments: list[str] | None = None) -> None:
     chip, _ = chip_of(FaultSpace(model, inputs, GainNoise(0.1)))
     x = inputs.double().numpy()
 
+    variances = []
+
     def moved(faults) -> str:
         with collecting():  # of windows too short for a small effect
             found = crash_statistics(chip, x, faults)
+        variances.append(float(found.variance.value.mean()))
         shift = float(np.abs(found.mean.value).mean())
         return f"|E delta| {shift:8.4f}   Var delta {found.variance.value.mean():9.5f}"
 
     print("one fault at a time, by the names of --chip-fault")
+    specs = []
     for name in CHIP_FAULTS:
         if name == "leak-variation":  # the neurons of a converted ReLU network have no leak
             continue
         spec = f"{name}={STRENGTHS.get(name, '0.02')}"
+        specs.append(spec)
         print(f"  {spec:32} {moved(parse_chip_fault(spec)(chip, options.masks, 0))}")
+
+    if options.figure:
+        draw(specs, variances, options.figure)
 
     print("devices")
     for name in DEVICES:
@@ -79,6 +89,20 @@ def main(arguments: list[str] | None = None) -> None:
     for worst in criticality(chip, x).worst(5):
         print(f"  {worst.fault} {worst.layer} {worst.index}: {worst.moved:.3f}, "
               f"classes changed {worst.changed:.0%}")  # fmt: skip
+
+
+def draw(names: list[str], variances: list[float], path: Path) -> None:
+    """The variance of the outputs under each fault, the largest first."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 0.8 + 0.22 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    order = sorted(range(len(names)), key=lambda i: variances[i])
+    axes.barh([names[i] for i in order], [variances[i] for i in order], color="tab:blue")
+    axes.set_xscale("log")
+    axes.set_xlabel("variance over chips (no bar: the same on every chip)")
+    axes.tick_params("y", labelsize=8)
+    figure.savefig(path, dpi=120)
 
 
 if __name__ == "__main__":

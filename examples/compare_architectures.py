@@ -1,6 +1,7 @@
 """Which of three architectures tolerates crashes best, over several trainings of each?"""
 
 import argparse
+from pathlib import Path
 
 import crashsim
 from crashsim import NeuronCrash
@@ -17,6 +18,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--inits", type=int, default=3, help="trainings of each architecture")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--samples", type=int, default=1000, help="Monte Carlo samples")
+    parser.add_argument("--figure", type=Path, help="a picture of it")
     options = parser.parse_args(arguments)
 
     training, test = load_data("digits", "train"), load_data("digits", "test")
@@ -39,12 +41,31 @@ def main(arguments: list[str] | None = None) -> None:
 
     result = compare(scores, accuracies=accuracies)
     print(result.verdict)
+    rows = []
     for contender in result.contenders:
         change = contender.measures["class-change"]
         print(
             f"{contender.name:16} class changes {change.value:.2%} "
             f"[{change.low:.2%}, {change.high:.2%}], accuracy {contender.accuracy:.1%}"
         )
+        rows.append((contender.name, change.value, change.low, change.high))
+    if options.figure:
+        draw(rows, options.figure)
+
+
+def draw(rows: list[tuple[str, float, float, float]], path: Path) -> None:
+    """Values with their intervals, one under the other."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 0.9 + 0.3 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    for at, (_, value, low, high) in enumerate(reversed(rows)):
+        axes.plot([low, high], [at, at], color="tab:blue", lw=2)
+        axes.plot(value, at, "o", color="tab:blue")
+    axes.set_yticks(range(len(rows)), [row[0] for row in reversed(rows)])
+    axes.set_xlabel("P(the class changes), 2% of the neurons dead")
+    axes.grid(axis="x", alpha=0.3)
+    figure.savefig(path, dpi=120)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Flip bits of the words that weights are stored in: formats, parts of a word, neighbours."""
+"""Which stored words bear flipped bits: formats, parts of a word, neighbours, stuck bits?"""
 
 import argparse
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--samples", type=int, default=2000, help="Monte Carlo samples")
     parser.add_argument("--p", type=float, default=1e-4, help="bit error rate")
+    parser.add_argument("--figure", type=Path, help="a picture of it")
     options = parser.parse_args(arguments)
 
     torch.manual_seed(0)
@@ -24,7 +26,7 @@ def main(arguments: list[str] | None = None) -> None:
     test = load_data("digits", "test")
     print(f"accuracy {accuracy(model, test):.1%}")
 
-    inputs, p = test.first(32).inputs, options.p
+    inputs, p, rows = test.first(32).inputs, options.p, []
     for label, fault in {
         "float32": BitFlip(p, format="float32"),
         "float32, exponents": BitFlip(p, format="float32", bits="exponent"),
@@ -49,8 +51,27 @@ def main(arguments: list[str] | None = None) -> None:
             f"{label}: class changes with probability {changes.value:.2g} "
             f"[{changes.low:.2g}, {changes.high:.2g}]"
         )
+        rows.append((label, changes.value, changes.low, changes.high))
         if label == "float32":
             print(score.verdict)
+    if options.figure:
+        draw(rows, options.figure)
+
+
+def draw(rows: list[tuple[str, float, float, float]], path: Path) -> None:
+    """Values with their intervals, one under the other."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 0.9 + 0.3 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    for at, (_, value, low, high) in enumerate(reversed(rows)):
+        axes.plot([low, high], [at, at], color="tab:blue", lw=2)
+        axes.plot(value, at, "o", color="tab:blue")
+    axes.set_yticks(range(len(rows)), [row[0] for row in reversed(rows)])
+    axes.set_xlabel("P(the class changes), each bit struck with p = 1e-4")
+    axes.set_xscale("log")
+    axes.grid(axis="x", alpha=0.3)
+    figure.savefig(path, dpi=120)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -54,6 +55,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--chips", type=int, default=300)
     parser.add_argument("--p", type=float, default=4e-3, help="of each bit")
+    parser.add_argument("--figure", type=Path, help="a picture of it")
     options = parser.parse_args()
     trained_on, held_out = load_data("digits-images", "train"), load_data("digits-images", "test")
     menu: list[WayOrWays] = [
@@ -76,6 +78,25 @@ def main() -> None:
         chips=options.chips,
     )
     print(found)
+    if options.figure:
+        draw(found, options.figure)
+
+
+def draw(found: crashsim.Hardening, path: Path) -> None:
+    """What each way reaches on held-out examples, with its interval."""
+    from matplotlib.figure import Figure
+
+    ways = [way for way in reversed(found.ways) if way["mean"] is not None]
+    figure = Figure(figsize=(6.4, 3), layout="constrained")
+    axes = figure.subplots()
+    for at, way in enumerate(ways):
+        reached = way["mean"]
+        axes.plot([reached["low"], reached["high"]], [at, at], color="tab:blue", lw=2)
+        axes.plot(reached["value"], at, "o", color="tab:blue")
+    axes.axvline(0.95, color="grey", lw=0.8)
+    axes.set_yticks(range(len(ways)), [way["name"] for way in ways])
+    axes.set_xlabel("accuracy, mean over chips")
+    figure.savefig(path, dpi=120)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import argparse
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 
 import crashsim
@@ -25,6 +26,7 @@ parser.add_argument("--epochs", type=int, default=20)
 parser.add_argument("--chips", type=int, default=300)
 parser.add_argument("--p", type=float, default=5e-3)
 parser.add_argument("--out", type=Path, help="an HTML page with the plan")
+parser.add_argument("--figure", type=Path, help="a picture of it")
 arguments = parser.parse_args()
 
 with torch.random.fork_rng(devices=[]):
@@ -63,3 +65,16 @@ print(
 )
 if arguments.out:
     arguments.out.write_text(plan.to_html())
+if arguments.figure:
+    figure = Figure(figsize=(6, 3), layout="constrained")
+    axes = figure.subplots()
+    top, none = curve.points[0], plan.verified["unprotected"]
+    rows = [(f"{share:.0%} of the bits,\nchosen one by one", plan.verified),
+            ("the two top bits\nof every word, 25%", top), ("nothing", none)]  # fmt: skip
+    for at, (_, found) in enumerate(rows):
+        axes.plot([found["low"], found["high"]], [at, at], color="tab:blue", lw=2)
+        axes.plot(found["value"], at, "o", color="tab:blue")
+    axes.axvline(plan.clean, color="grey", lw=0.8, ls=":")
+    axes.set_yticks(range(3), [label for label, _ in rows])
+    axes.set_xlabel(f"accuracy, each bit flipped with p = {arguments.p:g} (dotted: none)")
+    figure.savefig(arguments.figure, dpi=120)

@@ -1,4 +1,4 @@
-"""Train a spiking network to bear neurons that die for good, and measure what it gains.
+"""Can a spiking network be trained to bear neurons that die for good, and what does it gain?
 
 Networks of the same start learn the digits: plainly; with ``CrashVariance``, the variance of the
 outputs as a penalty, through the surrogate gradient; with ``CrashTraining``, neurons that are dead
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -90,11 +91,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--strength", type=float, default=0.3, help="of the penalty")
     parser.add_argument("--samples", type=int, default=1000, help="Monte Carlo samples")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--figure", type=Path, help="a picture of it")
     options = parser.parse_args(arguments)
 
     training, test = load_data("digits", "train"), load_data("digits", "test")
     fault = NeuronCrash(p=options.p)
-    plain = None
+    plain, rows = None, []
     for label, strength, crashes in (
         ("plain", 0.0, False),
         ("CrashVariance", options.strength, False),
@@ -117,6 +119,24 @@ def main(arguments: list[str] | None = None) -> None:
                 low, high = found.low / before.high, found.high / before.low
                 print(f"    {found.value / before.value:.2f} [{low:.2f}, {high:.2f}] of plain")
         plain = plain or {"variance": variance, "class change": change}
+        rows.append((label, change.value, change.low, change.high))
+    if options.figure:
+        draw(rows, options.figure)
+
+
+def draw(rows: list[tuple[str, float, float, float]], path: Path) -> None:
+    """Values with their intervals, one under the other."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 0.9 + 0.3 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    for at, (_, value, low, high) in enumerate(reversed(rows)):
+        axes.plot([low, high], [at, at], color="tab:blue", lw=2)
+        axes.plot(value, at, "o", color="tab:blue")
+    axes.set_yticks(range(len(rows)), [row[0] for row in reversed(rows)])
+    axes.set_xlabel("P(the class changes), 5% of the hidden neurons dead")
+    axes.grid(axis="x", alpha=0.3)
+    figure.savefig(path, dpi=120)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,10 @@ RUNS = {
         "in steps 15 to 19",
     ),
     "harden_your_own.py": (["--epochs", "1", "--chips", "20"], "weights within 0.3"),
+    "onnx_model.py": (
+        ["--epochs", "2", "--samples", "60", "--out", "{tmp}/digits.onnx"],
+        "sites: input, first, act, second",
+    ),
     "spiking_training.py": (["--epochs", "2", "--steps", "5", "--samples", "200"], "of plain"),
 }
 
@@ -39,6 +43,8 @@ RUNS = {
 def test_the_example_runs(name: str, tmp_path: Path) -> None:
     arguments, expected = RUNS[name]
     filled = [argument.format(tmp=tmp_path) for argument in arguments]
+    draws = '"--figure"' in (EXAMPLES / name).read_text()
+    filled += ["--figure", "figure.png"] if draws else []
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / name), *filled],
         capture_output=True,
@@ -48,6 +54,7 @@ def test_the_example_runs(name: str, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert expected in done.stdout.lower()
+    assert not draws or (tmp_path / "figure.png").stat().st_size > 1000
 
 
 def test_every_example_is_run() -> None:

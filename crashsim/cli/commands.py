@@ -59,6 +59,7 @@ from crashsim.cli.options import (
     WeightsOption,
 )
 from crashsim.cli.reading import (
+    check_figures,
     check_outputs,
     data_inputs,
     fault_inputs,
@@ -174,6 +175,7 @@ def score(
     reads += data_inputs("targets", targets)
     files = {"csv": csv_file, "parquet": parquet_file, "arrays": arrays_file}
     check_outputs(reads, json=json_file, report=report_file, **files)
+    check_figures(report_file)
     faults = read_faults(fault, p, sites, group)
     data = labelled_examples(inputs, limit, batch_axis, targets)
     options: dict[str, Any] = {

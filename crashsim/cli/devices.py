@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from crashsim.cli.terminal import console
+from crashsim.cli.terminal import console, printing
 from crashsim.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -22,10 +22,13 @@ def devices(
     """List the faults of the chip, and the devices whose faults are known, with their sources."""
     import crashsim_hardware as chips
 
+    from crashsim.chip.chip_faults import CHIP_FAULTS
+
     if name is None:
-        _list_faults()
-        console().print()
-        _list_devices(chips.devices())
+        _list(chips.devices(), printing().details)
+        return
+    if name in CHIP_FAULTS:
+        console().print(_told(name), markup=False, soft_wrap=True)
         return
     try:
         _show(chips.device(name))
@@ -33,31 +36,54 @@ def devices(
         raise ArgumentError(f"name={name!r}: {error}") from error
 
 
-def _list_faults() -> None:
-    from rich.table import Table
+def _list(known: dict[str, Device], details: bool) -> None:
+    """The devices and the faults of the chip: a line for each device, or all that is known."""
+    from crashsim.chip.chip_faults import CHIP_FAULTS
+    from crashsim.report.screen.table import FittedTable
 
+    out = console()
+    if details:
+        faults = [(_written(name), fault.about, _more(name)) for name, fault in CHIP_FAULTS.items()]
+        titles = ("--chip-fault", "what its first number is", "more numbers")
+        out.print(FittedTable(titles, faults, words={1, 2}))
+        rows = [
+            (name, device.title, "\n".join(_figures(device)), device.citation)
+            for name, device in known.items()
+        ]
+        out.print()
+        all_of_it = ("--device", "what", "parameters", "source")
+        out.print(FittedTable(all_of_it, rows, words={1, 2, 3}))
+        return
+    lines = [(name, device.title) for name, device in known.items()]
+    out.print(FittedTable(("--device", "what"), lines, words={1}))
+    out.print()
+    names = "  ".join(map(_written, CHIP_FAULTS))
+    out.print(f"--chip-fault: {names}", markup=False, highlight=False)
+    out.print(
+        "\n`crashsim devices NAME` says all of one device or fault, with its sources and figures "
+        "(? asks for it); --details lists all."
+    )
+
+
+def _written(name: str) -> str:
     from crashsim.chip.chip_faults import CHIP_FAULTS
 
-    table = Table(box=None, pad_edge=False)
-    for title in ("--chip-fault", "what its first number is", "more numbers"):
-        table.add_column(title, overflow="fold")
-    for name, fault in CHIP_FAULTS.items():
-        more = [f"{key}={value:g}" for key, value in fault.others.items()]
-        more += ["window=START-STOP"] if fault.windows else []
-        table.add_row(f"{name}={fault.first.upper()}", fault.about, ", ".join(more))
-    console().print(table)
+    return f"{name}={CHIP_FAULTS[name].first.upper()}"
 
 
-def _list_devices(known: dict[str, Device]) -> None:
-    from rich.table import Table
+def _more(name: str) -> str:
+    from crashsim.chip.chip_faults import CHIP_FAULTS
 
-    table = Table(box=None, pad_edge=False)
-    for title in ("--device", "what", "parameters", "source"):
-        table.add_column(title, overflow="fold")
-    for name, device in known.items():
-        table.add_row(name, device.title, "\n".join(_figures(device)), device.citation)
-    console().print(table)
-    console().print("\n`crashsim devices NAME` says more of one.")
+    fault = CHIP_FAULTS[name]
+    more = [f"{key}={value:g}" for key, value in fault.others.items()]
+    return ", ".join([*more, *(["window=START-STOP"] if fault.windows else [])])
+
+
+def _told(name: str) -> str:
+    from crashsim.chip.chip_faults import CHIP_FAULTS
+
+    more = f"\nmore numbers: {_more(name)}" if _more(name) else ""
+    return f"--chip-fault {_written(name)}: {CHIP_FAULTS[name].about}{more}"
 
 
 def _figures(device: Device) -> list[str]:

@@ -30,6 +30,7 @@ from crashsim.cli.options import (
     WeightsOption,
 )
 from crashsim.cli.reading import (
+    check_figures,
     check_outputs,
     data_inputs,
     fault_inputs,
@@ -161,6 +162,7 @@ def hardware(
     reads = [*model_inputs(model, weights), *data_inputs("inputs", inputs), *fault_inputs(fault)]
     reads += [*data_inputs("train", train), *data_inputs("calibrate", calibrate)]
     check_outputs(reads, json=json_file, nir=nir_file, report=report_file)
+    check_figures(report_file)
     if nir_file:
         check_nir_installed()
     for name, file in (("json", json_file), ("report", report_file), ("nir", nir_file)):

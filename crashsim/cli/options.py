@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 import typer
 
 MODEL_HELP = (
-    "Architecture (64-50-10:relu), file of `crashsim train`, .onnx, .nir, path.py:factory or "
-    "package.module:factory (runs it), .pt2 (--trust)."
+    "Architecture (64-50-10:relu), file of `crashsim train`, .onnx, .nir, hf:FOLDER, "
+    "path.py:factory or package.module:factory (runs it), .pt2 (--trust)."
 )
 FAULT_HELP = (
     "[SITES=]KIND[:NAME=VALUE,...], repeatable. Kinds: neuron-crash, weight-crash, stuck-at, "

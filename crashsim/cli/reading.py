@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from crashsim.cli.terminal import console, printing, standard_error, tell
 from crashsim.errors import ArgumentError
+from crashsim.importing import check_there
 from crashsim.noticing import collecting
 from crashsim.visible import visible
 from crashsim.writing import Named, all_of, check_files, write_files, write_text
@@ -295,7 +296,10 @@ def show_plan(
 
 
 def check_outputs(
-    inputs: Iterable[Named] = (), *, out: Path | None = None, **files: Path | None
+    inputs: Iterable[Named] = (),
+    *,
+    out: Path | None = None,
+    **files: Path | None,
 ) -> None:
     """Fails before the work where a result could not be written, or would overwrite something.
 
@@ -322,9 +326,16 @@ def check_outputs(
     check_files(outputs, inputs)
 
 
+def check_figures(report: Path | None) -> None:
+    """Fails before the work where a page with figures is asked for without matplotlib."""
+    if report is not None:
+        check_there("matplotlib", "report: a page with figures")
+
+
 def model_inputs(spec: str, weights: str | None = None) -> list[Named]:
     """The files that a model may be read from."""
     from crashsim.files.architectures import is_architecture
+    from crashsim.files.checkpoints import PREFIX, checkpoint_files
     from crashsim.files.models import model_files
     from crashsim.files.onnx_graphs.spec import onnx_spec
 
@@ -334,6 +345,9 @@ def model_inputs(spec: str, weights: str | None = None) -> list[Named]:
 
         files: list[str | Path] = [onnx.path, *files_beside(onnx.path)]
         return [*(("model", file) for file in files), *given]
+    if spec.startswith(PREFIX):
+        folder = Path(spec.removeprefix(PREFIX))
+        return [*(("model", file) for file in checkpoint_files(folder)), *given]
     if not Path(spec).name or is_architecture(spec):
         return given
     code = spec.rpartition(":")[0]  # of a factory: a file, or a module in this folder

@@ -36,6 +36,7 @@ from crashsim.cli.options import (
     WeightsOption,
 )
 from crashsim.cli.reading import (
+    check_figures,
     check_outputs,
     data_inputs,
     fault_inputs,
@@ -145,6 +146,7 @@ def sweep(
     reads += [*fault_inputs(fault), *data_inputs("inputs", inputs)]
     reads += [*data_inputs("train", train), *data_inputs("targets", targets)]
     check_outputs(reads, json=json_file, report=report_file, csv=csv_file, parquet=parquet_file)
+    check_figures(report_file)
     if read_span(rates, adaptive) is None:
         read_rates(rates)
     if len(set(models)) < len(models):

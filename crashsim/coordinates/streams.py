@@ -38,6 +38,7 @@ class Stream(IntEnum):
     CURVE = 2**62 + 2**61  # the rare-event curve of a report, by point and block
     CURVE_PILOT = 2**62 + 2**61 + 2**59  # chips that say where a curve bends, by block
     RIVALS = 2**62 + 2**61 + 2**60  # what class changes to several rivals share, by input
+    EXAMPLES = 2**62 + 2**61 + 2**60 + 2**59  # which examples chips meet, by block
     CERTIFIED = 2**63  # samples inside a certificate, by input, question and block
     OUTPUT_SIGNS = 2**63 + 2**60  # random sums of very many outputs
     PROBES = 2**63 + 2**61  # directions in which a Hessian is looked at

@@ -20,7 +20,7 @@ from crashsim.arguments import instance, nearest, one_of, whole
 from crashsim.errors import ArgumentError, FileError
 from crashsim.files.limits import check_size
 from crashsim.files.stored_arrays import StoredArray, idx_array, numpy_arrays
-from crashsim.importing import import_undrawn
+from crashsim.importing import needed
 from crashsim.model.twins.twin import apart
 
 Split = Literal["train", "test"]
@@ -162,10 +162,8 @@ def load_data(spec: str, split: Split = "test", limit: int | None = None) -> Dat
 
 
 def _digits(spec: str, split: Split) -> Data:
-    import_undrawn("sklearn.datasets")
-    from sklearn.datasets import load_digits
-
-    images, targets = load_digits(return_X_y=True)
+    datasets = needed("sklearn.datasets", f"data={spec!r}")
+    images, targets = datasets.load_digits(return_X_y=True)
     images = images.reshape(-1, 8, 8) / 16
     return _part(spec, images, targets, split)
 

@@ -17,11 +17,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from crashsim.arguments import instance, one_of
 from crashsim.arguments import path as file_path
 from crashsim.errors import ArgumentError, CrashsimError, FileError, ModelError
 from crashsim.files.architectures import Architecture, is_architecture, parse_architecture
+from crashsim.files.checkpoints import PREFIX, read_checkpoint, shown
 from crashsim.files.limits import check_file, check_size, most_bytes, read_text, size_on_disk
 from crashsim.files.onnx_graphs.spec import onnx_spec
 from crashsim.files.users_code import call_factory
@@ -145,7 +147,8 @@ def load_model(
         spec: an architecture (``64-100-50-10:sigmoid``, initialised from ``seed``); a model that
             ``crashsim train`` wrote (with or without its suffix); a ``torch.export`` archive
             (``.pt2``); a NIR graph (``.nir``); an ONNX file (``.onnx``, where need be with inputs
-            that are always the same and lengths of axes, as ``vad.onnx:sr=16000,input=?x576``); or
+            that are always the same and lengths of axes, as ``vad.onnx:sr=16000,input=?x576``); a
+            Hugging Face checkpoint on disk (``hf:FOLDER``, of safetensors); or
             ``package.module:factory`` or ``path.py:factory``, which imports the user's own code and
             calls it.
         seed: of the initialisation of an architecture.
@@ -174,7 +177,8 @@ def load_model(
     path = Path(spec)
     is_own = _is_own(path)
     onnx = onnx_spec(spec)
-    if weights is not None and (is_own or onnx or path.suffix in (".nir", ".pt2")):
+    is_checkpoint = spec.startswith(PREFIX)
+    if weights is not None and (is_own or onnx or is_checkpoint or path.suffix in (".nir", ".pt2")):
         raise ArgumentError(
             f"weights={weights!r}: {spec!r} has weights of its own; give them with an architecture "
             "or a factory"
@@ -198,6 +202,8 @@ def load_model(
         from crashsim.files.onnx_graphs.reading import read_onnx
 
         return NamedModel(spec, read_onnx(onnx.path, onnx.fixed, onnx.sizes))
+    if is_checkpoint:
+        return NamedModel(spec, read_checkpoint(spec))
     if path.suffix == ".pt2":
         return NamedModel(spec, _load_exported(spec, trusted=trusted))
     if is_own:
@@ -215,7 +221,8 @@ def load_model(
         )
     raise FileError(
         f"model={spec!r} is neither an architecture ('64-100-50-10:sigmoid'), nor an existing "
-        "model file (from `crashsim train`, .onnx, .nir or .pt2), nor 'path.py:factory'"
+        "model file (from `crashsim train`, .onnx, .nir or .pt2), nor 'hf:FOLDER', nor "
+        "'path.py:factory'"
     )
 
 
@@ -312,13 +319,45 @@ def _load_state(model: nn.Module, path: str) -> None:
         raise
     except Exception as error:  # torch.load refuses pickled code with pickle's own exceptions
         raise _no_state_dict(path, error) from error
+    _check_names(model, state, path)
     try:
-        model.load_state_dict(state)
+        model.load_state_dict(state, strict=False)  # tied weights are stored once
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise FileError(
             f"weights: {path!r} does not fit the network ({_line(error, 3)}); give the weights of "
             "this very network"
         ) from error
+
+
+def _check_names(model: nn.Module, state: Any, path: str) -> None:
+    """Raises FileError where a state dict lacks what a model has, has more, or other shapes."""
+    if not isinstance(state, Mapping):
+        raise FileError(
+            f"weights: {path!r} does not fit the network (it holds {type(state).__name__}, no "
+            "weights by name); save model.state_dict(), or use safetensors"
+        )
+    own = dict(model.state_dict(keep_vars=True))
+    held = {id(tensor) for name, tensor in own.items() if name in state}
+    missing = [n for n, t in own.items() if n not in state and id(t) not in held]
+    more = [str(name) for name in state if name not in own]
+    wrong = [
+        f"{n}: {tuple(t.shape)} in the file and {tuple(own[n].shape)} in the network"
+        for n, t in state.items()
+        if n in own and getattr(t, "shape", None) is not None and hasattr(own[n], "shape")
+        and t.shape != own[n].shape and not is_lazy(own[n])
+    ]  # fmt: skip
+    parts = [
+        f"{what}: {len(names)} ({shown(names)})"
+        for names, what in (
+            (missing, "Missing key(s)"), (more, "Unexpected key(s)"), (wrong, "Other shapes"),
+        )
+        if names
+    ]  # fmt: skip
+    if parts:
+        raise FileError(
+            f"weights: {path!r} does not fit the network: {'; '.join(parts)}; give the weights of "
+            "this very network"
+        )
 
 
 def _no_state_dict(path: str, error: Exception) -> FileError:

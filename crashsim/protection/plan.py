@@ -14,8 +14,10 @@ from crashsim.arguments import path as file_path
 from crashsim.arguments import whole
 from crashsim.errors import FileError, NotApplicableError
 from crashsim.files.limits import read_text
+from crashsim.notebook import fragment
 from crashsim.protection.protected import Protected
 from crashsim.protection.schemes import Scheme
+from crashsim.results.plan import plans
 from crashsim.results.plan.plan_record import PlanRecord
 from crashsim.writing import write_text
 
@@ -91,6 +93,12 @@ class Plan(PlanRecord):
         from crashsim.report.plans import to_html
 
         return to_html(self)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        title, told = f"crashsim: {plans.title(self)}", " ".join(plans.sentences(self))
+        notes = [plans.faults_of(self), *self.told, plans.footer(self), *self.warnings]
+        return fragment(title, told, plans.CHOSEN, plans.chosen_rows(self), notes, names=3)
 
     def __str__(self) -> str:
         return self.to_text()

@@ -33,6 +33,7 @@ from crashsim.coordinates.drawing import sample_block, sample_points
 from crashsim.coordinates.placement import Faults
 from crashsim.coordinates.points import Points, join
 from crashsim.errors import ArgumentError, ModelError
+from crashsim.importing import needed
 from crashsim.metrics import predicted_class
 from crashsim.model.checks import check_model, check_module
 from crashsim.model.failures import explaining_failures
@@ -350,9 +351,9 @@ class ByzantineTable:
             ArgumentError: no path, or an ending that matplotlib does not know.
             FileError: the file cannot be written.
         """
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(6.5, 0.5 * len(self.voters) + 1.6), layout="constrained")
+        figure = needed("matplotlib.figure", "a plot").Figure(
+            figsize=(6.5, 0.5 * len(self.voters) + 1.6), layout="constrained"
+        )
         axes = figure.subplots()
         image = axes.imshow(self.worst, cmap="RdYlGn_r", vmin=0, vmax=1, aspect="auto")
         axes.set_yticks(range(len(self.voters)), self.voters)

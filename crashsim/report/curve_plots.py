@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crashsim.importing import needed
 from crashsim.report.plots import figure_of, svg
 from crashsim.results.curve import curves as words
 from crashsim.results.curve.curve_record import CurveRecord
@@ -24,9 +25,7 @@ def draw(curve: CurveRecord, axes: Any = None, label: str | None = None) -> Any:
     dotted line is the clean network, a dashed one what theory predicts.
     """
     if axes is None:
-        from matplotlib.figure import Figure
-
-        axes = Figure(layout="constrained").subplots()
+        axes = needed("matplotlib.figure", "a plot").Figure(layout="constrained").subplots()
     named = visible(label or words.title(curve))[:_LABEL]
     rates, values = _column(curve, "rate"), _column(curve, "value")
     style = "-" if curve.is_measured else "--"

@@ -10,14 +10,19 @@ from threading import RLock
 from types import MappingProxyType
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
 
+from crashsim.errors import MissingExtraError
 from crashsim.results.estimates import values_of
 from crashsim.results.record import Record
 from crashsim.results.schema import ChipFacts
 from crashsim.visible import visible
+
+try:
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+except ModuleNotFoundError as error:
+    raise MissingExtraError("report: figures need matplotlib: pip install matplotlib") from error
 
 COLOURS = {
     "exact": "#111111",

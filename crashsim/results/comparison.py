@@ -13,7 +13,9 @@ from scipy import stats
 
 from crashsim.arguments import instance, one_of
 from crashsim.errors import ArgumentError
+from crashsim.notebook import fragment
 from crashsim.results.estimate import Estimate
+from crashsim.results.numbers import interval_numbers, percents
 from crashsim.results.record import Record
 
 By = Literal["variance", "class-change"]
@@ -117,9 +119,37 @@ class Comparison:
         """Whether a significant step separates a contender from the first."""
         return any(self.is_significant[: self.contenders.index(contender)])
 
+    def to_dataframe(self) -> Any:
+        """A DataFrame of pandas: a row for each model and measure.
+
+        Raises:
+            MissingExtraError: without pandas; names the command that installs it.
+        """
+        from crashsim.results.tables import of_comparison
+
+        return of_comparison(self).to_dataframe()
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        rows = []
+        for i, one in enumerate(self.contenders):
+            change, variance = one.measures.get("class-change"), one.measures["variance"]
+            shown = (
+                "" if change is None else _shown(percents(change.value, change.low, change.high))
+            )
+            ends = interval_numbers(variance.value, variance.low, variance.high)
+            accuracy = "" if one.accuracy is None else f"{one.accuracy:.1%}"
+            rows.append((str(i + 1), one.name, shown, _shown(ends), accuracy))
+        titles = ("", "model", "P(class changes)", "Var Δ", "accuracy")
+        return fragment("crashsim: comparison", self.verdict, titles, rows, names=2)
+
     def to_dict(self) -> dict[str, Any]:
         plain = {"schema": 1, "verdict": self.verdict, "partial": self.partial}
         return {**plain, **asdict(self)}
+
+
+def _shown(texts: tuple[str, str, str]) -> str:
+    return f"{texts[0]} [{texts[1]}, {texts[2]}]"
 
 
 def compare(

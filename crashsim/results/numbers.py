@@ -38,15 +38,15 @@ def says_little(low: float, high: float, *, is_probability: bool = False) -> boo
 
 
 def samples_needed(count: int, value: float, low: float, high: float) -> int | None:
-    """About how many samples would bring a probability to a half of itself up and down.
+    """About how many samples would bring a number to a half of itself up and down.
 
-    Where none of ``count`` samples showed the event, how many would bring its upper end to 1%.
-    None where an interval has no end.
+    Of an event that was hardly seen, how many would bring its upper end to 1%. None where an
+    interval has no end.
     """
     if not math.isfinite(high) or count < 1:
         return None
-    if value <= 0.0 or low <= 0.0:
-        more = max(high / max(value, _RARE), 2.0)
+    if value <= min(_RARE, high / _WIDE):
+        more = max(high / _RARE, 2.0)
     else:
         more = max(((high - low) / value) ** 2, 2.0)
     digits: int = 10 ** max(math.floor(math.log10(count * more)) - 1, 0)

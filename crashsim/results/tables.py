@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO, StringIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crashsim.arguments import path as file_path
 from crashsim.errors import MissingExtraError
+from crashsim.importing import needed
 from crashsim.results.curve.curve_record import CurveRecord
 from crashsim.results.curve.curves import title
 from crashsim.results.record import Record
@@ -18,6 +19,9 @@ from crashsim.results.studies.case_record import BehindFacts, CaseRecord
 from crashsim.results.vulnerability.vulnerability_record import VulnerabilityRecord
 from crashsim.visible import visible
 from crashsim.writing import write_files, write_text
+
+if TYPE_CHECKING:
+    from crashsim.results.comparison import Comparison
 
 _OF_ESTIMATES = (
     "method", "quantity", "input", "output", "level", "value", "low", "high", "kind", "confidence",
@@ -67,6 +71,10 @@ class Table:
         arrays = {name: pyarrow.array(_alike(column)) for name, column in self.columns.items()}
         parquet.write_table(pyarrow.table(arrays), into)
         return into.getvalue()
+
+    def to_dataframe(self) -> Any:
+        """As a DataFrame of pandas. Raises MissingExtraError without pandas."""
+        return needed("pandas", "to_dataframe()").DataFrame(dict(self.columns))
 
     def to_csv(self, path: str | Path | None = None) -> str:
         """As CSV; also written, where a path is given. Raises FileError if it cannot be."""
@@ -124,6 +132,17 @@ def of_parts(found: VulnerabilityRecord) -> Table:
     """A row for each part of a map of single faults."""
     rows = ([*row.part.values(), *(getattr(row, name) for name in _OF_ROWS)] for row in found.rows)
     return Table.of([*found.by, *_OF_ROWS], rows)
+
+
+def of_comparison(found: Comparison) -> Table:
+    """A row for each measure of each model of a comparison, the most tolerant model first."""
+    names = ("rank", "model", "measure", "value", "low", "high", "accuracy", "parameters")
+    rows = (
+        [rank + 1, one.name, measure, m.value, m.low, m.high, one.accuracy, one.parameters]
+        for rank, one in enumerate(found.contenders)
+        for measure, m in one.measures.items()
+    )
+    return Table.of(names, rows)
 
 
 def of_cases(cases: Sequence[CaseRecord]) -> Table:

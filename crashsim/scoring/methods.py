@@ -536,7 +536,7 @@ METHODS: tuple[Method, ...] = (
     ),
     Method(
         "nearest-rivals",
-        "class changes to the nearest rivals, by the saddlepoint",
+        "class changes to the nearest rivals, by the exact law of their margins",
         _nearest_rivals,
         "estimate",
         needs=("nearest_margins",),

@@ -22,13 +22,14 @@ from crashsim.files.limits import read_text
 from crashsim.model.inputs import BatchAxis, ModelInputs
 from crashsim.model.sites.time_axis import StepsAxis
 from crashsim.model.twins.resetting import Reset
+from crashsim.notebook import fragment
 from crashsim.noticing import collecting, notice
 from crashsim.results.agreement import agreements
 from crashsim.results.contradictions import contradictions
 from crashsim.results.flat import numbers_of_score
 from crashsim.results.record import Record
 from crashsim.results.schema import Curves, Histogram
-from crashsim.results.verdict import verdict
+from crashsim.results.verdict import headline, verdict
 from crashsim.sampling.chips.facts import chips_facts
 from crashsim.sampling.monte_carlo import DEFAULT_SAMPLES
 from crashsim.scoring.cautions import doubts_of
@@ -159,6 +160,27 @@ class Score(Record):
         from crashsim.report.html import to_html
 
         return to_html(self)
+
+    def to_dataframe(self) -> Any:
+        """Every estimate as a DataFrame of pandas, a row each, with the columns of ``to_csv``.
+
+        Raises:
+            MissingExtraError: without pandas; names the command that installs it.
+        """
+        from crashsim.results.tables import of_scores
+
+        return of_scores([self]).to_dataframe()
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from crashsim.report.screen import figures, notes
+
+        share = f"{100 * self.confidence:.4g}% interval"
+        titles = [share if name == "interval" else name for name in figures.TITLES]
+        told = [*figures.wide(self), *notes.lines(self.warnings)]
+        about = f"seed {self.seed}; .to_text() has every method, .to_html() is a page"
+        title = f"crashsim: {self.model['name']}"
+        return fragment(title, headline(self), titles, figures.figures(self), [*told, about])
 
     def __str__(self) -> str:
         return self.to_text()

@@ -16,7 +16,6 @@ from crashsim.analytic.gains import are_dense
 from crashsim.analytic.layer_bounds import layer_bounds
 from crashsim.analytic.sketch import sketched_mean_point_taylor
 from crashsim.analytic.surrogates import rivals
-from crashsim.analytic.surrogates.factored_surrogate import FactoredSurrogate
 from crashsim.coordinates.placement import strikes_singly
 from crashsim.errors import ArgumentError, NotApplicableError
 from crashsim.results.estimate import Quantity
@@ -195,9 +194,9 @@ class Given:
         return cast(Surrogate | None, self._take("margins"))
 
     @property
-    def nearest_margins(self) -> FactoredSurrogate:
+    def nearest_margins(self) -> rivals.NearestMargins:
         """The margins of each input's nearest rivals over the predicted class, (B, rivals)."""
-        return cast(FactoredSurrogate, self._take("nearest_margins"))
+        return cast(rivals.NearestMargins, self._take("nearest_margins"))
 
     @property
     def leading_output(self) -> int:
@@ -312,7 +311,7 @@ def _margins(shared: Shared) -> Surrogate | None:
     return first_order.margins_of(wide, surrogate) if wide.K > 1 else None
 
 
-def _nearest_margins(shared: Shared) -> FactoredSurrogate:
+def _nearest_margins(shared: Shared) -> rivals.NearestMargins:
     if shared.space.K == 1:
         raise NotApplicableError("the model has a single output, so no class to change")
     return rivals.nearest_margins(shared.space, shared.asked.memory)

@@ -12,8 +12,7 @@ from crashsim.sampling.monte_carlo import DEFAULT_SAMPLES
 from crashsim.scoring.judging import Judging
 from crashsim.scoring.planning.size import BUDGET, GRADIENT_VALUES, Size
 
-MIN_SAMPLES = 200  # unless they cost more than some times what a method may,
-_TIMES = 4
+MIN_SAMPLES = 200  # unless they cost more than twice what a method may,
 _FEWEST = 10  # and then this number
 _CONTROL_VALUES = 2**26  # B x K x N gains of a control variate
 _CHIPS = 0.2  # of a method's budget, for chips that meet all examples
@@ -24,7 +23,7 @@ _CONTROL_COST = 4  # times a forward pass that it may cost
 def chosen_samples(size: Size, samples: int | None, rel_width: float | None) -> int | None:
     """The number of samples; None where ``rel_width`` decides."""
     if samples is None and rel_width is None:
-        fewest = min(MIN_SAMPLES, max(_FEWEST, _TIMES * BUDGET / size.operations))
+        fewest = min(MIN_SAMPLES, max(_FEWEST, 2 * BUDGET / size.operations))
         return int(min(DEFAULT_SAMPLES, max(fewest, BUDGET / size.operations)))
     return samples
 

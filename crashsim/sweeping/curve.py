@@ -13,8 +13,10 @@ import numpy as np
 
 from crashsim.arguments import number, whole
 from crashsim.arguments import path as file_path
-from crashsim.errors import FileError, NotApplicableError
+from crashsim.errors import FileError, MissingExtraError, NotApplicableError
 from crashsim.files.limits import read_text
+from crashsim.notebook import fragment
+from crashsim.results.curve import curves as words
 from crashsim.results.curve.curve_record import CurveRecord, PointFacts
 from crashsim.results.curve.curves import title
 from crashsim.results.estimate import Interval
@@ -156,6 +158,28 @@ class Curve(CurveRecord):
         from crashsim.report.curves import to_html
 
         return to_html([self])
+
+    def to_dataframe(self) -> Any:
+        """The points as a DataFrame of pandas, a row each, first that without faults.
+
+        Raises:
+            MissingExtraError: without pandas; names the command that installs it.
+        """
+        from crashsim.results.tables import of_curves
+
+        return of_curves([self]).to_dataframe()
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: with the figure, where matplotlib is there."""
+        title, told = f"crashsim: {words.title(self)}", " ".join(words.sentences(self))
+        notes = [words.faults_of(self), words.footer(self), *self.warnings]
+        try:
+            from crashsim.report.curve_plots import picture
+        except MissingExtraError:
+            drawn = ""
+        else:
+            drawn = picture([self])
+        return fragment(title, told, words.titles(self), words.rows(self), notes, picture=drawn)
 
     def __str__(self) -> str:
         return self.to_text()

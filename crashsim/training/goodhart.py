@@ -18,7 +18,7 @@ from crashsim.analytic.first_order import Analysis, mean_point_taylor, taylor
 from crashsim.arguments import check_seed, is_number
 from crashsim.coordinates.placement import Faults
 from crashsim.errors import ArgumentError
-from crashsim.importing import import_undrawn
+from crashsim.importing import import_undrawn, needed
 from crashsim.metrics import predicted_class
 from crashsim.model.checks import check_module
 from crashsim.model.inputs import read_inputs
@@ -204,9 +204,9 @@ class TrainingReport:
             ArgumentError: no path, or an ending that matplotlib does not know.
             FileError: the file cannot be written.
         """
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(7, 4.5), layout="constrained")
+        figure = needed("matplotlib.figure", "a plot").Figure(
+            figsize=(7, 4.5), layout="constrained"
+        )
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
         steps = [look.step for look in self.looks]
         above.plot(steps, [look.taylor for look in self.looks], label="theory, at no faults")

@@ -36,7 +36,9 @@ PAPER_NAMES = {
 }
 
 
-def options(argv: Sequence[str] | None, doc: str | None, data: str = "digits") -> Any:
+def options(
+    argv: Sequence[str] | None, doc: str | None, data: str = "digits", boston: bool = False
+) -> Any:
     """``--data``, ``--out``, ``--quick`` and so on; makes the folder for results."""
     parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
     parser.add_argument("--data", default=data, help="digits or mnist:FOLDER")
@@ -45,6 +47,8 @@ def options(argv: Sequence[str] | None, doc: str | None, data: str = "digits") -
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--nets", type=int, help="initialisations of the sweep's networks")
     parser.add_argument("--activation", default="sigmoid", help="of the sweep's networks")
+    if boston:
+        parser.add_argument("--boston", type=Path, help="BostonHousing.csv, which you bring")
     found = parser.parse_args(argv)
     found.full = found.data.startswith("mnist")
     found.out.mkdir(parents=True, exist_ok=True)

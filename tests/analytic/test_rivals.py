@@ -9,7 +9,6 @@ from torch import nn
 
 import crashsim
 from crashsim import BitFlip, FaultSpace, NeuronCrash, WeightCrash
-from crashsim.analytic.first_order import tail_probability
 from crashsim.analytic.surrogates.rivals import RIVALS, nearest_margins, nearest_rivals
 
 OUTPUTS = 40
@@ -37,13 +36,12 @@ def test_margins_of_the_nearest_rivals():
     clean = space.clean()
     ordered = -np.sort(-clean, axis=1)
     margins = nearest_margins(space, 2**30)
-    at_zero = margins.shift
-    assert at_zero.shape == (4, RIVALS)
-    # Linearised about the mean point: not quite the clean margins.
-    assert at_zero == pytest.approx(ordered[:, 1 : RIVALS + 1] - ordered[:, :1], abs=0.05)
+    assert margins.level.shape == (4, RIVALS)
+    # At the mean point: not quite the clean margins.
+    assert margins.level == pytest.approx(ordered[:, 1 : RIVALS + 1] - ordered[:, :1], abs=0.05)
     sampled = crashsim.monte_carlo(space, samples=20_000, seed=1)
     changed = [e for e in sampled.estimates if e.quantity == "class-change" and e.input != "all"]
-    each = tail_probability("saddlepoint", margins, np.asarray(0.0), side="upper")
+    each = margins.chances()
     assert max(e.value for e in changed) > 0.01
     for row, of_rivals in zip(changed, each, strict=True):
         # At least as likely as the likeliest, at most as all of them together.
@@ -60,6 +58,37 @@ def test_three_rivals_are_all_of_four_classes():
     every = [e.value for e in score.estimates if e.quantity == "class-change"]
     assert max(every) > 1e-2
     assert few == pytest.approx(every, rel=0.02)
+
+
+def test_where_faults_are_very_few_single_ones_decide():
+    """Against every bit alone, by autograd and a quantiser of our own: no density is assumed."""
+    model, x, p = chain(20, 100, 40, 6, between=nn.Tanh), inputs(3, 20), 1e-8
+    weights = [layer.weight for layer in model if isinstance(layer, nn.Linear)]
+    found = [
+        e.value
+        for e in nearest_rivals(
+            nearest_margins(FaultSpace(model, x, BitFlip(p, format="int8"), "weights"), 2**30)
+        )
+        if e.input != "all"
+    ]
+    wanted = []
+    for one in x:
+        out = model(one[None])[0]
+        order = out.argsort(descending=True)
+        chance = 0.0
+        for rival in order[1 : RIVALS + 1]:
+            margin = out[rival] - out[order[0]]
+            slopes = torch.autograd.grad(margin, weights, retain_graph=True)
+            for weight, slope in zip(weights, slopes, strict=True):
+                scale = weight.detach().double().abs().max() / 127
+                word = torch.round(weight.detach().double() / scale).long() & 255
+                for bit in range(8):
+                    worth = scale * (-(2**7) if bit == 7 else 2**bit)
+                    moved = torch.where(word >> bit & 1 == 1, -worth, worth)
+                    chance += p * int((slope * moved + margin.detach() >= 0).sum())
+        wanted.append(chance)
+    assert sum(w > 10 * p for w in wanted) >= 2  # some faults decide
+    assert found == pytest.approx(wanted, rel=0.03, abs=p)
 
 
 @pytest.mark.filterwarnings("ignore::crashsim.CrashsimWarning")

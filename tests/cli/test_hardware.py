@@ -94,7 +94,14 @@ def test_devices_are_listed_with_their_sources(run, monkeypatch):
     assert code == 0, err
     for name in ("memristor-crossbar", "low-voltage-sram", "truenorth-core-death", "loihi"):
         assert name in out
+    assert len(out.splitlines()) <= 60
+    code, out, err = run("devices", "--details")
+    assert code == 0, err
     assert "?" in out  # a rate that nobody published
+    code, out, err = run("devices", "drift")
+    assert code == 0, err
+    assert "--chip-fault drift=TIME" in out
+    assert "nu=0.05" in out
 
 
 def test_one_device_with_all_that_is_known(run):
@@ -407,7 +414,7 @@ def test_the_catalogue_is_listed(run):
     words = out.split()
     for name, fault in CHIP_FAULTS.items():
         assert f"{name}={fault.first.upper()}" in words
-    code, out, err = run("hardware", "--help")
+    code, out, err = run("hardware", "--help-all")
     assert all(name in out.replace("\n", " ") for name in ("drift", "pcm", "ir-drop"))
 
 

@@ -338,3 +338,30 @@ def test_the_face_of_the_folder():
     assert set(crashsim.files.__all__) >= {"load_data", "load_model"}
     with pytest.raises(AttributeError, match="no attribute 'load'"):
         _ = crashsim.files.load
+
+
+def test_names_that_do_not_fit_are_told(tmp_path):
+    (tmp_path / "m.py").write_text("import torch\nnet = lambda: torch.nn.Linear(2, 3)\n")
+    spec, path = f"{tmp_path}/m.py:net", str(tmp_path / "w.safetensors")
+    save_file({"bias": torch.zeros(4), "scale": torch.zeros(1)}, path)
+    told = r"1 \(weight\); Unexpected key\(s\): 1 \(scale\); Other shapes: 1 \(bias: \(4,\) in"
+    with pytest.raises(FileError, match=told), torch.random.fork_rng(devices=[]):
+        load_model(spec, weights=path)
+
+
+def test_tied_weights_are_stored_once(tmp_path):
+    code = (
+        "import torch\n"
+        "def net():\n"
+        "    m = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))\n"
+        "    m[1].weight = m[0].weight\n"
+        "    return m\n"
+    )
+    (tmp_path / "m.py").write_text(code)
+    path = str(tmp_path / "w.safetensors")
+    weight, bias = torch.ones(2, 2), torch.zeros(2)
+    save_file({"0.weight": weight, "0.bias": bias, "1.bias": bias + 1}, path)
+    with torch.random.fork_rng(devices=[]):
+        model = load_model(f"{tmp_path}/m.py:net", weights=path).model
+    assert torch.equal(model[1].weight, weight)
+    assert torch.equal(model[1].bias, bias + 1)

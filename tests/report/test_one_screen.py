@@ -105,7 +105,7 @@ def test_an_interval_that_says_little():
     assert says_little(1.0, math.inf)
 
 
-@pytest.mark.parametrize("p", [0.003, 0.02, 0.2])
+@pytest.mark.parametrize("p", [0.02, 0.2])
 def test_as_many_samples_as_are_said_are_enough(p):
     """Clopper and Pearson's interval after so many samples is about as wide as the value."""
 
@@ -118,8 +118,10 @@ def test_as_many_samples_as_are_said_are_enough(p):
     more = samples_needed(count, 2 / count, low, high)
     low, high = ends(round(more * p), more)
     assert 0.3 * p < high - low < 1.6 * p
-    none = samples_needed(50, 0.0, *ends(0, 50))
-    assert 0.005 < ends(0, none)[1] < 0.02
+    for count in (50, 300):
+        none = samples_needed(count, 0.0, *ends(0, count))
+        assert 0.005 < ends(0, none)[1] < 0.02
+    assert samples_needed(200, 2.8e-5, 4e-6, 0.02) == 400  # not millions
 
 
 def test_as_many_initialisations_as_are_said_are_enough():

@@ -6,22 +6,55 @@ changes to is nearly always one of those that come close to the predicted one wi
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import dataclass, replace
 
-from crashsim.analytic.first_order import SURROGATE, tail_probability
+import numpy as np
+from crashsim_theory.sums.tails import tails
+
+from crashsim.analytic.first_order import SURROGATE
 from crashsim.analytic.gains import Gains, kept_bytes
-from crashsim.analytic.surrogates.factored_surrogate import FactoredSurrogate
+from crashsim.analytic.rounding import resolution_of
+from crashsim.analytic.surrogates.counted import CountedGains
+from crashsim.arrays import Floats
 from crashsim.metrics import predicted_class
 from crashsim.results.estimates import Estimates, deterministic
 from crashsim.space import FaultSpace
+from crashsim.working import worked
 
 RIVALS = 3  # of each input
 
 
-def nearest_margins(space: FaultSpace, memory: int) -> FactoredSurrogate:
-    """The margins of the nearest rivals over the predicted class, (B, rivals), at the mean point.
+@dataclass(frozen=True, eq=False)
+class NearestMargins:
+    """The margins of each input's nearest rivals over its predicted class.
 
-    Of every other output where there are no more than three.
+    Attributes:
+        gains: of the margins, at the mean point.
+        level: (B, rivals) the margins at the mean point.
+        ties: (B, rivals) what is to be added to them: of equal outputs the first is predicted.
+    """
+
+    gains: Gains
+    level: Floats
+    ties: Floats
+
+    def chances(self) -> Floats:
+        """(B, rivals) P(the rival overtakes the class), by the exact law of the linear surrogate.
+
+        Exact but for a lattice, and for gains that are told apart to a percent.
+        """
+        found, zero = np.zeros(self.level.shape), np.asarray(0.0)
+        counted = CountedGains(self.gains.values)
+        for b, slopes in self.gains.each():
+            for r, profile in enumerate(counted.profiles(slopes)):
+                worked(0.0)
+                shift = float(self.level[b, r] + self.ties[b, r]) - profile.mean()
+                found[b, r] = tails(replace(profile, shift=shift), zero, "upper")
+        return found
+
+
+def nearest_margins(space: FaultSpace, memory: int) -> NearestMargins:
+    """The margins of the nearest rivals, of every other output where there are no more than three.
 
     Args:
         space: whose coordinates are Bernoulli or normal, and independent; of two outputs or more.
@@ -39,15 +72,19 @@ def nearest_margins(space: FaultSpace, memory: int) -> FactoredSurrogate:
     np.put_along_axis(readouts, rivals[..., None], 1.0, axis=-1)
     readouts[rows, :, top] = -1.0
     gains = Gains.of(space, "mean", memory, readouts)
-    shift = gains.shift - gains.sums.mean - behind[rows[:, None], rivals]
-    return FactoredSurrogate.of(gains, shift)
+    level = gains.shift - behind[rows[:, None], rivals]
+    room = 4 * resolution_of(space) * np.abs(clean).max(1, keepdims=True)
+    return NearestMargins(gains, level, np.where(rivals < top[:, None], room, -room))
 
 
-def nearest_rivals(margins: FactoredSurrogate) -> Estimates:
+def nearest_rivals(margins: NearestMargins) -> Estimates:
     """``nearest-rivals``: P(class changes) to the rivals of (B, rivals) margins, summed."""
-    changes = tail_probability("saddlepoint", margins, np.asarray(0.0), side="upper")
-    note = f"{SURROGATE}; sum over the {margins.shape[1]} rivals that are nearest without faults"
-    union = np.minimum(changes.sum(1), 1.0)
+    chances = margins.chances()
+    note = (
+        f"exact law of {SURROGATE}; sum over the {chances.shape[1]} rivals that are nearest "
+        "without faults"
+    )
+    union = np.minimum(chances.sum(1), 1.0)
     return deterministic("nearest-rivals", "class-change", "estimate", union, note=note)
 
 

@@ -36,7 +36,7 @@ Name = Literal["surrogate-law", "single-law"]
 # Of the law of one surrogate and of its tail, which may take a tilt and a law of its own for every
 # coordinate that the tilt makes likely, up to some number: counted in multiplications of a matrix
 # product, of which a core does 1e10 a second.
-_OPERATIONS_OF_ROW = 2e7
+_OPERATIONS_OF_ROW = 1e7
 _OPERATIONS_OF_TILTED, _MOST_TILTED = 1.3e4, 10_000
 _OPERATIONS_OF_GAIN = 800.0
 

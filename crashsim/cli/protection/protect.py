@@ -35,6 +35,7 @@ from crashsim.cli.options import (
 )
 from crashsim.cli.protection.scheme_specs import read_schemes
 from crashsim.cli.reading import (
+    check_figures,
     check_outputs,
     data_inputs,
     fault_inputs,
@@ -121,6 +122,7 @@ def protect(
     reads = [*model_inputs(model, weights), *fault_inputs(fault)]
     reads += [*data_inputs("inputs", inputs), *data_inputs("train", train)]
     check_outputs([*reads, *data_inputs("targets", targets)], json=json_file, report=report_file)
+    check_figures(report_file)
     if accuracy is not None and class_change is not None:
         raise ArgumentError("accuracy: --accuracy beside --class-change; give one of them")
     named_schemes = read_schemes(schemes)

@@ -53,7 +53,14 @@ def read_onnx(
     model = _parsed(subject, path)
     allowed = max(most_bytes(), _TIMES * size_on_disk(path))
     tensors = Tensors(subject, Path(path).parent, allowed)
-    return network_of(model, subject, tensors, fixed, sizes)
+    try:
+        return network_of(model, subject, tensors, fixed, sizes)
+    except CrashsimError:
+        raise
+    except Exception as error:  # a damaged one fails in many ways, in texts that are none too
+        raise FileError(
+            f"{subject} is not a sound ONNX model ({type(error).__name__}: {error}); export it anew"
+        ) from error
 
 
 def network_of(

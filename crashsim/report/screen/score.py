@@ -13,6 +13,7 @@ from crashsim.results.numbers import percent
 from crashsim.results.record import Record
 from crashsim.results.verdict import headline
 
+_NOTES = 2  # on intervals that say little; more samples narrow the others too
 _SITES = 4  # that matter most
 
 
@@ -26,7 +27,7 @@ def render(score: Record) -> RenderableType:
         titles = list(figures.TITLES)
         titles[3] = f"{percent(score.confidence)} interval"
         parts.append(FittedTable(titles, rows, words={4}))
-    parts += [plain(f"note: {told}", "yellow") for told in figures.wide(score)]
+    parts += [plain(f"note: {told}", "yellow") for told in figures.wide(score)[:_NOTES]]
     parts += [Text(), *_shares(score)]
     parts += [plain(told, "yellow") for told in notes.lines(score.warnings)]
     parts.append(plain(_footer(score), "dim"))

@@ -64,13 +64,14 @@ def judge_by_surrogate(
     space, memory = real.space, MEMORY if memory is None else memory
     if why := why_none(space, memory):
         raise NotApplicableError(f"virtual chips: {why}")
-    fitting = _fitting(space, memory)
+    fits = fitting(space, memory)
     width = sum(asked.widths)
     sums = [np.zeros((0, width)), np.zeros((0, width))]
-    for inputs, targets in examples.pieces(min(pieces_of(space), fitting)):
-        surrogate = _Surrogate.of(space.at_examples(inputs), asked.at(targets), memory)
+    for inputs, targets in examples.pieces(min(pieces_of(space), fits)):
+        surrogate = Surrogate.of(space.at_examples(inputs), asked.at(targets), memory)
         for level, source in enumerate((virtual, real)):
-            found = surrogate.judged(source)
+            none = np.zeros((0, width))
+            found = np.concatenate([none, *(each.sum(1) for each in surrogate.judged(source))])
             sums[level] = sums[level] + found if len(sums[level]) else found
     return VirtualChips(sums[0], sums[1], virtual.chips)
 
@@ -81,16 +82,16 @@ def why_none(space: FaultSpace, memory: int) -> str | None:
         return space.why_no_derivatives
     if space.counts:
         return "for faults that strike independently, not an exact number of them (count=)"
-    return None if _fitting(space, memory) else "the gains of one example do not fit the memory"
+    return None if fitting(space, memory) else "the gains of one example do not fit the memory"
 
 
-def _fitting(space: FaultSpace, memory: int) -> int:
+def fitting(space: FaultSpace, memory: int) -> int:
     """Of how many examples the gains fit."""
     return int(KEPT * memory * space.B / max(kept_bytes(space, space.K), 1))
 
 
 @dataclass(frozen=True)
-class _Surrogate:
+class Surrogate:
     """The outputs of some examples, linear in the faults.
 
     Attributes:
@@ -106,19 +107,22 @@ class _Surrogate:
     asked: AskedMetrics
 
     @classmethod
-    def of(cls, space: FaultSpace, asked: AskedMetrics, memory: int) -> _Surrogate:
+    def of(cls, space: FaultSpace, asked: AskedMetrics, memory: int) -> Surrogate:
         gains, clean = Gains.of(space, "mean", memory), space.clean()
         return cls(gains, clean + gains.shift_of_outputs, clean, asked)
 
-    def judged(self, source: DrawnChips) -> Floats:
-        """(n, D) sums over the examples, of each chip that is struck."""
-        found: list[Floats] = [np.zeros((0, sum(self.asked.widths)))]
+    @property
+    def clean_columns(self) -> Floats:
+        """(B, D) what the metrics are made of, without faults."""
+        found: Floats = self.asked.columns(self.clean[None], self.clean)[0]
+        return found
+
+    def judged(self, source: DrawnChips) -> Iterator[Floats]:
+        """(n, B, D) what the metrics are made of, of a few chips that are struck at a time."""
         for block in range(source.blocks):
             points = source.points(block)
             for part in _parts(chosen(points, struck(points)), self.there.size):
-                outputs = self.there + self.gains.along(part)
-                found.append(self.asked.columns(outputs, self.clean).sum(1))
-        return np.concatenate(found)
+                yield self.asked.columns(self.there + self.gains.along(part), self.clean)
 
 
 def _parts(points: Points, outputs: int) -> Iterator[Points]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from crashsim.analytic import sketch
 from crashsim.analytic.gains import KEPT, are_dense, kept_bytes
 from crashsim.analytic.surrogates.rivals import RIVALS, margins_at_most
+from crashsim.analytic.surrogates.surrogate_law import law_operations
 from crashsim.analytic.weighing import weighed_bytes
 from crashsim.arguments import is_number, shown
 from crashsim.errors import ArgumentError
@@ -41,6 +42,7 @@ _BUDGET = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*([smh])\s*", re.ASCII)
 _TAIL = 2000  # operations for each gain of an event: some forty steps to the right tilt
 _CELLS = 3328  # of gains that are factored: as many are gathered to, once
 _GATHERED = 40  # for each gain, to gather them
+_COUNTED_GAIN, _ENTRIES = 400, 4000  # for each slope, to count its bits' gains: in so many entries
 _RARE = BUDGET / 10  # operations of importance sampling among many coordinates, a question
 _FEWEST_PASSES = 32  # of each input
 _FEWEST_STRIKES = 256  # of single faults of words
@@ -237,8 +239,9 @@ def _nearest_margins(size: Size) -> Cost:
 
 
 def _rivals(size: Size) -> Cost:
-    rows = RIVALS * size.B
-    return Cost(rows * (_GATHERED * size.N + _TAIL * _CELLS), 96.0 * _CELLS * rows)
+    rows, values = RIVALS * size.B, size.space.slopes.size
+    laws = law_operations(min(size.N, _ENTRIES), rows)
+    return Cost(laws + _COUNTED_GAIN * rows * values, 64.0 * values)
 
 
 def _moments(size: Size) -> Cost:

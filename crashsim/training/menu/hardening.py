@@ -13,6 +13,7 @@ from crashsim.arguments import path as file_path
 from crashsim.arguments import whole
 from crashsim.errors import FileError
 from crashsim.files.limits import read_text
+from crashsim.notebook import fragment
 from crashsim.results.hardening import words
 from crashsim.results.hardening.record import HardeningRecord
 from crashsim.writing import write_text
@@ -76,6 +77,12 @@ class Hardening(HardeningRecord):
         from crashsim.report.hardening import to_html
 
         return to_html(self)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        title = f"crashsim: {self.model['name']}"
+        notes = [words.footer(self), *words.refusals(self), *self.warnings]
+        return fragment(title, self.statement, words.titles(self), words.rows(self), notes)
 
     def __str__(self) -> str:
         return self.to_text()

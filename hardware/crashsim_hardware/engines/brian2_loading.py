@@ -43,6 +43,13 @@ def load_brian2() -> Any:
         try:
             with _quiet(), _without_handlers():
                 import brian2
+        except ModuleNotFoundError as error:
+            if error.name != "brian2":
+                raise
+            raise HardwareError(
+                "engine='brian2' needs brian2: pip install brian2; or take engine='numpy', which "
+                "gives the same spikes"
+            ) from error
         finally:
             sys.meta_path.remove(finder)
             sys.excepthook = hook

@@ -7,14 +7,19 @@ by entry and by the signs of their bits, and all bits follow.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from crashsim_theory.arrays import Array
 from crashsim_theory.sums.profile import Integers, Profile
 
+Bools: TypeAlias = npt.NDArray[np.bool_]
+
+_TOGETHER = 2**20  # values counted together
 _FINE = 7  # bits of a gain's mantissa that tell entries apart: 0.8% of it
 _DROPPED = 52 - _FINE
 _RANGE = 20 << _FINE  # entries below the largest gain; smaller ones share the last
@@ -46,17 +51,20 @@ class WordSteps:
 
     def entries(self, slopes: Sequence[Array]) -> list[Array]:
         """Gains, low, high and counts of the entries, given each chunk's slopes (n,)."""
-        slope = np.concatenate([slopes[c] for c in self.chunks])
-        gain = np.abs(slope) * self.size
-        if not gain.size or not (most := float(gain.max())):
+        blocks = list(self._blocks(slopes))
+        most = max((float(gain.max(initial=0.0)) for gain, _, _ in blocks), default=0.0)
+        if not most:
             return [np.zeros(0)] * 4
         last = int(np.asarray(most).view(np.int64)) >> _DROPPED
         base = max(last - _RANGE, 0)
-        key = np.maximum((gain.view(np.int64) >> _DROPPED) - base, 0)
         kinds, keys = len(self.signs), last - base + 1
-        # Slopes upwards and downwards; the signs of bits turn some over.
-        code = (key + keys * (slope < 0)) * kinds + self.kind
-        found = [np.bincount(code, w, 2 * keys * kinds) for w in (None, gain)]
+        found = np.zeros((2, 2 * keys * kinds))
+        for gain, is_down, kind in blocks:
+            key = np.maximum((gain.view(np.int64) >> _DROPPED) - base, 0)
+            # Slopes upwards and downwards; the signs of bits turn some over.
+            code = (key + keys * is_down) * kinds + kind
+            found[0] += np.bincount(code, None, found.shape[1])
+            found[1] += np.bincount(code, gain, found.shape[1])
         up = (self.signs > 0).astype(np.float64)
         down = (self.signs < 0).astype(np.float64)
         least = int(self.exponents.min())
@@ -71,6 +79,18 @@ class WordSteps:
                     start = exponent - least << _FINE
                     of_way[start : start + keys] += each[b] * way[:, b]
         return self._told(sums, base + (least << _FINE), base)
+
+    def _blocks(self, slopes: Sequence[Array]) -> Iterator[tuple[Array, Bools, Integers]]:
+        """Gains per step, whether they are downwards, and rows of signs, of some values each."""
+        waiting: list[Array] = []
+        start = stop = 0
+        for number, c in enumerate(self.chunks):
+            waiting.append(slopes[c])
+            stop += len(slopes[c])
+            if stop - start >= _TOGETHER or number == len(self.chunks) - 1:
+                slope, part = np.concatenate(waiting), slice(start, stop)
+                yield np.abs(slope) * self.size[part], slope < 0, self.kind[part]
+                waiting, start = [], stop
 
     def _told(self, sums: Array, base: int, first: int) -> list[Array]:
         """Gains, low, high and counts of entries from their sums."""
@@ -87,14 +107,14 @@ class WordSteps:
         return [np.concatenate(column) for column in columns]
 
 
-def word_steps(displacements: Sequence[Array], rates: Sequence[Array]) -> list[WordSteps] | None:
+def word_steps(displacements: Iterable[Array], rates: Iterable[Array]) -> list[WordSteps] | None:
     """The steps of chunks of values; None where they are no powers of two, or rates differ.
 
     Args:
         displacements: of each chunk, (n, bits) what each coordinate moves its value by.
         rates: of each chunk.
     """
-    groups: dict[tuple[float, tuple[int, ...], int], list[tuple[int, Array, Array]]] = {}
+    groups: dict[tuple[float, tuple[int, ...], int], list[tuple[int, Array, Integers]]] = {}
     for c, (moved, p) in enumerate(zip(displacements, rates, strict=True)):
         if np.ndim(p) and np.ptp(p):
             return None
@@ -106,18 +126,27 @@ def word_steps(displacements: Sequence[Array], rates: Sequence[Array]) -> list[W
                 return None
             exponents, size = found
             key = rate, tuple(exponents.tolist()), start
-            groups.setdefault(key, []).append((c, size, np.sign(part)))
+            groups.setdefault(key, []).append((c, size, _code_of(part)))
     steps = []
     for (rate, powers, _), members in groups.items():
-        signs = np.concatenate([member[2] for member in members])
-        code = ((signs + 1).astype(np.int64) * 3 ** np.arange(signs.shape[1])).sum(1)
-        _, first, kind = np.unique(code, return_index=True, return_inverse=True)
-        if len(first) > _SIGNS:
+        code = np.concatenate([member[2] for member in members])
+        known = np.flatnonzero(np.bincount(code))
+        if len(known) > _SIGNS:
             return None
+        kind = np.zeros(known[-1] + 1, np.int64)
+        kind[known] = np.arange(len(known))
+        signs = known[:, np.newaxis] // 3 ** np.arange(len(powers)) % 3 - 1.0
         size = np.concatenate([member[1] for member in members])
         chunks = tuple(member[0] for member in members)
-        steps.append(WordSteps(chunks, size, kind, signs[first], np.array(powers), rate))
+        steps.append(WordSteps(chunks, size, kind[code], signs, np.array(powers), rate))
     return steps
+
+
+def _code_of(moved: Array) -> Integers:
+    """(n,) a number for each row of signs."""
+    weights = 3 ** np.arange(moved.shape[1])
+    found = (np.sign(moved) @ weights).astype(np.int32) + int(weights.sum())
+    return np.asarray(found)
 
 
 def _powers(moved: Array) -> tuple[Integers, Array] | None:
