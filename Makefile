@@ -38,7 +38,7 @@ test-ray: $(VENV)/installed-dev
 # The site, in docs/_build/html. What pages and examples print is kept beside it, by their own text:
 # after a change of crashsim `make clean` makes all of it anew. Links that lead nowhere are warnings.
 docs: $(VENV)/installed-docs
-	$(BIN)/sphinx-build -W --keep-going --quiet -j auto -b html docs docs/_build/html
+	$(BIN)/sphinx-build -W --keep-going --quiet -j 4 -b html docs docs/_build/html
 	$(BIN)/pytest -q tests/docs/test_site.py
 
 lint: $(VENV)/installed-dev

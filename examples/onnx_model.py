@@ -48,6 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--samples", type=int, default=1000, help="Monte Carlo samples")
     parser.add_argument("--out", type=Path, default=Path("digits.onnx"))
+    parser.add_argument("--figure", type=Path, help="a picture of it")
     options = parser.parse_args(arguments)
 
     torch.manual_seed(0)
@@ -58,6 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
     model = crashsim.load_model(str(options.out)).model
     test = load_data("digits", "test")
     print("sites:", ", ".join(site.name for site in crashsim.find_sites(model, test.inputs[:2])))
+    rows = []
     for sites, fault in {
         "act": NeuronCrash(p=0.02),
         "weights": BitFlip(p=1e-5, format="float32"),
@@ -66,6 +68,26 @@ def main(arguments: list[str] | None = None) -> None:
             model, test.inputs, fault, sites=sites, targets=test.targets, samples=options.samples
         )
         print(f"{sites}: {score.verdict}")
+        found = score.find("monte-carlo", "accuracy")
+        assert found is not None
+        rows.append((sites, found.value, found.low, found.high))
+    if options.figure:
+        draw(rows, options.figure)
+
+
+def draw(rows: list[tuple[str, float, float, float]], path: Path) -> None:
+    """Values with their intervals, one under the other."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 0.9 + 0.3 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    for at, (_, value, low, high) in enumerate(reversed(rows)):
+        axes.plot([low, high], [at, at], color="tab:blue", lw=2)
+        axes.plot(value, at, "o", color="tab:blue")
+    axes.set_yticks(range(len(rows)), [row[0] for row in reversed(rows)])
+    axes.set_xlabel("accuracy, mean over chips: 2% of act dead; bits of weights flip, p = 1e-5")
+    axes.grid(axis="x", alpha=0.3)
+    figure.savefig(path, dpi=120)
 
 
 if __name__ == "__main__":

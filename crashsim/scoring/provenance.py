@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from functools import cache
 from importlib import metadata
 from typing import cast
 
@@ -90,6 +91,11 @@ def _named(p: Placement, local: int, share: float) -> CoordinateFacts:
 
 
 def versions() -> dict[str, str]:
+    return dict(_versions())
+
+
+@cache
+def _versions() -> dict[str, str]:
     packages = ("crashsim", "torch", "numpy", "scipy", "sympy", "brian2")
     found = {"python": platform.python_version()}
     for package in packages:

@@ -25,6 +25,7 @@ PAGES = Path("gallery")
 # In the order of the gallery, with arguments that make each one quick; others follow as they are.
 EXAMPLES = {
     "score_a_model.py": "",
+    "onnx_model.py": "--epochs 8 --samples 300",
     "accuracy_curve.py": "--epochs 10 --chips 100",
     "accuracy_under_faults.py": "--epochs 10 --chips 400",
     "compare_architectures.py": "--inits 3 --epochs 8 --samples 500",

@@ -11,6 +11,7 @@ import torch
 from crashsim import BitFlip, BitStuck
 from crashsim.errors import ArgumentError
 from crashsim.faults.words import FloatFormat, format_named
+from crashsim.faults.words.word_fault import BitSteps
 
 SMALL = {
     "float16": np.float16,
@@ -267,3 +268,25 @@ def test_fixed_point_is_what_it_was():
         "format": "float16",
     }
     assert "fixed point" in BitFlip.__doc__
+
+
+@pytest.mark.parametrize("kind", [BitFlip, BitStuck])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"format": "int8"},
+        {"format": "int4", "scale": "channel"},
+        {"format": "uint8", "scale": 0.01},
+        {"format": "int8", "bits": [7, 2]},
+        {"format": "int16"},
+    ],
+)
+def test_what_bits_add_a_few_values_at_a_time(kind, options):
+    """To the last bit what it is of the whole tensor at once."""
+    value = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
+    value = value.abs() if options["format"].startswith("u") else value
+    fault = kind(1e-3, **options)
+    steps, whole = BitSteps.of(fault, value), fault.displacement(value).reshape(30, -1)
+    assert (whole != 0).any()
+    for low in range(0, 30, 7):
+        assert torch.equal(steps.of_values(slice(low, low + 7)), whole[low : low + 7])

@@ -31,6 +31,7 @@ from crashsim.faults.words.formats import AS_STORED, IntegerFormat, Stored, form
 
 _AT_ONCE = 2**16  # bits of which what they add is written out at a time
 _WIDTHS = torch.int16, torch.int32
+_LISTED = 8  # bits of words of which all changes are listed
 
 
 @dataclass(frozen=True)
@@ -375,9 +376,22 @@ class BitSteps:
 
     def of_values(self, part: slice) -> Tensor:
         """(m, bits) what the bits of m values add."""
-        step = self.table.step
+        step, words = self.table.step, self.table.words
         at = None if step is None else step[part, None]
-        return self._change(self.table.words[part, None], self._masks, at)
+        if self._of_words is not None and at is not None:
+            return (self._of_words[words[part].long()] * at).to(self.table.values.dtype)
+        return self._change(words[part, None], self._masks, at)
+
+    @cached_property
+    def _of_words(self) -> Tensor | None:
+        """(words, bits) what the bits of each word add, in steps; None where words are many."""
+        fault = self.table.fault
+        if not isinstance(fault.word, IntegerFormat) or fault.word.bits > _LISTED:
+            return None
+        words = torch.arange(1 << fault.word.bits, device=self.table.words.device)[:, None]
+        one = torch.ones((), dtype=torch.float64, device=words.device)
+        listed: Tensor = fault.word.change(words, fault.act(words, self._masks), one)
+        return listed
 
     @property
     def _masks(self) -> Tensor:

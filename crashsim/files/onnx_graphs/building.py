@@ -17,6 +17,7 @@ from crashsim.files.onnx_graphs.fusing import Pattern, patterns
 from crashsim.files.onnx_graphs.network import Input, OnnxNetwork, Step
 from crashsim.files.onnx_graphs.node import Constant, Made, Node, Runtime, UnsupportedError, Value
 from crashsim.files.onnx_graphs.operators import OPERATORS
+from crashsim.files.onnx_graphs.operators.quantised import stored_words
 from crashsim.files.onnx_graphs.operators.shaping import as_tensor
 from crashsim.files.onnx_graphs.sizes import Sizes
 from crashsim.files.onnx_graphs.sizing import settled, sized
@@ -220,9 +221,10 @@ class _Builder:
             self._check_fold(made.module, tensors)
             found = made.module(*tensors)
         several = found if isinstance(found, tuple) else (found,)
+        words = stored_words(node) if node.operator == "DequantizeLinear" else None
         for name, tensor in zip(node.outputs, several, strict=False):
             if name:
-                self._values[name] = Constant(tensor.detach(), is_weight)
+                self._values[name] = Constant(tensor.detach(), is_weight, words)
 
     def _check_fold(self, module: nn.Module, tensors: Sequence[Any]) -> None:
         """Raises FileError, before it is made, where a constant would be too large."""

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from crashsim.errors import ArgumentError
 from crashsim.files.onnx_graphs.sizes import Sizes, evaluated
+from crashsim.model.sites.neurons import ARITHMETIC
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -158,6 +159,7 @@ class Call(nn.Module):
         slots: for each argument, the name of the tensor that the module holds; None for values.
         tensors: what it holds, by name: parameters, and buffers for what is no weight.
         options: further arguments.
+        is_arithmetic: it is a part of what others compute, and gives no neurons' outputs.
     """
 
     def __init__(
@@ -166,8 +168,10 @@ class Call(nn.Module):
         slots: Sequence[str | None],
         tensors: Mapping[str, Tensor],
         options: Mapping[str, Any],
+        is_arithmetic: bool = False,
     ) -> None:
         super().__init__()
+        vars(self)[ARITHMETIC] = is_arithmetic
         self.function, self.slots, self.options = function, tuple(slots), dict(options)
         for name, tensor in tensors.items():
             if isinstance(tensor, nn.Parameter):

@@ -12,6 +12,13 @@ from torch import Tensor, nn
 
 from crashsim.files.onnx_graphs.network import Call
 from crashsim.files.onnx_graphs.sizes import Sizes
+from crashsim.model.multiplied.stored_words import Words
+
+# Bends what it is given, and is written where a normalisation or a distance is computed, not where
+# neurons are.
+_ARITHMETIC = frozenset(
+    "Abs Cast Ceil Div Exp Floor Log Mod Mul Pow Reciprocal Round Sqrt Sub".split()
+)
 
 
 class UnsupportedError(Exception):
@@ -25,10 +32,12 @@ class Constant:
     Attributes:
         tensor: its numbers.
         is_weight: whether it is made of what the file stores as weights.
+        words: how the file stores it, where that is in words of int8.
     """
 
     tensor: Tensor
     is_weight: bool = False
+    words: Words | None = None
 
 
 @dataclass(frozen=True)
@@ -179,7 +188,8 @@ class Node:
             else:
                 values.append(value)
                 slots.append(None)
-        return Made(Call(function, slots, tensors, options), values)
+        is_arithmetic = self.operator in _ARITHMETIC
+        return Made(Call(function, slots, tensors, options, is_arithmetic), values)
 
     def _held(self, value: Constant) -> Tensor:
         tensor = value.tensor

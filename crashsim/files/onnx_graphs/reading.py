@@ -185,8 +185,9 @@ def _take_constants(graph: Any, tensors: Tensors) -> dict[str, Constant]:
     found: dict[str, Constant] = {}
     for proto in graph.initializer:
         tensor = tensors.read(proto)
+        is_words = tensor.dtype in (torch.int8, torch.uint8) and tensor.dim() > 1
         is_weight = tensor.is_floating_point() and tensor.dim() > 0
-        found[proto.name] = Constant(tensor, is_weight or tensor.dtype in (torch.int8, torch.uint8))
+        found[proto.name] = Constant(tensor, is_weight or is_words)
     nodes = [node for node in graph.node if node.op_type != "Constant" or node.domain]
     for node in graph.node:
         if node.op_type == "Constant" and not node.domain and node.output:

@@ -33,6 +33,8 @@ _MULTIPLIES = frozenset(
     "gru_cell rnn_tanh_cell rnn_relu_cell __matmul__ __rmatmul__".split()
 )
 
+# An attribute of modules that are a part of what others compute, as the root in a normalisation is.
+ARITHMETIC = "is_arithmetic"
 _DRIVES = (1.0, 10.0, 100.0)  # times the size of a module's input
 _LARGEST = 2**22  # values of an input that is tried out
 _REPEATS = 5  # calls in which a state shows
@@ -86,7 +88,11 @@ def neurons_of(model: nn.Module, example: Inputs, call: Callable[..., Any]) -> d
         if neurons is not None:
             found[path] = neurons
 
-    unknown = [path for path, module in modules.items() if path and not is_torchs(module)]
+    unknown = [
+        path
+        for path, module in modules.items()
+        if path and not is_torchs(module) and not vars(module).get(ARITHMETIC, False)
+    ]
     with torch.no_grad(), _before_each(modules, unknown, look):
         example.clone().call(call)
     spiking = [path for path, neurons in found.items() if neurons.behaviour == "spiking"]

@@ -209,6 +209,25 @@ def test_sites_have_the_names_of_nodes(tmp_path: Path) -> None:
     assert score.find("exact", "variance").value > 0
 
 
+def test_arithmetic_is_no_neuron(tmp_path: Path) -> None:
+    """A normalisation that is written out has a power and a root, which are no sites of neurons."""
+    two = onnx.numpy_helper.from_array(np.array(2.0, np.float32), "two")
+    nodes = [
+        helper.make_node("Gemm", ["x", "w", "b"], ["h"], name="first"),
+        helper.make_node("Pow", ["h", "two"], ["squares"], name="pow"),
+        helper.make_node("ReduceMean", ["squares"], ["mean"], axes=[1], name="mean"),
+        helper.make_node("Sqrt", ["mean"], ["size"], name="root"),
+        helper.make_node("Div", ["h", "size"], ["even"], name="even"),
+        helper.make_node("Relu", ["even"], ["r"], name="act"),
+        helper.make_node("Gemm", ["r", "v", "c"], ["y"], name="second", transB=1),
+    ]
+    path = hand_made(
+        tmp_path / "m.onnx", nodes=nodes, change=lambda m: m.graph.initializer.append(two)
+    )
+    sites = crashsim.find_sites(read_onnx(path), torch.ones(2, 4))
+    assert {site.name for site in sites if site.kind == "activation"} == {"act"}
+
+
 def hand_made(path: Path, **changes: Any) -> Path:
     """x (n, 4) -> 5 ReLUs -> 3 outputs, with weights of a fixed pattern."""
     rng = np.random.default_rng(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from crashsim.files.onnx_graphs.network import whole
 from crashsim.files.onnx_graphs.node import Constant, Made, Node, UnsupportedError
+from crashsim.model.multiplied.stored_words import WORDS, Words
 
 _CONV: dict[int, type[Any]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _TRANSPOSED: dict[int, type[Any]] = {
@@ -122,8 +124,15 @@ def _conv(node: Node) -> Made:
 
 def _take(node: Node, layer: nn.Module, weight: Constant, bias: Constant | None) -> None:
     layer.weight = node.parameter(weight.tensor)
+    store(layer, weight.words)
     if bias is not None:
         layer.bias = node.parameter(bias.tensor)
+
+
+def store(layer: nn.Module, words: Words | None) -> None:
+    """Says of a layer that its weight is stored in words, whose bits are then what is struck."""
+    if words is not None:
+        vars(layer)[WORDS] = {"weight": words}
 
 
 def _conv_transposed(node: Node) -> Made:
@@ -208,8 +217,17 @@ def _matmul(node: Node) -> Made:
     if held and node.sizes() is not None and node.rank() >= 2:
         assert isinstance(right, Constant)
         if right.tensor.dtype.is_floating_point:
-            return Made(linear(node, right.tensor.T, None), node.inputs[:1])
+            layer = linear(node, right.tensor.T, None)
+            store(layer, _turned(right.words))
+            return Made(layer, node.inputs[:1])
     return node.call(torch.matmul, *node.inputs)
+
+
+def _turned(words: Words | None) -> Words | None:
+    """The words of the transposed matrix."""
+    if words is None or words.axis is None:
+        return words
+    return replace(words, axis=1 - words.axis)
 
 
 @whole
@@ -237,9 +255,12 @@ def _gemm(node: Node) -> Made:
             vector is None or vector.shape == (len(matrix),)
         ):  # fmt: skip
             scaled = None if vector is None else vector if beta == 1 else vector * beta
-            return Made(
-                linear(node, matrix if alpha == 1 else matrix * alpha, scaled), node.inputs[:1]
-            )
+            layer = linear(node, matrix if alpha == 1 else matrix * alpha, scaled)
+            words = weight.words if turns[1] else _turned(weight.words)
+            if words is not None and alpha != 1:
+                words = replace(words, scale=words.scale * alpha)
+            store(layer, words)
+            return Made(layer, node.inputs[:1])
     return node.call(
         general_product, node.needed(0), weight, bias, alpha=alpha, beta=beta, turns=turns
     )

@@ -13,6 +13,7 @@ from crashsim.files.onnx_graphs.network import whole
 from crashsim.files.onnx_graphs.node import Constant, Made, Node, UnsupportedError
 from crashsim.files.onnx_graphs.operators.arithmetic import DTYPES
 from crashsim.files.onnx_graphs.operators.layers import begins_and_ends, flat_pads, spatial
+from crashsim.model.multiplied.stored_words import Words
 
 _WORDS = (torch.int8, torch.uint8, torch.int16, torch.int32)
 _CONV: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -164,9 +165,25 @@ def _linear_convolution(node: Node) -> Made:
     return node.call(linear_convolution, *inputs, bias, **_window(node, 3))
 
 
-def stored_words(value: Constant) -> bool:
-    """Whether a constant is of words that a product may be made of."""
-    return value.tensor.dtype in (torch.int8, torch.uint8)
+def stored_words(node: Node) -> Words | None:
+    """The words of a weight that a node reads; None where it is no matrix or kernel of int8.
+
+    Those of uint8 are the same bits, but for the highest, which is inverted: as words of int8 they
+    and their zero point are 128 less.
+    """
+    stored, scale, zero = (node.input(i) for i in range(3))
+    if not isinstance(stored, Constant) or not isinstance(scale, Constant):
+        return None
+    kind = stored.tensor.dtype
+    if kind not in (torch.int8, torch.uint8) or stored.tensor.dim() < 2:
+        return None
+    start = zero.tensor.long() if isinstance(zero, Constant) else torch.zeros(1, dtype=torch.long)
+    start = start - 128 if kind == torch.uint8 else start
+    if scale.tensor.numel() == 1:
+        return Words(8, scale.tensor.double().reshape(()), start.reshape(-1)[0])
+    axis = int(node.attribute("axis", 1)) % stored.tensor.dim()
+    factors = scale.tensor.double().reshape(-1)
+    return Words(8, factors, start.reshape(-1).expand(len(factors)), axis)
 
 
 OPERATORS: dict[str, Callable[[Node], Made]] = {
