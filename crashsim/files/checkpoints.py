@@ -142,14 +142,14 @@ def _loaded(
     config = transformers.AutoConfig.from_pretrained(
         str(folder), local_files_only=True, trust_remote_code=False
     )
-    auto = _auto(transformers, subject, config, described)
+    kind = _kind(transformers, subject, config, described)
     with torch.device("meta"):
-        outline = auto.from_config(config, trust_remote_code=False)
+        outline = kind(config)
     own = max(most_bytes(), _TIMES * sum(p.stat().st_size for p in folder.glob("*.safetensors")))
     needed = sum(p.nbytes for p in (*outline.parameters(), *outline.buffers()))
     check_size(f"{subject}: what {_CONFIG} asks for", needed, "give its weights", allowed=own)
-    model, told = auto.from_pretrained(
-        str(folder), config=config, local_files_only=True, trust_remote_code=False,
+    model, told = kind.from_pretrained(
+        str(folder), config=config, local_files_only=True,
         use_safetensors=True, output_loading_info=True, attn_implementation="eager",
         ignore_mismatched_sizes=True,
     )  # fmt: skip
@@ -160,24 +160,16 @@ def _loaded(
     return found
 
 
-def _auto(transformers: Any, subject: str, config: Any, described: Mapping[str, Any]) -> Any:
-    """The class of transformers' Auto classes that makes the architecture of a configuration."""
-    named = described.get("architectures") or []
-    if not named:
-        return transformers.AutoModel
-    autos = [getattr(transformers, name) for name in sorted(dir(transformers))
-             if name.startswith("AutoModel")]  # fmt: skip
-    for auto in autos:
-        mapping = getattr(auto, "_model_mapping", None)
-        try:
-            made = mapping[type(config)] if mapping is not None else None
-        except KeyError:
-            continue
-        several = made if isinstance(made, tuple) else (made,)
-        if any(getattr(each, "__name__", None) == named[0] for each in several):
-            return auto
+def _kind(transformers: Any, subject: str, config: Any, described: Mapping[str, Any]) -> Any:
+    """The class of transformers' own that makes the architecture of a configuration."""
+    named = described.get("architectures") or ["none"]
+    name = named[0] if isinstance(named, list) else named
+    kind = getattr(transformers, name, None) if isinstance(name, str) else None
+    is_model = isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)
+    if is_model and getattr(kind, "config_class", None) is type(config):
+        return kind
     raise FileError(
-        f"{subject}: its architecture {named[0]!r} is none that transformers "
+        f"{subject}: its architecture {name!r} is none that transformers "
         f"{transformers.__version__} makes of model_type {described['model_type']!r}; code that a "
         "checkpoint brings along is not run: name code of yours, as path.py:factory"
     )

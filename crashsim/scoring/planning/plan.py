@@ -27,6 +27,7 @@ from crashsim.scoring.variance_reduction import chosen_samples
 from crashsim.space import FaultSpace
 
 SAMPLING = "monte-carlo"
+_ALWAYS = "mean-point-taylor"
 _THEORY = 0.6  # of a budget that goes to all but plain samples, at most
 _FEWEST = 2  # samples
 # Operations that may be spent on rare events, whatever the rest takes: ten seconds; less where the
@@ -204,10 +205,11 @@ def _beyond_samples(
 ) -> dict[str, str]:
     """The methods that would take many times as long as the samples asked for, with the reason.
 
-    Who asks for few samples has little time. What needs nothing but passes of the network is not
-    theory: a sum over all patterns, strata of single faults.
+    Who asks for few samples has little time; which layers matter is said all the same. What needs
+    nothing but passes of the network is not theory: a sum over all patterns, strata of single
+    faults.
     """
-    sampling = cost_of_sampling(size, samples).operations
+    sampling, kept = cost_of_sampling(size, samples).operations, kept | {_ALWAYS}
     theory = [m for m in left if m.needs and m.kind != "statistical"]
     asked: dict[str, Cost] = {}
     for method in theory:
