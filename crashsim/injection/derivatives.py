@@ -55,11 +55,12 @@ class Derivatives:
         """Whether the output has a derivative in some coordinate, found with one example.
 
         Where spikes depend on a struck value there is none, but a surrogate gradient at most; nor
-        is there one in bits that do not add up, which are set or not.
+        is there one in bits that do not add up, which are set or not; nor where some of the struck
+        values pass a step (a layer that rounds), so that theory would miss what they do.
         """
         if self._strikes_words or self._strikes_guarded:
             return False
-        return not self._passes_spikes and self._has_gradient
+        return not self._passes_spikes and self._has_gradient and not self._moves_by_steps
 
     @property
     def _strikes_words(self) -> bool:
@@ -155,6 +156,51 @@ class Derivatives:
         if any(is_same(c, _MUCH) for c in coordinates):
             return True
         return bool(coordinates) and all(is_same(c, _LITTLE) for c in coordinates)
+
+    @cached_property
+    def _moves_by_steps(self) -> bool:
+        """Whether the faults of some placement move the output, but no gradient says so."""
+        faulty = self._faulty
+        rounding = _NOTICEABLE * torch.finfo(faulty.model.dtype).eps
+        few = min(_EXAMPLES_LOOKED_AT, len(faulty.examples))
+        examples = [faulty.examples.part(i, i + 1) for i in range(few)]
+        flat = set(range(len(faulty.placements)))
+        for example in examples:
+            flat &= self._flat(example)
+            if not flat:
+                return False
+        for example in examples:
+            clean = self._with_all_of(example, None)
+            least = rounding * (float(np.abs(clean).max()) + rounding)
+            for number in flat:
+                moved = self._with_all_of(example, number)
+                if not float(np.abs(moved - clean).max()) <= least:
+                    return True
+        return False
+
+    def _flat(self, example: Inputs) -> set[int]:
+        """The numbers of the placements in which every derivative is 0."""
+        faulty = self._faulty
+        rows = np.cos(np.arange(1, faulty.K + 1))  # no sum of outputs that is constant
+        if self._few_words is not None:
+            return self._few_words.flat(example, rows)
+        with faulty.model.at_work(), torch.enable_grad():
+            e, out = self._forward(example, np.zeros(faulty.N))
+            slopes = gradient_of(out, e, weights=torch.from_numpy(rows).to(out))[0, 0]
+        return {
+            i for i, p in enumerate(faulty.placements) if not slopes[p.start : p.stop].any().item()
+        }
+
+    def _with_all_of(self, example: Inputs, number: int | None) -> Floats:
+        """(K,) the outputs when every fault of a placement strikes, or none at all."""
+        if self._few_words is not None:
+            return self._few_words.with_all_of(example, number)
+        at = np.zeros(self._faulty.N)
+        if number is not None:
+            p = self._faulty.placements[number]
+            at[p.start : p.stop] = 1.0
+        with self._faulty.model.at_work(), torch.no_grad():
+            return np.asarray(self._forward(example, at)[1].double().cpu().numpy())
 
     @property
     def why_none(self) -> str:

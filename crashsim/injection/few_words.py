@@ -66,6 +66,24 @@ class FewWords:
         order = np.argsort(-size, kind="stable")
         return column[order], size[order]
 
+    def flat(self, example: Inputs, row: Floats) -> set[int]:
+        """The numbers of the placements in which every slope of a sum of outputs is 0.
+
+        Args:
+            example: a single one.
+            row: (K,) the weights of the sum.
+        """
+        found = self._slopes.at(example, self._clean, row[None])
+        return {i for i, slope in enumerate(found) if not slope.any()}
+
+    def with_all_of(self, example: Inputs, number: int | None) -> Floats:
+        """(K,) the outputs when every value of a placement is moved, or none at all."""
+        at = list(self._clean)
+        if number is not None:
+            by_value = self._slopes.values[number].by_value
+            at[number] = torch.zeros_like(at[number]) if by_value else torch.ones_like(at[number])
+        return np.asarray(self._slopes.outputs(example, at)[0])
+
     def moved(self, example: Inputs, coordinate: int, change: float) -> Floats:
         """(K,) the outputs with one coordinate at ``change``."""
         at = list(self._clean)

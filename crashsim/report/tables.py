@@ -26,6 +26,7 @@ LEGEND = (
     ("±", "measured, with its confidence interval"),
     ("≈", "estimate without a guarantee"),
 )
+_NAMED = 4  # outputs that were asked for by number, the first, whose tails have columns
 DOUBTED = ("✗", "contradicts another number: see the warnings")
 THIN = ("?", "rests on few samples: the interval may be too narrow")
 
@@ -69,8 +70,8 @@ def columns(score: Record) -> list[Column]:
     if moments:
         found.append(Column("Var Δ, all outputs", "variance", "all"))
     if score.epsilon is not None:
-        k = _tail_output(score, k or 0)
-        found.append(Column(f"P(|Δ| ≥ {score.epsilon:g}), output {k}", "tail", k))
+        for tail in score.named_outputs[:_NAMED] or [_tail_output(score, k or 0)]:
+            found.append(Column(f"P(|Δ| ≥ {score.epsilon:g}), output {tail}", "tail", tail))
     if any(quantity == "class-change" for _, quantity in score.estimates.of):
         found.append(Column("P(class changes)", "class-change", "all"))
     if any(quantity == "not-finite" for _, quantity in score.estimates.of):
@@ -86,13 +87,17 @@ def columns(score: Record) -> list[Column]:
 
 
 def leading_output(score: Record) -> int | None:
-    """The output that varies most, on average over inputs; None where none does."""
+    """The output that varies most, on average over inputs, of those that were named, if any were;
+    None where none does."""
     known = [score.estimates.averages(method, "variance") for method in score.quoted]
     if not known:
         return None
     # Of several methods, the first that knows an output has the word.
     outputs, first = np.unique(np.concatenate([o for o, _ in known]), return_index=True)
     variances = np.concatenate([values for _, values in known])[first]
+    if score.named_outputs:
+        asked = np.isin(outputs, score.named_outputs)
+        outputs, variances = outputs[asked], variances[asked]
     if not (variances > 0).any():
         return None
     return int(outputs[np.nanargmax(variances)])

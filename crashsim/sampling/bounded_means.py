@@ -107,7 +107,12 @@ def _with_masks_unseen(
     squares = np.broadcast_to(variance, ends.shape).ravel() * (n - 1) / n + means**2
     flat = ends.ravel()
     few = (means > 0) & (means < 0.5) & (n * means**2 <= _FEW_MASKS * squares)
-    for at in np.flatnonzero(few):
+    places = np.flatnonzero(few)
+    # Of very many outputs most failed as often as another one: in whole numbers, up to rounding.
+    sums = n * inputs * np.stack([means[places], inputs * squares[places]])
+    _, first, alike = np.unique(np.round(sums, 6), axis=1, return_index=True, return_inverse=True)
+    least = np.zeros(len(first))
+    for i, at in enumerate(places[first]):
         share = float(min(squares[at] / means[at], 1.0))  # that the failing masks fail, if alike
         failing = n * float(means[at]) / share
         values = np.array([0.0, share, 1.0])
@@ -115,7 +120,8 @@ def _with_masks_unseen(
         if share > 1 - 1e-9:
             values, counts = values[[0, 2]], np.array([counts[0], failing + 1.0])
         if not _reaches(float(flat[at]), values, counts, 1 - alpha / 2):
-            flat[at] = max(float(flat[at]), _end(values, counts, 1 - alpha / 2))
+            least[i] = _end(values, counts, 1 - alpha / 2)
+    flat[places] = np.maximum(flat[places], least[alike.reshape(-1)])
     return flat.reshape(ends.shape)
 
 

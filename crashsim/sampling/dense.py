@@ -376,10 +376,12 @@ class FromDense:
         values = self.kept.astype(float)
         centred = values - values.mean(0)
         n = len(values)
-        mean = mean_interval(values.mean(0), half_width(Spread.of(values), n, alpha))
         squares = centred**2 * (n / max(n - 1, 1))
-        variance = variance_interval(squares.mean(0), half_width(Spread.of(squares), n, alpha))
-        enough = [degrees_of_freedom(Spread.of(v), n) >= ENOUGH for v in (values, squares)]
+        spreads = [_of_each_input(v) for v in (values, squares)]
+        halves = [half_width(spread, n, alpha) for spread in spreads]
+        mean = mean_interval(values.mean(0), halves[0])
+        variance = variance_interval(squares.mean(0), halves[1])
+        enough = [degrees_of_freedom(spread, n) >= ENOUGH for spread in spreads]
         trusted = not self._is_seldom_struck
         mean = replace(mean, enough=enough[0] & trusted)
         variance = replace(variance, enough=enough[1] & trusted)
@@ -418,6 +420,14 @@ class FromDense:
     def _settle(self, values: Interval) -> Interval:
         """Where nothing is random (p = 0 or 1), one sample tells all: the interval is a point."""
         return values if self._is_random else Interval(values.value, values.value, values.value)
+
+
+def _of_each_input(values: Floats) -> Spread:
+    """Of samples (n, B, K')."""
+    spread = Spread.of(values)
+    # What was not seen of one input may be as large as what was of another.
+    largest = np.broadcast_to(spread.largest.max(0), spread.largest.shape)
+    return replace(spread, largest=largest)
 
 
 def _doubted(values: Interval) -> Interval:

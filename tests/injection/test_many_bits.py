@@ -162,7 +162,7 @@ def test_a_plan_of_many_bits_displaces_few_of_them(layer, randn, monkeypatch):
 
     monkeypatch.setattr(IntegerFormat, "change", counted)
     space = FaultSpace(layer, randn(2, INPUTS), BitFlip(1e-6, format="int8"), "weights")
-    found = plan(space, None, 50, None)
+    found = plan(space, None, 10_000, None)
     assert "mean-point-taylor" in found.methods  # it has derivatives
     assert 0 < sum(displaced) < space.N / 100
 

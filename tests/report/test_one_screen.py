@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from rich.cells import cell_len
 from scipy import stats
 
@@ -13,6 +14,7 @@ from crashsim.report.maps import vulnerability as maps
 from crashsim.report.screen import notes
 from crashsim.report.screen.score import render
 from crashsim.report.screen.table import FittedTable
+from crashsim.report.tables import columns
 from crashsim.report.text import as_text
 from crashsim.results.comparison import inits_needed
 from crashsim.results.numbers import percents, samples_needed, says_little
@@ -149,3 +151,24 @@ def test_as_many_initialisations_as_are_said_are_enough():
 )
 def test_a_probability_and_its_interval_have_one_unit(value, low, high, shown):
     assert percents(value, low, high) == shown
+
+
+def test_outputs_that_were_asked_for_are_shown(make_net, randn):
+    """On the screen and in the tables, though another output varies more."""
+    net = make_net((6, 12, 5))
+    with torch.no_grad():
+        net[-1].weight[4] *= 9
+    asked = {"epsilon": 0.2, "samples": 500}
+    named = score(net, randn(3, 6), NeuronCrash(0.02), outputs=[1, 3], **asked)
+    screen = as_text(render(named), 100)
+    for k in (1, 3):
+        assert f"output {k} moves by 0.2 or more" in screen
+    titles = [column.title for column in columns(named)]
+    assert [t for t in titles if t.startswith("P(|")] == [
+        "P(|Δ| ≥ 0.2), output 1",
+        "P(|Δ| ≥ 0.2), output 3",
+    ]
+    assert not any("output 4" in title for title in titles)
+    chosen = score(net, randn(3, 6), NeuronCrash(0.02), **asked)
+    assert "P(|Δ| ≥ 0.2), output 4" in [column.title for column in columns(chosen)]
+    assert "output 4 moves" not in as_text(render(chosen), 100)

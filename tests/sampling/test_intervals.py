@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from crashsim.sampling import bounded_means
 from crashsim.sampling.bounded_means import clustered_proportion_interval
 from crashsim.sampling.intervals import (
     ENOUGH,
@@ -68,6 +69,28 @@ def test_masks_that_fail_few_inputs_say_little_of_those_that_fail_all(rates, tur
         wanted = 1 - truth if turned else truth
         inside += bool(found.low <= wanted + 1e-5) and bool(wanted - 1e-5 <= found.high)
     assert inside / runs >= 0.94
+
+
+def test_outputs_that_failed_as_often_share_one_interval(monkeypatch):
+    """Thousands of pixels: what takes long is found once for each way to fail, not for each."""
+    rng, n = np.random.default_rng(0), 1000
+    some = np.zeros((n, 5))
+    for k in range(4):  # in each column, a few masks fail one, two or three inputs of three
+        some[rng.choice(n, 2 + k, replace=False), k] = rng.integers(1, 4, 2 + k) / 3
+    shares = np.concatenate([rng.permutation(some) for _ in range(200)], 1)
+    asked = []
+    monkeypatch.setattr(
+        bounded_means,
+        "_probability",
+        lambda *given, found=bounded_means._probability: asked.append(1) or found(*given),
+    )
+    together = clustered_proportion_interval(shares.mean(0), shares.var(0, ddof=1), n, 3, 0.05)
+    assert len(asked) < 200
+    for k in range(5):
+        mean, variance = some[:, k].mean(), some[:, k].var(ddof=1)
+        alone = clustered_proportion_interval(mean, variance, n, 3, 0.05)
+        assert together.low[k::5] == pytest.approx(float(alone.low), rel=1e-9)
+        assert together.high[k::5] == pytest.approx(float(alone.high), rel=1e-9)
 
 
 @pytest.mark.parametrize("mean", [0.0, 1.0])

@@ -55,7 +55,8 @@ def patterns(
             continue
         if pattern := _with_bias(node, after, constants):
             found[id(node)] = pattern
-    for group in activations(nodes, constants, outputs):
+    biases = [node for pattern in found.values() for node in pattern.left_out]
+    for group in activations(nodes, constants, outputs, biases):
         found[id(group.nodes[0])] = _activation(group)
     return found
 

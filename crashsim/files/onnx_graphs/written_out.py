@@ -9,7 +9,7 @@ becomes that module, which is a site of neurons as any activation is.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _MOST = 12  # nodes of a group
 _CLOSE = 2e-6  # by which constants of single precision may make a difference
+_NEAR = 181  # places that are looked at between -9 and 9
+_FAR = (12.0, 25.0, 60.0, 150.0, 1e3, 1e5, 1e10, 1e30)  # beyond them, where a limit may show
 _NODES = frozenset(
     "Add Sub Mul Div Pow Neg Reciprocal Sqrt Exp Log Erf Tanh Sigmoid HardSigmoid Clip Relu "
     "Softplus Max Min Identity".split()
@@ -59,18 +61,29 @@ class Group:
 
 
 def activations(
-    nodes: Sequence[RawNode], constants: Mapping[str, Constant], outputs: Sequence[str]
+    nodes: Sequence[RawNode],
+    constants: Mapping[str, Constant],
+    outputs: Sequence[str],
+    spoken_for: Iterable[RawNode] = (),
 ) -> list[Group]:
-    """The activations that are written out in more than one node; no two share one."""
+    """The activations that are written out in more than one node; no two share one.
+
+    Args:
+        nodes: of the graph.
+        constants: what it holds, by name.
+        outputs: names of what it returns.
+        spoken_for: nodes that are part of something else.
+    """
     writers = {name: node for node in nodes for name in node.outputs}
     readers: dict[str, list[RawNode]] = defaultdict(list)
     for node in nodes:
         for name in dict.fromkeys(node.inputs):
             readers[name].append(node)
     order = {id(node): i for i, node in enumerate(nodes)}
-    places = torch.linspace(-9, 9, 181, dtype=torch.float64)
+    far = torch.tensor(_FAR, dtype=torch.float64)
+    places = torch.cat([torch.linspace(-9, 9, _NEAR, dtype=torch.float64), far, -far])
     wanted = [(kind, kind()(places)) for kind in KNOWN]
-    taken: set[int] = set()
+    taken = {id(node) for node in spoken_for}
     found: list[Group] = []
     for last in reversed(nodes):
         if id(last) in taken or not _is_one(last, constants):
@@ -146,6 +159,11 @@ def _input(name: str, values: Mapping[str, Any], constants: Mapping[str, Constan
 
 
 def _agree(values: Tensor | None, wanted: Tensor) -> bool:
-    if values is None or values.shape != wanted.shape or not bool(torch.isfinite(values).all()):
+    """Whether values are those wanted; far away, where exponentials overflow, as far as finite."""
+    if values is None or values.shape != wanted.shape:
         return False
-    return bool(((values - wanted).abs() <= _CLOSE * (1 + wanted.abs())).all())
+    finite = torch.isfinite(values)
+    if not bool(finite[:_NEAR].all()):
+        return False
+    close = (values - wanted).abs() <= _CLOSE * (1 + wanted.abs())
+    return bool((close | ~finite).all())

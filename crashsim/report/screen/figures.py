@@ -18,6 +18,7 @@ from crashsim.results.verdict import best
 
 TITLES = ("figure", "no faults", "with faults", "interval", "method")
 _METRICS = 4  # over chips, the first
+_NAMED = 4  # outputs that were asked for by number, the first
 
 
 def figures(score: Record) -> list[tuple[str, ...]]:
@@ -28,6 +29,11 @@ def figures(score: Record) -> list[tuple[str, ...]]:
     for name, quantity in _events(score):
         estimate = best(score, quantity)
         if estimate is not None:
+            found.append((name, "0%", *_shown(estimate), _method(estimate)))
+    for k in score.named_outputs[:_NAMED]:
+        estimate = best(score, "tail", k)
+        if estimate is not None:
+            name = f"output {k} moves by {score.epsilon:g} or more"
             found.append((name, "0%", *_shown(estimate), _method(estimate)))
     variance = best(score, "variance")
     if variance is not None:

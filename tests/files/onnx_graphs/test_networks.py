@@ -228,6 +228,51 @@ def test_arithmetic_is_no_neuron(tmp_path: Path) -> None:
     assert {site.name for site in sites if site.kind == "activation"} == {"act"}
 
 
+@pytest.mark.parametrize("limit", ["Min", "Clip"])
+def test_a_limit_far_away_stays(limit: str, tmp_path: Path) -> None:
+    """A ReLU that is cut at 20 is no ReLU, though both are the same near zero."""
+    held = [
+        onnx.numpy_helper.from_array(np.array(value, np.float32), name)
+        for name, value in {"zero": 0.0, "twenty": 20.0}.items()
+    ]
+    ends = ["twenty"] if limit == "Min" else ["zero", "twenty"]
+    nodes = [
+        helper.make_node("Gemm", ["x", "w", "b"], ["h"]),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node(limit, ["r", *ends], ["cut"]),
+        helper.make_node("Gemm", ["cut", "v", "c"], ["y"], transB=1),
+    ]
+    path = hand_made(
+        tmp_path / "m.onnx", nodes=nodes, change=lambda m: m.graph.initializer.extend(held)
+    )
+    x = torch.randn(5, 4, generator=torch.Generator().manual_seed(0)) * 50
+    with torch.no_grad():
+        found = read_onnx(path)(x)
+    np.testing.assert_allclose(found.numpy(), ran(path, x=x.numpy())[0], rtol=1e-5, atol=1e-5)
+
+
+def test_a_bias_of_zero_belongs_to_its_product(tmp_path: Path) -> None:
+    """With one output it is one number, with which what follows is the same activation."""
+    held = [
+        onnx.numpy_helper.from_array(value.astype(np.float32), name)
+        for name, value in {"one": np.ones((4, 1)), "none": np.zeros(1)}.items()
+    ]
+    nodes = [
+        helper.make_node("MatMul", ["x", "one"], ["h"], name="last"),
+        helper.make_node("Add", ["h", "none"], ["a"]),
+        helper.make_node("Sigmoid", ["a"], ["y"], name="act"),
+    ]
+    path = hand_made(
+        tmp_path / "m.onnx", nodes=nodes, change=lambda m: m.graph.initializer.extend(held)
+    )
+    network = read_onnx(path)
+    x = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found = network(x)
+    np.testing.assert_allclose(found.numpy(), ran(path, x=x.numpy())[0], rtol=1e-5)
+    assert "last.bias" in dict(network.named_parameters())
+
+
 def hand_made(path: Path, **changes: Any) -> Path:
     """x (n, 4) -> 5 ReLUs -> 3 outputs, with weights of a fixed pattern."""
     rng = np.random.default_rng(0)
