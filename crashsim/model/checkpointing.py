@@ -226,12 +226,21 @@ class _Replacement:
 
     def _put(self, reentrant: type[Any], not_reentrant: Callable[..., Any]) -> None:
         setattr(torch_checkpoint, "CheckpointFunction", reentrant)  # noqa: B010
-        setattr(torch_checkpoint, "_checkpoint_without_reentrant_generator", not_reentrant)  # noqa: B010
+        setattr(torch_checkpoint, _NOT_REENTRANT, not_reentrant)
 
 
 _replacement = _Replacement()
 _torch_reentrant = torch_checkpoint.CheckpointFunction
-_torch_not_reentrant = torch_checkpoint._checkpoint_without_reentrant_generator
+# From torch 2.14 on, the first of these is the one that runs, and the second calls it.
+_NOT_REENTRANT = next(
+    name
+    for name in (
+        "_checkpoint_without_reentrant_generator_impl",
+        "_checkpoint_without_reentrant_generator",
+    )
+    if hasattr(torch_checkpoint, name)
+)
+_torch_not_reentrant = getattr(torch_checkpoint, _NOT_REENTRANT)
 
 
 class _Reentrant(_torch_reentrant):

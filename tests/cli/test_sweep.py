@@ -3,7 +3,6 @@
 import itertools
 import json
 
-import nir
 import numpy as np
 import pytest
 
@@ -140,6 +139,7 @@ def test_ctrl_c_keeps_the_chips_that_were_finished(run, examples, tmp_path, monk
 
 def test_rates_above_a_spike_a_step_are_told(run, tmp_path):
     """A graph of integrators is swept as its network of rates, which goes on where spikes end."""
+    nir = pytest.importorskip("nir")
     nodes = {
         "input": nir.Input({"input": np.array([3])}), "a": nir.Linear(np.full((4, 3), 0.5)),
         "hid": nir.IF(np.ones(4), np.ones(4)), "b": nir.Linear(np.full((2, 4), 0.3)),

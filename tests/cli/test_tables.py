@@ -3,8 +3,9 @@
 import sys
 
 import numpy as np
-import pyarrow.parquet
 import pytest
+
+parquet = pytest.importorskip("pyarrow.parquet")
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def test_rows_are_written(run, examples, tmp_path, command, column):
         "rows.csv",
     )  # fmt: skip
     assert code == 0, err
-    table = pyarrow.parquet.read_table(tmp_path / "rows.parquet")
+    table = parquet.read_table(tmp_path / "rows.parquet")
     assert column in table.column_names
     lines = (tmp_path / "rows.csv").read_text().splitlines()
     assert table.num_rows == len(lines) - 1 > 0

@@ -3,7 +3,6 @@
 import math
 import struct
 
-import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -12,6 +11,8 @@ from crashsim import BitFlip, BitStuck
 from crashsim.errors import ArgumentError
 from crashsim.faults.words import FloatFormat, format_named
 from crashsim.faults.words.word_fault import BitSteps
+
+ml_dtypes = pytest.importorskip("ml_dtypes")
 
 SMALL = {
     "float16": np.float16,

@@ -210,10 +210,15 @@ def test_assemblies_that_do_not_fit(rng):
     with pytest.raises(HardwareError, match="4 neurons, and parameters of 3"):
         assemble([(Linear(np.eye(4)), stepped)], Linear(np.eye(4)), 4)
     chip = assemble([(Linear(np.eye(4)), neuron)], Linear(np.eye(4)), 4)
-    with pytest.raises(HardwareError, match="no node for a OwnNeuron"):
-        nir_graph(chip)
     with pytest.raises(HardwareError, match="no leak that a fault could vary"):
         run(chip, np.zeros((1, 4)), ChipFaults(leaks=[np.ones((1, 4))]), engine="numpy")
+
+
+def test_neurons_of_ones_own_are_no_nir():
+    pytest.importorskip("nir")
+    chip = assemble([(Linear(np.eye(4)), adapting())], Linear(np.eye(4)), 4)
+    with pytest.raises(HardwareError, match="no node for a OwnNeuron"):
+        nir_graph(chip)
 
 
 def test_pictures_too(rng):

@@ -4,7 +4,6 @@ import csv
 import io
 
 import numpy as np
-import pyarrow.parquet
 import pytest
 import torch
 from torch import nn
@@ -13,6 +12,8 @@ import crashsim
 from crashsim import BitFlip, NeuronCrash
 from crashsim.errors import MissingExtraError
 from crashsim.results.tables import Table, of_curves, of_scores
+
+parquet = pytest.importorskip("pyarrow.parquet")
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def test_every_estimate_of_a_score_has_a_row(case, tmp_path):
     net, x, y = case
     score = crashsim.score(net, (x, y), NeuronCrash(0.1), samples=200, epsilon=0.5)
     score.to_parquet(tmp_path / "score.parquet")
-    rows = pyarrow.parquet.read_table(tmp_path / "score.parquet").to_pylist()
+    rows = parquet.read_table(tmp_path / "score.parquet").to_pylist()
     wanted = list(score.estimates)
     assert len(rows) == len(wanted) > 100
     assert len({row["method"] for row in rows}) > 5
@@ -55,7 +56,7 @@ def test_curves_and_maps_have_rows(case, tmp_path):
     net, x, y = case
     curve = crashsim.sweep(net, (x, y), NeuronCrash(0.1), rates=[0.01, 0.2], chips=40)
     curve.to_parquet(tmp_path / "curve.parquet")
-    rows = pyarrow.parquet.read_table(tmp_path / "curve.parquet").to_pylist()
+    rows = parquet.read_table(tmp_path / "curve.parquet").to_pylist()
     assert [row["rate"] for row in rows] == [0.0, 0.01, 0.2]
     for row, point in zip(rows[1:], curve.points, strict=True):
         assert row["band_low"] == point["band_low"]
@@ -67,7 +68,7 @@ def test_curves_and_maps_have_rows(case, tmp_path):
         net, (x, y), BitFlip(0.01, format="float32"), sites="weights", by=("layer", "bit")
     )
     table.to_parquet(tmp_path / "parts.parquet")
-    parts = pyarrow.parquet.read_table(tmp_path / "parts.parquet").to_pylist()
+    parts = parquet.read_table(tmp_path / "parts.parquet").to_pylist()
     lines = list(csv.DictReader(io.StringIO(table.to_csv())))
     assert [str(row["bit"]) for row in parts] == [line["bit"] for line in lines]
     assert [row["value"] for row in parts] == [row.value for row in table.rows]
@@ -75,7 +76,7 @@ def test_curves_and_maps_have_rows(case, tmp_path):
 
 def _read(table, folder):
     table.to_parquet(folder / "it.parquet")
-    return pyarrow.parquet.read_table(folder / "it.parquet").to_pylist()
+    return parquet.read_table(folder / "it.parquet").to_pylist()
 
 
 def test_columns_of_several_types(tmp_path):
