@@ -169,11 +169,15 @@ class Node:
 
     def parameter(self, tensor: Tensor) -> nn.Parameter:
         """A weight of the file as a parameter; the same for all that read it."""
-        key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        key = _place(tensor)
         if not tensor.numel() or key not in self.parameters:
             stored = tensor.contiguous()
             self.parameters[key] = nn.Parameter(stored, requires_grad=stored.is_floating_point())
         return self.parameters[key]
+
+    def is_parameter(self, tensor: Tensor) -> bool:
+        """Whether a weight of the file is a parameter already, in these axes."""
+        return _place(tensor) in self.parameters
 
     def call(self, function: Any, *inputs: Value | None, **options: Any) -> Made:
         """A module that calls a function with these inputs, of which it holds what is known."""
@@ -201,6 +205,11 @@ class Node:
         usual = "bias" if self.operator in ("Add", "Sub") else "weight"
         name = usual if value.is_weight else "constant"
         return name if name not in taken else f"{name}_{len(taken)}"
+
+
+def _place(tensor: Tensor) -> Any:
+    """Where numbers are in memory, and in which order."""
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 
 def numbers(values: Any) -> list[int]:

@@ -198,11 +198,18 @@ def _transposed_pads(
         more[i], totals[i] = more[i] + max(-total, 0), max(total, 0)
     less = [t // 2 for t in totals]
     rest = [t - n for t, n in zip(totals, less, strict=True)]
-    return (rest, less) if auto == "SAME_LOWER" else (less, rest)
+    return (less, rest) if auto == "SAME_UPPER" else (rest, less)
 
 
-def linear(node: Node, weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """A linear layer with these weights (out, in)."""
+def linear(node: Node, weight: Tensor, bias: Tensor | None) -> nn.Module:
+    """A linear layer with these weights (out, in).
+
+    Where another one has them the other way round, it is a product with that one's parameter: they
+    are stored once, and a fault in them strikes both.
+    """
+    if node.is_parameter(weight.T) and not node.is_parameter(weight):
+        held = [Constant(t, is_weight=True) for t in (weight.T, bias) if t is not None]
+        return node.call(product_and_sum, node.needed(0), *held).module
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
     layer.weight = node.parameter(weight)
     if bias is not None:
@@ -228,6 +235,12 @@ def _turned(words: Words | None) -> Words | None:
     if words is None or words.axis is None:
         return words
     return replace(words, axis=1 - words.axis)
+
+
+@whole
+def product_and_sum(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    found = x @ weight
+    return found if bias is None else found + bias
 
 
 @whole

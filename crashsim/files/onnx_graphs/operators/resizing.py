@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,13 +51,17 @@ def _lengths(
         lengths = [int(n) for n in (wanted.tolist() if isinstance(wanted, Tensor) else wanted)]
         return lengths, [n / x.shape[a] for n, a in zip(lengths, on, strict=True)]
     factors = [float(f) for f in (scales.tolist() if isinstance(scales, Tensor) else scales)]
-    return [math.floor(x.shape[a] * f) for f, a in zip(factors, on, strict=True)], factors
+    # In single precision, as onnx works out shapes: 0.7 times 10 is 7 there, and less in double.
+    products = (np.float32(x.shape[a]) * np.float32(f) for f, a in zip(factors, on, strict=True))
+    return [math.floor(n) for n in products], factors
 
 
 def _places(old: int, new: int, factor: float, coordinates: str) -> list[float]:
-    """Where each new place lies among the old ones."""
+    """Where each new place lies among the old ones, in single precision where ties may decide."""
+    index, by = np.arange(new, dtype=np.float32), np.float32(factor)
+    half = np.float32(0.5)
     if coordinates == "asymmetric":
-        return [i / factor for i in range(new)]
+        return [float(p) for p in index / by]
     if coordinates == "align_corners":
         return [i * (old - 1) / (new - 1) if new > 1 else 0.0 for i in range(new)]
     if coordinates == "pytorch_half_pixel" and new == 1:
@@ -64,7 +69,7 @@ def _places(old: int, new: int, factor: float, coordinates: str) -> list[float]:
     if coordinates == "half_pixel_symmetric":
         middle, share = old / 2, new / (factor * old)
         return [middle * (1 - share) + (i + 0.5) / factor - 0.5 for i in range(new)]
-    return [(i + 0.5) / factor - 0.5 for i in range(new)]
+    return [float(p) for p in (index + half) / by - half]
 
 
 def _rounded(place: float, rounding: str) -> int:
