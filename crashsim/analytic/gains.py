@@ -135,19 +135,26 @@ class Gains:
     def along(self, points: Points) -> Floats:
         """sum_i (e_i - m_i) g_i at each point, (S, B, R): m is the mean point."""
         moved = np.zeros((points.count, self.space.B, self.count)) - self.sums.mean
-        if self.kept is None:
+        if self.kept is not None:
+            every = [k.reshape(len(k), -1) for k in self.kept]
+            return moved + self._with(points, every).reshape(moved.shape)
+        if self.space.slopes.has_forward_derivatives:
             return moved + self._forwards(points)
-        placements = self.space.placements
-        changes = changes_by_placement(points, placements)
-        for v, change, kept in zip(self.values, changes, self.kept, strict=True):
-            slopes = kept.reshape(v.size, -1)
+        for b, slopes in self.each():
+            moved[:, b] += self._with(points, slopes)
+        return moved
+
+    def _with(self, points: Points, every: InputSlopes) -> Floats:
+        """sum_i e_i g_i at each point, (S, X), of slopes (size, X) for each placement."""
+        found = np.zeros((points.count, every[0].shape[1]))
+        changes = changes_by_placement(points, self.space.placements)
+        for v, change, slopes in zip(self.values, changes, every, strict=True):
             base = points.base[v.placement.start : v.placement.stop]
             if not is_no_fault(base):
                 at_base = (base.reshape(v.size, v.bits) * v.displacements()).sum(1)
-                moved += (at_base @ slopes).reshape(moved.shape[1:])
-            found = _moved(v, change, base, slopes)
-            moved += found.reshape(moved.shape)
-        return moved
+                found += at_base @ slopes
+            found += _moved(v, change, base, slopes)
+        return found
 
     @cached_property
     def sums(self) -> Contracted:

@@ -208,6 +208,17 @@ class Slopes:
         worked(0.0)
         return out
 
+    @cached_property
+    def has_forward_derivatives(self) -> bool:
+        """Whether torch takes derivatives of this model forwards: of some kernels (of attention,
+        of recurrent layers) it takes them backwards alone."""
+        none = [np.zeros(v.size) for v in self.values]
+        try:
+            self.along(self._faulty.examples.part(0, 1), self.moved([0.0] * len(none)), none)
+        except RuntimeError:  # NotImplementedError is one
+            return False
+        return True
+
     def along(
         self, inputs: Inputs, moved: Sequence[Tensor], directions: Sequence[Floats]
     ) -> Floats:

@@ -53,6 +53,8 @@ def is_controlled(size: Size, samples: int | None) -> bool:
     if size.B * size.K > DENSE:
         return False
     if not are_dense(space) and kept_bytes(space, space.K) > KEPT * size.memory:
+        if not space.slopes.has_forward_derivatives:
+            return False
         cost = _FORWARDS * size.operations
     if cost > _CONTROL_COST * size.operations:
         return False

@@ -110,6 +110,31 @@ def test_the_sum_along_a_samples_faults(faults):
     np.testing.assert_allclose(replace(gains, kept=None).along(points), wanted, atol=1e-5)
 
 
+class Attention(nn.Module):
+    """Whose kernel torch differentiates backwards alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention, self.head = nn.MultiheadAttention(6, 2, batch_first=True), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.head(self.attention(x, x, x, need_weights=False)[0].mean(1))
+
+
+def test_the_sum_along_a_samples_faults_where_no_derivative_goes_forwards(seeded, randn):
+    net, x = seeded(Attention), randn(3, 5, 6)
+    faults = {"head": GainNoise(0.1), "attention.in_proj_weight": WeightCrash(0.05)}
+    space = FaultSpace(net, x, faults)
+    assert not space.slopes.has_forward_derivatives
+    points = sample_points(space.placements, 1, 4)
+    every = np.concatenate([g for _, g in space.gradients(space.mean_point)])
+    wanted = np.einsum("bkn,sn->sbk", every, points.dense() - space.mean_point)
+    assert np.abs(wanted).max() > 0.01
+    kept = Gains.of(space, "mean", MEMORY)
+    for gains in (kept, replace(kept, kept=None)):
+        np.testing.assert_allclose(gains.along(points), wanted, atol=1e-5)
+
+
 def test_along_points_that_differ_from_another_base():
     space = _space(FAULTS[0])
     dense = _dense(space).surrogate

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from crashsim import FaultSpace, NeuronCrash, WeightCrash, monte_carlo
+from crashsim import BitFlip, FaultSpace, GainNoise, NeuronCrash, WeightCrash, monte_carlo
 from crashsim.analytic.first_order import Analysis
 from crashsim.analytic.gains import MEMORY, Gains
+from crashsim.analytic.surrogates import factored_surrogate
 from crashsim.analytic.surrogates.factored_surrogate import FactoredSurrogate
 from crashsim.coordinates.points import Points
 from crashsim.coordinates.streams import Stream, generator
@@ -75,6 +76,37 @@ def test_probabilities_are_those_of_all_fault_patterns(make_net, randn):
             assert e.high < 1.6 * value
             checked += 1
     assert checked >= 3
+
+
+@pytest.mark.parametrize("bits", [False, True])
+def test_layers_of_many_chunks_and_noise_among_them(bits, make_net, randn, monkeypatch):
+    """A layer's coordinates in several chunks, and noise, which none holds and nothing tilts."""
+    struck = BitFlip(0.01, bits=4) if bits else WeightCrash(0.03)
+    faults = {"act1": GainNoise(0.2), "linear1.weight": struck, "linear2.weight": struck}
+    space = FaultSpace(make_net((3, 4, 2), scale=2), 2 * randn(1, 3), faults)
+    whole = tilted(_factored(space).part((0, 1)), 2.0)
+    monkeypatch.setattr(factored_surrogate, "_TOGETHER", 3)
+    surrogate = _factored(space)
+    law = tilted(surrogate.part((0, 1)), 2.0)
+    np.testing.assert_array_equal(law.columns, whole.columns)
+    np.testing.assert_allclose(law.chances, whole.chances)
+    gains = next(iter(space.gradients(space.mean_point)))[1][0, 1]
+    steep = np.abs(2 * gains) > 0.1
+    noisy = np.arange(space.N) < 4
+    assert steep[noisy].any()
+    assert not np.isin(law.columns, np.flatnonzero(noisy)).any()
+    assert np.isin(np.flatnonzero(steep & ~noisy), law.columns).all()
+    drawn = law.draw(generator(0, Stream.IMPORTANCE), space, 4000).dense()
+    assert drawn[:, noisy].std(0) == pytest.approx(0.2, rel=0.1)
+
+    epsilon = 2 * float(np.sqrt(surrogate.variance[0, 1]))
+    found = importance_sampling(space, Analysis(surrogate=surrogate), epsilon=epsilon, output=1)
+    measured = monte_carlo(space, samples=40_000, epsilon=epsilon, seed=5)
+    tail = next(e for e in found if e.quantity == "tail" and e.input == 0)
+    plain = measured.estimates.find("monte-carlo", "tail", 0, 1)
+    assert plain.value > 0.01
+    assert tail.low < plain.high
+    assert plain.low < tail.high
 
 
 def test_the_same_seed_gives_the_same_numbers_and_passes_are_shared(space):

@@ -159,6 +159,16 @@ class FactoredSurrogate:
                     worked(0.0)
             yield chosen, found
 
+    @property
+    def first_columns(self) -> list[int]:
+        """The coordinate with which each of an input's chunks begins."""
+        return [
+            v.placement.start + low * v.bits
+            for v in self.gains.values
+            if v.placement.fault.law != NORMAL
+            for low in range(0, v.size, _TOGETHER)
+        ]
+
     def _by_input(self) -> Iterator[tuple[InputSlopes, NDArray[np.int64], Floats]]:
         """Each input's slopes, numbers of its surrogates in flat order, and their rows."""
         inputs = self.inputs.reshape(-1)

@@ -18,7 +18,6 @@ from crashsim.analytic.surrogates.factored_surrogate import FactoredSurrogate
 from crashsim.arrays import Floats
 from crashsim.campaign.tasks import Task
 from crashsim.coordinates.drawing import Classes, classes_of, draw_points, unequal
-from crashsim.coordinates.placement import moments_of
 from crashsim.coordinates.points import Points, no_fault
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.sampling.tilted.weights import WeightSums
@@ -79,24 +78,27 @@ class SparseTilt:
         rows = np.concatenate([plain.rows[kept], np.repeat(np.arange(count), np.diff(edges))])
         columns = np.concatenate([plain.columns[kept], self.columns[hits]])
         order = np.lexsort((columns, rows))
-        values = np.ones(len(rows))
+        values = np.concatenate([plain.values[kept], np.ones(len(hits))])[order]
         return Points(count, no_fault(space.N), rows[order], columns[order], values)
 
 
 def tilted(one: FactoredSurrogate, t: float) -> SparseTilt:
     """The law tilted by t times the gains of a surrogate () of coordinates that strike or do not.
 
-    The tilts that are noticed, the largest of them where those are too many.
+    Normal coordinates keep their own law. The tilts that are noticed, the largest of them where
+    those are too many.
     """
-    columns, tilts, chances = [], [], []
+    columns, tilts, chances = [np.empty(0, np.int64)], [np.empty(0)], [np.empty(0)]
     ((_, chunks),) = one.chunks()
-    for v, chunk in zip(one.gains.values, chunks, strict=True):
-        y = t * chunk.gains[0].astype(np.float64)[:, None] * chunk.displacements.reshape(v.size, -1)
-        y = y.ravel()
+    for first, chunk in zip(one.first_columns, chunks, strict=True):
+        gains = chunk.gains[0].astype(np.float64)[:, None]
+        y = t * gains * chunk.displacements.reshape(len(gains), -1)
+        own = np.asarray(chunk.p, dtype=np.float64)
+        p = np.broadcast_to(own if own.ndim == 0 else own.reshape(len(gains), -1), y.shape)
         listed = np.flatnonzero(np.abs(y) > _NOTICED)
-        columns.append(v.placement.start + listed)
-        tilts.append(y[listed])
-        chances.append(moments_of(v.placement).mean[listed])
+        columns.append(first + listed)
+        tilts.append(y.ravel()[listed])
+        chances.append(p.ravel()[listed])
     every, y, p = np.concatenate(columns), np.concatenate(tilts), np.concatenate(chances)
     random = (p > 0) & (p < 1)
     every, y, p = every[random], y[random], p[random]
