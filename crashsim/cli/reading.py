@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from crashsim.cli.terminal import console, printing, standard_error, tell
 from crashsim.errors import ArgumentError
 from crashsim.importing import check_there
-from crashsim.noticing import collecting
+from crashsim.noticing import collecting, notice
 from crashsim.visible import visible
 from crashsim.writing import Named, all_of, check_files, write_files, write_text
 
@@ -245,7 +245,7 @@ def judge_model(
 
     Args:
         is_asked: whether the targets were asked for. Targets that the data bring along, and that do
-            not go with the model's outputs, are left out.
+            not go with the model's outputs, are left out, which is told.
     """
     return _judged(partial(score_model, named, progress=progress), data, faults, is_asked, options)
 
@@ -264,6 +264,8 @@ def _judged(
     except ArgumentError as error:
         if is_asked or data.targets is None or not str(error).startswith("metrics:"):
             raise
+        reason = str(error).removeprefix("metrics:").strip()
+    notice(f"the targets of the data are left out, and no accuracy is told: {reason}")
     return call(data.first(options["moved"]), faults, **options)
 
 

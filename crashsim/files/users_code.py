@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import cloudpickle
 from torch import nn
 
+from crashsim.arguments import nearest
 from crashsim.errors import ArgumentError, CrashsimError, FileError, ModelError
 from crashsim.model.failures import described
 
@@ -38,7 +39,10 @@ def call_factory(spec: str) -> nn.Module:
         module = _import(where, spec)
     factory = getattr(module, name, None)
     if factory is None:
-        raise ArgumentError(f"model={spec!r}: {where!r} has no {name!r}; name a factory in it")
+        near = nearest(name, (n for n, own in vars(module).items() if callable(own)))
+        raise ArgumentError(
+            f"model={spec!r}: {where!r} has no {name!r}{near}; name a factory in it"
+        )
     if isinstance(factory, nn.Module):
         return factory
     if not callable(factory):

@@ -101,6 +101,12 @@ def test_targets_that_do_not_fit_the_outputs_are_left_out_unless_asked_for(run, 
     np.savez("odd.npz", x=rng.normal(size=(20, 4)), y=rng.integers(0, 9, 20))
     _, plain = scored(run, "--inputs", "odd.npz")
     assert plain["chips"] is None
+    code, out, err = run(*SCORE, "--inputs", "odd.npz", "--json", "-")
+    assert code == 0
+    assert json.loads(out)["chips"] is None
+    told = " ".join(err.split())
+    assert "targets of the data are left out, and no accuracy" in told
+    assert "model has 3" in told
     np.save("odd.npy", rng.integers(0, 9, 60))
     for line in (
         ("--inputs", "odd.npz", "--metric", "accuracy"),

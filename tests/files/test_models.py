@@ -123,6 +123,7 @@ def test_factories(tmp_path, monkeypatch):
             ("my_nets.py:nothing", "no 'nothing'"),
             ("my_nets.py:number", "returned int"),
             ("my_nets.py:constant", "not a factory"),
+            ("my_nets.py:biuld", "did you mean 'build'"),
             ("none.py:build", "does not exist"),
             ("no_such_module_here:build", "cannot import"),
         ):
