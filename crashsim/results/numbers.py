@@ -21,10 +21,20 @@ def percents(value: float, low: float, high: float) -> tuple[str, str, str]:
     if high < 1e-4:
         return percent(value), percent(low), percent(high)
     for digits in range(3, 7):
-        texts = ["<0.01%" if 0 < x < 1e-4 else f"{100 * x:.{digits}g}%" for x in ends]
+        texts = [_text(x, digits) for x in ends]
         if texts[1] != texts[2] or low == high:
             break
     return texts[0], texts[1], texts[2]
+
+
+def _text(value: float, digits: int) -> str:
+    """As so many digits of percent; 0% and 100% are for what is exactly so."""
+    if 0 < value < 1e-4:
+        return "<0.01%"
+    if 1 - 1e-4 < value < 1:
+        return ">99.99%" if digits < 5 else f"{100 * value:.6g}%"
+    text = f"{100 * value:.{digits}g}%"
+    return f"{100 * value:.4g}%" if text == "100%" and value < 1 else text
 
 
 def says_little(low: float, high: float, *, is_probability: bool = False) -> bool:

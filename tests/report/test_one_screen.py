@@ -147,6 +147,8 @@ def test_as_many_initialisations_as_are_said_are_enough():
         (0.0, 0.0, 0.03, ("0%", "0%", "3%")),
         (2e-7, 1e-7, 3e-7, ("2e-07", "1e-07", "3e-07")),
         (1.0, 1.0, 1.0, ("100%", "100%", "100%")),
+        (0.9996, 0.9993, 0.99987, ("99.96%", "99.9%", "99.99%")),
+        (0.99996, 0.9, 1.0, (">99.99%", "90%", "100%")),
     ],
 )
 def test_a_probability_and_its_interval_have_one_unit(value, low, high, shown):

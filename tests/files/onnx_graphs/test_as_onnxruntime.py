@@ -92,3 +92,11 @@ def test_weights_that_are_read_both_ways_are_stored_once(
     matrix[1, 2] = 7.0
     wanted = np.maximum(x @ matrix.T, 0) @ matrix + (drawn(4) if bias else 0)
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_clip_at_six_is_a_relu6(tmp_path: Path) -> None:
+    x = drawn(4, 3) * 20
+    node = helper.make_node("Clip", ["x", "low", "high"], ["y"], name="act")
+    held = {"low": np.array(0, np.float32), "high": np.array(6, np.float32)}
+    network = check(saved(tmp_path / "m.onnx", [node], x, held, 2), x)
+    assert isinstance(network.get_submodule("act"), torch.nn.ReLU6)

@@ -20,8 +20,8 @@ from crashsim.files.onnx_graphs.operators import (
 )
 
 OPERATORS: dict[str, Callable[[Node], Made]] = {
-    **activations.OPERATORS,
     **arithmetic.OPERATORS,
+    **activations.OPERATORS,  # a clip is one of them, where its limits are known
     **indexing.OPERATORS,
     **layers.OPERATORS,
     **normalisation.OPERATORS,
