@@ -11,11 +11,10 @@ import torch
 from scipy import stats
 from torch import nn
 
-from crashsim import CrashsimWarning, NeuronCrash, Score, WeightCrash, score
+from crashsim import CrashsimWarning, NeuronCrash, Score, score
 from crashsim.results.contradictions import Contradiction, contradictions
 from crashsim.results.estimate import Estimate
 from crashsim.results.estimates import Estimates
-from crashsim.results.verdict import best
 from crashsim.sampling.intervals import proportion_interval
 from crashsim.scoring.cautions import doubts_of
 
@@ -327,30 +326,3 @@ def test_weighted_samples_that_leave_out_what_plain_ones_saw_are_told():
     assert contradictions([near, plain, *others], 300) == []
     above = measured(0.0033, 0.004, "importance-sampling")
     assert contradictions([above, plain, *others], 300) == []  # chance, as far as one can tell
-
-
-def test_a_pair_of_faults_that_no_surrogate_knows(seeded):
-    """A pair moves the output far, and either of its faults alone by nothing."""
-
-    class Pairs(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.gates = nn.Parameter(torch.ones(4, 2))
-            self.slopes = nn.Parameter(torch.full((8,), 0.6))
-
-        def forward(self, x):
-            lost = (1 - self.gates).prod(1).sum()
-            return self.slopes.sum() * x + 4 * lost
-
-    # 0.6 a slope: three of eight are needed, or one of four pairs.
-    with pytest.warns(CrashsimWarning, match="surrogate which guides its samples does not know"):
-        found = score(
-            Pairs().eval(), torch.ones(1, 1), WeightCrash(p=0.01), "weights", epsilon=1.7,
-            samples=40_000, methods=["mean-point-taylor", "monte-carlo", "importance-sampling"],
-        )  # fmt: skip
-    truth = 1 - (1 - 1e-4) ** 4 * stats.binom.cdf(2, 8, 0.01)
-    plain, weighted = (found.find(m, "tail") for m in ("monte-carlo", "importance-sampling"))
-    assert plain.low <= truth <= plain.high
-    assert weighted.high < truth
-    assert best(found, "tail") == plain
-    assert found.contradictions[0].doubted == ("importance-sampling",)
