@@ -27,7 +27,7 @@ CHANCE = 0.01  # probability that a score whose claims all hold is told of a con
 MAGNITUDE = 10.0  # times by which an estimate without a guarantee may be off
 _ROUNDED = 1e-9  # relative rounding of what is computed exactly
 _FEW_HITS = 0.3  # of the value: an interval that begins below it rests on few hits
-_WEIGHTED = ("importance-sampling", "word-importance")
+WEIGHTED = ("importance-sampling", "word-importance")  # methods whose samples a surrogate guides
 _ELSEWHERE = "hardware"  # a method that measures another number
 _ALL, _LOSS = -1, -2  # among the numbers of inputs and outputs
 
@@ -241,7 +241,7 @@ def _with_chance(claims: Claims, tested: int) -> tuple[Floats, Floats]:
     if claims.quantity == "mean":
         return below, above
     is_own = claims.quantity not in RESERVED
-    if claims.quantity == "variance" or claims.method in _WEIGHTED:
+    if claims.quantity == "variance" or claims.method in WEIGHTED:
         known = (value > 0) & (value < math.inf) & (low > 0)
         none = np.full_like(value, math.inf) if claims.quantity == "variance" else few
         lower, upper = np.where(known, lower, 0.0), np.where(known, by_factor, none)

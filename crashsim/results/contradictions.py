@@ -5,9 +5,9 @@ number that have no point in common contradict each other. What a spiking chip m
 number, so it is compared (``crashsim.results.agreement``) but contradicts nothing.
 
 Chance is allowed for in the number of all comparisons with measured intervals (Bonferroni): these
-are widened until one comparison or more of a score errs with a small probability. A bound under an
-assumption is held against the interval as it is shown beside it, where it is missed by more than
-``_MATERIAL``.
+are widened until one comparison or more of a score errs with a small probability. Two are held
+against the interval as it is shown beside them: a bound under an assumption, where it is missed by
+more than ``_MATERIAL``, and weighted samples that leave out what plain ones have seen.
 """
 
 from __future__ import annotations
@@ -23,13 +23,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashsim.arrays import Floats
-from crashsim.results.claims import MAGNITUDE, Claims, Indices, claims_of, output_name, widened
+from crashsim.results.claims import (
+    MAGNITUDE,
+    WEIGHTED,
+    Claims,
+    Indices,
+    claims_of,
+    output_name,
+    widened,
+)
 from crashsim.results.estimate import Estimate, Kind
 from crashsim.results.estimates import Estimates
 from crashsim.results.schema import Number
 
 _MATERIAL = 0.05  # by which a bound on an average must be missed, as a share of it
 _LISTED = 1000  # outputs that a record names
+_RARE = ("tail", "class-change")
 
 
 @dataclass(frozen=True)
@@ -94,7 +103,12 @@ class Contradiction:
                 f"{self.method} {self.quantity}: its estimate is off by more than "
                 f"{MAGNITUDE:g} times ({told}); trust {self.against}"
             )
-        if {self.kind, self.against_kind} == {"statistical"}:
+        if {self.kind, self.against_kind} == {"statistical"} and not self.is_mutual:
+            why = (
+                "there are ways to fail that the surrogate which guides its samples does not know; "
+                f"trust {self.against}"
+            )
+        elif {self.kind, self.against_kind} == {"statistical"}:
             why = "one of them has not seen what the other has; ask for more samples"
         elif "statistical" in (self.kind, self.against_kind):
             why = "the samples have missed what matters, or rounding decides; trust neither"
@@ -129,7 +143,29 @@ def contradictions(
         conflicts = [*_among(group), *(_beyond_any(group) if quantity == "tail" else ())]
         for conflict in conflicts:
             found[conflict.first.method, conflict.second.method, quantity, level].append(conflict)
+        for conflict in _unseen(shown) if quantity in _RARE else ():
+            methods = {conflict.first.method, conflict.second.method}
+            if not any({a, b} == methods and (q, x) == (quantity, level) for a, b, q, x in found):
+                key = (conflict.first.method, conflict.second.method, quantity, level)
+                found[key].append(conflict)
     return [_record(conflicts) for conflicts in found.values()]
+
+
+def _unseen(group: Sequence[Claims]) -> Iterator[_Conflicts]:
+    """Averages of weighted samples whose interval lies below that of plain ones, as shown.
+
+    Samples that follow a surrogate do not meet the ways to fail that it does not know, and their
+    interval cannot tell. So plain samples are believed as soon as the two 95% intervals have no
+    point in common, which chance does to three in a thousand.
+    """
+    plain = [claims for claims in group if claims.method == "monte-carlo"]
+    for a in group:
+        for b in plain if a.method in WEIGHTED else ():
+            in_a, in_b = _shared(a, b)
+            one, other = a[in_a], b[in_b]
+            below = one.pooled & (one.shown[1] < other.shown[0])
+            if below.any():
+                yield _Conflicts(one[below], other[below], is_mutual=False)
 
 
 def _measured(group: Sequence[Claims]) -> int:

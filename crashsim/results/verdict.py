@@ -28,9 +28,15 @@ def best(score: Record, quantity: str, output: int | str = "all") -> Estimate | 
         if method != "monte-carlo":
             return found
         others = [score.find(name, quantity, output=output) for name in _FOR_RARE]
-        rare = min((e for e in others if e is not None), key=_width, default=found)
+        seen = [e for e in others if e is not None and not _leaves_out(e, found)]
+        rare = min(seen, key=_width, default=found)
         return rare if _width(rare) < min(_width(found), 2.0) else found
     return None
+
+
+def _leaves_out(rare: Estimate, plain: Estimate) -> bool:
+    """Whether weighted samples have missed what plain ones have seen."""
+    return rare.high is not None and plain.low is not None and rare.high < plain.low
 
 
 def _beside(score: Record, found: Estimate) -> str:

@@ -309,3 +309,20 @@ def test_contradictions_are_plain_data():
     (found,) = contradictions([exact(0.3), proof(0, 0.2)], 1)
     assert isinstance(found, Contradiction)
     assert json.loads(json.dumps(found.to_dict()))["against_low"] == 0.3
+
+
+def test_weighted_samples_that_leave_out_what_plain_ones_saw_are_told():
+    """Their intervals as shown, where many other comparisons would widen both."""
+    others = [measured(0.1, 0.2, input=b, output=1) for b in range(300)]
+    others += [exact(0.15, input=b, output=1) for b in range(300)]
+    few, plain = measured(0.0006, 0.00103, "importance-sampling"), measured(0.00104, 0.0032)
+    (found,) = contradictions([few, plain, *others], 300)
+    assert (found.method, found.against, found.is_mutual) == (
+        "importance-sampling", "monte-carlo", False,
+    )  # fmt: skip
+    assert found.doubted == ("importance-sampling",)
+    assert "does not know; trust monte-carlo" in str(found)
+    near = measured(0.0006, 0.0011, "importance-sampling")
+    assert contradictions([near, plain, *others], 300) == []
+    above = measured(0.0033, 0.004, "importance-sampling")
+    assert contradictions([above, plain, *others], 300) == []  # chance, as far as one can tell

@@ -3,6 +3,7 @@
 import pytest
 
 from crashsim import GainNoise, NeuronCrash, WeightCrash, score
+from crashsim.results.estimate import Estimate
 from crashsim.results.numbers import percent
 from crashsim.results.verdict import best, describe_faults
 
@@ -27,6 +28,24 @@ def test_it_speaks_of_class_tail_and_site(make_net, randn):
     single = score(make_net((3, 5, 1)), x, NeuronCrash(0.1), epsilon=0.05, samples=300)
     assert "The output moves by" in single.verdict
     assert "class" not in single.verdict
+
+
+@pytest.mark.parametrize(("high", "wanted"), [(1.2e-3, True), (1.0e-3, False)])
+def test_weighted_samples_that_leave_out_what_plain_ones_saw_are_not_quoted(high, wanted):
+    def measured(method, value, low, high):
+        return Estimate(method, "tail", "all", 0, value, low, high, "statistical", 0.95, 0.5, None)
+
+    class Found:
+        quoted = ("exact", "monte-carlo")
+        estimates = (
+            measured("monte-carlo", 1.9e-3, 1.1e-3, 3.0e-3),
+            measured("importance-sampling", 8e-4, 6e-4, high),
+        )
+
+        def find(self, method, quantity, output):
+            return next((e for e in self.estimates if e.method == method), None)
+
+    assert (best(Found(), "tail", 0).method == "importance-sampling") is wanted
 
 
 def test_several_faults(make_net, randn):
