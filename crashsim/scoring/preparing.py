@@ -20,12 +20,14 @@ from crashsim.model.sites.time_axis import StepsAxis
 from crashsim.model.twins.resetting import Reset
 from crashsim.noticing import notice
 from crashsim.sampling.monte_carlo import check_sampling
-from crashsim.scoring.judging import judging_of, read_given, read_widths
+from crashsim.scoring.judging import Judging, judging_of, read_given, read_widths
 from crashsim.scoring.method import Method
-from crashsim.scoring.planning.costs import read_budget
+from crashsim.scoring.planning.costs import cost_of_chips, read_budget
 from crashsim.scoring.planning.plan import Plan, plan
+from crashsim.scoring.planning.size import Size
 from crashsim.scoring.request import CONFIDENCE, Request
 from crashsim.scoring.timing import timing
+from crashsim.scoring.variance_reduction import chosen_chips
 from crashsim.space import FaultSpace
 
 if TYPE_CHECKING:
@@ -127,7 +129,10 @@ def prepared(
         )
     with timing(timings, "plan"):
         hardware, proofs = options.hardware, options.proofs
-        planned = plan(space, options.methods, samples, rel_width, hardware, proofs, memory, budget)
+        planned = plan(
+            space, options.methods, samples, rel_width, hardware, proofs, memory, budget,
+            lambda size: 0.0 if judging is None else _of_chips(size, judging),
+        )  # fmt: skip
     asked = Request(
         epsilon=epsilon,
         delta=delta,
@@ -142,6 +147,11 @@ def prepared(
         judging=judging,
     )
     return Prepared(space, planned, asked, timings)
+
+
+def _of_chips(size: Size, judging: Judging) -> float:
+    """Operations that chips on all examples take."""
+    return cost_of_chips(size, judging, chosen_chips(size, judging)).operations
 
 
 def _tell_saturation(chip: Chip, space: FaultSpace) -> None:

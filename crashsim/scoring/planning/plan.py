@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
@@ -87,6 +87,7 @@ def plan(
     proofs: bool = False,
     memory: int = MEMORY,
     budget: float | None = None,
+    beside: Callable[[Size], float] = lambda size: 0.0,
 ) -> Plan:
     """Chooses methods; those that are named are computed whatever they cost.
 
@@ -102,6 +103,7 @@ def plan(
         hardware, proofs: also the methods of these names.
         memory: bytes that gains may take, about.
         budget: operations for all of it; None: as much for each method as its table says.
+        beside: what is taken of a budget by other things than methods.
 
     Raises:
         ArgumentError: an unknown method is named, two have one name; or one draws faults, of which
@@ -138,7 +140,7 @@ def plan(
         skipped |= _beyond_budget(left, kept, size, budget)
         left = [m for m in left if m.name not in skipped]
         if samples is None:
-            count = _affordable_samples(left, size, budget)
+            count = _affordable_samples(left, size, budget - beside(size))
     return Plan(considered, skipped, count, size)
 
 

@@ -273,6 +273,30 @@ def test_a_bias_of_zero_belongs_to_its_product(tmp_path: Path) -> None:
     assert "last.bias" in dict(network.named_parameters())
 
 
+def test_a_scaled_product_keeps_the_words_of_the_file(tmp_path: Path) -> None:
+    """Faults strike what the memory holds, not alpha times that."""
+    real, rng = onnx.TensorProto.FLOAT, np.random.default_rng(0)
+    weight, bias = (rng.normal(size=size).astype(np.float32) for size in ((4, 3), 3))
+    graph = helper.make_graph(
+        [helper.make_node("Gemm", ["x", "w", "b"], ["y"], name="fc", alpha=0.3, beta=2.0)],
+        "g",
+        [helper.make_tensor_value_info("x", real, ["n", 4])],
+        [helper.make_tensor_value_info("y", real, ["n", 3])],
+        [onnx.numpy_helper.from_array(weight, "w"), onnx.numpy_helper.from_array(bias, "b")],
+    )
+    path = tmp_path / "scaled.onnx"
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path
+    )
+    network, x = read_onnx(path), torch.from_numpy(rng.normal(size=(5, 4)).astype(np.float32))
+    found = network(x).detach().numpy()
+    np.testing.assert_allclose(found, ran(path, x=x.numpy())[0], rtol=1e-5, atol=1e-6)
+    stored = dict(network.named_parameters())["fc.weight"]
+    assert torch.equal(stored, torch.from_numpy(weight))
+    (site,) = crashsim.FaultSpace(network, x, WeightCrash(p=0.1), "weights").placements
+    assert (site.site.name, site.size) == ("fc.weight", 12)
+
+
 def hand_made(path: Path, **changes: Any) -> Path:
     """x (n, 4) -> 5 ReLUs -> 3 outputs, with weights of a fixed pattern."""
     rng = np.random.default_rng(0)

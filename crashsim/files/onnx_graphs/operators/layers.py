@@ -256,7 +256,10 @@ def _gemm(node: Node) -> Made:
     alpha, beta = float(node.attribute("alpha", 1.0)), float(node.attribute("beta", 1.0))
     turns = bool(node.attribute("transA", 0)), bool(node.attribute("transB", 0))
     weight, bias = node.needed(1), node.input(2)
-    if isinstance(weight, Constant) and isinstance(bias, Constant | None) and not turns[0]:
+    # Words of floating point are struck as the file stores them, not as alpha and beta scale them.
+    is_stored = isinstance(weight, Constant) and (weight.words is not None or alpha == beta == 1)
+    if isinstance(bias, Constant | None) and not turns[0] and is_stored:
+        assert isinstance(weight, Constant)
         matrix = weight.tensor if turns[1] else weight.tensor.T
         vector = None if bias is None else bias.tensor
         if vector is not None and vector.dim() <= 2 and vector.numel() in (1, len(matrix)) and (
