@@ -41,6 +41,8 @@ RUNS = {
 
 @pytest.mark.parametrize("name", RUNS)
 def test_the_example_runs(name: str, tmp_path: Path) -> None:
+    if name == "onnx_model.py":
+        pytest.importorskip("onnx")
     arguments, expected = RUNS[name]
     filled = [argument.format(tmp=tmp_path) for argument in arguments]
     draws = '"--figure"' in (EXAMPLES / name).read_text()
