@@ -14,6 +14,8 @@ faults make a **FaultSpace**; methods turn it into **estimates**, and a **score*
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from crashsim.moved import find_moved
+
 if TYPE_CHECKING:
     from crashsim.campaign.store import Store
     from crashsim.campaign.workers import Workers
@@ -206,6 +208,9 @@ __all__ = [
     "voter_robustness",
     "vulnerability",
 ]
+
+
+find_moved()
 
 
 def __getattr__(name: str) -> Any:

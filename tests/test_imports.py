@@ -1,5 +1,6 @@
 """What loading the packages loads, in a fresh process."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import sys
 import pytest
 
 import crashsim
+from crashsim.moved import MOVED
 
 HEAVY = ("torch", "brian2", "matplotlib", "sklearn", "sympy", "nir")
 
@@ -38,3 +40,26 @@ def test_what_stays_unloaded(code, without):
 @pytest.mark.parametrize("name", crashsim.__all__)
 def test_every_public_name_is_there(name):
     assert getattr(crashsim, name) is not None
+
+
+@pytest.mark.parametrize(("old", "new"), MOVED.items())
+def test_a_module_that_moved_is_found_by_its_old_name(old, new):
+    code = (
+        "import importlib, warnings; warnings.simplefilter('ignore');"
+        f"assert importlib.import_module({old!r}) is importlib.import_module({new!r})"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_old_names_warn_and_others_are_still_unknown():
+    import crashsim_hardware
+
+    with pytest.warns(DeprecationWarning, match="is now Linear"):
+        assert crashsim_hardware.Dense is crashsim_hardware.Linear
+    from crashsim import training
+
+    assert training.Recipe is importlib.import_module("crashsim.training.classifier").Recipe
+    for module in (crashsim, crashsim_hardware, training):
+        assert not hasattr(module, "nothing_of_this_name")
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("crashsim.nothing_of_this_name")

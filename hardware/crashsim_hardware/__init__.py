@@ -19,6 +19,9 @@ True
 The package imports numpy and scipy; brian2 is loaded by the first run that uses it.
 """
 
+import warnings
+from typing import Any
+
 from .assembly import assemble
 from .chip import Chip, Physics, Projection, Spiking, Wire, quantise
 from .conversion import convert
@@ -175,3 +178,20 @@ __all__ = [
     "to_script",
     "write_nir",
 ]
+
+_RENAMED = {
+    "AveragePool": "AvgPool2d",
+    "Conv": "Conv2d",
+    "Dense": "Linear",
+    "Layer": "NeuronLayer",
+    "SumPool": "SumPool2d",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Classes by the names that they had before."""
+    if name not in _RENAMED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    message = f"crashsim_hardware.{name} is now {_RENAMED[name]}"
+    warnings.warn(message, DeprecationWarning, stacklevel=2)
+    return globals()[_RENAMED[name]]
