@@ -8,6 +8,31 @@ law of e_i, and bounds its tails. It needs sympy, numpy and scipy only.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from crashsim_theory.errors import TheoryError
+from crashsim_theory.groups import group_hessian, group_sum
+from crashsim_theory.laws import BERNOULLI, NORMAL, Law, Moments
+from crashsim_theory.mixture import CommonRate
+from crashsim_theory.replicas import (
+    PUBLISHED_LIMIT,
+    median_failure,
+    published_replicas,
+    replicas_needed,
+)
+from crashsim_theory.sums.any_of_several import Contributions, chance_of_all, chance_of_any
+from crashsim_theory.sums.law import SurrogateLaw, law_over_rates
+from crashsim_theory.tails.chebyshev import chebyshev, union
+from crashsim_theory.tails.coordinates import Bernoulli, Coordinates, Normal, OfLaw, block_of
+from crashsim_theory.tails.exact import linear_exact
+from crashsim_theory.tails.gain_chunks import (
+    GainChunk,
+    chunk_of,
+    mean_of_chunks,
+    variance_of_chunks,
+)
+from crashsim_theory.tails.sampling import ExceedanceSampler, exceedance_sampler
+from crashsim_theory.tails.surrogate import LinearSurrogate
+from crashsim_theory.tails.tilting import TiltedCoordinates
+
 if TYPE_CHECKING:
     from crashsim_theory.activations import Activation, activation, leaky_relu
     from crashsim_theory.continuous import (
@@ -19,17 +44,7 @@ if TYPE_CHECKING:
         smoothing_residual,
     )
     from crashsim_theory.derivation import Derivation, derive
-    from crashsim_theory.errors import TheoryError
-    from crashsim_theory.groups import group_hessian, group_sum
-    from crashsim_theory.laws import (
-        BERNOULLI,
-        NORMAL,
-        Law,
-        Moments,
-        law_from_cgf,
-        law_from_moments,
-        law_of_atoms,
-    )
+    from crashsim_theory.laws.constructors import law_from_cgf, law_from_moments, law_of_atoms
     from crashsim_theory.layers import (
         AvgPool2d,
         ChannelScale,
@@ -39,7 +54,6 @@ if TYPE_CHECKING:
         MaxPool2d,
         Residual,
     )
-    from crashsim_theory.mixture import CommonRate
     from crashsim_theory.networks import CrashFaults, Network, neuron_crashes
     from crashsim_theory.proofs.certificates import (
         Certificate,
@@ -69,31 +83,11 @@ if TYPE_CHECKING:
         variance_shares,
         width_needed,
     )
-    from crashsim_theory.replicas import (
-        PUBLISHED_LIMIT,
-        median_failure,
-        published_replicas,
-        replicas_needed,
-    )
     from crashsim_theory.single import SingleAtMean, SingleAtZero, derive_single
-    from crashsim_theory.sums.any_of_several import Contributions, chance_of_all, chance_of_any
-    from crashsim_theory.sums.law import SurrogateLaw, law_over_rates
-    from crashsim_theory.tails.chebyshev import chebyshev, union
-    from crashsim_theory.tails.coordinates import Bernoulli, Coordinates, Normal, OfLaw, block_of
-    from crashsim_theory.tails.exact import linear_exact
-    from crashsim_theory.tails.gain_chunks import (
-        GainChunk,
-        chunk_of,
-        mean_of_chunks,
-        variance_of_chunks,
-    )
-    from crashsim_theory.tails.sampling import ExceedanceSampler, exceedance_sampler
-    from crashsim_theory.tails.surrogate import LinearSurrogate
     from crashsim_theory.tails.theorem import TheoremTail, theorem_tail
-    from crashsim_theory.tails.tilting import TiltedCoordinates
 
-# Where each public name lives. They load on first use: numbers of laws and tails do not wait for
-# sympy, which formulas are derived with.
+# What derives formulas or proves bounds loads on first use, and with it sympy, scipy.optimize or
+# scipy.ndimage, whose imports take longer than many a run.
 _HOMES = {
     "activations": ("Activation", "activation", "leaky_relu"),
     "continuous": (
@@ -105,19 +99,8 @@ _HOMES = {
         "smoothing_residual",
     ),
     "derivation": ("Derivation", "derive"),
-    "errors": ("TheoryError",),
-    "groups": ("group_hessian", "group_sum"),
-    "laws": (
-        "BERNOULLI",
-        "NORMAL",
-        "Law",
-        "Moments",
-        "law_from_cgf",
-        "law_from_moments",
-        "law_of_atoms",
-    ),
+    "laws.constructors": ("law_from_cgf", "law_from_moments", "law_of_atoms"),
     "layers": ("AvgPool2d", "ChannelScale", "Conv2d", "Flatten", "Linear", "MaxPool2d", "Residual"),
-    "mixture": ("CommonRate",),
     "networks": ("CrashFaults", "Network", "neuron_crashes"),
     "proofs.certificates": (
         "Certificate",
@@ -147,18 +130,8 @@ _HOMES = {
         "variance_shares",
         "width_needed",
     ),
-    "replicas": ("PUBLISHED_LIMIT", "median_failure", "published_replicas", "replicas_needed"),
     "single": ("SingleAtMean", "SingleAtZero", "derive_single"),
-    "sums.any_of_several": ("Contributions", "chance_of_all", "chance_of_any"),
-    "sums.law": ("SurrogateLaw", "law_over_rates"),
-    "tails.chebyshev": ("chebyshev", "union"),
-    "tails.coordinates": ("Bernoulli", "Coordinates", "Normal", "OfLaw", "block_of"),
-    "tails.exact": ("linear_exact",),
-    "tails.gain_chunks": ("GainChunk", "chunk_of", "mean_of_chunks", "variance_of_chunks"),
-    "tails.sampling": ("ExceedanceSampler", "exceedance_sampler"),
-    "tails.surrogate": ("LinearSurrogate",),
     "tails.theorem": ("TheoremTail", "theorem_tail"),
-    "tails.tilting": ("TiltedCoordinates",),
 }
 
 __all__ = [

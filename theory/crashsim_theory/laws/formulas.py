@@ -14,7 +14,8 @@ def bernoulli() -> Law:
     p = sp.Symbol("p", nonnegative=True)
     cgf = sp.log(1 - p + p * sp.exp(t))
     atoms = ((sp.Integer(0), 1 - p), (sp.Integer(1), p))
-    return Law("Bernoulli", (p,), p, *_central_moments(sp.exp(cgf), p), cgf, atoms=atoms)
+    moments = _central_moments(sp.exp(cgf), p)
+    return Law("Bernoulli", (p,), p, *moments, cgf, atoms=atoms, support=(0, 1))
 
 
 def normal() -> Law:
