@@ -50,8 +50,8 @@ def test_what_stays_unloaded(code, without):
     "fault",
     [
         "NeuronCrash(0.1)", "StuckAt(1.0, 0.1)", "SignFlip(0.1)", "GainNoise(0.1)",
-        "AdditiveNoise(0.1)", "WeightCrash(0.1)", "BitFlip(0.01)", "BitFlip(0.01, format='int8')",
-        "BitStuck(0.01)",
+        "AdditiveNoise(0.1)", "WeightCrash(0.1)", "BitFlip(0.01)", "BitStuck(0.01)",
+        "BitFlip(0.01, format='float32')",
     ],
 )  # fmt: skip
 def test_sampling_built_in_faults_needs_no_formula(fault):
