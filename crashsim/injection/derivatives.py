@@ -14,6 +14,7 @@ from crashsim.errors import NotApplicableError
 from crashsim.faults import WordFault
 from crashsim.injection.faulty_model import FaultyModel
 from crashsim.injection.few_words import FewWords, has_many_words
+from crashsim.model.graph.untraced import is_all_torchs
 from crashsim.model.inputs import Inputs
 
 _GRADIENT_SCALARS = 2**25  # numbers of derivatives, or of their graph, held at once
@@ -111,7 +112,11 @@ class Derivatives:
         last layer, show it: the output stays what it is, to the last bit, where a gradient says
         that it changes much.
         """
-        return self._acts_on_spikes or (self._has_gradient and self._stays_despite_gradients())
+        if self._acts_on_spikes:
+            return True
+        if is_all_torchs(self._faulty.model.original):  # none of which spikes
+            return False
+        return self._has_gradient and self._stays_despite_gradients()
 
     def _stays_despite_gradients(self) -> bool:
         faulty = self._faulty
