@@ -139,10 +139,8 @@ def proportion_interval(hits: Floats, n: Floats | int, alpha: float) -> Interval
     if n.ndim == 0 and hits.size > _MANY:  # whole numbers to n, of which few are different
         different, where = np.unique(hits, return_inverse=True)
         found = proportion_interval(different.reshape(-1, 1), n.reshape(1), alpha)
-        ends = (
-            end[:, 0][where.reshape(hits.shape)] for end in (found.value, found.low, found.high)
-        )
-        return Interval(*ends)
+        at = where.reshape(hits.shape), 0
+        return Interval(found.value[at], found.low[at], found.high[at])
     with np.errstate(invalid="ignore"):
         low = betaincinv(np.maximum(hits, 1e-300), n - hits + 1, alpha / 2)
         high = betaincinv(hits + 1, np.maximum(n - hits, 1e-300), 1 - alpha / 2)
