@@ -48,7 +48,7 @@ class Subject:
 
 def read_subject(
     model: nn.Module,
-    inputs: ModelInputs,
+    inputs: ModelInputs | Inputs,
     faults: Faults,
     sites: str,
     dtype: torch.dtype | None,
@@ -96,7 +96,7 @@ def _name_of(sites: str) -> str:
 
 def _examples(
     model: nn.Module,
-    inputs: ModelInputs,
+    inputs: ModelInputs | Inputs,
     dtype: torch.dtype | None,
     batch_axis: BatchAxis,
     targets: Targets,

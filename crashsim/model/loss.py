@@ -92,20 +92,23 @@ def loss_of(given: Given, clean: Tensor, targets: Targets) -> Loss:
         return _own(given, clean, targets)
     if given is None:
         given = _usual(shape, targets)
-    if given == "cross-entropy":
-        layout = layout_of("cross-entropy", shape, targets)
-        check_classes("cross-entropy", layout, targets)
-        least = torch.finfo(clean.dtype).tiny
-        of: Of = _CrossEntropy(layout, are_probabilities(layout, flat), least)
-    elif given == "mse":
-        distance("mse", 2, flat, targets)  # which checks that they fit
-        of = _squared_error
+    try:
+        if given == "cross-entropy":
+            layout = layout_of(given, shape, targets)
+            check_classes(given, layout, targets)
+            least = torch.finfo(clean.dtype).tiny
+            return Loss(given, _CrossEntropy(layout, are_probabilities(layout, flat), least))
+        if given == "mse":
+            distance(given, 2, flat, targets)  # which checks that they fit
+            return Loss(given, _squared_error)
+    except ArgumentError as error:
+        reason = str(error).replace("metrics:", "loss:").replace("a metric of", "a loss of")
+        raise ArgumentError(reason) from None
     else:
         raise ArgumentError(
             f"loss={shown(given)}; give one of {', '.join(NAMES)}, or a function of (outputs, "
             "targets) that returns a number for each example"
         )
-    return Loss(given, of)
 
 
 def _usual(shape: tuple[int, ...], targets: Targets) -> str:
@@ -161,7 +164,8 @@ class _CrossEntropy:
 
 def _squared_error(outputs: Any, targets: Any) -> Any:
     """The mean of squared differences over an example's outputs."""
-    return (outputs.flatten(1) - targets.to(outputs).flatten(1)).square().mean(-1)
+    wanted = targets.to(outputs).reshape(targets.shape[0], -1)
+    return (outputs.flatten(1) - wanted).square().mean(-1)
 
 
 @dataclass(frozen=True)

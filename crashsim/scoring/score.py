@@ -373,6 +373,8 @@ def _collect(
     rounding = least_rounding(space)
     methods = planned.considered
     refuted = contradictions(analysis.estimates, space.B, rounding)
+    if space.loss is not None:
+        refuted = [found.of_loss() for found in refuted]
     covariance = {}
     if analysis.covariance is not None:
         covariance[analysis.source] = analysis.covariance.tolist()
