@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from crashsim_theory import Certificate
 
 from crashsim.analytic import first_order, proofs
 from crashsim.analytic.first_order import Analysis, Surrogate
@@ -35,6 +34,9 @@ from crashsim.scoring.planning.size import (
 )
 from crashsim.scoring.request import Progress, Request
 from crashsim.scoring.timing import timing
+
+if TYPE_CHECKING:  # it loads with sympy, where there is something to prove
+    from crashsim_theory import Certificate
 from crashsim.space import FaultSpace
 from crashsim.working import Steps, listening
 
@@ -220,7 +222,7 @@ class Given:
         Those of class changes are among the first output's.
         """
         return cast(
-            Mapping[int, Mapping[tuple[Quantity, int], Certificate]], self._take("certificates")
+            "Mapping[int, Mapping[tuple[Quantity, int], Certificate]]", self._take("certificates")
         )
 
     @property
