@@ -315,8 +315,15 @@ def _margins(shared: Shared) -> Surrogate | None:
 
 def _nearest_margins(shared: Shared) -> rivals.NearestMargins:
     if shared.space.K == 1:
-        raise NotApplicableError("the model has a single output, so no class to change")
+        raise NotApplicableError(no_class(shared.space))
     return rivals.nearest_margins(shared.space, shared.asked.memory)
+
+
+def no_class(space: FaultSpace) -> str:
+    """Why the predicted class of a space with one output cannot change."""
+    if space.loss is not None:
+        return "the loss is asked for, which has no class; leave outputs='loss' out to have it"
+    return "the model has a single output, so no class to change"
 
 
 def _leading_output(shared: Shared) -> int:
