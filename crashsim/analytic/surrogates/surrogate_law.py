@@ -106,7 +106,7 @@ def single_changes(space: FaultSpace) -> LinearSurrogate:
 
 def single_margins(space: FaultSpace, surrogate: LinearSurrogate) -> Surrogate | None:
     """The margins of such sums, None without classes."""
-    return margins_of(space, surrogate) if space.K > 1 else None
+    return margins_of(space, surrogate) if space.has_classes else None
 
 
 def law_operations(coordinates: int, rows: float) -> float:
