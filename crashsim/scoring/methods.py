@@ -215,6 +215,8 @@ def _single_law(given: Given) -> Estimates:
 def _where_derivatives_serve(size: Size) -> str | None:
     if any(p.fault.is_guarded for p in size.space.placements):
         return UNDER_GUARDS
+    if reason := surrogate_law.why_no_single_changes(size.space):
+        return reason
     if size.space.has_derivatives:
         return "surrogate-law serves models with derivatives; ask for it as +single-law"
     return too_many_differences(size)
