@@ -50,7 +50,7 @@ def found(net):
 @pytest.mark.parametrize("method", ["surrogate-law", "single-law"])
 def test_the_exact_law_of_a_linear_output(found, truth, method):
     for b, (i, k) in itertools.product(range(2), enumerate(NAMED)):
-        assert found.find(method, "tail", b, k).value == pytest.approx(truth[b, i], rel=1e-4)
+        assert found.find(method, "tail", b, k).value == pytest.approx(truth[b, i], rel=1e-3)
 
 
 @pytest.mark.parametrize("method", ["chebyshev", "chernoff", "certificate"])
