@@ -58,9 +58,9 @@ def pairs(space: FaultSpace, analysis: Analysis) -> None:
     formula = derive(order=2, point="zero")
     analysis.formulas["pairs"] = {"text": formula.text(), "latex": formula.latex()}
     mean, variance = np.empty((2, *shape))
-    together = max(1, _AT_ONCE // (space.K * n * n))  # bounds the memory of the contractions
-    for start in range(0, space.B, together):
-        b = slice(start, start + together)
+    inputs = max(1, _AT_ONCE // (space.K * n * n))  # bounds the memory of the contractions
+    for start in range(0, space.B, inputs):
+        b = slice(start, start + inputs)
         gradient, hessian = single[b], interaction[b]
         mean[b] = formula.evaluate_mean(space.moments, gradient, hessian=hessian)
         variance[b] = formula.evaluate_variance(space.moments, gradient, hessian)
