@@ -75,7 +75,7 @@ def curves_of(space: FaultSpace, results: Results, asked: Request, samples: int)
 def _where_seldom(one: Surrogate, end: float) -> float:
     """The first of growing thresholds that is reached next to never."""
     while True:  # it ends at the latest where every coordinate has struck
-        thresholds: Floats = end * _GROWTH ** np.arange(_TOGETHER)
+        thresholds = np.asarray(end * _GROWTH ** np.arange(_TOGETHER), dtype=np.float64)
         seldom = np.flatnonzero(one.saddlepoint(thresholds) <= _SMALLEST)
         if len(seldom):
             return float(thresholds[seldom[0]])
