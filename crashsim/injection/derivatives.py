@@ -298,8 +298,10 @@ def gradient_of(
     """
     if not value.requires_grad:
         return torch.zeros_like(e)
+    # A sum rather than torch's grad_outputs, which import sympy when they are first given.
+    total = value if weights is None else (value * weights).sum()
     found = torch.autograd.grad(
-        value, e, weights, retain_graph=True, create_graph=create_graph, allow_unused=True
+        total, e, retain_graph=True, create_graph=create_graph, allow_unused=True
     )[0]
     return torch.zeros_like(e) if found is None else found
 
