@@ -130,10 +130,13 @@ def _alone(space: FaultSpace, law: TiltedCoordinates, guides: list[Event]) -> li
         return None
     m = space.mean_point
     ((at,),) = space.outcomes(Points.at(m))
+    if not np.isfinite(at).all():
+        return None
     changes = np.zeros((space.N, space.K))
     for columns, outputs in space.single_outcomes(m, np.ones(space.N)):
         # One that makes outputs infinite shows itself when it is drawn.
-        apart = np.nan_to_num(outputs[:, 0] - at, nan=0.0, posinf=0.0, neginf=0.0)
+        finite = np.isfinite(outputs[:, 0]).all(1)
+        apart = np.where(finite[:, None], outputs[:, 0], at) - at
         changes[columns] = apart / (1 - m[columns])[:, None]
     base = at - space.clean()[0] - m @ changes
     return [
