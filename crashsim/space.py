@@ -426,14 +426,15 @@ class FaultSpace:
 
         Yields:
             the slice of inputs, and their gradients (b, R, N). One forward and R backward passes
-            for all inputs of a slice; with faults in parameters, for every single input.
+            for all inputs of a slice, or, of every output, 3 N if these are fewer; with faults in
+            parameters, for every single input.
 
         Raises:
             NotApplicableError: the output has no derivative in any coordinate.
         """
-        rows = np.eye(self.K) if readouts is None else readouts
-        for where, found in self._derivatives.gradients(self.examples, at, rows):
-            worked(len(found) * (1 + 2 * len(rows)))
+        count = self.K if readouts is None else len(readouts)
+        for where, found in self._derivatives.gradients(self.examples, at, readouts):
+            worked(len(found) * (1 + 2 * count))
             yield where, found
 
     @property

@@ -59,6 +59,16 @@ def test_sampling_built_in_faults_needs_no_formula(fault):
     assert loaded_by(f"{NETWORK}\nassert {run}.estimates") == {"torch"}
 
 
+def test_a_score_from_the_command_line_loads_what_it_needs():
+    code = (
+        "import sys, contextlib, os\nfrom crashsim.cli import main\n"
+        "sys.argv = 'crashsim score 64-4-2:tanh --inputs digits --samples 64 --p 0.01'.split()\n"
+        "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(open(os.devnull, 'w')):"
+        "\n    main()"
+    )
+    assert not loaded_by(code) & {"brian2", "matplotlib", "sklearn", "nir", *SLOW - {"pydantic"}}
+
+
 @pytest.mark.parametrize("name", crashsim.__all__)
 def test_every_public_name_is_there(name):
     assert getattr(crashsim, name) is not None

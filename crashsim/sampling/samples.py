@@ -49,12 +49,12 @@ class Draws:
     samples: int
     last: dict[int, Points] = field(default_factory=dict, repr=False, compare=False)
 
-    @property
+    @cached_property
     def per_drawing(self) -> int:
         """The number of samples that are drawn together."""
         return MAX_BLOCK if self.few else samples_per_block(self.space.placements)
 
-    @property
+    @cached_property
     def per_look(self) -> int:
         """In how many blocks they are computed: so many that one takes about a second at most."""
         work = self.space.B * self.space.scalars
