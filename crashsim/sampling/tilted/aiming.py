@@ -128,20 +128,20 @@ def _alone(space: FaultSpace, law: TiltedCoordinates, guides: list[Event]) -> li
     """
     if space.N > MOST_ALONE or not law.is_bernoulli.all():
         return None
-    m = space.mean_point
+    m, readouts = space.mean_point, np.array([event.readout for event in guides])
     ((at,),) = space.outcomes(Points.at(m))
     if not np.isfinite(at).all():
         return None
-    changes = np.zeros((space.N, space.K))
+    changes = np.zeros((len(guides), space.N))
     for columns, outputs in space.single_outcomes(m, np.ones(space.N)):
         # One that makes outputs infinite shows itself when it is drawn.
-        finite = np.isfinite(outputs[:, 0]).all(1)
-        apart = np.where(finite[:, None], outputs[:, 0], at) - at
-        changes[columns] = apart / (1 - m[columns])[:, None]
-    base = at - space.clean()[0] - m @ changes
+        finite = np.isfinite(outputs).all(axis=(1, 2), keepdims=True)
+        apart = np.where(finite, outputs, at)[:, 0] - at
+        changes[:, columns] = readouts @ apart.T / (1 - m[columns])
+    base = readouts @ (at - space.clean()[0]) - changes @ m
     return [
-        replace(event, gains=changes @ event.readout, shift=float(base @ event.readout))
-        for event in guides
+        replace(event, gains=gains, shift=float(shift))
+        for event, gains, shift in zip(guides, changes, base, strict=True)
     ]
 
 
