@@ -261,6 +261,159 @@ class _Weighted(Task[WeightSums]):
         return WeightSums.of(np.where(hit, np.exp(log_weight), 0.0))
 
 
+def _sparse_proposal(guides: list[Event]) -> tuple[list[SparseTilt], Floats]:
+    """The mixture for many coordinates: tilted by the surrogate alone, as it says and further."""
+    weights = np.array([event.weight for event in guides])
+    weights /= weights.sum()
+    none = np.empty(0, np.int64)
+    laws, shares = [SparseTilt.of(none, np.empty(0), np.empty(0))], [DEFENSIVE]
+    kept = [i for i, weight in enumerate(weights) if i < _SPARSE_GUIDES and weight > _MINOR]
+    for i in kept:
+        event, one = guides[i], guides[i].gains
+        assert isinstance(one, FactoredSurrogate)
+        t = float(one.tilt(event.threshold)) if event.tilt is None else event.tilt
+        for factor, share in _SPARSE_TILTS:
+            laws.append(tilted(one, factor * max(t, 0.0)))
+            shares.append((1 - DEFENSIVE) * share * weights[i] / weights[kept].sum())
+    return laws, np.array(shares) / sum(shares)
+
+
+def _proposal(
+    space: FaultSpace, law: TiltedCoordinates, guides: list[Event]
+) -> tuple[Floats, Floats]:
+    """The mixture to draw from: what each part's coordinates are tilted by (J, N), its share."""
+    weights = np.array([event.weight for event in guides])
+    weights = weights / weights.sum()
+    parts, shares = [np.zeros((1, space.N))], [np.array([DEFENSIVE])]
+    if space.N <= _SMALL:
+        parts.append(law.scattered(_STRUCK)[None])
+        shares.append(np.array([_SCATTERED]))
+    rest = 1 - sum(share.sum() for share in shares)
+    for event, weight in zip(guides, weights * rest, strict=True):
+        moved = _tilt(space, event) * event.dense
+        parts.append(moved[None])
+        # The surrogate may be wrong about the rarer of two tails; of many rivals, most never win.
+        matters = len(guides) <= 2 or weight > _MINOR
+        local = _at_design_point(space, law, event, moved) if matters else None
+        if local is None:
+            shares.append(np.array([weight]))
+        else:
+            parts.append(local[None])
+            shares.append(weight * np.array([_SURROGATE, 1 - _SURROGATE]))
+    return np.concatenate(parts), np.concatenate(shares)
+
+
+def _at_design_point(
+    space: FaultSpace, law: TiltedCoordinates, event: Event, tilted: Floats
+) -> Floats | None:
+    """Tilted gains (N,) of the network at the tilted mean point; None where it is flat there."""
+    if not space.has_derivatives:
+        return None
+    ((_, gradient),) = space.gradients(law.mean(tilted), event.readout[None])
+    gains: Floats = gradient[0, 0]
+    if not np.isfinite(gains).all() or not gains.any():
+        return None
+    return _tilt(space, replace(event, gains=gains)) * gains
+
+
+def tail_events(one: Surrogate, output: int, k: int, epsilon: float) -> list[Event]:
+    """Both tails of an output."""
+    unit = np.zeros(k)
+    unit[output] = 1.0
+    # The rarer, the less the surrogate knows which of the two is likelier, and a share too large
+    # costs little, one too small much: so shares as the square roots, within a factor of ten.
+    upper = float(one.saddlepoint(epsilon, "upper")) ** 0.5
+    lower = float(one.saddlepoint(epsilon, "lower")) ** 0.5
+    floor = max(upper, lower, 1e-150) / 10
+    there, back = (
+        each if isinstance(each, FactoredSurrogate) else each.gains for each in (one, one.negative)
+    )
+    return [
+        Event(unit, epsilon, there, max(upper, floor)),
+        Event(-unit, epsilon, back, max(lower, floor)),
+    ]
+
+
+def _class_events(clean: Floats, margins: Surrogate, b: int, chances: Floats) -> list[Event]:
+    """Every rival overtaking the predicted class, with these chances by the surrogate.
+
+    A tie goes to the first of the largest outputs (as argmax breaks it), so a rival behind the
+    predicted class has to pass it, one before it has to reach it.
+    """
+    top = int(predicted_class(clean))
+    rivals = [r for r in range(len(clean)) if r != top]
+    floor = max(float(chances.max()), 1e-300) / 100
+    events = []
+    for i, rival in enumerate(rivals):
+        readout = np.zeros(len(clean))
+        readout[rival], readout[top] = 1.0, -1.0
+        gap = float(clean[top] - clean[rival])
+        reach = gap if rival < top else float(np.nextafter(gap, np.inf))
+        weight = max(float(chances[i]), floor)
+        if isinstance(margins, FactoredSurrogate):
+            one, tilt = margins.part((b, i)), float(margins.tilts_to_zero[b, i])
+            events.append(Event(readout, reach, one, weight, tilt))
+        else:
+            events.append(Event(readout, reach, margins.gains[b, i], weight))
+    return events
+
+
+def _tilt(space: FaultSpace, event: Event) -> float:
+    """The t at which the network at the tilted mean point just reaches the event.
+
+    The first of a geometric grid, then of a fine one before it; the largest useful t where the
+    event is out of reach. Of a law with heavy tails it stays where E exp(t e) is finite.
+    """
+    law = TiltedCoordinates.of(coordinates_of(space))
+    # How far a tilt moves a coordinate is a matter of the law's own scale.
+    scale = float(np.abs(event.dense * _units(space)).max())
+    if scale == 0:
+        return 0.0
+
+    def first_reached(grid: Floats) -> int | None:
+        points = _points(np.stack([law.mean(t * event.dense) for t in grid]))
+        delta = (space.outputs(points) - space.clean())[:, 0]
+        reached = np.flatnonzero(delta @ event.readout >= event.threshold)
+        return int(reached[0]) if len(reached) else None
+
+    coarse = np.concatenate([[0.0], np.geomspace(_WEAKEST, _STRONGEST, _GRID) / scale])
+    coarse = _inside(coarse, lambda t: bool(np.isfinite(law.mean(t * event.dense)).all()))
+    at = first_reached(coarse)
+    if at is None or at == 0:
+        return float(coarse[-1 if at is None else 0])
+    fine = np.linspace(coarse[at - 1], coarse[at], _GRID)
+    finer = first_reached(fine)
+    return float(fine[-1 if finer is None else finer])
+
+
+def _inside(grid: Floats, is_inside: Callable[[float], bool]) -> Floats:
+    """Rising numbers up to an edge; those beyond are replaced by ones that approach it."""
+    kept = [t for t in grid.tolist() if is_inside(t)]
+    if len(kept) == len(grid):
+        return grid
+    beyond = float(grid[len(kept)])
+    for _ in range(len(grid) - len(kept)):
+        middle = (kept[-1] + beyond) / 2
+        if is_inside(middle):
+            kept.append(middle)
+        else:
+            beyond = middle
+    return np.array(kept)
+
+
+def _units(space: FaultSpace) -> Floats:
+    """(N,) in which coordinates of laws other than Bernoulli and normal are measured; else 1."""
+    units = np.ones(space.N)
+    for where, block in coordinates_of(space).others:
+        units[where] = np.sqrt(block.variance)
+    return units
+
+
+def _points(e: Floats) -> Points:
+    rows, columns = np.nonzero(e)
+    return Points(len(e), np.zeros(e.shape[1]), rows, columns, e[rows, columns])
+
+
 def _estimates(
     quantity: Quantity,
     rows: list[RareEvent],

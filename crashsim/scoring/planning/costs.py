@@ -34,6 +34,7 @@ from crashsim.scoring.planning.size import (
     no_surrogate,
     operations_of_margins,
     probes_of,
+    singles_sampled,
 )
 from crashsim.scoring.variance_reduction import is_controlled
 
@@ -214,6 +215,22 @@ def _differences(size: Size) -> Cost:
     return Cost(2.0 * size.N * size.operations_of_change, 16.0 * size.gains)
 
 
+def _singles(size: Size) -> Cost:
+    """Of single faults: all, or those of a sample of the coordinates."""
+    count = singles_sampled(size)
+    return _differences(size) if count is None else _sampled_singles(size, count)
+
+
+def _mean_point_singles(size: Size) -> Cost:
+    """Beside the differences, where all single faults are looked at."""
+    count = singles_sampled(size)
+    return Cost(0.0) if count is None else _sampled_singles(size, count)
+
+
+def _sampled_singles(size: Size, count: int) -> Cost:
+    return Cost(2.0 * count * size.operations, 16.0 * count * size.B * size.K)
+
+
 def _parameters(size: Size) -> float:
     return float(sum(tensor.numel() for tensor in size.space.tensors.values()))
 
@@ -267,7 +284,8 @@ _COSTS: Mapping[str, Callable[[Size], Cost]] = {
     "gradients": _gradients,
     "taylor": _gradients,
     "differences": _differences,
-    "single": _differences,
+    "single": _singles,
+    "mean-point-single": _mean_point_singles,
     "margins": _margins,
     "nearest_margins": _nearest_margins,
     "nearest-rivals": _rivals,
