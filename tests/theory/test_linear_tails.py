@@ -197,7 +197,7 @@ def test_the_smallest_value_is_that_of_all_points(in_cells):
         rows = CompressedRows(shift, gains, spread, p, counts=np.ones((3, 6)))
     else:
         rows = Rows(shift, gains, spread, p)
-    points = np.array([e for e in itertools.product((0, 1), repeat=6)])
+    points = np.array(list(itertools.product((0, 1), repeat=6)))
     possible = points[((points == 0) | (p > 0)).all(1) & ((points == 1) | (p < 1)).all(1)]
     values = shift + possible @ gains.T
     np.testing.assert_allclose(rows.lowest[:2], values.min(0)[:2], rtol=1e-12)
