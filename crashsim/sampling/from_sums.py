@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -100,7 +99,7 @@ class FromSums:
         self._clean, self._centre = tally.clean, tally.centre
         self._sums, self._exact = sums, tally.exact
         self.kept = _joined(sums.kept, tally.clean.shape)
-        self._linear = _Rows.of(sums.linear, tally.clean.shape)
+        self._linear = _joined(sums.linear, tally.clean.shape)
         self._unit, self._is_random, self._is_seldom_struck = unit, is_random, is_seldom_struck
         self._epsilon, self._control, self._few = epsilon, tally.control, tally.few
         self._metrics, self._rest = tally.asked.metrics, tally.rest
@@ -483,31 +482,6 @@ class FromSums:
     def _settle(self, values: Interval) -> Interval:
         """Where nothing is random (p = 0 or 1), one sample tells all: the interval is a point."""
         return values if self._is_random else Interval(values.value, values.value, values.value)
-
-
-class _Rows:
-    """Rows (n, B, K) in pieces, read some at a time: joined, they would take their memory twice."""
-
-    def __init__(self, pieces: Sequence[NDArray[np.float32]]) -> None:
-        self._pieces = pieces
-        self._starts = np.cumsum([0, *(len(piece) for piece in pieces)]).tolist()
-
-    @classmethod
-    def of(
-        cls, pieces: Sequence[NDArray[np.float32]], shape: tuple[int, ...]
-    ) -> _Rows | NDArray[np.float32]:
-        """Rows in pieces; joined where ``_joined`` lays columns beside each other."""
-        is_tall = sum(len(piece) for piece in pieces) > math.prod(shape)
-        return _joined(pieces, shape) if is_tall or len(pieces) < 2 else cls(pieces)
-
-    def __getitem__(self, part: slice) -> NDArray[np.float32]:
-        """The rows from ``part.start`` to before ``part.stop``."""
-        found = [
-            piece[max(part.start - start, 0) : max(part.stop - start, 0)]
-            for start, piece in zip(self._starts, self._pieces, strict=False)
-            if start < part.stop and start + len(piece) > part.start
-        ]
-        return found[0] if len(found) == 1 else np.concatenate(found)
 
 
 def _joined(pieces: Sequence[NDArray[np.float32]], shape: tuple[int, ...]) -> NDArray[np.float32]:
