@@ -24,6 +24,7 @@ from crashsim.injection.batches import (
     Started,
     Strategy,
     rows_together,
+    samples_of_a_step,
     scalars_at_once,
     scalars_of_weights,
 )
@@ -48,6 +49,7 @@ from crashsim.model.checks import rounding_slack
 from crashsim.model.graph.tracing import UntraceableError
 from crashsim.model.inputs import Inputs
 
+_WORTH_LEAVING = 0.25  # of a pass, that lies before the first fault
 _CHECKED, _FEWEST_CHECKED = 1024, 64  # faults per site with which a strategy is checked
 _CHECKED_SCALARS = 2**27  # numbers in flight of these, about: each may move all of a layer's plane
 
@@ -82,8 +84,41 @@ class Strategies:
         """Whether they were made of a twin that was given up meanwhile."""
         return self._tensors is not self._faulty.model.tensors
 
+    @cached_property
+    def _are_whole(self) -> bool:
+        """Whether nearly all of a pass lies behind the first fault of samples that come one at a
+        time: then it is not worth while to take the model apart."""
+        return self._come_singly and self._share_before < _WORTH_LEAVING
+
+    @property
+    def _come_singly(self) -> bool:
+        """Whether samples come one at a time, as those of large models do."""
+        faulty = self._faulty
+        step = samples_of_a_step(len(faulty.examples), self._scalars)
+        return step == 1 and not faulty.model.runs_alone
+
+    @property
+    def _share_before(self) -> float:
+        """The share of a pass's values that are computed before the first struck one."""
+        faulty = self._faulty
+        values = [site for site in faulty.model.sites if site.kind in ("activation", "module")]
+        names = {name for p in faulty.placements for name in _places_of(p)}
+        before = 0
+        for site in values:
+            if site.module in names:
+                return before / max(sum(each.size for each in values), 1)
+            before += site.size
+        return 0.0
+
     def plan(self) -> list[str]:
         """How samples are computed at each site, and why: one line each."""
+        if self._are_whole:
+            what = "patched" if self._faulty.strikes_weights else "masked"
+            return [
+                f"{p.site.name} ({p.fault.name}): {what}, one sample at a time: so many values "
+                "fill a pass of the whole model by themselves"
+                for p in self._faulty.placements
+            ]
         program = self.program()
         lines = []
         for p in self._faulty.placements:
@@ -215,7 +250,7 @@ class Strategies:
     def choose(self, points: Points) -> Strategy:
         """How to compute these points, for some inputs at a time."""
         faulty = self._faulty
-        if points.count == 1:
+        if points.count == 1 and (self._are_whole or not self._come_singly):
             return self._whole(points)
         program = self.program()
         changes = self.changes_of(points)
@@ -331,6 +366,13 @@ class Strategies:
         model = self._faulty.model
         found = split(points, self._faulty.placements, model.device, model.dtype)
         return {change.placement: change for change in found}
+
+
+def _places_of(placement: Placement) -> set[str]:
+    """The modules at whose values a placement's faults show first; none where it is not known."""
+    if placement.site.kind == "parameter":
+        return {placement.site.module.rpartition(".")[0]}
+    return {site.module for site in placement.sites}
 
 
 def _without_wild(fault: WordFault, coordinates: Integers) -> Integers:

@@ -50,6 +50,7 @@ from crashsim.scoring.request import CONFIDENCE, Progress, Request
 from crashsim.scoring.running import INTERRUPTED, Results, compute
 from crashsim.scoring.timing import timing
 from crashsim.space import FaultSpace
+from crashsim.working import telling
 from crashsim.writing import check_files, write_files, write_text
 
 if TYPE_CHECKING:
@@ -325,9 +326,10 @@ def score(
     if names is not None:
         instance("names", names, Mapping, "a mapping such as {'model': 'mine'}")
     with collecting() as noticed:
-        space, planned, asked, timings = prepared(model, inputs, faults, options)
+        tell = progress or (lambda *_: None)
+        space, planned, asked, timings = prepared(model, inputs, faults, options, tell)
         asked = replace(asked, executor=executor, store=store_of(store))
-        results = compute(space, planned, asked, progress or (lambda *_: None))
+        results = compute(space, planned, asked, tell)
         results.timings = timings = {**timings, **results.timings}
         curves = histogram = None
         try:
@@ -336,7 +338,10 @@ def score(
                 if results.interrupted is None:
                     most = DEFAULT_SAMPLES if planned.samples is None else planned.samples
                     curves = curves_of(space, results, asked, most)
-            with timing(timings, "summary"):  # which the score holds already
+            with (
+                telling("summary", tell),
+                timing(timings, "summary"),
+            ):  # which the score holds already
                 result = _collect(space, planned, asked, results, names or {}, curves, histogram)
         except KeyboardInterrupt as stop:
             results.interrupted = stop

@@ -314,7 +314,7 @@ def _margins(shared: Shared) -> Surrogate | None:
 def _nearest_margins(shared: Shared) -> rivals.NearestMargins:
     if shared.space.K == 1:
         raise NotApplicableError("the model has a single output, so no class to change")
-    return rivals.nearest_margins(shared.space, shared.asked.memory)
+    return rivals.nearest_margins(shared.space)
 
 
 def _leading_output(shared: Shared) -> int:

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from crashsim_theory import NORMAL, GainChunk
 from crashsim_theory.sums.profile import Profile, profiles_of_chunks
-from crashsim_theory.sums.word_steps import WordSteps, profile_of_words, word_steps
+from crashsim_theory.sums.word_steps import ListedWords, WordSteps, profile_of_words, word_steps
+from numpy.typing import NDArray
 
-from crashsim.analytic.gains import InputSlopes
 from crashsim.arrays import Floats
 from crashsim.injection.slopes import Values
 from crashsim.working import worked
@@ -35,32 +35,35 @@ class CountedGains:
         self._values = values
         self._striking = [i for i, v in enumerate(values) if v.placement.fault.law != NORMAL]
 
-    def profiles(self, slopes: InputSlopes) -> list[Profile]:
-        """Of R combinations of an input's outputs, without shift.
+    def profile(self, slopes: Sequence[NDArray[np.float32] | None]) -> Profile:
+        """Of a combination of an input's outputs, without shift.
 
         Args:
-            slopes: for each placement, (size, R).
+            slopes: for each placement, (size,); None where all are 0.
         """
-        rows = slopes[0].shape[1]
-        noise = self._noise(slopes, rows)
+        given = zip(self._values, slopes, strict=True)
+        every = [np.zeros(v.size, np.float32) if s is None else s for v, s in given]
+        noise = self._noise(every)
         if self._steps is None:
-            return profiles_of_chunks(self._chunks(slopes), np.zeros(rows), noise)
-        found = []
-        for r in range(rows):
-            each: list[Any] = [
-                np.ascontiguousarray(slopes[i][part, r]) for i, part in self._parts()
-            ]
-            found.append(profile_of_words(self._steps, each, 0.0, float(noise[r])))
-            worked(0.0)
-        return found
+            return profiles_of_chunks(self._chunks(every), np.zeros(1), np.array([noise]))[0]
+        each: list[Any] = [np.ascontiguousarray(every[i][part]) for i, part in self._parts()]
+        return profile_of_words(self._steps, each, 0.0, noise)
 
     @cached_property
     def _steps(self) -> list[WordSteps] | None:
         """How bits move values; None where coordinates are few, or move them otherwise."""
         if sum(self._values[i].size * self._values[i].bits for i in self._striking) <= _ALONE:
             return None
-        moved = (self._values[i].displacements(part) for i, part in self._parts())
+        moved = (self._moved(i, part) for i, part in self._parts())
         return word_steps(moved, (self._rates(i, part) for i, part in self._parts()))
+
+    def _moved(self, i: int, part: slice) -> Floats | ListedWords:
+        """What the coordinates of some values move them by."""
+        listed = self._values[i].listed(part)
+        if listed is None:
+            return self._values[i].displacements(part)
+        words, step, moved = listed
+        return ListedWords(words.astype(np.int64, copy=False), step, moved)
 
     def _parts(self) -> Iterator[tuple[int, slice]]:
         """Numbers of placements, and parts of their values."""
@@ -75,14 +78,14 @@ class CountedGains:
         p = np.asarray(v.placement.fault.rate, dtype=np.float64)
         return p if p.ndim == 0 else p.reshape(v.size, v.bits)[part]
 
-    def _chunks(self, slopes: InputSlopes) -> Iterator[GainChunk]:
+    def _chunks(self, slopes: Sequence[NDArray[np.float32]]) -> Iterator[GainChunk]:
         for i, part in self._parts():
-            of_rows: Any = np.ascontiguousarray(slopes[i][part].T)
+            of_rows: Any = slopes[i][None, part]
             yield GainChunk(of_rows, self._values[i].displacements(part), self._rates(i, part))
 
-    def _noise(self, slopes: InputSlopes, rows: int) -> Floats:
-        """(R,) variances that normal coordinates add."""
-        total = np.zeros(rows)
+    def _noise(self, slopes: Sequence[NDArray[np.float32]]) -> float:
+        """The variance that normal coordinates add."""
+        total = 0.0
         for i, v in enumerate(self._values):
             if i in self._striking:
                 continue
@@ -91,5 +94,5 @@ class CountedGains:
                 part = slice(low, low + _TOGETHER)
                 d = v.displacements(part)
                 own = variance if variance.ndim == 0 else variance.reshape(v.size, v.bits)[part]
-                total += (own * d * d).sum(1) @ slopes[i][part].astype(np.float64) ** 2
+                total += float((own * d * d).sum(1) @ slopes[i][part].astype(np.float64) ** 2)
         return total

@@ -45,20 +45,20 @@ class NearestMargins:
         """
         found, zero = np.zeros(self.level.shape), np.asarray(0.0)
         counted = CountedGains(self.gains.values)
-        for b, slopes in self.gains.each():
-            for r, profile in enumerate(counted.profiles(slopes)):
+        for inputs, r, slopes in self.gains.rows():
+            for i, b in enumerate(range(inputs.start, inputs.stop)):
                 worked(0.0)
+                profile = counted.profile([None if s is None else s[i] for s in slopes])
                 shift = float(self.level[b, r] + self.ties[b, r]) - profile.mean()
                 found[b, r] = tails(replace(profile, shift=shift), zero, "upper")
         return found
 
 
-def nearest_margins(space: FaultSpace, memory: int) -> NearestMargins:
+def nearest_margins(space: FaultSpace) -> NearestMargins:
     """The margins of the nearest rivals, of every other output where there are no more than three.
 
     Args:
         space: whose coordinates are Bernoulli or normal, and independent; of two outputs or more.
-        memory: bytes that gains may take, about.
 
     Raises:
         NotApplicableError: the output has no derivative in any coordinate.
@@ -71,7 +71,7 @@ def nearest_margins(space: FaultSpace, memory: int) -> NearestMargins:
     readouts = np.zeros((*rivals.shape, space.K))
     np.put_along_axis(readouts, rivals[..., None], 1.0, axis=-1)
     readouts[rows, :, top] = -1.0
-    gains = Gains.of(space, "mean", memory, readouts)
+    gains = Gains.of(space, "mean", 0, readouts)  # read once, so not kept
     level = gains.shift - behind[rows[:, None], rivals]
     room = 4 * resolution_of(space) * np.abs(clean).max(1, keepdims=True)
     return NearestMargins(gains, level, np.where(rivals < top[:, None], room, -room))

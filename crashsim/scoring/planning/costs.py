@@ -137,7 +137,7 @@ def affordable_samples(size: Size, operations: float, fewest: int, most: int) ->
 def _strikes_before(size: Size, samples: int) -> int:
     """How many single faults a control variate looks at before so many samples, at most."""
     space = size.space
-    if are_dense(space) or not is_controlled(size, samples) or no_surrogate(size) is not None:
+    if are_dense(space) or no_surrogate(size) is not None or not is_controlled(size, samples):
         return 0
     return strikes_at_most(space, samples)
 
