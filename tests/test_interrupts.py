@@ -136,7 +136,7 @@ def test_a_score_keeps_the_methods_that_were_finished(make_net, randn):
             if at == name:
                 raise KeyboardInterrupt
 
-        if k == 0:
+        if k < 3:  # the space, the plan, and what the first method needs
             with pytest.raises(KeyboardInterrupt) as raised:
                 run(progress)
             assert not isinstance(raised.value, Interrupted)

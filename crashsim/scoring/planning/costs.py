@@ -28,12 +28,14 @@ from crashsim.sampling.tilted.importance import SAMPLES as RARE_SAMPLES
 from crashsim.sampling.words.strata import SAMPLES as STRIKES
 from crashsim.scoring.judging import Judging
 from crashsim.scoring.planning.size import (
+    BACKWARDS,
     BUDGET,
     Size,
     is_sketched,
     no_surrogate,
     operations_of_margins,
     probes_of,
+    singles_sampled,
 )
 from crashsim.scoring.variance_reduction import is_controlled
 
@@ -42,7 +44,7 @@ _BUDGET = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*([smh])\s*", re.ASCII)
 _TAIL = 2000  # operations for each gain of an event: some forty steps to the right tilt
 _CELLS = 3328  # of gains that are factored: as many are gathered to, once
 _GATHERED = 40  # for each gain, to gather them
-_COUNTED_GAIN, _ENTRIES = 400, 4000  # for each slope, to count its bits' gains: in so many entries
+_COUNTED_GAIN, _ENTRIES = 200, 4000  # for each slope, to count its bits' gains: in so many entries
 _RARE = BUDGET / 10  # operations of importance sampling among many coordinates, a question
 _FEWEST_PASSES = 32  # of each input
 _FEWEST_STRIKES = 256  # of single faults of words
@@ -168,7 +170,7 @@ def passes_of_rare_events(size: Size) -> int | None:
     """
     if are_dense(size.space):
         return None
-    return int(max(_FEWEST_PASSES * size.B, size.scale * _RARE / size.operations_of_one))
+    return int(max(_FEWEST_PASSES * size.B, size.scale * _RARE / size.arithmetic_of_one))
 
 
 def operations_of_rare_events(size: Size) -> float:
@@ -183,7 +185,7 @@ def operations_of_rare_events(size: Size) -> float:
 
 def strikes_of_words(size: Size) -> int:
     """How many single faults of words are struck: fewer where a pass takes long."""
-    affordable = size.scale * BUDGET / 2 / size.operations
+    affordable = size.scale * BUDGET / 2 / size.arithmetic
     return int(min(max(_FEWEST_STRIKES, affordable), STRIKES))
 
 
@@ -197,7 +199,7 @@ def _gradients(size: Size) -> Cost:
         probes, values = probes_of(size), space.slopes.size
         kept = kept_bytes(space, probes)
         together = sketch.probes_together(values, size.memory, probes)
-        passes = (-(-probes // together) + 2 * probes) * size.operations
+        passes = (-(-probes // together) + BACKWARDS * probes) * size.operations
         return Cost(passes + 10.0 * kept, 4.0 * together * values + weighed_bytes(values))
     passes = (1 + 2 * size.K) * size.operations
     if are_dense(space):
@@ -211,6 +213,16 @@ def _gradients(size: Size) -> Cost:
 
 def _differences(size: Size) -> Cost:
     return Cost(2.0 * size.N * size.operations_of_change, 16.0 * size.gains)
+
+
+def _singles(size: Size) -> Cost | None:
+    """Of a sample of single faults, of too many to look at all; None where all are looked at."""
+    count = singles_sampled(size)
+    if count is None:
+        return None
+    gradients = _gradients(size) if no_surrogate(size) is None else Cost(0.0)
+    struck = Cost(count * size.operations_of_change)
+    return Cost(struck.operations + gradients.operations, gradients.memory)
 
 
 def _parameters(size: Size) -> float:
@@ -266,7 +278,8 @@ _COSTS: Mapping[str, Callable[[Size], Cost]] = {
     "gradients": _gradients,
     "taylor": _gradients,
     "differences": _differences,
-    "single": _differences,
+    "single": lambda size: _singles(size) or _differences(size),
+    "mean-point-single": lambda size: _singles(size) or Cost(0.0),
     "margins": _margins,
     "nearest_margins": _nearest_margins,
     "nearest-rivals": _rivals,
