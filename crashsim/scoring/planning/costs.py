@@ -1,8 +1,9 @@
 """What each step of a score costs: operations and memory, counted before anything is run.
 
 Operations become seconds by a named exchange rate, not by a clock: ``CORE``, of a core that does
-ten billion operations a second. So a plan, and what a budget of seconds buys, is the same on every
-machine; a slower core takes longer, and computes the same.
+ten billion operations a second; what a pass comes to in them, ``size.py`` says. So a plan, and what
+a budget of seconds buys, is the same on every machine; a slower core takes longer, and computes the
+same.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ _ALONE, _SHARED = 3e6, 1e5  # operations that a sample's calls cost, by itself a
 _CALL = 1e5  # the same of each call, where they are many
 # What a core does in vectors costs less than an operation of its own: a multiplication or addition
 # of a convolution or matrix product. To fetch a number, or to put it back, costs more.
-_OF_PRODUCT, _MOVED = 0.08, 2.0
+_OF_PRODUCT, _MOVED = 1 / 12, 2.0
 BACKWARDS = 3.0  # passes that one backwards takes, whose inputs come one by one
 _BENT = 10.0  # operations for each number that an activation makes
 _FEW = 0.5  # probability of two or more faults below which they alone are sampled
@@ -48,7 +48,7 @@ class Size:
         memory: bytes that gains may take, about.
         budget: operations that all of a score may take; None: each method as its table says.
         operations: what one sample's forward pass on all inputs costs, about, in operations of the
-            exchange rate: products count a tenth, numbers that are read or written two.
+            exchange rate: those of products count a twelfth, numbers that are read or written two.
         operations_of_one: the same on a single input.
         arithmetic, arithmetic_of_one: floating-point operations of these passes, products' as all
             others: what is affordable unasked is decided on them, by numbers that were found by
