@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -34,7 +34,9 @@ from crashsim.injection.sample.strikes import check_same_weights, point_of
 from crashsim.injection.slopes import Slopes
 from crashsim.injection.strategies import Strategies
 from crashsim.injection.subject import read_subject
-from crashsim.model.inputs import BatchAxis, Inputs, ModelInputs
+from crashsim.metrics.asked import read_targets
+from crashsim.model.inputs import BatchAxis, Inputs, ModelInputs, read_inputs
+from crashsim.model.loss import Given, check_asked
 from crashsim.model.readout import Readout
 from crashsim.model.sites.site import Site
 from crashsim.model.sites.time_axis import StepsAxis
@@ -75,6 +77,11 @@ class FaultSpace:
             (B, T, ...). A permanent fault then strikes the same units in all steps; otherwise each
             position is a unit of its own, and ``plan`` says so. Or a mapping from sites to axes.
             Values beside a recurrent or spiking layer whose steps they share need none.
+        outputs: ``"loss"``: F(e) is the loss of each example in place of the outputs, and K = 1.
+        loss: which: ``"cross-entropy"`` (in nats), ``"mse"``, or a function of (outputs, targets),
+            made of torch's operations, that returns (B,) numbers; by default cross-entropy of
+            classes, and the mean squared error of other numbers in the outputs' shape.
+        targets: (B, ...) what the loss compares the outputs with.
 
     Attributes:
         faulty_model: the plain pass of the model under faults, which every faster way to compute
@@ -111,10 +118,18 @@ class FaultSpace:
         reset: Reset | None = None,
         batch_axis: BatchAxis = 0,
         steps_axis: StepsAxis | None = None,
+        outputs: Literal["loss"] | None = None,
+        loss: Given = None,
+        targets: Any = None,
     ) -> None:
+        examples = read_inputs(inputs, batch_axis)
+        compared = None
+        if check_asked(outputs, loss, targets is not None or examples.targets is not None):
+            compared = read_targets(targets, len(examples))
         subject = read_subject(
-            model, inputs, faults, sites, dtype, readout, reset, batch_axis, steps_axis
-        )
+            model, examples, faults, sites, dtype, readout, reset, batch_axis, steps_axis, loss,
+            compared,
+        )  # fmt: skip
         self.examples, self._clean = subject.examples, subject.model.clean
         self._strikes_hidden = subject.strikes_hidden
         self._scalars = subject.scalars
@@ -236,6 +251,12 @@ class FaultSpace:
         return self.faulty_model.model.readout
 
     @property
+    def loss(self) -> str | None:
+        """The name of the loss that is read in place of the outputs; None: the outputs are."""
+        found = self.readout.loss
+        return None if found is None else found.name
+
+    @property
     def runs_alone(self) -> bool:
         """Whether each sample of each input runs by itself."""
         return self.faulty_model.model.runs_alone
@@ -265,6 +286,11 @@ class FaultSpace:
             raise NotApplicableError(
                 "for models that are called with one tensor; this one is called with "
                 f"{', '.join(names)}"
+            )
+        if self.loss is not None:
+            raise NotApplicableError(
+                f"reads the model's layers up to its outputs, and what is asked for is its loss "
+                f"({self.loss})"
             )
         if self.readout.steps:
             raise NotApplicableError(
@@ -400,14 +426,15 @@ class FaultSpace:
 
         Yields:
             the slice of inputs, and their gradients (b, R, N). One forward and R backward passes
-            for all inputs of a slice; with faults in parameters, for every single input.
+            for all inputs of a slice, or, of every output, 3 N if these are fewer; with faults in
+            parameters, for every single input.
 
         Raises:
             NotApplicableError: the output has no derivative in any coordinate.
         """
-        rows = np.eye(self.K) if readouts is None else readouts
-        for where, found in self._derivatives.gradients(self.examples, at, rows):
-            worked(len(found) * (1 + 2 * len(rows)))
+        count = self.K if readouts is None else len(readouts)
+        for where, found in self._derivatives.gradients(self.examples, at, readouts):
+            worked(len(found) * (1 + 2 * count))
             yield where, found
 
     @property

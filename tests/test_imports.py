@@ -10,7 +10,15 @@ import pytest
 import crashsim
 from crashsim.moved import MOVED
 
-HEAVY = ("torch", "brian2", "matplotlib", "sklearn", "sympy", "nir")
+SLOW = {"sympy", "scipy.optimize", "scipy.ndimage", "scipy.stats", "pydantic"}
+HEAVY = ("torch", "brian2", "matplotlib", "sklearn", "nir", *sorted(SLOW))
+
+NETWORK = """
+import torch, warnings, crashsim
+warnings.simplefilter("ignore")
+net = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Tanh(), torch.nn.Linear(5, 2)).eval()
+x = torch.ones(2, 3)
+"""
 
 
 def loaded_by(code):
@@ -29,12 +37,36 @@ def loaded_by(code):
             "from crashsim import score, NeuronCrash, Score, FaultSpace, monte_carlo",
             {"brian2", "matplotlib", "sklearn", "nir"},
         ),
-        ("import crashsim_theory", {"torch", "brian2", "matplotlib", "sklearn"}),
+        ("import crashsim_theory", {"torch", "brian2", "matplotlib", "sklearn"} | SLOW),
+        (f"{NETWORK}\ncrashsim.score(net, x, crashsim.BitFlip(1e-3), samples=64)", SLOW),
         ("import crashsim_hardware", {"torch", "sklearn"}),
     ],
 )
 def test_what_stays_unloaded(code, without):
     assert not loaded_by(code) & without
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "NeuronCrash(0.1)", "StuckAt(1.0, 0.1)", "SignFlip(0.1)", "GainNoise(0.1)",
+        "AdditiveNoise(0.1)", "WeightCrash(0.1)", "BitFlip(0.01)", "BitStuck(0.01)",
+        "BitFlip(0.01, format='float32')",
+    ],
+)  # fmt: skip
+def test_sampling_built_in_faults_needs_no_formula(fault):
+    run = f"crashsim.monte_carlo(crashsim.FaultSpace(net, x, crashsim.{fault}), samples=64)"
+    assert loaded_by(f"{NETWORK}\nassert {run}.estimates") == {"torch"}
+
+
+def test_a_score_from_the_command_line_loads_what_it_needs():
+    code = (
+        "import sys, contextlib, os\nfrom crashsim.cli import main\n"
+        "sys.argv = 'crashsim score 64-4-2:tanh --inputs digits --samples 64 --p 0.01'.split()\n"
+        "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(open(os.devnull, 'w')):"
+        "\n    main()"
+    )
+    assert not loaded_by(code) & {"brian2", "matplotlib", "sklearn", "nir", *SLOW - {"pydantic"}}
 
 
 @pytest.mark.parametrize("name", crashsim.__all__)

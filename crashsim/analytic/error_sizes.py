@@ -95,7 +95,7 @@ def through(
     with torch.inference_mode(False), torch.enable_grad():
         one = torch.ones_like(error.size[:1], requires_grad=True)
         rows = absolute(one)
-        (columns,) = torch.autograd.grad(rows, one, torch.ones_like(rows))
+        (columns,) = torch.autograd.grad(rows.sum(), one)
     norm_inf, norm_1 = rows.detach().max(), columns.max()
     norm_2 = (norm_inf * norm_1).sqrt()
     if matrix is not None:

@@ -25,6 +25,7 @@ from crashsim.analytic.first_order import (
     of_pair,
 )
 from crashsim.arguments import number
+from crashsim.errors import NotApplicableError
 from crashsim.model import layers as torch_layers
 from crashsim.model.layers import UnsupportedLayerError, layers_of
 from crashsim.results.estimate import Answer, Kind
@@ -66,10 +67,11 @@ def _answers_of(
 ) -> list[Answer]:
     assert analysis.surrogate is not None
     of_one = of_output(analysis.surrogate, output)
-    target = f"P(|Δ of output {output}| ≥ {epsilon:g}) ≤ {delta:g}"
+    target = f"P(|Δ of {_named(space, output)}| ≥ {epsilon:g}) ≤ {delta:g}"
     if analysis.surrogate.without_cgf:  # all but the last rest on it
         return _continuous(space, analysis, output, epsilon)
-    found = [_reach(of_one, output, delta, method) for method in ("chernoff", "saddlepoint")]
+    name = _named(space, output)
+    found = [_reach(of_one, name, delta, method) for method in ("chernoff", "saddlepoint")]
     if not isinstance(of_one, LinearSurrogate):  # the others ask for new gains again and again
         return found + _replicas(of_one, epsilon, delta, target)
     if all(p.fault.is_binary for p in space.placements):
@@ -86,6 +88,10 @@ def _answers_of(
     )
     found += _replicas(of_one, epsilon, delta, target)
     return found + _continuous(space, analysis, output, epsilon)
+
+
+def _named(space: FaultSpace, output: int) -> str:
+    return f"output {output}" if space.loss is None else "the loss"
 
 
 def check_delta(delta: float | None) -> None:
@@ -108,7 +114,7 @@ def _tail(surrogate: Surrogate, epsilon: float, method: str) -> float:
     return float(np.mean(getattr(surrogate, method)(epsilon)))
 
 
-def _reach(surrogate: Surrogate, output: int, delta: float, method: str) -> Answer:
+def _reach(surrogate: Surrogate, name: str, delta: float, method: str) -> Answer:
     """The epsilon that delta is reached at, by bisection on the averaged tail."""
     start = float(np.abs(surrogate.mean).max() + 2 * np.sqrt(surrogate.variance.max()))
     low, high = 0.0, start
@@ -118,7 +124,7 @@ def _reach(surrogate: Surrogate, output: int, delta: float, method: str) -> Answ
         middle = (low + high) / 2
         low, high = (low, middle) if _tail(surrogate, middle, method) <= delta else (middle, high)
     kind: Kind = "estimate" if method == "saddlepoint" else "bound"
-    return Answer(f"ε with P(|Δ of output {output}| ≥ ε) ≤ {delta:g}", high, method, kind)
+    return Answer(f"ε with P(|Δ of {name}| ≥ ε) ≤ {delta:g}", high, method, kind)
 
 
 def _largest_p(
@@ -187,7 +193,7 @@ def _continuous(space: FaultSpace, analysis: Analysis, output: int, epsilon: flo
     """Whether each faulty layer is in the continuous limit, with its constant C."""
     try:
         chain = layers_of(space.model, space.inputs)
-    except UnsupportedLayerError:
+    except (NotApplicableError, UnsupportedLayerError):
         return []
     assert isinstance(analysis.surrogate, LinearSurrogate)
     gains = analysis.surrogate.gains[:, output]

@@ -37,6 +37,7 @@ from crashsim.cli.options import (
     JsonOption,
     JudgedLimitOption,
     LimitOption,
+    LossOption,
     MemoryOption,
     MetricOption,
     ModelsArgument,
@@ -64,12 +65,14 @@ from crashsim.cli.reading import (
     data_inputs,
     fault_inputs,
     judge_model,
+    loss_inputs,
     method_inputs,
     model_inputs,
     progress_bars,
+    read_asked_outputs,
     read_examples,
     read_faults,
-    read_indices,
+    read_loss,
     read_methods,
     read_model,
     score_model,
@@ -99,6 +102,7 @@ def score(
     batch_axis: BatchAxisOption = 0,
     steps_axis: StepsAxisOption = None,
     outputs: OutputsOption = None,
+    loss: LossOption = None,
     epsilon: EpsilonOption = None,
     delta: Annotated[
         float | None,
@@ -172,7 +176,7 @@ def score(
         model, train = demo.start(inputs, train=train, weights=weights, targets=targets)
     reads = [*model_inputs(model, weights), *data_inputs("inputs", inputs), *fault_inputs(fault)]
     reads += [*data_inputs("train", train), *method_inputs(methods)]
-    reads += data_inputs("targets", targets)
+    reads += [*data_inputs("targets", targets), *loss_inputs(loss)]
     files = {"csv": csv_file, "parquet": parquet_file, "arrays": arrays_file}
     check_outputs(reads, json=json_file, report=report_file, **files)
     check_figures(report_file)
@@ -182,7 +186,8 @@ def score(
         "readout": readout,
         "batch_axis": batch_axis,
         "steps_axis": steps_axis,
-        "outputs": read_indices("outputs", outputs),
+        "outputs": read_asked_outputs(outputs),
+        "loss": read_loss(loss),
         "epsilon": epsilon,
         "delta": delta,
         "methods": read_methods(methods),

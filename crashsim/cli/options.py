@@ -81,8 +81,15 @@ GroupOption = Annotated[
 OutputsOption = Annotated[
     str | None,
     typer.Option(
-        help="Outputs to look at, by number (3,7): of tails, certificates and rare events. "
-        "(default: the one that varies most)"
+        help="Outputs to look at, by number (3,7): of tails, certificates and rare events; or "
+        "'loss': that of each example, in place of the outputs. (default: the one that varies most)"
+    ),
+]
+LossOption = Annotated[
+    str | None,
+    typer.Option(
+        help="With --outputs loss: cross-entropy, mse, or path.py:NAME, a function of (outputs, "
+        "targets) (runs that code). (default: cross-entropy of classes, mse of other numbers)"
     ),
 ]
 EpsilonOption = Annotated[

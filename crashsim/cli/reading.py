@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
+from types import FunctionType, MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from crashsim.cli.terminal import console, printing, standard_error, tell
@@ -111,6 +111,27 @@ def read_indices(option: str, text: str | None) -> list[int] | None:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise ArgumentError(f"{option}={text!r}; give whole numbers, such as 3,7") from None
+
+
+def read_asked_outputs(text: str | None) -> list[int] | str | None:
+    """Numbers of outputs, or ``loss``."""
+    return text if text == "loss" else read_indices("outputs", text)
+
+
+def read_loss(text: str | None) -> Any:
+    """A loss by name, or a function of the user's own code (``path.py:NAME``)."""
+    if text is None or not text.rpartition(":")[0].endswith(".py"):
+        return text
+    from crashsim.files.users_code import load_value
+
+    file, _, name = text.rpartition(":")
+    return load_value(Path(file), name, FunctionType, f"loss={text!r}")
+
+
+def loss_inputs(text: str | None) -> list[Named]:
+    """The file of code that a loss is read from."""
+    file = (text or "").rpartition(":")[0]
+    return [("loss", file)] if file.endswith(".py") else []
 
 
 def read_methods(text: str | None) -> list[Any] | None:
@@ -258,7 +279,7 @@ def _judged(
     options: dict[str, Any],
 ) -> _T:
     is_asked = is_asked or any(options.get(name) for name in ("metrics", "accept", "virtual"))
-    is_asked = is_asked or isinstance(options["rel_width"], dict)
+    is_asked = is_asked or isinstance(options["rel_width"], dict) or options["outputs"] == "loss"
     try:
         return call(data, faults, targets=data.targets, **options)
     except ArgumentError as error:

@@ -66,9 +66,9 @@ def check_fault(fault: Fault) -> None:
     ):
         if not isinstance(getattr(type(fault), name, None), kind):
             raise ArgumentError(f"{cls}: has no {name}; declare one, such as {remedy}")
-    if len(fault.law.parameters) > 1:
+    if len(fault.law.parameter_names) > 1:
         raise ArgumentError(
-            f"{cls}: law {fault.law.name!r} has parameters {list(map(str, fault.law.parameters))}; "
+            f"{cls}: law {fault.law.name!r} has parameters {list(fault.law.parameter_names)}; "
             "a fault has one rate: fix the others as numbers in the law"
         )
     try:

@@ -128,7 +128,7 @@ class Fault(ABC):
     @property
     def law_parameters(self) -> dict[str, float | Floats]:
         """Numerical parameters of the coordinates' law, as ``Law.moments`` wants them."""
-        return {str(symbol): self.rate for symbol in self.law.parameters[:1]}
+        return dict.fromkeys(self.law.parameter_names[:1], self.rate)
 
     @property
     def rate(self) -> float | Floats:

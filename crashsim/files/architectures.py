@@ -92,7 +92,9 @@ class Architecture:
 
 def _linear(fan_in: int, fan_out: int, generator: torch.Generator) -> nn.Linear:
     """A layer as ``nn.Linear`` makes it, drawn from a generator."""
-    layer: nn.Linear = nn.utils.skip_init(nn.Linear, fan_in, fan_out)
+    layer = nn.Linear(fan_in, fan_out, device="meta")  # draws nothing
+    layer.weight = nn.Parameter(torch.empty(fan_out, fan_in))
+    layer.bias = nn.Parameter(torch.empty(fan_out))
     bound = 1 / math.sqrt(fan_in)
     nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
     nn.init.uniform_(layer.bias, -bound, bound, generator=generator)

@@ -195,6 +195,10 @@ def load_value(path: Path, name: str, kind: type[T], given: str) -> T:
         raise ArgumentError(f"{given}: {str(path)!r} has no {name!r}; name a {kind.__name__} in it")
     if not isinstance(found, kind):
         raise ArgumentError(
-            f"{given}: {name!r} is {type(found).__name__}, not a crashsim.{kind.__name__}; name one"
+            f"{given}: {name!r} is {type(found).__name__}, not a {_named(kind)}; name one"
         )
     return found
+
+
+def _named(kind: type) -> str:
+    return kind.__name__ if kind.__module__ == "builtins" else f"crashsim.{kind.__name__}"

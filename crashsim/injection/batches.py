@@ -28,8 +28,6 @@ _STEPS_IN_FLIGHT = 3
 # Of a plain pass: what a layer reads and writes, and what goes past it; and where it is struck.
 _LAYERS_IN_FLIGHT, _STRUCK_IN_FLIGHT = 4, 8
 
-_STEP_WORK = 2**24  # values at the struck sites, of samples and inputs, between two tellings
-
 # Outputs (S b, ...) of points from one number to another; and how many at most at a time.
 Run = Callable[[int, int], Tensor]
 Started = AbstractContextManager[tuple[Run, int]]
@@ -93,16 +91,6 @@ def rows_together(examples: Inputs, scalars: int) -> int:
         return max(1, _BATCH_SCALARS_OF_A_GPU // scalars)
     few = min(_FEW, len(examples), _SCALARS_OF_FEW // scalars)
     return max(1, few, _BATCH_SCALARS // scalars)
-
-
-def samples_of_a_step(inputs: int, scalars: int) -> int:
-    """How many samples of a long run are asked for at a time, so that progress is told.
-
-    Args:
-        inputs: how many there are.
-        scalars: numbers in flight for a sample of one.
-    """
-    return max(1, _STEP_WORK // (inputs * scalars))
 
 
 def scalars_per_sample(sites: Sequence[Site], runs_alone: bool) -> int:

@@ -14,6 +14,7 @@ from crashsim.errors import NotApplicableError
 from crashsim.faults import WordFault
 from crashsim.injection.faulty_model import FaultyModel
 from crashsim.injection.few_words import FewWords, has_many_words
+from crashsim.model.graph.untraced import is_all_torchs
 from crashsim.model.inputs import Inputs
 
 _GRADIENT_SCALARS = 2**25  # numbers of derivatives, or of their graph, held at once
@@ -23,6 +24,7 @@ _COORDINATES_LOOKED_AT = 8  # of each of them: those of the largest gradients
 _EXAMPLES_OF_MANY, _COORDINATES_OF_MANY = 2, 4
 _MUCH, _LITTLE = 0.5, 0.1  # changes of such a coordinate
 _NOTICEABLE = 1e3  # times rounding, that its gradient says the output changes
+_COLUMN = 3  # backward passes that one through a backward pass takes
 GUARDED = (
     "faults that a code, a vote or a comparison corrects act through several at once, of which no "
     "derivative tells"
@@ -112,7 +114,11 @@ class Derivatives:
         last layer, show it: the output stays what it is, to the last bit, where a gradient says
         that it changes much.
         """
-        return self._acts_on_spikes or (self._has_gradient and self._stays_despite_gradients())
+        if self._acts_on_spikes:
+            return True
+        if is_all_torchs(self._faulty.model.original):  # none of which spikes
+            return False
+        return self._has_gradient and self._stays_despite_gradients()
 
     def _stays_despite_gradients(self) -> bool:
         faulty = self._faulty
@@ -223,9 +229,9 @@ class Derivatives:
             raise NotApplicableError(self.why_none)
 
     def gradients(
-        self, examples: Inputs, at: Floats, readouts: Floats
+        self, examples: Inputs, at: Floats, readouts: Floats | None = None
     ) -> Iterator[tuple[slice, Floats]]:
-        """dF/de at a point (N,), of combinations of outputs (R, K).
+        """dF/de at a point (N,), of combinations of outputs (R, K), or of each.
 
         Yields:
             the slice of examples, and their gradients (b, R, N).
@@ -234,11 +240,17 @@ class Derivatives:
             NotApplicableError: the output has no derivative in any coordinate.
         """
         self._check_exist()
-        for where, inputs in self._slices(examples, len(readouts) * self._faulty.N):
+        N, count = self._faulty.N, self._faulty.K if readouts is None else len(readouts)
+        for where, inputs in self._slices(examples, count * N):
             with self._faulty.model.at_work(), torch.enable_grad():
-                e, out = self._forward(inputs, at)
-                rows = torch.from_numpy(readouts).to(out)
-                gradient = torch.stack([gradient_of(out, e, weights=row)[0] for row in rows], dim=1)
+                gradient = None
+                if readouts is None and count > N * _COLUMN:
+                    gradient = by_columns(*self._outputs(inputs, at))
+                if gradient is None:
+                    e, out = self._forward(inputs, at)
+                    rows = torch.from_numpy(np.eye(count) if readouts is None else readouts).to(out)
+                    each = [gradient_of(out, e, weights=row)[0] for row in rows]
+                    gradient = torch.stack(each, dim=1)
             yield where, gradient.double().cpu().numpy()
 
     def hessian_products(
@@ -286,12 +298,17 @@ class Derivatives:
 
     def _forward(self, inputs: Inputs, at: Floats) -> tuple[Tensor, Tensor]:
         """Coordinates (1, b, N) of inputs, and the outputs (K,) summed over these."""
+        e, out = self._outputs(inputs, at)
+        return e, out.sum((0, 1))
+
+    def _outputs(self, inputs: Inputs, at: Floats) -> tuple[Tensor, Tensor]:
+        """Coordinates (1, b, N) of inputs, and the outputs (1, b, K)."""
         faulty, model = self._faulty, self._faulty.model
         point = torch.from_numpy(at).to(model.device, model.dtype)
         # Each input has coordinates of its own: one backward pass serves all inputs.
         e = point.repeat(1, len(inputs), 1).requires_grad_()
         tensors = {**model.tensors, **faulty.perturbed_weights(e[0, 0])}
-        return e, faulty.run(inputs, e, tensors).sum((0, 1))
+        return e, faulty.run(inputs, e, tensors)
 
 
 def gradient_of(
@@ -305,10 +322,47 @@ def gradient_of(
     """
     if not value.requires_grad:
         return torch.zeros_like(e)
+    # A sum rather than torch's grad_outputs, which import sympy when they are first given.
+    total = value if weights is None else (value * weights).sum()
     found = torch.autograd.grad(
-        value, e, weights, retain_graph=True, create_graph=create_graph, allow_unused=True
+        total, e, retain_graph=True, create_graph=create_graph, allow_unused=True
     )[0]
     return torch.zeros_like(e) if found is None else found
+
+
+def by_columns(e: Tensor, out: Tensor) -> Tensor | None:
+    """Gradients of all outputs, by one backward pass for each coordinate.
+
+    The gradient of sum v_k F_k is linear in v: its derivatives by v are the columns dF/de_i. One
+    random v then says whether they are right, since an operation with a backward pass of its own
+    may leave no trace in it.
+
+    Args:
+        e, out: coordinates (1, b, N) and outputs (1, b, K).
+
+    Returns:
+        (b, K, N); None where the backward pass cannot be differentiated.
+    """
+    if not out.requires_grad:
+        return None
+    random = np.random.default_rng(0).standard_normal(out.shape[1:])
+    v = torch.from_numpy(random).to(out)[None].requires_grad_()
+    try:
+        along = gradient_of((out * v).sum(), e, create_graph=True)
+        if not along.requires_grad:
+            return None
+        columns = [gradient_of(one.sum(), v)[0] for one in along[0].unbind(-1)]
+    except RuntimeError:
+        return None
+    jacobian, wanted = torch.stack(columns, dim=-1), along[0].detach()
+    found, size = (
+        torch.einsum("bk,bkn->bn", part, whole)
+        for part, whole in ((v[0].detach(), jacobian), (v[0].detach().abs(), jacobian.abs()))
+    )
+    rounding = _NOTICEABLE * torch.finfo(out.dtype).eps
+    if not ((found - wanted).abs() <= rounding * (size + wanted.abs())).all():
+        return None
+    return jacobian
 
 
 def products_of(gradient: Tensor, e: Tensor, directions: Tensor, together: int) -> Tensor:

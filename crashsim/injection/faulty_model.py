@@ -147,7 +147,7 @@ class FaultyModel:
                 actions[site] = act
         struck = perturbing(self.model.module, actions, inside) if self.struck else nullcontext()
         with struck:
-            output: Tensor = self.model.readout(self.model.raw(x, tensors))
+            output: Tensor = self.model.readout(self.model.raw(x, tensors), x.targets)
         return output.reshape(count, batch, -1)
 
     def perturbed_weights(self, e: Tensor) -> dict[str, Tensor]:

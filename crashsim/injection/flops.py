@@ -57,7 +57,9 @@ class Operations(TorchDispatchMode):
             self.written += sum(_sizes(out))
             self.read += sum(sum(_sizes(value)) for value in (*args, *kwargs.values()))
         packet = func._overloadpacket
-        if own := _FUSED.get(packet.__name__):
+        if func.namespace == "quantized":
+            self.total += _packed(packet.__name__, args, out)
+        elif own := _FUSED.get(packet.__name__):
             self.total += own(*args, **kwargs)
         elif formula := self._formulas.get(packet):
             self.total += formula(*args, **kwargs, out_val=out)
@@ -88,6 +90,34 @@ def _whole_recurrent(x: Tensor, weights: Sequence[Tensor], *_: Any, **__: Any) -
     """All layers and directions: a GPU's kernels, which are given all weights and biases."""
     rows = x.numel() // x.shape[-1]
     return sum(2 * rows * weight.numel() for weight in weights if weight.dim() == 2)
+
+
+def _quantized_recurrent(gates: int) -> Callable[..., int]:
+    """All layers and directions of a recurrent layer whose weights are packed words."""
+
+    def formula(
+        x: Tensor, state: Any, weights: Any, bias: bool, layers: int, *_: Any, **__: Any
+    ) -> int:
+        first = state if isinstance(state, Tensor) else state[0]  # (layers times directions, b, h)
+        rows, hidden, ways = x.numel() // x.shape[-1], first.shape[-1], first.shape[0] // layers
+        read = x.shape[-1] + (layers - 1) * ways * hidden
+        return 2 * rows * ways * gates * hidden * (read + layers * hidden)
+
+    return formula
+
+
+def _packed(name: str, args: tuple[Any, ...], out: Any) -> int:
+    """Layers of torch's quantized kernels: every number of the packed weights is multiplied once
+    for each row of inputs (linear, recurrent) or each place of outputs (convolution; of inputs, if
+    it is transposed).
+    """
+    weights: list[Tensor] = [arg.unpack()[0] for arg in args if hasattr(arg, "unpack")]
+    is_convolution = name.startswith("conv")
+    values = out if is_convolution and "transpose" not in name else args[0]
+    if not weights or not isinstance(values, Tensor):
+        return 0
+    places = values.numel() // values.shape[1 if is_convolution else -1]
+    return 2 * places * sum(weight.numel() for weight in weights)
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
@@ -134,6 +164,8 @@ _FUSED: dict[str, Callable[..., int]] = {
     "_thnn_fused_gru_cell": lambda *_, **__: 0,
     "_cudnn_rnn": _whole_recurrent,
     "miopen_rnn": _whole_recurrent,
+    "quantized_lstm": _quantized_recurrent(4),
+    "quantized_gru": _quantized_recurrent(3),
     "_lstm_mps": lambda x, states, weights, *_, **__: _whole_recurrent(x, weights),
     "_scaled_dot_product_flash_attention_for_cpu": _attention,
     "_scaled_dot_product_flash_attention_for_cpu_backward": _attention_backward,

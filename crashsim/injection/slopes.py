@@ -308,6 +308,6 @@ def _gradients(
         return [None] * len(leaves), None
     wanted = [*leaves, e] if e.requires_grad else list(leaves)
     found: Sequence[Tensor | None] = torch.autograd.grad(
-        outputs, wanted, weights, retain_graph=True, allow_unused=True
+        (outputs * weights).sum(), wanted, retain_graph=True, allow_unused=True
     )
     return (found[:-1], found[-1]) if e.requires_grad else (found, None)

@@ -24,7 +24,6 @@ from crashsim.injection.batches import (
     Started,
     Strategy,
     rows_together,
-    samples_of_a_step,
     scalars_at_once,
     scalars_of_weights,
 )
@@ -49,6 +48,8 @@ from crashsim.model.checks import rounding_slack
 from crashsim.model.graph.tracing import UntraceableError
 from crashsim.model.inputs import Inputs
 
+_LARGE = 2**23  # values of a pass of all inputs
+_FEW_STRUCK = 2  # coordinates of a sample, whose faults are followed
 _WORTH_LEAVING = 0.25  # of a pass, that lies before the first fault
 _CHECKED, _FEWEST_CHECKED = 1024, 64  # faults per site with which a strategy is checked
 _CHECKED_SCALARS = 2**27  # numbers in flight of these, about: each may move all of a layer's plane
@@ -85,17 +86,17 @@ class Strategies:
         return self._tensors is not self._faulty.model.tensors
 
     @cached_property
-    def _are_whole(self) -> bool:
-        """Whether nearly all of a pass lies behind the first fault of samples that come one at a
-        time: then it is not worth while to take the model apart."""
-        return self._come_singly and self._share_before < _WORTH_LEAVING
-
-    @property
-    def _come_singly(self) -> bool:
-        """Whether samples come one at a time, as those of large models do."""
+    def _is_large(self) -> bool:
+        """Whether a pass of all inputs fills its calls by itself, as one of a large model does."""
         faulty = self._faulty
-        step = samples_of_a_step(len(faulty.examples), self._scalars)
-        return step == 1 and not faulty.model.runs_alone
+        values = len(faulty.examples) * self._scalars
+        return values > _LARGE and not faulty.model.runs_alone
+
+    @cached_property
+    def _runs_whole(self) -> bool:
+        """Whether samples with many faults run through the whole of a large model: nearly all of
+        it lies behind the first of them, so that it is not worth while to take it apart."""
+        return self._is_large and self._share_before < _WORTH_LEAVING
 
     @property
     def _share_before(self) -> float:
@@ -112,11 +113,11 @@ class Strategies:
 
     def plan(self) -> list[str]:
         """How samples are computed at each site, and why: one line each."""
-        if self._are_whole:
+        if self._runs_whole:
             what = "patched" if self._faulty.strikes_weights else "masked"
             return [
                 f"{p.site.name} ({p.fault.name}): {what}, one sample at a time: so many values "
-                "fill a pass of the whole model by themselves"
+                "fill a pass by themselves, through the whole model"
                 for p in self._faulty.placements
             ]
         program = self.program()
@@ -250,10 +251,12 @@ class Strategies:
     def choose(self, points: Points) -> Strategy:
         """How to compute these points, for some inputs at a time."""
         faulty = self._faulty
-        if points.count == 1 and (self._are_whole or not self._come_singly):
+        if points.count == 1 and (self._runs_whole or not self._is_large):
+            return self._whole(points)
+        changes = self.changes_of(points)
+        if self._runs_whole and sum(c.mean_number for c in changes.values()) > _FEW_STRUCK:
             return self._whole(points)
         program = self.program()
-        changes = self.changes_of(points)
         if isinstance(program, Program) and self._is_worth_taking_apart(program, changes):
             scalars = self._with_weights
             return Strategy(lambda some: self._behind_faults(some, program, changes), scalars)

@@ -13,9 +13,11 @@ from crashsim.coordinates.stored_faults import check_range
 from crashsim.errors import ArgumentError, SiteError
 from crashsim.faults import Fault, faults_by_site
 from crashsim.injection.batches import scalars_per_sample
+from crashsim.metrics import Targets
 from crashsim.model.checks import check_model, dtype_of, unwrapped
 from crashsim.model.inputs import BatchAxis, Inputs, ModelInputs, can_compute, read_inputs
 from crashsim.model.isolated_model import IsolatedModel, device_of
+from crashsim.model.loss import Given
 from crashsim.model.multiplied.weight_names import check_names, told_left
 from crashsim.model.number_types import autocast_type
 from crashsim.model.sites.time_axis import StepsAxis, with_steps_axis
@@ -46,7 +48,7 @@ class Subject:
 
 def read_subject(
     model: nn.Module,
-    inputs: ModelInputs,
+    inputs: ModelInputs | Inputs,
     faults: Faults,
     sites: str,
     dtype: torch.dtype | None,
@@ -54,14 +56,20 @@ def read_subject(
     reset: Reset | None,
     batch_axis: BatchAxis,
     steps_axis: StepsAxis | None,
+    loss: Given = None,
+    targets: Targets = None,
 ) -> Subject:
-    """Reads what a ``FaultSpace`` is made of; its arguments and errors are the space's."""
+    """Reads what a ``FaultSpace`` is made of; its arguments and errors are the space's.
+
+    Args:
+        targets: where a loss is read in place of the outputs, what it compares them with.
+    """
     residual = residual_of(model)
     model = unwrapped(model)
     check_model(model)
     by_site = faults_by_site(faults, _name_of(sites))
-    examples, dtype = _examples(model, inputs, dtype, batch_axis)
-    isolated = IsolatedModel(model, examples, dtype, readout, reset, by_site)
+    examples, dtype = _examples(model, inputs, dtype, batch_axis, targets)
+    isolated = IsolatedModel(model, examples, dtype, readout, reset, by_site, loss)
     if steps_axis is not None:
         isolated.sites = with_steps_axis(isolated.sites, steps_axis, examples)
     if any(fault.is_of_features for fault in by_site.values()):
@@ -87,7 +95,11 @@ def _name_of(sites: str) -> str:
 
 
 def _examples(
-    model: nn.Module, inputs: ModelInputs, dtype: torch.dtype | None, batch_axis: BatchAxis
+    model: nn.Module,
+    inputs: ModelInputs | Inputs,
+    dtype: torch.dtype | None,
+    batch_axis: BatchAxis,
+    targets: Targets,
 ) -> tuple[Inputs, torch.dtype]:
     """The inputs where the model is, and the type to compute in."""
     known = isinstance(dtype, torch.dtype) and dtype.is_floating_point and can_compute(dtype)
@@ -100,7 +112,9 @@ def _examples(
             f"score it as {other} computes it, give it converted (model.to({other}))",
             stacklevel=6,
         )
-    return read_inputs(inputs, batch_axis).to(device, dtype), dtype
+    examples = read_inputs(inputs, batch_axis)
+    examples = examples if targets is None else examples.with_targets(targets)
+    return examples.to(device, dtype), dtype
 
 
 def _placed(

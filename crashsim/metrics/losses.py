@@ -5,13 +5,15 @@ Outputs that are not finite lose without limit: their loss is infinite.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from crashsim.arrays import Floats
 from crashsim.errors import ArgumentError
-from crashsim.metrics.classes import not_finite, share
+from crashsim.metrics.classes import DUE, not_finite, share
 from crashsim.metrics.layout import IGNORED, Layout, flat_classes
 from crashsim.metrics.metric import Mean, OfSums, Targets
 
@@ -97,6 +99,31 @@ class _Distance:
             found: Floats = (off**self.power).mean(-1)
         lost = not_finite(outputs)
         return found if lost is None else np.where(lost, np.inf, found)
+
+
+def _only(outputs: Floats, clean: Floats, targets: Targets) -> Floats:
+    """The only output; infinite where it is not finite."""
+    found: Floats = outputs[..., 0]
+    return np.where(np.isfinite(found), found, np.inf)
+
+
+LOSS = Mean("loss", _only)  # where the outputs are the loss of each example already
+
+
+def of_losses(metrics: Iterable[Any] | None) -> list[Any]:
+    """What is asked where the loss of each example is read in place of the outputs.
+
+    Raises:
+        ArgumentError: the name of a metric that needs the outputs themselves.
+    """
+    given = [metrics] if isinstance(metrics, str) else list(metrics or [LOSS.name])
+    for each in given:
+        if isinstance(each, str) and each not in (LOSS.name, DUE.name):
+            raise ArgumentError(
+                f"metrics: {each!r} asks about the outputs, and outputs='loss' reads the loss of "
+                "each example in their place; leave outputs out, or the metric"
+            )
+    return [LOSS if each == LOSS.name else each for each in given]
 
 
 def distance(name: str, power: int, clean: Floats, targets: Targets) -> Mean:

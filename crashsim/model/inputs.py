@@ -39,6 +39,8 @@ class Inputs:
         arguments, keywords: of the call, with a slot in the place of each tensor.
         batch_axes: the axis of each tensor that is the batch where the model is called with it;
             empty where it is the first of all. ``tensors`` have it first.
+        targets: (B, ...) what a loss compares the outputs with, which the model is not given; None
+            where no loss is asked for.
     """
 
     names: tuple[str, ...]
@@ -46,6 +48,7 @@ class Inputs:
     arguments: tuple[Any, ...]
     keywords: Mapping[str, Any]
     batch_axes: tuple[int, ...] = ()
+    targets: Tensor | None = None
 
     def __len__(self) -> int:
         """The number of examples B."""
@@ -110,14 +113,17 @@ class Inputs:
     def repeat_but(self, count: int, others: Mapping[int, Tensor]) -> Inputs:
         """The same, with other tensors in the place of those of some numbers."""
         pairs = enumerate(self.tensors)
-        return replace(
-            self, tensors=tuple(others[i] if i in others else _repeat(t, count) for i, t in pairs)
-        )
+        tensors = tuple(others[i] if i in others else _repeat(t, count) for i, t in pairs)
+        targets = None if self.targets is None else _repeat(self.targets, count)
+        return replace(self, tensors=tensors, targets=targets)
 
     def joined(self, other: Inputs) -> Inputs:
         """These examples, then the others."""
         pairs = zip(self.tensors, other.tensors, strict=True)
-        return replace(self, tensors=tuple(torch.cat(pair) for pair in pairs))
+        targets = self.targets
+        if targets is not None and other.targets is not None:
+            targets = torch.cat([targets, other.targets])
+        return replace(self, tensors=tuple(torch.cat(pair) for pair in pairs), targets=targets)
 
     def rolled(self) -> Inputs:
         """Other examples of the same numbers: each moved by one place."""
@@ -127,10 +133,12 @@ class Inputs:
         return self._map(Tensor.clone)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Inputs:
-        """On a device, floating-point tensors in a type."""
-        return self._map(
+        """On a device, floating-point tensors in a type; targets keep theirs."""
+        moved = self._map(
             lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
         )
+        targets = None if self.targets is None else self.targets.to(device)
+        return replace(moved, targets=targets)
 
     def with_tensor(self, index: int, tensor: Tensor) -> Inputs:
         """One of the tensors replaced."""
@@ -168,7 +176,12 @@ class Inputs:
         return found if len(found) > 1 else next(iter(found.values()))
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Inputs:
-        return replace(self, tensors=tuple(change(tensor) for tensor in self.tensors))
+        targets = None if self.targets is None else change(self.targets)
+        return replace(self, tensors=tuple(map(change, self.tensors)), targets=targets)
+
+    def with_targets(self, targets: NDArray[Any]) -> Inputs:
+        """These examples with what a loss compares their outputs with."""
+        return replace(self, targets=torch.from_numpy(np.array(targets)))
 
 
 def _repeat(tensor: Tensor, count: int) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from threading import RLock
 from typing import Any
@@ -24,6 +25,7 @@ from crashsim.model.checks import check_outputs, is_compiled, quantises_batches,
 from crashsim.model.failures import described, explaining_failures
 from crashsim.model.global_random import Drawing
 from crashsim.model.inputs import Inputs
+from crashsim.model.loss import Given, loss_of
 from crashsim.model.multiplied.forward_weights import hold_forward_weights
 from crashsim.model.number_types import without_autocast
 from crashsim.model.readout import Readout, find_readout
@@ -55,6 +57,7 @@ class IsolatedModel:
         reset: resets the state of the module that it is given; None: as the layers' libraries do.
         named: names of sites, of which some may be tensors beside the parameters; those are held as
             parameters.
+        loss: where the examples have targets, the loss that is read in place of the outputs.
 
     Attributes:
         dtype, device: what it computes in and where.
@@ -84,6 +87,7 @@ class IsolatedModel:
         readout: str | int | None,
         reset: Reset | None = None,
         named: Collection[str] = (),
+        loss: Given = None,
     ) -> None:
         self._original: nn.Module | None
         self._original, self.state = reset_twin(model, reset)
@@ -106,6 +110,8 @@ class IsolatedModel:
             self._twin.looks = True
             self.readout, clean = self._checked(examples, readout)
         self._check_agrees(model, examples, clean)
+        if examples.targets is not None:
+            clean = self._read_loss(loss, examples)
         self.clean: Floats = clean.double().cpu().numpy()
         with torch.no_grad(), self._explaining_failures(examples), self._drawing.undone():
             found = discovered(self.module, examples, self._forward)
@@ -135,6 +141,15 @@ class IsolatedModel:
                 f"alone can examples be added that do not change the others; give "
                 f"batch_axis={axis}, or inputs.movedim({axis}, 0) to a model with batch_first=True"
             ) from error
+
+    def _read_loss(self, loss: Given, examples: Inputs) -> Tensor:
+        """Reads a loss in place of the outputs from now on; returns it for the examples, (B, 1)."""
+        assert examples.targets is not None
+        targets = examples.targets.cpu().numpy()
+        with torch.no_grad(), self._explaining_failures(examples), self._drawing.undone():
+            found = loss_of(loss, self.outputs(examples.clone()), targets)
+            self.readout = replace(self.readout, loss=found)
+            return check_outputs(self.outputs, examples)
 
     def _likely_batch_axis(self, examples: Inputs, readout: str | int | None) -> int | None:
         """The only axis of the inputs along which the model takes examples one by one."""
@@ -298,12 +313,15 @@ class IsolatedModel:
 
     def outputs(self, x: Inputs) -> Tensor:
         """The analysed outputs (b, ...) of b inputs."""
-        if self.runs_alone and len(x) > 1:
-            return torch.cat([x.part(i, i + 1).call(self._forward) for i in range(len(x))])
-        return x.call(self._forward)
+        alone = self.runs_alone and len(x) > 1
+        parts = [x.part(i, i + 1) for i in range(len(x))] if alone else [x]
+        found = [self.readout(self.raw(part), part.targets) for part in parts]
+        return torch.cat(found) if alone else found[0]
 
     def _forward(self, *arguments: Any, **keywords: Any) -> Tensor:
-        output: Tensor = self.readout(self._called(self.tensors, arguments, keywords))
+        """The model's own outputs, whatever is read of them."""
+        called = self._called(self.tensors, arguments, keywords)
+        output: Tensor = replace(self.readout, loss=None)(called)
         return output
 
     def _called(
@@ -382,8 +400,8 @@ class IsolatedModel:
             return check_read(
                 sites,
                 self.tensors,
-                lambda tensors: self.readout(self.raw(one.clone(), tensors)),
-                lambda tensors: self.readout(self.raw(examples.clone(), tensors)),
+                lambda tensors: self.readout(self.raw(one.clone(), tensors), one.targets),
+                lambda tensors: self.readout(self.raw(examples.clone(), tensors), examples.targets),
             )
 
     @contextmanager

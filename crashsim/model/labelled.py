@@ -133,6 +133,26 @@ class Streamed(Labelled):
 
 
 @dataclass(frozen=True)
+class Compared(Labelled):
+    """Examples that hold their targets themselves, for a loss that is read in place of outputs.
+
+    Attributes:
+        of: the examples, which have targets.
+    """
+
+    of: Labelled
+
+    def pieces(self, size: int) -> Iterator[Piece]:
+        for inputs, targets in self.of.pieces(size):
+            assert targets is not None
+            yield inputs.with_targets(targets), targets
+
+    @property
+    def count(self) -> int:
+        return self.of.count
+
+
+@dataclass(frozen=True)
 class EveryOther(Labelled):
     """Every other example of a set: one of two halves that have no example in common.
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from crashsim.errors import ArgumentError, ModelError
 from crashsim.model.inputs import Inputs
+from crashsim.model.loss import Loss
 from crashsim.model.nested import Field, Names, children, leaves, step_into
 
 _USUAL = "logits"  # what transformers call the outputs of a classifier
@@ -23,15 +24,19 @@ class Readout:
         name: of the tensor, with dots; empty where it is the output itself.
         steps: attributes, indices and keys.
         axis: of the tensor, which is the batch; it is moved to the front.
+        loss: what is read in its place, one number for each example; None: the tensor itself.
     """
 
     name: str = ""
     steps: tuple[Any, ...] = ()
     axis: int = 0
+    loss: Loss | None = None
 
-    def __call__(self, output: Any) -> Any:
+    def __call__(self, output: Any, targets: Any = None) -> Any:
+        """(B, ...) what is analysed of a model's output; with a loss, (B, 1) of these targets."""
         tensor = step_into(output, self.steps)
-        return tensor.movedim(self.axis, 0) if self.axis else tensor
+        tensor = tensor.movedim(self.axis, 0) if self.axis else tensor
+        return tensor if self.loss is None else self.loss(tensor, targets)
 
 
 def find_readout(call: Any, inputs: Inputs, wanted: str | int | None) -> Readout:

@@ -142,7 +142,9 @@ def tail_curves(score: Record) -> str | None:
         axes.set_ylim(_FLOOR, 1.5)
         axes.set_xlim(0, grid[-1])
         axes.grid(True, which="major")
-        axes.set_xlabel(f"ε, in units of output {curves.output}, on input {curves.input}")
+        axes.set_xlabel(
+            f"ε, in units of {score.output_in_words(curves.output)}, on input {curves.input}"
+        )
         axes.set_ylabel("P(|Δ| ≥ ε)")
         axes.legend(loc="lower left")
         return svg(figure)
@@ -166,7 +168,7 @@ def histogram(score: Record) -> str | None:
         # Most samples may lie in one bin (no crash at all): a log scale shows the others too.
         axes.set_yscale("symlog", linthresh=10)
         axes.set_ylim(0, max(h.counts) * 1.6)
-        axes.set_xlabel(f"Δ of output {h.output} on input {h.input}")
+        axes.set_xlabel(f"Δ of {score.output_in_words(h.output)} on input {h.input}")
         axes.set_ylabel("samples per bin")
         axes.legend(loc="upper right")
         return svg(figure)

@@ -63,15 +63,16 @@ def columns(score: Record) -> list[Column]:
     if not moments:
         pass  # outputs that are not finite have none
     elif k is not None:
-        found.append(Column(f"E Δ, output {k}", "mean", k))
-        found.append(Column(f"Var Δ, output {k}", "variance", k))
+        found.append(Column(f"E Δ, {score.output_in_words(k)}", "mean", k))
+        found.append(Column(f"Var Δ, {score.output_in_words(k)}", "variance", k))
     else:
-        found.append(Column("E Δ, output 0", "mean", 0))
-    if moments:
+        found.append(Column(f"E Δ, {score.output_in_words(0)}", "mean", 0))
+    if moments and not (score.of_loss and k is not None):  # where it is all outputs
         found.append(Column("Var Δ, all outputs", "variance", "all"))
     if score.epsilon is not None:
         for tail in score.named_outputs[:_NAMED] or [_tail_output(score, k or 0)]:
-            found.append(Column(f"P(|Δ| ≥ {score.epsilon:g}), output {tail}", "tail", tail))
+            which = score.output_in_words(tail)
+            found.append(Column(f"P(|Δ| ≥ {score.epsilon:g}), {which}", "tail", tail))
     if any(quantity == "class-change" for _, quantity in score.estimates.of):
         found.append(Column("P(class changes)", "class-change", "all"))
     if any(quantity == "not-finite" for _, quantity in score.estimates.of):

@@ -242,6 +242,9 @@ def _value(metric: MetricFacts, found: RangeFacts) -> str:
 
 
 def _interval(metric: MetricFacts, found: RangeFacts) -> str:
+    if not _is_share(metric) and -math.inf < found["low"] < found["high"] < math.inf:
+        _, low, high = interval_numbers(found["value"], found["low"], found["high"])
+        return f"{low} to {high}"
     low, high = (_number(metric, found[e], digits=_digits(found)) for e in ("low", "high"))
     return f"{low} to {high}"
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import Any, Literal
 
@@ -78,6 +78,10 @@ class Contradiction:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    def of_loss(self) -> Contradiction:
+        """The same, where the only output is the loss of each example."""
+        return replace(self, output=self.output if self.output == "all" else "loss")
+
     @property
     def doubted(self) -> tuple[str, ...]:
         """The methods whose numbers are in doubt."""
@@ -87,7 +91,8 @@ class Contradiction:
         """In a sentence."""
         where = "all inputs" if self.input == "all" else f"input {self.input}"
         if self.quantity != "class-change":
-            where += ", any output" if self.output == "all" else f", output {self.output}"
+            named = {"all": "any output", "loss": "the loss"}
+            where += f", {named.get(str(self.output), f'output {self.output}')}"
         if self.places > 1:
             where += f", and {self.places - 1} more"
         ours = _shown(self.kind, self.low, self.high)

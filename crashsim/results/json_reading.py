@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
 
 from crashsim.errors import ArgumentError
+
+if TYPE_CHECKING:  # it loads where files are read alone
+    from pydantic import TypeAdapter
+    from pydantic_core import ErrorDetails
 
 
 def finite(value: Any) -> Any:
@@ -37,6 +39,8 @@ def read(kind: Any, plain: Mapping[str, Any]) -> Any:
     Raises:
         ValueError: an entry is missing or of another type than declared; says which.
     """
+    from pydantic import ValidationError
+
     try:
         text = json.dumps(dict(plain), ensure_ascii=False).encode("utf-8", "replace")
     except TypeError as error:
@@ -52,6 +56,8 @@ def read(kind: Any, plain: Mapping[str, Any]) -> Any:
 
 @cache
 def _reader(kind: Any) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
     return TypeAdapter(kind)
 
 

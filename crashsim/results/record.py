@@ -31,6 +31,7 @@ from crashsim.results.schema import (
 )
 
 SCHEMA = 3
+LOSS = "loss"  # what files call the only output, where it is the loss of each example
 # Files of schema 1 say nothing of their methods but the names; those of 2 list all estimates, and
 # say nothing of chips.
 _READABLE = (1, 2, SCHEMA)
@@ -121,8 +122,19 @@ class Record:
         input: int | str = "all",
         output: int | str = "all",
     ) -> Estimate | None:
-        """The estimate with these names, or None."""
+        """The estimate with these names, or None; ``output="loss"`` where that was asked for."""
+        if output == LOSS and self.of_loss:
+            output = 0
         return self.estimates.find(method, quantity, input, output)
+
+    @property
+    def of_loss(self) -> bool:
+        """Whether the only output is the loss of each example."""
+        return "loss" in self.model
+
+    def output_in_words(self, number: int) -> str:
+        """``output 3``, or ``the loss``."""
+        return "the loss" if self.of_loss else f"output {number}"
 
     @cached_property
     def method_facts(self) -> dict[str, MethodFacts]:
@@ -142,7 +154,7 @@ class Record:
         """
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
         some, left_out = listed(self.estimates)
-        plain["estimates"] = [e.to_dict() for e in some]
+        plain["estimates"] = [self._named_output(e.to_dict()) for e in some]
         plain["left_out"] = [*self.left_out, *left_out]
         plain["agreement"] = [a.to_dict() for a in self.agreement]
         plain["contradictions"] = [c.to_dict() for c in self.contradictions]
@@ -151,6 +163,12 @@ class Record:
         plain["curves"] = self.curves and asdict(self.curves)
         plain["histogram"] = self.histogram and asdict(self.histogram)
         return cast(dict[str, Any], finite({"schema": SCHEMA, **plain}))
+
+    def _named_output(self, estimate: dict[str, Any]) -> dict[str, Any]:
+        """An estimate for a file, in which the loss is called that."""
+        if self.of_loss and estimate["output"] == 0:
+            estimate["output"] = LOSS
+        return estimate
 
     def estimates_file(self) -> bytes:
         """All numbers as an ``.npz`` file; see ``crashsim.results.listing.as_npz``."""
@@ -170,7 +188,7 @@ class Record:
                 "give a file that `crashsim score --json` of this version wrote"
             )
         try:
-            score: Self = read(cls, plain)
+            score: Self = read(cls, _numbered(plain))
             if told := unfit(score):
                 raise ValueError(told)
         except ValueError as error:
@@ -179,3 +197,17 @@ class Record:
                 "`crashsim score --json`"
             ) from error
         return score
+
+
+def _numbered(plain: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The data of a score with numbers for outputs, where the only one is called the loss."""
+    model, estimates = plain.get("model"), plain.get("estimates")
+    if not (isinstance(model, Mapping) and "loss" in model and isinstance(estimates, list)):
+        return plain
+    return {
+        **plain,
+        "estimates": [
+            {**e, "output": 0} if isinstance(e, Mapping) and e.get("output") == LOSS else e
+            for e in estimates
+        ],
+    }

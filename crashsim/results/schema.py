@@ -43,6 +43,7 @@ ModelFacts = TypedDict(
         "parameters": int,
         "dtype": str,
         "readout": NotRequired[str],
+        "loss": NotRequired[str],  # which is read in place of the outputs
     },
 )
 

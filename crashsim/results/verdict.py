@@ -76,7 +76,7 @@ def verdict(score: Record) -> str:
         sentences += [*of_variance, *of_events]
     tail = best(score, "tail")
     if tail is not None:
-        which = "the output" if score.outputs == 1 else "some output"
+        which = _only(score) if score.outputs == 1 else "some output"
         sentences.append(
             f"{which.capitalize()} moves by {score.epsilon:g} or more with probability "
             f"{percent(tail.value)} ({_source(tail)}){_beside(score, tail)}."
@@ -159,8 +159,13 @@ def _events_lead(score: Record) -> bool:
 
 def _outputs(score: Record) -> str:
     if score.outputs == 1:
-        return "the output moves, in standard deviation,"
+        return f"{_only(score)} moves, in standard deviation,"
     return f"the {score.outputs} outputs together move (root of their summed variances)"
+
+
+def _only(score: Record) -> str:
+    """The only output."""
+    return "the loss" if score.of_loss else "the output"
 
 
 def describe_faults(score: Record) -> str:

@@ -10,10 +10,11 @@ cases only; no law is known of which it falls short.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize
 from scipy.special import ndtr, ndtri, stdtrit
 
 from crashsim.arrays import Floats
@@ -164,16 +165,40 @@ def _end(z: Floats, counts: Floats, level: float) -> float:
     mean = float(z @ counts / counts.sum())
     deviation = float(np.sqrt(((z - mean) ** 2) @ counts) / (counts.sum()))
     least, most = _LEAST, 1 - _LEAST
-    near = max(least, mean - 8 * deviation), min(most, mean + 8 * deviation)
-    if off(near[0]) < 0:
-        least = near[0]
-    if off(near[1]) > 0:
-        most = near[1]
-    if least < near[0] and off(least) >= 0:
+    for reach in (1, 8):  # standard deviations about where a normal law has it
+        low, high = (mean + (wanted + side * reach) * deviation for side in (-1, 1))
+        least = low if low > least and off(low) < 0 else least
+        most = high if high < most and off(high) > 0 else most
+        if least >= low and most <= high:
+            break
+    if least == _LEAST and off(least) >= 0:
         return 0.0
-    if most > near[1] and off(most) <= 0:
+    if most == 1 - _LEAST and off(most) <= 0:
         return 1.0
-    return float(optimize.brentq(off, least, most, xtol=1e-12, rtol=1e-10))
+    return _crossing(off, least, most)
+
+
+def _crossing(off: Callable[[float], float], low: float, high: float) -> float:
+    """Where a function crosses 0 between two points of opposite signs, to 1e-7 of itself.
+
+    By the Illinois form of false position (Dowell and Jarratt, BIT 11, 1971); importing
+    scipy.optimize for one root takes longer than the interval itself.
+    """
+    at_low, at_high = off(low), off(high)
+    before, side = high, 0
+    for _ in range(_STEPS):
+        middle = (low * at_high - high * at_low) / (at_high - at_low)
+        if not low < middle < high or abs(middle - before) <= 1e-12 + 1e-7 * middle:
+            break
+        found = off(middle)
+        if (found < 0) == (at_low < 0):
+            at_high = at_high / 2 if side == -1 else at_high
+            low, at_low, side = middle, found, -1
+        else:
+            at_low = at_low / 2 if side == 1 else at_low
+            high, at_high, side = middle, found, 1
+        before = middle
+    return middle
 
 
 @dataclass(frozen=True)
@@ -196,22 +221,39 @@ class _Weighted:
         """Where the cumulant function is flat: by Newton's steps, kept between its poles."""
         inset = 1 - 1e-13
         low, high = inset / float(self.c.min()), inset / float(self.c.max())
-        pairs = list(zip(self.c.tolist(), self.m.tolist(), strict=True))
-        if len(pairs) <= _FEW:
-            # Of so few terms, array operations would take most of the time.
-            return float(
-                optimize.brentq(lambda s: sum(m * c / (1 - c * s) for c, m in pairs), low, high)
-            )
-        s = 0.0
+        s = self._saddle_of_three(low, high)
         for _ in range(_STEPS):
-            terms = self.c / (1 - self.c * s)
-            slope = float(terms @ self.m)
+            slope, curvature = self._bend(s)
             low, high = (s, high) if slope < 0 else (low, s)
-            step = slope / float((terms * terms) @ self.m)
-            s, before = (s - step if low < s - step < high else (low + high) / 2), s
-            if abs(s - before) <= 1e-9 * abs(s):
+            step = slope / curvature
+            if abs(step) <= 1e-9 * abs(s):
                 break
+            s = s - step if low < s - step < high else (low + high) / 2
         return s
+
+    def _saddle_of_three(self, low: float, high: float) -> float:
+        """The saddle point between two poles of two or three terms, by a quadratic; else 0."""
+        if len(self.c) not in (2, 3):
+            return 0.0
+        (c, d, *e), (a, b, *f) = self.c.tolist(), (self.c * self.m).tolist()
+        third, its = (e[0], f[0]) if e else (0.0, 0.0)
+        # a (1 - d s) (1 - third s) and so on, added up: square s^2 + slope s + level = 0
+        square = a * d * third + b * c * third + its * c * d
+        slope = -(a * (d + third) + b * (c + third) + its * (c + d))
+        level = a + b + its
+        q = -(slope + math.copysign(math.sqrt(max(slope**2 - 4 * square * level, 0.0)), slope)) / 2
+        roots = [x / y for x, y in ((level, q), (q, square)) if y != 0]
+        return next((root for root in roots if low < root < high), 0.0)
+
+    def _bend(self, s: float) -> tuple[float, float]:
+        """The first two derivatives of the cumulant function."""
+        if len(self.c) > _FEW:
+            terms = self.c / (1 - self.c * s)
+            return float(terms @ self.m), float((terms * terms) @ self.m)
+        # Of so few terms, array operations would take most of the time.
+        few = [c / (1 - c * s) for c in self.c.tolist()]
+        pairs = list(zip(few, self.m.tolist(), strict=True))
+        return sum(m * term for term, m in pairs), sum(m * term * term for term, m in pairs)
 
 
 def _probability(sum_: _Weighted) -> float:

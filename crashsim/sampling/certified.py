@@ -19,7 +19,7 @@ from typing import Literal
 
 import crashsim_theory as theory
 import numpy as np
-from crashsim_theory import Certificate, TheoryError
+from crashsim_theory import TheoryError
 from numpy.typing import NDArray
 
 from crashsim.analytic.rounding import resolution_of, rounding_of
@@ -188,7 +188,7 @@ class _Run:
 
 def certified_sampling(
     space: FaultSpace,
-    certificates: Mapping[tuple[Quantity, int], Certificate],
+    certificates: Mapping[tuple[Quantity, int], theory.Certificate],
     epsilon: float | None,
     output: int,
     *,
@@ -270,7 +270,7 @@ class _Overtakings:
         return np.stack([computed, sure, computed | (lead >= -room)])
 
 
-def _events(certificate: Certificate) -> tuple[_Event, ...]:
+def _events(certificate: theory.Certificate) -> tuple[_Event, ...]:
     events = []
     for envelope in certificate.envelopes:
         if envelope.tail <= _NEGLIGIBLE * certificate.probability:

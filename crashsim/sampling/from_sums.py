@@ -449,7 +449,9 @@ class FromSums:
                 some = None if k <= MOST_OUTPUTS else self.outputs
                 add("quantile", per_input, pooled, level=level, outputs=some)
         for i, metric in enumerate(self._metrics):
-            add(metric.name, *self._metric(i, alpha))
+            per_input, pooled = self._metric(i, alpha)
+            if np.isfinite(pooled.value).all():  # a mean of infinite losses is none
+                add(metric.name, per_input, pooled)
         return found
 
     def _metric(self, index: int, alpha: float) -> tuple[Interval, Interval]:

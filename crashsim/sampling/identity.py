@@ -13,6 +13,7 @@ import torch
 from crashsim.campaign.identity import digest
 from crashsim.coordinates.placement import Placement
 from crashsim.coordinates.streams import REVISION
+from crashsim.model.inputs import Inputs
 from crashsim.model.labelled import InMemory, Labelled
 from crashsim.space import FaultSpace
 from crashsim.visible import visible
@@ -31,7 +32,7 @@ def identity_of(space: FaultSpace) -> Mapping[str, str]:
     model = space.model
     return {
         "model": f"{type(model).__name__} {digest(model)}",
-        "inputs": digest(space.examples.tensors),
+        "inputs": digest(_read(space.examples)),
         "faults": "; ".join(map(_told, space.placements)),
         "computed in": f"{space.dtype}".removeprefix("torch."),
         "computed on": space.device.type,
@@ -46,6 +47,12 @@ def identity_of_examples(examples: Labelled) -> str:
         return digest((examples.inputs.tensors, examples.targets))
     pieces = [digest((x.tensors, y)) for x, y in examples.pieces(_PIECE)]
     return digest(pieces)
+
+
+def _read(examples: Inputs) -> Any:
+    """What decides what is read of examples: what a loss compares the outputs with, too."""
+    tensors = examples.tensors
+    return tensors if examples.targets is None else (tensors, examples.targets)
 
 
 def _told(placement: Placement) -> str:

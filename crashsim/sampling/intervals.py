@@ -13,7 +13,8 @@ from crashsim.arrays import Floats
 from crashsim.results.estimate import Interval
 
 ENOUGH = 20  # degrees of freedom from which an interval is trusted: about ten values that matter
-_TABLE = 2**14  # of Student's quantiles, where more are wanted
+_MANY = 256  # probabilities, of which there may be few different ones
+_A_FACTOR = 900  # Student's quantiles in a table, for each factor e of their degrees of freedom
 
 
 @dataclass(frozen=True)
@@ -85,12 +86,13 @@ def _student(freedom: Floats, level: float) -> Floats:
 
     The table's straight lines are above the quantile, by less than 1e-4 of it, whatever the level.
     """
-    if np.size(freedom) <= _TABLE:
+    last = max(float(np.max(freedom)), 2.0)
+    size = int(_A_FACTOR * np.log(last)) + 2
+    if np.size(freedom) <= size:
         return np.asarray(stdtrit(freedom, level))
-    last = max(float(freedom.max()), 2.0)
-    known = stdtrit(np.geomspace(1.0, last, _TABLE), level)
-    place = np.log(freedom) * ((_TABLE - 1) / np.log(last))  # evenly spread: no search
-    start = np.clip(place.astype(np.int64), 0, _TABLE - 2)
+    known = stdtrit(np.geomspace(1.0, last, size), level)
+    place = np.log(freedom) * ((size - 1) / np.log(last))  # evenly spread: no search
+    start = np.clip(place.astype(np.int64), 0, size - 2)
     found: Floats = known[start] + (place - start) * np.diff(known)[start]
     return found
 
@@ -134,6 +136,11 @@ def proportion_interval(hits: Floats, n: Floats | int, alpha: float) -> Interval
         alpha: 1 - confidence.
     """
     hits, n = np.asarray(hits, dtype=float), np.asarray(n, dtype=float)
+    if n.ndim == 0 and hits.size > _MANY:  # whole numbers to n, of which few are different
+        different, where = np.unique(hits, return_inverse=True)
+        found = proportion_interval(different.reshape(-1, 1), n.reshape(1), alpha)
+        at = where.reshape(hits.shape), 0
+        return Interval(found.value[at], found.low[at], found.high[at])
     with np.errstate(invalid="ignore"):
         low = betaincinv(np.maximum(hits, 1e-300), n - hits + 1, alpha / 2)
         high = betaincinv(hits + 1, np.maximum(n - hits, 1e-300), 1 - alpha / 2)

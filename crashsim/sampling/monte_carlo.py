@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -37,7 +37,6 @@ from crashsim.metrics import RESERVED, AskedMetrics, OfSums
 from crashsim.noticing import notice
 from crashsim.results.estimate import MOST_OUTPUTS, Interval
 from crashsim.results.estimates import Estimates
-from crashsim.sampling.chips.run import ChipRun
 from crashsim.sampling.control_variates import Control
 from crashsim.sampling.dense import DENSE, DenseTally, FromDense
 from crashsim.sampling.exact_strata import FewFaults, few_faults
@@ -46,6 +45,9 @@ from crashsim.sampling.intervals import ENOUGH, proportion_interval
 from crashsim.sampling.samples import Draws, First, Samples
 from crashsim.sampling.tally import Tally
 from crashsim.space import FaultSpace
+
+if TYPE_CHECKING:
+    from crashsim.sampling.chips.run import ChipRun
 
 DEFAULT_SAMPLES = 10_000
 DEFAULT_BUDGET = 1_000_000  # samples, where a relative width is asked for

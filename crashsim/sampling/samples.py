@@ -14,7 +14,6 @@ from crashsim.campaign.identity import digest
 from crashsim.campaign.tasks import Task
 from crashsim.coordinates.drawing import MAX_BLOCK, sample_block, samples_per_block
 from crashsim.coordinates.points import Points
-from crashsim.injection.batches import samples_of_a_step
 from crashsim.sampling.dense import DenseSums, DenseTally
 from crashsim.sampling.exact_strata import FewFaults
 from crashsim.sampling.identity import identity_of
@@ -24,6 +23,7 @@ from crashsim.sampling.tally import Sums, Tally
 from crashsim.space import FaultSpace
 
 _STEP_VALUES = 2**22  # Deltas computed at once
+_STEP_WORK = 2**26  # values at the struck sites, of samples and inputs, between two tellings
 _BLOCK_WORK = 2**28  # values at the struck sites of a block, about: a unit to resume, or hand over,
 _FEWEST = 4  # and its samples, at least
 _FINEST = 20  # samples of the first parts; later ones are up to a tenth of all so far
@@ -49,12 +49,12 @@ class Draws:
     samples: int
     last: dict[int, Points] = field(default_factory=dict, repr=False, compare=False)
 
-    @property
+    @cached_property
     def per_drawing(self) -> int:
         """The number of samples that are drawn together."""
         return MAX_BLOCK if self.few else samples_per_block(self.space.placements)
 
-    @property
+    @cached_property
     def per_look(self) -> int:
         """In how many blocks they are computed: so many that one takes about a second at most."""
         work = self.space.B * self.space.scalars
@@ -89,7 +89,7 @@ class Draws:
         stop = min(self.first_of(part + 1), self.samples - number * self.per_drawing)
         points = self._drawn(number).part(start, stop)
         most = max(1, _STEP_VALUES // (self.space.B * self.space.K))
-        most = min(most, samples_of_a_step(self.space.B, self.space.scalars))
+        most = max(1, min(most, _STEP_WORK // (self.space.B * self.space.scalars)))
         most = min(most, max(_FINEST, self.first_of(block) // 9))
         edges = [0]
         for end in sorted({points.count if block else self.pilot, points.count}):

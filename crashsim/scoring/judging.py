@@ -17,7 +17,9 @@ from crashsim.arguments import as_float, sample_count, shown, whole
 from crashsim.errors import ArgumentError
 from crashsim.metrics import RESERVED, AskedMetrics, OfSums, Targets
 from crashsim.model.inputs import BatchAxis
-from crashsim.model.labelled import InMemory, Labelled, read_labelled
+from crashsim.model.labelled import Compared, InMemory, Labelled, read_labelled
+from crashsim.model.loss import Given as AskedLoss
+from crashsim.model.loss import check_asked
 from crashsim.sampling.chips.run import asked_of, check_widths
 from crashsim.sampling.chips.virtual import why_none
 from crashsim.space import FaultSpace
@@ -78,14 +80,23 @@ class Given:
 
 
 def read_given(
-    model: nn.Module, inputs: Any, targets: Any, batch_axis: BatchAxis, moved: int | None = None
+    model: nn.Module,
+    inputs: Any,
+    targets: Any,
+    batch_axis: BatchAxis,
+    moved: int | None = None,
+    *,
+    outputs: object = None,
+    loss: AskedLoss = None,
 ) -> Given:
-    """The data of a score, as the user gave them; ``moved`` as of ``score``.
+    """The data of a score, as the user gave them; ``moved``, ``outputs``, ``loss`` as of ``score``.
 
     Raises:
-        ArgumentError: as ``read_labelled``.
+        ArgumentError: as ``read_labelled`` and ``check_asked``.
     """
     examples = read_labelled(inputs, targets, model, batch_axis)
+    if check_asked(outputs, loss, examples.has_targets):
+        examples = Compared(examples)
     most = None if moved is None else whole("moved", moved, 1)
     if most is None:
         is_light = isinstance(examples, InMemory) and examples.targets is None

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from crashsim.analytic.gains import MEMORY
 from crashsim.analytic.questions import check_delta
@@ -16,6 +16,7 @@ from crashsim.errors import ArgumentError
 from crashsim.faults import NeuronCrash
 from crashsim.metrics import AskedMetrics
 from crashsim.model.inputs import BatchAxis, ModelInputs
+from crashsim.model.loss import asks_for_loss
 from crashsim.model.sites.time_axis import StepsAxis
 from crashsim.model.twins.resetting import Reset
 from crashsim.noticing import notice
@@ -50,7 +51,8 @@ class Options:
     seed: int = 0
     readout: str | int | None = None
     delta: float | None = None
-    outputs: Iterable[int] | None = None
+    outputs: Iterable[int] | Literal["loss"] | None = None
+    loss: str | Callable[[Tensor, Tensor], Tensor] | None = None
     hardware: bool = False
     proofs: bool = False
     confidence: float = CONFIDENCE
@@ -116,7 +118,10 @@ def prepared(
     )
     timings: dict[str, float] = {}
     with telling(SPACE, progress), timing(timings, SPACE):
-        given = read_given(model, inputs, options.targets, options.batch_axis, options.moved)
+        given = read_given(
+            model, inputs, options.targets, options.batch_axis, options.moved,
+            outputs=options.outputs, loss=options.loss,
+        )  # fmt: skip
         space = FaultSpace(
             model,
             given.inputs,
@@ -126,10 +131,12 @@ def prepared(
             reset=options.reset,
             batch_axis=options.batch_axis,
             steps_axis=options.steps_axis,
+            outputs="loss" if asks_for_loss(options.outputs) else None,
+            loss=options.loss,
         )
         if options.chip is not None:
             _tell_saturation(options.chip, space)
-        outputs = named_outputs(options.outputs, space.K)
+        outputs = None if space.loss else named_outputs(options.outputs, space.K)
         judging = judging_of(
             space,
             given,

@@ -27,6 +27,8 @@ def describe_model(space: FaultSpace, names: Mapping[str, str]) -> ModelFacts:
     }
     if space.readout.name:
         facts["readout"] = space.readout.name
+    if space.loss is not None:
+        facts["loss"] = space.loss
     return facts
 
 

@@ -19,7 +19,7 @@ from crashsim.scoring.method import Found, Method, guarded
 from crashsim.scoring.methods import METHODS
 from crashsim.scoring.planning.plan import SAMPLING, Plan
 from crashsim.scoring.request import Progress, Request
-from crashsim.scoring.shared import NO_SURROGATE, Given, Shared, steps_of
+from crashsim.scoring.shared import NO_SURROGATE, Given, Shared, no_class, steps_of
 from crashsim.scoring.timing import timing
 from crashsim.space import FaultSpace
 from crashsim.working import Steps, listening
@@ -115,7 +115,7 @@ def compute(space: FaultSpace, plan: Plan, asked: Request, progress: Progress) -
         results.linearise(shared)
         results.interrupted = stop
     if space.K == 1:
-        results.skipped["class-change"] = "the model has a single output, so no class to change"
+        results.skipped["class-change"] = no_class(space)
     if not {"exact", "monte-carlo"} & set(plan.methods):
         results.skipped |= {metric.name: _NO_METRICS for metric in asked.metrics.metrics}
     return results

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from crashsim.analytic.gains import MEMORY
 from crashsim.analytic.rounding import least_rounding
@@ -200,7 +200,8 @@ def score(
     *,
     readout: str | int | None = None,
     delta: float | None = None,
-    outputs: Iterable[int] | None = None,
+    outputs: Iterable[int] | Literal["loss"] | None = None,
+    loss: str | Callable[[Tensor, Tensor], Tensor] | None = None,
     hardware: bool = False,
     proofs: bool = False,
     confidence: float = CONFIDENCE,
@@ -249,6 +250,12 @@ def score(
         outputs: numbers of the outputs that tails, certificates, importance sampling, quantiles
             and the answers of a target are asked of; by default the one that varies most (and
             quantiles of the 64 that vary most). Means and variances are of every output anyway.
+            Or ``"loss"``: the loss of each example is read in place of the outputs, so that
+            everything is asked of one number in place of K; targets are needed for it.
+        loss: with ``outputs="loss"``, which: ``"cross-entropy"`` (in nats), ``"mse"``, or a
+            function of (outputs, targets), made of torch's operations, that returns a number for
+            each example. By default cross-entropy of classes, and the mean squared error of other
+            numbers in the shape of the outputs.
         hardware: also run the faults on a spiking chip (``crashsim.chip.spiking``),
             which takes some seconds; the same as naming ``hardware`` among the methods.
         proofs: also prove what can be proved (``certificate``, ``linear-exact``, ``remainder``),
@@ -307,6 +314,7 @@ def score(
         readout=readout,
         delta=delta,
         outputs=outputs,
+        loss=loss,
         hardware=hardware,
         proofs=proofs,
         confidence=confidence,
@@ -370,6 +378,8 @@ def _collect(
     rounding = least_rounding(space)
     methods = planned.considered
     refuted = contradictions(analysis.estimates, space.B, rounding)
+    if space.loss is not None:
+        refuted = [found.of_loss() for found in refuted]
     covariance = {}
     if analysis.covariance is not None:
         covariance[analysis.source] = analysis.covariance.tolist()

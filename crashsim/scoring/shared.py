@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from crashsim_theory import Certificate
 
 from crashsim.analytic import first_order, proofs
 from crashsim.analytic.first_order import Analysis, Surrogate
@@ -35,6 +34,9 @@ from crashsim.scoring.planning.size import (
 )
 from crashsim.scoring.request import Progress, Request
 from crashsim.scoring.timing import timing
+
+if TYPE_CHECKING:  # it loads with sympy, where there is something to prove
+    from crashsim_theory import Certificate
 from crashsim.space import FaultSpace
 from crashsim.working import Steps, listening
 
@@ -220,7 +222,7 @@ class Given:
         Those of class changes are among the first output's.
         """
         return cast(
-            Mapping[int, Mapping[tuple[Quantity, int], Certificate]], self._take("certificates")
+            "Mapping[int, Mapping[tuple[Quantity, int], Certificate]]", self._take("certificates")
         )
 
     @property
@@ -313,8 +315,15 @@ def _margins(shared: Shared) -> Surrogate | None:
 
 def _nearest_margins(shared: Shared) -> rivals.NearestMargins:
     if shared.space.K == 1:
-        raise NotApplicableError("the model has a single output, so no class to change")
+        raise NotApplicableError(no_class(shared.space))
     return rivals.nearest_margins(shared.space)
+
+
+def no_class(space: FaultSpace) -> str:
+    """Why the predicted class of a space with one output cannot change."""
+    if space.loss is not None:
+        return "the loss is asked for, which has no class; leave outputs='loss' out to have it"
+    return "the model has a single output, so no class to change"
 
 
 def _leading_output(shared: Shared) -> int:

@@ -123,6 +123,16 @@ def test_digits():
     assert len(test.first(7).inputs) == len(test.first(7).targets) == 7
 
 
+def test_digits_are_those_that_scikit_learn_loads():
+    images, targets = pytest.importorskip("sklearn.datasets").load_digits(return_X_y=True)
+    parts = [load_data("digits", split) for split in ("train", "test")]
+    found = np.concatenate(
+        [np.c_[16 * part.inputs.numpy(), part.targets.numpy()] for part in parts]
+    )
+    wanted = np.c_[images, targets]
+    np.testing.assert_array_equal(found[np.lexsort(found.T)], wanted[np.lexsort(wanted.T)])
+
+
 def test_numpy_files(tmp_path):
     x, y = np.random.default_rng(0).normal(size=(5, 3)), np.array([0, 1, 2, 0, 1])
     np.save(tmp_path / "x.npy", x)

@@ -33,6 +33,17 @@ def test_the_quick_benchmark_of_scores_prints_its_tables():
         assert part in run.stdout
 
 
+def test_the_benchmark_of_first_calls_prints_its_steps():
+    run = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "first_call.py"), "--repeats", "1"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("second score") == run.stdout.count("neither sympy") == 2
+
+
 @pytest.mark.slow
 def test_the_quick_benchmark_of_architectures_prints_a_line_each():
     run = subprocess.run(

@@ -7,6 +7,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.ao.quantization import (
+    DeQuantStub,
+    MinMaxObserver,
+    QConfig,
+    QuantStub,
+    convert,
+    prepare,
+    quantize_dynamic,
+)
 from torch.utils.flop_counter import FlopCounterMode
 
 from crashsim.injection.flops import Operations
@@ -120,3 +129,32 @@ print("torch._dynamo" in sys.modules)
 """
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["False"]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("build", "shape"),
+    [
+        (lambda: nn.Sequential(nn.Linear(6, 7), nn.ReLU(), nn.Linear(7, 3)), (5, 6)),
+        (lambda: nn.LSTM(6, 4, 2, bidirectional=True), (5, 3, 6)),
+        (lambda: nn.GRU(6, 4), (5, 3, 6)),
+        (lambda: nn.LSTMCell(6, 4), (5, 6)),
+    ],
+    ids=["linear", "lstm", "gru", "cell"],
+)
+def test_layers_of_packed_words_as_those_of_floats(build, shape):
+    with torch.random.fork_rng(devices=[]):
+        model, x = build(), torch.zeros(shape)
+    words = quantize_dynamic(model, {type(m) for m in model.modules()})
+    assert counted(words, x).total == counted(model, x).total > 0
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_convolutions_of_packed_words_as_those_of_floats():
+    with torch.random.fork_rng(devices=[]):
+        layers = [nn.Conv2d(2, 4, 3, 2), nn.ConvTranspose2d(4, 2, 2)]
+        model, x = nn.Sequential(QuantStub(), *layers, DeQuantStub()), torch.randn(5, 2, 6, 6)
+    model.qconfig = QConfig(MinMaxObserver, MinMaxObserver.with_args(dtype=torch.qint8))
+    prepared = prepare(model.eval())
+    prepared(x)
+    assert counted(convert(prepared), x).total == counted(model, x).total > 0

@@ -119,6 +119,29 @@ def test_a_quantile_where_the_law_jumps_to_it():
     assert inside / runs > 0.93
 
 
+def test_many_proportions_are_each_as_alone():
+    hits = np.random.default_rng(0).integers(0, 21, (3, 400)).astype(float)
+    found = proportion_interval(hits, 20, 0.05)
+    alone = proportion_interval(hits, np.full(hits.shape, 20.0), 0.05)
+    for one, other in zip(
+        (found.value, found.low, found.high), (alone.value, alone.low, alone.high), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+    wanted = stats.binomtest(int(hits[1, 7]), 20).proportion_ci()
+    assert (found.low[1, 7], found.high[1, 7]) == pytest.approx((wanted.low, wanted.high))
+
+
+def test_student_of_many_is_from_a_table_that_is_never_below():
+    freedom = np.geomspace(1, 5000, 40_000)
+    spread = Spread(np.ones(40_000), 2 * 5000 / freedom + 1, np.zeros(40_000))
+    known = degrees_of_freedom(spread, 5000)
+    found = half_width(spread, 5000, 0.05) * np.sqrt(5000)
+    over = found / stats.t.ppf(0.975, np.maximum(known, 1)) - 1
+    assert len(np.unique(known)) > 1000
+    assert over.min() > -1e-12
+    assert 1e-9 < over.max() < 1e-4
+
+
 def test_student():
     """What may not have been seen comes on top of it, and vanishes as 1/n."""
     x = np.random.default_rng(0).normal(size=12)

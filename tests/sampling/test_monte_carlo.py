@@ -193,7 +193,10 @@ def test_the_batch_size_changes_no_number(fault, make_net, randn, monkeypatch):
 
 
 def test_progress_is_told_every_tenth_of_a_run(make_net, randn):
-    for inputs, hidden, most in ((1, 6, 1024), (64, 4096, 64)):  # oftener where a sample takes long
+    for inputs, hidden, most in (
+        (1, 6, 1024),
+        (64, 8192, 128),
+    ):  # oftener where a sample takes long
         space = FaultSpace(make_net((3, hidden, 2)), randn(inputs, 3), NeuronCrash(0.2))
         for samples in (200, 2500, 10_000)[: 3 if inputs == 1 else 2]:
             seen = []

@@ -1,5 +1,8 @@
 """Laws: moments against direct sums and integrals, quadrature, and refusals."""
 
+import copy
+import pickle
+
 import crashsim_theory as ct
 import numpy as np
 import pytest
@@ -30,6 +33,47 @@ def test_cumulants_of_the_generating_function_agree_with_the_moments(law):
     assert sp.simplify(sp.diff(law.cgf, t, 2).subs(t, 0) - law.k2) == 0
     fourth = sp.diff(law.cgf, t, 4).subs(t, 0)
     assert sp.simplify(fourth - (law.k4 - 3 * law.k2**2)) == 0
+
+
+@pytest.mark.parametrize(("law", "parameter"), [(ct.BERNOULLI, "p"), (ct.NORMAL, "s")])
+def test_numbers_of_built_in_laws_are_what_their_derived_formulas_come_to(law, parameter):
+    from crashsim_theory.laws import t
+
+    values = np.array([1e-9, 1e-4, 0.03, 0.3, 0.5, 0.9])
+    tilts = np.array([-4.0, -0.3, 0.2, 1.0, 2.5, 5.0])
+    (symbol,) = law.parameters
+    assert law.parameter_names == (str(symbol),) == (parameter,)
+
+    def of(expression):
+        at = [
+            {symbol: sp.Float(v, 40), t: sp.Float(s, 40)}
+            for v, s in zip(values, tilts, strict=True)
+        ]
+        return np.array([float(sp.N(sp.sympify(expression).subs(a), 30)) for a in at])
+
+    moments = law.moments(**{parameter: values})
+    for name in ("mean", "k2", "k3", "k4"):
+        np.testing.assert_allclose(getattr(moments, name), of(getattr(law, name)), rtol=1e-12)
+    for order, found in enumerate(law.numbers.cumulants(tilts, values)):
+        wanted = of(sp.diff(law.cgf, t, order) if order else law.cgf)
+        np.testing.assert_allclose(np.broadcast_to(found, 6), wanted, rtol=1e-9, atol=1e-15)
+    np.testing.assert_allclose(law.bounds(**{parameter: values}), [of(end) for end in law.support])
+    if law.atoms:
+        wanted = [[of(part) for part in column] for column in zip(*law.atoms, strict=True)]
+        np.testing.assert_allclose(law.outcomes(**{parameter: values}), wanted, rtol=1e-12)
+
+
+@pytest.mark.parametrize("law", [ct.BERNOULLI, ct.NORMAL])
+def test_a_built_in_law_is_itself_after_a_journey_and_equals_its_derived_form(law):
+    assert pickle.loads(pickle.dumps(law)) is copy.deepcopy(law) is law
+    derived = ct.Law(
+        law.name, law.parameters, law.mean, law.k2, law.k3, law.k4, law.cgf, atoms=law.atoms,
+        support=law.support,
+    )  # fmt: skip
+    assert derived == law
+    assert law == derived
+    assert hash(derived) == hash(law)
+    assert law != (ct.NORMAL if law is ct.BERNOULLI else ct.BERNOULLI)
 
 
 @pytest.mark.parametrize(

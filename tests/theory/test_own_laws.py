@@ -7,8 +7,8 @@ import crashsim_theory as ct
 import numpy as np
 import pytest
 import sympy as sp
+from crashsim_theory.laws import t
 from crashsim_theory.laws.cumulants import cumulants, draw_tilted
-from crashsim_theory.laws.law import t
 from scipy import integrate, optimize, stats
 
 W = sp.Symbol("w", positive=True)

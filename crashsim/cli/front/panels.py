@@ -32,8 +32,8 @@ PANELS: Mapping[str, tuple[str, ...]] = {
         "batch_axis", "steps_axis", "calibrate", "event_step",
     ),
     "What is asked": (
-        "metric", "accept", "epsilon", "delta", "outputs", "target", "accuracy", "class_change",
-        "share", "budget", "schemes", "way", "by", "critical", "top",
+        "metric", "accept", "epsilon", "delta", "outputs", "loss", "target", "accuracy",
+        "class_change", "share", "budget", "schemes", "way", "by", "critical", "top",
     ),
     "How it is computed": (
         "methods", "samples", "chips", "rel_width", "virtual", "predict", "beside", "evaluations",

@@ -143,9 +143,10 @@ class ModelGraph:
         def run() -> Any:
             tensors = tuple(tracer.placeholder(f"input_{i}") for i in range(len(example.tensors)))
             self.inputs = [tensor.node for tensor in tensors]
+            targets = tracer.placeholder("targets") if readout.loss is not None else None
             tracer.show_parameters()
             arguments, keywords = example.of(tensors)
-            return readout(self.root.forward(*arguments, **keywords))
+            return readout(self.root.forward(*arguments, **keywords), targets)
 
         try:
             return tracer.follow(self.root, run)
@@ -243,8 +244,12 @@ class ModelGraph:
             tensors: parameters of the node's module that differ from the model's.
         """
         if node.op == "placeholder":
+            if x is None:
+                return None
+            if node not in self.inputs:  # what a loss compares the outputs with
+                return x.targets
             # A copy: the model may change it.
-            return None if x is None else x.tensors[self.inputs.index(node)].clone()
+            return x.tensors[self.inputs.index(node)].clone()
         if node.op == "output":
             return None
         if node.op == "get_attr":

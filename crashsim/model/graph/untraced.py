@@ -94,6 +94,12 @@ def has_hooks(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
+def is_all_torchs(model: nn.Module) -> bool:
+    """Whether a model is made of torch's own layers alone, and no other code runs between them."""
+    modules = (type(module).__module__ for module in model.modules())
+    return all(name.startswith("torch.nn.modules.") for name in modules) and unseen(model) is None
+
+
 class FloatingTypes(TorchDispatchMode):
     """Collects the floating-point types that a forward pass computes in.
 

@@ -44,7 +44,7 @@ def figures(score: Record) -> list[tuple[str, ...]]:
 
 
 def _events(score: Record) -> list[tuple[str, str]]:
-    which = "the output" if score.outputs == 1 else "some output"
+    which = _only(score) if score.outputs == 1 else "some output"
     known = chips.metrics_on_more(score.chips, score.inputs["count"])
     named = []
     if not {"sdc-1", "class-change"} & known:
@@ -57,8 +57,13 @@ def _events(score: Record) -> list[tuple[str, str]]:
 
 
 def _moved(score: Record) -> str:
-    which = "the output" if score.outputs == 1 else f"all {score.outputs} outputs"
-    return f"std of {which}, in their units"
+    which = _only(score) if score.outputs == 1 else f"all {score.outputs} outputs"
+    return f"std of {which}, in {'its' if score.of_loss else 'their'} units"
+
+
+def _only(score: Record) -> str:
+    """The only output."""
+    return "the loss" if score.of_loss else "the output"
 
 
 def _method(estimate: Estimate) -> str:

@@ -13,7 +13,17 @@ from crashsim.sampling.chips.run import ChipRun
 PERCENTILES = (0.01, 0.05, 0.5, 0.95)
 _LOSS = 0.01  # of accuracy that a chip may show and still be accepted, unless said
 _HIGHER = ("accuracy", "top-", "mean-iou")  # the metrics of which more is better
-_LOWER = ("error-rate", "class-change", "sdc-", "due", "cross-entropy", "perplexity", "mse", "mae")
+_LOWER = (
+    "error-rate",
+    "class-change",
+    "sdc-",
+    "due",
+    "cross-entropy",
+    "perplexity",
+    "mse",
+    "mae",
+    "loss",
+)
 
 
 def is_lower_better(name: str) -> bool:

@@ -40,7 +40,7 @@ class ChipLaw:
     def mean(self, alpha: float) -> Interval:
         """The mean over chips, with its interval, ()."""
         exact = float(self.weights @ self.known) if self.weights.any() else 0.0
-        if self.rest == 0:
+        if self.rest == 0 or not np.isfinite(exact):  # whatever the rest is
             return scalar_interval(exact, exact, exact)
         if not len(self.sampled) and not np.isfinite(self.low + self.high):
             return scalar_interval(exact + self.rest * self.known[0], -np.inf, np.inf)

@@ -19,7 +19,8 @@ from crashsim.campaign.store import Store, store_of
 from crashsim.campaign.tasks import fold
 from crashsim.errors import ArgumentError, Interrupted
 from crashsim.metrics import AskedMetrics, bounds_of, read_targets, usual
-from crashsim.model.labelled import InMemory, Labelled, read_labelled
+from crashsim.metrics.losses import of_losses
+from crashsim.model.labelled import Compared, InMemory, Labelled, read_labelled
 from crashsim.results.estimates import Estimates, estimates_of
 from crashsim.sampling.chips.drawn import (
     DrawnChips,
@@ -156,16 +157,25 @@ def labelled_of(space: FaultSpace, data: Any, targets: Any) -> Labelled:
     if isinstance(data, Labelled):
         return data
     if data is None:
-        return InMemory(space.examples, read_targets(targets, space.B))
-    return read_labelled(data, targets, space.model)
+        held = space.examples.targets
+        known = held.cpu().numpy() if targets is None and held is not None else targets
+        return InMemory(space.examples, read_targets(known, space.B))
+    found = read_labelled(data, targets, space.model)
+    if space.loss is None:
+        return found
+    if not found.has_targets:
+        raise ArgumentError("targets: the space's loss compares outputs with targets; give them")
+    return Compared(found)
 
 
 def asked_of(
     space: FaultSpace, examples: Labelled, metrics: Iterable[Any] | AskedMetrics | None
 ) -> AskedMetrics:
-    """The metrics, tried on the first examples."""
+    """The metrics, tried on the first examples; of a space whose output is a loss, that alone."""
     if isinstance(metrics, AskedMetrics):
         return metrics
+    if space.loss is not None:
+        metrics = of_losses(metrics)
     inputs, targets = examples.first(pieces_of(space))
     first = space.at_examples(inputs)
     if metrics is None:

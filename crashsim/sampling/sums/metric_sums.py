@@ -83,7 +83,8 @@ class MeanSums:
     @property
     def average(self) -> Floats:
         """(B + 1,) of the outcomes that were summed with weights; the last over inputs."""
-        average: Floats = self.n * self.centre + self.powers[0]
+        with np.errstate(over="ignore", invalid="ignore"):
+            average: Floats = self.n * self.centre + self.powers[0]
         return average
 
     def spread(self) -> tuple[Floats, Floats, Floats]:
@@ -91,8 +92,9 @@ class MeanSums:
         n = self.n
         first, second, third, fourth = self.powers
         m = first / n
-        squares = second - n * m**2
-        fourths = fourth - 4 * m * third + 6 * m**2 * second - 3 * n * m**4
+        with np.errstate(over="ignore", invalid="ignore"):  # of immense values
+            squares = second - n * m**2
+            fourths = fourth - 4 * m * third + 6 * m**2 * second - 3 * n * m**4
         return self.centre + m, np.maximum(squares, 0.0), np.maximum(fourths, 0.0)
 
 
@@ -122,9 +124,11 @@ def sums_of(
         shares = JointSums.of([values.mean(1, keepdims=True)], weights)
         return EventSums(counts @ values, shares)
     columns = np.concatenate([values, values.mean(1, keepdims=True)], axis=1)
-    off = columns - centre
-    square = off * off
-    powers = np.stack([counts @ power for power in (off, square, square * off, square * square)])
+    with np.errstate(over="ignore", invalid="ignore"):  # of outputs that are not finite
+        off = columns - centre
+        square = off * off
+        each = (off, square, square * off, square * square)
+        powers = np.stack([counts @ power for power in each])
     return MeanSums(float(counts.sum()), centre, powers, columns.min(0), columns.max(0))
 
 
@@ -169,7 +173,8 @@ def _proportions(sums: EventSums, n: int, alpha: float) -> tuple[Interval, Inter
 def _means(metric: Mean, sums: MeanSums, n: int, alpha: float) -> Interval:
     """(B + 1,)."""
     mean, squares, fourths = sums.spread()
-    up, down = sums.most - mean, mean - sums.least
+    with np.errstate(invalid="ignore"):  # of infinite ones
+        up, down = sums.most - mean, mean - sums.least
     # What was not seen of one input may be as large as what was of another, or as the bounds allow.
     up[:-1], down[:-1] = up[:-1].max(), down[:-1].max()
     up = up if metric.high is None else metric.high - mean

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -12,6 +13,7 @@ from crashsim.errors import ArgumentError
 from crashsim.model.inputs import ModelInputs
 from crashsim.noticing import collecting, notice
 from crashsim.results.numbers import CORE, RATE_NAME, words_of_time
+from crashsim.scoring.method import Method
 from crashsim.scoring.planning.costs import Cost, cost_of_chips, words_of_memory
 from crashsim.scoring.planning.plan import SAMPLING
 from crashsim.scoring.preparing import Options, prepared
@@ -34,6 +36,7 @@ class Preview:
         coordinates, inputs, outputs: the numbers of fault coordinates, inputs and outputs.
         forward: operations of one pass of all inputs.
         sampling: how samples would be computed at each site.
+        loss: which loss is read in place of the outputs, if one is.
     """
 
     steps: dict[str, Cost]
@@ -46,6 +49,7 @@ class Preview:
     outputs: int
     forward: float
     sampling: list[str]
+    loss: str | None = None
 
     @property
     def operations(self) -> float:
@@ -88,13 +92,15 @@ class Preview:
             "outputs": self.outputs,
             "forward": self.forward,
             "sampling": self.sampling,
+            "loss": self.loss,
         }
 
     def to_text(self) -> str:
         """A table for a terminal."""
+        read = f"{self.outputs:,} outputs" if self.loss is None else f"their loss ({self.loss})"
         lines = [
-            f"{self.coordinates:,} fault coordinates, {self.inputs:,} inputs, {self.outputs:,} "
-            f"outputs; one pass of all inputs takes {self.forward:.2g} operations",
+            f"{self.coordinates:,} fault coordinates, {self.inputs:,} inputs, {read}; one pass of "
+            f"all inputs takes {self.forward:.2g} operations",
             "",
             f"{'would run':24}{'operations':>12}{'time':>12}{'memory':>12}",
         ]
@@ -122,17 +128,26 @@ def _row(name: str, operations: float, seconds: float, memory: float) -> str:
 
 
 def plan(
-    model: nn.Module, inputs: ModelInputs, faults: Faults | None = None, **options: Any
+    model: nn.Module,
+    inputs: ModelInputs,
+    faults: Faults | None = None,
+    sites: str = "hidden",
+    epsilon: float | None = None,
+    methods: Iterable[str | Method] | None = None,
+    samples: int | None = None,
+    rel_width: float | Mapping[str, float] | None = None,
+    seed: int = 0,
+    **options: Any,
 ) -> Preview:
     """What ``score`` would compute and what that costs, without computing it.
 
     The model is run a few times, as for any score, to see what it is.
 
     Args:
-        model, inputs, faults: as of ``score``.
-        options: other arguments of ``score`` (``sites``, ``samples``, ``budget``, ...); those that
-            do not decide what is computed (``progress``, ``names``, ``executor``, ``store``) are
-            taken and not used.
+        model, inputs, faults, sites, epsilon, methods, samples, rel_width, seed: as of ``score``.
+        options: other arguments of ``score`` (``budget``, ``outputs``, ...); those that do not
+            decide what is computed (``progress``, ``names``, ``executor``, ``store``) are taken and
+            not used.
 
     Raises:
         CrashsimError: as ``score`` raises it.
@@ -144,6 +159,10 @@ def plan(
         10000
     """
     options = {name: value for name, value in options.items() if name not in _UNUSED}
+    options |= {
+        "sites": sites, "epsilon": epsilon, "methods": methods, "samples": samples,
+        "rel_width": rel_width, "seed": seed,
+    }  # fmt: skip
     known = {field.name for field in fields(Options)}
     if unknown := sorted(options.keys() - known):
         raise ArgumentError(f"{unknown[0]}: score has no such argument; choose among its own")
@@ -162,6 +181,7 @@ def plan(
             coordinates=space.N,
             inputs=space.B,
             outputs=space.K,
+            loss=space.loss,
             forward=planned.size.operations,
             sampling=space.plan(),
         )

@@ -8,7 +8,8 @@ from typing import Any
 import sympy as sp
 
 from crashsim_theory.errors import TheoryError
-from crashsim_theory.laws.law import Law, Rule, Sampler, TiltedSampler, as_expression, t
+from crashsim_theory.laws.law import Law, Rule, Sampler, TiltedSampler
+from crashsim_theory.laws.symbols import as_expression, t
 
 
 def law_of_atoms(name: str, atoms: Mapping[Any, Any]) -> Law:

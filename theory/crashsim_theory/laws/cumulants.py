@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
-import sympy as sp
 
 from crashsim_theory.arrays import Array
 from crashsim_theory.errors import TheoryError
-from crashsim_theory.laws.law import Law, choose, t
+from crashsim_theory.laws.law import Law, choose
 
 _NEAR = 5e-3  # standard deviations times tilt, below which four cumulants are K
 _MOST_ROUNDS = 100_000  # of rejection
@@ -33,16 +30,17 @@ def cumulants(
     Raises:
         TheoryError: a law without.
     """
-    if not law.has_cgf:
+    generating = law.numbers.cumulants
+    if generating is None:
         raise TheoryError("law", law.name, "its cumulant generating function is not known")
     found = law.outcomes(**parameters)
     if found is not None:
         every = _of_atoms(tilt, *found)
         return [every[order] for order in orders]
     series, std = _near_zero(law, tilt, parameters)
-    values = [np.asarray(parameters[str(symbol)]) for symbol in law.parameters]
+    values = [np.asarray(parameters[name]) for name in law.parameter_names]
     with np.errstate(all="ignore"):
-        at = [np.broadcast_to(f(tilt, *values), tilt.shape) for f in _compiled(law)]
+        at = [np.broadcast_to(k, tilt.shape) for k in generating(tilt, *values)]
     # Near 0 the expression may be 0/0, or cancel.
     near = np.abs(tilt) * std < _NEAR
     inside = np.isfinite(at[0])
@@ -87,15 +85,6 @@ def _near_zero(law: Law, tilt: Array, parameters: Mapping[str, Array]) -> tuple[
         m.k3 + y * k4,
     ]
     return series, np.sqrt(m.k2)
-
-
-@functools.cache
-def _compiled(law: Law) -> list[Callable[..., Any]]:
-    k = sp.sympify(law.cgf)
-    return [
-        sp.lambdify((t, *law.parameters), sp.diff(k, t, order) if order else k, "numpy")
-        for order in range(4)
-    ]
 
 
 def draw_tilted(

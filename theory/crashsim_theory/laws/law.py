@@ -5,19 +5,16 @@ A site a_i under fault becomes a_i + e_i v_i; the law is that of the random coor
 
 from __future__ import annotations
 
-import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
-import sympy as sp
 
-from crashsim_theory.arrays import Array, ArrayLike, as_array, as_nonnegative, as_probability
+from crashsim_theory.arrays import Array, ArrayLike, as_array
 from crashsim_theory.errors import TheoryError
-
-t = sp.Symbol("t", real=True)
-"""The argument of every cumulant generating function."""
+from crashsim_theory.laws.numbers import Numbers
 
 Sampler: TypeAlias = Callable[..., Any]
 """(rng, shape, **parameters) -> independent draws of that shape; parameters broadcast with it."""
@@ -84,35 +81,46 @@ class Law:
     quadrature: Rule | None = field(default=None, compare=False)
     tilted_sampler: TiltedSampler | None = field(default=None, compare=False)
     atoms: tuple[tuple[Any, Any], ...] = ()
-    support: tuple[Any, Any] = (-sp.oo, sp.oo)
+    support: tuple[Any, Any] = (-math.inf, math.inf)
 
     def __post_init__(self) -> None:
-        known = {*self.parameters}
-        self._check_symbols("cgf", self.cgf, known | {t})
-        for name in ("mean", "k2", "k3", "k4"):
-            self._check_symbols(name, getattr(self, name), known)
-        for value in (*(part for atom in self.atoms for part in atom), *self.support):
-            self._check_symbols("atoms and support", value, known)
+        from crashsim_theory.laws.symbols import check_symbols, t  # with sympy
 
-    def _check_symbols(self, name: str, value: Any, known: set[Any]) -> None:
-        strange = set() if value is None else as_expression(name, value).free_symbols - known
-        if strange:
-            raise TheoryError(name, value, f"add {sorted(map(str, strange))} to parameters")
+        known = {*self.parameters}
+        check_symbols("cgf", self.cgf, known | {t})
+        for name in ("mean", "k2", "k3", "k4"):
+            check_symbols(name, getattr(self, name), known)
+        for value in (*(part for atom in self.atoms for part in atom), *self.support):
+            check_symbols("atoms and support", value, known)
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    @property
+    def numbers(self) -> Numbers:
+        """What the expressions come to, as functions of the parameters' values."""
+        from crashsim_theory.laws.compiling import compiled  # with sympy
+
+        return compiled(self)
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        return tuple(self.numbers.checks)
 
     @property
     def can_be_drawn(self) -> bool:
-        return self.sampler is not None or bool(self.atoms)
+        return self.sampler is not None or self.numbers.values is not None
 
     @property
     def has_cgf(self) -> bool:
-        return self.cgf is not None
+        return self.numbers.cumulants is not None
 
     @property
     def can_be_tilted(self) -> bool:
         """Whether e can be drawn under an exponential tilt, as importance sampling needs."""
-        bounded = all(as_expression("support", end).is_finite for end in self.support)
-        how = self.atoms or self.tilted_sampler is not None or (self.can_be_drawn and bounded)
-        return self.has_cgf and bool(how)
+        if self.numbers.values is not None or self.tilted_sampler is not None:
+            return self.has_cgf
+        return self.has_cgf and self.can_be_drawn and self.numbers.is_bounded
 
     def moments(self, **parameters: ArrayLike) -> Moments:
         """The moments at numeric parameters, which broadcast against each other.
@@ -121,8 +129,10 @@ class Law:
             TheoryError: a parameter is missing, unknown or outside its range.
         """
         values, shape = self._checked(parameters)
-        columns = (np.broadcast_to(f(*values), shape) for f in _compiled(self))
-        mean, k2, k3, k4 = (np.array(column, dtype=np.float64) for column in columns)
+        columns = self.numbers.moments(*values)
+        mean, k2, k3, k4 = (
+            np.array(np.broadcast_to(column, shape), dtype=np.float64) for column in columns
+        )
         if np.any(k2 < 0):
             raise TheoryError("k2", k2, "a variance is not negative: check the parameters")
         return Moments(mean, k2, k3, k4)
@@ -136,11 +146,11 @@ class Law:
             TheoryError: probabilities that are negative or do not sum to 1.
         """
         values, shape = self._checked(parameters)
-        if not self.atoms:
+        if self.numbers.values is None or self.numbers.chances is None:
             return None
         atoms, probabilities = (
-            np.stack([np.broadcast_to(f(*values), shape) for f in column]).astype(np.float64)
-            for column in _compiled_atoms(self)
+            np.stack([np.broadcast_to(one, shape) for one in column(*values)]).astype(np.float64)
+            for column in (self.numbers.values, self.numbers.chances)
         )
         if np.any(probabilities < 0) or np.any(np.abs(probabilities.sum(0) - 1) > 1e-9):
             raise TheoryError(
@@ -197,25 +207,20 @@ class Law:
             return low, np.where(likely, values, -np.inf).max(0)
         given, shape = self._checked(parameters)
         low, high = (
-            np.broadcast_to(np.asarray(f(*given), dtype=np.float64), shape)
-            for f in _compiled_support(self)
+            np.broadcast_to(np.asarray(end, dtype=np.float64), shape)
+            for end in self.numbers.ends(*given)
         )
         return low, high
 
     def _named(self, values: Sequence[Array]) -> dict[str, Array]:
-        return {str(symbol): v for symbol, v in zip(self.parameters, values, strict=True)}
+        return dict(zip(self.parameter_names, values, strict=True))
 
     def _checked(self, parameters: Mapping[str, ArrayLike]) -> tuple[list[Array], tuple[int, ...]]:
         """The parameters' values in order, and the shape that they broadcast to."""
-        names = [str(symbol) for symbol in self.parameters]
-        if set(parameters) != set(names):
-            raise TheoryError("parameters", sorted(parameters), f"{self.name} takes {names}")
-        probabilities = [probability for _, probability in self.atoms]
-        values = []
-        for symbol, name in zip(self.parameters, names, strict=True):
-            check = as_nonnegative if symbol.is_nonnegative else as_array
-            check = as_probability if symbol in probabilities else check
-            values.append(check(name, parameters[name]))
+        checks = self.numbers.checks
+        if set(parameters) != set(checks):
+            raise TheoryError("parameters", sorted(parameters), f"{self.name} takes {[*checks]}")
+        values = [check(name, parameters[name]) for name, check in checks.items()]
         return values, np.broadcast_shapes(*(value.shape for value in values))
 
 
@@ -226,34 +231,6 @@ def choose(uniform: Array, values: Array, probabilities: Array) -> Array:
     for value, edge in zip(values[1:], edges[:-1], strict=True):
         chosen = np.where(uniform >= edge, value, chosen)
     return np.array(chosen, dtype=np.float64)
-
-
-def as_expression(name: str, value: Any) -> Any:
-    """A number or sympy expression; no text, of which sympy would run what it holds as code."""
-    try:
-        return sp.sympify(value, strict=True)
-    except sp.SympifyError as error:
-        raise TheoryError(name, value, "give a number or a sympy expression") from error
-
-
-def _lambdified(law: Law, expression: Any) -> Callable[..., Any]:
-    function: Callable[..., Any] = sp.lambdify(law.parameters, sp.sympify(expression), "numpy")
-    return function
-
-
-@functools.cache
-def _compiled(law: Law) -> tuple[Callable[..., Any], ...]:
-    return tuple(_lambdified(law, e) for e in (law.mean, law.k2, law.k3, law.k4))
-
-
-@functools.cache
-def _compiled_atoms(law: Law) -> tuple[list[Callable[..., Any]], list[Callable[..., Any]]]:
-    return [_lambdified(law, v) for v, _ in law.atoms], [_lambdified(law, p) for _, p in law.atoms]
-
-
-@functools.cache
-def _compiled_support(law: Law) -> tuple[Callable[..., Any], ...]:
-    return tuple(_lambdified(law, end) for end in law.support)
 
 
 def _three_point_rule(moments: Moments) -> tuple[Array, Array]:

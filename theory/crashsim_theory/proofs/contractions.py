@@ -10,11 +10,10 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import sympy as sp
 
 from crashsim_theory.arrays import Array
 from crashsim_theory.errors import TheoryError
@@ -59,14 +58,16 @@ class Contraction:
 
     Attributes:
         factors: in the order they are printed; indices count from 0.
-        symbol: the sympy symbol standing for the sum; its name is `text`.
     """
 
     factors: tuple[Factor, ...]
-    symbol: Any = field(init=False, compare=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "symbol", sp.Symbol(self.text))
+    @property
+    def symbol(self) -> Any:
+        """The sympy symbol standing for the sum; its name is `text`."""
+        import sympy as sp
+
+        return sp.Symbol(self.text)
 
     @property
     def size(self) -> int:
