@@ -200,6 +200,19 @@ class FaultSpace:
         space.N = p.size
         return space
 
+    def of_outputs(self, chosen: Sequence[int]) -> FaultSpace:
+        """F(e) with these outputs alone, in this order: K is their number."""
+        space, numbers = copy(self), tuple(chosen)
+        space._use(self.faulty_model.of_outputs(numbers))
+        space._clean = self._clean[:, list(numbers)]
+        space.K = len(numbers)
+        return space
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether the outputs are all that the model returns, and several: one is the largest."""
+        return self.K > 1 and self.readout.chosen is None
+
     def at_input(self, index: int) -> FaultSpace:
         """The same space with one of its inputs alone."""
         space = copy(self)
@@ -291,6 +304,10 @@ class FaultSpace:
             raise NotApplicableError(
                 f"reads the model's layers up to its outputs, and what is asked for is its loss "
                 f"({self.loss})"
+            )
+        if self.readout.chosen is not None:
+            raise NotApplicableError(
+                "reads the model's layers up to all outputs, and some are asked for alone"
             )
         if self.readout.steps:
             raise NotApplicableError(

@@ -178,6 +178,8 @@ def certify(
     epsilon: float | None,
     output: int,
     inputs: Sequence[int],
+    *,
+    classes: bool = True,
 ) -> dict[tuple[Quantity, int], theory.Certificate]:
     """Certificates by quantity and input: of tails and of class changes.
 
@@ -185,13 +187,14 @@ def certify(
         epsilon: also bound P(|Delta| >= epsilon) of one output.
         output: that output.
         inputs: indices of the inputs; each takes 0.1 to 5 seconds per bound.
+        classes: also bound P(class changes), with a bound for every rival.
     """
     found: dict[tuple[Quantity, int], theory.Certificate] = {}
     for b in inputs:
         x = proof.at(b)
         if epsilon is not None:
             found["tail", b] = certify_tail(proof, b, epsilon, output)
-        if space.K > 1:
+        if classes and space.has_classes:
             found["class-change", b] = theory.certify_class(proof.network, x, proof.faults)
     return found
 

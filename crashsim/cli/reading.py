@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from crashsim.cli.terminal import console, printing, standard_error, tell
 from crashsim.errors import ArgumentError
 from crashsim.importing import check_there
-from crashsim.noticing import collecting, notice
+from crashsim.noticing import collecting, notice, speaking
 from crashsim.visible import visible
 from crashsim.writing import Named, all_of, check_files, write_files, write_text
 
@@ -241,7 +241,7 @@ def score_model(
     """The score of a model; its warnings stay in it, for whoever shows it."""
     from crashsim.scoring.score import score
 
-    with collecting():
+    with collecting(), speaking(lambda message: tell(message, label="note:")):
         return score(
             named.model,
             data.fitted(named.model),

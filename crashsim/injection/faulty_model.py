@@ -236,6 +236,10 @@ class FaultyModel:
         placements = [with_fault(p, fault) for p, fault in placed]
         return FaultyModel(self.model, self.examples, placements)
 
+    def of_outputs(self, chosen: tuple[int, ...]) -> FaultyModel:
+        """The same, of whose outputs these are read."""
+        return FaultyModel(self.model.of_outputs(chosen), self.examples, self.placements)
+
     def with_own_twins(self) -> FaultyModel:
         """The same on modules of its own, which may be changed for good."""
         faulty = copy(self)

@@ -321,7 +321,7 @@ class IsolatedModel:
     def _forward(self, *arguments: Any, **keywords: Any) -> Tensor:
         """The model's own outputs, whatever is read of them."""
         called = self._called(self.tensors, arguments, keywords)
-        output: Tensor = replace(self.readout, loss=None)(called)
+        output: Tensor = replace(self.readout, loss=None, chosen=None)(called)
         return output
 
     def _called(
@@ -433,6 +433,13 @@ class IsolatedModel:
         """The same model, computed in another floating-point type."""
         model = self.with_own_twins()
         model.dtype, model._pair = dtype, self._pair.to(self.device, dtype)
+        return model
+
+    def of_outputs(self, chosen: tuple[int, ...]) -> IsolatedModel:
+        """The same model, of whose outputs these are read."""
+        model = self.with_own_twins()
+        model.readout = replace(self.readout, chosen=chosen)
+        model.clean = self.clean[:, list(chosen)]
         return model
 
     def with_own_twins(self) -> IsolatedModel:

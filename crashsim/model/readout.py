@@ -25,17 +25,22 @@ class Readout:
         steps: attributes, indices and keys.
         axis: of the tensor, which is the batch; it is moved to the front.
         loss: what is read in its place, one number for each example; None: the tensor itself.
+        chosen: which of the tensor's numbers are read, counted over all axes after the batch; None:
+            all.
     """
 
     name: str = ""
     steps: tuple[Any, ...] = ()
     axis: int = 0
     loss: Loss | None = None
+    chosen: tuple[int, ...] | None = None
 
     def __call__(self, output: Any, targets: Any = None) -> Any:
         """(B, ...) what is analysed of a model's output; with a loss, (B, 1) of these targets."""
         tensor = step_into(output, self.steps)
         tensor = tensor.movedim(self.axis, 0) if self.axis else tensor
+        if self.chosen is not None:
+            return tensor.flatten(1)[:, list(self.chosen)]
         return tensor if self.loss is None else self.loss(tensor, targets)
 
 

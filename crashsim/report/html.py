@@ -11,7 +11,7 @@ from markupsafe import Markup
 from crashsim.report import chip, tables
 from crashsim.report.text import footer
 from crashsim.results import chips as metrics_over_chips
-from crashsim.results.numbers import percent
+from crashsim.results.numbers import percent, share
 from crashsim.results.record import Record
 from crashsim.results.schema import ChipFacts
 from crashsim.results.verdict import best, describe_faults, verdict
@@ -49,6 +49,7 @@ def to_html(score: Record) -> str:
         legend=tables.legend(score),
         marks=tables.MARKS,
         number=tables.number,
+        share=share,
         formulas=formulas,
         footer=footer(score),
         curves=plots.tail_curves(score),

@@ -15,6 +15,7 @@ from crashsim.report.tables import MARKS, columns, legend, number, rows, worths
 from crashsim.results import chips
 from crashsim.results.agreement import Agreement
 from crashsim.results.numbers import CORE, RATE_NAME, words_of_time
+from crashsim.results.numbers import share as share_of
 from crashsim.results.record import Record
 from crashsim.results.schema import ChipFacts
 from crashsim.results.verdict import verdict
@@ -104,7 +105,7 @@ def _agreement(found: list[Agreement]) -> Table:
         for a in (a for a in found if a.quantity == quantity):
             table.add_row(
                 plain(f"  {a.method}"),
-                f"{a.inside:.0%}",
+                share_of(a.inside),
                 f"{a.worst:.1f}x",
                 *(
                     "" if x is None else f"{x:.0e}" if 0 < abs(x) < 1e-3 else number(x, 2)
@@ -129,7 +130,8 @@ def _shares(score: Record) -> Table:
     for site in sorted(score.sites, key=lambda s: -(s["share"] or 0))[:12]:
         share = site["share"] or 0.0
         table.add_row(
-            plain(site["name"]), plain(site["fault"]), str(site["coordinates"]), f"{share:.1%}",
+            plain(site["name"]), plain(site["fault"]), str(site["coordinates"]),
+            share_of(share, 1),
             "█" * round(20 * share),
         )  # fmt: skip
     return table

@@ -16,6 +16,7 @@ from crashsim.results.schema import ChipsFacts, LevelFacts, MetricFacts, RangeFa
 # Metrics that are shares of examples or positions, and how a sentence says so.
 _SHARES = ("accuracy", "top-", "error-rate", "class-change", "sdc-", "due", "mean-iou")
 _SAYS = {"accuracy": "the network is right on", "error-rate": "the network is wrong on"}
+_DECIMALS = 4  # of a percentage, at most: what lies beyond is no difference to anybody
 _WIDE_SHARE = 0.2  # between the ends of an interval, above which it says little
 _MOST = 0.95  # share of chips that must pass before faults are called tolerated
 _MEANS = {
@@ -89,14 +90,21 @@ def headline(facts: ChipsFacts, faults: str) -> str:
     if accepted is not None:
         bound = "at most" if first["lower_is_better"] else "at least"
         share = percents(accepted["value"], accepted["low"], accepted["high"])
+        judged = "" if _is_met_by_all(first, accepted) else f"{_judgement(accepted)} "
         told = (
-            f"{_judgement(accepted)} {share[0]} of chips ({share[1]} to {share[2]}) keep "
+            f"{judged}{share[0]} of chips ({share[1]} to {share[2]}) keep "
             f"{first['name']} {bound} {_number(first, accepted['level'])}. {told}"
         )
     if worst is not None and facts["struck"]:
         at_best = "at least" if first["lower_is_better"] else "at most"
         told += f" One chip in twenty has {at_best} {_value(first, worst)}."
     return told
+
+
+def _is_met_by_all(metric: MetricFacts, accepted: LevelFacts) -> bool:
+    """Whether a share is asked for that no chip can miss: at least 0%, or at most 100%."""
+    level = accepted["level"]
+    return _is_share(metric) and (level >= 1 if metric["lower_is_better"] else level <= 0)
 
 
 def _judgement(accepted: LevelFacts) -> str:
@@ -226,6 +234,8 @@ def _number(metric: MetricFacts, value: float, signed: bool = False, digits: int
     if signed:
         return f"{100 * value:+.3g} points"
     text = f"{100 * value:.{digits}f}".rstrip("0").rstrip(".")
+    if text == "100" and value < 1:
+        return percent(value)
     return f"{text}%" if value == 0 or abs(value) >= 1e-4 else percent(value)
 
 
@@ -234,7 +244,7 @@ def _digits(found: RangeFacts) -> int:
     width = 100 * (found["high"] - found["low"])
     if not 0 < width < math.inf:
         return 2
-    return min(max(2, 1 - math.floor(math.log10(width))), 10)
+    return min(max(2, 1 - math.floor(math.log10(width))), _DECIMALS)
 
 
 def _value(metric: MetricFacts, found: RangeFacts) -> str:

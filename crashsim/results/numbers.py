@@ -11,8 +11,23 @@ _RARE = 0.01  # a probability that is small enough, even at the upper end of its
 
 
 def percent(value: float) -> str:
-    """A probability as people write it: 3.2%, or 1.3e-06 where percent would hide it."""
-    return f"{value:.2g}" if 0 < value < 1e-4 else f"{100 * value:.3g}%"
+    """A probability as people write it: 3.2%, or 1.3e-06 where percent would hide it.
+
+    100% is for what is exactly so.
+    """
+    if 0 < value < 1e-4:
+        return f"{value:.2g}"
+    if 1 - 1e-4 < value < 1:
+        return ">99.99%"
+    text = f"{100 * value:.3g}%"
+    return f"{100 * value:.4g}%" if text == "100%" and value < 1 else text
+
+
+def share(value: float, digits: int = 0) -> str:
+    """A share in percent with so many decimals; 0% and 100% are for what is exactly so."""
+    text = f"{value:.{digits}%}"
+    hides = float(text.removesuffix("%")) in (0.0, 100.0) and 0 < value < 1
+    return percent(value) if hides else text
 
 
 def percents(value: float, low: float, high: float) -> tuple[str, str, str]:

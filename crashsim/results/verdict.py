@@ -11,6 +11,7 @@ from crashsim.results.numbers import interval_numbers, percent
 from crashsim.results.record import Record
 from crashsim.results.schema import OwnRates
 
+_NAMED = 4  # outputs that were asked for by number, the first, of which a sentence tells
 # Where samples of the faults' own law see too few events, these may have seen enough.
 _FOR_RARE = ("importance-sampling", "word-importance")
 # What theory says of events that samples saw too seldom, the best first.
@@ -81,6 +82,8 @@ def verdict(score: Record) -> str:
             f"{which.capitalize()} moves by {score.epsilon:g} or more with probability "
             f"{percent(tail.value)} ({_source(tail)}){_beside(score, tail)}."
         )
+    else:
+        sentences += _named_tails(score)
     shares = {s["name"]: s["share"] for s in score.sites if s["share"] is not None}
     leading = max(shares, key=shares.__getitem__, default="")
     if len(score.sites) > 1 and shares.get(leading, 0) > 0 and not _is_spoiled(score):
@@ -90,6 +93,19 @@ def verdict(score: Record) -> str:
     return " ".join(sentences)
 
 
+def _named_tails(score: Record) -> list[str]:
+    """How often the outputs move that were asked for by number, where no more is known."""
+    told = []
+    for k in score.named_outputs[:_NAMED]:
+        found = best(score, "tail", k)
+        if found is not None:
+            told.append(
+                f"Output {k} moves by {score.epsilon:g} or more with probability "
+                f"{percent(found.value)} ({_source(found)})."
+            )
+    return told
+
+
 def headline(score: Record) -> str:
     """The verdict for a reader in a hurry: whether the faults are tolerated, and what matters."""
     told = ["Partial, as it was interrupted."] if score.partial else []
@@ -97,7 +113,7 @@ def headline(score: Record) -> str:
         told.append(chips.headline(score.chips, describe_faults(score)))
     else:
         events, moved = _events(score), _movement(score)
-        first = events[:1] if events else moved
+        first = events[:1] or moved or _named_tails(score)[:1]
         if first and not first[0].startswith("Under "):
             start = f"Under {describe_faults(score)}, "
             first = [start + first[0][0].lower() + first[0][1:]]

@@ -73,6 +73,8 @@ class Method:
             cannot be drawn from.
         dependent: it is right for coordinates that depend on each other too, as those do of which
             an exact number is struck (``space.counts``).
+        by_output: it asks of each output by itself, so that of very many it is asked of those alone
+            that are named (``outputs=``): it is then given a space with these outputs.
         option: the argument of ``score`` that adds it (``proofs``, ``hardware``), if one does.
         rank: its place among methods of its kind when a verdict quotes one number, lowest first;
             None: never quoted.
@@ -94,6 +96,7 @@ class Method:
     refuses: Callable[[Size], str | None] | None = None
     moments_only: bool = False
     dependent: bool = False
+    by_output: bool = False
     option: str = ""
     rank: int | None = LAST
     rare: int | None = None
@@ -121,6 +124,10 @@ class Method:
     def inapplicable(self, space: FaultSpace) -> str | None:
         """Why it says nothing of a space, whoever asks for it; None where it does."""
         return None if self.dependent or not space.counts else DEPENDENT
+
+    def size_of(self, size: Size) -> Size:
+        """The size of what it is asked of."""
+        return (self.by_output and size.of_named) or size
 
     def reason_against(self, size: Size) -> str | None:
         """Why it is not computed without being named; None where it is."""

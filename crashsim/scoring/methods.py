@@ -197,7 +197,7 @@ def _surrogate_law(given: Given) -> Estimates:
 
 def _single_law(given: Given) -> Estimates:
     space, asked = given.wide, given.asked
-    if asked.epsilon is None and space.K == 1:
+    if asked.epsilon is None and not space.has_classes:
         raise NotApplicableError(NO_EPSILON)
     surrogate = surrogate_law.single_changes(space)
     return surrogate_law.law_estimates(
@@ -215,6 +215,8 @@ def _single_law(given: Given) -> Estimates:
 def _where_derivatives_serve(size: Size) -> str | None:
     if any(p.fault.is_guarded for p in size.space.placements):
         return UNDER_GUARDS
+    if reason := surrogate_law.why_no_single_changes(size.space):
+        return reason
     if size.space.has_derivatives:
         return "surrogate-law serves models with derivatives; ask for it as +single-law"
     return too_many_differences(size)
@@ -365,7 +367,7 @@ def _importance_sampling(given: Given) -> Iterable[Estimate]:
                 given.linear,
                 epsilon=asked.epsilon,
                 output=output,
-                class_changes=i == 0,
+                class_changes=i == 0 and given.space.has_classes,
                 seed=asked.seed,
                 confidence=asked.confidence,
                 passes=passes_of_rare_events(given.size),
@@ -373,7 +375,7 @@ def _importance_sampling(given: Given) -> Iterable[Estimate]:
     except TheoryError as error:  # a law that cannot be drawn under as strong a tilt
         raise NotApplicableError(str(error)) from error
     if not found:
-        is_asked = asked.epsilon is not None or given.space.K > 1
+        is_asked = asked.epsilon is not None or given.space.has_classes
         raise NotApplicableError(_NOTHING if is_asked else NO_EPSILON)
     return found
 
@@ -513,6 +515,7 @@ METHODS: tuple[Method, ...] = (
         "bound",
         needs=("surrogate", "margins"),
         moments_only=True,
+        by_output=True,
         rank=1,
     ),
     Method(
@@ -523,6 +526,7 @@ METHODS: tuple[Method, ...] = (
         needs=("surrogate", "margins"),
         cost=operations_of_tails,
         dear="a tilt for every tail and margin takes longer",
+        by_output=True,
         rank=0,
         rare=7,
     ),
@@ -534,6 +538,7 @@ METHODS: tuple[Method, ...] = (
         needs=("surrogate", "margins"),
         cost=operations_of_tails,
         dear="a tilt for every tail and margin takes longer",
+        by_output=True,
         rank=4,
         rare=6,
     ),
@@ -556,6 +561,7 @@ METHODS: tuple[Method, ...] = (
         refuses=_without_derivatives,
         cost=_cost_of_law,
         dear="the laws of as many outputs take longer",
+        by_output=True,
         rank=2,
         rare=5,
     ),
@@ -568,6 +574,7 @@ METHODS: tuple[Method, ...] = (
         refuses=_where_derivatives_serve,
         cost=lambda size: _cost_of_law(size) + size.N * size.operations,
         dear="every fault alone, and the laws of as many outputs, take longer",
+        by_output=True,
         rank=3,
     ),
     Method(
@@ -639,6 +646,7 @@ METHODS: tuple[Method, ...] = (
         cost=operations_of_rare_events,
         most=BUDGET / 4,
         dear="some thousand samples for each input take longer (give fewer inputs)",
+        by_output=True,
         rank=1,
         rare=4,
     ),

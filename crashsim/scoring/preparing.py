@@ -151,6 +151,7 @@ def prepared(
         planned = plan(
             space, options.methods, samples, rel_width, hardware, proofs, memory, budget,
             lambda size: 0.0 if judging is None else _of_chips(size, judging),
+            outputs or (),
         )  # fmt: skip
     asked = Request(
         epsilon=epsilon,

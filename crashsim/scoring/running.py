@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
 from crashsim.analytic.first_order import Analysis
@@ -17,6 +17,7 @@ from crashsim.sampling.enumeration import ExactDistribution
 from crashsim.sampling.monte_carlo import DEFAULT_SAMPLES, MonteCarlo
 from crashsim.scoring.method import Found, Method, guarded
 from crashsim.scoring.methods import METHODS
+from crashsim.scoring.named import of_named
 from crashsim.scoring.planning.plan import SAMPLING, Plan
 from crashsim.scoring.request import Progress, Request
 from crashsim.scoring.shared import NO_SURROGATE, Given, Shared, no_class, steps_of
@@ -130,12 +131,14 @@ def _run(
     progress: Progress,
 ) -> None:
     """Runs a method, after what it needs; of one that does not apply, keeps the reason."""
-    name = method.name
+    name, named = method.name, shared.asked.outputs or ()
     told = _steps(method, plan, progress)
+    some = shared.of_named if method.by_output else None
+    shared = some or shared
     given = Given(
         shared.space,
         shared.asked,
-        plan.size,
+        method.size_of(plan.size),
         told.count,
         name,
         method.needs,
@@ -151,6 +154,8 @@ def _run(
         told.begin()
         with timing(results.timings, name), listening(told.work):
             found = method.compute(given) if method in METHODS else guarded(method, given)
+        if some is not None:
+            found = replace(found, estimates=of_named(found.estimates, sorted(named)))
         told.end()
     except NotApplicableError as error:
         results.skipped[name] = str(error)

@@ -23,7 +23,7 @@ from crashsim.model.inputs import BatchAxis, ModelInputs
 from crashsim.model.sites.time_axis import StepsAxis
 from crashsim.model.twins.resetting import Reset
 from crashsim.notebook import fragment
-from crashsim.noticing import collecting, notice
+from crashsim.noticing import collecting, notice, say_now
 from crashsim.results.agreement import agreements
 from crashsim.results.contradictions import contradictions
 from crashsim.results.flat import numbers_of_score
@@ -38,6 +38,7 @@ from crashsim.scoring.method import Method
 from crashsim.scoring.methods import METHODS
 from crashsim.scoring.planning.costs import cost_of_sample
 from crashsim.scoring.planning.plan import Plan
+from crashsim.scoring.planning.preview import told_if_long
 from crashsim.scoring.preparing import Options, prepared
 from crashsim.scoring.provenance import (
     describe_fault,
@@ -337,11 +338,13 @@ def score(
         tell = progress or (lambda *_: None)
         space, planned, asked, timings = prepared(model, inputs, faults, options, tell)
         asked = replace(asked, executor=executor, store=store_of(store))
+        if budget is None and (message := told_if_long(planned, asked)):
+            say_now(message)
         results = compute(space, planned, asked, tell)
         results.timings = timings = {**timings, **results.timings}
         curves = histogram = None
         try:
-            with timing(timings, "curves"):
+            with telling("curves", tell), timing(timings, "curves"):
                 histogram = histogram_of(results, asked.outputs)
                 if results.interrupted is None:
                     most = DEFAULT_SAMPLES if planned.samples is None else planned.samples

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -41,6 +42,7 @@ from crashsim.space import FaultSpace
 from crashsim.working import Steps, listening
 
 _CERTIFIED = 4  # inputs that get a certificate: each bound takes about a second
+_RIVALS = 1024  # classes up to which a certificate bounds what each of them does
 NO_EPSILON = "give epsilon: it bounds P(|Delta| >= epsilon)"
 NO_SURROGATE = "needs a linear surrogate of Delta, and none is to be had"
 
@@ -71,6 +73,15 @@ class Shared:
         self._timings, self._progress = timings, progress
         self._made: dict[str, Any] = {}
         self._reasons: dict[str, str] = {}  # why one is not to be had
+
+    @cached_property
+    def of_named(self) -> Shared | None:
+        """The shared results of the named outputs alone, where all are too many; else None."""
+        size = self._size.of_named
+        if size is None:
+            return None
+        asked = replace(self.asked, outputs=tuple(range(size.K)))
+        return Shared(size.space, asked, self.methods, self._timings, self._progress, size)
 
     def take(self, name: str) -> Any:
         """The result of this name, made now if it is not there.
@@ -310,7 +321,7 @@ def _are_two_valued(space: FaultSpace) -> bool:
 def _margins(shared: Shared) -> Surrogate | None:
     surrogate = shared.take("surrogate").surrogate
     wide = shared.take("wide")
-    return first_order.margins_of(wide, surrogate) if wide.K > 1 else None
+    return first_order.margins_of(wide, surrogate) if wide.has_classes else None
 
 
 def _nearest_margins(shared: Shared) -> rivals.NearestMargins:
@@ -344,11 +355,12 @@ def _certificates(
 ) -> Mapping[int, Mapping[tuple[Quantity, int], Certificate]]:
     space, epsilon = shared.space, shared.asked.epsilon
     proof = shared.take("proof")
-    if epsilon is None and space.K == 1:
+    classes = space.has_classes and space.K <= _RIVALS
+    if epsilon is None and not classes:
         raise NotApplicableError(NO_EPSILON)
     inputs = range(min(space.B, _CERTIFIED))
     first: int = shared.take("leading_output")
-    found = {first: proofs.certify(space, proof, epsilon, first, inputs)}
+    found = {first: proofs.certify(space, proof, epsilon, first, inputs, classes=classes)}
     for output in shared.asked.outputs or () if epsilon is not None else ():
         if output != first:
             found[output] = {

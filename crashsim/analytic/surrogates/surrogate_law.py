@@ -80,6 +80,18 @@ def law_estimates(
     return found
 
 
+def why_no_single_changes(space: FaultSpace) -> str | None:
+    """Why the changes of single faults say nothing of sums of them; None where they do."""
+    if not all(p.fault.is_binary for p in space.placements):
+        return "for faults that strike or do not"
+    if space.strikes_words:
+        return (
+            "bits of words that do not add up change outputs by up to 1e38, which no lattice holds "
+            "beside small changes; word-strata serves there"
+        )
+    return None
+
+
 def single_changes(space: FaultSpace) -> LinearSurrogate:
     """The sum of what every fault changes alone on the clean network, (B, K).
 
@@ -89,13 +101,8 @@ def single_changes(space: FaultSpace) -> LinearSurrogate:
     Raises:
         NotApplicableError: faults that do not strike or not, or that depend on each other.
     """
-    if not all(p.fault.is_binary for p in space.placements):
-        raise NotApplicableError("for faults that strike or do not")
-    if space.strikes_words:
-        raise NotApplicableError(
-            "bits of words that do not add up change outputs by up to 1e38, which no lattice holds "
-            "beside small changes; word-strata serves there"
-        )
+    if reason := why_no_single_changes(space):
+        raise NotApplicableError(reason)
     coordinates = coordinates_of(space)
     gains = np.zeros((space.B, space.K, space.N))
     clean = space.clean()
@@ -106,7 +113,7 @@ def single_changes(space: FaultSpace) -> LinearSurrogate:
 
 def single_margins(space: FaultSpace, surrogate: LinearSurrogate) -> Surrogate | None:
     """The margins of such sums, None without classes."""
-    return margins_of(space, surrogate) if space.K > 1 else None
+    return margins_of(space, surrogate) if space.has_classes else None
 
 
 def law_operations(coordinates: int, rows: float) -> float:

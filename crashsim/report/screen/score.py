@@ -9,7 +9,7 @@ from rich.text import Text
 from crashsim.report.screen import figures, notes
 from crashsim.report.screen.table import FittedTable
 from crashsim.report.text import made_of, plain
-from crashsim.results.numbers import percent
+from crashsim.results.numbers import percent, share
 from crashsim.results.record import Record
 from crashsim.results.verdict import headline
 
@@ -50,7 +50,7 @@ def _shares(score: Record) -> list[RenderableType]:
     sites = sorted(sites, key=lambda site: -(site["share"] or 0.0))
     rows = [
         (
-            site["name"], site["fault"], f"{site['coordinates']:,}", f"{site['share']:.1%}",
+            site["name"], site["fault"], f"{site['coordinates']:,}", share(site["share"] or 0.0, 1),
             "█" * round(20 * (site["share"] or 0.0)),
         )
         for site in sites[:_SITES]

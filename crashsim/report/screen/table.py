@@ -14,7 +14,7 @@ from rich.text import Text
 from crashsim.visible import visible
 
 _GAP = 2  # characters between columns
-_NAME = 12  # characters that a name keeps, before columns move to a table of their own
+_WHOLE, _NAME = 24, 12  # characters that a name keeps, and at least, in a terminal too narrow
 _WORDS = 24  # characters that running text keeps
 
 
@@ -47,12 +47,13 @@ class FittedTable:
         every = list(range(len(self.titles)))
         below = [self._below(row) for row in shown]
         for rows in (shown, below):
-            widths = self._widths(rows, every, options.max_width)
+            widths = self._widths(rows, every, options.max_width, _WHOLE)
             if widths is not None:
                 yield self._table(rows, every, widths, self.title)
                 return
-        for i, part in enumerate(self._parts(below, options.max_width)):
-            widths = self._widths(below, part, options.max_width) or self._least(below, part)
+        room, name = options.max_width, self._name(below, options.max_width)
+        for i, part in enumerate(self._parts(below, room, name)):
+            widths = self._widths(below, part, room, name) or self._least(below, part, name)
             if i > 0:
                 yield Text()
             more = ", continued" if i > 0 and self.title else ""
@@ -63,12 +64,22 @@ class FittedTable:
         numbers = (cell.replace(" [", "\n[") for cell in row[self.names :])
         return [*row[: self.names], *numbers]
 
-    def _parts(self, rows: list[list[str]], room: int) -> list[list[int]]:
+    def _name(self, rows: list[list[str]], room: int) -> int:
+        """Characters that a name keeps: all, where every other column has room beside it."""
+        named = list(range(self.names))
+        others = range(self.names, len(self.titles))
+        fits = (self._widths(rows, [*named, column], room, _WHOLE) for column in others)
+        return _WHOLE if all(widths is not None for widths in fits) else _NAME
+
+    def _parts(self, rows: list[list[str]], room: int, name: int) -> list[list[int]]:
         """The columns of each table, where one cannot hold them all."""
         named = list(range(self.names))
         parts, current = [], named.copy()
         for column in range(self.names, len(self.titles)):
-            if len(current) > len(named) and self._widths(rows, [*current, column], room) is None:
+            if (
+                len(current) > len(named)
+                and self._widths(rows, [*current, column], room, name) is None
+            ):
                 parts.append(current)
                 current = named.copy()
             current.append(column)
@@ -79,18 +90,20 @@ class FittedTable:
         words = visible(self.titles[column]).split()
         return max((cell_len(text) for text in (*cells, *words)), default=1)
 
-    def _least(self, rows: list[list[str]], columns: list[int]) -> list[int]:
+    def _least(self, rows: list[list[str]], columns: list[int], name: int) -> list[int]:
         """The narrowest that each column may be."""
         found = []
         for column in columns:
             natural = self._natural(rows, column)
-            most = _WORDS if column in self.words else _NAME if column < self.names else natural
+            most = _WORDS if column in self.words else name if column < self.names else natural
             found.append(min(natural, most))
         return found
 
-    def _widths(self, rows: list[list[str]], columns: list[int], room: int) -> list[int] | None:
+    def _widths(
+        self, rows: list[list[str]], columns: list[int], room: int, name: int
+    ) -> list[int] | None:
         """The width of each column; None where they do not fit."""
-        widths, spare = self._least(rows, columns), room - _GAP * (len(columns) - 1)
+        widths, spare = self._least(rows, columns, name), room - _GAP * (len(columns) - 1)
         spare -= sum(widths)
         if spare < 0:
             return None

@@ -45,8 +45,8 @@ def chips_facts(run: ChipRun, accept: Mapping[str, float]) -> ChipsFacts:
         law, clean = found.law(number), float(found.clean[number])
         mean = law.mean(alpha)
         limit = accept.get(metric.name)
-        if limit is None and metric.name.startswith(_HIGHER):
-            limit = max(clean - _LOSS, 0.0)
+        if limit is None and metric.name.startswith(_HIGHER) and clean > _LOSS:
+            limit = clean - _LOSS  # of a network that is never right, every chip is as good
         accepted = None
         if limit is not None:
             lower = is_lower_better(metric.name)

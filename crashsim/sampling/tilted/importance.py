@@ -352,7 +352,8 @@ def _at_design_point(
 
 def tail_events(one: Surrogate, output: int, k: int, epsilon: float) -> list[Event]:
     """Both tails of an output."""
-    unit = np.eye(k)[output]
+    unit = np.zeros(k)
+    unit[output] = 1.0
     # The rarer, the less the surrogate knows which of the two is likelier, and a share too large
     # costs little, one too small much: so shares as the square roots, within a factor of ten.
     upper = float(one.saddlepoint(epsilon, "upper")) ** 0.5

@@ -233,7 +233,9 @@ def _predict(space: FaultSpace, strata: Sequence[Stratum]) -> int:
         clean = space.clean()[b]
         top = int(predicted_class(clean))
         rivals = [k for k in np.argsort(-clean) if k != top][:_RIVALS]
-        rows = np.eye(space.K)[rivals] - np.eye(space.K)[top]
+        rows = np.zeros((len(rivals), space.K))
+        rows[np.arange(len(rivals)), rivals] = 1.0
+        rows[:, top] = -1.0
         ((_, gains),) = slopes.gradients(space.examples.part(b, b + 1), np.zeros(start), rows)
         lead = clean[top] - clean[rivals]
         for p, own, step in zip(places, noisy, steps, strict=True):

@@ -216,14 +216,20 @@ def _differences(size: Size) -> Cost:
     return Cost(2.0 * size.N * size.operations_of_change, 16.0 * size.gains)
 
 
-def _singles(size: Size) -> Cost | None:
-    """Of a sample of single faults, of too many to look at all; None where all are looked at."""
+def _singles(size: Size) -> Cost:
+    """Of single faults: all, or those of a sample of the coordinates."""
     count = singles_sampled(size)
-    if count is None:
-        return None
-    gradients = _gradients(size) if no_surrogate(size) is None else Cost(0.0)
-    struck = Cost(count * size.operations_of_change)
-    return Cost(struck.operations + gradients.operations, gradients.memory)
+    return _differences(size) if count is None else _sampled_singles(size, count)
+
+
+def _mean_point_singles(size: Size) -> Cost:
+    """Beside the differences, where all single faults are looked at."""
+    count = singles_sampled(size)
+    return Cost(0.0) if count is None else _sampled_singles(size, count)
+
+
+def _sampled_singles(size: Size, count: int) -> Cost:
+    return Cost(2.0 * count * size.operations_of_change, 16.0 * count * size.B * size.K)
 
 
 def _parameters(size: Size) -> float:
@@ -279,8 +285,8 @@ _COSTS: Mapping[str, Callable[[Size], Cost]] = {
     "gradients": _gradients,
     "taylor": _gradients,
     "differences": _differences,
-    "single": lambda size: _singles(size) or _differences(size),
-    "mean-point-single": lambda size: _singles(size) or Cost(0.0),
+    "single": _singles,
+    "mean-point-single": _mean_point_singles,
     "margins": _margins,
     "nearest_margins": _nearest_margins,
     "nearest-rivals": _rivals,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
@@ -88,6 +88,7 @@ def plan(
     memory: int = MEMORY,
     budget: float | None = None,
     beside: Callable[[Size], float] = lambda size: 0.0,
+    named_outputs: Sequence[int] = (),
 ) -> Plan:
     """Chooses methods; those that are named are computed whatever they cost.
 
@@ -104,6 +105,7 @@ def plan(
         memory: bytes that gains may take, about.
         budget: operations for all of it; None: as much for each method as its table says.
         beside: what is taken of a budget by other things than methods.
+        named_outputs: outputs that were asked for by number.
 
     Raises:
         ArgumentError: an unknown method is named, two have one name; or one draws faults, of which
@@ -118,7 +120,7 @@ def plan(
     named = only | added | {m.name for m in table if m.option in options}
     considered = tuple(m for m in table if not only or m.name in named or m in own)
     _check_drawable(space, [m for m in considered if m.name in named or m in own], not only)
-    size = Size(space, memory, budget)
+    size = Size(space, memory, budget, tuple(named_outputs))
     skipped: dict[str, str] = {}
     for method in considered:
         if method.name in named:
@@ -148,6 +150,7 @@ def _costs_of(
     method: Method, size: Size, samples: int | None, known: Mapping[str, Cost]
 ) -> dict[str, Cost]:
     """What a method adds to the costs that are known already, its needs first."""
+    size = method.size_of(size)
     found = {need: cost_of(need, size) for need in method.needs if need not in known}
     if "surrogate" in found and "differences" not in known:  # what it is made from
         source = "gradients" if size.space.has_derivatives else "differences"
@@ -301,6 +304,7 @@ def _check_drawable(space: FaultSpace, named: list[Method], others: bool) -> Non
 
 def _reason_against(method: Method, size: Size) -> str | None:
     """Why a method is not computed unasked, for what it needs or for itself; None where it is."""
+    size = method.size_of(size)
     if reason := method.inapplicable(size.space):
         return reason
     for name in method.needs:

@@ -15,11 +15,13 @@ from crashsim.noticing import collecting, notice
 from crashsim.results.numbers import CORE, RATE_NAME, words_of_time
 from crashsim.scoring.method import Method
 from crashsim.scoring.planning.costs import Cost, cost_of_chips, words_of_memory
-from crashsim.scoring.planning.plan import SAMPLING
+from crashsim.scoring.planning.plan import SAMPLING, Plan
 from crashsim.scoring.preparing import Options, prepared
+from crashsim.scoring.request import Request
 from crashsim.scoring.variance_reduction import chosen_chips
 
 CHIPS = "chips"  # on all examples
+_LONG = 600.0  # seconds above which a score says beforehand what it takes
 
 
 @dataclass(frozen=True)
@@ -168,10 +170,7 @@ def plan(
         raise ArgumentError(f"{unknown[0]}: score has no such argument; choose among its own")
     with collecting() as noticed:
         space, planned, asked, _ = prepared(model, inputs, faults, Options(**options))
-        steps, chips = dict(planned.steps), None
-        if asked.judging is not None and SAMPLING in planned.methods:
-            chips = chosen_chips(planned.size, asked.judging)
-            steps[CHIPS] = cost_of_chips(planned.size, asked.judging, chips)
+        steps, chips = steps_of(planned, asked)
         found = Preview(
             steps=steps,
             methods=planned.methods,
@@ -188,6 +187,29 @@ def plan(
     for message in noticed:
         notice(message)
     return found
+
+
+def steps_of(planned: Plan, asked: Request) -> tuple[dict[str, Cost], int | None]:
+    """What a score computes, in order, with its cost; and how many chips it judges."""
+    steps, chips = dict(planned.steps), None
+    if asked.judging is not None and SAMPLING in planned.methods:
+        chips = chosen_chips(planned.size, asked.judging)
+        steps[CHIPS] = cost_of_chips(planned.size, asked.judging, chips)
+    return steps, chips
+
+
+def told_if_long(planned: Plan, asked: Request) -> str | None:
+    """What is to be said before a score that takes more than ten minutes; None of others."""
+    steps, _ = steps_of(planned, asked)
+    seconds = sum(cost.seconds for cost in steps.values())
+    if seconds <= _LONG:
+        return None
+    name, most = max(steps.items(), key=lambda step: step[1].seconds)
+    return (
+        f"this score takes about {words_of_time(seconds)} at {RATE_NAME}, of which "
+        f"{words_of_time(most.seconds)} are {name}; crashsim.plan (--plan) shows all of it, and "
+        "budget='2m' (--budget 2m) makes it fit"
+    )
 
 
 _UNUSED = ("progress", "names", "executor", "store")

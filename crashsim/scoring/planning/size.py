@@ -47,6 +47,7 @@ class Size:
         space: the model, its inputs and faults.
         memory: bytes that gains may take, about.
         budget: operations that all of a score may take; None: each method as its table says.
+        named: outputs that were asked for by number.
         operations: what one sample's forward pass on all inputs costs, about, in operations of the
             exchange rate: those of products count a twelfth, numbers that are read or written two.
         operations_of_one: the same on a single input.
@@ -60,6 +61,16 @@ class Size:
     space: FaultSpace
     memory: int = MEMORY
     budget: float | None = None
+    named: tuple[int, ...] = ()
+
+    @cached_property
+    def of_named(self) -> Size | None:
+        """Of the named outputs alone, where all are too many for a surrogate of each; else None."""
+        if not 0 < len(self.named) <= MOST_OUTPUTS < self.K:
+            return None
+        if no_surrogate(replace(self, budget=None)) is None:
+            return None
+        return Size(self.space.of_outputs(sorted(self.named)), self.memory, self.budget)
 
     @property
     def scale(self) -> float:
@@ -262,7 +273,9 @@ def no_surrogate(size: Size) -> str | None:
     if not size.space.has_derivatives and (reason := too_many_differences(size)):
         return f"{size.space.why_no_derivatives}; {reason}"
     if is_sketched(size):
-        return f"{size.K} outputs: needs the gradient of each; {_SKETCH}"
+        return (
+            f"{size.K} outputs: needs the gradient of each, or names of some (outputs=); {_SKETCH}"
+        )
     return _too_many_gains(size)
 
 

@@ -203,7 +203,9 @@ def _readout(network: Network, readout: ArrayLike | int) -> Array:
     if isinstance(readout, int):
         if not 0 <= readout < network.output_size:
             raise TheoryError("readout", readout, f"outputs are 0 to {network.output_size - 1}")
-        return np.asarray(np.eye(network.output_size)[readout])
+        unit = np.zeros(network.output_size)
+        unit[readout] = 1.0
+        return unit
     c = as_array("readout", readout).reshape(-1)
     if len(c) != network.output_size:
         raise TheoryError(
