@@ -81,7 +81,7 @@ def test_an_interrupt_at_any_line_gives_the_first_samples(make_net, randn, inter
     }[way] | {"epsilon": 0.1, "seed": 3}
     whole, found = {}, 0
     for stop in interrupting(
-        "sampling.monte_carlo", "sampling.samples", "sampling.tally", "campaign.tasks", every=29
+        "sampling.monte_carlo", "sampling.samples", "sampling.tally", "campaign.tasks", every=11
     ):
         try:
             with stop:
