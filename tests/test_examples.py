@@ -18,6 +18,7 @@ RUNS = {
     "accuracy_under_faults.py": (["--epochs", "2", "--chips", "60"], "of chips reach 90%"),
     "accuracy_curve.py": (["--epochs", "2", "--chips", "40"], "90% are right up to p"),
     "protect_a_cnn.py": (["--epochs", "1", "--chips", "20"], "of the bits, chosen one by one"),
+    "loss_under_faults.py": (["--epochs", "2", "--samples", "200"], "the loss moves"),
     "convolution_weights.py": (["--epochs", "1", "--samples", "200"], "second.weight"),
     "vulnerability_map.py": (["--epochs", "2", "--limit", "8"], "bit 30 does most harm"),
     "float_words.py": (["--epochs", "2", "--samples", "200"], "infinite or nan"),

@@ -34,6 +34,7 @@ from crashsim.campaign.store import Store, store_of
 from crashsim.campaign.tasks import fold
 from crashsim.errors import ArgumentError, Interrupted
 from crashsim.metrics import RESERVED, AskedMetrics, OfSums
+from crashsim.metrics.losses import of_losses
 from crashsim.noticing import notice
 from crashsim.results.estimate import MOST_OUTPUTS, Interval
 from crashsim.results.estimates import Estimates
@@ -181,6 +182,8 @@ def monte_carlo(
     # Fractions and numpy's numbers are taken for what they are.
     confidence, rel_width = float(confidence), None if rel_width is None else float(rel_width)
     epsilon = None if epsilon is None else float(epsilon)
+    if space.loss is not None and metrics:
+        metrics = of_losses(metrics)
     asked = AskedMetrics.of(metrics, targets, space.clean(), space.output_shape)
     for metric in asked.metrics:
         if isinstance(metric, OfSums) or metric.name in RESERVED:

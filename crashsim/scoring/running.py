@@ -102,7 +102,8 @@ def compute(space: FaultSpace, plan: Plan, asked: Request, progress: Progress) -
     results = Results(skipped=dict(plan.skipped))
     names = frozenset(plan.methods)
     shared = Shared(space, asked, names, results.timings, progress, plan.size)
-    needed = {name for method in plan.chosen for name in method.needs}
+    apart = shared.of_named is not None  # what is asked of named outputs has results of its own
+    needed = {name for m in plan.chosen if not (apart and m.by_output) for name in m.needs}
     try:
         for method in plan.chosen:
             _run(method, needed, plan, shared, results, progress)

@@ -22,6 +22,7 @@ from crashsim.results.estimate import Quantity
 from crashsim.results.estimates import Estimates
 from crashsim.scoring.planning.costs import Cost, cost_of
 from crashsim.scoring.planning.size import (
+    GRADIENT_VALUES,
     UNDER_GUARDS,
     Size,
     is_sketched,
@@ -302,6 +303,9 @@ def _surrogate(shared: Shared) -> Analysis:
         and not shared.singles_are_sampled
     ):
         order.reverse()
+    size = Size(shared.space, shared.asked.memory)
+    if is_sketched(size) and 4 * size.gains > GRADIENT_VALUES:
+        raise NotApplicableError(no_surrogate(size) or NO_SURROGATE)
     reason = ""
     for name in order:
         try:

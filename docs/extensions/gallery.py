@@ -29,6 +29,7 @@ EXAMPLES = {
     "accuracy_curve.py": "--epochs 10 --chips 100",
     "accuracy_under_faults.py": "--epochs 10 --chips 400",
     "compare_architectures.py": "--inits 3 --epochs 8 --samples 500",
+    "loss_under_faults.py": "--epochs 6 --samples 600",
     "convolution_weights.py": "--epochs 4 --samples 500",
     "float_words.py": "--epochs 6 --samples 600",
     "vulnerability_map.py": "--epochs 6 --limit 16",

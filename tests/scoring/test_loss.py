@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from crashsim import BitFlip, FaultSpace, NeuronCrash, Score, WeightCrash, plan, score
+from crashsim import BitFlip, FaultSpace, NeuronCrash, Score, WeightCrash, monte_carlo, plan, score
 from crashsim.coordinates.drawing import sample_block
 from crashsim.errors import ArgumentError, CrashsimWarning
 from crashsim.results.verdict import headline
@@ -337,6 +337,16 @@ def test_chips_are_judged_by_the_loss_on_all_examples():
     wanted = (patterns.clean + patterns.mean).mean()
     assert abs(wanted - patterns.clean.mean()) > 1e-3
     assert found.low <= wanted <= found.high
+
+
+def test_samples_of_the_loss_know_no_metric_of_outputs():
+    space = FaultSpace(classifier(), X, NeuronCrash(0.3), outputs="loss", targets=Y)
+    with pytest.raises(ArgumentError, match="leave outputs out"):
+        monte_carlo(space, samples=50, metrics=["mse"], targets=Y)
+    mean = monte_carlo(space, samples=50, metrics=["loss"], targets=Y).estimates
+    found = [e for e in mean if e.quantity == "loss" and e.input == "all"]
+    moved = [e for e in mean if e.quantity == "mean" and e.input == "all"]
+    assert found[0].value == pytest.approx(space.clean().mean() + moved[0].value, rel=1e-6)
 
 
 def test_plan_takes_what_score_takes():

@@ -69,6 +69,10 @@ def test_intervals(found, truth, method):
         assert tail.high < 3 * tail.low
 
 
+def test_samples_do_not_take_the_derivative_of_every_output(found):
+    assert not {"differences", "margins"} & found.timings.keys()
+
+
 def test_nothing_is_said_of_others_or_of_all(found):
     for method in ("chernoff", "surrogate-law", "importance-sampling"):
         own = [e for e in found.estimates if e.method == method]
