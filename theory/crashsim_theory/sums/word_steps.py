@@ -58,18 +58,15 @@ class WordSteps:
         last = int(np.asarray(most).view(np.int64)) >> _DROPPED
         base = max(last - _RANGE, 0)
         kinds, keys = len(self.signs), last - base + 1
-        counts, totals = np.zeros((2, keys, kinds)), np.zeros((2, keys, 1))
+        found = np.zeros((2, 2 * keys * kinds))  # number and total
         for gain, is_down, kind in blocks:
             key = np.maximum((gain.view(np.int64) >> _DROPPED) - base, 0)
             # Slopes upwards and downwards; the signs of bits turn some over.
             key += keys * is_down
-            totals += np.bincount(key, gain, 2 * keys).reshape(totals.shape)
             key *= kinds
             key += kind
-            counts += np.bincount(key, None, counts.size).reshape(counts.shape)
-        # Of all words' values in an entry, which differ by a percent at most, the mean serves.
-        means = totals / np.maximum(counts.sum(2, keepdims=True), 1.0)
-        found = counts, counts * means
+            found[0] += np.bincount(key, None, found.shape[1])
+            found[1] += np.bincount(key, gain, found.shape[1])
         up = (self.signs > 0).astype(np.float64)
         down = (self.signs < 0).astype(np.float64)
         least = int(self.exponents.min())
@@ -77,7 +74,7 @@ class WordSteps:
         sums = np.zeros((2, 2, keys + room))  # number and total, of gains upwards and downwards
         worth = np.ones(len(self.exponents)), 2.0**self.exponents
         for into, one, each in zip(sums, found, worth, strict=True):
-            plus, minus = one
+            plus, minus = one.reshape(2, keys, kinds)
             ways = plus @ up + minus @ down, plus @ down + minus @ up
             for of_way, way in zip(into, ways, strict=True):
                 for b, exponent in enumerate(self.exponents.tolist()):
