@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from crashsim.analytic import sketch
 from crashsim.analytic.gains import KEPT, are_dense, kept_bytes
-from crashsim.analytic.surrogates.rivals import RIVALS, margins_at_most
+from crashsim.analytic.surrogates.rivals import MOST_DRAWN, RIVALS, margins_at_most
 from crashsim.analytic.surrogates.surrogate_law import law_operations
 from crashsim.analytic.weighing import weighed_bytes
 from crashsim.arguments import is_number, shown
@@ -259,7 +259,8 @@ def _nearest_margins(size: Size) -> Cost:
 def _rivals(size: Size) -> Cost:
     rows, values = RIVALS * size.B, size.space.slopes.size
     laws = law_operations(min(size.N, _ENTRIES), rows)
-    return Cost(laws + _COUNTED_GAIN * rows * values, 64.0 * values)
+    drawn = _DRAWN * size.N if size.N <= MOST_DRAWN else 0.0
+    return Cost(laws + rows * (_COUNTED_GAIN * values + drawn), 64.0 * values)
 
 
 def _moments(size: Size) -> Cost:
