@@ -162,7 +162,7 @@ def _tails(name: TailMethod, given: Given) -> Estimates:
 
 
 def _nearest_rivals(given: Given) -> Estimates:
-    return rivals.nearest_rivals(given.nearest_margins)
+    return rivals.nearest_rivals(given.nearest_margins, given.asked.seed)
 
 
 def _where_all_outputs_serve(size: Size) -> str | None:

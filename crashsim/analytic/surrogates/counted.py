@@ -7,15 +7,16 @@ What bits move values by is the same for every combination, so it is looked at o
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from crashsim_theory import NORMAL, GainChunk
+from crashsim_theory import NORMAL, Contributions, GainChunk
 from crashsim_theory.sums.profile import Profile, profiles_of_chunks
 from crashsim_theory.sums.word_steps import ListedWords, WordSteps, profile_of_words, word_steps
-from numpy.typing import NDArray
 
+from crashsim.analytic.gains import InputSlopes
 from crashsim.arrays import Floats
 from crashsim.injection.slopes import Values
 from crashsim.working import worked
@@ -35,19 +36,37 @@ class CountedGains:
         self._values = values
         self._striking = [i for i, v in enumerate(values) if v.placement.fault.law != NORMAL]
 
-    def profile(self, slopes: Sequence[NDArray[np.float32] | None]) -> Profile:
-        """Of a combination of an input's outputs, without shift.
+    def profiles(self, slopes: InputSlopes) -> list[Profile]:
+        """Of R combinations of an input's outputs, without shift.
 
         Args:
-            slopes: for each placement, (size,); None where all are 0.
+            slopes: for each placement, (size, R).
         """
-        given = zip(self._values, slopes, strict=True)
-        every = [np.zeros(v.size, np.float32) if s is None else s for v, s in given]
-        noise = self._noise(every)
+        rows = slopes[0].shape[1]
+        noise = self._noise(slopes, rows)
         if self._steps is None:
-            return profiles_of_chunks(self._chunks(every), np.zeros(1), np.array([noise]))[0]
-        each: list[Any] = [np.ascontiguousarray(every[i][part]) for i, part in self._parts()]
-        return profile_of_words(self._steps, each, 0.0, noise)
+            return profiles_of_chunks(self.chunks(slopes), np.zeros(rows), noise)
+        found = []
+        for r in range(rows):
+            each: list[Any] = [
+                np.ascontiguousarray(slopes[i][part, r]) for i, part in self._parts()
+            ]
+            found.append(profile_of_words(self._steps, each, 0.0, float(noise[r])))
+            worked(0.0)
+        return found
+
+    def contributions(self, slopes: InputSlopes, shift: Floats) -> Contributions | None:
+        """What R combinations of an input's outputs are made of, for draws of them together.
+
+        None where normal coordinates add to them: these are not drawn.
+
+        Args:
+            slopes: for each placement, (size, R).
+            shift: (R,) of the combinations without faults.
+        """
+        if self._noise(slopes, len(shift)).any():
+            return None
+        return Contributions(_ReadAgain(self, slopes), shift)
 
     @cached_property
     def _steps(self) -> list[WordSteps] | None:
@@ -78,14 +97,15 @@ class CountedGains:
         p = np.asarray(v.placement.fault.rate, dtype=np.float64)
         return p if p.ndim == 0 else p.reshape(v.size, v.bits)[part]
 
-    def _chunks(self, slopes: Sequence[NDArray[np.float32]]) -> Iterator[GainChunk]:
+    def chunks(self, slopes: InputSlopes) -> Iterator[GainChunk]:
+        """The Bernoulli coordinates of R combinations of an input's outputs, part by part."""
         for i, part in self._parts():
-            of_rows: Any = slopes[i][None, part]
+            of_rows: Any = np.ascontiguousarray(slopes[i][part].T)
             yield GainChunk(of_rows, self._values[i].displacements(part), self._rates(i, part))
 
-    def _noise(self, slopes: Sequence[NDArray[np.float32]]) -> float:
-        """The variance that normal coordinates add."""
-        total = 0.0
+    def _noise(self, slopes: InputSlopes, rows: int) -> Floats:
+        """(R,) variances that normal coordinates add."""
+        total = np.zeros(rows)
         for i, v in enumerate(self._values):
             if i in self._striking:
                 continue
@@ -94,5 +114,16 @@ class CountedGains:
                 part = slice(low, low + _TOGETHER)
                 d = v.displacements(part)
                 own = variance if variance.ndim == 0 else variance.reshape(v.size, v.bits)[part]
-                total += float((own * d * d).sum(1) @ slopes[i][part].astype(np.float64) ** 2)
+                total += (own * d * d).sum(1) @ slopes[i][part].astype(np.float64) ** 2
         return total
+
+
+@dataclass(frozen=True, eq=False)
+class _ReadAgain:
+    """Chunks that are made whenever they are read: all of them at once take too much memory."""
+
+    gains: CountedGains
+    slopes: InputSlopes
+
+    def __iter__(self) -> Iterator[GainChunk]:
+        return self.gains.chunks(self.slopes)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from crashsim.analytic import sketch
 from crashsim.analytic.gains import KEPT, are_dense, kept_bytes
-from crashsim.analytic.surrogates.rivals import RIVALS, margins_at_most
+from crashsim.analytic.surrogates.rivals import MOST_DRAWN, RIVALS, margins_at_most
 from crashsim.analytic.surrogates.surrogate_law import law_operations
 from crashsim.analytic.weighing import weighed_bytes
 from crashsim.arguments import is_number, shown
@@ -24,7 +24,7 @@ from crashsim.sampling.chips.drawn import probability_of_none
 from crashsim.sampling.chips.run import DEFAULT_CHIPS
 from crashsim.sampling.enumeration import outcomes_of
 from crashsim.sampling.pilot import strikes_at_most
-from crashsim.sampling.tilted.importance import AIMING
+from crashsim.sampling.tilted.aiming import AIMING, MOST_ALONE
 from crashsim.sampling.tilted.importance import SAMPLES as RARE_SAMPLES
 from crashsim.sampling.words.strata import SAMPLES as STRIKES
 from crashsim.scoring.judging import Judging
@@ -52,7 +52,7 @@ _FEWEST_STRIKES = 256  # of single faults of words
 _COUNTED = 40  # for each output of a sample: sums, counts, order
 _DRAWN = 60  # for each fault of a sample, and for each coordinate that is drawn one by one
 _GUIDED = 8  # for each coordinate of a rare sample and part of the law that it is drawn from
-_PARTS = 33  # of that law, at most
+_PARTS = 98  # of that law, at most
 _BOUND_PASSES = 20  # that b1 and b2 take: in double precision, forwards and back
 _PROVED = 1e10  # for each bound: about a second
 _KEPT_VALUES = 2**26  # of samples, at most
@@ -178,10 +178,11 @@ def operations_of_rare_events(size: Size) -> float:
     """Of importance sampling: for each input, a tail and a change of its class."""
     if passes := passes_of_rare_events(size):
         return 2 * passes * (size.operations_of_one + _struck(size))
-    parts = min(_PARTS, 2 * size.K + 1)
+    parts = min(_PARTS, 6 * size.K + 2)
     each = size.operations_of_one + size.N * (_DRAWN + _GUIDED * parts)
-    aimed = min(size.K + 1, _PARTS // 2) * AIMING / 2 * (size.operations_of_one + _DRAWN * size.N)
-    return size.B * (2 * RARE_SAMPLES * each + aimed)
+    aimed = min(size.K + 1, _PARTS // 6) * AIMING / 2 * (size.operations_of_one + _DRAWN * size.N)
+    alone = 2 * size.N * size.operations_of_one if size.N <= MOST_ALONE else 0.0
+    return size.B * (2 * RARE_SAMPLES * each + aimed + alone)
 
 
 def strikes_of_words(size: Size) -> int:
@@ -260,7 +261,8 @@ def _nearest_margins(size: Size) -> Cost:
 def _rivals(size: Size) -> Cost:
     rows, values = RIVALS * size.B, size.space.slopes.size
     laws = law_operations(min(size.N, _ENTRIES), rows)
-    return Cost(laws + _COUNTED_GAIN * rows * values, 64.0 * values)
+    drawn = _DRAWN * size.N if size.N <= MOST_DRAWN else 0.0
+    return Cost(laws + rows * (_COUNTED_GAIN * values + drawn), 64.0 * values)
 
 
 def _moments(size: Size) -> Cost:
