@@ -104,9 +104,11 @@ class FewWords:
 
 
 def has_many_words(faulty: FaultyModel) -> bool:
-    """Whether faults strike so many bits that a point of all of them costs more than a pass."""
-    bits = sum(p.size for p in faulty.placements if isinstance(p.fault, WordFault))
-    return bits > MANY
+    """Whether faults strike so many bits, or parameters, that a point of all of them costs more
+    than a pass."""
+    of_words = [p for p in faulty.placements if isinstance(p.fault, WordFault)]
+    of_parameters = [p for p in faulty.placements if p.site.kind == "parameter"]
+    return any(sum(p.size for p in struck) > MANY for struck in (of_words, of_parameters))
 
 
 def _largest(sizes: Floats, count: int) -> NDArray[np.int64]:
