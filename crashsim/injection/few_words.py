@@ -16,6 +16,7 @@ from crashsim.faults import WordFault
 from crashsim.injection.faulty_model import FaultyModel
 from crashsim.injection.slopes import Slopes, Values
 from crashsim.model.inputs import Inputs
+from crashsim.working import worked
 
 MANY = 2**16  # bits, beyond which no point is made of all of them to look at a few
 
@@ -53,6 +54,7 @@ class FewWords:
         sizes: list[Floats] = []
         found = self._slopes.at(example, self._clean, np.ones((1, self._outputs)))
         for v, slope in zip(self._slopes.values, found, strict=True):
+            worked(0.0)
             steep = np.abs(slope[0, 0].astype(np.float64))
             chosen = _largest(steep, count)
             if v.by_value:

@@ -138,6 +138,7 @@ class Slopes:
         model = self._faulty.model
         found = []
         for v, own in zip(self.values, point, strict=True):
+            worked(0.0)
             if v.by_value:
                 found.append(_moved(v, own))
             else:

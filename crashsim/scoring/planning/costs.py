@@ -49,6 +49,7 @@ _COUNTED_GAIN, _ENTRIES = 200, 4000  # for each slope, to count its bits' gains:
 _RARE = BUDGET / 10  # operations of importance sampling among many coordinates, a question
 _FEWEST_PASSES = 32  # of each input
 _FEWEST_STRIKES = 256  # of single faults of words
+_WEIGHED = 200  # for each value that faults move: where it is at the mean, what its bits weigh
 _COUNTED = 40  # for each output of a sample: sums, counts, order
 _DRAWN = 60  # for each fault of a sample, and for each coordinate that is drawn one by one
 _GUIDED = 8  # for each coordinate of a rare sample and part of the law that it is drawn from
@@ -202,7 +203,8 @@ def _gradients(size: Size) -> Cost:
         kept = kept_bytes(space, probes)
         together = sketch.probes_together(values, size.memory, probes)
         passes = (-(-probes // together) + BACKWARDS * probes) * size.operations
-        return Cost(passes + 10.0 * kept, 4.0 * together * values + weighed_bytes(values))
+        read = 10.0 * kept + _WEIGHED * values
+        return Cost(passes + read, 4.0 * together * values + weighed_bytes(values))
     passes = (1 + 2 * size.K) * size.operations
     if are_dense(space):
         return Cost(2 * passes + 20.0 * size.gains, 20.0 * size.gains)
