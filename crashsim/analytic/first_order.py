@@ -34,6 +34,9 @@ from crashsim.space import FaultSpace
 Surrogate = LinearSurrogate | FactoredSurrogate
 TailMethod = Literal["chebyshev", "chernoff", "saddlepoint"]
 SURROGATE = "the linear surrogate of Delta at the mean point"
+_CONTINUOUS = 2.0  # strikes from which a sum of them is near enough to a continuous one
+_LIKELIEST = 4  # tails for which their number is told
+_FEW = "; few faults decide: it may be several times off, surrogate-law is that law itself"
 
 
 @dataclass
@@ -259,11 +262,14 @@ def tails(
     where = f"{SURROGATE} ({linear.source})"
     if epsilon is not None and linear.surrogate is not None:
         values = tail_probability(method, linear.surrogate, np.asarray(epsilon))
-        found += deterministic(method, "tail", kind, values, level=epsilon, note=where)
+        few = method == "saddlepoint" and _few_decide(linear.surrogate, values, epsilon, "both")
+        note = where + _FEW * few
+        found += deterministic(method, "tail", kind, values, level=epsilon, note=note)
     if margins is not None:
         changes = tail_probability(method, margins, np.asarray(0.0), side="upper")
         union = np.minimum(changes.sum(1), 1.0)
-        note = f"{where}; sum over rivals"
+        few = method == "saddlepoint" and _few_decide(margins, changes, 0.0, "upper")
+        note = f"{where}; sum over rivals" + _FEW * few
         found += deterministic(method, "class-change", kind, union, note=note)
     return found
 
@@ -281,6 +287,23 @@ def tail_probability(
     if method == "chernoff":
         return surrogate.chernoff(epsilon, side)
     return surrogate.saddlepoint(epsilon, side)
+
+
+def _few_decide(
+    surrogate: Surrogate, values: Floats, epsilon: float, side: Literal["both", "upper"]
+) -> bool:
+    """Whether few strikes bring about the likeliest of these (B, K) tails.
+
+    The saddlepoint takes a sum's law for continuous, and is then several times off.
+    """
+    for at in np.argsort(-values, axis=None)[:_LIKELIEST]:
+        row, output = np.unravel_index(at, values.shape)
+        one = of_pair(surrogate, int(row), int(output))
+        sides = [one, one.negative] if side == "both" else [one]
+        likelier = max(sides, key=lambda each: float(each.saddlepoint(epsilon, "upper")))
+        if float(likelier.deciding_strikes(epsilon)) < _CONTINUOUS:
+            return True
+    return False
 
 
 def of_output(surrogate: Surrogate, output: int) -> Surrogate:

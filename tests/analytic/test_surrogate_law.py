@@ -161,3 +161,19 @@ def test_what_it_cannot_say(seeded, randn):
     one = seeded(lambda: nn.Linear(4, 1))
     silent = score(one, x, NeuronCrash(P), "input", methods=["single", "surrogate-law"])
     assert "epsilon" in silent.skipped["surrogate-law"]
+
+
+def test_the_saddlepoint_says_where_few_faults_decide():
+    """There it is far from the surrogate's own law, and elsewhere near it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        net = nn.Sequential(nn.Linear(6, 30), nn.Tanh(), nn.Linear(30, 3)).eval()
+        x = torch.randn(1, 6)
+    for p, epsilon, few in ((1e-4, 0.05, True), (0.05, 0.1, False)):
+        methods = ["saddlepoint", "surrogate-law"]
+        found = score(net, x, NeuronCrash(p), epsilon=epsilon, methods=methods, outputs=[0])
+        rough, law = (found.find(name, "tail", 0, 0) for name in methods)
+        assert ("few faults decide" in rough.note) == few
+        assert (rough.value > 3 * law.value) == few
+        if not few:
+            assert rough.value == pytest.approx(law.value, rel=0.3)

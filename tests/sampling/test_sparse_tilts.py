@@ -109,6 +109,7 @@ def test_layers_of_many_chunks_and_noise_among_them(bits, make_net, randn, monke
     assert plain.low < tail.high
 
 
+@pytest.mark.filterwarnings("ignore:importance-sampling")  # so few passes
 def test_the_same_seed_gives_the_same_numbers_and_passes_are_shared(space):
     analysis = Analysis(surrogate=_factored(space))
     asked = {"epsilon": 1.2, "output": 1, "passes": 600}

@@ -183,3 +183,21 @@ def test_cumulants_keep_their_digits_at_extreme_p_and_tilt():
             with mpmath.workdps(500):
                 exact = [mpmath.log(1 - mpmath.mpf(q) * (1 - mpmath.exp(t * gain))) for q in p]
             assert s.cumulants(t).k == pytest.approx(float(sum(exact)), rel=1e-12)
+
+
+def test_strikes_that_decide_are_counted():
+    """Of equal strikes it is the binomial's mean under the tilt, all but; and the saddlepoint
+    is off where they are few."""
+    n, p, gain = 2000, 1e-3, 0.5
+    one = ct.LinearSurrogate(0.0, np.full(n, gain), ct.Coordinates([ct.Bernoulli(np.full(n, p))]))
+    for strikes in (4, 10, 40):
+        q = strikes / n
+        wanted = n * q * (1 - q) / (1 - 2 * q) ** 2
+        assert float(one.deciding_strikes(strikes * gain)) == pytest.approx(wanted, rel=1e-6)
+    assert np.isinf(one.deciding_strikes(0.0))
+    assert np.isinf(one.deciding_strikes(n * gain + 1))
+    # One of a thousand is large: a single strike of it decides.
+    gains = np.r_[1.0, np.full(999, 1e-3)]
+    rare = ct.LinearSurrogate(0.0, gains, ct.Coordinates([ct.Bernoulli(np.full(1000, 1e-5))]))
+    assert float(rare.deciding_strikes(0.9)) < 2
+    assert not 0.5e-5 < float(rare.saddlepoint(0.9, "upper")) < 2e-5

@@ -7,13 +7,14 @@ What bits move values by is the same for every combination, so it is looked at o
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from crashsim_theory import NORMAL, GainChunk
+from crashsim_theory import NORMAL, Contributions, GainChunk
 from crashsim_theory.sums.profile import Profile, profiles_of_chunks
-from crashsim_theory.sums.word_steps import WordSteps, profile_of_words, word_steps
+from crashsim_theory.sums.word_steps import ListedWords, WordSteps, profile_of_words, word_steps
 
 from crashsim.analytic.gains import InputSlopes
 from crashsim.arrays import Floats
@@ -44,7 +45,7 @@ class CountedGains:
         rows = slopes[0].shape[1]
         noise = self._noise(slopes, rows)
         if self._steps is None:
-            return profiles_of_chunks(self._chunks(slopes), np.zeros(rows), noise)
+            return profiles_of_chunks(self.chunks(slopes), np.zeros(rows), noise)
         found = []
         for r in range(rows):
             each: list[Any] = [
@@ -54,13 +55,34 @@ class CountedGains:
             worked(0.0)
         return found
 
+    def contributions(self, slopes: InputSlopes, shift: Floats) -> Contributions | None:
+        """What R combinations of an input's outputs are made of, for draws of them together.
+
+        None where normal coordinates add to them: these are not drawn.
+
+        Args:
+            slopes: for each placement, (size, R).
+            shift: (R,) of the combinations without faults.
+        """
+        if self._noise(slopes, len(shift)).any():
+            return None
+        return Contributions(_ReadAgain(self, slopes), shift)
+
     @cached_property
     def _steps(self) -> list[WordSteps] | None:
         """How bits move values; None where coordinates are few, or move them otherwise."""
         if sum(self._values[i].size * self._values[i].bits for i in self._striking) <= _ALONE:
             return None
-        moved = (self._values[i].displacements(part) for i, part in self._parts())
+        moved = (self._moved(i, part) for i, part in self._parts())
         return word_steps(moved, (self._rates(i, part) for i, part in self._parts()))
+
+    def _moved(self, i: int, part: slice) -> Floats | ListedWords:
+        """What the coordinates of some values move them by."""
+        listed = self._values[i].listed(part)
+        if listed is None:
+            return self._values[i].displacements(part)
+        words, step, moved = listed
+        return ListedWords(words.astype(np.int64, copy=False), step, moved)
 
     def _parts(self) -> Iterator[tuple[int, slice]]:
         """Numbers of placements, and parts of their values."""
@@ -75,7 +97,8 @@ class CountedGains:
         p = np.asarray(v.placement.fault.rate, dtype=np.float64)
         return p if p.ndim == 0 else p.reshape(v.size, v.bits)[part]
 
-    def _chunks(self, slopes: InputSlopes) -> Iterator[GainChunk]:
+    def chunks(self, slopes: InputSlopes) -> Iterator[GainChunk]:
+        """The Bernoulli coordinates of R combinations of an input's outputs, part by part."""
         for i, part in self._parts():
             of_rows: Any = np.ascontiguousarray(slopes[i][part].T)
             yield GainChunk(of_rows, self._values[i].displacements(part), self._rates(i, part))
@@ -93,3 +116,14 @@ class CountedGains:
                 own = variance if variance.ndim == 0 else variance.reshape(v.size, v.bits)[part]
                 total += (own * d * d).sum(1) @ slopes[i][part].astype(np.float64) ** 2
         return total
+
+
+@dataclass(frozen=True, eq=False)
+class _ReadAgain:
+    """Chunks that are made whenever they are read: all of them at once take too much memory."""
+
+    gains: CountedGains
+    slopes: InputSlopes
+
+    def __iter__(self) -> Iterator[GainChunk]:
+        return self.gains.chunks(self.slopes)

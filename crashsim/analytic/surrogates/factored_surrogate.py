@@ -16,7 +16,13 @@ import numpy as np
 import torch
 from crashsim_theory import BERNOULLI, NORMAL
 from crashsim_theory.tails.compressed import CompressedRows, compress
-from crashsim_theory.tails.estimates import RowFunction, chernoff_tail, saddlepoint_tail, solve_tilt
+from crashsim_theory.tails.estimates import (
+    RowFunction,
+    chernoff_tail,
+    deciding_strikes,
+    saddlepoint_tail,
+    solve_tilt,
+)
 from crashsim_theory.tails.gain_chunks import GainChunk
 from numpy.typing import NDArray
 
@@ -129,8 +135,15 @@ class FactoredSurrogate:
         Args:
             eps: broadcasts to (...).
         """
+        return self._at(eps, solve_tilt)
+
+    def deciding_strikes(self, eps: Floats | float) -> Floats:
+        """About how many strikes bring L to eps, (...): few, where few faults decide."""
+        return self._at(eps, deciding_strikes)
+
+    def _at(self, eps: Floats | float, solve: RowFunction) -> Floats:
         at = np.broadcast_to(eps, self.shape).reshape(-1)
-        found = solve_tilt(self.compressed, np.arange(at.size), at.astype(np.float64))
+        found = solve(self.compressed, np.arange(at.size), at.astype(np.float64))
         return np.asarray(found.reshape(self.shape))
 
     @cached_property

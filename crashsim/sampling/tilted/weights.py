@@ -91,19 +91,31 @@ class WeightSums:
         n, largest = self.n, self.largest
         if largest == 0:
             # Weights are at most 1 / share of the untilted law, and none of n samples hit.
-            high = min(1.0, (1 - alpha ** (1 / n)) / DEFENSIVE)
+            high = unseen(n, alpha)
             return RareEvent(0.0, 0.0, high, np.inf, n, 0.0, 1.0)
         mean = self.total / n
         error = float(np.sqrt(max(self.squares / n - mean**2, 0.0) / n)) / mean
-        # A single hit has an error of 1; far more than that is no interval, so its end is capped.
-        factor = float(np.exp(min(stdtrit(n - 1, 1 - alpha / 2) * error, 700.0)))
+        effective = self.total**2 / self.squares
+        # The spread of weights is known from the hits alone: as well as from so many equal ones.
+        freedom = float(np.clip(effective - 1, 1, max(n - 1, 1)))
+        factor = float(np.exp(min(stdtrit(freedom, 1 - alpha / 2) * error, 700.0)))
+        # An unbiased estimate is 2 / alpha times too large once in as many times (Markov).
+        least = max(1 / factor, alpha / 2)
         value = min(1.0, mean * largest)
         return RareEvent(
             value=value,
-            low=value / factor,
+            low=value * least,
             high=min(1.0, value * factor),
             error=error,
             samples=n,
-            effective=self.total**2 / self.squares,
+            effective=effective,
             largest_share=1 / self.total,
         )
+
+
+def unseen(n: int, alpha: float) -> float:
+    """The largest probability, with confidence 1 - alpha, of what none of n samples met.
+
+    Of any set of samples, whatever guides them: a share of them is of the faults' own law.
+    """
+    return float(min(1.0, (1 - alpha ** (1 / n)) / DEFENSIVE))

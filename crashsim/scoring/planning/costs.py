@@ -1,8 +1,9 @@
 """What each step of a score costs: operations and memory, counted before anything is run.
 
 Operations become seconds by a named exchange rate, not by a clock: ``CORE``, of a core that does
-ten billion operations a second. So a plan, and what a budget of seconds buys, is the same on every
-machine; a slower core takes longer, and computes the same.
+ten billion operations a second; what a pass comes to in them, ``size.py`` says. So a plan, and what
+a budget of seconds buys, is the same on every machine; a slower core takes longer, and computes the
+same.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 
 from crashsim.analytic import sketch
 from crashsim.analytic.gains import KEPT, are_dense, kept_bytes
-from crashsim.analytic.surrogates.rivals import RIVALS, margins_at_most
+from crashsim.analytic.surrogates.rivals import MOST_DRAWN, RIVALS, margins_at_most
 from crashsim.analytic.surrogates.surrogate_law import law_operations
 from crashsim.analytic.weighing import weighed_bytes
 from crashsim.arguments import is_number, shown
@@ -23,11 +24,12 @@ from crashsim.sampling.chips.drawn import probability_of_none
 from crashsim.sampling.chips.run import DEFAULT_CHIPS
 from crashsim.sampling.enumeration import outcomes_of
 from crashsim.sampling.pilot import strikes_at_most
-from crashsim.sampling.tilted.importance import AIMING
+from crashsim.sampling.tilted.aiming import AIMING, MOST_ALONE
 from crashsim.sampling.tilted.importance import SAMPLES as RARE_SAMPLES
 from crashsim.sampling.words.strata import SAMPLES as STRIKES
 from crashsim.scoring.judging import Judging
 from crashsim.scoring.planning.size import (
+    BACKWARDS,
     BUDGET,
     Size,
     is_sketched,
@@ -43,14 +45,15 @@ _BUDGET = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*([smh])\s*", re.ASCII)
 _TAIL = 2000  # operations for each gain of an event: some forty steps to the right tilt
 _CELLS = 3328  # of gains that are factored: as many are gathered to, once
 _GATHERED = 40  # for each gain, to gather them
-_COUNTED_GAIN, _ENTRIES = 400, 4000  # for each slope, to count its bits' gains: in so many entries
+_COUNTED_GAIN, _ENTRIES = 200, 4000  # for each slope, to count its bits' gains: in so many entries
 _RARE = BUDGET / 10  # operations of importance sampling among many coordinates, a question
 _FEWEST_PASSES = 32  # of each input
 _FEWEST_STRIKES = 256  # of single faults of words
+_WEIGHED = 200  # for each value that faults move: where it is at the mean, what its bits weigh
 _COUNTED = 40  # for each output of a sample: sums, counts, order
 _DRAWN = 60  # for each fault of a sample, and for each coordinate that is drawn one by one
 _GUIDED = 8  # for each coordinate of a rare sample and part of the law that it is drawn from
-_PARTS = 33  # of that law, at most
+_PARTS = 98  # of that law, at most
 _BOUND_PASSES = 20  # that b1 and b2 take: in double precision, forwards and back
 _PROVED = 1e10  # for each bound: about a second
 _KEPT_VALUES = 2**26  # of samples, at most
@@ -138,7 +141,7 @@ def affordable_samples(size: Size, operations: float, fewest: int, most: int) ->
 def _strikes_before(size: Size, samples: int) -> int:
     """How many single faults a control variate looks at before so many samples, at most."""
     space = size.space
-    if are_dense(space) or not is_controlled(size, samples) or no_surrogate(size) is not None:
+    if are_dense(space) or no_surrogate(size) is not None or not is_controlled(size, samples):
         return 0
     return strikes_at_most(space, samples)
 
@@ -169,22 +172,23 @@ def passes_of_rare_events(size: Size) -> int | None:
     """
     if are_dense(size.space):
         return None
-    return int(max(_FEWEST_PASSES * size.B, size.scale * _RARE / size.operations_of_one))
+    return int(max(_FEWEST_PASSES * size.B, size.scale * _RARE / size.arithmetic_of_one))
 
 
 def operations_of_rare_events(size: Size) -> float:
     """Of importance sampling: for each input, a tail and a change of its class."""
     if passes := passes_of_rare_events(size):
         return 2 * passes * (size.operations_of_one + _struck(size))
-    parts = min(_PARTS, 2 * size.K + 1)
+    parts = min(_PARTS, 6 * size.K + 2)
     each = size.operations_of_one + size.N * (_DRAWN + _GUIDED * parts)
-    aimed = min(size.K + 1, _PARTS // 2) * AIMING / 2 * (size.operations_of_one + _DRAWN * size.N)
-    return size.B * (2 * RARE_SAMPLES * each + aimed)
+    aimed = min(size.K + 1, _PARTS // 6) * AIMING / 2 * (size.operations_of_one + _DRAWN * size.N)
+    alone = 2 * size.N * size.operations_of_one if size.N <= MOST_ALONE else 0.0
+    return size.B * (2 * RARE_SAMPLES * each + aimed + alone)
 
 
 def strikes_of_words(size: Size) -> int:
     """How many single faults of words are struck: fewer where a pass takes long."""
-    affordable = size.scale * BUDGET / 2 / size.operations
+    affordable = size.scale * BUDGET / 2 / size.arithmetic
     return int(min(max(_FEWEST_STRIKES, affordable), STRIKES))
 
 
@@ -198,8 +202,9 @@ def _gradients(size: Size) -> Cost:
         probes, values = probes_of(size), space.slopes.size
         kept = kept_bytes(space, probes)
         together = sketch.probes_together(values, size.memory, probes)
-        passes = (-(-probes // together) + 2 * probes) * size.operations
-        return Cost(passes + 10.0 * kept, 4.0 * together * values + weighed_bytes(values))
+        passes = (-(-probes // together) + BACKWARDS * probes) * size.operations
+        read = 10.0 * kept + _WEIGHED * values
+        return Cost(passes + read, 4.0 * together * values + weighed_bytes(values))
     passes = (1 + 2 * size.K) * size.operations
     if are_dense(space):
         return Cost(2 * passes + 20.0 * size.gains, 20.0 * size.gains)
@@ -227,7 +232,7 @@ def _mean_point_singles(size: Size) -> Cost:
 
 
 def _sampled_singles(size: Size, count: int) -> Cost:
-    return Cost(2.0 * count * size.operations, 16.0 * count * size.B * size.K)
+    return Cost(2.0 * count * size.operations_of_change, 16.0 * count * size.B * size.K)
 
 
 def _parameters(size: Size) -> float:
@@ -258,7 +263,8 @@ def _nearest_margins(size: Size) -> Cost:
 def _rivals(size: Size) -> Cost:
     rows, values = RIVALS * size.B, size.space.slopes.size
     laws = law_operations(min(size.N, _ENTRIES), rows)
-    return Cost(laws + _COUNTED_GAIN * rows * values, 64.0 * values)
+    drawn = _DRAWN * size.N if size.N <= MOST_DRAWN else 0.0
+    return Cost(laws + rows * (_COUNTED_GAIN * values + drawn), 64.0 * values)
 
 
 def _moments(size: Size) -> Cost:

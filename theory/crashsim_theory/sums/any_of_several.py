@@ -13,7 +13,7 @@ own law; the plain tilt would draw the largest alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,7 +40,7 @@ class Contributions:
         normal: (R, R) covariance that normal coordinates add; None: there are none.
     """
 
-    chunks: Sequence[GainChunk]
+    chunks: Iterable[GainChunk]
     shift: Array
     normal: Array | None = None
 

@@ -91,6 +91,21 @@ def solve_tilt(rows: Rows, index: Any, c: Array) -> Array:
     return t
 
 
+def deciding_strikes(rows: Rows, index: Any, c: Array) -> Array:
+    """About how many strikes bring L to c, K2(t)^3 / K3(t)^2 at K'(t) = c; (J,).
+
+    K2 and K3 are the second and third derivatives of K. Of equal rare strikes it is their mean
+    number under the tilt. Infinite at or below the mean, and beyond the largest value.
+    """
+    t = solve_tilt(rows, index, c)
+    found = np.full(c.shape, np.inf)
+    at = np.flatnonzero((t > 0) & np.isfinite(t))
+    _, k2, k3 = rows.moments(index[at], t[at])
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        found[at] = (k2 / np.cbrt(k3) ** 2) ** 3
+    return found
+
+
 def _inside(newton: Array, t: Array, low: Array, high: Array) -> Array:
     """Newton's step if it stays in the bracket; else halve the bracket, or double an open one."""
     bounded = np.isfinite(low) & np.isfinite(high)

@@ -18,6 +18,7 @@ from crashsim_theory.tails.coordinates import Coordinates
 from crashsim_theory.tails.estimates import (
     RowFunction,
     chernoff_tail,
+    deciding_strikes,
     saddlepoint_tail,
     solve_tilt,
     two_sided_quantile,
@@ -131,6 +132,13 @@ class LinearSurrogate:
         Importance sampling crashes coordinate i with p e^{t g} / (1 - p + p e^{t g}).
         """
         return self._at_thresholds(as_array("eps", eps), solve_tilt)
+
+    def deciding_strikes(self, eps: ArrayLike) -> Array:
+        """About how many strikes bring L to eps, shape (..., *E): few, where few faults decide.
+
+        Below two the saddlepoint, which takes L's law for continuous, is several times off.
+        """
+        return self._at_thresholds(as_array("eps", eps), deciding_strikes)
 
     def quantile(
         self, delta: ArrayLike, method: Literal["saddlepoint", "chernoff"] = "saddlepoint"
