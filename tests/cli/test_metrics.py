@@ -186,7 +186,10 @@ def test_the_loss_in_place_of_the_outputs(run, folder):
         (("--inputs", "none.npz", "--outputs", "loss"), "give targets="),
         (("--inputs", "y.npz", "--loss", "mse"), "give outputs='loss'"),
         (("--inputs", "y.npz", "--outputs", "loss", "--loss", "hinge"), "cross-entropy, mse"),
-        (("--inputs", "wide.npz", "--outputs", "loss", "--loss", "cross-entropy"), "they do not fit"),
+        (
+            ("--inputs", "wide.npz", "--outputs", "loss", "--loss", "cross-entropy"),
+            "they do not fit",
+        ),
         (("--inputs", "y.npz", "--outputs", "loss", "--loss", "m.py:torch"), "not a function"),
         (("--inputs", "y.npz", "--outputs", "losses"), "whole numbers"),
     ],
