@@ -4,10 +4,10 @@
     python benchmarks/architectures.py [--quick] [--only NAME] [--faults KIND] [--budget 2m]
 
 ResNet-18, U-Net, GPT-2 small, ViT-B/16, BERT-base and an LSTM classifier in plain torch, with
-random weights. For each, and for crashes of its neurons and int8 flips of all its weights: what the
-plan says it costs, in plain passes of all inputs; what the score took, in plain passes that were
-timed in the same run; the same for Monte Carlo alone over its samples; peak memory; the longest
-silence between two reports of progress; and which methods answered. Seconds are those of the
+random weights. For each, and for crashes of its neurons, of its weights and int8 flips of these:
+what the plan says it takes; what the score took, and that over the plain passes of its samples,
+timed in the same run; the same for Monte Carlo alone; peak memory; the longest silence between two
+reports of progress; P(class changes); and which methods answered. Seconds are those of the
 processor, on one thread. Each network runs in a process of its own; ``--quick`` takes small widths
 and a budget of a second, all in one.
 """
@@ -32,10 +32,11 @@ from many_outputs import UNet, resnet
 from torch import nn
 
 import crashsim
-from crashsim import BitFlip, NeuronCrash
+from crashsim import BitFlip, NeuronCrash, WeightCrash
 
 FAULTS = {
     "neurons": (NeuronCrash(1e-3), "hidden"),
+    "weights": (WeightCrash(1e-5), "weights"),
     "bits": (BitFlip(1e-6, format="int8"), "weights"),
 }
 
@@ -190,21 +191,27 @@ def measure(name: str, faults_of: str, budget: str | None, small: bool) -> None:
         plain = min(seconds(lambda: net(x)) for _ in range(3))
     faults, sites = FAULTS[faults_of]
     planned = crashsim.plan(net, x, faults, sites=sites, budget=budget)
-    passes = planned.operations / planned.forward
     silence, found = Silence(), []
     spent = seconds(
         lambda: found.append(crashsim.score(net, x, faults, sites, budget=budget, progress=silence))
     )
     score = found[0]
-    sampled = score.timings["monte-carlo"] / (plain * score.samples)
-    answered = dict.fromkeys(e.method for e in score.estimates.parts)
+    of_samples = plain * score.samples
+    found = score.find("monte-carlo", "class-change", "all", "all")
+    change = (
+        f"class change {found.value:.2g} [{found.low:.2g}, {found.high:.2g}], " if found else ""
+    )
+    leading = ", ".join(str(row["site"]) for row in score.top[:3])
     print(
         f"{name}, {faults_of}, {budget or 'default'}: {score.coordinates:,} coordinates, "
-        f"{len(x)} x {score.outputs:,} outputs, a pass {1000 * plain:.0f} ms; planned {passes:.0f} "
-        f"passes, took {spent / plain:.0f} ({spent:.0f} s), {spent / plain / passes:.2f} of them; "
-        f"{score.samples} samples, {sampled:.2f} of their passes by the clock; peak "
+        f"{len(x)} x {score.outputs:,} outputs, a pass {1000 * plain:.0f} ms; planned "
+        f"{planned.seconds:.0f} s, took {spent:.0f} s; {score.samples} samples, "
+        f"{spent / of_samples:.2f} times their plain passes (Monte Carlo alone "
+        f"{score.timings['monte-carlo'] / of_samples:.2f}, by the clock); peak "
         f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB; longest silence "
-        f"{silence.longest:.1f} s before {silence.stage}; {', '.join(answered)}",
+        f"{silence.longest:.1f} s before {silence.stage}; {change}"
+        f"{len(score.sites)} sites ranked, first {leading}; "
+        f"{', '.join(dict.fromkeys(e.method for e in score.estimates.parts))}",
         flush=True,
     )
 

@@ -76,3 +76,14 @@ class Steps:
         if self._told < self._total:
             self._told = self._total
             self._tell(self._total, self._total)
+
+
+@contextmanager
+def telling(stage: str, progress: Callable[[str, int, int], None]) -> Iterator[None]:
+    """Within the block, work of which nobody knows how much it is is told as one step that takes
+    long: that something is done."""
+    steps = Steps(lambda done, total: progress(stage, done, total), 1, 1.0)
+    steps.begin()
+    with listening(steps.work):
+        yield
+    steps.end()

@@ -81,7 +81,7 @@ def test_an_interrupt_at_any_line_gives_the_first_samples(make_net, randn, inter
     }[way] | {"epsilon": 0.1, "seed": 3}
     whole, found = {}, 0
     for stop in interrupting(
-        "sampling.monte_carlo", "sampling.samples", "sampling.tally", "campaign.tasks", every=29
+        "sampling.monte_carlo", "sampling.samples", "sampling.tally", "campaign.tasks", every=11
     ):
         try:
             with stop:
@@ -136,7 +136,7 @@ def test_a_score_keeps_the_methods_that_were_finished(make_net, randn):
             if at == name:
                 raise KeyboardInterrupt
 
-        if k == 0:
+        if k < 3:  # the space, the plan, and what the first method needs
             with pytest.raises(KeyboardInterrupt) as raised:
                 run(progress)
             assert not isinstance(raised.value, Interrupted)
@@ -149,6 +149,8 @@ def test_a_score_keeps_the_methods_that_were_finished(make_net, randn):
         assert found.verdict.startswith("Partial, as it was interrupted.")
         assert "interrupted: a partial score" in found.warnings[0]
         for e in found.estimates:
+            if e.quantity == "quantile":  # of several levels
+                continue
             of_whole = whole.find(e.method, e.quantity, e.input, e.output)
             assert (e.value, e.low, e.high) == (of_whole.value, of_whole.low, of_whole.high)
         missing = {e.method for e in whole.estimates} - {e.method for e in found.estimates}

@@ -20,12 +20,12 @@ from scipy import sparse
 from torch import Tensor
 
 from crashsim.analytic.precision import double_precision
-from crashsim.analytic.weighing import BLOCK, Weighings
+from crashsim.analytic.weighing import BLOCK, Weighings, zeros_of
 from crashsim.arrays import Floats
 from crashsim.coordinates.points import Listed, Points, Written, is_no_fault
 from crashsim.errors import NotApplicableError
 from crashsim.injection.site_changes import changes_by_placement
-from crashsim.injection.slopes import Point, Values
+from crashsim.injection.slopes import Point, Slope, Values
 from crashsim.results.estimate import MOST_OUTPUTS
 from crashsim.space import FaultSpace
 from crashsim.working import worked
@@ -35,6 +35,7 @@ DENSE = 2**21  # B x K x N gains, up to which all are written out in double prec
 MOST_DENSE = 2**27  # the same, for laws and counts that factored gains do not serve
 KEPT = 0.5  # share of the memory that kept slopes may take: what reads them takes the rest
 _TOGETHER = 16  # inputs of a pass
+_TURNED = 2**11  # values whose slopes are laid side by side at a time
 _AT_A_TIME = 2**25  # slopes of inputs that share a pass
 
 At = Literal["zero", "mean"]
@@ -77,7 +78,10 @@ class Gains:
         kept = [np.empty((v.size, space.B, gains.count), np.float32) for v in gains.values]
         for where, slopes in gains._made():
             for into, slope in zip(kept, slopes, strict=True):
-                into[:, where] = np.moveaxis(slope, -1, 0)
+                for low in range(0, len(into), _TURNED):  # what a processor keeps at hand
+                    part = slice(low, low + _TURNED)
+                    into[part, where] = np.moveaxis(slope[..., part], -1, 0)
+                worked(0.0)
         return replace(gains, kept=kept)
 
     @property
@@ -111,6 +115,20 @@ class Gains:
             for i, b in enumerate(range(where.start, where.stop)):
                 yield b, [slope[i].T for slope in slopes]
 
+    def rows(self) -> Iterator[tuple[slice, int, list[Slope | None]]]:
+        """The slopes of one combination of a few inputs after the other, made anew: nothing is
+        copied that is read but once.
+
+        Yields:
+            the inputs, the combination, and (b, size) for each placement; None where all are 0.
+        """
+        for where in self._batches():
+            rows = self.readouts if self.readouts.ndim == 2 else self.readouts[where]
+            inputs = self.space.examples.part(where.start, where.stop)
+            each = self.space.slopes.each(inputs, self._moved, rows)
+            for row, slopes in enumerate(each):
+                yield where, row, slopes
+
     def of_input(self, b: int) -> InputSlopes:
         """The slopes of one input."""
         if self.kept is not None:
@@ -124,13 +142,15 @@ class Gains:
 
     def _made(self) -> Iterator[tuple[slice, list[NDArray[np.float32]]]]:
         """The slopes (b, R, size) of a few inputs at a time."""
+        for where in self._batches():
+            yield where, self._slopes(where.start, where.stop)
+
+    def _batches(self) -> list[slice]:
+        """The inputs that share passes."""
         space = self.space
         each = self.count * space.slopes.size
         batch = max(1, _AT_A_TIME // each) if space.slopes.shares_passes else 1
-        for low in range(0, space.B, batch):
-            high = min(low + batch, space.B)
-            made = self._slopes(low, high)
-            yield slice(low, high), made
+        return [slice(low, min(low + batch, space.B)) for low in range(0, space.B, batch)]
 
     def along(self, points: Points) -> Floats:
         """sum_i (e_i - m_i) g_i at each point, (S, B, R): m is the mean point."""
@@ -285,7 +305,7 @@ def _contracted(gains: Gains) -> Contracted:
     covariance = np.zeros((b, r, r)) if r <= MOST_OUTPUTS else None
     weighings = Weighings.of(gains.values)
     groups = np.zeros((3, len(weighings.octaves), b, r))
-    by_value, second = weighings.kept(), weighings.kept()
+    by_value, second = zeros_of(gains.values), zeros_of(gains.values)
     for row, slopes in gains.each():
         for number, slope in enumerate(slopes):
             for low in range(0, len(slope), BLOCK):

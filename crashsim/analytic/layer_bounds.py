@@ -40,6 +40,7 @@ from crashsim.model.inputs import Inputs, read_inputs
 from crashsim.model.sites.names import function_name
 from crashsim.results.estimates import Estimates, deterministic
 from crashsim.space import FaultSpace
+from crashsim.working import worked
 
 # Lipschitz constants: sup |phi'| of each activation function.
 _LIPSCHITZ: dict[str, float] = {
@@ -132,6 +133,7 @@ class _Propagation:
         for node in self._graph.nodes[:-1]:
             self._values[node] = self._graph.evaluate(node, self._values, x)
             self._errors[node] = self._error_at(node)
+            worked(0.0)
             for source in node.all_input_nodes:
                 if last_use[source] is node:
                     del self._values[source]

@@ -18,12 +18,13 @@ from scipy.special import stdtrit
 from crashsim.analytic.first_order import Analysis
 from crashsim.analytic.gains import KEPT, Gains
 from crashsim.analytic.shares import SharesByValue
-from crashsim.analytic.weighing import weighed_bytes
+from crashsim.analytic.weighing import BLOCK, seconds, weighed_bytes, zeros_of
 from crashsim.arrays import Floats
 from crashsim.coordinates.streams import Stream, generator
 from crashsim.results.estimate import Interval, Values
 from crashsim.results.estimates import Estimates, deterministic, estimates_of
 from crashsim.space import FaultSpace
+from crashsim.working import worked
 
 PROBES = 16  # random sums of outputs, at most
 FEWEST = 4  # the same where a pass takes long
@@ -108,19 +109,29 @@ def probes_together(values: int, memory: int, probes: int) -> int:
 
 
 def _variances(parts: Sequence[Gains]) -> tuple[Floats, SharesByValue]:
-    """(B, probes) of the random sums, and the shares of all; a part after the other is dropped."""
-    variances, shares = [], None
+    """(B, probes) of the random sums, and the shares of all: nothing else that gains are read
+    for, which takes several times as long."""
+    values = parts[0].values
+    second, squares = zeros_of(values), zeros_of(values)
+    for number, block, weights in seconds(values):
+        worked(0.0)
+        second[number][block] = weights
+    variances = []
     for part in parts:
-        sums = part.sums
-        variances.append(sums.variance)
-        if shares is None:
-            shares = SharesByValue.of(part)
-        else:
-            for total, more in zip(shares.squares, sums.by_value, strict=True):
-                total += more
-        vars(part).pop("sums")
-    assert shares is not None
-    return np.concatenate(variances, axis=1), shares
+        variance = np.zeros((part.space.B, part.count))
+        for inputs, row, slopes in part.rows():
+            for weights, square, slope in zip(second, squares, slopes, strict=True):
+                if slope is None:
+                    continue
+                for low in range(0, len(weights), BLOCK):
+                    worked(0.0)
+                    block = slice(low, low + BLOCK)
+                    g = slope[:, block].astype(np.float64)
+                    g *= g
+                    variance[inputs, row] += g @ weights[block]
+                    square[block] += g.sum(0)
+        variances.append(variance)
+    return np.concatenate(variances, axis=1), SharesByValue(values, squares, second)
 
 
 def _over_probes(values: Floats, confidence: float) -> Interval:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crashsim.arrays import Floats
+from crashsim.arrays import Floats, Integers
 from crashsim.coordinates.placement import moments_of
 from crashsim.injection.slopes import Values
 from crashsim.working import worked
@@ -70,10 +70,11 @@ class Weighings:
                 self._held[number, low] = found
         return found
 
-    def kept(self) -> list[NDArray[Any]]:
-        """For each placement an array for a number of each value, in single precision of many."""
-        kind = np.float64 if self.are_held else np.float32
-        return [np.zeros(v.size, kind) for v in self.values]
+
+def zeros_of(values: Sequence[Values]) -> list[NDArray[Any]]:
+    """For each placement an array for a number of each value, in single precision of many."""
+    kind = np.float64 if _are_held(sum(v.size for v in values)) else np.float32
+    return [np.zeros(v.size, kind) for v in values]
 
 
 def weighed_bytes(values: int) -> float:
@@ -116,6 +117,10 @@ def _moments(v: Values, part: slice) -> tuple[Floats, Floats, Floats]:
 def _weighing(v: Values, part: slice) -> Weighing:
     mean, k2, k4 = _moments(v, part)
     octave = _octave_of(k2, k4)
+    if octave.size == 1 and (listed := v.listed(part)) is not None:
+        groups = octave[np.isfinite(octave)].tolist()
+        moments = float(mean[0, 0]), float(k2[0, 0]), float(k4[0, 0])
+        return _of_words(listed, moments, groups)
     d = v.displacements(part)
     first = (mean * d).sum(1)
     d *= d
@@ -126,3 +131,46 @@ def _weighing(v: Values, part: slice) -> Weighing:
         terms = k2 * chosen
         found[group] = (terms.sum(1), (k4 * chosen * chosen).sum(1), (terms * terms).sum(1))
     return Weighing(first, second, found)
+
+
+def _of_words(
+    listed: tuple[Integers, Floats, Floats],
+    moments: tuple[float, float, float],
+    groups: Sequence[float],
+) -> Weighing:
+    """The same of values in few different words, of which all is looked up.
+
+    Args:
+        listed: words and steps (n,), and what the bits of each word move it by, (words, bits).
+        moments: mean, k2 and k4 of every coordinate.
+        groups: the octave of its chance to vary, if it does.
+    """
+    (words, step, d), (mean, k2, k4) = listed, moments
+    square, fourth = step**2, step**4
+    # Of each word first: words are few, and values many.
+    sums = [mean * d.sum(1), k2 * (d**2).sum(1), k4 * (d**4).sum(1), k2**2 * (d**4).sum(1)]
+    first, second, fourths, squares = (each[words] for each in sums)
+    second = second * square
+    of_group = second, fourths * fourth, squares * fourth
+    return Weighing(first * step, second, dict.fromkeys(groups, of_group))
+
+
+def seconds(values: Sequence[Values]) -> Iterator[tuple[int, slice, Floats]]:
+    """What each value weighs in the variance, sum k2 d^2, a block at a time.
+
+    Yields:
+        the number of a placement, a part of its values, and (n,) of these.
+    """
+    for number, v in enumerate(values):
+        for low in range(0, v.size, BLOCK):
+            part = slice(low, min(low + BLOCK, v.size))
+            yield number, part, _second(v, part)
+
+
+def _second(v: Values, part: slice) -> Floats:
+    """``second`` of the weighing alone, of which words are looked up."""
+    k2 = _moments(v, part)[1]
+    if k2.size == 1 and (listed := v.listed(part)) is not None:
+        words, step, d = listed
+        return np.asarray((float(k2[0, 0]) * (d**2).sum(1))[words] * step**2)
+    return np.asarray((k2 * v.displacements(part) ** 2).sum(1))

@@ -20,6 +20,8 @@ from crashsim.model.inputs import Inputs
 _GRADIENT_SCALARS = 2**25  # numbers of derivatives, or of their graph, held at once
 _EXAMPLES_LOOKED_AT = 4  # to see whether a gradient is that of the output
 _COORDINATES_LOOKED_AT = 8  # of each of them: those of the largest gradients
+# The same where coordinates are very many: there a pass takes long.
+_EXAMPLES_OF_MANY, _COORDINATES_OF_MANY = 2, 4
 _MUCH, _LITTLE = 0.5, 0.1  # changes of such a coordinate
 _NOTICEABLE = 1e3  # times rounding, that its gradient says the output changes
 _COLUMN = 3  # backward passes that one through a backward pass takes
@@ -82,7 +84,7 @@ class Derivatives:
             return False
         if self._few_words is not None:
             try:
-                self._few_words.steepest(faulty.examples.part(0, 1), 1)
+                _ = self._first_steepest
             except RuntimeError:
                 return False
             return True
@@ -121,21 +123,26 @@ class Derivatives:
     def _stays_despite_gradients(self) -> bool:
         faulty = self._faulty
         rounding = torch.finfo(faulty.model.dtype).eps
-        for index in range(min(_EXAMPLES_LOOKED_AT, len(faulty.examples))):
+        most = _EXAMPLES_LOOKED_AT if self._few_words is None else _EXAMPLES_OF_MANY
+        for index in range(min(most, len(faulty.examples))):
             example = faulty.examples.part(index, index + 1)
-            clean, steep, slopes = self._steepest(example)
+            clean, steep, slopes = self._steepest(example) if index else self._first_steepest
             least = _NOTICEABLE * rounding * (float(np.abs(clean).sum()) + rounding) / _LITTLE
             least = max(least, 0.2 * float(slopes[0]))
             if self._stays(example, clean, steep[slopes >= least].tolist()):
                 return True
         return False
 
+    @cached_property
+    def _first_steepest(self) -> tuple[Floats, Integers, Floats]:
+        return self._steepest(self._faulty.examples.part(0, 1))
+
     def _steepest(self, example: Inputs) -> tuple[Floats, Integers, Floats]:
         """The clean outputs, the steepest coordinates, and how steep they are, steepest first."""
         faulty = self._faulty
         if (words := self._few_words) is not None:
-            columns, sizes = words.steepest(example, _COORDINATES_LOOKED_AT)
-            few = slice(_COORDINATES_LOOKED_AT)
+            columns, sizes = words.steepest(example, _COORDINATES_OF_MANY)
+            few = slice(_COORDINATES_OF_MANY)
             return words.clean(example), columns[few], sizes[few]
         with faulty.model.at_work(), torch.enable_grad():
             e, clean = self._forward(example, np.zeros(faulty.N))

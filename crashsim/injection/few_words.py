@@ -16,6 +16,7 @@ from crashsim.faults import WordFault
 from crashsim.injection.faulty_model import FaultyModel
 from crashsim.injection.slopes import Slopes, Values
 from crashsim.model.inputs import Inputs
+from crashsim.working import worked
 
 MANY = 2**16  # bits, beyond which no point is made of all of them to look at a few
 
@@ -53,6 +54,7 @@ class FewWords:
         sizes: list[Floats] = []
         found = self._slopes.at(example, self._clean, np.ones((1, self._outputs)))
         for v, slope in zip(self._slopes.values, found, strict=True):
+            worked(0.0)
             steep = np.abs(slope[0, 0].astype(np.float64))
             chosen = _largest(steep, count)
             if v.by_value:
@@ -104,9 +106,11 @@ class FewWords:
 
 
 def has_many_words(faulty: FaultyModel) -> bool:
-    """Whether faults strike so many bits that a point of all of them costs more than a pass."""
-    bits = sum(p.size for p in faulty.placements if isinstance(p.fault, WordFault))
-    return bits > MANY
+    """Whether faults strike so many bits, or parameters, that a point of all of them costs more
+    than a pass."""
+    of_words = [p for p in faulty.placements if isinstance(p.fault, WordFault)]
+    of_parameters = [p for p in faulty.placements if p.site.kind == "parameter"]
+    return any(sum(p.size for p in struck) > MANY for struck in (of_words, of_parameters))
 
 
 def _largest(sizes: Floats, count: int) -> NDArray[np.int64]:

@@ -22,6 +22,7 @@ class Operations(TorchDispatchMode):
     Attributes:
         total: floating-point operations so far.
         written: numbers that were written, views of others left aside.
+        read: numbers of the tensors that these operations were given.
         calls: operations, likewise.
         is_dynamic: whether numbers decided how large a result is, as those of a mask do that
             chooses some rows.
@@ -29,7 +30,7 @@ class Operations(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.total = self.written = self.calls = 0
+        self.total = self.written = self.read = self.calls = 0
         self.is_dynamic = False
         self._formulas = FlopCounterMode(display=False).flop_registry
 
@@ -54,6 +55,7 @@ class Operations(TorchDispatchMode):
         if not func.is_view:
             self.calls += 1
             self.written += sum(_sizes(out))
+            self.read += sum(sum(_sizes(value)) for value in (*args, *kwargs.values()))
         packet = func._overloadpacket
         if func.namespace == "quantized":
             self.total += _packed(packet.__name__, args, out)
@@ -66,7 +68,7 @@ class Operations(TorchDispatchMode):
 
 def _sizes(out: Any) -> list[int]:
     """Numbers in each tensor of a result."""
-    values = out if isinstance(out, list | tuple) else [out]
+    values = out if isinstance(out, list | tuple) else (out,)
     return [value.numel() for value in values if isinstance(value, Tensor)]
 
 

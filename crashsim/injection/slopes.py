@@ -8,7 +8,7 @@ multiplication. At all other placements it is the derivative by the coordinate i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -61,6 +61,17 @@ class Values:
         if isinstance(steps, BitSteps):
             return np.asarray(steps.of_values(part).double().cpu().numpy())
         return np.asarray(steps.view(self.size, self.bits)[part].double().cpu().numpy())
+
+    def listed(self, part: slice = slice(None)) -> tuple[Integers, Floats, Floats] | None:
+        """The words (n,) of some values, their steps (n,), and what the coordinates of every word
+        move it by, in steps, (words, bits); None where words are many, or are none."""
+        if not self.by_value or not isinstance(self._steps, BitSteps):
+            return None
+        found = self._steps.listed(part)
+        if found is None:
+            return None
+        words, steps, changes = (tensor.cpu().numpy() for tensor in found)
+        return words, steps.astype(np.float64), changes
 
     def moved_by(self, columns: Integers) -> Floats:
         """(n,) the displacements of some coordinates, counted from the placement's first."""
@@ -127,6 +138,7 @@ class Slopes:
         model = self._faulty.model
         found = []
         for v, own in zip(self.values, point, strict=True):
+            worked(0.0)
             if v.by_value:
                 found.append(_moved(v, own))
             else:
@@ -145,9 +157,24 @@ class Slopes:
         Returns:
             for each placement, (b, R, size) in single precision.
         """
-        faulty = self._faulty
         shape = (len(inputs), readouts.shape[-2])
         found: list[Slope] = [np.zeros((*shape, v.size), np.float32) for v in self.values]
+        for row, slopes in enumerate(self.each(inputs, moved, readouts)):
+            for into, slope in zip(found, slopes, strict=True):
+                if slope is not None:
+                    into[:, row] = slope
+        return found
+
+    def each(
+        self, inputs: Inputs, moved: Sequence[Tensor], readouts: Floats
+    ) -> Iterator[list[Slope | None]]:
+        """The same of one combination after the other, which is not kept.
+
+        Yields:
+            for each placement, (b, size); None where all slopes are 0.
+        """
+        faulty = self._faulty
+        shape = (len(inputs), readouts.shape[-2])
         with faulty.model.at_work(), torch.enable_grad():
             leaves, e = self._leaves(moved, len(inputs))
             for leaf in leaves:
@@ -158,18 +185,26 @@ class Slopes:
             out = self._outputs(inputs, leaves, e)[0]
             worked(len(inputs))
             rows = torch.from_numpy(readouts).to(out).expand(*shape, -1)
-            for row, weights in enumerate(rows.unbind(1)):
-                by_value, by_coordinate = _gradients(out, weights, leaves, e)
-                worked(2 * len(inputs))
-                each = iter(by_value)
-                for v, into in zip(self.values, found, strict=True):
-                    if v.by_value:
-                        slope = next(each)
-                        if slope is not None:
-                            into[0, row] = slope.reshape(-1).cpu().numpy()
-                    elif by_coordinate is not None:
-                        own = by_coordinate[0, :, v.placement.start : v.placement.stop]
-                        into[:, row] = own.cpu().numpy()
+        for weights in rows.unbind(1):
+            with faulty.model.at_work(), torch.enable_grad():
+                found = self._row(out, weights, leaves, e)
+            worked(2 * len(inputs))
+            yield found
+
+    def _row(
+        self, out: Tensor, weights: Tensor, leaves: Sequence[Tensor], e: Tensor
+    ) -> list[Slope | None]:
+        """The slopes of one combination; arguments as of ``_gradients``."""
+        by_value, by_coordinate = _gradients(out, weights, leaves, e)
+        each, found = iter(by_value), list[Slope | None]()
+        for v in self.values:
+            slope = None
+            if v.by_value:
+                own = next(each)
+                slope = None if own is None else own.reshape(1, -1)
+            elif by_coordinate is not None:
+                slope = by_coordinate[0, :, v.placement.start : v.placement.stop]
+            found.append(None if slope is None else slope.float().cpu().numpy())
         return found
 
     def _leaves(self, moved: Sequence[Tensor], batch: int) -> tuple[list[Tensor], Tensor]:

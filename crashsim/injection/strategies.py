@@ -48,6 +48,9 @@ from crashsim.model.checks import rounding_slack
 from crashsim.model.graph.tracing import UntraceableError
 from crashsim.model.inputs import Inputs
 
+_LARGE = 2**23  # values of a pass of all inputs
+_FEW_STRUCK = 2  # coordinates of a sample, whose faults are followed
+_WORTH_LEAVING = 0.25  # of a pass, that lies before the first fault
 _CHECKED, _FEWEST_CHECKED = 1024, 64  # faults per site with which a strategy is checked
 _CHECKED_SCALARS = 2**27  # numbers in flight of these, about: each may move all of a layer's plane
 
@@ -82,8 +85,41 @@ class Strategies:
         """Whether they were made of a twin that was given up meanwhile."""
         return self._tensors is not self._faulty.model.tensors
 
+    @cached_property
+    def _is_large(self) -> bool:
+        """Whether a pass of all inputs fills its calls by itself, as one of a large model does."""
+        faulty = self._faulty
+        values = len(faulty.examples) * self._scalars
+        return values > _LARGE and not faulty.model.runs_alone
+
+    @cached_property
+    def _runs_whole(self) -> bool:
+        """Whether samples with many faults run through the whole of a large model: nearly all of
+        it lies behind the first of them, so that it is not worth while to take it apart."""
+        return self._is_large and self._share_before < _WORTH_LEAVING
+
+    @property
+    def _share_before(self) -> float:
+        """The share of a pass's values that are computed before the first struck one."""
+        faulty = self._faulty
+        values = [site for site in faulty.model.sites if site.kind in ("activation", "module")]
+        names = {name for p in faulty.placements for name in _places_of(p)}
+        before = 0
+        for site in values:
+            if site.module in names:
+                return before / max(sum(each.size for each in values), 1)
+            before += site.size
+        return 0.0
+
     def plan(self) -> list[str]:
         """How samples are computed at each site, and why: one line each."""
+        if self._runs_whole:
+            what = "patched" if self._faulty.strikes_weights else "masked"
+            return [
+                f"{p.site.name} ({p.fault.name}): {what}, one sample at a time: so many values "
+                "fill a pass by themselves, through the whole model"
+                for p in self._faulty.placements
+            ]
         program = self.program()
         lines = []
         for p in self._faulty.placements:
@@ -215,10 +251,12 @@ class Strategies:
     def choose(self, points: Points) -> Strategy:
         """How to compute these points, for some inputs at a time."""
         faulty = self._faulty
-        if points.count == 1:
+        if points.count == 1 and (self._runs_whole or not self._is_large):
+            return self._whole(points)
+        changes = self.changes_of(points)
+        if self._runs_whole and sum(c.mean_number for c in changes.values()) > _FEW_STRUCK:
             return self._whole(points)
         program = self.program()
-        changes = self.changes_of(points)
         if isinstance(program, Program) and self._is_worth_taking_apart(program, changes):
             scalars = self._with_weights
             return Strategy(lambda some: self._behind_faults(some, program, changes), scalars)
@@ -331,6 +369,13 @@ class Strategies:
         model = self._faulty.model
         found = split(points, self._faulty.placements, model.device, model.dtype)
         return {change.placement: change for change in found}
+
+
+def _places_of(placement: Placement) -> set[str]:
+    """The modules at whose values a placement's faults show first; none where it is not known."""
+    if placement.site.kind == "parameter":
+        return {placement.site.module.rpartition(".")[0]}
+    return {site.module for site in placement.sites}
 
 
 def _without_wild(fault: WordFault, coordinates: Integers) -> Integers:

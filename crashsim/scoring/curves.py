@@ -10,6 +10,7 @@ from crashsim_theory.tails.gathered import gathered
 from scipy.special import ndtr
 
 from crashsim.analytic.first_order import Surrogate, of_pair, tail_probability
+from crashsim.analytic.gains import are_dense
 from crashsim.analytic.proofs import Provable, certify_tail, linear_bracket
 from crashsim.arrays import Floats
 from crashsim.coordinates.streams import Stream
@@ -22,7 +23,8 @@ from crashsim.space import FaultSpace
 _POINTS = 48
 _BINS = 60
 _CERTIFIED = 6  # points of a curve that get a certificate: each takes about a second
-_SAMPLED = 8  # points of a curve that are sampled
+_SAMPLED = 8  # points of a curve that are sampled,
+_OF_MANY = 0.1  # with as many samples as Monte Carlo has, or this share of them
 _SMALLEST = 1e-9  # tail probability down to which the curves go
 
 
@@ -60,6 +62,8 @@ def curves_of(space: FaultSpace, results: Results, asked: Request, samples: int)
     if results.proof is not None and one is not None:
         methods |= _proved_curves(results.proof, grid, row, output)
     if analysis.surrogate is not None and "importance-sampling" in results.found:
+        # Of many coordinates each sample takes long to draw, and a curve is but a picture.
+        samples = samples if are_dense(space) else int(_OF_MANY * samples)
         points = min(_SAMPLED, samples // (importance.FEWEST + importance.AIMING))
         if points > 0:
             exact = of_pair(analysis.surrogate, row, output)

@@ -287,6 +287,9 @@ def _certified_sampling(given: Given) -> list[Estimate]:
 def _monte_carlo(given: Given) -> Found:
     asked = given.asked
     samples = chosen_samples(given.size, asked.samples, asked.rel_width)
+    control = given.linear_at_hand
+    if control is not None and not is_controlled(given.size, samples):
+        control = None
 
     def found(run: MonteCarlo) -> Found:
         return Found(run.estimates, result=run)
@@ -302,7 +305,7 @@ def _monte_carlo(given: Given) -> Found:
                 seed=asked.seed,
                 confidence=asked.confidence,
                 progress=given.progress,
-                control=given.linear_at_hand if is_controlled(given.size, samples) else None,
+                control=control,
                 few_exact=is_stratified(given.size, samples),
                 targets=asked.metrics.targets,
                 metrics=asked.metrics.metrics,

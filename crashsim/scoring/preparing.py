@@ -26,10 +26,11 @@ from crashsim.scoring.method import Method
 from crashsim.scoring.planning.costs import cost_of_chips, read_budget
 from crashsim.scoring.planning.plan import Plan, plan
 from crashsim.scoring.planning.size import Size
-from crashsim.scoring.request import CONFIDENCE, Request
+from crashsim.scoring.request import CONFIDENCE, Progress, Request
 from crashsim.scoring.timing import timing
 from crashsim.scoring.variance_reduction import chosen_chips
 from crashsim.space import FaultSpace
+from crashsim.working import telling
 
 if TYPE_CHECKING:
     from crashsim_hardware import Chip
@@ -68,6 +69,9 @@ class Options:
     budget: float | str | None = None
 
 
+SPACE, PLAN = "model and sites", "plan"  # what takes a while, as progress and timings name it
+
+
 class Prepared(NamedTuple):
     """A score before it is computed, and the seconds that this took."""
 
@@ -78,9 +82,17 @@ class Prepared(NamedTuple):
 
 
 def prepared(
-    model: nn.Module, inputs: ModelInputs, faults: Faults | None, options: Options
+    model: nn.Module,
+    inputs: ModelInputs,
+    faults: Faults | None,
+    options: Options,
+    progress: Progress = lambda *_: None,
 ) -> Prepared:
     """Checks the arguments, makes the space and chooses methods.
+
+    Args:
+        model, inputs, faults, options: of the score.
+        progress: is told that the space is made, and the plan, while it is.
 
     Raises:
         CrashsimError: an argument makes no sense, or the model cannot be analysed.
@@ -105,7 +117,7 @@ def prepared(
         None if value is None else float(value) for value in (epsilon, delta, rel_width)
     )
     timings: dict[str, float] = {}
-    with timing(timings, "model and sites"):
+    with telling(SPACE, progress), timing(timings, SPACE):
         given = read_given(
             model, inputs, options.targets, options.batch_axis, options.moved,
             outputs=options.outputs, loss=options.loss,
@@ -134,7 +146,7 @@ def prepared(
             chips=samples,
             virtual=options.virtual,
         )
-    with timing(timings, "plan"):
+    with telling(PLAN, progress), timing(timings, PLAN):
         hardware, proofs = options.hardware, options.proofs
         planned = plan(
             space, options.methods, samples, rel_width, hardware, proofs, memory, budget,

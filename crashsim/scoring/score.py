@@ -51,6 +51,7 @@ from crashsim.scoring.request import CONFIDENCE, Progress, Request
 from crashsim.scoring.running import INTERRUPTED, Results, compute
 from crashsim.scoring.timing import timing
 from crashsim.space import FaultSpace
+from crashsim.working import telling
 from crashsim.writing import check_files, write_files, write_text
 
 if TYPE_CHECKING:
@@ -334,20 +335,24 @@ def score(
     if names is not None:
         instance("names", names, Mapping, "a mapping such as {'model': 'mine'}")
     with collecting() as noticed:
-        space, planned, asked, timings = prepared(model, inputs, faults, options)
+        tell = progress or (lambda *_: None)
+        space, planned, asked, timings = prepared(model, inputs, faults, options, tell)
         asked = replace(asked, executor=executor, store=store_of(store))
         if budget is None and (message := told_if_long(planned, asked)):
             say_now(message)
-        results = compute(space, planned, asked, progress or (lambda *_: None))
+        results = compute(space, planned, asked, tell)
         results.timings = timings = {**timings, **results.timings}
         curves = histogram = None
         try:
-            with timing(timings, "curves"):
+            with telling("curves", tell), timing(timings, "curves"):
                 histogram = histogram_of(results, asked.outputs)
                 if results.interrupted is None:
                     most = DEFAULT_SAMPLES if planned.samples is None else planned.samples
                     curves = curves_of(space, results, asked, most)
-            with timing(timings, "summary"):  # which the score holds already
+            with (
+                telling("summary", tell),
+                timing(timings, "summary"),
+            ):  # which the score holds already
                 result = _collect(space, planned, asked, results, names or {}, curves, histogram)
         except KeyboardInterrupt as stop:
             results.interrupted = stop

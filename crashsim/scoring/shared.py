@@ -331,7 +331,7 @@ def _margins(shared: Shared) -> Surrogate | None:
 def _nearest_margins(shared: Shared) -> rivals.NearestMargins:
     if shared.space.K == 1:
         raise NotApplicableError(no_class(shared.space))
-    return rivals.nearest_margins(shared.space, shared.asked.memory)
+    return rivals.nearest_margins(shared.space)
 
 
 def no_class(space: FaultSpace) -> str:

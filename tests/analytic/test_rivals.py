@@ -35,7 +35,7 @@ def test_margins_of_the_nearest_rivals():
     space = FaultSpace(model, x, WeightCrash(0.02))
     clean = space.clean()
     ordered = -np.sort(-clean, axis=1)
-    margins = nearest_margins(space, 2**30)
+    margins = nearest_margins(space)
     assert margins.level.shape == (4, RIVALS)
     # At the mean point: not quite the clean margins.
     assert margins.level == pytest.approx(ordered[:, 1 : RIVALS + 1] - ordered[:, :1], abs=0.05)
@@ -53,7 +53,7 @@ def test_three_rivals_are_all_of_four_classes():
     model, x = net(outputs=4), inputs(8, 6)
     fault = {"weights": WeightCrash(0.2)}
     space = FaultSpace(model, x, fault)
-    margins = nearest_margins(space, 2**30)
+    margins = nearest_margins(space)
     score = crashsim.score(model, x, fault, methods=["saddlepoint"])
     every = [e.value for e in score.estimates if e.quantity == "class-change" and e.input != "all"]
     assert max(every) > 1e-2
@@ -77,7 +77,7 @@ def test_rivals_beside_each_other_are_counted_once():
         torch.manual_seed(3)
         model = Pixels().eval()
     space = FaultSpace(model, inputs(4, 1, 8, 8), WeightCrash(0.002), "weights")
-    margins = nearest_margins(space, 2**30)
+    margins = nearest_margins(space)
     found = [e.value for e in nearest_rivals(margins)][-1]
     sampled = crashsim.monte_carlo(space, samples=50_000, seed=1)
     measured = sampled.estimates.find("monte-carlo", "class-change")
@@ -93,7 +93,7 @@ def test_where_faults_are_very_few_single_ones_decide():
     found = [
         e.value
         for e in nearest_rivals(
-            nearest_margins(FaultSpace(model, x, BitFlip(p, format="int8"), "weights"), 2**30)
+            nearest_margins(FaultSpace(model, x, BitFlip(p, format="int8"), "weights"))
         )
         if e.input != "all"
     ]

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from crashsim import FaultSpace, NeuronCrash, WeightCrash, score
+from crashsim import BitFlip, FaultSpace, NeuronCrash, WeightCrash, score
 from crashsim.analytic.first_order import Analysis, double_precision, mean_point_taylor
-from crashsim.analytic.gains import MEMORY
+from crashsim.analytic.gains import MEMORY, Gains
 from crashsim.analytic.sketch import PROBES, sketched_mean_point_taylor
 
 SEEDS = 60
@@ -138,5 +138,24 @@ def test_very_many_weights_are_weighed_a_block_at_a_time(space, monkeypatch):
     blocks = sketched(space, 1)
     assert blocks.by_value.squares[0].dtype == np.float32
     one, wanted = (a.estimates.find("mean-point-taylor", "variance") for a in (blocks, whole))
-    assert one.value == wanted.value > 0
+    assert one.value == pytest.approx(wanted.value, rel=1e-6)
+    assert wanted.value > 0
     np.testing.assert_allclose(blocks.by_value.by_placement, whole.by_value.by_placement, rtol=1e-5)
+
+
+def test_words_that_are_looked_up_weigh_what_their_bits_do(monkeypatch, seeded, randn):
+    """Moments of all bits of a word at once, against each bit's displacement written out."""
+    net, x = (
+        seeded(lambda: nn.Sequential(nn.Linear(4, 30), nn.Tanh(), nn.Linear(30, 5))),
+        randn(3, 4),
+    )
+    found = []
+    for looked_up in (0, 2**20):
+        monkeypatch.setattr("crashsim.injection.site_changes.LOOKED_UP", looked_up)
+        space = FaultSpace(net, x, BitFlip(1e-3, format="int8", scale="channel"), "weights")
+        assert (space.slopes.values[0].listed() is None) == (looked_up > 0)
+        sums = Gains.of(space, "mean", MEMORY).sums
+        found.append((sums.mean, sums.variance, sums.spread, sums.fourth, sums.squares))
+    for looked, written in zip(*found, strict=True):
+        assert np.abs(written).max() > 0
+        np.testing.assert_allclose(looked, written, rtol=1e-5, atol=1e-6 * np.abs(written).max())

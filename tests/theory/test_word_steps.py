@@ -5,7 +5,7 @@ import pytest
 from crashsim_theory import GainChunk
 from crashsim_theory.sums.profile import profiles_of_chunks
 from crashsim_theory.sums.tails import central_moments, tails
-from crashsim_theory.sums.word_steps import profile_of_words, word_steps
+from crashsim_theory.sums.word_steps import ListedWords, profile_of_words, word_steps
 
 
 def flips(n, scale, rng, bits=8):
@@ -62,3 +62,19 @@ def test_slopes_that_vanish():
     profile = profile_of_words([step], [np.zeros(9, np.float32)], 2.0)
     assert profile.mean() == 2.0
     assert not len(profile.gains)
+
+
+def test_words_that_are_listed_once():
+    """Every word's displacements once, and which each value is: the same law."""
+    rng = np.random.default_rng(6)
+    words, which = np.unique(flips(4000, 1.0, rng), axis=0, return_inverse=True)
+    which, step = which.reshape(-1), rng.choice([0.5, 2.0], 4000)
+    rates, slopes = [np.asarray(1e-3)], [rng.standard_t(3, 4000)]
+    by_word = word_steps([ListedWords(which, step, words)], rates)
+    by_value = word_steps([words[which] * step[:, None]], rates)
+    assert by_word is not None
+    assert by_value is not None
+    found, wanted = (profile_of_words(s, slopes, 0.5) for s in (by_word, by_value))
+    assert len(found.gains) > 50
+    np.testing.assert_allclose(found.gains, wanted.gains, rtol=1e-12)
+    np.testing.assert_allclose(found.counts, wanted.counts)

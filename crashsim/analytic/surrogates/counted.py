@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from crashsim_theory import NORMAL, Contributions, GainChunk
 from crashsim_theory.sums.profile import Profile, profiles_of_chunks
-from crashsim_theory.sums.word_steps import WordSteps, profile_of_words, word_steps
+from crashsim_theory.sums.word_steps import ListedWords, WordSteps, profile_of_words, word_steps
 
 from crashsim.analytic.gains import InputSlopes
 from crashsim.arrays import Floats
@@ -73,8 +73,16 @@ class CountedGains:
         """How bits move values; None where coordinates are few, or move them otherwise."""
         if sum(self._values[i].size * self._values[i].bits for i in self._striking) <= _ALONE:
             return None
-        moved = (self._values[i].displacements(part) for i, part in self._parts())
+        moved = (self._moved(i, part) for i, part in self._parts())
         return word_steps(moved, (self._rates(i, part) for i, part in self._parts()))
+
+    def _moved(self, i: int, part: slice) -> Floats | ListedWords:
+        """What the coordinates of some values move them by."""
+        listed = self._values[i].listed(part)
+        if listed is None:
+            return self._values[i].displacements(part)
+        words, step, moved = listed
+        return ListedWords(words.astype(np.int64, copy=False), step, moved)
 
     def _parts(self) -> Iterator[tuple[int, slice]]:
         """Numbers of placements, and parts of their values."""

@@ -97,12 +97,11 @@ def _overtaking(profiles: list[Profile]) -> Floats:
     return found
 
 
-def nearest_margins(space: FaultSpace, memory: int) -> NearestMargins:
+def nearest_margins(space: FaultSpace) -> NearestMargins:
     """The margins of the nearest rivals, of every other output where there are no more than three.
 
     Args:
         space: whose coordinates are Bernoulli or normal, and independent; of two outputs or more.
-        memory: bytes that gains may take, about.
 
     Raises:
         NotApplicableError: the output has no derivative in any coordinate.
@@ -115,7 +114,7 @@ def nearest_margins(space: FaultSpace, memory: int) -> NearestMargins:
     readouts = np.zeros((*rivals.shape, space.K))
     np.put_along_axis(readouts, rivals[..., None], 1.0, axis=-1)
     readouts[rows, :, top] = -1.0
-    gains = Gains.of(space, "mean", memory, readouts)
+    gains = Gains.of(space, "mean", 0, readouts)  # read once, so not kept
     level = gains.shift - behind[rows[:, None], rivals]
     room = 4 * resolution_of(space) * np.abs(clean).max(1, keepdims=True)
     return NearestMargins(gains, level, np.where(rivals < top[:, None], room, -room))

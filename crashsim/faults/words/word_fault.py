@@ -251,12 +251,17 @@ class WordFault(BernoulliFault):
     def _added(self, value: Tensor, e: Tensor) -> Tensor:
         """The same of one point (values, bits) of many bits, some at a time for the memory."""
         steps, parts = BitSteps.of(self, value), []
-        each = _AT_ONCE // len(self.masks)
+        is_alike = e.stride(0) == 0  # as at the mean point: each word then adds its own
+        each = _AT_ONCE if is_alike else _AT_ONCE // len(self.masks)
         for low in range(0, len(e), each):
             part = slice(low, low + each)
-            change = steps.of_values(part)
-            added = e[part] * torch.where(change.isfinite(), change, 0.0)
-            parts.append(value.reshape(-1)[part] + added.sum(-1))
+            if is_alike and (listed := steps.listed(part)) is not None:
+                words, step, changes = listed
+                added = ((changes @ e[0].double())[words] * step).to(value.dtype)
+            else:
+                change = steps.of_values(part)
+                added = (e[part] * torch.where(change.isfinite(), change, 0.0)).sum(-1)
+            parts.append(value.reshape(-1)[part] + added)
         return torch.cat(parts).view(value.shape)
 
     def _joined(self, struck: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -381,6 +386,15 @@ class BitSteps:
         if self._of_words is not None and at is not None:
             return (self._of_words[words[part].long()] * at).to(self.table.values.dtype)
         return self._change(words[part, None], self._masks, at)
+
+    def listed(self, part: slice) -> tuple[Tensor, Tensor, Tensor] | None:
+        """The words (m,) and the steps (m,) of some values, and what the bits of every word add,
+        in steps, (words, bits): so that what is asked of all bits of a value is looked up. None
+        where words are many."""
+        step = self.table.step
+        if self._of_words is None or step is None:
+            return None
+        return self.table.words[part].long(), step[part], self._of_words
 
     @cached_property
     def _of_words(self) -> Tensor | None:

@@ -1,8 +1,9 @@
 """What each step of a score costs: operations and memory, counted before anything is run.
 
 Operations become seconds by a named exchange rate, not by a clock: ``CORE``, of a core that does
-ten billion operations a second. So a plan, and what a budget of seconds buys, is the same on every
-machine; a slower core takes longer, and computes the same.
+ten billion operations a second; what a pass comes to in them, ``size.py`` says. So a plan, and what
+a budget of seconds buys, is the same on every machine; a slower core takes longer, and computes the
+same.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from crashsim.sampling.tilted.importance import SAMPLES as RARE_SAMPLES
 from crashsim.sampling.words.strata import SAMPLES as STRIKES
 from crashsim.scoring.judging import Judging
 from crashsim.scoring.planning.size import (
+    BACKWARDS,
     BUDGET,
     Size,
     is_sketched,
@@ -43,10 +45,11 @@ _BUDGET = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*([smh])\s*", re.ASCII)
 _TAIL = 2000  # operations for each gain of an event: some forty steps to the right tilt
 _CELLS = 3328  # of gains that are factored: as many are gathered to, once
 _GATHERED = 40  # for each gain, to gather them
-_COUNTED_GAIN, _ENTRIES = 400, 4000  # for each slope, to count its bits' gains: in so many entries
+_COUNTED_GAIN, _ENTRIES = 200, 4000  # for each slope, to count its bits' gains: in so many entries
 _RARE = BUDGET / 10  # operations of importance sampling among many coordinates, a question
 _FEWEST_PASSES = 32  # of each input
 _FEWEST_STRIKES = 256  # of single faults of words
+_WEIGHED = 200  # for each value that faults move: where it is at the mean, what its bits weigh
 _COUNTED = 40  # for each output of a sample: sums, counts, order
 _DRAWN = 60  # for each fault of a sample, and for each coordinate that is drawn one by one
 _GUIDED = 8  # for each coordinate of a rare sample and part of the law that it is drawn from
@@ -138,7 +141,7 @@ def affordable_samples(size: Size, operations: float, fewest: int, most: int) ->
 def _strikes_before(size: Size, samples: int) -> int:
     """How many single faults a control variate looks at before so many samples, at most."""
     space = size.space
-    if are_dense(space) or not is_controlled(size, samples) or no_surrogate(size) is not None:
+    if are_dense(space) or no_surrogate(size) is not None or not is_controlled(size, samples):
         return 0
     return strikes_at_most(space, samples)
 
@@ -169,7 +172,7 @@ def passes_of_rare_events(size: Size) -> int | None:
     """
     if are_dense(size.space):
         return None
-    return int(max(_FEWEST_PASSES * size.B, size.scale * _RARE / size.operations_of_one))
+    return int(max(_FEWEST_PASSES * size.B, size.scale * _RARE / size.arithmetic_of_one))
 
 
 def operations_of_rare_events(size: Size) -> float:
@@ -185,7 +188,7 @@ def operations_of_rare_events(size: Size) -> float:
 
 def strikes_of_words(size: Size) -> int:
     """How many single faults of words are struck: fewer where a pass takes long."""
-    affordable = size.scale * BUDGET / 2 / size.operations
+    affordable = size.scale * BUDGET / 2 / size.arithmetic
     return int(min(max(_FEWEST_STRIKES, affordable), STRIKES))
 
 
@@ -199,8 +202,9 @@ def _gradients(size: Size) -> Cost:
         probes, values = probes_of(size), space.slopes.size
         kept = kept_bytes(space, probes)
         together = sketch.probes_together(values, size.memory, probes)
-        passes = (-(-probes // together) + 2 * probes) * size.operations
-        return Cost(passes + 10.0 * kept, 4.0 * together * values + weighed_bytes(values))
+        passes = (-(-probes // together) + BACKWARDS * probes) * size.operations
+        read = 10.0 * kept + _WEIGHED * values
+        return Cost(passes + read, 4.0 * together * values + weighed_bytes(values))
     passes = (1 + 2 * size.K) * size.operations
     if are_dense(space):
         return Cost(2 * passes + 20.0 * size.gains, 20.0 * size.gains)
@@ -228,7 +232,7 @@ def _mean_point_singles(size: Size) -> Cost:
 
 
 def _sampled_singles(size: Size, count: int) -> Cost:
-    return Cost(2.0 * count * size.operations, 16.0 * count * size.B * size.K)
+    return Cost(2.0 * count * size.operations_of_change, 16.0 * count * size.B * size.K)
 
 
 def _parameters(size: Size) -> float:

@@ -33,8 +33,8 @@ _FEWEST = 2  # samples
 # Operations that may be spent on rare events, whatever the rest takes: ten seconds; less where the
 # number of samples that was asked for says that less is wanted.
 _MUCH, _MUCH_BESIDE_FEW = 1e11, 2e10
-# Theory that nobody asked for takes this much at most, or so many times as long as the samples do
-# that somebody did.
+# Theory that nobody asked for takes this much at most, or so many times as much as the
+# arithmetic of the samples that somebody did.
 _THEORY_BESIDE_FEW, _TIMES = 1e9, 4.0
 
 
@@ -215,12 +215,13 @@ def _beyond_samples(
     faults.
     """
     sampling, kept = cost_of_sampling(size, samples).operations, kept | {_ALWAYS}
+    arithmetic = sampling * max(size.arithmetic / size.operations, 1.0)
     theory = [m for m in left if m.needs and m.kind != "statistical"]
     asked: dict[str, Cost] = {}
     for method in theory:
         if method.name in kept:
             asked |= _costs_of(method, size, samples, asked)
-    most = max(_THEORY_BESIDE_FEW, _TIMES * sampling)
+    most = max(_THEORY_BESIDE_FEW, _TIMES * arithmetic)
     most += sum(cost.operations for cost in asked.values())
     return {
         name: f"it takes {more / sampling:.2g} times as long as {samples} samples; ask for it as "

@@ -25,6 +25,12 @@ from crashsim.space import FaultSpace
 BUDGET = 5e11  # operations per method: about a minute of one core
 EXTRA = 3e9  # operations of what refines first-order theory: a second or so
 _ALONE, _SHARED = 3e6, 1e5  # operations that a sample's calls cost, by itself and with others
+_CALL = 1e5  # the same of each call, where they are many
+# What a core does in vectors costs less than an operation of its own: a multiplication or addition
+# of a convolution or matrix product. To fetch a number, or to put it back, costs more.
+_OF_PRODUCT, _MOVED = 1 / 12, 2.0
+BACKWARDS = 3.0  # passes that one backwards takes, whose inputs come one by one
+_BENT = 10.0  # operations for each number that an activation makes
 _FEW = 0.5  # probability of two or more faults below which they alone are sampled
 ENUMERATED = 16  # coordinates up to which the exact sum is computed unasked
 _PROBED = BUDGET / 10  # operations for random sums of the outputs
@@ -42,8 +48,12 @@ class Size:
         memory: bytes that gains may take, about.
         budget: operations that all of a score may take; None: each method as its table says.
         named: outputs that were asked for by number.
-        operations: floating-point operations of one sample's forward pass on all inputs, about.
+        operations: what one sample's forward pass on all inputs costs, about, in operations of the
+            exchange rate: those of products count a twelfth, numbers that are read or written two.
         operations_of_one: the same on a single input.
+        arithmetic, arithmetic_of_one: floating-point operations of these passes, products' as all
+            others: what is affordable unasked is decided on them, by numbers that were found by
+            them.
         N, B, K: the numbers of coordinates, inputs and outputs.
         gains: B x K x N, the numbers of a gradient by every coordinate.
     """
@@ -81,16 +91,47 @@ class Size:
 
     @cached_property
     def operations(self) -> float:
-        return _operations(self.space, self.space.B)
+        return self._cost(self.space.B)
 
     @cached_property
     def operations_of_one(self) -> float:
-        return _operations(self.space, 1)
+        return self._cost(1)
 
     @cached_property
     def operations_of_change(self) -> float:
         """Of all inputs with a single coordinate changed, which share what a call costs."""
-        return _operations(self.space, self.space.B, _SHARED)
+        return self._cost(self.space.B, _SHARED)
+
+    @cached_property
+    def arithmetic(self) -> float:
+        return self._arithmetic(self.space.B)
+
+    @cached_property
+    def arithmetic_of_one(self) -> float:
+        return self._arithmetic(1)
+
+    @cached_property
+    def _pass(self) -> _Pass:
+        return _counted(self.space)
+
+    def _cost(self, inputs: int, shared: float | None = None) -> float:
+        counted, alone = self._pass, max(_ALONE, _CALL * self._pass.calls)
+        each = _OF_PRODUCT * counted.products + _MOVED * counted.moved + _BENT * counted.bent
+        if self.space.runs_alone:
+            return inputs * (each + _MOVED * counted.parameters) + alone
+        return inputs * each + _MOVED * counted.parameters + self._calls(alone, shared)
+
+    def _arithmetic(self, inputs: int) -> float:
+        counted = self._pass
+        return inputs * (counted.products + _BENT * counted.bent) + self._calls(_ALONE, None)
+
+    def _calls(self, alone: float, shared: float | None) -> float:
+        """What calls cost at all; samples with faulty parameters cannot always share one."""
+        space = self.space
+        if shared is not None and not space.runs_alone:
+            return shared
+        of_weights = any(p.site.kind == "parameter" for p in space.placements)
+        return alone if space.runs_alone or of_weights else _SHARED
 
     @cached_property
     def strikes_are_few(self) -> bool:
@@ -102,15 +143,42 @@ class Size:
         return self.N * self.B * self.K
 
 
-def _operations(space: FaultSpace, inputs: int, overhead: float | None = None) -> float:
-    with torch.no_grad(), Operations() as counter:
-        space.faulty_model.model.outputs(space.examples.part(0, 1).clone())
-    elementwise = 10 * sum(s.size for s in space.available_sites if s.kind != "parameter")
-    # What a call costs at all; samples with faulty parameters cannot always share one.
-    alone = space.runs_alone or any(p.site.kind == "parameter" for p in space.placements)
-    if overhead is None or space.runs_alone:
-        overhead = _ALONE if alone else _SHARED
-    return inputs * float(counter.total + elementwise) + overhead
+@dataclass(frozen=True)
+class _Pass:
+    """What a forward pass does.
+
+    Attributes:
+        products: multiplications and additions of convolutions and matrix products, of an input.
+        moved: numbers that are read and written, for each input.
+        parameters: those that are read for all inputs together.
+        bent: numbers at the sites of an input.
+        calls: operations of torch.
+    """
+
+    products: float
+    moved: float
+    parameters: float
+    bent: float
+    calls: int
+
+
+def _counted(space: FaultSpace) -> _Pass:
+    one = space.examples.part(0, 1)
+    counters = []
+    for inputs in (one, one.repeat(2)):  # what both share is read once
+        with torch.no_grad(), Operations() as counter:
+            space.faulty_model.model.outputs(inputs.clone())
+        counters.append(counter)
+    first, both = counters
+    every = first.read + first.written
+    moved = min(max(both.read + both.written - every, 0), every)
+    return _Pass(
+        products=float(first.total),
+        moved=float(moved),
+        parameters=float(every - moved),
+        bent=float(sum(s.size for s in space.available_sites if s.kind != "parameter")),
+        calls=first.calls,
+    )
 
 
 def is_enumerated(size: Size) -> bool:
@@ -129,7 +197,7 @@ def is_sketched(size: Size) -> bool:
 
 def probes_of(size: Size) -> int:
     """How many random sums of the outputs are differentiated: fewer where a pass takes long."""
-    affordable = int(_PROBED / (2 * size.operations))
+    affordable = int(_PROBED / (2 * size.arithmetic))
     return min(max(affordable, sketch.FEWEST), sketch.PROBES)
 
 
@@ -159,7 +227,7 @@ def no_gradients(size: Size) -> str | None:
 
 def too_many_differences(size: Size) -> str | None:
     """Why every coordinate is not changed alone unasked, or None."""
-    if 2 * size.N * size.operations > size.scale * BUDGET:
+    if 2 * size.N * size.arithmetic > size.scale * BUDGET:
         return f"2 x {size.N} coordinates: as many forward passes cost too much"
     if is_sketched(size):
         return f"{size.K} outputs of {size.N} coordinates: {_SKETCH} instead"
@@ -184,7 +252,7 @@ def too_many_singles(size: Size) -> str | None:
     space = size.space
     if space.counts or not all(p.fault.is_binary for p in space.placements):
         return reason
-    if 2 * sampled_singles.FEWEST * size.operations > BUDGET:
+    if 2 * sampled_singles.FEWEST * size.arithmetic > BUDGET:
         return f"{reason}; {sampled_singles.FEWEST} of them, too"
     # The gradient says what single faults do, about: a sample is of what it misses.
     return no_surrogate(size) if space.has_derivatives else None
@@ -194,7 +262,7 @@ def singles_sampled(size: Size) -> int | None:
     """Of how many coordinates single faults are looked at; None for all."""
     if too_many_differences(size) is None:
         return None
-    affordable = int(BUDGET / 8 / size.operations)
+    affordable = int(BUDGET / 8 / size.arithmetic)
     return min(max(affordable, sampled_singles.FEWEST), sampled_singles.SAMPLE)
 
 
@@ -226,7 +294,8 @@ def no_margins(size: Size) -> str | None:
             f"the slopes of the nearest rivals' margins take {held:.2g} bytes, of {size.memory} "
             "that they may (memory=)"
         )
-    if (cost := operations_of_margins(size)) > size.scale * BUDGET:
+    count = rivals.margins_at_most(space)
+    if (cost := (2 + 2 * count) * size.arithmetic) > size.scale * BUDGET:
         return f"backward passes of the nearest rivals' margins take {cost:.1g} operations"
     return None
 
@@ -235,7 +304,7 @@ def operations_of_margins(size: Size) -> float:
     """Of a pass and one backwards for the margin of each nearest rival, and what is read."""
     count = rivals.margins_at_most(size.space)
     read = 20.0 * size.B * count * size.space.slopes.size
-    return (2 + 2 * count) * size.operations + read
+    return (2 + BACKWARDS * count) * size.operations + read
 
 
 def _too_many_gains(size: Size) -> str | None:
@@ -249,7 +318,7 @@ def _too_many_gains(size: Size) -> str | None:
             f"{size.K} outputs: the slopes of one input take {held:.2g} bytes, of {size.memory} "
             "that they may (memory=)"
         )
-    cost = 3 * size.K * size.operations
+    cost = 3 * size.K * size.arithmetic
     if cost > size.scale * BUDGET:
         return f"{size.K} outputs: as many backward passes take {cost:.1g} operations"
     return None

@@ -19,7 +19,7 @@ from crashsim_theory.sums.profile import Integers, Profile
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
 
-_TOGETHER = 2**20  # values counted together
+_TOGETHER = 2**22  # values counted together
 _FINE = 7  # bits of a gain's mantissa that tell entries apart: 0.8% of it
 _DROPPED = 52 - _FINE
 _RANGE = 20 << _FINE  # entries below the largest gain; smaller ones share the last
@@ -44,7 +44,7 @@ class WordSteps:
 
     chunks: tuple[int, ...]
     size: Array
-    kind: Integers
+    kind: npt.NDArray[np.int16]
     signs: Array
     exponents: Integers
     p: float
@@ -58,13 +58,15 @@ class WordSteps:
         last = int(np.asarray(most).view(np.int64)) >> _DROPPED
         base = max(last - _RANGE, 0)
         kinds, keys = len(self.signs), last - base + 1
-        found = np.zeros((2, 2 * keys * kinds))
+        found = np.zeros((2, 2 * keys * kinds))  # number and total
         for gain, is_down, kind in blocks:
             key = np.maximum((gain.view(np.int64) >> _DROPPED) - base, 0)
             # Slopes upwards and downwards; the signs of bits turn some over.
-            code = (key + keys * is_down) * kinds + kind
-            found[0] += np.bincount(code, None, found.shape[1])
-            found[1] += np.bincount(code, gain, found.shape[1])
+            key += keys * is_down
+            key *= kinds
+            key += kind
+            found[0] += np.bincount(key, None, found.shape[1])
+            found[1] += np.bincount(key, gain, found.shape[1])
         up = (self.signs > 0).astype(np.float64)
         down = (self.signs < 0).astype(np.float64)
         least = int(self.exponents.min())
@@ -80,7 +82,9 @@ class WordSteps:
                     of_way[start : start + keys] += each[b] * way[:, b]
         return self._told(sums, base + (least << _FINE), base)
 
-    def _blocks(self, slopes: Sequence[Array]) -> Iterator[tuple[Array, Bools, Integers]]:
+    def _blocks(
+        self, slopes: Sequence[Array]
+    ) -> Iterator[tuple[Array, Bools, npt.NDArray[np.int16]]]:
         """Gains per step, whether they are downwards, and rows of signs, of some values each."""
         waiting: list[Array] = []
         start = stop = 0
@@ -107,7 +111,24 @@ class WordSteps:
         return [np.concatenate(column) for column in columns]
 
 
-def word_steps(displacements: Iterable[Array], rates: Iterable[Array]) -> list[WordSteps] | None:
+@dataclass(frozen=True, eq=False)
+class ListedWords:
+    """Displacements of values in few different words: of every word once, and which each value is.
+
+    Attributes:
+        words: (n,) that of each value.
+        step: (n,) what its displacements are multiplied with.
+        moved: (words, bits) the displacements of all words.
+    """
+
+    words: Integers
+    step: Array
+    moved: Array
+
+
+def word_steps(
+    displacements: Iterable[Array | ListedWords], rates: Iterable[Array]
+) -> list[WordSteps] | None:
     """The steps of chunks of values; None where they are no powers of two, or rates differ.
 
     Args:
@@ -119,21 +140,25 @@ def word_steps(displacements: Iterable[Array], rates: Iterable[Array]) -> list[W
         if np.ndim(p) and np.ptp(p):
             return None
         rate = float(np.ravel(p)[0])
-        for start in range(0, moved.shape[1], _COLUMNS):
-            part = moved[:, start : start + _COLUMNS]
+        every = moved.moved if isinstance(moved, ListedWords) else moved
+        for start in range(0, every.shape[1], _COLUMNS):
+            part = every[:, start : start + _COLUMNS]
             found = _powers(part)
             if found is None:
                 return None
             exponents, size = found
+            code = _code_of(part)
+            if isinstance(moved, ListedWords):
+                size, code = size[moved.words] * moved.step, code[moved.words]
             key = rate, tuple(exponents.tolist()), start
-            groups.setdefault(key, []).append((c, size, _code_of(part)))
+            groups.setdefault(key, []).append((c, size, code))
     steps = []
     for (rate, powers, _), members in groups.items():
         code = np.concatenate([member[2] for member in members])
         known = np.flatnonzero(np.bincount(code))
         if len(known) > _SIGNS:
             return None
-        kind = np.zeros(known[-1] + 1, np.int64)
+        kind = np.zeros(known[-1] + 1, np.int16)
         kind[known] = np.arange(len(known))
         signs = known[:, np.newaxis] // 3 ** np.arange(len(powers)) % 3 - 1.0
         size = np.concatenate([member[1] for member in members])
