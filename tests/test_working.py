@@ -93,6 +93,7 @@ def test_every_stage_begins_goes_on_and_ends(make_net, randn, told, at_once):
     )  # fmt: skip
     ran = {e.method for e in score.estimates}
     assert {"single", "pairs", "monte-carlo", "importance-sampling"} <= ran <= told.calls.keys()
+    assert {"model and sites", "plan", "curves", "summary"} <= told.calls.keys()
     for calls in told.calls.values():
         done = [step for step, _ in calls]
         assert done == sorted(done)

@@ -206,7 +206,7 @@ def score(
     graph = {"steps": steps, "dt": dt, "exporter": exporter, "start": start}
     is_asked = targets is not None
     if plan:
-        _check_only_planned(report_file, train, arrays_file)
+        _check_only_planned(report_file, None if is_demo else train, arrays_file)
         named = read_model(model, seed, None, weights, inits, reset, trust, graph)
         show_plan(named, data, faults, json_file, options, is_asked=is_asked)
         return

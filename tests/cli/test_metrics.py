@@ -161,3 +161,46 @@ def test_numbers_by_name():
     for wrong in (["accuracy=0.9", "accuracy=0.8"], ["=1"], ["accuracy=nan"]):
         with pytest.raises(ArgumentError, match="accept"):
             read_numbers("accept", wrong)
+
+
+def test_the_loss_in_place_of_the_outputs(run, folder):
+    own = "def worst(outputs, targets):\n    return -outputs.gather(1, targets[:, None])[:, 0]\n"
+    (folder / "own.py").write_text(own)
+    found = {}
+    for given in ((), ("--loss", "cross-entropy"), ("--loss", "own.py:worst")):
+        out, plain = scored(run, "--inputs", "y.npz", "--outputs", "loss", *given)
+        assert "the loss" in out
+        assert {e["output"] for e in plain["estimates"]} == {"loss", "all"}
+        name = plain["model"]["loss"]
+        assert plain["chips"]["metrics"][0]["name"] == "loss"
+        found[name] = plain["chips"]["metrics"][0]["clean"]
+    assert found.keys() == {"cross-entropy", "worst"}
+    assert found["cross-entropy"] != found["worst"]
+    out, plain = scored(run, "--inputs", "wide.npz", "--outputs", "loss")
+    assert plain["model"]["loss"] == "mse"
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (("--inputs", "none.npz", "--outputs", "loss"), "give targets="),
+        (("--inputs", "y.npz", "--loss", "mse"), "give outputs='loss'"),
+        (("--inputs", "y.npz", "--outputs", "loss", "--loss", "hinge"), "cross-entropy, mse"),
+        (
+            ("--inputs", "wide.npz", "--outputs", "loss", "--loss", "cross-entropy"),
+            "they do not fit",
+        ),
+        (("--inputs", "y.npz", "--outputs", "loss", "--loss", "m.py:torch"), "not a function"),
+        (("--inputs", "y.npz", "--outputs", "losses"), "whole numbers"),
+    ],
+)
+def test_losses_that_make_no_sense(run, folder, line, told):
+    code, _, err = run(*SCORE, *line)
+    assert code == 2
+    assert told in " ".join(err.split())
+
+
+def test_a_plan_of_the_demo(run):
+    code, out, err = run("score", "--plan", "--outputs", "loss")
+    assert code == 0, err
+    assert "their loss (cross-entropy)" in " ".join(out.split())

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from crashsim import BitFlip, FaultSpace, NeuronCrash, StuckAt, WeightCrash
-from crashsim.coordinates.drawing import sample_points
+from crashsim.coordinates.drawing import sample_block, sample_points
 from crashsim.coordinates.points import Points
 
 
@@ -98,3 +98,20 @@ def test_what_a_pass_replaces_is_there_again_in_the_next():
     points = sample_points(space.placements, 0, 8)
     space.outputs(points)
     np.testing.assert_allclose(space.outputs(points), plainly(space, points), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("fault", [WeightCrash(0.2), NeuronCrash(0.2)], ids=["weights", "neurons"])
+def test_large_models_struck_all_over_run_whole(fault, monkeypatch, make_net, randn):
+    """Samples of many faults, not those of one; and not where most lies before the first fault."""
+    monkeypatch.setattr("crashsim.injection.strategies._LARGE", 0)
+    net, x = make_net((6, 20, 20, 20, 3)), randn(3, 6)
+    whole = FaultSpace(net, x, fault, "weights" if fault.name == "weight-crash" else "hidden")
+    assert all("through the whole model" in line for line in whole.plan()[: len(whole.placements)])
+    last = whole.placements[-1].site.name
+    late = FaultSpace(net, x, fault, last)
+    assert not any("through the whole model" in line for line in late.plan())
+    for space in (whole, late):
+        for points in (sample_block(space.placements, 1, 0).part(0, n) for n in (1, 5)):
+            wanted = space.faulty_model.outputs(space.examples, points)
+            assert np.abs(wanted - space.clean()).max() > 1e-3
+            np.testing.assert_allclose(space.outcomes(points), wanted, rtol=1e-4, atol=1e-5)
