@@ -30,12 +30,12 @@ from crashsim.space import FaultSpace
 
 MOST_ALONE = 1024  # faults that are tried one at a time
 SMALL = 50  # coordinates among which scattered faults soon strike the same few again
-_SURROGATE = 0.2  # share of the law tilted by the surrogate to the network's own event,
-_LADDER = 0.4  # of the rungs together; the rest is around the design point
+_SURROGATE = 0.1  # share of the law tilted by the surrogate to the network's own event,
+_LADDER = 0.3  # of the rungs together; the rest is around the design point
 _LEVELS = (0.7, 1.0)  # of the rungs, from the mean to the event
 _MINOR = 0.02  # share of an event, among many, that is guided by the surrogate alone
 _ALIKE = 0.02  # gains that differ by less, of the largest, guide alike
-_SCATTERED, _SCATTERED_AMONG_MANY = 0.3, 0.1  # shares of the law that scatters faults:
+_SCATTERED, _SCATTERED_AMONG_MANY = 0.3, 0.05  # shares of the law that scatters faults:
 _STRUCK, _MORE = 2.5, 2.0  # so many, and this many times as many as there are
 _SPARSE_GUIDES = 4  # of them, among many coordinates
 _SPARSE_TILTS = ((1.0, 0.6), (1.4, 0.4))  # times the surrogate's, and their shares
