@@ -22,6 +22,7 @@ MAX_PAIRED = 150  # coordinates whose pairs are all tried
 MAX_EXACT_HESSIAN = 256  # coordinates up to which the whole Hessian is computed
 _PROBES = 32
 _STEP = 4096
+_AT_ONCE = 2**18  # numbers of the inputs' interactions, small enough for the cache
 _HESSIAN_NOTE = "kinks (ReLU, max) have no second derivative: theirs is left out"
 
 
@@ -57,7 +58,9 @@ def pairs(space: FaultSpace, analysis: Analysis) -> None:
     formula = derive(order=2, point="zero")
     analysis.formulas["pairs"] = {"text": formula.text(), "latex": formula.latex()}
     mean, variance = np.empty((2, *shape))
-    for b in range(space.B):  # one input at a time bounds the memory of the contractions
+    inputs = max(1, _AT_ONCE // (space.K * n * n))  # bounds the memory of the contractions
+    for start in range(0, space.B, inputs):
+        b = slice(start, start + inputs)
         gradient, hessian = single[b], interaction[b]
         mean[b] = formula.evaluate_mean(space.moments, gradient, hessian=hessian)
         variance[b] = formula.evaluate_variance(space.moments, gradient, hessian)

@@ -29,20 +29,22 @@ def module_of(transform: object) -> nn.Module:
     if isinstance(transform, chips.Linear):
         out, fan_in = transform.weight.shape
         has_bias = transform.bias is not None
-        linear = nn.utils.skip_init(nn.Linear, fan_in, out, has_bias)  # nothing is drawn
+        linear = nn.Linear(fan_in, out, has_bias, device="meta")  # draws nothing
         return _filled(linear, transform.weight, transform.bias)
     if isinstance(transform, chips.Conv2d):
         out, per_group, *kernel = transform.weight.shape
-        conv = nn.utils.skip_init(
-            nn.Conv2d, per_group * transform.groups, out, (kernel[0], kernel[1]), transform.stride,
+        conv = nn.Conv2d(
+            per_group * transform.groups, out, (kernel[0], kernel[1]), transform.stride,
             transform.padding, transform.dilation, transform.groups, transform.bias is not None,
+            device="meta",
         )  # fmt: skip
         return _filled(conv, transform.weight, transform.bias)
     if isinstance(transform, chips.Conv1d):
         out, per_group, length = transform.weight.shape
-        line = nn.utils.skip_init(
-            nn.Conv1d, per_group * transform.groups, out, length, transform.stride,
+        line = nn.Conv1d(
+            per_group * transform.groups, out, length, transform.stride,
             transform.padding, transform.dilation, transform.groups, transform.bias is not None,
+            device="meta",
         )  # fmt: skip
         return _filled(line, transform.weight, transform.bias)
     if isinstance(transform, chips.SumPool2d):
@@ -61,10 +63,7 @@ def _filled(
     module: nn.Linear | nn.Conv1d | nn.Conv2d, weight: Floats, bias: Floats | None
 ) -> nn.Module:
     """The module with these weights."""
-    module = module.double()
-    with torch.no_grad():
-        module.weight.copy_(torch.from_numpy(np.array(weight)))
-        if bias is not None:
-            assert module.bias is not None
-            module.bias.copy_(torch.from_numpy(np.array(bias)))
+    module.weight = nn.Parameter(torch.from_numpy(np.array(weight, dtype=np.float64)))
+    if bias is not None:
+        module.bias = nn.Parameter(torch.from_numpy(np.array(bias, dtype=np.float64)))
     return module

@@ -25,6 +25,7 @@ _BINS = 60
 _CERTIFIED = 6  # points of a curve that get a certificate: each takes about a second
 _SAMPLED = 8  # points of a curve that are sampled,
 _OF_MANY = 0.1  # with as many samples as Monte Carlo has, or this share of them
+_GROWTH, _TOGETHER = 1.25, 8  # thresholds tried for the end of a curve, so many at once
 _SMALLEST = 1e-9  # tail probability down to which the curves go
 
 
@@ -47,8 +48,7 @@ def curves_of(space: FaultSpace, results: Results, asked: Request, samples: int)
     one = analysis.surrogate and _drawn(analysis.surrogate, row, output)
     end = 8 * float(np.sqrt(variance[row, output]))
     if one is not None and not one.without_cgf:
-        while float(one.saddlepoint(end)) > _SMALLEST:
-            end *= 1.25  # it ends at the latest where every coordinate has struck
+        end = _where_seldom(one, end)
     grid = np.linspace(0, end, _POINTS + 1)[1:]
     methods: dict[str, list[float]] = {}
     low = high = None
@@ -74,6 +74,16 @@ def curves_of(space: FaultSpace, results: Results, asked: Request, samples: int)
         methods["monte-carlo"] = interval.value.tolist()
         low, high = interval.low.tolist(), interval.high.tolist()
     return Curves(row, output, grid.tolist(), methods, low, high)
+
+
+def _where_seldom(one: Surrogate, end: float) -> float:
+    """The first of growing thresholds that is reached next to never."""
+    while True:  # it ends at the latest where every coordinate has struck
+        thresholds = np.asarray(end * _GROWTH ** np.arange(_TOGETHER), dtype=np.float64)
+        seldom = np.flatnonzero(one.saddlepoint(thresholds) <= _SMALLEST)
+        if len(seldom):
+            return float(thresholds[seldom[0]])
+        end = float(thresholds[-1]) * _GROWTH
 
 
 def _proved_curves(proof: Provable, grid: Floats, row: int, output: int) -> dict[str, list[float]]:

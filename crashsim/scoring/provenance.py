@@ -102,7 +102,16 @@ def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for package in packages:
         try:
-            found[package] = metadata.version(package)
+            found[package] = _version(package)
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _version(package: str) -> str:
+    """As ``metadata.version`` says, which would parse the whole description of each package."""
+    installed = metadata.distribution(package)
+    head = (installed.read_text("METADATA") or "").partition("\n\n")[0]
+    lines = (line.partition(":") for line in head.splitlines())
+    found = next((value.strip() for name, _, value in lines if name == "Version"), None)
+    return found or installed.version

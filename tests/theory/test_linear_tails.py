@@ -6,6 +6,8 @@ import crashsim_theory as ct
 import mpmath
 import numpy as np
 import pytest
+from crashsim_theory.tails.compressed import CompressedRows
+from crashsim_theory.tails.rows import Rows
 from scipy import stats
 
 
@@ -183,6 +185,24 @@ def test_cumulants_keep_their_digits_at_extreme_p_and_tilt():
             with mpmath.workdps(500):
                 exact = [mpmath.log(1 - mpmath.mpf(q) * (1 - mpmath.exp(t * gain))) for q in p]
             assert s.cumulants(t).k == pytest.approx(float(sum(exact)), rel=1e-12)
+
+
+@pytest.mark.parametrize("in_cells", [False, True])
+def test_the_smallest_value_is_that_of_all_points(in_cells):
+    rng = np.random.default_rng(0)
+    gains, p = rng.normal(size=(3, 6)), np.array([0.2, 0.7, 0.1, 0.5, 0.0, 1.0])
+    shift, spread = rng.normal(size=3), np.array([0.0, 0.0, 1.0])
+    if in_cells:
+        p = np.full(6, 0.3)
+        rows = CompressedRows(shift, gains, spread, p, counts=np.ones((3, 6)))
+    else:
+        rows = Rows(shift, gains, spread, p)
+    points = np.array(list(itertools.product((0, 1), repeat=6)))
+    possible = points[((points == 0) | (p > 0)).all(1) & ((points == 1) | (p < 1)).all(1)]
+    values = shift + possible @ gains.T
+    np.testing.assert_allclose(rows.lowest[:2], values.min(0)[:2], rtol=1e-12)
+    np.testing.assert_allclose(rows.maximum()[0][:2], values.max(0)[:2], rtol=1e-12)
+    assert rows.lowest[2] == -np.inf
 
 
 def test_strikes_that_decide_are_counted():

@@ -17,7 +17,7 @@ def at_random(rng):
         return tuple(sorted(QUANTITIES[i] for i in rng.integers(5, size=rng.integers(4))))
 
     shares = [Fraction(int(a), int(b)) for a, b in rng.integers((-3, 1), (4, 7), (4, 2))]
-    return Polynomial({monomial(): share for share in shares})
+    return Polynomial.summed((monomial(), share) for share in shares)
 
 
 def as_sympy(polynomial):

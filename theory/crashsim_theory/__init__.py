@@ -228,6 +228,8 @@ def __getattr__(name: str) -> Any:
             value = getattr(import_module(f"crashsim_theory.{module}"), name)
             globals()[name] = value
             return value
+    if name in _HOMES:  # as a module that had been imported already
+        return import_module(f"crashsim_theory.{name}")
     raise AttributeError(f"module 'crashsim_theory' has no attribute {name!r}")
 
 

@@ -260,16 +260,17 @@ def _of_order(r: int, size: int, point: Point) -> Polynomial:
 
 def _expectation(polynomial: Polynomial) -> Polynomial:
     """Replace c_i^a by the a-th central moment, coordinate by coordinate (independence)."""
-    total: dict[Monomial, Fraction] = {}
+    return Polynomial.summed(_averaged(polynomial))
+
+
+def _averaged(polynomial: Polynomial) -> Iterator[tuple[Monomial, Fraction]]:
     for monomial, coefficient in polynomial:
         powers = Counter(indices for name, indices in monomial if name == "c")
         if 1 in powers.values():
             continue
         moments = [(f"k{power}", indices) for indices, power in powers.items()]
         rest = [quantity for quantity in monomial if quantity[0] != "c"]
-        key = tuple(sorted(rest + moments))
-        total[key] = total.get(key, Fraction(0)) + coefficient
-    return Polynomial(total)
+        yield tuple(sorted(rest + moments)), coefficient
 
 
 def _factors(polynomial: Polynomial) -> Iterator[tuple[tuple[Factor, ...], Fraction]]:

@@ -6,7 +6,8 @@ for sympy's import; sympy expands the same polynomials in the tests.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from typing import TypeAlias
 
@@ -18,10 +19,16 @@ Monomial: TypeAlias = tuple[Quantity, ...]
 
 
 class Polynomial:
-    """A sum of monomials with rational coefficients, none of them zero."""
+    """A sum of monomials with rational coefficients, none of them zero.
 
-    def __init__(self, terms: Mapping[Monomial, Fraction | int] | None = None) -> None:
-        self.terms = {m: Fraction(c) for m, c in (terms or {}).items() if c}
+    Args:
+        terms: a whole number for each monomial.
+        over: what all of them are divided by: whole numbers are multiplied faster than fractions.
+    """
+
+    def __init__(self, terms: Mapping[Monomial, int] | None = None, over: int = 1) -> None:
+        self._terms = {monomial: count for monomial, count in (terms or {}).items() if count}
+        self._over = over
 
     @classmethod
     def of(cls, name: str, *indices: int) -> Polynomial:
@@ -30,29 +37,41 @@ class Polynomial:
 
     @classmethod
     def constant(cls, value: Fraction | int) -> Polynomial:
-        return cls({(): value})
+        return cls({(): value.numerator}, value.denominator)
+
+    @classmethod
+    def summed(cls, terms: Iterable[tuple[Monomial, Fraction]]) -> Polynomial:
+        """The sum of terms, of which several may have the same monomial."""
+        given = list(terms)
+        over = math.lcm(*(coefficient.denominator for _, coefficient in given))
+        counts: dict[Monomial, int] = {}
+        for monomial, c in given:
+            counts[monomial] = counts.get(monomial, 0) + c.numerator * (over // c.denominator)
+        return cls(counts, over)
 
     def __iter__(self) -> Iterator[tuple[Monomial, Fraction]]:
-        return iter(self.terms.items())
+        return ((monomial, Fraction(n, self._over)) for monomial, n in self._terms.items())
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Polynomial) and self.terms == other.terms
+        return isinstance(other, Polynomial) and dict(self) == dict(other)
 
     __hash__ = None  # type: ignore[assignment]
 
     def __add__(self, other: Polynomial) -> Polynomial:
-        total = dict(self.terms)
-        for monomial, coefficient in other:
-            total[monomial] = total.get(monomial, Fraction(0)) + coefficient
-        return Polynomial(total)
+        over = math.lcm(self._over, other._over)
+        mine, its = over // self._over, over // other._over
+        total = {monomial: mine * count for monomial, count in self._terms.items()}
+        for monomial, count in other._terms.items():
+            total[monomial] = total.get(monomial, 0) + its * count
+        return Polynomial(total, over)
 
     def __sub__(self, other: Polynomial) -> Polynomial:
         return self + other * Polynomial.constant(-1)
 
     def __mul__(self, other: Polynomial) -> Polynomial:
-        total: dict[Monomial, Fraction] = {}
-        for left, a in self:
-            for right, b in other:
+        total: dict[Monomial, int] = {}
+        for left, a in self._terms.items():
+            for right, b in other._terms.items():
                 product = tuple(sorted(left + right))
-                total[product] = total.get(product, Fraction(0)) + a * b
-        return Polynomial(total)
+                total[product] = total.get(product, 0) + a * b
+        return Polynomial(total, self._over * other._over)

@@ -96,8 +96,8 @@ def has_hooks(module: nn.Module) -> bool:
 
 def is_all_torchs(model: nn.Module) -> bool:
     """Whether a model is made of torch's own layers alone, and no other code runs between them."""
-    modules = (type(module).__module__ for module in model.modules())
-    return all(name.startswith("torch.nn.modules.") for name in modules) and unseen(model) is None
+    kinds = {type(module) for module in model.modules()}
+    return all(getattr(nn, kind.__name__, None) is kind for kind in kinds) and unseen(model) is None
 
 
 class FloatingTypes(TorchDispatchMode):

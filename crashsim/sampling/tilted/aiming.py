@@ -171,13 +171,14 @@ def _tilt(space: FaultSpace, event: Event) -> float:
         return 0.0
 
     def first_reached(grid: Floats) -> int | None:
-        points = points_of(np.stack([law.mean(t * event.dense) for t in grid]))
+        points = points_of(law.mean(grid[:, np.newaxis] * event.dense))
         delta = (space.outputs(points) - space.clean())[:, 0]
         reached = np.flatnonzero(delta @ event.readout >= event.threshold)
         return int(reached[0]) if len(reached) else None
 
     coarse = np.concatenate([[0.0], np.geomspace(_WEAKEST, _STRONGEST, _GRID) / scale])
-    coarse = _inside(coarse, _has_mean(space, event))
+    if not np.isfinite(law.mean(coarse[:, np.newaxis] * event.dense)).all():
+        coarse = _inside(coarse, _has_mean(space, event))
     at = first_reached(coarse)
     if at is None or at == 0:
         return float(coarse[-1 if at is None else 0])

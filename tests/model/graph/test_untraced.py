@@ -13,6 +13,7 @@ from crashsim import FaultSpace, NeuronCrash, enumerate_exact, score
 from crashsim.analytic.layer_bounds import layer_bounds
 from crashsim.analytic.proofs import provable
 from crashsim.errors import NotApplicableError
+from crashsim.model.graph.untraced import is_all_torchs
 from crashsim.model.layers import UnsupportedLayerError, layers_of
 
 
@@ -259,3 +260,18 @@ def test_options_of_known_functions_are_looked_at(seeded, randn):
         space = FaultSpace(net, randn(2, 3).double(), NeuronCrash(0.1), "act")
         with pytest.raises(NotApplicableError, match=told):
             provable(space)
+
+
+def test_what_is_made_of_torchs_layers_alone(seeded):
+    def hooked(net):
+        net[1].register_forward_hook(lambda module, args, out: torch.round(out))
+        return net
+
+    plain = seeded(lambda: nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Conv1d(1, 1, 1)))
+    assert is_all_torchs(plain)
+    for kind in (Called, Wide):
+        args = (2, 3) if kind is Wide else ()
+        assert not is_all_torchs(seeded(lambda kind=kind, args=args: nn.Sequential(kind(*args))))
+    weighted = seeded(lambda: nn.utils.parametrizations.weight_norm(nn.Linear(2, 3)))
+    assert not is_all_torchs(weighted)
+    assert not is_all_torchs(hooked(deepcopy(plain)))

@@ -52,8 +52,10 @@ class CompressedRows(Rows):
         unbounded = self.normal_variance > 0
         return np.where(unbounded, np.inf, top), np.where(unbounded, -np.inf, log_atom)
 
-    def maximum(self) -> tuple[Array, Array]:
-        return self._maximum
+    @functools.cached_property
+    def lowest(self) -> Array:
+        bottom = self.shift + (np.where(self.gains < 0, self.counts, 0.0) * self.gains).sum(-1)
+        return np.where(self.normal_variance > 0, -np.inf, bottom)
 
     def log_mgf(self, rows: Any, t: Array) -> Array:
         result = np.empty(len(t))

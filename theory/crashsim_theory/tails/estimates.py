@@ -63,7 +63,7 @@ def saddlepoint_tail(rows: Rows, index: Any, c: Array) -> Array:
 def solve_tilt(rows: Rows, index: Any, c: Array) -> Array:
     """The root of K'(t) = c by Newton's method inside a shrinking bracket; (J,)."""
     top = rows.maximum()[0][index]
-    bottom = -rows.negative.maximum()[0][index]
+    bottom = rows.lowest[index]
     mean, variance, _ = rows.moments(index, np.zeros_like(c))
     scale = np.sqrt(variance)
     constant = scale == 0

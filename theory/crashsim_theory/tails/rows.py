@@ -54,6 +54,20 @@ class Rows:
 
     def maximum(self) -> tuple[Array, Array]:
         """The largest value of L and the log of its probability, each (R,)."""
+        return self._maximum
+
+    @functools.cached_property
+    def lowest(self) -> Array:
+        """(R,) the smallest value of L."""
+        likely, sure = self.p > 0, self.p == 1
+        bottom = self.shift + np.minimum(self.gains, 0)[:, likely].sum(-1)
+        bottom = bottom + np.maximum(self.gains, 0)[:, sure].sum(-1)
+        for gains, block in self.others:
+            bottom = bottom - block.largest(-gains)[0]
+        return np.where(self.normal_variance > 0, -np.inf, bottom)
+
+    @functools.cached_property
+    def _maximum(self) -> tuple[Array, Array]:
         likely = self.p > 0
         top = self.shift + np.where(self.gains > 0, self.gains, 0)[:, likely].sum(-1)
         sure = self.p == 1
