@@ -96,8 +96,9 @@ class WeightSums:
         mean = self.total / n
         error = float(np.sqrt(max(self.squares / n - mean**2, 0.0) / n)) / mean
         effective = self.total**2 / self.squares
-        # The spread of weights is known from the hits alone: as well as from so many equal ones.
-        freedom = float(np.clip(effective - 1, 1, max(n - 1, 1)))
+        # The spread of weights is known from the hits alone. Where few share the estimate, heavier
+        # ones are still to come: half as many degrees of freedom then hold (simulated, lognormal).
+        freedom = float(np.clip((effective - 1) / 2, 1, max(n - 1, 1)))
         factor = float(np.exp(min(stdtrit(freedom, 1 - alpha / 2) * error, 700.0)))
         # An unbiased estimate is 2 / alpha times too large once in as many times (Markov).
         least = max(1 / factor, alpha / 2)
