@@ -280,6 +280,18 @@ def test_few_effective_hits_widen_the_interval(spread, least):
     assert (np.median(factors) < 3) == (spread == 1.0)
 
 
+def test_a_handful_of_heavy_hits_has_an_upper_end():
+    """Hits of the faults' own law alone, a tenth of the samples: plain counts with their bound."""
+    rng, truth, held = np.random.default_rng(1), 1e-3, []
+    for _ in range(300):
+        hits = rng.binomial(4096, 0.1 * truth)
+        weights = np.r_[np.full(hits, 10.0), np.zeros(4096 - hits)]
+        found = WeightSums.of(weights).summary(0.05)
+        held.append(found.low <= truth <= found.high)
+        assert found.high <= 10 * stats.beta.ppf(0.975, hits + 1, 4096 - hits) * (1 + 1e-9)
+    assert np.mean(held) >= 0.94
+
+
 def test_blocks_of_weighted_samples_are_tasks(make_net, randn, monkeypatch):
     net = make_net((3, 6, 5, 2), "tanh", seed=1, scale=2.0)
     space = FaultSpace(net, randn(1, 3), NeuronCrash(0.01))
