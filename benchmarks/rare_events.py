@@ -117,7 +117,7 @@ def cases() -> Iterator[Case]:
     yield made(9, "LSTM, weights 3e-3", Recurrent, (4, 3), WeightCrash(3e-3), "weights")
     bits = BitFlip(1e-4, format="int8")
     yield made(5, "tanh, bits of int8 1e-4", tanh, (12,), bits, "weights")
-    yield made(2, "voters of three, neurons 5e-3", Voted, (8,), NeuronCrash(5e-3), "kept.*")
+    yield made(2, "voters of three, neurons 2e-2", Voted, (8,), NeuronCrash(2e-2), "kept.*")
 
 
 def plain(space: FaultSpace, samples: int) -> np.ndarray[Any, Any]:

@@ -264,6 +264,34 @@ def test_sums_of_weights_are_those_of_all_at_once():
     assert 0 < none.high < 0.1
 
 
+@pytest.mark.parametrize(("spread", "least"), [(1.0, 0.92), (2.0, 0.85), (3.0, 0.8)])
+def test_few_effective_hits_widen_the_interval(spread, least):
+    """Twenty hits of weights over one to many orders of magnitude, of a known mean."""
+    rng = np.random.default_rng(0)
+    truth = 1e-26 * 0.02 * np.exp(spread**2 / 2)
+    held, factors = [], []
+    for _ in range(300):
+        weights = 1e-26 * np.exp(spread * rng.standard_normal(1000))
+        found = WeightSums.of(np.where(rng.random(1000) < 0.02, weights, 0.0)).summary(0.05)
+        held.append(found.low <= truth <= found.high)
+        factors.append(found.high / found.value)
+        assert found.low >= 0.02 * found.value  # below it with a chance of 2% (Markov)
+    assert np.mean(held) >= least
+    assert (np.median(factors) < 3) == (spread == 1.0)
+
+
+def test_a_handful_of_heavy_hits_has_an_upper_end():
+    """Hits of the faults' own law alone, a tenth of the samples: plain counts with their bound."""
+    rng, truth, held = np.random.default_rng(1), 1e-3, []
+    for _ in range(300):
+        hits = rng.binomial(4096, 0.1 * truth)
+        weights = np.r_[np.full(hits, 10.0), np.zeros(4096 - hits)]
+        found = WeightSums.of(weights).summary(0.05)
+        held.append(found.low <= truth <= found.high)
+        assert found.high <= 10 * stats.beta.ppf(0.975, hits + 1, 4096 - hits) * (1 + 1e-9)
+    assert np.mean(held) >= 0.94
+
+
 def test_blocks_of_weighted_samples_are_tasks(make_net, randn, monkeypatch):
     net = make_net((3, 6, 5, 2), "tanh", seed=1, scale=2.0)
     space = FaultSpace(net, randn(1, 3), NeuronCrash(0.01))

@@ -176,9 +176,9 @@ def sample_union(
 
     The sample doubles until its relative half-width is reached; look j spends
     ``alpha / (j (j + 1))`` of the error probability. The samples depend on the seed, the stream and
-    the ``index`` in it alone. The interval is Student's on the logarithm's scale, with as
-    many degrees of freedom as there are effective hits; without a hit, its upper end follows from
-    the weights' bound.
+    the ``index`` in it alone. The interval is Student's on the logarithm's scale, with
+    half as many degrees of freedom as there are effective hits; without a hit, its upper end
+    follows from the weights' bound.
     """
     # The likeliest events guide the sampling; all of them count.
     guides = sorted(events, key=lambda event: -event.weight)[:_GUIDES]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import betaincinv, stdtrit
 
 from crashsim.arrays import Floats
 
@@ -58,32 +58,36 @@ class WeightSums:
         n: number of samples.
         largest: the largest weight.
         total, squares: of the weights and of their squares, relative to it.
+        hits: number of weights that are not 0.
     """
 
     n: int
     largest: float
     total: float
     squares: float
+    hits: int
 
     @classmethod
     def of(cls, weights: Floats) -> WeightSums:
         """Of weights (n,)."""
         largest = float(weights.max())
         if largest == 0:
-            return cls(len(weights), 0.0, 0.0, 0.0)
+            return cls(len(weights), 0.0, 0.0, 0.0, 0)
         relative = weights / largest
-        return cls(len(weights), largest, float(relative.sum()), float((relative**2).sum()))
+        hits = int(np.count_nonzero(weights))
+        return cls(len(weights), largest, float(relative.sum()), float((relative**2).sum()), hits)
 
     def __add__(self, other: WeightSums) -> WeightSums:
         largest = max(self.largest, other.largest)
         if largest == 0:
-            return WeightSums(self.n + other.n, 0.0, 0.0, 0.0)
+            return WeightSums(self.n + other.n, 0.0, 0.0, 0.0, 0)
         a, b = self.largest / largest, other.largest / largest
         return WeightSums(
             self.n + other.n,
             largest,
             a * self.total + b * other.total,
             a**2 * self.squares + b**2 * other.squares,
+            self.hits + other.hits,
         )
 
     def summary(self, alpha: float) -> RareEvent:
@@ -96,16 +100,19 @@ class WeightSums:
         mean = self.total / n
         error = float(np.sqrt(max(self.squares / n - mean**2, 0.0) / n)) / mean
         effective = self.total**2 / self.squares
-        # The spread of weights is known from the hits alone: as well as from so many equal ones.
-        freedom = float(np.clip(effective - 1, 1, max(n - 1, 1)))
+        # The spread of weights is known from the hits alone. Where few share the estimate, heavier
+        # ones are still to come: half as many degrees of freedom then hold (simulated, lognormal).
+        freedom = float(np.clip((effective - 1) / 2, 1, max(n - 1, 1)))
         factor = float(np.exp(min(stdtrit(freedom, 1 - alpha / 2) * error, 700.0)))
+        # No hit weighs more than the inverse of a share, however few they are.
+        at_most = float(betaincinv(self.hits + 1, max(n - self.hits, 1), 1 - alpha / 2)) / DEFENSIVE
         # An unbiased estimate is 2 / alpha times too large once in as many times (Markov).
         least = max(1 / factor, alpha / 2)
         value = min(1.0, mean * largest)
         return RareEvent(
             value=value,
             low=value * least,
-            high=min(1.0, value * factor),
+            high=max(value, min(1.0, value * factor, at_most)),
             error=error,
             samples=n,
             effective=effective,
