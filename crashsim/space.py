@@ -270,6 +270,12 @@ class FaultSpace:
         return None if found is None else found.name
 
     @property
+    def least_loss(self) -> float | None:
+        """What the loss is never below, where it is read; None where there is no such bound."""
+        found = self.readout.loss
+        return None if found is None else found.low
+
+    @property
     def runs_alone(self) -> bool:
         """Whether each sample of each input runs by itself."""
         return self.faulty_model.model.runs_alone

@@ -59,9 +59,10 @@ class _CrossEntropy:
 def cross_entropy(name: str, layout: Layout, clean: Floats) -> Mean | OfSums:
     """Mean cross-entropy of the targets, of examples or of positions of all examples, in nats."""
     loss = _CrossEntropy(layout, are_probabilities(layout, clean))
+    low = None if loss.probabilities else 0.0  # those that are struck may exceed one
     if layout.positions == 1:
-        return Mean(name, loss, low=0.0)
-    return OfSums(name, loss, 2, share, low=0.0)
+        return Mean(name, loss, low)
+    return OfSums(name, loss, 2, share, low)
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,9 @@ def _exponential(sums: Floats) -> Floats:
 
 def perplexity(name: str, layout: Layout, clean: Floats) -> OfSums:
     """The exponential of the mean cross-entropy of all positions (tokens) of all examples."""
-    loss = _WithCount(_CrossEntropy(layout, are_probabilities(layout, clean)))
-    return OfSums(name, loss, 2, _exponential, low=1.0)
+    loss = _CrossEntropy(layout, are_probabilities(layout, clean))
+    low = 0.0 if loss.probabilities else 1.0
+    return OfSums(name, _WithCount(loss), 2, _exponential, low)
 
 
 @dataclass(frozen=True)
@@ -107,23 +109,27 @@ def _only(outputs: Floats, clean: Floats, targets: Targets) -> Floats:
     return np.where(np.isfinite(found), found, np.inf)
 
 
-LOSS = Mean("loss", _only)  # where the outputs are the loss of each example already
+LOSS = "loss"  # where the outputs are the loss of each example already
 
 
-def of_losses(metrics: Iterable[Any] | None) -> list[Any]:
+def of_losses(metrics: Iterable[Any] | None, low: float | None) -> list[Any]:
     """What is asked where the loss of each example is read in place of the outputs.
+
+    Args:
+        metrics: as they were given.
+        low: what no loss is below; None where there is no such bound.
 
     Raises:
         ArgumentError: the name of a metric that needs the outputs themselves.
     """
-    given = [metrics] if isinstance(metrics, str) else list(metrics or [LOSS.name])
+    given = [metrics] if isinstance(metrics, str) else list(metrics or [LOSS])
     for each in given:
-        if isinstance(each, str) and each not in (LOSS.name, DUE.name):
+        if isinstance(each, str) and each not in (LOSS, DUE.name):
             raise ArgumentError(
                 f"metrics: {each!r} asks about the outputs, and outputs='loss' reads the loss of "
                 "each example in their place; leave outputs out, or the metric"
             )
-    return [LOSS if each == LOSS.name else each for each in given]
+    return [Mean(LOSS, _only, low) if each == LOSS else each for each in given]
 
 
 def distance(name: str, power: int, clean: Floats, targets: Targets) -> Mean:

@@ -36,10 +36,12 @@ class Loss:
     Attributes:
         name: what it is called.
         of: (B,) of outputs (B, ...) and targets (B, ...).
+        low: what no loss is below; None where there is no such bound.
     """
 
     name: str
     of: Of
+    low: float | None = None
 
     def __call__(self, outputs: Any, targets: Any) -> Any:
         """(B, 1) of outputs (B, ...)."""
@@ -97,10 +99,13 @@ def loss_of(given: Given, clean: Tensor, targets: Targets) -> Loss:
             layout = layout_of(given, shape, targets)
             check_classes(given, layout, targets)
             least = torch.finfo(clean.dtype).tiny
-            return Loss(given, _CrossEntropy(layout, are_probabilities(layout, flat), least))
+            probabilities = are_probabilities(layout, flat)
+            of = _CrossEntropy(layout, probabilities, least)
+            # Probabilities that are struck may exceed one.
+            return Loss(given, of, low=None if probabilities else 0.0)
         if given == "mse":
             distance(given, 2, flat, targets)  # which checks that they fit
-            return Loss(given, _squared_error)
+            return Loss(given, _squared_error, low=0.0)
     except ArgumentError as error:
         reason = str(error).replace("metrics:", "loss:").replace("a metric of", "a loss of")
         raise ArgumentError(reason) from None

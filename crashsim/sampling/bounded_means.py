@@ -55,7 +55,9 @@ def bounded_mean_interval(values: Floats, low: float, high: float, alpha: float)
     if np.isnan(values).any():
         return scalar_interval(np.nan, low, high)
     if not np.isfinite(values).all():
-        return scalar_interval(values.mean(), low, high)
+        mean = float(values.mean())  # infinite, as the law's own is where one value can be
+        surely = np.isneginf(low) and mean == np.inf
+        return scalar_interval(mean, mean if surely else low, high)
     mean = float(values.mean())
     half = None
     if not (np.isfinite(low) and np.isfinite(high)):

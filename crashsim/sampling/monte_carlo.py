@@ -183,7 +183,7 @@ def monte_carlo(
     confidence, rel_width = float(confidence), None if rel_width is None else float(rel_width)
     epsilon = None if epsilon is None else float(epsilon)
     if space.loss is not None and metrics:
-        metrics = of_losses(metrics)
+        metrics = of_losses(metrics, space.least_loss)
     asked = AskedMetrics.of(metrics, targets, space.clean(), space.output_shape)
     for metric in asked.metrics:
         if isinstance(metric, OfSums) or metric.name in RESERVED:

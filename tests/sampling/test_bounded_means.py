@@ -63,6 +63,8 @@ def test_many_values_have_the_leading_terms_and_few_the_integral():
 def test_infinite_values_and_none():
     found = bounded_mean_interval(np.array([0.5, np.inf]), 0, np.inf, 0.05)
     assert (found.value, found.low, found.high) == (np.inf, 0, np.inf)
+    found = bounded_mean_interval(np.array([0.5, np.inf]), -np.inf, np.inf, 0.05)
+    assert (found.value, found.low, found.high) == (np.inf, np.inf, np.inf)
     found = bounded_mean_interval(np.empty(0), 0, 1, 0.05)
     assert (found.low, found.high) == (0, 1)
     assert np.isnan(bounded_mean_interval(np.array([np.nan]), 0, 1, 0.05).value)

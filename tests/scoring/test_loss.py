@@ -12,7 +12,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from crashsim import BitFlip, FaultSpace, NeuronCrash, Score, WeightCrash, monte_carlo, plan, score
+from crashsim import (
+    AdditiveNoise,
+    BitFlip,
+    FaultSpace,
+    NeuronCrash,
+    Score,
+    WeightCrash,
+    monte_carlo,
+    plan,
+    score,
+)
 from crashsim.coordinates.drawing import sample_block
 from crashsim.errors import ArgumentError, CrashsimWarning
 from crashsim.results.verdict import headline
@@ -315,6 +325,37 @@ def test_a_record_calls_it_the_loss(tmp_path):
     assert read.to_dict() == found.to_dict()
     assert read.to_text() == found.to_text()
     assert read.find("exact", "tail", output="loss") == found.find("exact", "tail", output="loss")
+
+
+def test_a_loss_that_faults_make_infinite_keeps_the_low_end_of_its_mean(tmp_path):
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Tanh(), nn.Linear(2, 3, bias=False))
+        x = torch.randn(2, 2)
+    flips = BitFlip(p=3e-3, format="float32")
+    with pytest.warns(CrashsimWarning, match="infinite"):
+        found = score(
+            net.eval(), x, flips, "0.weight", outputs="loss", targets=Y[:2],
+            samples=4000, methods=["monte-carlo"],
+        )  # fmt: skip
+    mean = found.chips["metrics"][0]["mean"]
+    assert mean["value"] == math.inf
+    assert 0 < mean["low"] < math.inf
+    found.save(tmp_path / "s.json")
+    assert Score.load(tmp_path / "s.json").to_text() == found.to_text()
+
+
+@pytest.mark.parametrize("asked", [{"outputs": "loss"}, {"metrics": ["cross-entropy"]}])
+def test_probabilities_that_faults_raise_above_one_have_a_loss_below_zero(asked):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(3, 3), nn.Softmax(-1)).eval()
+        x, y = torch.randn(6, 3), torch.tensor([0, 2, 1, 0, 1, 2])
+    found = score(
+        net, x, AdditiveNoise(std=1.0), "1", targets=y, samples=500, methods=["monte-carlo"],
+        accept={next(iter(asked.get("metrics", ["loss"]))): 1.0}, **asked,
+    )  # fmt: skip
+    assert found.chips["metrics"][0]["percentiles"][0]["value"] < found.chips["metrics"][0]["clean"]
 
 
 def test_proofs_and_layer_bounds_are_not_those_of_the_outputs():

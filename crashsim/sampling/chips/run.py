@@ -175,7 +175,7 @@ def asked_of(
     if isinstance(metrics, AskedMetrics):
         return metrics
     if space.loss is not None:
-        metrics = of_losses(metrics)
+        metrics = of_losses(metrics, space.least_loss)
     inputs, targets = examples.first(pieces_of(space))
     first = space.at_examples(inputs)
     if metrics is None:
