@@ -136,6 +136,10 @@ class Record:
         """``output 3``, or ``the loss``."""
         return "the loss" if self.of_loss else f"output {number}"
 
+    def output_in_files(self, output: int | str) -> int | str:
+        """A number, ``all``, or ``loss`` where that is the only output."""
+        return LOSS if self.of_loss and output == 0 else output
+
     @cached_property
     def method_facts(self) -> dict[str, MethodFacts]:
         """Every method of the record by name, in the order of the tables."""
@@ -154,7 +158,9 @@ class Record:
         """
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
         some, left_out = listed(self.estimates)
-        plain["estimates"] = [self._named_output(e.to_dict()) for e in some]
+        plain["estimates"] = [
+            {**e.to_dict(), "output": self.output_in_files(e.output)} for e in some
+        ]
         plain["left_out"] = [*self.left_out, *left_out]
         plain["agreement"] = [a.to_dict() for a in self.agreement]
         plain["contradictions"] = [c.to_dict() for c in self.contradictions]
@@ -163,12 +169,6 @@ class Record:
         plain["curves"] = self.curves and asdict(self.curves)
         plain["histogram"] = self.histogram and asdict(self.histogram)
         return cast(dict[str, Any], finite({"schema": SCHEMA, **plain}))
-
-    def _named_output(self, estimate: dict[str, Any]) -> dict[str, Any]:
-        """An estimate for a file, in which the loss is called that."""
-        if self.of_loss and estimate["output"] == 0:
-            estimate["output"] = LOSS
-        return estimate
 
     def estimates_file(self) -> bytes:
         """All numbers as an ``.npz`` file; see ``crashsim.results.listing.as_npz``."""

@@ -14,6 +14,7 @@ from crashsim.errors import MissingExtraError
 from crashsim.importing import needed
 from crashsim.results.curve.curve_record import CurveRecord
 from crashsim.results.curve.curves import title
+from crashsim.results.estimate import Estimate
 from crashsim.results.record import Record
 from crashsim.results.studies.case_record import BehindFacts, CaseRecord
 from crashsim.results.vulnerability.vulnerability_record import VulnerabilityRecord
@@ -99,15 +100,16 @@ def check_parquet() -> None:
 def of_scores(scores: Sequence[Record]) -> Table:
     """A row for each estimate of scores: what was asked for, by which method, its kind, interval.
 
-    ``seed`` is the score's. ``input`` and ``output`` are numbers or ``all``; ``worth`` says how
-    many plain samples would do as well.
+    ``seed`` is the score's. ``input`` and ``output`` are numbers or ``all``, or ``loss`` where the
+    loss is read in place of the outputs; ``worth`` says how many plain samples would do as well.
     """
-    rows = (
-        [score.seed, *(getattr(estimate, name) for name in _OF_ESTIMATES)]
-        for score in scores
-        for estimate in score.estimates
-    )
+    rows = (_row(score, estimate) for score in scores for estimate in score.estimates)
     return Table.of(("seed", *_OF_ESTIMATES), rows)
+
+
+def _row(score: Record, estimate: Estimate) -> list[Any]:
+    told = {"output": score.output_in_files(estimate.output)}
+    return [score.seed, *(told.get(name, getattr(estimate, name)) for name in _OF_ESTIMATES)]
 
 
 def of_curves(curves: Sequence[CurveRecord]) -> Table:

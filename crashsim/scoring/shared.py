@@ -374,7 +374,11 @@ def _certificates(
     return found
 
 
-def _not_crashes(size: Size) -> str | None:
+def _no_layer_bounds(size: Size) -> str | None:
+    try:
+        _ = size.space.inputs
+    except NotApplicableError as error:
+        return str(error)
     for p in size.space.placements:
         if not strikes_singly(p):
             return f"defined for crashes of neurons and weights, not for {p.fault.name}"
@@ -402,7 +406,7 @@ NEEDS: Mapping[str, Need] = {
     need.name: need
     for need in (
         Need("wide", "double precision", _wide),
-        Need("layer_bounds", "layer bounds", _layer_bounds, _not_crashes),
+        Need("layer_bounds", "layer bounds", _layer_bounds, _no_layer_bounds),
         Need("gradients", "gradients", _gradients, no_gradients),
         Need("differences", "differences", _differences, too_many_differences),
         Need("all_singles", "", _all_singles, too_many_singles),

@@ -1,6 +1,8 @@
 """The loss of each example in place of the outputs, against plain loops over all patterns."""
 
 import copy
+import csv
+import io
 import itertools
 import json
 import math
@@ -320,6 +322,8 @@ def test_a_record_calls_it_the_loss(tmp_path):
     plain = json.loads(json.dumps(found.to_dict()))
     assert {e["output"] for e in plain["estimates"]} == {"loss", "all"}
     assert "leave outputs='loss' out" in found.skipped["class-change"]
+    rows = list(csv.DictReader(io.StringIO(found.to_csv())))
+    assert {row["output"] for row in rows} == {"loss", "all"}
     found.save(tmp_path / "s.json")
     read = Score.load(tmp_path / "s.json")
     assert read.to_dict() == found.to_dict()
@@ -397,6 +401,14 @@ def test_plan_takes_what_score_takes():
     assert shown.loss == shown.to_dict()["loss"] == "cross-entropy"
     assert "their loss (cross-entropy)" in shown.to_text()
     assert shown.coordinates == 24
+
+
+def test_what_is_planned_of_the_loss_is_computed():
+    options = {"epsilon": 0.1, "outputs": "loss", "targets": Y, "samples": 500}
+    planned = plan(classifier(), X, NeuronCrash(0.1), **options)
+    found = score(classifier(), X, NeuronCrash(0.1), **options)
+    assert {"taylor", "monte-carlo", "exact"} <= set(planned.methods)
+    assert not set(planned.methods) & found.skipped.keys()
 
 
 @pytest.mark.parametrize(
