@@ -22,7 +22,7 @@ from crashsim.sampling.sums.metric_sums import EventSums, MeanSums
 from crashsim.sampling.tally import Sums, Tally
 from crashsim.space import FaultSpace
 
-_STEP_VALUES = 2**22  # Deltas computed at once
+_STEP_VALUES = 2**20  # Deltas computed at once
 _STEP_WORK = 2**26  # values at the struck sites, of samples and inputs, between two tellings
 _BLOCK_WORK = 2**28  # values at the struck sites of a block, about: a unit to resume, or hand over,
 _FEWEST = 4  # and its samples, at least

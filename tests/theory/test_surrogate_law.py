@@ -261,6 +261,30 @@ def test_the_chance_of_any_counts_no_fault_twice(p):
     assert found == pytest.approx(exact, rel=0.04)
 
 
+def test_the_chance_of_any_of_very_many_that_one_fault_brings_about():
+    """As pixels that are overtaken together: each alone is a small part of their sum."""
+    rng = np.random.default_rng(11)
+    rivals, p = 300, 0.004
+    gains = np.concatenate([np.full((rivals, 1), 2.0), 0.4 * rng.normal(size=(rivals, 9))], 1)
+    gains[:40, 0] = 0.0  # these are overtaken by a fault of their own
+    gains[:40, 1:] = np.where(np.arange(9) == np.arange(40)[:, None] % 9, 1.5, 0.0)
+    given = surrogate(np.full(rivals, -1.0), gains, ct.Bernoulli(np.full(10, p)))
+    masks = np.array(list(itertools.product((0, 1), repeat=10)))
+    chances = np.prod(np.where(masks == 1, p, 1 - p), 1)
+    exact = chances[(masks @ gains.T - 1 >= 0).any(1)].sum()
+    law = ct.SurrogateLaw.of(given)
+    tails = law.tail(0.0, "upper")
+    contributions = ct.Contributions([ct.chunk_of(given)], given.shift)
+    found = [
+        ct.chance_of_any(law.profiles, tails, contributions, np.random.default_rng(seed))
+        for seed in range(5)
+    ]
+    assert tails.max() < 0.01 * tails.sum()
+    assert tails.sum() > 20 * exact
+    assert found == pytest.approx([exact] * 5, rel=0.35)
+    assert np.mean(found) == pytest.approx(exact, rel=0.15)
+
+
 def test_the_chance_of_any_with_normal_coordinates_beside():
     rng = np.random.default_rng(10)
     crashes, noise = rng.normal(size=8) + 0.4 * rng.normal(size=(3, 8)), rng.normal(size=4) / 2

@@ -25,7 +25,8 @@ from crashsim_theory.sums.tails import solve_tilt
 from crashsim_theory.tails.gain_chunks import GainChunk
 
 SAMPLES = 1024
-_MATTERS = 0.01  # share of the sum of tails below which an event's overlap is left out
+_MATTERS = 0.01  # share of the sum of tails from which an event's overlap is drawn by itself
+_STAND_FOR_ALL = 24  # of the others, as many pixels that are overtaken together, draw theirs
 _OFTEN = 0.1  # an event of which plain draws see enough
 _SURE = 1 - 1e-12
 
@@ -137,16 +138,30 @@ def chance_of_any(
         samples: drawn for each event that matters.
     """
     total = float(tails.sum())
-    if total == 0 or np.sum(tails > _MATTERS * total) < 2:
+    if np.count_nonzero(tails) < 2:
         return min(total, 1.0)
-    found = 0.0
-    for row, tail in enumerate(tails.tolist()):
-        share = 1.0
-        if tail > _MATTERS * total:
-            tilt = NO_TILT if tail >= _OFTEN else Tilt.to_zero(profiles[row])
-            share = _share(tilt, row, given, rng, samples)
-        found += tail * share
+
+    def share(row: int) -> float:
+        tilt = NO_TILT if tails[row] >= _OFTEN else Tilt.to_zero(profiles[row])
+        return _share(tilt, row, given, rng, samples)
+
+    matters = tails > _MATTERS * total
+    found = sum(float(tails[row]) * share(row) for row in np.flatnonzero(matters).tolist())
+    others = float(tails[~matters].sum())
+    if others > _MATTERS * total:
+        rows = _in_proportion(np.where(matters, 0.0, tails), _STAND_FOR_ALL, rng)
+        found += others * float(np.mean([share(row) for row in rows]))
+    else:
+        found += others
     return min(max(found, float(tails.max())), total, 1.0)
+
+
+def _in_proportion(weights: Array, count: int, rng: np.random.Generator) -> list[int]:
+    """This many indices, each as often as its weight says (systematic sampling)."""
+    ends = np.cumsum(weights)
+    at = (np.arange(count) + rng.random()) * (ends[-1] / count)
+    found: list[int] = np.minimum(np.searchsorted(ends, at, side="right"), len(ends) - 1).tolist()
+    return found
 
 
 def chance_of_all(
