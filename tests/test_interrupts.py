@@ -13,6 +13,7 @@ from crashsim import FaultSpace, Interrupted, NeuronCrash, Score, WeightCrash, m
 from crashsim.analytic.first_order import Analysis, double_precision, mean_point_single
 from crashsim.files.data import Data
 from crashsim.results.comparison import compare
+from crashsim.sampling.chips.run import chip_metrics
 from crashsim.sampling.tally import Tally
 from crashsim.scoring.methods import METHODS
 from crashsim.training.classifier import Recipe
@@ -178,6 +179,28 @@ def test_a_score_keeps_the_samples_that_were_drawn(make_net, randn):
     for output in (0, 1, "all"):
         a, b = (s.find("monte-carlo", "variance", "all", output) for s in (found, alone))
         assert (a.value, a.low, a.high) == pytest.approx((b.value, b.low, b.high), rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::crashsim.CrashsimWarning")
+@pytest.mark.parametrize("first", [False, True])
+def test_a_score_keeps_the_chips_that_were_judged(make_net, randn, monkeypatch, first):
+    def stopped(*args, **options):
+        if first:  # before any chip
+            raise KeyboardInterrupt
+        raise Interrupted("interrupted", chip_metrics(*args, **{**options, "samples": 100}))
+
+    net, x, y = make_net((3, 6, 2)), randn(40, 3), np.arange(40) % 2
+    whole = score(net, (x, y), WeightCrash(0.1), samples=2000, epsilon=0.1)
+    monkeypatch.setattr("crashsim.scoring.methods.chip_metrics", stopped)
+    with pytest.raises(Interrupted) as raised:
+        score(net, (x, y), WeightCrash(0.1), samples=2000, epsilon=0.1)
+    found = raised.value.partial
+    assert found.samples == 2000
+    assert found.find("monte-carlo", "tail") == whole.find("monte-carlo", "tail")
+    assert (found.chips is None) == first
+    if not first:
+        assert 0 < found.chips["chips"] < whole.chips["chips"]
+        assert found.find("monte-carlo", "accuracy") is not None
 
 
 def test_older_scores_are_whole(make_net, randn):

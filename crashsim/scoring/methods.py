@@ -295,27 +295,25 @@ def _monte_carlo(given: Given) -> Found:
         return Found(run.estimates, result=run)
 
     try:
-        return judged(
-            given,
-            monte_carlo(
-                given.space,
-                epsilon=asked.epsilon,
-                samples=samples,
-                rel_width=asked.rel_width,
-                seed=asked.seed,
-                confidence=asked.confidence,
-                progress=given.progress,
-                control=control,
-                few_exact=is_stratified(given.size, samples),
-                targets=asked.metrics.targets,
-                metrics=asked.metrics.metrics,
-                outputs=asked.outputs,
-                executor=asked.executor,
-                store=asked.store,
-            ),
+        run = monte_carlo(
+            given.space,
+            epsilon=asked.epsilon,
+            samples=samples,
+            rel_width=asked.rel_width,
+            seed=asked.seed,
+            confidence=asked.confidence,
+            progress=given.progress,
+            control=control,
+            few_exact=is_stratified(given.size, samples),
+            targets=asked.metrics.targets,
+            metrics=asked.metrics.metrics,
+            outputs=asked.outputs,
+            executor=asked.executor,
+            store=asked.store,
         )
     except Interrupted as stop:
         raise Interrupted(str(stop), found(stop.partial)) from stop
+    return judged(given, run)
 
 
 def judged(given: Given, run: MonteCarlo) -> Found:

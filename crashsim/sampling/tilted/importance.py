@@ -146,7 +146,8 @@ def importance_sampling(
         if shaky:
             notice(
                 f"importance-sampling {quantity}: inputs {shaky[:8]} rest on few effective "
-                "samples, so their intervals may be too narrow; ask for more samples",
+                "samples, so their intervals may be too narrow; compare them with another "
+                "method: the number of samples of a score does not change theirs",
                 stacklevel=3,
             )
     return found
