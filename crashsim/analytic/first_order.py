@@ -245,6 +245,7 @@ def tails(
     linear: Analysis,
     margins: Surrogate | None,
     epsilon: float | None,
+    struck: float = 1.0,
 ) -> Estimates:
     """``chebyshev``, ``chernoff`` or ``saddlepoint``: P(|Delta| >= epsilon) and class changes.
 
@@ -256,6 +257,8 @@ def tails(
         linear: holds the surrogate.
         margins: of ``margins_of``; None: no class changes.
         epsilon: of the tails; None: no tails.
+        struck: P(any fault strikes). Where the surrogate moves that far by a fault alone, it is
+            never likelier, which the saddlepoint of a hardly ever struck sum does not see.
     """
     found = Estimates()
     kind: Literal["bound", "estimate"] = "estimate" if method == "saddlepoint" else "bound"
@@ -263,12 +266,18 @@ def tails(
     if epsilon is not None and linear.surrogate is not None:
         values = tail_probability(method, linear.surrogate, np.asarray(epsilon))
         few = method == "saddlepoint" and _few_decide(linear.surrogate, values, epsilon, "both")
+        if method == "saddlepoint":
+            needs_fault = np.abs(linear.surrogate.shift) < epsilon
+            values = np.where(needs_fault, np.minimum(values, struck), values)
         note = where + _FEW * few
         found += deterministic(method, "tail", kind, values, level=epsilon, note=note)
     if margins is not None:
         changes = tail_probability(method, margins, np.asarray(0.0), side="upper")
         union = np.minimum(changes.sum(1), 1.0)
         few = method == "saddlepoint" and _few_decide(margins, changes, 0.0, "upper")
+        if method == "saddlepoint":
+            needs_fault = (margins.shift < 0).all(1)
+            union = np.where(needs_fault, np.minimum(union, struck), union)
         note = f"{where}; sum over rivals" + _FEW * few
         found += deterministic(method, "class-change", kind, union, note=note)
     return found

@@ -22,6 +22,7 @@ from crashsim.faults import lacking_for_tails
 from crashsim.results.estimate import Estimate
 from crashsim.results.estimates import Estimates
 from crashsim.sampling.certified import certified_sampling
+from crashsim.sampling.chips.drawn import probability_of_any
 from crashsim.sampling.chips.run import ChipRun, chip_metrics
 from crashsim.sampling.enumeration import enumerate_space, outcomes_of
 from crashsim.sampling.monte_carlo import MonteCarlo, monte_carlo
@@ -158,7 +159,8 @@ def _tails(name: TailMethod, given: Given) -> Estimates:
         raise NotApplicableError(NO_EPSILON)
     if name != "chebyshev":
         _check_laws(given)
-    return first_order.tails(name, given.linear, given.margins, given.asked.epsilon)
+    struck = probability_of_any(given.space.placements)
+    return first_order.tails(name, given.linear, given.margins, given.asked.epsilon, struck)
 
 
 def _nearest_rivals(given: Given) -> Estimates:

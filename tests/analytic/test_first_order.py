@@ -216,6 +216,24 @@ def test_tails_of_a_linear_network(make_net, randn):
     assert seen > 10
 
 
+def test_what_needs_a_fault_is_no_likelier_than_one(make_net, randn):
+    """Of a sum that is hardly ever struck the saddlepoint says a billion times too much."""
+    net, x = make_net((3, 4, 2), "tanh", seed=5, scale=2), randn(2, 3)
+    p = 1e-12
+    law = enumerate_exact(net, x, NeuronCrash(p))
+    analysis = Analysis()
+    mean_point_single(FaultSpace(net, x, NeuronCrash(p)).with_dtype(torch.float64), analysis)
+    smallest = 0.5 * float(np.abs(analysis.surrogate.gains[:, 0]).min())
+    assert values_of(
+        tails("saddlepoint", analysis, None, smallest), "saddlepoint", "tail"
+    ).max() > (1e6 * law.tail(smallest).max())
+    found = score(net, x, NeuronCrash(p), epsilon=smallest, methods=["saddlepoint"]).estimates
+    tail = values_of(found, "saddlepoint", "tail")[:, 0]
+    assert law.tail(smallest)[:, 0] == pytest.approx(4 * p, rel=1e-3)
+    assert tail == pytest.approx(4 * p, rel=1e-3)
+    assert values_of(found, "saddlepoint", "class-change").max() <= 4 * p * (1 + 1e-9)
+
+
 def test_class_change_bounds_of_a_linear_tail(make_net, randn):
     net, x = make_net((3, 12, 3), "tanh", seed=3, scale=2), randn(6, 3)
     law = enumerate_exact(net, x, NeuronCrash(0.1))

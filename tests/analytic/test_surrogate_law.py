@@ -73,7 +73,7 @@ def test_an_additive_network_of_spikes(seeded, randn):
 
 @pytest.mark.parametrize("p", [1e-6, 0.01, 0.3])
 def test_classes_of_a_linear_readout_change_as_often_as_in_all_patterns(seeded, randn, p):
-    """However rare; the sum over rivals, which the saddlepoint takes, is far above."""
+    """However rare; the sum over rivals, which the saddlepoint takes, is above."""
     net = seeded(lambda: nn.Sequential(nn.Linear(4, 10), nn.Tanh(), nn.Linear(10, 5)))
     x = randn(8, 4)
     exact = enumerate_exact(net, x, NeuronCrash(p)).class_change
@@ -86,7 +86,7 @@ def test_classes_of_a_linear_readout_change_as_often_as_in_all_patterns(seeded, 
         for b, e in _by_input(found, method, "class-change").items():
             wanted = exact.mean() if b == "all" else exact[b]
             assert e.value == pytest.approx(wanted, rel=0.1, abs=1e-3 * exact.mean())
-    assert pooled["saddlepoint"] > 1.2 * exact.mean()
+    assert pooled["saddlepoint"] > 1.1 * exact.mean()
 
 
 def test_stored_bits_against_the_exact_law_of_a_linear_network(seeded, randn):

@@ -219,20 +219,3 @@ def test_single_faults_are_exact_for_additive_functions():
     assert sp.expand(single.two_point_variance() - p_ * (1 - p_) * (d1 - d0) ** 2) == 0
     with pytest.raises(ct.TheoryError, match="nodes, N"):
         single.evaluate_mean(weights, differences[0])
-
-
-@pytest.mark.parametrize("point", ["mean", "zero"])
-@pytest.mark.parametrize("order", [1, 2, 3])
-def test_formulas_are_written_as_sympy_writes_their_expressions(order, point):
-    found = ct.derive(order, point)
-    names = {contraction.symbol: contraction.latex for contraction in found.contractions}
-    mean, variance, _ = found.text().splitlines()
-    latex = found.latex()
-    for text, expression in ((mean, found.mean), (variance, found.variance)):
-        assert text.partition(" = ")[2] == sp.sstr(expression)
-        assert f"\\approx {sp.latex(expression, symbol_names=names)}" in latex
-
-
-def test_the_two_point_variance_is_written_as_derived():
-    single = ct.derive_single("mean")
-    assert f"sum_i {sp.sstr(single.two_point_variance())}\n" in single.text()

@@ -12,21 +12,21 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+import sympy as sp
+from sympy.polys.rings import ring
 
 from crashsim_theory.arrays import Array, as_array
 from crashsim_theory.errors import TheoryError
 from crashsim_theory.laws import Law, Moments
-from crashsim_theory.polynomials import Monomial, Polynomial
 from crashsim_theory.proofs.contractions import Contraction, Factor, canonical
 
 Point: TypeAlias = Literal["mean", "zero"]
+Polynomial: TypeAlias = Any  # an element of a sympy polynomial ring
 
 HIGHEST_MOMENT = 4
 
@@ -35,7 +35,7 @@ HIGHEST_MOMENT = 4
 class Term:
     """A rational coefficient times a contraction."""
 
-    coefficient: Fraction
+    coefficient: Any
     contraction: Contraction
 
 
@@ -77,31 +77,20 @@ class Derivation:
 
     def text(self) -> str:
         """The formulas for a terminal."""
-        left_mean, left_variance = self._left_sides()
-        if self.law is None:
-            mean, variance = _sum_as_text(self.mean_terms), _sum_as_text(self.variance_terms)
-        else:
-            import sympy as sp
-
-            mean, variance = sp.sstr(self.mean), sp.sstr(self.variance)
+        mean, variance = self._left_sides()
         return "\n".join(
             [
-                f"{left_mean} = {mean}",
-                f"{left_variance} = {variance}",
+                f"{mean} = {sp.sstr(self.mean)}",
+                f"{variance} = {sp.sstr(self.variance)}",
                 f"neglected: {self.neglected}",
             ]
         )
 
     def latex(self) -> str:
         """The formulas as an aligned LaTeX block."""
-        if self.law is None:
-            mean, variance = _sum_as_latex(self.mean_terms), _sum_as_latex(self.variance_terms)
-        else:
-            import sympy as sp
-
-            names = {contraction.symbol: contraction.latex for contraction in self.contractions}
-            mean = sp.latex(self.mean, symbol_names=names)
-            variance = sp.latex(self.variance, symbol_names=names)
+        names = {contraction.symbol: contraction.latex for contraction in self.contractions}
+        mean = sp.latex(self.mean, symbol_names=names)
+        variance = sp.latex(self.variance, symbol_names=names)
         left = (
             "\\mathbb{E} F(e) - F(\\mathbb{E} e)"
             if self.point == "mean"
@@ -218,105 +207,92 @@ def _terms(order: int, point: Point) -> tuple[tuple[Term, ...], tuple[Term, ...]
     # four; at zero a monomial of the variance needs only one coordinate shared by its two halves.
     coordinates = 2 if point == "mean" else max(3, order)
     few, more = _Taylor(coordinates, order, point), _Taylor(coordinates + 1, order, point)
-    mean, variance = _collect(few.mean), _collect(few.variance)
-    if (mean, variance) != (_collect(more.mean), _collect(more.variance)):
+    mean, variance = _collect(few, few.mean), _collect(few, few.variance)
+    if (mean, variance) != (_collect(more, more.mean), _collect(more, more.variance)):
         raise RuntimeError(f"order {order} at {point}: one more coordinate changes the pattern")
     return mean, variance
 
 
 class _Taylor:
-    """The Taylor polynomial minus F(point) in `size` coordinates, with its mean and variance.
-
-    Its quantities: the derivatives F, the centred coordinates c, and their moments m, k2, k3, k4.
-    """
+    """The Taylor polynomial minus F(point) in `size` coordinates, with its mean and variance."""
 
     def __init__(self, size: int, order: int, point: Point, with_variance: bool = True) -> None:
         orders = range(1, order + 1)
-        parts = {r: _of_order(r, size, point) for r in orders}
-        means = {r: _expectation(part) for r, part in parts.items()}
-        self.mean = sum(means.values(), start=Polynomial())
+        tensors = [
+            i for r in orders for i in itertools.combinations_with_replacement(range(size), r)
+        ]
+        moments = [(name, (i,)) for name in ("m", "k2", "k3", "k4") for i in range(size)]
+        self.atoms = [("c", (i,)) for i in range(size)] + moments + [("F", i) for i in tensors]
+        names = [name + "_" + "_".join(map(str, indices)) for name, indices in self.atoms]
+        self.ring, *generators = ring(names, sp.QQ)
+        self.generator = dict(zip(self.atoms, generators, strict=True))
+        parts = {r: self._polynomial(size, r, point) for r in orders}
+        means = {r: self._expectation(part) for r, part in parts.items()}
+        self.mean = sum(means.values(), start=self.ring.zero)
         if with_variance:
             # Products of derivatives of a higher total order would need higher moments.
             limit = min(2 * order, HIGHEST_MOMENT)
             pairs = [(r, s) for r in orders for s in orders if r + s <= limit]
-            square = sum((parts[r] * parts[s] for r, s in pairs), start=Polynomial())
-            squared = sum((means[r] * means[s] for r, s in pairs), start=Polynomial())
-            self.variance = _expectation(square) - squared
+            square = sum((parts[r] * parts[s] for r, s in pairs), start=self.ring.zero)
+            squared = sum((means[r] * means[s] for r, s in pairs), start=self.ring.zero)
+            self.variance = self._expectation(square) - squared
+
+    def _polynomial(self, size: int, r: int, point: Point) -> Polynomial:
+        """The part with derivatives of order r."""
+        e = [self.generator["c", (i,)] for i in range(size)]
+        if point == "zero":
+            e = [centred + self.generator["m", (i,)] for i, centred in enumerate(e)]
+        total = self.ring.zero
+        for indices in itertools.product(range(size), repeat=r):
+            derivative = self.generator["F", tuple(sorted(indices))]
+            powers = math.prod((e[i] for i in indices), start=self.ring.one)
+            total += derivative * powers * sp.QQ(1, math.factorial(r))
+        return total
+
+    def _expectation(self, polynomial: Polynomial) -> Polynomial:
+        """Replace c_i^a by the a-th central moment, coordinate by coordinate (independence)."""
+        total: dict[tuple[int, ...], Any] = {}
+        for exponents, coefficient in polynomial.terms():
+            replaced = list(exponents)
+            for position, (name, indices) in enumerate(self.atoms):
+                power = exponents[position]
+                if name != "c" or power == 0:
+                    continue
+                if power == 1:
+                    break
+                replaced[position] = 0
+                replaced[self.atoms.index((f"k{power}", indices))] += 1
+            else:
+                key = tuple(replaced)
+                total[key] = total.get(key, 0) + coefficient
+        return self.ring.from_dict(total)
+
+    def monomials(self, polynomial: Polynomial) -> Iterator[tuple[tuple[Factor, ...], Any]]:
+        for exponents, coefficient in polynomial.terms():
+            yield (
+                tuple(
+                    Factor(name, indices, power)
+                    for power, (name, indices) in zip(exponents, self.atoms, strict=True)
+                    if power
+                ),
+                coefficient,
+            )
 
 
-def _of_order(r: int, size: int, point: Point) -> Polynomial:
-    """The part of the Taylor polynomial with derivatives of order r."""
-    e = [Polynomial.of("c", i) for i in range(size)]
-    if point == "zero":
-        e = [centred + Polynomial.of("m", i) for i, centred in enumerate(e)]
-    total = Polynomial()
-    for indices in itertools.combinations_with_replacement(range(size), r):
-        # Each derivative stands for all orders of its indices: 1 / r! times their number.
-        share = Fraction(1, math.prod(map(math.factorial, Counter(indices).values())))
-        powers = math.prod((e[i] for i in indices), start=Polynomial.constant(share))
-        total += Polynomial.of("F", *indices) * powers
-    return total
-
-
-def _expectation(polynomial: Polynomial) -> Polynomial:
-    """Replace c_i^a by the a-th central moment, coordinate by coordinate (independence)."""
-    return Polynomial.summed(_averaged(polynomial))
-
-
-def _averaged(polynomial: Polynomial) -> Iterator[tuple[Monomial, Fraction]]:
-    for monomial, coefficient in polynomial:
-        powers = Counter(indices for name, indices in monomial if name == "c")
-        if 1 in powers.values():
-            continue
-        moments = [(f"k{power}", indices) for indices, power in powers.items()]
-        rest = [quantity for quantity in monomial if quantity[0] != "c"]
-        yield tuple(sorted(rest + moments)), coefficient
-
-
-def _factors(polynomial: Polynomial) -> Iterator[tuple[tuple[Factor, ...], Fraction]]:
-    for monomial, coefficient in polynomial:
-        factors = (Factor(*quantity, power) for quantity, power in Counter(monomial).items())
-        yield tuple(factors), coefficient
-
-
-def _collect(polynomial: Polynomial) -> tuple[Term, ...]:
+def _collect(taylor: _Taylor, polynomial: Polynomial) -> tuple[Term, ...]:
     """Collect the monomials that are permutations of each other; their coefficients must agree."""
-    coefficients: dict[Contraction, Fraction] = {}
-    for factors, coefficient in _factors(polynomial):
+    coefficients: dict[Contraction, Any] = {}
+    for factors, coefficient in taylor.monomials(polynomial):
         contraction, symmetries = canonical(factors)
         # A sum over ordered tuples of distinct coordinates meets each monomial `symmetries` times.
-        share = coefficient / symmetries
+        share = sp.Rational(int(coefficient.numerator), int(coefficient.denominator)) / symmetries
         if coefficients.setdefault(contraction, share) != share:
             raise RuntimeError(f"{contraction.text}: coefficients differ between coordinates")
     ordered = sorted(coefficients, key=lambda c: (c.size, len(c.text), c.text))
     return tuple(Term(coefficients[contraction], contraction) for contraction in ordered)
 
 
-def _sum_as_text(terms: tuple[Term, ...]) -> str:
-    """The sum as sympy writes it."""
-    return _written(terms, lambda c: c.text, "{0}*{1}", "{0}/{1}")
-
-
-def _sum_as_latex(terms: tuple[Term, ...]) -> str:
-    return _written(terms, lambda c: c.latex, "{0} {1}", "\\frac{{{0}}}{{{1}}}")
-
-
-def _written(
-    terms: tuple[Term, ...], name: Callable[[Contraction], str], product: str, quotient: str
-) -> str:
-    parts = []
-    for term in sorted(terms, key=lambda term: term.contraction.text):
-        size = abs(term.coefficient)
-        part = name(term.contraction)
-        part = part if size.numerator == 1 else product.format(size.numerator, part)
-        part = part if size.denominator == 1 else quotient.format(part, size.denominator)
-        parts += ["-" if term.coefficient < 0 else "+", part]
-    return " ".join(parts).removeprefix("+ ") or "0"
-
-
 def _expression(terms: tuple[Term, ...], law: Law | None) -> Any:
-    import sympy as sp
-
     if law is None:
         return sp.Add(*(term.coefficient * term.contraction.symbol for term in terms))
     values = {"m": law.mean, "k2": law.k2, "k3": law.k3, "k4": law.k4}
@@ -333,7 +309,7 @@ def _neglected(order: int, point: Point) -> str:
     if order == HIGHEST_MOMENT:  # the next order's terms have moments that no law here has
         return f"derivatives of order {order + 1} and higher{note}"
     taylor = _Taylor(2 if point == "mean" else order + 1, order + 1, point, with_variance=False)
-    known = {term.contraction for term in _collect(taylor.mean)}
+    known = {term.contraction for term in _collect(taylor, taylor.mean)}
     first = known - {term.contraction for term in _terms(order, point)[0]}
     if not first:  # at the mean point the first order contributes nothing
         return f"derivatives of order {order + 1} and higher"

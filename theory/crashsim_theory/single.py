@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, overload
 
 import numpy as np
+import sympy as sp
 
 from crashsim_theory.arrays import Array, as_array, as_probability
 from crashsim_theory.derivation import Derivation, Term, derive
@@ -20,8 +21,6 @@ from crashsim_theory.laws import Moments
 from crashsim_theory.proofs.contractions import Contraction, Factor
 
 NEGLECTED = "what two or more faults do together beyond the sum of their single effects"
-
-_TWO_POINT_VARIANCE = "-p*(D_0 - D_1)**2*(p - 1)"  # as sympy writes `two_point_variance`
 
 
 @dataclass(frozen=True)
@@ -79,8 +78,6 @@ class SingleAtMean:
 
     def two_point_variance(self) -> Any:
         """The contribution of one two-valued coordinate to Var, simplified by sympy."""
-        import sympy as sp
-
         w, d0, d1 = sp.symbols("p D_0 D_1")
         return sp.factor(_variance([1 - w, w], [d0, d1]))
 
@@ -88,7 +85,7 @@ class SingleAtMean:
         return (
             "E F(e) - F(E e) = sum_i sum_k w_ik D_ik\n"
             "Var Delta = sum_i (sum_k w_ik D_ik^2 - (sum_k w_ik D_ik)^2)\n"
-            f"for crashes: Var Delta = sum_i {_TWO_POINT_VARIANCE}\n"
+            f"for crashes: Var Delta = sum_i {sp.sstr(self.two_point_variance())}\n"
             f"neglected: {self.neglected}"
         )
 

@@ -197,14 +197,23 @@ def chosen(points: Points, numbers: NDArray[np.int64]) -> Points:
 
 def probability_of_none(placements: list[Placement]) -> float:
     """P(no coordinate is other than 0): how often a chip is as good as new."""
+    return float(np.exp(_log_of_none(placements)))
+
+
+def probability_of_any(placements: list[Placement]) -> float:
+    """P(some coordinate is other than 0), however small."""
+    return float(-np.expm1(_log_of_none(placements)))
+
+
+def _log_of_none(placements: list[Placement]) -> float:
     log = 0.0
     for p in placements:
         if p.count is not None:
             if p.count.struck > 0:
-                return 0.0
+                return -np.inf
             continue
         chances = np.minimum(np.asarray(p.fault.change_probabilities, dtype=np.float64), 1.0)
         with np.errstate(divide="ignore"):
             none = np.log1p(-chances)
         log += float(none * p.size if none.ndim == 0 else none.sum())
-    return float(np.exp(log))
+    return log
