@@ -44,6 +44,9 @@ from crashsim.model.twins.resetting import Reset
 from crashsim.model.twins.twin import PerThread
 from crashsim.working import worked
 
+NO_MEAN_POINT = (
+    "there is no mean point of words whose bits do not add up: a bit of an exponent is set or not"
+)
 _STEP_VALUES = 2**22  # outputs held at once
 
 
@@ -406,10 +409,7 @@ class FaultSpace:
                 elif change.start < p.stop and p.start < change.stop:
                     found.append(np.array(change.values))
             if not all(((values == 0) | (values == 1)).all() for values in found):
-                raise NotApplicableError(
-                    "there is no mean point of words whose bits do not add up: a bit of an "
-                    "exponent is set or not"
-                )
+                raise NotApplicableError(NO_MEAN_POINT)
 
     def _computed(self, points: Points) -> Floats:
         with torch.no_grad():

@@ -40,6 +40,7 @@ class Stream(IntEnum):
     RIVALS = 2**62 + 2**61 + 2**60  # what class changes to several rivals share, by input
     EXAMPLES = 2**62 + 2**61 + 2**60 + 2**59  # which examples chips meet, by block
     CERTIFIED = 2**63  # samples inside a certificate, by input, question and block
+    NEAREST = 2**63 + 2**59  # the same of the nearest rivals alone, by input
     OUTPUT_SIGNS = 2**63 + 2**60  # random sums of very many outputs
     PROBES = 2**63 + 2**61  # directions in which a Hessian is looked at
     SINGLE_FAULTS = 2**63 + 2**61 + 2**59  # which single faults are looked at, by use
@@ -50,6 +51,7 @@ class Stream(IntEnum):
     SHORT_CUTS = 2**63 + 2**62 + 2**59  # whether a short cut gives what the model gives;
     ORDER = 2**63 + 2**62 + 2**60  # whether the model keeps the order of its examples;
     READING = 2**63 + 2**62 + 2**61  # whether layers that were read compute what the model does;
+    COLUMNS = 2**63 + 2**62 + 2**61 + 2**59  # whether derivatives by columns are those backwards;
     ROUNDING = 2**63 + 2**62 + 2**61 + 2**60  # how much rounding moves the outputs
 
     @property

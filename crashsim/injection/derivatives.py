@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from crashsim.arrays import Floats, Integers
+from crashsim.coordinates.streams import Stream, generator
 from crashsim.errors import NotApplicableError
 from crashsim.faults import WordFault
 from crashsim.injection.faulty_model import FaultyModel
@@ -345,7 +346,7 @@ def by_columns(e: Tensor, out: Tensor) -> Tensor | None:
     """
     if not out.requires_grad:
         return None
-    random = np.random.default_rng(0).standard_normal(out.shape[1:])
+    random = generator(0, Stream.COLUMNS).standard_normal(out.shape[1:])
     v = torch.from_numpy(random).to(out)[None].requires_grad_()
     try:
         along = gradient_of((out * v).sum(), e, create_graph=True)

@@ -169,8 +169,8 @@ def _end(z: Floats, counts: Floats, level: float) -> float:
     least, most = _LEAST, 1 - _LEAST
     for reach in (1, 8):  # standard deviations about where a normal law has it
         low, high = (mean + (wanted + side * reach) * deviation for side in (-1, 1))
-        least = low if low > least and off(low) < 0 else least
-        most = high if high < most and off(high) > 0 else most
+        least = low if least < low < most and off(low) < 0 else least
+        most = high if least < high < most and off(high) > 0 else most
         if least >= low and most <= high:
             break
     if least == _LEAST and off(least) >= 0:

@@ -57,7 +57,7 @@ from crashsim.scoring.variance_reduction import (
     is_controlled,
     is_stratified,
 )
-from crashsim.space import FaultSpace
+from crashsim.space import NO_MEAN_POINT, FaultSpace
 
 _NOTHING = "nothing is random or nothing reaches the output, so there is nothing to say"
 
@@ -504,6 +504,7 @@ METHODS: tuple[Method, ...] = (
         _mean_point_single,
         "estimate",
         needs=("all_singles",),
+        refuses=lambda size: NO_MEAN_POINT if size.space.strikes_words else None,
         moments_only=True,
         dependent=True,
         rank=0,

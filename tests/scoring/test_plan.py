@@ -120,3 +120,14 @@ def test_a_long_score_says_so_before_it_runs(make_net, randn, monkeypatch):
     assert "budget='2m'" in told[0]
     with pytest.warns(CrashsimWarning, match="this score takes about"):
         score(net, x, NeuronCrash(0.1), samples=100)
+
+
+def test_what_is_planned_of_float_words_is_computed(make_net, randn):
+    """There is no mean point of an exponent's bit, nor what is expanded about it."""
+    net, x, fault = make_net((3, 20, 3)), randn(2, 3), BitFlip(1e-4, format="float32")
+    planned = preview.plan(net, x, fault, "weights", epsilon=0.3)
+    found = score(net, x, fault, "weights", epsilon=0.3)
+    assert not set(planned.methods) & set(found.skipped)
+    assert {e.method for e in found.estimates} == set(planned.methods)
+    assert "mean point" in planned.skipped["saddlepoint"]
+    assert "mean point" in planned.skipped["mean-point-single"]

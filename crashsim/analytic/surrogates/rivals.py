@@ -69,7 +69,7 @@ class NearestMargins:
                 found[b] = min(float(chances.sum()), 1.0)
             else:
                 found[b] = chance_of_any(
-                    profiles, chances, given, generator(seed, Stream.RIVALS, b)
+                    profiles, chances, given, generator(seed, Stream.NEAREST, b)
                 )
         return found
 

@@ -20,7 +20,7 @@ from crashsim.injection.flops import Operations
 from crashsim.results.estimate import MOST_OUTPUTS
 from crashsim.sampling.enumeration import can_enumerate
 from crashsim.sampling.exact_strata import few_strike
-from crashsim.space import FaultSpace
+from crashsim.space import NO_MEAN_POINT, FaultSpace
 
 BUDGET = 5e11  # operations per method: about a minute of one core
 EXTRA = 3e9  # operations of what refines first-order theory: a second or so
@@ -270,6 +270,8 @@ def no_surrogate(size: Size) -> str | None:
     """Why no linear surrogate is made unasked, from gradients or else from differences, or None."""
     if size.space.counts:
         return DEPENDENT
+    if size.space.strikes_words:
+        return NO_MEAN_POINT
     if not size.space.has_derivatives and (reason := too_many_differences(size)):
         return f"{size.space.why_no_derivatives}; {reason}"
     if is_sketched(size):

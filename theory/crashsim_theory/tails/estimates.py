@@ -45,7 +45,7 @@ def saddlepoint_tail(rows: Rows, index: Any, c: Array) -> Array:
     at_t = rows.cumulants(which, t)
     _, variance, third = rows.moments(which, np.zeros_like(t))
     w = np.sign(t) * np.sqrt(2 * np.maximum(t * c - at_t.k, 0.0))
-    u = t * np.sqrt(at_t.k2)
+    u = t * np.sqrt(np.maximum(at_t.k2, 0.0))  # far out a law's own formula may round below 0
     near = np.abs(w) < NEAR_MEAN
     with np.errstate(divide="ignore", invalid="ignore"):
         difference = np.where(near, -third / (6 * variance**1.5), 1 / u - 1 / w)
