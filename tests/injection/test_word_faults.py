@@ -231,7 +231,8 @@ def test_words_as_the_model_stores_them(seeded, watch, randn):
 def test_what_theory_says_of_words(net, randn):
     """Strata of single faults serve all bits; expansions those that add up, and say so."""
     x = randn(2, 5)
-    found = score(net, x, BitFlip(2e-4, format="float32"), "weights", samples=3000, seed=0)
+    more = {"samples": 3000, "seed": 0, "methods": ["+word-importance"]}
+    found = score(net, x, BitFlip(2e-4, format="float32"), "weights", **more)
     for method in ("taylor", "mean-point-taylor"):
         assert "no small steps" in found.skipped[method]
     assert "mean point" in found.skipped["mean-point-single"]
