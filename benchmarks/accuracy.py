@@ -24,7 +24,8 @@ from crashsim.analytic.proofs import provable
 from crashsim.files.architectures import parse_architecture
 from crashsim.files.data import load_data
 from crashsim.sampling.exact_strata import probability_of_two
-from crashsim.sampling.tilted.importance import sample_union, tail_events
+from crashsim.sampling.tilted.events import tail_events
+from crashsim.sampling.tilted.importance import sample_union
 from crashsim.training.classifier import train_classifier
 
 MOMENTS = ("taylor", "single", "mean-point-taylor", "mean-point-single")

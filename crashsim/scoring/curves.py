@@ -16,6 +16,8 @@ from crashsim.arrays import Floats
 from crashsim.coordinates.streams import Stream
 from crashsim.results.schema import Curves, Histogram
 from crashsim.sampling.tilted import importance
+from crashsim.sampling.tilted.aiming import AIMING
+from crashsim.sampling.tilted.events import tail_events
 from crashsim.scoring.request import Request
 from crashsim.scoring.running import Results
 from crashsim.space import FaultSpace
@@ -64,7 +66,7 @@ def curves_of(space: FaultSpace, results: Results, asked: Request, samples: int)
     if analysis.surrogate is not None and "importance-sampling" in results.found:
         # Of many coordinates each sample takes long to draw, and a curve is but a picture.
         samples = samples if are_dense(space) else int(_OF_MANY * samples)
-        points = min(_SAMPLED, samples // (importance.FEWEST + importance.AIMING))
+        points = min(_SAMPLED, samples // (importance.FEWEST + AIMING))
         if points > 0:
             exact = of_pair(analysis.surrogate, row, output)
             rare = _rare_events(space.at_input(row), exact, output, grid, asked, samples, points)
@@ -109,9 +111,9 @@ def _rare_events(
 ) -> Floats:
     """Importance sampling at some points of the grid, with at most these samples in all."""
     values = np.full(len(grid), np.nan)
-    each = min(samples // points - importance.AIMING, importance.SAMPLES)
+    each = min(samples // points - AIMING, importance.SAMPLES)
     for i in _few(points):
-        events = importance.tail_events(one, output, alone.K, float(grid[i]))
+        events = tail_events(one, output, alone.K, float(grid[i]))
         try:
             found = importance.sample_union(
                 alone, events, asked.seed, Stream.CURVE, i, asked.confidence, each

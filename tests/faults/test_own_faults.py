@@ -27,7 +27,8 @@ from crashsim.chip.spiking import run_chip
 from crashsim.errors import ArgumentError, CrashsimError
 from crashsim.files.data import load_data
 from crashsim.protection.replicas import simulate_vote
-from crashsim.sampling.tilted.importance import Event, sample_union
+from crashsim.sampling.tilted.events import Event
+from crashsim.sampling.tilted.importance import sample_union
 from crashsim.scoring.methods import METHODS
 from crashsim.training.hardening import harden
 

@@ -22,12 +22,9 @@ from crashsim.analytic import first_order
 from crashsim.analytic.first_order import Analysis
 from crashsim.campaign.tasks import fold
 from crashsim.sampling.enumeration import enumerate_space
-from crashsim.sampling.tilted.importance import (
-    WeightSums,
-    importance_sampling,
-    sample_union,
-    tail_events,
-)
+from crashsim.sampling.tilted.events import tail_events
+from crashsim.sampling.tilted.importance import importance_sampling, sample_union
+from crashsim.sampling.tilted.weights import WeightSums
 
 
 def analysed(space):

@@ -228,11 +228,12 @@ def margin(outputs, targets):
     ],
 )
 def test_other_losses(loss, targets, plain):
-    net = classifier()
-    of = cross_entropy
-    if plain is not None:
-        given = torch.as_tensor(targets)
-        of = lambda outputs: plain(outputs, given).detach().double().numpy()  # noqa: E731
+    net, given = classifier(), torch.as_tensor(targets)
+
+    def by_hand(outputs):
+        return plain(outputs, given).detach().double().numpy()
+
+    of = cross_entropy if plain is None else by_hand
     truth = Patterns(12, 0.1, of_weights(net, "0.weight", of))
     found = score(
         net, X, WeightCrash(0.1), "0.weight", epsilon=0.1, outputs="loss", loss=loss,

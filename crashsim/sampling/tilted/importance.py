@@ -46,10 +46,8 @@ from crashsim.coordinates.streams import Stream, generator
 from crashsim.faults import check_drawable
 from crashsim.noticing import notice
 from crashsim.results.estimate import Estimate, Quantity
-from crashsim.sampling.tilted.aiming import AIMING as AIMING
 from crashsim.sampling.tilted.aiming import SMALL, points_of, proposal, sparse_proposal
-from crashsim.sampling.tilted.events import Event, class_events
-from crashsim.sampling.tilted.events import tail_events as tail_events
+from crashsim.sampling.tilted.events import Event, class_events, tail_events
 from crashsim.sampling.tilted.sparse_tilts import SparselyWeighted
 from crashsim.sampling.tilted.weights import RareEvent, WeightSums, unseen
 from crashsim.space import FaultSpace
